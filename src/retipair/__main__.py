@@ -1,0 +1,7 @@
+"""`python -m retipair`."""
+
+import sys
+
+from retipair.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""Verb -> function, nothing else. Verbs are imported when they run, so that `--help` never waits for torch."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+import tyro
+
+from retipair import __version__
+from retipair.config import GenerateConfig, PrepareConfig, TrainConfig
+from retipair.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str
+    config: type
+    function: str
+    summary: str
+
+
+VERBS = (
+    Verb("prepare", PrepareConfig, "retipair.prepare:prepare", "raw views -> aligned pairs"),
+    Verb("train", TrainConfig, "retipair.train:train", "aligned pairs -> adapter"),
+    Verb("generate", GenerateConfig, "retipair.generate:generate", "adapter -> new pairs"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 our mistake, 2 yours (said in one line), 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"retipair {__version__}")
+        return 0
+    try:
+        verb, config = _parse(arguments)
+        module, function = verb.function.split(":")
+        getattr(import_module(module), function)(config)
+    except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message
+        return int(stop.code or 0)
+    except UserError as error:
+        return _fail(str(error), status=2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    except Exception as error:
+        if os.environ.get("RETIPAIR_DEBUG"):
+            raise
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _fail(f"{message}; this is a fault of ours: RETIPAIR_DEBUG=1 shows where", status=1)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
+    if not arguments:
+        arguments = ["--help"]
+    commands = Annotated[Any, None]
+    for verb in VERBS:
+        command = Annotated[verb.config, tyro.conf.subcommand(verb.name, description=verb.summary)]  # type: ignore[name-defined]
+        commands = command if verb is VERBS[0] else commands | command  # type: ignore[assignment]
+    config, unknown = tyro.cli(
+        commands,  # type: ignore[arg-type]
+        prog="retipair",
+        args=arguments,
+        use_underscores=True,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    verb = next(verb for verb in VERBS if isinstance(config, verb.config))
+    if unknown:
+        raise UserError(f"unknown argument {unknown[0]!r}; `retipair {verb.name} --help` lists the flags")
+    return verb, config
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"retipair: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,209 @@
+"""Every setting, once. The string under a field is its `--help` and its documentation; the default is the decision."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from retipair.errors import UserError
+
+DEFAULT_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+DEFAULT_PROMPT = "a colour fundus photograph and a fluorescein angiogram of the same eye, side by side"
+
+Register = Literal["auto", "points", "features", "none"]
+Precision = Literal["auto", "fp32", "bf16"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
+
+    raw: tyro.conf.Positional[Path]
+    """Folder of raw views (ID/ID_01.png + ID_02.png, or cf/ and fa/, or the Isfahan folders), or a .csv/.jsonl table."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
+    size: int = 512
+    """Side of the square prepared views, px."""
+    register: Register = "auto"
+    """How FA is aligned to CF: from points where there are any and else from vessels (auto), or one of these, or not."""
+    max_residual_px: float = 5.0
+    """Refuse a pair whose median landmark residual is larger than this, px at --size."""
+    val_fraction: float = 0.2
+    """Share of eyes (patients where known) kept for validation."""
+    test_fraction: float = 0.0
+    """Share of eyes kept for testing: never trained on, never a source for from_data."""
+    seed: int = 0
+    """Seed of the split."""
+    workers: int = 0
+    """Processes; 0 uses every core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Fine-tune a base on prepared pairs with LoRA, so that one denoising draws both views of an eye."""
+
+    name: Annotated[str, tyro.conf.arg(aliases=["-n"])]
+    """Name of the run; its folder is RESULTS/out_joint_{sdxl,sd15}_cffa_pairs/NAME."""
+    data: Path | None = None
+    """Prepared folder, or a raw one, which is prepared once into RESULTS/prepared."""
+    base: str = DEFAULT_BASE
+    """Hub id, diffusers folder or single .safetensors file of SDXL or SD1.5; random:sdxl and random:sd15 have random weights."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    results: Path = Path("results")
+    """Root of the output trees."""
+    size: int | None = None
+    """Side of one view, px, a multiple of 64; default: what the base was made for (512 for SDXL and SD1.5)."""
+
+    max_steps: int = 15_000
+    """Optimiser steps. May be raised on --resume."""
+    batch_size: int = 1
+    """Pairs in one forward pass."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes in one optimiser step."""
+    learning_rate: float = 5e-5
+    """AdamW's learning rate at its highest."""
+    lr_schedule: Literal["original", "constant", "cosine"] = "original"
+    """original: constant for 4,000 of 15,000 steps (in proportion for shorter runs), then cosine to --lr_end."""
+    lr_warmup_steps: int = 0
+    """Steps of linear warm-up at the start."""
+    lr_end: float = 1e-5
+    """Learning rate at --max_steps for the schedules that fall."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm; 0 switches clipping off."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps the optimiser's state in 8 bits (CUDA; pip install 'retipair[adamw8bit]')."""
+
+    unet_lora_rank: int = 16
+    """Rank of the adapter."""
+    unet_lora_alpha: float = 16.0
+    """The adapter's output is scaled by alpha / rank (alpha / sqrt(rank) with --rslora)."""
+    lora_targets: Literal["attention", "all"] = "attention"
+    """attention: to_q to_k to_v to_out.0; all: also the feed-forward and projection layers."""
+    dora: bool = False
+    """Learn magnitude and direction apart (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the adapter, with warm-up, and validate and save that; 0 is off, 0.999 usual."""
+
+    offset_noise_strength: float = 0.1
+    """Adds this times one constant a sample, channel and half to the noise, so that overall brightness is learnt."""
+    hf_lambda: float = 0.5
+    """Weight of the high-frequency loss: L1 of the high-passed clean latents, each half apart."""
+    hf_kernel: int = 7
+    """Width of the Gaussian blur behind the high-pass, latent pixels, odd."""
+    hf_sigma: float = 1.5
+    """Its sigma, latent pixels."""
+    hf_max_timestep: int = 300
+    """The high-frequency loss counts only at timesteps below this: the error of x0 is amplified ~15x at high ones."""
+    min_snr_gamma: float = 0.0
+    """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
+
+    prompt: str = DEFAULT_PROMPT
+    """The sentence for pairs that have no caption of their own."""
+    prompt_dropout: float = 0.0
+    """Share of samples trained without a prompt; needed for --guidance_scale above 1 when generating, 0.1 usual."""
+    augment_variants: int = 8
+    """Variants of each pair encoded once and drawn from: 1 is the pair itself, the others flipped, turned, shifted, relit."""
+
+    precision: Precision = "auto"
+    """Arithmetic of the frozen base: auto is bf16 on CUDA that has it, else fp32. The adapter is always fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations instead of keeping them: less memory, about a third slower."""
+    device: str = "auto"
+    """auto, cuda, mps or cpu."""
+    seed: int = 42
+    """Everything random is a function of this and the step."""
+
+    val_every: int = 500
+    """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
+    log_every: int = 100
+    """Steps between lines of training_log.txt."""
+    num_samples: int = 10
+    """Pairs sampled at each validation."""
+    sample_steps: int = 50
+    """Denoising steps of those samples."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Also send the metrics there (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
+    resume: bool = False
+    """Go on from the last checkpoint, or start where there is none: one command for a cluster's restarts."""
+    dry_run: bool = False
+    """Print the resolved settings, shapes, trainable parameters and a memory estimate; touch nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Draw new CF-FA pairs from an adapter. Pair i depends on --seed and i alone; a run cut off goes on where it stopped."""
+
+    name: Annotated[str | None, tyro.conf.arg(aliases=["-n"])] = None
+    """Name of the training run. Not needed with --checkpoint PATH --out DIR."""
+    savedir: str = "pairs"
+    """Folder for this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
+    amount: int = 10
+    """How many pairs; may be raised later, what exists is kept."""
+    steps: int = 50
+    """Denoising steps."""
+    mode: Literal["noise", "from_data"] = "noise"
+    """noise: new eyes; from_data: variations of the training pairs, in order."""
+    strength: float = 0.6
+    """from_data: how much noise the real pair gets, in (0, 1]; 1 keeps almost nothing of it."""
+    checkpoint: str = "best"
+    """best, latest, or the path of a checkpoint or unet_lora folder."""
+    out: Path | None = None
+    """Write here instead of under RESULTS."""
+    base: str | None = None
+    """Base to put the adapter on; default: the one it was trained on."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    results: Path = Path("results")
+    """Root of the output trees."""
+    data: Path | None = None
+    """from_data: prepared folder to take pairs from; default: the run's own."""
+    prompt: str | None = None
+    """Sentence for every pair; default: the adapter's own prompt or captions."""
+    size: int | None = None
+    """Side of one view, px; only for adapters that do not record it."""
+    seed: int = 0
+    """Everything random about pair i is a function of this and i."""
+    batch_size: int = 1
+    """Pairs in one forward pass (on the CPU always 1, so that the bytes never depend on it)."""
+    sampler: SamplerName = "ddpm"
+    """ddpm (the original's), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is off and twice as fast."""
+    precision: Precision = "auto"
+    """auto is bf16 on CUDA that has it, else fp32; the VAE decodes in fp32 or bf16."""
+    device: str = "auto"
+    """auto, cuda, mps or cpu."""
+
+
+Config = TypeVar("Config")
+
+
+def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Config:
+    """Build a config from JSON values. Raises UserError, naming `where`, for an unknown key."""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
+    paths = {"data", "results", "out", "raw", "tokenizer"}
+    return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values.items()})
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """The settings as JSON values."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def canonical_json(values: Any) -> str:
+    """One text for equal values: what every fingerprint is made over."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

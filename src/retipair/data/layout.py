@@ -1,0 +1,58 @@
+"""A layout turns a pair of views into the one joint image that the diffusion model sees, and back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+LayoutName = Literal["side_by_side", "squeezed"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """CF in the left half, FA in the right half.
+
+    `side_by_side` keeps each view as it is: two (S, S) views make an (S, 2S) image.
+    `squeezed` halves each view's width bilinearly: two (S, S) views make an (S, S) image.
+    """
+
+    name: LayoutName
+    view_size: int
+
+    @property
+    def joint_size(self) -> tuple[int, int]:
+        """(height, width) of the joint image in pixels."""
+        return self.view_size, 2 * self._half_width
+
+    @property
+    def _half_width(self) -> int:
+        return self.view_size if self.name == "side_by_side" else self.view_size // 2
+
+    def join(self, cf: np.ndarray, fa: np.ndarray) -> np.ndarray:
+        """CF (S, S, 3) and FA (S, S), uint8 -> joint image (H, W, 3) uint8."""
+        fa_rgb = np.repeat(fa[..., None], 3, axis=2)
+        return np.concatenate([_to_width(view, self._half_width) for view in (cf, fa_rgb)], axis=1)
+
+    def split(self, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Joint image (H, W, 3) uint8 -> CF (S, S, 3) and FA (S, S, 3), uint8; FA still carries the model's chroma."""
+        assert joint.shape[:2] == self.joint_size, f"{joint.shape} is not a {self} image"
+        halves = joint[:, : self._half_width], joint[:, self._half_width :]
+        cf, fa = (_to_width(half, self.view_size) for half in halves)
+        return cf, fa
+
+
+def _to_width(view: np.ndarray, width: int) -> np.ndarray:
+    if view.shape[1] == width:
+        return view
+    return np.asarray(Image.fromarray(view).resize((width, view.shape[0]), Image.Resampling.BILINEAR))
+
+
+def to_grey(fa_rgb: np.ndarray) -> tuple[np.ndarray, float]:
+    """FA as decoded (H, W, 3) uint8 -> the one channel it is, (H, W) uint8, and the mean chroma removed, in [0, 255].
+
+    An angiogram has no colour: chroma (the mean over pixels of max - min over RGB) is a fault of the model, so its
+    amount is a health figure.
+    """
+    chroma = np.ptp(fa_rgb.astype(np.int16), axis=2).mean()
+    return np.rint(fa_rgb.mean(axis=2)).astype(np.uint8), float(chroma)

@@ -1,0 +1,140 @@
+"""The manifest: the one contract between what makes pairs (`prepare`, `generate`) and everything that reads them.
+
+One JSON object a line. Paths are relative to the manifest and never leave its folder; unknown keys are refused; there
+are no timestamps, so that two runs compare.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from retipair.errors import UserError
+
+MANIFEST_NAME = "manifest.jsonl"
+PREPARED_SCHEMA = "retipair.prepared/1"
+GENERATED_SCHEMA = "retipair.generated/1"
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedPair:
+    """A line that `prepare` wrote: one aligned pair.
+
+    `points` are the landmarks in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px, FA's already moved.
+    `fa_to_cf` (3x3) maps pixel centres of the raw FA to pixel centres of the prepared CF.
+    `residual_px` is the median over all points of |CF point - moved FA point|, at output scale; None without points.
+    `consistency` is the vesselness correlation in [-1, 1]; `_before` is the one without refinement.
+    """
+
+    id: str
+    eye: str
+    patient: str | None
+    split: Split
+    cf: str
+    fa: str
+    mask: str
+    size: int
+    caption: str | None
+    source_sha256: str
+    fa_to_cf: list[list[float]]
+    points: list[list[float]]
+    inliers: int | None
+    residual_px: float | None
+    consistency_before: float
+    consistency: float
+    schema: str = PREPARED_SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedPair:
+    """A line that `generate` wrote: one synthetic pair.
+
+    `index` counts from 1 and names the pair's folder; `fa_chroma` is what was removed to write FA grey, in [0, 255].
+    """
+
+    id: str
+    index: int
+    seed: int
+    attempt: int
+    mode: Literal["noise", "from_data"]
+    source_id: str | None
+    strength: float | None
+    prompt: str
+    cf: str
+    fa: str
+    size: int
+    base: str
+    adapter_sha256: str
+    settings_sha256: str
+    fa_chroma: float
+    consistency: float
+    schema: str = GENERATED_SCHEMA
+
+
+Record = PreparedPair | GeneratedPair
+_KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
+
+
+def to_line(record: Record) -> str:
+    """One manifest line, newline included; keys in the order of the schema, `schema` first."""
+    values = asdict(record)
+    return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_manifest(folder: Path, records: Iterable[Record]) -> None:
+    """Write `folder/manifest.jsonl` whole or not at all."""
+    partial = folder / f".{MANIFEST_NAME}.partial"
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.writelines(map(to_line, records))
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(folder / MANIFEST_NAME)
+
+
+def read_manifest(folder: Path) -> Iterator[Record]:
+    """The records of `folder/manifest.jsonl`, in order, one at a time.
+
+    Raises UserError, naming file and line, for a missing manifest, bad JSON, an unknown schema, unknown or missing
+    keys, or a path that leaves the folder.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(f"{folder}: no {MANIFEST_NAME} here; make one with `retipair prepare RAW {folder}`")
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            yield parse_line(line, where=f"{path}, line {number}")
+
+
+def parse_line(line: str, where: str) -> Record:
+    """One manifest line -> its record; `where` names the place in errors."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error}); make the folder again") from None
+    kind = _KINDS.get(values.get("schema")) if isinstance(values, dict) else None
+    if kind is None:
+        raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
+    _check_keys(kind, values, where)
+    record = kind(**values)
+    for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
+        _check_inside(relative, where)
+    return record
+
+
+def _check_keys(kind: type[Record], values: dict[str, Any], where: str) -> None:
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
+    if missing := sorted(known - set(values)):
+        raise UserError(f"{where}: key {missing[0]!r} is missing; make the folder again")
+
+
+def _check_inside(relative: str, where: str) -> None:
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts or "\\" in relative:
+        raise UserError(f"{where}: path {relative!r} leaves the manifest's folder")

@@ -1,0 +1,42 @@
+"""A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from retipair.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two views of one field, and where both are valid.
+
+    cf: (H, W, 3) uint8, fa: (H, W) uint8, mask: (H, W) bool.
+    """
+
+    cf: np.ndarray
+    fa: np.ndarray
+    mask: np.ndarray
+
+
+def load_image(path: Path, mode: str) -> np.ndarray:
+    """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
+
+    Raises UserError, naming the file, if it is missing or cannot be read whole.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+
+
+def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:
+    """Alternate tiles of CF (H, W, 3) and FA (H, W) in one (H, W, 3) uint8 image: vessels run on over the edges."""
+    rows, columns = (np.arange(n) * tiles // n for n in cf.shape[:2])
+    odd = (rows[:, None] + columns[None, :]) % 2 == 1
+    return np.where(odd[..., None], fa[..., None], cf).astype(np.uint8)
