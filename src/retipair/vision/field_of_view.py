@@ -1,0 +1,84 @@
+"""Where a view shows the eye: the camera's round aperture, filled, without the border around it."""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+
+_WORK_SIDE = 512  # px: the aperture is large and smooth, so more resolution buys nothing
+_DARKEST_FIELD = 32  # a corner brighter than this is no black border
+
+
+def field_of_view(image: np.ndarray) -> np.ndarray:
+    """The filled field of view of a CF (H, W, 3) or FA (H, W), uint8 -> (H, W) bool.
+
+    A dark fovea or haemorrhage is no hole, a notch or letter at the rim is no field, and a black or painted flat grey
+    border is out. A view without a border is valid everywhere; an all-black one nowhere.
+    """
+    grey = image.max(axis=2) if image.ndim == 3 else image
+    small = _shrink(grey)
+    border = _border(small)
+    if not border.any():
+        return np.ones(grey.shape, dtype=bool)
+    return _resize_mask(_fill(~border), grey.shape)
+
+
+def erode(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Keep what is further than `radius` px from the field's edge, and from the frame's, (H, W) bool -> (H, W) bool."""
+    inside = np.pad(mask, 1)
+    return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
+
+
+def _shrink(grey: np.ndarray) -> np.ndarray:
+    scale = min(1.0, _WORK_SIDE / max(grey.shape))
+    height, width = (max(1, round(n * scale)) for n in grey.shape)
+    resized = Image.fromarray(grey).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def _border(grey: np.ndarray) -> np.ndarray:
+    """What belongs to the border: like the corners, and reached from the frame, (H, W) float -> (H, W) bool."""
+    level = min(float(np.median(corner)) for corner in _corners(grey))
+    flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
+    if level <= _DARKEST_FIELD:
+        # Glare raises a black border by up to a tenth of the field's brightness.
+        contrast = float(np.percentile(grey, 95)) - level
+        like = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
+    elif flat:
+        # Some angiograms come with a painted border as bright as the field: only its flatness tells them apart.
+        like = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
+    else:
+        return np.zeros(grey.shape, dtype=bool)
+    return _reached_from_frame(like)
+
+
+def _corners(grey: np.ndarray) -> list[np.ndarray]:
+    n = max(1, min(grey.shape) // 50)
+    return [
+        grey[rows, columns] for rows in (slice(n), slice(-n, None)) for columns in (slice(n), slice(-n, None))
+    ]
+
+
+def _reached_from_frame(region: np.ndarray) -> np.ndarray:
+    seed = np.zeros_like(region)
+    seed[[0, -1], :] = seed[:, [0, -1]] = True
+    return np.asarray(ndimage.binary_propagation(seed & region, mask=region))
+
+
+def _fill(field: np.ndarray) -> np.ndarray:
+    """Largest part of `field` without notches, letters and dents: apertures are convex, (H, W) bool -> (H, W) bool."""
+    radius = max(1, round(0.05 * min(field.shape)))
+    # Beyond the frame the field goes on, or opening would round the corners of a clipped circle.
+    padded = np.pad(ndimage.binary_fill_holes(field), radius, mode="edge")
+    opened = ndimage.distance_transform_edt(padded) > radius
+    opened = ndimage.distance_transform_edt(~opened) <= radius if opened.any() else opened
+    labels, count = ndimage.label(opened[radius:-radius, radius:-radius])
+    if not count:
+        return np.zeros_like(field)
+    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return np.asarray(convex_hull_image(largest))
+
+
+def _resize_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    resized = Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(resized) > 0.5
