@@ -1,0 +1,112 @@
+"""What training lowers: the error of the predicted noise (or v), and of the fine detail that it implies, per half."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+CLEAN_RANGE = 10.0
+"""Predicted clean latents are clamped to this before the high-pass, as in the original system."""
+
+
+@dataclass(frozen=True)
+class HighFrequency:
+    """Settings of the high-frequency loss: weight, Gaussian blur (kernel and sigma, latent pixels), timestep limit."""
+
+    weight: float
+    kernel: int
+    sigma: float
+    max_timestep: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A batch's losses. total: scalar with gradient; the rest (B, 2): a column a half, CF then FA, detached.
+
+    hf is zero where the timestep is not below the limit; hf_counts (B,) tells where it is.
+    """
+
+    total: torch.Tensor
+    mse: torch.Tensor
+    hf: torch.Tensor
+    hf_counts: torch.Tensor
+
+
+class Objective:
+    """Error of the prediction + weight x L1 of the high-passed clean latents, each half filtered apart.
+
+    The target is the noise or v, as the base's scheduler says.
+    """
+
+    def __init__(self, scheduler: Any, high_frequency: HighFrequency, min_snr_gamma: float = 0.0) -> None:
+        self._scheduler = scheduler
+        self._hf = high_frequency
+        self._gamma = min_snr_gamma
+
+    def __call__(
+        self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> Losses:
+        """prediction, latents (clean), noise: (B, C, h, w) float32; t (B,) int64."""
+        mse = per_half((prediction - target_for(self._scheduler, latents, noise, t)) ** 2)
+        weighted = mse if self._gamma <= 0 else mse * min_snr_weight(self._scheduler, t, self._gamma)[:, None]
+        hf, counts = self._high_frequency(prediction, latents, noise, t)
+        total = weighted.mean() + self._hf.weight * hf.mean()
+        return Losses(total, mse.detach(), hf.detach(), counts)
+
+    def _high_frequency(
+        self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        counts = (t < self._hf.max_timestep).float()
+        if self._hf.weight <= 0:
+            return latents.new_zeros(len(latents), 2), counts
+        noisy = self._scheduler.add_noise(latents, noise, t)
+        clean = clean_latents(self._scheduler, prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
+        error = high_pass(clean, self._hf) - high_pass(latents, self._hf)
+        return per_half(error.abs()) * counts[:, None], counts
+
+
+def per_half(values: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> means over the left and the right half, (B, 2)."""
+    return values.unflatten(-1, (2, -1)).mean(dim=(1, 2, 4))
+
+
+def target_for(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """What the network should predict: the noise, or v = alpha noise - sigma x (Salimans & Ho 2022, eq. in sec. 4)."""
+    kind = scheduler.config.prediction_type
+    assert kind in ("epsilon", "v_prediction"), kind
+    return noise if kind == "epsilon" else scheduler.get_velocity(latents, noise, t)
+
+
+def clean_latents(scheduler: Any, prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The clean latents a prediction implies: x0 = (x_t - sigma eps) / alpha (DDPM, eq. 15), or alpha x_t - sigma v."""
+    alpha2 = scheduler.alphas_cumprod.to(noisy.device)[t].view(-1, 1, 1, 1)
+    alpha, sigma = alpha2.sqrt(), (1 - alpha2).sqrt()
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha * noisy - sigma * prediction
+    return (noisy - sigma * prediction) / alpha
+
+
+def min_snr_weight(scheduler: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
+    """min(SNR, gamma) / SNR for noise, / (SNR + 1) for v: (B,) (Hang et al. 2023, arXiv 2303.09556, eq. 8)."""
+    alpha2 = scheduler.alphas_cumprod.to(t.device)[t]
+    snr = alpha2 / (1 - alpha2)
+    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
+    return snr.clamp(max=gamma) / divisor
+
+
+def high_pass(latents: torch.Tensor, settings: HighFrequency) -> torch.Tensor:
+    """x - GaussianBlur(x), each half apart with reflecting borders, so that neither border nor seam looks like an edge."""
+    halves = torch.cat(latents.chunk(2, dim=-1), dim=1)  # (B, 2C, h, w/2)
+    blurred = _blur(halves, settings.kernel, settings.sigma)
+    return torch.cat((halves - blurred).chunk(2, dim=1), dim=-1)
+
+
+def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
+    reach = torch.arange(kernel, device=images.device, dtype=images.dtype) - (kernel - 1) / 2
+    weights = torch.exp(-0.5 * (reach / sigma) ** 2)
+    weights = weights / weights.sum()
+    padded = F.pad(images, (kernel // 2,) * 4, mode="reflect")
+    channels = images.shape[1]
+    rows = weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    return F.conv2d(F.conv2d(padded, rows, groups=channels), rows.transpose(2, 3), groups=channels)

@@ -1,0 +1,164 @@
+"""An adapter: the LoRA we learn on a base's UNet, with the description that lets it be used as it was trained.
+
+On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the original system wrote, and as
+`pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both carry the description.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import _collate_lora_metadata, cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from retipair.errors import UserError
+from retipair.model.base import Base
+
+TARGETS = {
+    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
+    "all": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
+}
+PEFT_WEIGHTS = "adapter_model.safetensors"
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+_PEFT_PREFIX = "base_model.model."
+_METADATA_KEY = "retipair"
+SCHEMA = "retipair.adapter/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What sampling must know of the training, so that the two cannot disagree.
+
+    prompts: (text, number of training pairs with it). size_ids: SDXL's six, empty for SD1.5.
+    """
+
+    system: str
+    layout: str
+    view_size: int
+    base: str
+    rank: int
+    alpha: float
+    targets: str
+    dora: bool
+    rslora: bool
+    prompts: list[tuple[str, int]]
+    prompt_dropout: float
+    size_ids: list[int]
+    data_sha256: str
+    step: int
+    schema: str = SCHEMA
+
+
+def add_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int = 0) -> None:
+    """Add a fresh adapter, which changes nothing yet, in fp32 whatever the UNet's dtype (in bf16 it barely learns)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(config)
+    cast_training_params(unet, torch.float32)
+
+
+def lora_config(rank: int, alpha: float, targets: str, dora: bool, rslora: bool) -> LoraConfig:
+    """PEFT's settings for one of the two sets of target modules."""
+    whole = int(alpha) if float(alpha).is_integer() else alpha
+    return LoraConfig(
+        r=rank, lora_alpha=whole, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora
+    )  # type: ignore[arg-type]
+
+
+def adapter_parameters(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
+    """The trainable parameters by name, in a fixed order."""
+    return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+
+
+def save_adapter(folder: Path, base: Base, unet: UNet2DConditionModel, description: Description) -> None:
+    """Write the adapter into `folder` in both forms."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
+    ours = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
+    unet.peft_config["default"].save_pretrained(str(folder))
+    save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
+    pipeline: Any = base.system.pipeline
+    pipeline.save_lora_weights(
+        folder, convert_state_dict_to_diffusers(state), **_collate_lora_metadata({"unet": unet})
+    )
+    _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
+
+
+def _add_metadata(path: Path, more: dict[str, str]) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata = {**(file.metadata() or {}), **more}
+    save_file(load_file(path), path, metadata)
+
+
+def read_description(folder: Path) -> Description | None:
+    """The description inside an adapter folder; None if it has none (the original system's adapters).
+
+    Raises UserError, naming the folder, if there is no readable adapter in it.
+    """
+    with _open_weights(folder) as file:
+        text = (file.metadata() or {}).get(_METADATA_KEY)
+    if text is None:
+        return None
+    values = json.loads(text)
+    if values.get("schema") != SCHEMA or set(values) != {field.name for field in fields(Description)}:
+        raise UserError(f"{folder}: written by another version of retipair; use that version")
+    return Description(**{**values, "prompts": [(prompt, count) for prompt, count in values["prompts"]]})
+
+
+def load_adapter(folder: Path, unet: UNet2DConditionModel, base: str) -> None:
+    """Put the adapter in `folder` onto a UNet, in fp32.
+
+    Raises UserError, naming the folder, if it is unreadable or was made for another kind of base.
+    """
+    state = read_tensors(folder)
+    add_adapter(unet, LoraConfig.from_pretrained(str(folder)))
+    try:
+        result = set_peft_model_state_dict(unet, state)
+        unknown = result.unexpected_keys
+    except RuntimeError:  # shapes differ
+        unknown = list(state)
+    known = {name.replace(".default", "") for name in adapter_parameters(unet)}
+    if unknown or known != set(state):
+        raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by name, as PEFT names them on the bare UNet."""
+    with _open_weights(folder) as file:
+        return {name.removeprefix(_PEFT_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def adapter_sha256(folder: Path) -> str:
+    """A hash over the sorted tensors and the canonical description: files differ from save to save, this does not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_tensors(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    description = read_description(folder)
+    text = json.dumps(asdict(description), sort_keys=True) if description else ""
+    digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _open_weights(folder: Path) -> Any:
+    path = folder / PEFT_WEIGHTS
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise UserError(
+            f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load and save it once "
+            "with PEFT (save_pretrained writes .safetensors)"
+        )
+    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter here ({PEFT_WEIGHTS} and adapter_config.json); check --checkpoint")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); use another checkpoint") from None
+
+

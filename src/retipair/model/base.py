@@ -1,0 +1,352 @@
+"""A base: a frozen diffusion model, opened without loading a weight; each part is loaded when, and only while, needed.
+
+The only place that asks "SDXL or SD1.5?" and that knows the forms a base comes in: a diffusers folder, a hub id (the
+same folder, from the cache or the network), one original-format .safetensors file, or random weights.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from retipair.errors import UserError
+from retipair.model.tokenizer import byte_tokenizer
+
+CONFIGS = Path(__file__).parent / "configs"
+"""The published configs of both systems, without weights."""
+
+SAMPLERS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """What tells SDXL from SD1.5 outside the network itself."""
+
+    name: Literal["sdxl", "sd15"]
+    layout: Literal["side_by_side", "squeezed"]
+    pipeline: type[DiffusionPipeline]
+    text_encoders: dict[str, type]
+    tokenizers: tuple[str, ...]
+
+
+SDXL = System(
+    name="sdxl",
+    layout="side_by_side",
+    pipeline=StableDiffusionXLPipeline,
+    text_encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
+    tokenizers=("tokenizer", "tokenizer_2"),
+)
+SD15 = System(
+    name="sd15",
+    layout="squeezed",
+    pipeline=StableDiffusionPipeline,
+    text_encoders={"text_encoder": CLIPTextModel},
+    tokenizers=("tokenizer",),
+)
+SYSTEMS = {system.name: system for system in (SDXL, SD15)}
+
+PARTS: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+
+
+@dataclass(frozen=True)
+class Base:
+    """An opened base. `configs` is the folder with its configs; the weights lie there too unless it is a file or random."""
+
+    source: str
+    system: System
+    configs: Path
+    form: Literal["folder", "file", "random"]
+    tokenizer: Path | None = None
+
+    @cached_property
+    def unet_config(self) -> dict[str, Any]:
+        return _read_config(self.configs, "unet")
+
+    @cached_property
+    def vae_config(self) -> dict[str, Any]:
+        return _read_config(self.configs, "vae")
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels of the joint image for one latent pixel, along each side."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae_config["latent_channels"]
+
+    @property
+    def view_size(self) -> int:
+        """Side of one view, px, that the base was made for: 512 for SDXL (two fill its 1024) and for SD1.5 (two share it)."""
+        sample = self.unet_config["sample_size"]
+        width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
+        return width // 2 if self.system.layout == "side_by_side" else width
+
+    def unet(self, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+        """The UNet, frozen."""
+        return self._load("unet", UNet2DConditionModel, dtype).requires_grad_(False)
+
+    def vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+        """The autoencoder, frozen. Never in fp16: SDXL's overflows there."""
+        return self._load("vae", AutoencoderKL, dtype).requires_grad_(False)
+
+    def text_pipeline(self, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+        """The library's own pipeline with text encoders and tokenizers alone: what `encode_prompt` needs."""
+        tokenizers = {name: self._load_tokenizer(name) for name in self.system.tokenizers}
+        parts: dict[str, Any] = dict.fromkeys(("unet", "vae"))
+        if self.form == "file":
+            with _errors_name(self.source), _quiet():
+                pipeline = self.system.pipeline.from_single_file(
+                    self.source,
+                    config=str(self.configs),
+                    local_files_only=True,
+                    torch_dtype=dtype,
+                    scheduler=self.scheduler("ddpm"),
+                    **parts,
+                    **tokenizers,
+                    **self._extras,
+                )
+        else:
+            encoders = {n: self._load(n, kind, dtype) for n, kind in self.system.text_encoders.items()}
+            pipeline = self.system.pipeline(
+                **parts, **tokenizers, **encoders, **self._extras, scheduler=self.scheduler("ddpm")
+            )
+        for name in self.system.text_encoders:
+            getattr(pipeline, name).requires_grad_(False).eval()
+        return pipeline
+
+    def scheduler(self, sampler: str) -> Any:
+        """The library's scheduler with the base's own betas, prediction type and spacing.
+
+        Clipping to [-1, 1] is off whatever the class's default: latents are not pixels.
+        """
+        config = _read_config(self.configs, "scheduler", "scheduler_config.json")
+        return SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
+
+    @property
+    def _extras(self) -> dict[str, Any]:
+        """Arguments of the pipeline's constructor that are no models, as the base's model_index.json has them."""
+        if self.system is SDXL:
+            index = _read_json(self.configs / "model_index.json")
+            return {
+                "force_zeros_for_empty_prompt": index.get("force_zeros_for_empty_prompt", True),
+                "add_watermarker": False,
+            }
+        return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+    def _load(self, name: str, kind: Any, dtype: torch.dtype) -> Any:
+        with _errors_name(self.source), _quiet():
+            if self.form == "random":
+                return _random(name, kind, self.configs, dtype)
+            if self.form == "file":
+                options = {"config": str(self.configs), "subfolder": name, "local_files_only": True}
+                return kind.from_single_file(self.source, **options, torch_dtype=dtype).eval()
+            variant = "fp16" if _has_only_fp16(self.configs / name) else None
+            options = {"subfolder": name, "variant": variant, "local_files_only": True, "use_safetensors": True}
+            return kind.from_pretrained(str(self.configs), **options, dtype=dtype).eval()
+
+    def _load_tokenizer(self, name: str) -> CLIPTokenizer:
+        if self.form == "random":
+            return byte_tokenizer(pad_token="!" if name == "tokenizer_2" else None)
+        folder = self.tokenizer or self.configs
+        if (folder / name / "vocab.json").is_file() or (folder / name / "tokenizer.json").is_file():
+            return CLIPTokenizer.from_pretrained(str(folder / name))
+        return _cached_tokenizer(self, name)
+
+
+def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
+    """Find a base and read which system it is; no weights are loaded.
+
+    source: "random:sdxl" or "random:sd15", a diffusers folder, an original-format .safetensors file, or a hub id.
+    configs: for a file, the folder with the configs of its parts; default: the published ones of its system.
+    Raises UserError, naming the source and what to use instead, if it cannot be found or is of neither system.
+    """
+    if source.startswith("random:"):
+        return _open_random(source)
+    path = Path(source)
+    if path.is_file():
+        system = _system_of_file(path)
+        return Base(source, system, configs or CONFIGS / system.name, "file", tokenizer)
+    folder = path if path.is_dir() else _from_hub(source)
+    return Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer)
+
+
+def _open_random(source: str) -> Base:
+    name = source.removeprefix("random:")
+    if name not in SYSTEMS:
+        raise UserError(f"--base {source}: there are random:sdxl and random:sd15")
+    return Base(source, SYSTEMS[name], CONFIGS / name, "random")
+
+
+# What system is it?
+
+
+def _system_of_folder(folder: Path, source: str) -> System:
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"--base {source}: no model_index.json in this folder; give a diffusers folder of SDXL or SD1.5, "
+            "a .safetensors file or a hub id"
+        )
+    unet = _read_config(folder, "unet")
+    kind = unet.get("addition_embed_type")
+    system = {"text_time": SDXL, None: SD15}.get(kind)
+    encoders = system is not None and all((folder / part).is_dir() for part in (*system.text_encoders, "vae"))
+    channels = _read_config(folder, "vae").get("latent_channels") if encoders else None
+    if system is None or unet.get("_class_name") != "UNet2DConditionModel" or channels != unet.get("in_channels"):
+        raise UserError(
+            f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning {kind}); "
+            "inpainting models, refiners and other families are not supported"
+        )
+    return system
+
+
+def _system_of_file(path: Path) -> System:
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"--base {path}: only .safetensors files are read, pickled checkpoints can run code; "
+            "convert it with diffusers' scripts or download the .safetensors version"
+        )
+    with _errors_name(str(path)), safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+    if "model.diffusion_model.input_blocks.0.0.weight" not in keys:
+        raise UserError(f"--base {path}: holds no SDXL or SD1.5 UNet (no model.diffusion_model.* tensors)")
+    if "model.diffusion_model.label_emb.0.0.weight" not in keys:
+        return SD15
+    if not any(key.startswith("conditioner.embedders.1.") for key in keys):
+        raise UserError(f"--base {path}: has one text encoder only (an SDXL refiner?); give an SDXL base or SD1.5")
+    return SDXL
+
+
+# Where does it lie?
+
+
+def _from_hub(source: str) -> Path:
+    """The folder of a hub id in the cache, downloaded first where there is a network."""
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"--base {source}: no such file or folder")
+    try:
+        return Path(DiffusionPipeline.download(source, use_safetensors=True))
+    except Exception as error:  # the hub client raises a dozen kinds; each means the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--base {source}: neither in the cache nor to be downloaded ({reason[:120]}). With a network: "
+            f"`hf download {source}`; without: copy its folder here and pass --base FOLDER, "
+            "or try random:sdxl (random weights)"
+        ) from None
+
+
+def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
+    """A file has no vocabulary inside: take the published one from the cache, or from the network."""
+    published = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    repository = published[base.system.name]
+    try:
+        return CLIPTokenizer.from_pretrained(repository, subfolder=name)
+    except Exception:
+        raise UserError(
+            f"--base {base.source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
+            f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in base.system.tokenizers)}"
+        ) from None
+
+
+def _has_only_fp16(folder: Path) -> bool:
+    weights = [path.name for path in folder.glob("*.safetensors")]
+    return bool(weights) and all(".fp16." in name for name in weights)
+
+
+# Reading
+
+
+def _read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    return _read_json(folder / part / name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the base is not a whole diffusers folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); get the base again") from None
+
+
+def _random(name: str, kind: Any, configs: Path, dtype: torch.dtype) -> Any:
+    """Random weights from a config, the same in every process."""
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.manual_seed(0)
+        return _from_config(kind, _read_config(configs, name)).eval()
+
+
+def _from_config(kind: Any, config: dict[str, Any]) -> Any:
+    if hasattr(kind, "load_config"):
+        return kind.from_config(config)
+    return kind(kind.config_class.from_dict(config))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _errors_name(source: str) -> Iterator[None]:
+    """What the libraries raise for broken weights or configs becomes one line that names the base."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading several parts prints several bars and warnings about parts we leave out on purpose."""
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    levels: list[int] = [library.get_verbosity() for library in libraries]
+    restore: Callable[[], None] = lambda: [lib.set_verbosity(level) for lib, level in zip(libraries, levels, strict=True)]  # type: ignore[func-returns-value,assignment] # noqa: E731
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        restore()
+
+
+def empty_unet(base: Base) -> UNet2DConditionModel:
+    """The UNet's shape without its memory (meta device): for counting and planning."""
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(base.unet_config)

@@ -1,0 +1,69 @@
+"""Everything the UNet hears beside latents and time: prompt embeddings and, for SDXL, pooled text and size ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from retipair.model.base import SDXL, Base
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One row a sample. embeddings (B, 77, D); SDXL also: pooled (B, P), size_ids (B, 6)."""
+
+    embeddings: torch.Tensor
+    pooled: torch.Tensor | None = None
+    size_ids: torch.Tensor | None = None
+
+    def rows(self, index: Sequence[int] | torch.Tensor) -> "Conditioning":
+        """The rows at `index`, in that order; rows may repeat."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Any) -> "Conditioning":
+        tensors = (self.embeddings, self.pooled, self.size_ids)
+        return Conditioning(*(None if tensor is None else function(tensor) for tensor in tensors))
+
+
+def stack(parts: Sequence[Conditioning]) -> Conditioning:
+    """Rows of several conditionings under one another."""
+    columns = zip(*((p.embeddings, p.pooled, p.size_ids) for p in parts), strict=True)
+    return Conditioning(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+def size_ids_for(joint_size: tuple[int, int]) -> list[int]:
+    """SDXL's size ids: original (h, w), crop (top, left), target (h, w): nothing was resized or cropped."""
+    height, width = joint_size
+    return [height, width, 0, 0, height, width]
+
+
+@torch.no_grad()
+def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, int], device: str) -> Conditioning:
+    """Encode prompts with the library's own pipeline; row i belongs to prompts[i], the last row to no prompt at all.
+
+    "No prompt" is what the base's pipeline uses for guidance: zeros where it says so (SDXL), else the encoding of "".
+    The text encoders are loaded here and gone afterwards.
+    """
+    pipeline = base.text_pipeline().to(device)
+    encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
+    rows = stack([positive for positive, _ in encoded] + [encoded[-1][1]])
+    if base.system is not SDXL:
+        return rows
+    ids = torch.tensor([size_ids_for(joint_size)] * len(rows.embeddings), dtype=torch.float32, device=device)
+    return Conditioning(rows.embeddings, rows.pooled, ids)
+
+
+def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
+    """(prompt, no prompt), a row each, one prompt a forward so that a row never depends on its neighbours."""
+    encoded = pipeline.encode_prompt(
+        prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True
+    )
+    if base.system is SDXL:
+        positive, negative, pooled, negative_pooled = encoded
+        return Conditioning(positive, pooled), Conditioning(negative, negative_pooled)
+    positive, negative = encoded
+    return Conditioning(positive), Conditioning(negative)
