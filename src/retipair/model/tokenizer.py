@@ -1,0 +1,24 @@
+"""A CLIP tokenizer that needs no download: one token a byte, for bases that come without a vocabulary."""
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+CONTEXT_LENGTH = 77
+
+
+def byte_tokenizer(pad_token: str = END) -> CLIPTokenizer:
+    """A CLIP tokenizer of 514 tokens without merges: 256 bytes, the same 256 ending a word, begin, end.
+
+    The end token has the highest id: CLIP pools there by argmax if its `eos_token_id` is the historical 2.
+    `pad_token` is the end token, or "!" for the second tokenizer of SDXL. Texts longer than 75 bytes (spaces
+    not counted) are cut there, as CLIP cuts at 75 tokens.
+    """
+    alphabet = sorted(ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), BEGIN, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[],
+        pad_token=pad_token,
+        model_max_length=CONTEXT_LENGTH,
+    )
