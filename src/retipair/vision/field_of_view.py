@@ -12,8 +12,8 @@ _DARKEST_FIELD = 32  # a corner brighter than this is no black border
 def field_of_view(image: np.ndarray) -> np.ndarray:
     """The filled field of view of a CF (H, W, 3) or FA (H, W), uint8 -> (H, W) bool.
 
-    A dark fovea or haemorrhage is no hole, a notch or letter at the rim is no field, and a black or painted flat grey
-    border is out. A view without a border is valid everywhere; an all-black one nowhere.
+    A dark fovea or haemorrhage is no hole, a notch or letter at the rim is no field, and a black or painted
+    flat border is out. A view without a border is valid everywhere; an all-black one nowhere.
     """
     grey = image.max(axis=2) if image.ndim == 3 else image
     small = _shrink(grey)
@@ -24,7 +24,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
 
 
 def erode(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Keep what is further than `radius` px from the field's edge, and from the frame's, (H, W) bool -> (H, W) bool."""
+    """Keep what is further than `radius` px from the edges of field and frame, (H, W) bool -> (H, W) bool."""
     inside = np.pad(mask, 1)
     return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
 
@@ -37,7 +37,7 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 
 
 def _border(grey: np.ndarray) -> np.ndarray:
-    """What belongs to the border: like the corners, and reached from the frame, (H, W) float -> (H, W) bool."""
+    """What belongs to the border: like the corners, reached from the frame, (H, W) float -> (H, W) bool."""
     level = min(float(np.median(corner)) for corner in _corners(grey))
     flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
     if level <= _DARKEST_FIELD:
@@ -45,7 +45,7 @@ def _border(grey: np.ndarray) -> np.ndarray:
         contrast = float(np.percentile(grey, 95)) - level
         like = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
     elif flat:
-        # Some angiograms come with a painted border as bright as the field: only its flatness tells them apart.
+        # Some borders are painted as bright as the field: only their flatness tells them apart.
         like = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
     else:
         return np.zeros(grey.shape, dtype=bool)
@@ -66,7 +66,7 @@ def _reached_from_frame(region: np.ndarray) -> np.ndarray:
 
 
 def _fill(field: np.ndarray) -> np.ndarray:
-    """Largest part of `field` without notches, letters and dents: apertures are convex, (H, W) bool -> (H, W) bool."""
+    """The largest part of `field` without notches, letters and dents: apertures are convex, (H, W) bool."""
     radius = max(1, round(0.05 * min(field.shape)))
     # Beyond the frame the field goes on, or opening would round the corners of a clipped circle.
     padded = np.pad(ndimage.binary_fill_holes(field), radius, mode="edge")
@@ -80,5 +80,6 @@ def _fill(field: np.ndarray) -> np.ndarray:
 
 
 def _resize_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    resized = Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], Image.Resampling.BILINEAR)
+    height, width = shape
+    resized = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized) > 0.5

@@ -14,9 +14,9 @@ _RIM = 10.0  # px: the field's edge is a ridge too
 
 
 def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How much each pixel is a vessel: CF (H, W, 3) or FA (H, W) uint8, mask (H, W) bool -> (H, W) float32, >= 0.
+    """How much each pixel is a vessel: CF (H, W, 3) or FA (H, W) uint8, mask bool -> (H, W) float32, >= 0.
 
-    Sato's ridge filter (Sato et al. 1998, doi 10.1016/S1361-8415(98)80009-1) over locally normalised brightness.
+    Sato's ridge filter (1998, doi 10.1016/S1361-8415(98)80009-1) over locally normalised brightness.
     Widths are those of views about 512 px wide. Near the mask's edge the answer is that of the edge.
     """
     bright = 255.0 - image[..., 1] if image.ndim == 3 else image
@@ -24,11 +24,11 @@ def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> float:
-    """Do both views show the same vessels in the same place? CF (H, W, 3), FA (H, W) uint8, mask (H, W) bool -> [-1, 1].
+    """Do both views show the same vessels in the same place? In [-1, 1].
 
-    Pearson's correlation of both vesselness maps, 10 px (at 512) inside the mask. Real pairs reach .40 to .68, the same
-    views mispaired .04 at most (95th percentile); 0 where there is nothing to compare. Views larger than 512 px are
-    measured at 512.
+    CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool. Pearson's correlation of both vesselness maps,
+    10 px (at 512) inside the mask; 0 where there is nothing to compare. Real pairs reach .40 to .68, the same views
+    mispaired .04 at most (95th percentile). Views larger than 512 px are measured at 512.
     """
     cf, fa, mask = (_at_most_measured(array) for array in (cf, fa, mask))
     inside = erode(mask, _RIM * max(mask.shape) / _MEASURED_AT)
@@ -45,7 +45,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _normalise(brightness: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Subtract the local mean and divide by the local deviation, looking only inside the mask; 0 outside it."""
+    """Subtract the local mean, divide by the local deviation, looking only inside the mask; 0 outside."""
     inside = mask.astype(np.float32)
     weight = ndimage.gaussian_filter(inside, _LOCAL_SIGMA) + 1e-6
     mean = ndimage.gaussian_filter(brightness * inside, _LOCAL_SIGMA) / weight
