@@ -1,4 +1,4 @@
-"""Synthetic eyes for tests: two views that share their vessels and nothing else, and raw folders made of them."""
+"""Synthetic eyes for tests: two views that share only their vessels, and raw folders made of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class RawEye:
-    """A CF (H, W, 3) and an FA (H, W) that is warped, matching points (N, 2) x, y, and the true warp (3, 3)."""
+    """A CF (H, W, 3), an FA (H, W) seen otherwise, matching points (N, 2) x, y, the true warp (3, 3)."""
 
     cf: np.ndarray
     fa: np.ndarray
@@ -24,7 +24,7 @@ class RawEye:
 
 
 def draw_pair(seed: int = 0, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Two aligned views of one eye: CF (size, size, 3) and FA (size, size), uint8, black outside a clipped circle."""
+    """Two aligned views of one eye: CF (size, size, 3), FA (size, size), uint8, black outside a clipped circle."""
     rng = np.random.default_rng(seed)
     vessels, fine = _tree(rng, size)
     aperture = _aperture(size)
@@ -37,7 +37,7 @@ def draw_pair(seed: int = 0, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_raw(seed: int = 0, size: int = 512, points: int = 20, jitter: float = 0.0, wrong: int = 0) -> RawEye:
-    """One eye photographed twice: the FA from elsewhere; `jitter` is px (sigma) a view, `wrong` points are nonsense."""
+    """One eye photographed twice, points off by `jitter` px (sigma) a view, `wrong` of them nonsense."""
     rng = np.random.default_rng([seed, 1])
     cf, fa_aligned = draw_pair(seed, size)
     fa_to_cf = _warp(rng, size)
@@ -52,7 +52,7 @@ def draw_raw(seed: int = 0, size: int = 512, points: int = 20, jitter: float = 0
 
 
 def write_raw(folder: Path, n: int = 3, size: int = 256, **how: float) -> list[str]:
-    """Write `n` eyes in the original layout, ID/ID_01.png and so on; returns the ids. `how` goes to draw_raw."""
+    """Write `n` eyes in the original layout, ID/ID_01.png and so on; return the ids. `how` is draw_raw's."""
     ids = [f"{number:03d}" for number in range(1, n + 1)]
     for number, name in enumerate(ids):
         write_eye(folder / name, name, draw_raw(seed=number, size=size, **how))  # type: ignore[arg-type]

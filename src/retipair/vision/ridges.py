@@ -27,8 +27,8 @@ def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> 
     """Do both views show the same vessels in the same place? In [-1, 1].
 
     CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool. Pearson's correlation of both vesselness maps,
-    10 px (at 512) inside the mask; 0 where there is nothing to compare. Real pairs reach .40 to .68, the same views
-    mispaired .04 at most (95th percentile). Views larger than 512 px are measured at 512.
+    10 px (at 512) inside the mask; 0 where there is nothing to compare. Real pairs reach .40 to .68, the same
+    views mispaired .04 at most (95th percentile). Views larger than 512 px are measured at 512.
     """
     cf, fa, mask = (_at_most_measured(array) for array in (cf, fa, mask))
     inside = erode(mask, _RIM * max(mask.shape) / _MEASURED_AT)
