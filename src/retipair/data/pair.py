@@ -1,10 +1,12 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from retipair.errors import UserError
 
@@ -33,6 +35,17 @@ def load_image(path: Path, mode: str) -> np.ndarray:
         raise UserError(f"{path}: no such file") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+
+
+def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
+    """Write (H, W, 3) or (H, W) uint8 as PNG, whole or not at all, with texts in its metadata; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_itxt(key, text)
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
+    partial.replace(path)
 
 
 def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:

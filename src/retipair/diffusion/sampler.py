@@ -9,12 +9,12 @@ Hearing = TypeVar("Hearing")
 Denoise = Callable[[torch.Tensor, torch.Tensor, Hearing], torch.Tensor]
 
 
-def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
+def timesteps_for_strength(scheduler: Any, steps: int, strength: float, device: str) -> torch.Tensor:
     """The last `strength` share of `steps` timesteps, all of them at 1; sets the scheduler up for them.
 
     The share is rounded down as in the library's image-to-image pipelines; the caller sees to it that one is left.
     """
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, device=device)
     first = steps - min(int(steps * strength), steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first * scheduler.order)

@@ -1,5 +1,6 @@
 """Images to latents and back, with the base's own scale."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,3 +42,12 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> np.ndarray:
 def _to_tensor(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     unit = torch.from_numpy(images.astype(np.float32) / 255.0).permute(0, 3, 1, 2)
     return (2.0 * unit - 1.0).to(vae.device, vae.dtype)  # (B, 3, H, W), [-1, 1]
+
+
+def fingerprint_of(vae: AutoencoderKL) -> str:
+    """A hash over the autoencoder's weights and scale: what cached latents depend on."""
+    digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
+    for name, tensor in vae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.float().contiguous().numpy())
+    return digest.hexdigest()

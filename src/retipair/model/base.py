@@ -5,7 +5,7 @@ same folder, from the cache or the network), one original-format .safetensors fi
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,10 @@ from transformers.utils import logging as transformers_logging
 
 from retipair.errors import UserError
 from retipair.model.tokenizer import byte_tokenizer
+
+# One bar for each of a base's parts says nothing: the command that loads it has its own.
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 
 CONFIGS = Path(__file__).parent / "configs"
 """The published configs of both systems, without weights."""
@@ -69,9 +73,6 @@ SD15 = System(
     tokenizers=("tokenizer",),
 )
 SYSTEMS = {system.name: system for system in (SDXL, SD15)}
-
-PARTS: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-
 
 @dataclass(frozen=True)
 class Base:
@@ -120,7 +121,7 @@ class Base:
         tokenizers = {name: self._load_tokenizer(name) for name in self.system.tokenizers}
         parts: dict[str, Any] = dict.fromkeys(("unet", "vae"))
         if self.form == "file":
-            with _errors_name(self.source), _quiet():
+            with _errors_name(self.source):
                 pipeline = self.system.pipeline.from_single_file(
                     self.source,
                     config=str(self.configs),
@@ -160,7 +161,7 @@ class Base:
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
     def _load(self, name: str, kind: Any, dtype: torch.dtype) -> Any:
-        with _errors_name(self.source), _quiet():
+        with _errors_name(self.source):
             if self.form == "random":
                 return _random(name, kind, self.configs, dtype)
             if self.form == "file":
@@ -172,7 +173,7 @@ class Base:
 
     def _load_tokenizer(self, name: str) -> CLIPTokenizer:
         if self.form == "random":
-            return byte_tokenizer(pad_token="!" if name == "tokenizer_2" else None)
+            return byte_tokenizer("!") if name == "tokenizer_2" else byte_tokenizer()
         folder = self.tokenizer or self.configs
         if (folder / name / "vocab.json").is_file() or (folder / name / "tokenizer.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder / name))
@@ -329,21 +330,6 @@ def _errors_name(source: str) -> Iterator[None]:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading several parts prints several bars and warnings about parts we leave out on purpose."""
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    levels: list[int] = [library.get_verbosity() for library in libraries]
-    restore: Callable[[], None] = lambda: [lib.set_verbosity(level) for lib, level in zip(libraries, levels, strict=True)]  # type: ignore[func-returns-value,assignment] # noqa: E731
-    try:
-        for library in libraries:
-            library.set_verbosity_error()
-            library.disable_progress_bar()
-        yield
-    finally:
-        restore()
 
 
 def empty_unet(base: Base) -> UNet2DConditionModel:

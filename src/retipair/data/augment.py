@@ -1,0 +1,70 @@
+"""Variants of a pair for training: both views always move together, or their vessels would part."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+MAX_TURN_DEGREES = 8.0
+MAX_SHIFT = 0.03
+"""Share of the view's side."""
+SCALES = (0.95, 1.05)
+GAINS = (0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to see a pair again. Geometry is shared by both views; each has a brightness gain of its own."""
+
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    turn_degrees: float = 0.0
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    cf_gain: float = 1.0
+    fa_gain: float = 1.0
+
+
+def draw_variant(number: int, seed: int, pair: int) -> Variant:
+    """Variant `number` of a pair: 0 is the pair itself, the others are drawn from (seed, pair, number)."""
+    if number == 0:
+        return Variant()
+    random = np.random.default_rng([seed, pair, number])
+    flips = random.integers(0, 2, 2)
+    return Variant(
+        flip_horizontal=bool(flips[0]),
+        flip_vertical=bool(flips[1]),
+        turn_degrees=float(random.uniform(-MAX_TURN_DEGREES, MAX_TURN_DEGREES)),
+        scale=float(random.uniform(*SCALES)),
+        shift=(float(random.uniform(-MAX_SHIFT, MAX_SHIFT)), float(random.uniform(-MAX_SHIFT, MAX_SHIFT))),
+        cf_gain=float(random.uniform(*GAINS)),
+        fa_gain=float(random.uniform(*GAINS)),
+    )
+
+
+def apply_variant(cf: np.ndarray, fa: np.ndarray, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+    """CF (S, S, 3) and FA (S, S), uint8 -> the same pair seen so; what comes in from outside is black."""
+    return _apply(cf, variant, variant.cf_gain), _apply(fa, variant, variant.fa_gain)
+
+
+def _apply(view: np.ndarray, variant: Variant, gain: float) -> np.ndarray:
+    if variant.flip_horizontal:
+        view = view[:, ::-1]
+    if variant.flip_vertical:
+        view = view[::-1]
+    moved = _move(np.ascontiguousarray(view), variant)
+    return moved if gain == 1.0 else np.clip(np.rint(moved * gain), 0, 255).astype(np.uint8)
+
+
+def _move(view: np.ndarray, variant: Variant) -> np.ndarray:
+    """Turn and scale about the centre, then shift; bicubic, one resampling, none for the identity."""
+    if (variant.turn_degrees, variant.scale, variant.shift) == (0.0, 1.0, (0.0, 0.0)):
+        return view
+    height, width = view.shape[:2]
+    angle = np.deg2rad(variant.turn_degrees)
+    cos, sin = np.cos(angle) / variant.scale, np.sin(angle) / variant.scale
+    centre_x, centre_y = width / 2, height / 2  # Pillow counts from the corner of the top-left pixel
+    to_x, to_y = centre_x + variant.shift[0] * width, centre_y + variant.shift[1] * height
+    inverse = (cos, sin, centre_x - cos * to_x - sin * to_y, -sin, cos, centre_y + sin * to_x - cos * to_y)
+    image = Image.fromarray(view)
+    return np.asarray(image.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC))

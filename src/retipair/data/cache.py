@@ -1,0 +1,97 @@
+"""The latents of every pair in its variants: encoded once, then drawn from by (seed, sample) alone."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+# What an encoder gives for one joint image: mean and std of its latents, (C, h, w) each.
+Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+STORED = np.float16
+"""Rounds latents by 0.05 %, far below the autoencoder's own std, for half the memory."""
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """mean, std: (pairs, variants, C, h, w), in memory, on the device, or mapped from disk."""
+
+    mean: np.ndarray | torch.Tensor
+    std: np.ndarray | torch.Tensor
+
+    @property
+    def pairs(self) -> int:
+        return self.mean.shape[0]
+
+    @property
+    def variants(self) -> int:
+        return self.mean.shape[1]
+
+    @property
+    def bytes(self) -> int:
+        return 2 * int(np.prod(self.mean.shape)) * np.dtype(STORED).itemsize
+
+    def on(self, device: str) -> "LatentCache":
+        """The cache in the device's memory, if it leaves most of what is free there; else mapped from disk as it is."""
+        if not device.startswith("cuda") or self.bytes > torch.cuda.mem_get_info(device)[0] // 5:
+            return self
+        return LatentCache(*(torch.from_numpy(np.array(part)).to(device) for part in (self.mean, self.std)))
+
+    def moments(self, pairs: Sequence[int], variants: Sequence[int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """mean and std of the chosen pairs' variants, (B, C, h, w) float32 on the device."""
+        mean, std = ([part[p, v] for p, v in zip(pairs, variants, strict=True)] for part in (self.mean, self.std))
+        return _to_device(mean, device), _to_device(std, device)
+
+
+def _to_device(rows: Sequence[np.ndarray | torch.Tensor], device: str) -> torch.Tensor:
+    tensors = [row if isinstance(row, torch.Tensor) else torch.from_numpy(np.array(row)) for row in rows]
+    return torch.stack(tensors).to(device, torch.float32)
+
+
+def open_or_build(
+    folder: Path,
+    shape: tuple[int, int, int, int, int],
+    joints: Callable[[], Iterator[np.ndarray]],
+    encoder: Callable[[], Encode],
+) -> LatentCache:
+    """The cache in `folder`, built first if it is not there.
+
+    folder: named after everything its content depends on, so that what is there is never stale.
+    shape: (pairs, variants, C, h, w). joints: joint images (H, W, 3) uint8 in the order pair, variant.
+    encoder: gives the encoding function; called only when there is something to encode.
+    """
+    if not (folder / "done.json").is_file():
+        _build(folder, shape, joints(), encoder())
+    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("mean", "std")))
+
+
+def _build(folder: Path, shape: tuple[int, ...], joints: Iterator[np.ndarray], encode: Encode) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    stores = [np.lib.format.open_memmap(partial / f"{n}.npy", "w+", STORED, shape) for n in ("mean", "std")]
+    for number, joint in enumerate(joints):
+        for store, value in zip(stores, encode(joint), strict=True):
+            store[divmod(number, shape[1])] = value
+    for store in stores:
+        store.flush()
+    (partial / "done.json").write_text(json.dumps({"shape": shape}))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def draw(seed: int, sample: int, pairs: int, variants: int) -> tuple[int, int]:
+    """(pair, variant) of sample number `sample` of an endless stream: every pair once an epoch, in a new order."""
+    epoch, position = divmod(sample, pairs)
+    variant = np.random.default_rng([seed, sample, 1]).integers(variants)
+    return int(_order(seed, epoch, pairs)[position]), int(variant)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, pairs: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(pairs)

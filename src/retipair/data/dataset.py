@@ -1,0 +1,90 @@
+"""One reader for prepared and generated folders: what training and from_data take pairs from."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from retipair.data.manifest import PreparedPair, Record, Split, read_manifest
+from retipair.data.pair import load_image
+from retipair.data.split import split_groups
+from retipair.errors import UserError
+
+GENERATED_VAL_FRACTION = 0.2
+"""A generated folder has no split of its own: its eyes (a source pair and all its variations are one) get this one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pair on disk. caption is None where the pair has no sentence of its own."""
+
+    id: str
+    split: Split
+    cf: Path
+    fa: Path
+    caption: str | None
+
+
+def read_dataset(folder: Path) -> list[Entry]:
+    """Every pair of a prepared or generated folder, in the manifest's order.
+
+    Raises UserError, naming the manifest, if it is missing, empty or broken.
+    """
+    records = list(read_manifest(folder))
+    if not records:
+        raise UserError(f"{folder}: its manifest is empty; make the folder again")
+    generated = sorted({_eye_of(record) for record in records if not isinstance(record, PreparedPair)})
+    sides = split_groups(generated, GENERATED_VAL_FRACTION, 0.0, seed=0) if generated else {}
+    return [_entry(folder, record, sides) for record in records]
+
+
+def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
+    prepared = isinstance(record, PreparedPair)
+    split = record.split if prepared else sides[_eye_of(record)]
+    caption = record.caption if prepared else record.prompt
+    return Entry(record.id, split, folder / record.cf, folder / record.fa, caption)
+
+
+def _eye_of(record: Record) -> str:
+    if isinstance(record, PreparedPair):
+        return record.eye
+    return record.source_id or record.id
+
+
+def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]:
+    """The entries of one side of the split. Raises UserError, naming the folder, if there are none."""
+    chosen = [entry for entry in entries if entry.split == split]
+    if not chosen:
+        raise UserError(f"{where}: no pair in its {split} split; prepare it again with pairs of more eyes")
+    return chosen
+
+
+def load_views(entry: Entry, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """CF (size, size, 3) and FA (size, size), uint8; resized with antialiasing if the files are larger or smaller."""
+    return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
+
+
+def _resized(view: np.ndarray, size: int) -> np.ndarray:
+    if view.shape[:2] == (size, size):
+        return view
+    return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def content_sha256(entries: Sequence[Entry]) -> str:
+    """A fingerprint of the pairs: their ids, splits, captions and the bytes of both files."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(f"{entry.id}\0{entry.split}\0{entry.caption}\0".encode())
+        for path in (entry.cf, entry.fa):
+            digest.update(hashlib.sha256(_bytes(path)).digest())
+    return digest.hexdigest()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: named in the manifest but not readable ({error.strerror}); prepare again") from None

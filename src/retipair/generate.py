@@ -1,0 +1,291 @@
+"""Adapter + seeds -> pairs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from retipair.config import DEFAULT_PROMPT, GenerateConfig, canonical_json
+from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
+from retipair.data.layout import Layout
+from retipair.data.manifest import GeneratedPair, append_record, read_whole_lines, write_manifest
+from retipair.data.pair import chessboard, save_image
+from retipair.diffusion.noise import generator
+from retipair.errors import UserError
+from retipair.model.adapter import Description, adapter_sha256, load_adapter, read_description
+from retipair.model.base import Base, open_base
+from retipair.model.conditioning import Conditioning, encode_prompts
+from retipair.model.denoiser import Denoiser
+from retipair.model.device import choose_device, choose_dtype
+from retipair.painter import Painted, Painter, draw_prompt, synthetic_mark
+from retipair.plan import prepared_folder
+from retipair.progress import console, progress
+from retipair.run import Run, environment, find_run, read_json, results_folder, write_json
+from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import vesselness_correlation
+
+SHARD = 10_000
+"""Pairs in one folder; the original's flat tree up to here, then a folder more."""
+ATTEMPT = 0
+"""Nothing rejects a pair yet: the first draw is taken."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw with, found and checked before anything is loaded or written."""
+
+    config: GenerateConfig
+    base: Base
+    layout: Layout
+    adapter: Path
+    prompts: list[tuple[str, int]]
+    out: Path
+    sources: list[Entry]
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def strength(self) -> float | None:
+        return self.config.strength if self.config.mode == "from_data" else None
+
+    def source(self, index: int) -> Entry | None:
+        """The training pair that pair `index` varies: they take turns in order."""
+        return self.sources[(index - 1) % len(self.sources)] if self.sources else None
+
+    def prompt(self, index: int) -> str:
+        """The sentence of pair `index`: its source's own, or one of the adapter's drawn by (seed, index)."""
+        source = self.source(index)
+        if self.config.prompt is None and source is not None and source.caption in dict(self.prompts):
+            return str(source.caption)
+        return draw_prompt(self.prompts, self.config.seed, index)
+
+
+def generate(config: GenerateConfig) -> Path:
+    """Draw the pairs that are not there yet; returns the folder with the manifest."""
+    # Check
+    job = make_job(config)
+    settings = settings_of(job)
+    done = already_drawn(job, settings)
+    missing = [index for index in range(1, config.amount + 1) if index not in done]
+    if not missing:
+        console.print(f"All {config.amount} pairs are there: {job.out}")
+        return job.out
+
+    # Set up
+    texts = sorted({job.prompt(index) for index in missing})
+    conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
+    unet = job.base.unet(job.dtype)
+    load_adapter(job.adapter, unet, job.base.source)
+    denoise = Denoiser(unet.to(job.device).eval(), job.dtype, job.device)
+    vae = job.base.vae().to(job.device)
+    painter = Painter(job.base, job.layout, denoise, vae, config.sampler, config.steps, config.guidance_scale)
+
+    # Draw
+    job.out.mkdir(parents=True, exist_ok=True)
+    write_json(job.out / "settings.json", {**settings, "environment": environment()})
+    write_manifest(job.out, [done[index] for index in sorted(done)])
+    with progress("Drawing pairs", config.amount, len(done)) as advance:
+        for first in range(0, len(missing), batch_size(job)):
+            indices = missing[first : first + batch_size(job)]
+            rows = [texts.index(job.prompt(index)) for index in indices]
+            for index, painted in zip(indices, paint(job, painter, conditioning, rows, indices), strict=True):
+                append_record(job.out, write_pair(job, settings, index, painted))
+                advance()
+    console.print(f"{config.amount} synthetic pairs: {job.out}")
+    return job.out
+
+
+def batch_size(job: Job) -> int:
+    """On the CPU batched kernels round otherwise than single ones: one pair a forward keeps the bytes independent of it."""
+    return 1 if job.device == "cpu" else job.config.batch_size
+
+
+def paint(
+    job: Job, painter: Painter, conditioning: Conditioning, rows: Sequence[int], indices: Sequence[int]
+) -> list[Painted]:
+    """The pairs of these indices; rows: the row of `conditioning` that each hears."""
+    if job.config.guidance_scale > 1:
+        rows = [len(conditioning.embeddings) - 1] * len(rows) + list(rows)
+    generators = [generator(job.config.seed, index, ATTEMPT) for index in indices]
+    sources = [source for index in indices if (source := job.source(index))]
+    joints = np.stack([job.layout.join(*load_views(s, job.layout.view_size)) for s in sources]) if sources else None
+    return painter.paint(conditioning.rows(rows), generators, joints, job.strength or 1.0)
+
+
+# What to draw with
+
+
+def make_job(config: GenerateConfig) -> Job:
+    """Find run, adapter, base and sources. Raises UserError for what cannot work."""
+    _check(config)
+    base = open_base(config.base, config.tokenizer) if config.base else None
+    run = find_run(config.results, config.name, base and base.system.name) if config.name else None
+    adapter = find_adapter(config, run)
+    description = read_description(adapter)
+    base = base or open_base(_recorded_base(description, adapter), config.tokenizer)
+    layout, prompts = _as_trained(config, base, description, adapter)
+    out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device)
+    return Job(config, base, layout, adapter, prompts, out, find_sources(config, run, layout), device, dtype)
+
+
+def _check(config: GenerateConfig) -> None:
+    for name in ("amount", "steps", "batch_size"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    if not 0 < config.strength <= 1:
+        raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
+    if config.mode == "from_data" and int(config.steps * config.strength) < 1:
+        raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
+    if config.guidance_scale < 1:
+        raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: must be at least 0")
+    if config.size is not None and (config.size < 64 or config.size % 64):
+        raise UserError(f"--size {config.size}: must be a multiple of 64")
+    if Path(config.savedir).name != config.savedir or config.savedir.startswith("."):
+        raise UserError(f"--savedir {config.savedir!r}: must be one folder name; --out takes a path")
+    if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
+        raise UserError("give the run's name with -n, or --checkpoint PATH --out DIR")
+
+
+def find_adapter(config: GenerateConfig, run: Run | None) -> Path:
+    """The `unet_lora` folder that --checkpoint means."""
+    if config.checkpoint in ("best", "latest"):
+        assert run is not None
+        return run.adapter_folder(config.checkpoint)
+    folder = Path(config.checkpoint)
+    return folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+
+
+def _recorded_base(description: Description | None, adapter: Path) -> str:
+    if description is None:
+        raise UserError(f"{adapter}: does not say which base it was trained on; pass --base (and --prompt, --size)")
+    return description.base
+
+
+def _as_trained(
+    config: GenerateConfig, base: Base, description: Description | None, adapter: Path
+) -> tuple[Layout, list[tuple[str, int]]]:
+    """Layout and prompts of the training, so that sampling cannot disagree with it."""
+    if description is None:
+        console.print(
+            f"warning: {adapter} does not describe itself (an adapter of the original system?): taking layout "
+            f"{base.system.layout}, --size {config.size or base.view_size}, --prompt {config.prompt or DEFAULT_PROMPT!r}"
+        )
+        layout = Layout(base.system.layout, config.size or base.view_size)
+        return layout, [(config.prompt or DEFAULT_PROMPT, 1)]
+    if (description.system, description.layout) != (base.system.name, base.system.layout):
+        raise UserError(
+            f"{adapter}: was trained on {description.system} ({description.layout}), but {base.source} is "
+            f"{base.system.name} ({base.system.layout}); pass the base it was trained on with --base"
+        )
+    if config.size not in (None, description.view_size):
+        raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; leave --size out")
+    if config.guidance_scale > 1 and not description.prompt_dropout:
+        console.print("warning: trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
+    prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
+    return Layout(base.system.layout, description.view_size), prompts
+
+
+def find_sources(config: GenerateConfig, run: Run | None, layout: Layout) -> list[Entry]:
+    """from_data: the training pairs, never those of the other sides of the split. noise: none."""
+    if config.mode == "noise":
+        return []
+    data = config.data or (run.read_config().data if run else None)
+    if data is None:
+        raise UserError("--mode from_data needs pairs: pass --data FOLDER (a prepared folder)")
+    folder = prepared_folder(data, config.results, layout.view_size)
+    return of_split(read_dataset(folder), "train", folder)
+
+
+# What is there already
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Everything the pairs depend on beside their index."""
+    config = job.config
+    return {
+        "adapter_sha256": adapter_sha256(job.adapter),
+        "base": job.base.source,
+        "layout": job.layout.name,
+        "size": job.layout.view_size,
+        "prompts": job.prompts,
+        "seed": config.seed,
+        "mode": config.mode,
+        "strength": job.strength,
+        "sources_sha256": content_sha256(job.sources) if job.sources else None,
+        "steps": config.steps,
+        "sampler": config.sampler,
+        "guidance_scale": config.guidance_scale,
+        "dtype": str(job.dtype).removeprefix("torch."),
+    }
+
+
+def already_drawn(job: Job, settings: dict[str, Any]) -> dict[int, GeneratedPair]:
+    """The whole pairs of an earlier call with the same settings, by index.
+
+    Raises UserError if the folder holds something else, so that nothing of it is overwritten.
+    """
+    if not job.out.exists() or not any(job.out.iterdir()):
+        return {}
+    if not (job.out / "settings.json").is_file():
+        raise UserError(f"{job.out}: is not empty and not ours; choose another --savedir or --out")
+    saved = read_json(job.out / "settings.json")
+    for key, value in json.loads(json.dumps(settings)).items():
+        if saved.get(key) != value:
+            raise UserError(f"{job.out}: has pairs of other settings ({key} was {saved.get(key)}); choose another --savedir")
+    whole = [record for record in read_whole_lines(job.out) if isinstance(record, GeneratedPair)]
+    return {record.index: record for record in whole if (job.out / record.fa).is_file()}
+
+
+# Writing
+
+
+def pair_folder(index: int) -> str:
+    """Where pair `index` (from 1) lies: a numbered folder; past 10,000 in a folder of its ten thousand."""
+    shard = (index - 1) // SHARD
+    return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
+
+
+def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted) -> GeneratedPair:
+    """Write a pair's images; returns its manifest line."""
+    folder, config = pair_folder(index), job.config
+    mark = synthetic_mark(config.seed, index, job.base.source)
+    images = {"cf": painted.cf, "joint": painted.joint, "cf_fa_chessboard": chessboard(painted.cf, painted.fa)}
+    for name, image in {**images, "fa": painted.fa}.items():
+        save_image(job.out / folder / f"{name}.png", image, mark)
+    source = job.source(index)
+    if source is not None:
+        write_original(job, source, job.out / folder)
+    mask = field_of_view(painted.cf) & field_of_view(painted.fa)
+    return GeneratedPair(
+        id=str(index),
+        index=index,
+        seed=config.seed,
+        attempt=ATTEMPT,
+        mode=config.mode,
+        source_id=source.id if source else None,
+        strength=job.strength,
+        prompt=job.prompt(index),
+        cf=f"{folder}/cf.png",
+        fa=f"{folder}/fa.png",
+        size=job.layout.view_size,
+        base=job.base.source,
+        adapter_sha256=settings["adapter_sha256"],
+        settings_sha256=hashlib.sha256(canonical_json(settings).encode()).hexdigest(),
+        fa_chroma=round(painted.fa_chroma, 3),
+        consistency=round(vesselness_correlation(painted.cf, painted.fa, mask), 4),
+    )
+
+
+def write_original(job: Job, source: Entry, folder: Path) -> None:
+    """The real pair that was varied, beside the variation; a photograph, so without the synthetic mark."""
+    for name, view in zip(("cf", "fa"), load_views(source, job.layout.view_size), strict=True):
+        save_image(folder / f"{name}_original.png", view)

@@ -1,0 +1,109 @@
+"""What is being learnt: the adapter, its optimiser and its running average, and how they are saved and taken up again."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+
+from retipair.config import TrainConfig
+from retipair.errors import UserError
+from retipair.model.adapter import adapter_parameters
+
+ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
+
+
+class Learner:
+    """Where the adapter's parameters, the optimiser and the average stand after `step` steps."""
+
+    def __init__(self, unet: UNet2DConditionModel, config: TrainConfig) -> None:
+        self.config = config
+        self.parameters = adapter_parameters(unet)
+        self.step = 0
+        self._optimizer = _build_optimizer(config, list(self.parameters.values()))
+        # diffusers' average warms up by itself: its decay is (1 + k) / (10 + k) until that reaches the one asked for
+        self._average = EMAModel(self.parameters.values(), config.ema_decay) if config.ema_decay > 0 else None
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.step, self.config)
+
+    def update(self) -> None:
+        """One optimiser step along the gradients gathered so far."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        if self.config.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.step(self.parameters.values())
+        self.step += 1
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network has the averaged adapter in place of the raw one, where averaging is on."""
+        if self._average is None:
+            yield
+            return
+        self._average.store(self.parameters.values())
+        self._average.copy_to(self.parameters.values())
+        try:
+            yield
+        finally:
+            self._average.restore(self.parameters.values())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything the next step depends on, by name."""
+        tensors: dict[str, torch.Tensor] = {f"adapter.{name}": p for name, p in self.parameters.items()}
+        for number, entry in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in entry.items()}
+        if self._average is not None:
+            tensors |= {f"average.{number}": value for number, value in enumerate(self._average.shadow_params)}
+        return tensors
+
+    def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up the state of `step` steps."""
+        self.step = step
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"adapter.{name}"])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key in tensors:
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".", 2)
+                moments.setdefault(int(number), {})[name] = tensors[key]
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        if self._average is not None:
+            self._average.optimization_step = step
+            for number, shadow in enumerate(self._average.shadow_params):
+                shadow.copy_(tensors[f"average.{number}"])
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of the step that follows `step` others: linear warm-up, then the schedule; a function of these alone.
+
+    original: constant for 4,000 steps, then cosine to lr_end at max_steps; a run of less than 15,000 steps is constant
+    for the same share of them.
+    """
+    warm = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
+    if config.lr_schedule == "constant":
+        return warm * config.learning_rate
+    flat = 0
+    if config.lr_schedule == "original":
+        flat = min(ORIGINAL_CONSTANT_STEPS, round(config.max_steps * ORIGINAL_CONSTANT_STEPS / ORIGINAL_STEPS))
+    share = min(max(step - flat, 0) / max(config.max_steps - flat, 1), 1.0)
+    return warm * (config.lr_end + (config.learning_rate - config.lr_end) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def _build_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError("--optimizer adamw8bit needs bitsandbytes: pip install 'retipair[adamw8bit]'") from None
+    return AdamW8bit(parameters, **options)

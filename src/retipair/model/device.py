@@ -1,0 +1,27 @@
+"""Where to compute, and in what arithmetic."""
+
+import torch
+
+from retipair.errors import UserError
+
+
+def choose_device(name: str) -> str:
+    """The device a flag means: "auto" is CUDA, else Apple's MPS, else the CPU. Raises UserError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise UserError(f"--device {name}: choose auto, cuda, mps or cpu")
+    if not there[kind]:
+        raise UserError(f"--device {name}: this machine (or this build of torch) has none; use --device auto")
+    return name
+
+
+def choose_dtype(precision: str, device: str) -> torch.dtype:
+    """The frozen base's dtype: bf16 on CUDA that has it, fp32 elsewhere, unless the flag says otherwise."""
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

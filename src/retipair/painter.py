@@ -1,0 +1,90 @@
+"""Seeds and conditioning in, pairs out: the sampler, the autoencoder and the layout put together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from retipair import __version__
+from retipair.data.layout import Layout, to_grey
+from retipair.diffusion.noise import generator
+from retipair.diffusion.sampler import noised, sample, starting_noise, timesteps_for_strength
+from retipair.model.autoencoder import decode, encode_sample
+from retipair.model.base import Base
+from retipair.model.conditioning import Conditioning
+from retipair.model.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Painted:
+    """joint (H, W, 3) as decoded; cf (S, S, 3); fa (S, S) grey; fa_chroma: what was removed for that. uint8."""
+
+    joint: np.ndarray
+    cf: np.ndarray
+    fa: np.ndarray
+    fa_chroma: float
+
+
+@dataclass(frozen=True)
+class Painter:
+    """How pairs are painted; what is painted comes with each call."""
+
+    base: Base
+    layout: Layout
+    denoise: Denoiser
+    vae: AutoencoderKL
+    sampler: str
+    steps: int
+    guidance_scale: float = 1.0
+
+    def paint(
+        self,
+        conditioning: Conditioning,
+        generators: Sequence[torch.Generator],
+        sources: np.ndarray | None = None,
+        strength: float = 1.0,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> list[Painted]:
+        """One pair a generator, from pure noise, or from `sources` (B, H, W, 3) uint8 noised to `strength`.
+
+        conditioning: a row a pair; with guidance the rows without a prompt come before those, 2B in all.
+        """
+        scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
+        timesteps = timesteps_for_strength(scheduler, self.steps, strength, device)
+        if sources is None:
+            latents = starting_noise(scheduler, self._latent_shape, generators, device)
+        else:
+            clean = [encode_sample(self.vae, *one) for one in zip(sources, generators, strict=True)]
+            latents = noised(scheduler, torch.cat(clean), timesteps, generators)
+        latents = sample(
+            self.denoise, scheduler, latents, timesteps, conditioning, generators, self.guidance_scale, after_step
+        )
+        return [self._split(joint) for joint in decode(self.vae, latents)]
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        height, width = (side // self.base.latent_factor for side in self.layout.joint_size)
+        return self.base.latent_channels, height, width
+
+    def _split(self, joint: np.ndarray) -> Painted:
+        cf, fa = self.layout.split(joint)
+        return Painted(joint, cf, *to_grey(fa))
+
+
+def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
+    """One of (text, how often it was trained), as often as it was trained: a function of (seed, index)."""
+    counts = torch.tensor([count for _, count in prompts], dtype=torch.float64)
+    row = torch.multinomial(counts, 1, generator=generator(seed, "prompt", index))
+    return prompts[int(row)][0]
+
+
+def synthetic_mark(seed: int, index: int, base: str) -> dict[str, str]:
+    """What every generated PNG says of itself."""
+    return {
+        "Synthetic": "yes: drawn by a diffusion model, no photograph of a patient, not for clinical use",
+        "Software": f"retipair {__version__}",
+        "Seed": f"{seed}, pair {index}",
+        "Base": base,
+    }

@@ -1,0 +1,210 @@
+"""Settings -> decisions: which base, layout, arithmetic and pairs a run has. Nothing here learns; `--dry_run` stops here."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from retipair.config import PrepareConfig, TrainConfig, canonical_json, to_values
+from retipair.data.augment import apply_variant, draw_variant
+from retipair.data.cache import Encode, LatentCache, open_or_build
+from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
+from retipair.data.layout import Layout
+from retipair.errors import UserError
+from retipair.model.adapter import Description, adapter_parameters, add_adapter, lora_config
+from retipair.model.autoencoder import encode_moments, fingerprint_of
+from retipair.model.base import Base, empty_unet, open_base
+from retipair.model.conditioning import size_ids_for
+from retipair.model.device import choose_device, choose_dtype
+from retipair.model.memory import training_memory
+from retipair.prepare import fingerprint, is_prepared, prepare
+from retipair.progress import console, progress
+from retipair.run import results_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the settings lead to, before anything is loaded or written."""
+
+    config: TrainConfig
+    base: Base
+    layout: Layout
+    device: str
+    dtype: torch.dtype
+    folder: Path
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a joint image's latents."""
+        height, width = (side // self.base.latent_factor for side in self.layout.joint_size)
+        return self.base.latent_channels, height, width
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pairs of a run: both sides of the split, and the fingerprint of everything in them."""
+
+    train: list[Entry]
+    val: list[Entry]
+    sha256: str
+
+    def prompts(self, default: str) -> list[tuple[str, int]]:
+        """Distinct sentences of the training pairs, with how many have each."""
+        return sorted(Counter(entry.caption or default for entry in self.train).items())
+
+
+# Plan
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Check the settings and open the base. Raises UserError for what cannot work."""
+    _check(config)
+    base = open_base(config.base, config.tokenizer)
+    device = choose_device(config.device)
+    folder = results_folder(config.results, base.system.name) / config.name
+    layout = Layout(base.system.layout, config.size or base.view_size)
+    return Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
+
+
+def _check(config: TrainConfig) -> None:
+    if config.data is None:
+        raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
+    if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
+        raise UserError(f"--name {config.name!r}: must be one folder name")
+    at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep")
+    at_least_one += ("augment_variants", "val_every", "log_every", "sample_steps")
+    not_negative = ("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed")
+    not_negative += ("offset_noise_strength", "min_snr_gamma", "num_samples")
+    for names, least in ((at_least_one, 1), (not_negative, 0)):
+        for name in names:
+            if not getattr(config, name) >= least:
+                raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}")
+    for name in ("ema_decay", "prompt_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be in [0, 1)")
+    if not (config.unet_lora_alpha > 0 and config.hf_sigma > 0):
+        raise UserError("--unet_lora_alpha and --hf_sigma must be above 0")
+    if config.hf_kernel < 3 or config.hf_kernel % 2 == 0:
+        raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
+    if config.size is not None and (config.size < 64 or config.size % 64):
+        raise UserError(f"--size {config.size}: must be a multiple of 64")
+
+
+def read_data(plan: Plan) -> Data:
+    """The pairs of --data; a raw folder is prepared first, once, under RESULTS/prepared."""
+    folder = plan.config.data
+    assert folder is not None
+    folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
+    entries = read_dataset(folder)
+    return Data(of_split(entries, "train", folder), of_split(entries, "val", folder), content_sha256(entries))
+
+
+def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
+    """The prepared (or generated) folder that `data` is, or is prepared into: once, under RESULTS/prepared."""
+    if is_prepared(data):
+        return data
+    config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
+    config = replace(config, out=results / "prepared" / fingerprint(config))
+    console.print(f"{data} is raw: its prepared pairs are in {config.out}")
+    return config.out if is_prepared(config.out) else prepare(config)
+
+
+def describe(plan: Plan, data: Data) -> Description:
+    """What the adapter will say of itself."""
+    config, system = plan.config, plan.base.system.name
+    return Description(
+        system=system,
+        layout=plan.layout.name,
+        view_size=plan.layout.view_size,
+        base=config.base,
+        rank=config.unet_lora_rank,
+        alpha=config.unet_lora_alpha,
+        targets=config.lora_targets,
+        dora=config.dora,
+        rslora=config.rslora,
+        prompts=data.prompts(config.prompt),
+        prompt_dropout=config.prompt_dropout,
+        size_ids=size_ids_for(plan.layout.joint_size) if system == "sdxl" else [],
+        data_sha256=data.sha256,
+        step=0,
+    )
+
+
+def adapter_config(config: TrainConfig) -> Any:
+    """PEFT's settings for the adapter these settings ask for."""
+    return lora_config(config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora)
+
+
+def print_plan(plan: Plan) -> None:
+    """What --dry_run shows."""
+    unet = empty_unet(plan.base)
+    add_adapter(unet, adapter_config(plan.config))
+    trainable = sum(parameter.numel() for parameter in adapter_parameters(unet).values())
+    memory = training_memory(
+        unet, plan.latent_shape, plan.config.batch_size, plan.dtype, plan.config.gradient_checkpointing
+    )
+    facts = {
+        "system": plan.base.system.name,
+        "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
+        "latent": str([plan.config.batch_size, *plan.latent_shape]),
+        "trainable parameters": f"{trainable:,}",
+        "device": f"{plan.device}, {str(plan.dtype).removeprefix('torch.')}",
+        "memory (estimate)": f"{memory / 2**30:.1f} GiB",
+        "run": str(plan.folder),
+    }
+    for name, value in {**to_values(plan.config), **facts}.items():
+        print(f"{name:28} {value}")
+
+
+# Encode
+
+
+def encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
+    """Latents of the training pairs in all their variants and of the validation pairs as they are.
+
+    What is not on disk yet is encoded; the autoencoder is loaded only for that and gone when this returns.
+    """
+    vae = plan.base.vae()
+    weights = fingerprint_of(vae)
+    caches = [
+        _cache(plan, entries, variants, vae, weights)
+        for entries, variants in ((data.train, plan.config.augment_variants), (data.val, 1))
+    ]
+    return caches[0].on(plan.device), caches[1].on(plan.device)
+
+
+def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: str) -> LatentCache:
+    key = {
+        "pairs": content_sha256(entries),
+        "autoencoder": weights,
+        "layout": plan.layout.name,
+        "size": plan.layout.view_size,
+        "variants": variants,
+        "seed": plan.config.seed if variants > 1 else 0,
+    }
+    folder = plan.config.results / "latents" / hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
+
+    def encoder() -> Encode:
+        vae.to(plan.device)
+        return lambda joint: _one(encode_moments(vae, joint[None]))
+
+    shape = (len(entries), variants, *plan.latent_shape)
+    return open_or_build(folder, shape, lambda: _joints(plan, entries, variants), encoder)
+
+
+def _one(moments: Any) -> tuple[np.ndarray, np.ndarray]:
+    return moments.mean[0].numpy(), moments.std[0].numpy()
+
+
+def _joints(plan: Plan, entries: list[Entry], variants: int) -> Iterator[np.ndarray]:
+    with progress("Encoding pairs", len(entries) * variants) as advance:
+        for number, entry in enumerate(entries):
+            views = load_views(entry, plan.layout.view_size)
+            for variant in range(variants):
+                yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
+                advance()

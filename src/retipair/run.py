@@ -1,0 +1,217 @@
+"""The run directory: resolved config, environment, logs, checkpoints, and the state to resume from."""
+
+import json
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from retipair import __version__
+from retipair.config import TrainConfig, from_values, to_values
+from retipair.errors import UserError
+
+KEPT_CHECKPOINTS = 3
+MAY_CHANGE = frozenset(
+    {"resume", "dry_run", "results", "data", "device", "tracker", "max_steps", "val_every", "log_every"}
+    | {"num_samples", "sample_steps"}
+)
+"""Settings a resumed run may have otherwise than it began: those that change nothing already done. (The data's content
+is held to its fingerprint, wherever it lies.)"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training's directory."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def _latest(self) -> Path:
+        return self.folder / "latest_checkpoints"
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        found = [path for path in self._latest.glob("step_*") if re.fullmatch(r"step_\d{6,}", path.name)]
+        return sorted(found, key=step_of)
+
+    def adapter_folder(self, which: str) -> Path:
+        """The adapter of "best" or "latest". Raises UserError if the run has none yet."""
+        whole = self.checkpoints()
+        folder = self.folder / "best_checkpoint" if which == "best" else (whole[-1] if whole else None)
+        if folder is None or not folder.is_dir():
+            raise UserError(f"{self.folder}: no {which} checkpoint; train it first: `retipair train -n {self.name} ...`")
+        return folder / "unet_lora"
+
+    def read_config(self) -> TrainConfig:
+        """The settings the run was started with."""
+        path = self.folder / "config.json"
+        return from_values(TrainConfig, read_json(path)["settings"], where=str(path))
+
+    def samples_folder(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}_random_pairs"
+
+    def log(self, name: str, text: str, values: Mapping[str, Any]) -> None:
+        """Append a line to `{name}_log.txt` and its numbers to metrics.jsonl."""
+        with (self.folder / f"{name}_log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"kind": name, **values}) + "\n")
+
+    def cut_logs(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed run writes it again."""
+        for path in (*self.folder.glob("*_log.txt"), *self.folder.glob("metrics.jsonl")):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and _logged_step(line) <= step]
+            _replace(path, "".join(whole))
+
+    def save_checkpoint(
+        self, step: int, save_adapter: Callable[[Path], None], tensors: Mapping[str, torch.Tensor], state: Any
+    ) -> Path:
+        """Write `latest_checkpoints/step_xxxxxx` whole or not at all, then drop all but the last three."""
+
+        def fill(folder: Path) -> None:
+            save_adapter(folder / "unet_lora")
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+            (folder / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
+
+        folder = _write_folder(self._latest / f"step_{step:06d}", fill)
+        for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+        return folder
+
+    def save_best(self, save_adapter: Callable[[Path], None], reason: Mapping[str, Any]) -> None:
+        """Write `best_checkpoint`, with the reason beside the adapter."""
+
+        def fill(folder: Path) -> None:
+            save_adapter(folder / "unet_lora")
+            (folder / "reason.json").write_text(json.dumps(reason, indent=2))
+
+        _write_folder(self.folder / "best_checkpoint", fill)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors, values) of a checkpoint. Raises UserError, naming the file, if it is damaged."""
+    path = checkpoint / "state.safetensors"
+    try:
+        return load_file(path), read_json(checkpoint / "state.json")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete {checkpoint} and resume from the one before") from None
+
+
+def results_folder(results: Path, system: str, kind: str = "") -> Path:
+    """The original's root for a system: `results/out_joint_sdxl_cffa_pairs`; kind "_preds" for what is generated."""
+    return results / f"out_joint_{system}_cffa_pairs{kind}"
+
+
+def find_run(results: Path, name: str, system: str | None) -> tuple[Run, str]:
+    """The run of that name and its system. Raises UserError if there is none, or one under both systems."""
+    systems = [system] if system else ["sdxl", "sd15"]
+    found = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
+    if not found:
+        places = " nor ".join(str(results_folder(results, s) / name) for s in systems)
+        raise UserError(f"no run {name!r}: neither {places} is one; `retipair train -n {name} --data FOLDER` makes it")
+    if len(found) > 1:
+        raise UserError(f"run {name!r} exists under both systems; say which with --base")
+    return Run(results_folder(results, found[0]) / name), found[0]
+
+
+def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
+    """The checkpoint to go on from, None for a fresh start; nothing is written.
+
+    facts: what the settings led to (system, layout, fingerprints); a resumed run must agree on them.
+    Raises UserError if the run exists and --resume was not given, or was started otherwise.
+    """
+    run = Run(folder)
+    if not (folder / "config.json").is_file():
+        return None
+    if not config.resume:
+        raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
+    _check_same(run, config, facts)
+    whole = run.checkpoints()
+    return whole[-1] if whole else None
+
+
+def start_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Run:
+    """Make the run's folder and write what it was made with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", {"settings": to_values(config), **facts})
+    write_json(folder / "environment.json", environment())
+    return Run(folder)
+
+
+def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
+    before, now = to_values(run.read_config()), to_values(config)
+    for key, value in before.items():
+        if key not in MAY_CHANGE and now[key] != value:
+            raise UserError(f"{run.folder}: was started with --{key} {value}, not {now[key]}; keep it, or use another --name")
+    if config.max_steps < run.read_config().max_steps:
+        raise UserError(f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered")
+    saved = read_json(run.folder / "config.json")
+    for key, value in facts.items():
+        if saved.get(key) != value:
+            raise UserError(f"{run.folder}: {key} has changed since the run began; use another --name")
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to know of the machine to compare two runs."""
+    packages = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
+    return {
+        "retipair": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in packages},
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _logged_step(line: str) -> int:
+    if line.startswith("{"):
+        return int(json.loads(line)["step"])
+    return int(line.split()[1])
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    _replace(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder beside and move it into place."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fill(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    return folder

@@ -1,0 +1,246 @@
+"""Manifest -> adapter."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retipair.batches import Batches, prompt_rows
+from retipair.config import TrainConfig, to_values
+from retipair.data.pair import save_image
+from retipair.diffusion.noise import generator
+from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
+from retipair.errors import UserError
+from retipair.learner import Learner
+from retipair.model.adapter import Description, add_adapter, save_adapter
+from retipair.model.conditioning import encode_prompts
+from retipair.model.denoiser import Denoiser
+from retipair.painter import Painter, draw_prompt, synthetic_mark
+from retipair.plan import Data, Plan, adapter_config, describe, encode, make_plan, print_plan, read_data
+from retipair.progress import console, progress
+from retipair.run import Run, check_run, read_state, start_run
+
+BEST_BY_AT_LEAST = 1e-4
+Track = Callable[[Mapping[str, float], int], None]
+
+
+def train(config: TrainConfig) -> Path | None:
+    """Train an adapter; returns the run's folder (None after --dry_run)."""
+    # Check: what can be wrong is found before anything is written
+    plan = make_plan(config)
+    if config.dry_run:
+        print_plan(plan)
+        return None
+    data = read_data(plan)
+    facts = {"system": plan.base.system.name, "layout": plan.layout.name, "data_sha256": data.sha256}
+    checkpoint = check_run(plan.folder, config, facts)
+
+    # Set up
+    description = describe(plan, data)
+    batches = make_batches(plan, data, [text for text, _ in description.prompts])
+    unet = plan.base.unet(plan.dtype).to(plan.device)
+    add_adapter(unet, adapter_config(config), config.seed)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    scheduler = plan.base.scheduler("ddpm")
+    denoise = Denoiser(unet.train(), plan.dtype, plan.device)
+    objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
+    learner, window = Learner(unet, config), Window(plan.device)
+
+    # Resume
+    run, best = start_run(plan.folder, config, facts), math.inf
+    if checkpoint is not None:
+        tensors, values = read_state(checkpoint)
+        learner.restore(values["step"], tensors)
+        window.sums.copy_(tensors["window"])
+        best = values["best"]
+        console.print(f"Resuming {run.folder} at step {learner.step}")
+    run.cut_logs(learner.step if checkpoint else -1)
+    say_start(plan, data, learner)
+
+    def milestone() -> None:
+        """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it."""
+        nonlocal best
+        with learner.averaged():
+            now = replace(description, step=learner.step)
+            save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, unet, now)  # noqa: E731
+            losses = validate(denoise, scheduler, batches)
+            log_validation(run, learner.step, losses, track)
+            if config.num_samples:
+                write_samples(run.samples_folder(learner.step), plan, description, batches, denoise)
+            if losses["loss"] < best - BEST_BY_AT_LEAST:
+                reason = {"step": learner.step, "validation_loss": losses["loss"], "before": finite(best)}
+                best = losses["loss"]
+                run.save_best(save, reason)
+            state = {**learner.state(), "window": window.sums}
+            run.save_checkpoint(learner.step, save, state, {"best": best})
+
+    # Train
+    with tracking(config, run) as track, progress("Training", config.max_steps, learner.step) as advance:
+        if checkpoint is None:
+            milestone()
+        started = time.monotonic()
+        while learner.step < config.max_steps:
+            for part in range(config.gradient_accumulation_steps):
+                first = (learner.step * config.gradient_accumulation_steps + part) * config.batch_size
+                batch = batches.draw(range(first, first + config.batch_size))
+                noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+                prediction = denoise(noisy, batch.t, batch.conditioning)
+                losses = objective(prediction, batch.latents, batch.noise, batch.t)
+                (losses.total / config.gradient_accumulation_steps).backward()
+                window.add(losses, batch.t)
+            rate = learner.learning_rate
+            learner.update()
+            advance()
+            if learner.step % config.log_every == 0 or learner.step == config.max_steps:
+                log_training(run, learner.step, rate, window.read(), time.monotonic() - started, track)
+                advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
+            if learner.step % config.val_every == 0 or learner.step == config.max_steps:
+                milestone()
+    console.print(f"Trained to step {learner.step}: {run.folder}\nNext: {next_command(config)}")
+    return run.folder
+
+
+def make_batches(plan: Plan, data: Data, prompts: list[str]) -> Batches:
+    """Latents and conditioning of both sides; autoencoder and text encoders are loaded for this and gone afterwards."""
+    train, val = encode(plan, data)
+    conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
+    rows = [prompt_rows(side, prompts, plan.config.prompt) for side in (data.train, data.val)]
+    timesteps = plan.base.scheduler("ddpm").config.num_train_timesteps
+    return Batches(plan.config, plan.device, timesteps, train, val, conditioning, *rows)
+
+
+def high_frequency(config: TrainConfig) -> HighFrequency:
+    return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
+
+
+# Validate and sample
+
+
+@torch.no_grad()
+def validate(denoise: Denoiser, scheduler: Any, batches: Batches) -> dict[str, float]:
+    """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
+    errors: dict[int, list[torch.Tensor]] = {}
+    for batch in batches.validation():
+        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        prediction = denoise(noisy, batch.t, batch.conditioning)
+        target = target_for(scheduler, batch.latents, batch.noise, batch.t)
+        errors.setdefault(int(batch.t), []).append(per_half((prediction - target) ** 2)[0])
+    means = {t: torch.stack(rows).mean(0).tolist() for t, rows in errors.items()}
+    parts = {f"t{t}_{half}": value for t, row in means.items() for half, value in zip(("cf", "fa"), row, strict=True)}
+    return {"loss": sum(parts.values()) / len(parts), **parts}
+
+
+def write_samples(folder: Path, plan: Plan, description: Description, batches: Batches, denoise: Denoiser) -> None:
+    """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each."""
+    config, texts = plan.config, [text for text, _ in description.prompts]
+    painter = Painter(plan.base, plan.layout, denoise, plan.base.vae().to(plan.device), "ddpm", config.sample_steps)
+    with progress("Sampling", config.num_samples) as advance:
+        for number in range(config.num_samples):
+            source = generator(config.seed, "sample", number)
+            row = texts.index(draw_prompt(description.prompts, config.seed, number))
+            pair = painter.paint(batches.conditioning.rows([row]), [source])[0]
+            mark = synthetic_mark(config.seed, number, config.base)
+            for name, image in {"cf": pair.cf, "fa": pair.fa, "joint": pair.joint}.items():
+                save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
+            advance()
+
+
+# Log
+
+
+class Window:
+    """Sums since the last log line, kept on the device: reading a number at each step would make each step wait."""
+
+    def __init__(self, device: str) -> None:
+        self.sums = torch.zeros(8, device=device)
+        self.last = math.nan
+
+    def add(self, losses: Losses, t: torch.Tensor) -> None:
+        singles = torch.stack([losses.total.detach() * len(t), losses.hf_counts.sum(), t.float().sum()])
+        count = torch.full((1,), len(t), device=t.device)
+        self.sums += torch.cat([singles, count, losses.mse.sum(0), losses.hf.sum(0)])
+
+    def read(self) -> dict[str, float]:
+        """Means since the last call; those of hf are over the samples that it counts for."""
+        total, hf_count, t, count, *halves = self.sums.tolist()
+        self.sums.zero_()
+        self.last = total / count
+        mse, hf = [v / count for v in halves[:2]], [v / max(hf_count, 1) for v in halves[2:]]
+        return {
+            "loss": self.last,
+            "mse": sum(mse) / 2,
+            "mse_cf": mse[0],
+            "mse_fa": mse[1],
+            "hf": sum(hf) / 2,
+            "hf_cf": hf[0],
+            "hf_fa": hf[1],
+            "t": t / count,
+        }
+
+
+def log_training(run: Run, step: int, rate: float, means: dict[str, float], seconds: float, track: Track) -> None:
+    text = (
+        f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} "
+        f"mse {means['mse']:.6f} (cf {means['mse_cf']:.6f} fa {means['mse_fa']:.6f}) "
+        f"hf {means['hf']:.6f} (cf {means['hf_cf']:.6f} fa {means['hf_fa']:.6f}) t {means['t']:.1f} {seconds:.1f} s"
+    )
+    _log(run, "training", text, {"step": step, "lr": rate, **means, "seconds": round(seconds, 3)}, track)
+
+
+def log_validation(run: Run, step: int, losses: dict[str, float], track: Track) -> None:
+    text = " ".join(f"{name} {value:.6f}" for name, value in losses.items())
+    _log(run, "validation", f"step {step:06d} {text}", {"step": step, **losses}, track)
+
+
+def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -> None:
+    run.log(kind, text, values)
+    console.print(f"{kind}: {text}")
+    track({f"{kind}/{name}": value for name, value in values.items() if name != "step"}, values["step"])
+
+
+@contextmanager
+def tracking(config: TrainConfig, run: Run) -> Iterator[Track]:
+    """A function that sends metrics to the tracker asked for, through accelerate."""
+    if config.tracker == "none":
+        yield lambda values, step: None
+        return
+    from accelerate import Accelerator
+
+    try:
+        accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
+        accelerator.init_trackers("retipair", {k: v for k, v in to_values(config).items() if v is not None})
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--tracker {config.tracker}: {error}; pip install 'retipair[{config.tracker}]'") from None
+    yield lambda values, step: accelerator.log(dict(values), step=step)
+    accelerator.end_training()
+
+
+def say_start(plan: Plan, data: Data, learner: Learner) -> None:
+    trainable = sum(parameter.numel() for parameter in learner.parameters.values())
+    console.print(
+        f"{plan.base.system.name}, {plan.layout.name}, {len(data.train)} pairs to train on, {len(data.val)} to validate; "
+        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
+    )
+
+
+def memory_used(device: str) -> str:
+    """The most memory used so far, on the GPU or in this process."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+
+
+def next_command(config: TrainConfig) -> str:
+    flags = f" --results {config.results}" if config.results != Path("results") else ""
+    return f"retipair generate -n {config.name}{flags} --savedir first --amount 10"
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
