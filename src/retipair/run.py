@@ -119,8 +119,8 @@ def results_folder(results: Path, system: str, kind: str = "") -> Path:
     return results / f"out_joint_{system}_cffa_pairs{kind}"
 
 
-def find_run(results: Path, name: str, system: str | None) -> tuple[Run, str]:
-    """The run of that name and its system. Raises UserError if there is none, or one under both systems."""
+def find_run(results: Path, name: str, system: str | None) -> Run:
+    """The run of that name, of either system if none is given. Raises UserError if there is none, or one under both systems."""
     systems = [system] if system else ["sdxl", "sd15"]
     found = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not found:
@@ -128,7 +128,7 @@ def find_run(results: Path, name: str, system: str | None) -> tuple[Run, str]:
         raise UserError(f"no run {name!r}: neither {places} is one; `retipair train -n {name} --data FOLDER` makes it")
     if len(found) > 1:
         raise UserError(f"run {name!r} exists under both systems; say which with --base")
-    return Run(results_folder(results, found[0]) / name), found[0]
+    return Run(results_folder(results, found[0]) / name)
 
 
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:

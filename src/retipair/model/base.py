@@ -37,7 +37,7 @@ diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
 CONFIGS = Path(__file__).parent / "configs"
-"""The published configs of both systems, without weights."""
+"""The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -198,10 +198,15 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
 
 
 def _open_random(source: str) -> Base:
-    name = source.removeprefix("random:")
-    if name not in SYSTEMS:
-        raise UserError(f"--base {source}: there are random:sdxl and random:sd15")
-    return Base(source, SYSTEMS[name], CONFIGS / name, "random")
+    folder = CONFIGS / source.removeprefix("random:")
+    if folder.parent != CONFIGS or not folder.is_dir():
+        raise UserError(f"--base {source}: there are {', '.join(random_bases())}")
+    return Base(source, _system_of_folder(folder, source), folder, "random")
+
+
+def random_bases() -> list[str]:
+    """Bases with random weights: full-size ones for measuring, tiny ones for trying out and for tests."""
+    return sorted(f"random:{folder.name}" for folder in CONFIGS.iterdir() if folder.is_dir())
 
 
 # What system is it?
