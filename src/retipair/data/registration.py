@@ -1,0 +1,289 @@
+"""Aligning the moving FA to the fixed CF: by landmarks or features, then by vessels. All that uses OpenCV.
+
+Transforms are (3, 3) homographies between pixel centres: the centre of the top-left pixel is (0, 0), so
+resizing by s maps x to (x + 0.5) s - 0.5. A view's *work frame* is the square around its field of view at
+512 px, the scale at which vessel widths and every threshold here were measured.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from scipy.optimize import minimize
+
+from retipair.data.pair import Pair
+from retipair.vision.field_of_view import erode, field_of_view
+from retipair.vision.ridges import correlation, vesselness
+
+WORK_SIZE = 512
+_AGREES_PX = 6.0  # hand-placed landmarks scatter by about 2.5 px
+_ENOUGH = 8  # a homography through fewer landmarks follows their jitter far outside them
+_CONTRADICTS_PX = 3.8  # vessels that leave half the landmarks further off than this are not believed alone
+_RATIO = 0.85  # Lowe's ratio test; vessels look alike, so it is lenient and RANSAC judges
+_BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as a landmark is wrong
+_RIM = 10.0  # px: the field's edge is a ridge too
+_CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32) * (WORK_SIZE - 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """A raw view (H, W, 3) or (H, W) uint8."""
+
+    image: np.ndarray
+
+    @cached_property
+    def field(self) -> np.ndarray:
+        """Where it shows the eye, (H, W) bool; everywhere if that cannot be seen."""
+        field = field_of_view(self.image)
+        return field if field.any() else np.ones_like(field)
+
+    @cached_property
+    def to_work(self) -> np.ndarray:
+        """Raw px -> work px, (3, 3)."""
+        return to_square(self.field, WORK_SIZE)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Matching points in raw px, (N, 2) x, y each."""
+
+    cf: np.ndarray
+    fa: np.ndarray
+
+
+@dataclass(frozen=True)
+class Registration:
+    """`fa_to_cf` (3, 3) maps raw FA to raw CF; `inliers` landmarks or features agreed on it."""
+
+    fa_to_cf: np.ndarray
+    inliers: int
+
+
+def move(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) through a homography (3, 3) -> (N, 2)."""
+    moved = np.column_stack([points, np.ones(len(points))]) @ homography.T
+    return np.asarray(moved[:, :2] / moved[:, 2:])
+
+
+def residuals(homography: np.ndarray, landmarks: Landmarks) -> np.ndarray:
+    """How far each FA landmark, moved, lies from the CF's, (N,) raw CF px."""
+    return np.asarray(np.linalg.norm(move(homography, landmarks.fa) - landmarks.cf, axis=1))
+
+
+def single_threaded() -> None:
+    """Keep OpenCV to one thread: for processes that share the machine."""
+    cv2.setNumThreads(1)
+
+
+# --- First guess
+
+
+def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
+    """The homography most landmarks agree on (RANSAC), or a partial affine where too few do."""
+    return _raw(cf, fa, *_agreed(move(fa.to_work, landmarks.fa), move(cf.to_work, landmarks.cf)))
+
+
+def register_features(cf: View, fa: View) -> Registration:
+    """The homography most SIFT features of the vesselness maps agree on; without any, 0 inliers."""
+    return _raw(cf, fa, *_agreed(*_matches(_ridges(fa, fa.to_work), _ridges(cf, cf.to_work))))
+
+
+def _raw(cf: View, fa: View, work: np.ndarray, inliers: int) -> Registration:
+    fa_to_cf = np.linalg.inv(cf.to_work) @ work @ fa.to_work
+    return Registration(fa_to_cf / fa_to_cf[2, 2], inliers)
+
+
+def _agreed(fa_points: np.ndarray, cf_points: np.ndarray) -> tuple[np.ndarray, int]:
+    """FA to CF (3, 3) and the number of matches within 6 px of it."""
+    if len(fa_points) < 4:
+        return np.eye(3), 0
+    homography, agree = cv2.findHomography(fa_points, cf_points, cv2.RANSAC, _AGREES_PX, maxIters=5000)
+    inliers = int(agree.sum()) if homography is not None and _is_mild(homography) else 0
+    if inliers >= _ENOUGH:
+        return homography, inliers
+    affine, agree = cv2.estimateAffinePartial2D(
+        fa_points, cf_points, method=cv2.RANSAC, ransacReprojThreshold=_AGREES_PX
+    )
+    if affine is not None and int(agree.sum()) >= inliers:
+        return np.vstack([affine, [0, 0, 1]]), int(agree.sum())
+    return (homography, inliers) if inliers else (np.eye(3), 0)
+
+
+def _is_mild(homography: np.ndarray) -> bool:
+    """A camera before the same eye neither mirrors the field nor makes it thrice as large, here or there."""
+    depth = homography[2, :2] @ _CORNERS.T + homography[2, 2]
+    area = np.linalg.det(homography) / depth**3  # the Jacobian's determinant
+    return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
+
+
+def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features that match by Lowe's ratio test, (N, 2) each."""
+    sift = cv2.SIFT.create(nfeatures=2000, contrastThreshold=0.02)
+    (fa_keys, fa_words), (cf_keys, cf_words) = (
+        sift.detectAndCompute(_to_uint8(ridges), None) for ridges in (fa_ridges, cf_ridges)
+    )
+    if len(fa_keys) < 2 or len(cf_keys) < 2:
+        return np.empty((0, 2)), np.empty((0, 2))
+    nearest = cv2.BFMatcher(cv2.NORM_L2).knnMatch(fa_words, cf_words, k=2)
+    good = [first for first, second in nearest if first.distance < _RATIO * second.distance]
+    on_fa = np.array([fa_keys[match.queryIdx].pt for match in good])
+    on_cf = np.array([cf_keys[match.trainIdx].pt for match in good])
+    return on_fa.reshape(-1, 2), on_cf.reshape(-1, 2)
+
+
+def _to_uint8(ridges: np.ndarray) -> np.ndarray:
+    return np.clip(255 * ridges / (np.percentile(ridges, 99.5) + 1e-6), 0, 255).astype(np.uint8)
+
+
+# --- Refinement
+
+
+def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None) -> np.ndarray:
+    """Pull the vessels of both views together, (3, 3) -> (3, 3); what came in where that does not help.
+
+    ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A
+    step is kept where it raises the correlation of the unblurred maps. Half the landmarks may stay about 4 px
+    off (at 512) at most: where more would, the best compromise of landmarks and vessels is taken.
+    """
+    to_work = cf.to_work @ fa_to_cf  # raw FA -> work CF
+    both = _inside(cf, cf.to_work) & _inside(fa, to_work)
+    maps = _Ridges(_ridges(cf, cf.to_work), _ridges(fa, to_work), both)
+    climbed = _climb(maps)
+    refined = _then(climbed, cf, to_work)
+    if landmarks is None:
+        return refined
+    frame = common_square(cf, fa, refined, WORK_SIZE)
+    limit = _CONTRADICTS_PX / (cf.to_work if frame is None else frame)[0, 0]  # raw CF px
+    if np.median(residuals(refined, landmarks)) <= limit:
+        return refined
+    in_work = Landmarks(move(cf.to_work, landmarks.cf), move(to_work, landmarks.fa))
+    return _then(_compromise(maps, climbed, in_work, limit * cf.to_work[0, 0]), cf, to_work)
+
+
+@dataclass(frozen=True)
+class _Ridges:
+    """Vesselness in the CF's work frame, (512, 512) float32 each, and where both views are valid, bool."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    both: np.ndarray
+
+    def correlation(self, step: np.ndarray) -> float:
+        """In [-1, 1], after `step` (3, 3) has moved the moving map."""
+        moved = cv2.warpPerspective(self.moving, step, (WORK_SIZE, WORK_SIZE))
+        return correlation(self.fixed[self.both], moved[self.both]) if self.both.any() else 0.0
+
+
+def _then(step: np.ndarray, cf: View, to_work: np.ndarray) -> np.ndarray:
+    """Raw FA -> raw CF by way of the work frame and one step in it."""
+    fa_to_cf = np.linalg.inv(cf.to_work) @ step @ to_work
+    return np.asarray(fa_to_cf / fa_to_cf[2, 2])
+
+
+def _inside(view: View, to_work: np.ndarray) -> np.ndarray:
+    return erode(resample(view.field, to_work, WORK_SIZE), _RIM)
+
+
+def _ridges(view: View, to_work: np.ndarray) -> np.ndarray:
+    """Vesselness in a work frame, (512, 512) float32, 0 at the field's rim and beyond."""
+    field = resample(view.field, to_work, WORK_SIZE)
+    return vesselness(resample(view.image, to_work, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
+
+
+def _climb(maps: _Ridges) -> np.ndarray:
+    """Coarse to fine, the step that raises the correlation most, (3, 3); the identity if none does."""
+    best, score = np.eye(3), maps.correlation(np.eye(3))
+    for blur in _BLURS:
+        step = _ecc(maps, best, blur)
+        if step is not None and maps.correlation(step) > score:
+            best, score = step, maps.correlation(step)
+    return best
+
+
+def _ecc(maps: _Ridges, start: np.ndarray, blur: float) -> np.ndarray | None:
+    """One run of ECC from `start`, (3, 3), on maps blurred by `blur` px; None where it does not converge."""
+    fixed, moving = (cv2.GaussianBlur(ridges, (0, 0), blur) for ridges in (maps.fixed, maps.moving))
+    backward = np.linalg.inv(start).astype(np.float32)  # ECC asks where each fixed pixel comes from
+    until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
+    mask = maps.both.astype(np.uint8)
+    try:
+        _, found = cv2.findTransformECC(fixed, moving, backward, cv2.MOTION_HOMOGRAPHY, until, mask, 1)
+    except cv2.error:  # OpenCV's way to say that it diverged: a finer or coarser scale may not
+        return None
+    step = np.linalg.inv(np.asarray(found, dtype=np.float64))
+    return step / step[2, 2] if _is_mild(step / step[2, 2]) else None
+
+
+def _compromise(maps: _Ridges, climbed: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
+    """The step with the highest correlation that leaves half the landmarks within `limit` work px, (3, 3).
+
+    A field is not flat, so that no one homography may suit vessels and landmarks everywhere. The step is
+    searched by its four corners (Powell's method) from what the landmarks want, what the vessels want, and
+    the middle.
+    """
+
+    def step_of(shifts: np.ndarray) -> np.ndarray:
+        return cv2.getPerspectiveTransform(_CORNERS, _CORNERS + shifts.reshape(4, 2).astype(np.float32))
+
+    def cost(shifts: np.ndarray) -> float:
+        step = step_of(shifts)
+        return 0.5 * max(0.0, float(np.median(residuals(step, landmarks))) - limit) - maps.correlation(step)
+
+    # Within 30 px, so that the corners cannot fold over one another.
+    bounds = [(-30.0, 30.0)] * 8
+    options = {"maxiter": 15, "xtol": 0.05, "ftol": 1e-4}
+    wanted = np.clip((move(climbed, _CORNERS) - _CORNERS).ravel(), -30, 30)
+    starts = (share * wanted for share in (0.0, 0.5, 1.0))
+    found = [minimize(cost, start, method="Powell", bounds=bounds, options=options) for start in starts]
+    return step_of(min(found, key=lambda result: float(result.fun)).x)
+
+
+# --- The frame both views share
+
+
+def common_square(cf: View, fa: View, fa_to_cf: np.ndarray, size: int) -> np.ndarray | None:
+    """Raw CF px -> the frame of `size` px around what both views show, (3, 3); None if they share nothing."""
+    height, width = cf.field.shape
+    moved = cv2.warpPerspective(fa.field.astype(np.uint8), fa_to_cf, (width, height), flags=cv2.INTER_NEAREST)
+    both = cf.field & (moved > 0)
+    return to_square(both, size) if both.any() else None
+
+
+def render(cf: View, fa: View, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray, size: int) -> Pair:
+    """Both views in one frame of `size` px, each resampled once, black where either is not valid."""
+    mask = resample(cf.field, cf_to_frame, size) & resample(fa.field, fa_to_frame, size)
+    moved_cf, moved_fa = resample(cf.image, cf_to_frame, size), resample(fa.image, fa_to_frame, size)
+    return Pair(moved_cf * mask[..., None], moved_fa * mask, mask)
+
+
+def to_square(field: np.ndarray, size: int) -> np.ndarray:
+    """The map from the smallest square around `field`, (H, W) bool, to one of `size` px, (3, 3)."""
+    rows, columns = (np.flatnonzero(field.any(axis=axis)) for axis in (1, 0))
+    first, last = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]])
+    side = float((last - first).max() + 1)
+    # The square's edge, half a pixel before its first pixel's centre, becomes -0.5.
+    edge = (first + last - side) / 2
+    scale = size / side
+    x, y = -edge * scale - 0.5
+    return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
+
+
+def resample(image: np.ndarray, homography: np.ndarray, size: int) -> np.ndarray:
+    """A view or mask (H, W) or (H, W, 3) through `homography` into a frame of `size` px, black outside.
+
+    Bicubic, blurred first where it shrinks, so that nothing aliases; masks are linear and cut at one half.
+    """
+    how = cv2.INTER_LINEAR if image.dtype == bool else cv2.INTER_CUBIC
+    values = image.astype(np.float32) if image.dtype == bool else image
+    if (shrink := 1 / _scale_of(homography, image.shape)) > 1.05:
+        values = cv2.GaussianBlur(values, (0, 0), (shrink - 1) / 2)
+    moved = cv2.warpPerspective(values, homography, (size, size), flags=how)
+    return np.asarray(moved > 0.5 if image.dtype == bool else moved)
+
+
+def _scale_of(homography: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How much `homography` enlarges at the centre of an image of this shape."""
+    x, y = shape[1] / 2, shape[0] / 2
+    origin, right, below = move(homography, np.array([[x, y], [x + 1, y], [x, y + 1]]))
+    return float(np.sqrt(abs(np.linalg.det(np.stack([right - origin, below - origin])))))
