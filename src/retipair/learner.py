@@ -57,8 +57,8 @@ class Learner:
             self._average.restore(self.parameters.values())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything the next step depends on, by name."""
-        tensors: dict[str, torch.Tensor] = {f"adapter.{name}": p for name, p in self.parameters.items()}
+        """Everything the next step depends on, by name: the raw adapter, the optimiser, the average."""
+        tensors = {f"adapter.{name}": p.detach().clone() for name, p in self.parameters.items()}
         for number, entry in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in entry.items()}
         if self._average is not None:

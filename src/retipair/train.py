@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> Path | None:
     def milestone() -> None:
         """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it."""
         nonlocal best
+        state = {**learner.state(), "window": window.sums.clone()}
         with learner.averaged():
             now = replace(description, step=learner.step)
             save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, unet, now)  # noqa: E731
@@ -78,7 +79,6 @@ def train(config: TrainConfig) -> Path | None:
                 reason = {"step": learner.step, "validation_loss": losses["loss"], "before": finite(best)}
                 best = losses["loss"]
                 run.save_best(save, reason)
-            state = {**learner.state(), "window": window.sums}
             run.save_checkpoint(learner.step, save, state, {"best": best})
 
     # Train

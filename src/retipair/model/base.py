@@ -137,9 +137,19 @@ class Base:
             pipeline = self.system.pipeline(
                 **parts, **tokenizers, **encoders, **self._extras, scheduler=self.scheduler("ddpm")
             )
-        for name in self.system.text_encoders:
-            getattr(pipeline, name).requires_grad_(False).eval()
+        for encoder, tokenizer in zip(self.system.text_encoders, self.system.tokenizers, strict=True):
+            self._check_encoder(getattr(pipeline, encoder).requires_grad_(False).eval(), getattr(pipeline, tokenizer))
         return pipeline
+
+    def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
+        """The libraries load a cut-off encoder or an empty vocabulary without a word."""
+        if any(parameter.is_meta for parameter in encoder.parameters()):
+            raise UserError(f"--base {self.source}: its text encoder is incomplete; get it again or choose another")
+        if len(tokenizer) > encoder.config.vocab_size or len(tokenizer) < 256:
+            raise UserError(
+                f"--base {self.source}: a vocabulary of {len(tokenizer)} does not fit its text encoder "
+                f"({encoder.config.vocab_size}); pass --tokenizer FOLDER with the right one"
+            )
 
     def scheduler(self, sampler: str) -> Any:
         """The library's scheduler with the base's own betas, prediction type and spacing.
