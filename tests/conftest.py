@@ -1,0 +1,134 @@
+"""Small real things to test on: prepared pairs, and bases of both systems built from the real classes."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from eyes import draw_pair
+
+from retipair.cli import main
+from retipair.data.manifest import PreparedPair, write_manifest
+from retipair.data.pair import save_image
+from retipair.model.base import Base, open_base
+
+VIEW = 128
+"""px; what the tiny bases were made for"""
+SYSTEMS = ("sdxl", "sd15")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Bytes on the CPU depend on the number of threads, and tiny networks are quickest with one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder: three eyes to train on, one to validate, one to test."""
+    return write_prepared(tmp_path_factory.mktemp("prepared"), ["train", "val", "train", "test", "train"])
+
+
+def write_prepared(folder: Path, splits: list[str], captions: dict[int, str] | None = None) -> Path:
+    """A prepared folder of synthetic eyes, one for each entry of `splits`."""
+    records = []
+    for number, split in enumerate(splits):
+        cf, fa = draw_pair(number, VIEW)
+        name = f"eye{number}"
+        for view, image in (("cf", cf), ("fa", fa), ("mask", np.full((VIEW, VIEW), 255, np.uint8))):
+            save_image(folder / view / f"{name}.png", image)
+        records.append(prepared_record(name, split, (captions or {}).get(number)))
+    write_manifest(folder, records)
+    return folder
+
+
+def prepared_record(name: str, split: str, caption: str | None = None) -> PreparedPair:
+    return PreparedPair(
+        id=name,
+        eye=name,
+        patient=None,
+        split=split,  # type: ignore[arg-type]
+        cf=f"cf/{name}.png",
+        fa=f"fa/{name}.png",
+        mask=f"mask/{name}.png",
+        size=VIEW,
+        caption=caption,
+        source_sha256="0" * 64,
+        fa_to_cf=np.eye(3).tolist(),
+        points=[],
+        inliers=None,
+        residual_px=None,
+        consistency_before=0.5,
+        consistency=0.5,
+    )
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """system -> a diffusers folder with a tiny base of it, as the library itself saves one."""
+    root = tmp_path_factory.mktemp("bases")
+
+    def folder(system: str) -> Path:
+        if not (root / system).is_dir():
+            save_base(open_base(f"random:tiny-{system}"), root / system)
+        return root / system
+
+    return folder
+
+
+def save_base(base: Base, folder: Path) -> None:
+    """Write a base as a whole diffusers folder."""
+    pipeline = base.text_pipeline()
+    pipeline.register_modules(unet=base.unet(), vae=base.vae())
+    pipeline.save_pretrained(str(folder))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused: status 2, one line, which is returned."""
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return run
+
+
+TRAIN_QUICKLY = [
+    *("--max_steps", "4", "--val_every", "2", "--log_every", "1", "--num_samples", "1", "--sample_steps", "2"),
+    *("--augment_variants", "2", "--unet_lora_rank", "4", "--unet_lora_alpha", "4"),
+]
+
+
+def train_command(name: str, base: object, data: Path, results: Path, *more: object) -> list[str]:
+    """A short training as one would type it."""
+    flags = ["--base", base, "--data", data, "--results", results]
+    return [str(part) for part in ("train", "-n", name, *flags, *TRAIN_QUICKLY, *more)]
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str], Path], prepared: Path
+) -> Callable[[str], Path]:
+    """system -> a results folder with a short run "exp" in it; read only."""
+    root = tmp_path_factory.mktemp("trained")
+
+    def results(system: str) -> Path:
+        if not (root / system).is_dir():
+            assert main(train_command("exp", base_folder(system), prepared, root / system)) == 0
+        return root / system
+
+    return results
