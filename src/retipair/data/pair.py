@@ -30,11 +30,22 @@ def load_image(path: Path, mode: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
+            return np.asarray(_eight_bits(image).convert(mode))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Deeper grey images as 8 bits: Pillow would cut off what is brighter. 16 bits often hold 10, 12 or 14."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise ValueError("its values are not those of an image")
+    bits = max(8, int(values.max(initial=0)).bit_length())
+    return Image.fromarray(np.rint(values * 255 / (2**bits - 1)).astype(np.uint8))
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from scipy.optimize import minimize
 
+from retipair.data.landmarks import Landmarks
 from retipair.data.pair import Pair
 from retipair.vision.field_of_view import erode, field_of_view
 from retipair.vision.ridges import correlation, vesselness
@@ -42,14 +43,6 @@ class View:
     def to_work(self) -> np.ndarray:
         """Raw px -> work px, (3, 3)."""
         return to_square(self.field, WORK_SIZE)
-
-
-@dataclass(frozen=True)
-class Landmarks:
-    """Matching points in raw px, (N, 2) x, y each."""
-
-    cf: np.ndarray
-    fa: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def _agreed(fa_points: np.ndarray, cf_points: np.ndarray) -> tuple[np.ndarray, i
     affine, agree = cv2.estimateAffinePartial2D(
         fa_points, cf_points, method=cv2.RANSAC, ransacReprojThreshold=_AGREES_PX
     )
-    if affine is not None and int(agree.sum()) >= inliers:
+    if affine is not None and int(agree.sum()) >= inliers and _is_mild(np.vstack([affine, [0, 0, 1]])):
         return np.vstack([affine, [0, 0, 1]]), int(agree.sum())
     return (homography, inliers) if inliers else (np.eye(3), 0)
 
@@ -154,7 +147,7 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     if landmarks is None:
         return refined
     frame = common_square(cf, fa, refined, WORK_SIZE)
-    limit = _CONTRADICTS_PX / (cf.to_work if frame is None else frame)[0, 0]  # raw CF px
+    limit = _CONTRADICTS_PX / frame[0, 0]  # raw CF px
     if np.median(residuals(refined, landmarks)) <= limit:
         return refined
     in_work = Landmarks(move(cf.to_work, landmarks.cf), move(to_work, landmarks.fa))
@@ -242,12 +235,12 @@ def _compromise(maps: _Ridges, climbed: np.ndarray, landmarks: Landmarks, limit:
 # --- The frame both views share
 
 
-def common_square(cf: View, fa: View, fa_to_cf: np.ndarray, size: int) -> np.ndarray | None:
-    """Raw CF px -> the frame of `size` px around what both views show, (3, 3); None if they share nothing."""
+def common_square(cf: View, fa: View, fa_to_cf: np.ndarray, size: int) -> np.ndarray:
+    """Raw CF px -> the frame of `size` px around what both views show (the CF, if nothing), (3, 3)."""
     height, width = cf.field.shape
     moved = cv2.warpPerspective(fa.field.astype(np.uint8), fa_to_cf, (width, height), flags=cv2.INTER_NEAREST)
     both = cf.field & (moved > 0)
-    return to_square(both, size) if both.any() else None
+    return to_square(both if both.any() else cf.field, size)
 
 
 def render(cf: View, fa: View, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray, size: int) -> Pair:

@@ -1,0 +1,36 @@
+"""All pairs at a glance: CF, FA and their chessboard, row by row."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from retipair.data.pair import Pair, chessboard
+
+MOST_PAIRS = 48  # what a screen can still scroll through
+_SIDE = 256  # px of one view on the sheet
+_HEAD = 16  # px for the pair's title
+_PER_ROW = 2
+
+
+def contact_sheet(titled: Iterable[tuple[str, Pair]]) -> np.ndarray:
+    """The first 48 pairs as (title, pair), two a row, (H, W, 3) uint8; a break in a vessel is a fault of alignment."""
+    tiles = [_tile(title, pair) for title, pair in islice(titled, MOST_PAIRS)]
+    rows = [_row(tiles[first : first + _PER_ROW]) for first in range(0, len(tiles), _PER_ROW)]
+    return np.concatenate(rows)
+
+
+def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    blanks = [np.zeros_like(tiles[0])] * (_PER_ROW - len(tiles))
+    return np.concatenate([*tiles, *blanks], axis=1)
+
+
+def _tile(title: str, pair: Pair) -> np.ndarray:
+    fa = np.repeat(pair.fa[..., None], 3, axis=2)
+    sheet = Image.new("RGB", (3 * _SIDE, _HEAD + _SIDE))
+    for column, view in enumerate((pair.cf, fa, chessboard(pair.cf, pair.fa))):
+        small = Image.fromarray(view).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        sheet.paste(small, (column * _SIDE, _HEAD))
+    ImageDraw.Draw(sheet).text((4, 2), title, fill="white")
+    return np.asarray(sheet)

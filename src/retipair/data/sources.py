@@ -1,0 +1,244 @@
+"""What raw folders and tables look like: every known layout -> one list of raw pairs, nothing decoded yet.
+
+    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      the original; also all files in ROOT itself
+    ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
+    ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            Isfahan MISP
+    pairs.csv or pairs.jsonl                                  a table: columns cf, fa and what else is known
+
+A folder may have an `eyes.csv` (id, eye and, where known, patient and split).
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retipair.data.landmarks import read_text
+from retipair.data.manifest import SPLITS, Split
+from retipair.errors import UserError
+
+EYES_TABLE = "eyes.csv"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
+_NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
+_DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
+_SAFE_ID = re.compile(r"\w[\w.+-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawPair:
+    """Where one pair's files are and what is known about it; `cf` and `fa` are as named, not yet as seen."""
+
+    id: str
+    cf: Path
+    fa: Path
+    cf_points: Path | None = None
+    fa_points: Path | None = None
+    eye: str | None = None
+    patient: str | None = None
+    split: Split | None = None
+    caption: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file the pair is made of."""
+        return [path for path in (self.cf, self.fa, self.cf_points, self.fa_points) if path is not None]
+
+    def swapped(self) -> "RawPair":
+        """The same pair with its views, and their points, the other way round."""
+        return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
+
+
+def find_pairs(raw: Path) -> list[RawPair]:
+    """The pairs in a raw folder or table, by id.
+
+    Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
+    """
+    if raw.is_dir():
+        pairs = _with_eyes(raw, list(_in_folder(raw)))
+    elif raw.is_file():
+        pairs = list(_in_table(raw))
+    else:
+        raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
+    for pair in pairs:
+        _check(pair)
+    # Some file systems do not tell A from a.
+    if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
+        raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
+    return sorted(pairs, key=lambda pair: pair.id)
+
+
+# --- Folders
+
+
+def _in_folder(root: Path) -> Iterator[RawPair]:
+    folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
+    if "cf" in folders and "fa" in folders:
+        return _parallel(folders["cf"], folders["fa"])
+    if "abnormal" in folders or "normal" in folders:
+        return _isfahan({name: folders[name] for name in ("abnormal", "normal") if name in folders})
+    return _numbered(root)
+
+
+def _numbered(root: Path) -> Iterator[RawPair]:
+    """The original layout, in a folder a pair or flat."""
+    places = [root, *(path for path in _visible(root) if path.is_dir())]
+    if not any(_images(place) for place in places):
+        raise UserError(f"{root}: no images in a layout that is known; known are {_LAYOUTS}")
+    for place in places:
+        if place != root and not _images(place):
+            raise UserError(f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it")
+        views: dict[str, dict[int, Path]] = {}
+        for path in _images(place):
+            match = _NUMBERED.fullmatch(path.stem)
+            if not match:
+                raise UserError(f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
+            _add(views.setdefault(match["id"], {}), int(match["view"]), path)
+        for name, pair in views.items():
+            yield _pair(name, pair, expected={1: f"{name}_01", 2: f"{name}_02"})
+
+
+def _parallel(cf: Path, fa: Path) -> Iterator[RawPair]:
+    views: dict[str, dict[int, Path]] = {}
+    for number, place in enumerate((cf, fa), start=1):
+        for path in _images(place):
+            _add(views.setdefault(path.stem, {}), number, path)
+    if not views:
+        raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
+    for name, pair in views.items():
+        yield _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
+
+
+def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair]:
+    """ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the other way round."""
+    if not any(_images(place) for place in folders.values()):
+        raise UserError(f"{next(iter(folders.values()))}: no images in it; put n.jpg and n-n.jpg there")
+    for kind, place in folders.items():
+        views: dict[str, dict[int, Path]] = {}
+        plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
+        for path in _images(place):
+            match = _DOUBLED.fullmatch(path.stem)
+            _add(views.setdefault(match["id"] if match else path.stem, {}), doubled if match else plain, path)
+        for name, pair in views.items():
+            yield _pair(f"{kind}_{name}", pair, expected={plain: name, doubled: f"{name}-{name}"})
+
+
+def _add(views: dict[int, Path], number: int, path: Path) -> None:
+    if number in views:
+        raise UserError(f"{path}: the same view as {views[number].name}; remove one of them")
+    views[number] = path
+
+
+def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPair:
+    if missing := [stem for number, stem in expected.items() if number not in views]:
+        present = next(iter(views.values()))
+        raise UserError(f"{present}: its partner {missing[0]} is missing; add it or remove this view")
+    cf, fa = views[1], views[2]
+    cf_points, fa_points = (p if p.is_file() else None for p in (cf.with_suffix(".txt"), fa.with_suffix(".txt")))
+    return RawPair(id=name, cf=cf, fa=fa, cf_points=cf_points, fa_points=fa_points)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without what operating systems hide there."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+# --- Tables
+
+
+def _in_table(path: Path) -> Iterator[RawPair]:
+    known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
+    for where, row in _rows(path, known, needed=("cf", "fa")):
+        files = {key: path.parent / row[key] for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
+        for file in files.values():
+            if not file.is_file():
+                raise UserError(f"{where}: {file} does not exist; paths are relative to the table")
+        described = {key: row[key] for key in ("eye", "patient", "caption") if key in row}
+        name = row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem)
+        yield RawPair(id=name, **files, **described, split=_split(row, where))  # type: ignore[arg-type]
+
+
+def _with_eyes(root: Path, pairs: list[RawPair]) -> list[RawPair]:
+    """Add what `eyes.csv` says; it must speak of each pair once and of nothing else."""
+    path = root / EYES_TABLE
+    if not path.is_file():
+        return pairs
+    eyes: dict[str, dict[str, Any]] = {}
+    for where, row in _rows(path, ("id", "eye", "patient", "split"), needed=("id", "eye")):
+        if row["id"] in eyes:
+            raise UserError(f"{where}: id {row['id']!r} for the second time; remove one line")
+        eyes[row["id"]] = {"eye": row["eye"], "patient": row.get("patient"), "split": _split(row, where)}
+    ids = {pair.id for pair in pairs}
+    if strange := sorted(set(eyes) - ids):
+        raise UserError(f"{path}: no pair has id {strange[0]!r}; correct or remove its line")
+    if missing := sorted(ids - set(eyes)):
+        raise UserError(f"{path}: no line for pair {missing[0]!r}; add one, so that no eye is on two sides")
+    return [replace(pair, **eyes[pair.id]) for pair in pairs]
+
+
+def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, cells that are not empty) of each line of a CSV or JSONL table."""
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: not a table that is known; known are .csv and .jsonl, or a folder")
+    rows = 0
+    for where, cells in readers[path.suffix.lower()](path):
+        if unknown := [key for key in cells if key not in known]:
+            raise UserError(f"{where}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
+        texts = {key: "" if cell is None else str(cell).strip() for key, cell in cells.items()}
+        row = {key: text for key, text in texts.items() if text}
+        if missing := [key for key in needed if key not in row]:
+            raise UserError(f"{where}: {missing[0]} is missing; fill that column in every line")
+        rows += 1
+        yield where, row
+    if not rows:
+        raise UserError(f"{path}: no lines in this table; it needs the columns {', '.join(needed)}")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = csv.reader(read_text(path).splitlines())
+    header = [name.strip() for name in next(lines, [])]
+    for cells in lines:
+        where = f"{path}, line {lines.line_num}"
+        if len(cells) > len(header):
+            raise UserError(f"{where}: {len(cells)} cells for {len(header)} columns; quote cells with commas")
+        if any(cell.strip() for cell in cells):
+            yield where, dict(zip(header, cells, strict=False))
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not an object; write one {{...}} a line")
+        if row:
+            yield where, row
+
+
+def _split(row: dict[str, str], where: str) -> Split | None:
+    if "split" not in row:
+        return None
+    name = {"validation": "val", "valid": "val"}.get(row["split"].lower(), row["split"].lower())
+    for split in SPLITS:
+        if name == split:
+            return split
+    raise UserError(f"{where}: unknown split {row['split']!r}; known are train, val and test")
+
+
+def _check(pair: RawPair) -> None:
+    if not _SAFE_ID.fullmatch(pair.id):
+        raise UserError(f"{pair.cf}: id {pair.id!r} is no safe file name; use letters, digits, . _ + and -")
+    if (pair.cf_points is None) != (pair.fa_points is None):
+        raise UserError(f"{pair.cf_points or pair.fa_points}: the other view has no points; add some or remove these")

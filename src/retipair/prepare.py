@@ -1,0 +1,424 @@
+"""`retipair prepare RAW OUT`: raw views, with or without key points -> aligned pairs, their manifest, a contact sheet.
+
+Every input is read and checked before anything is written. Workers then write into OUT/.partial; only when all is done
+do the views move to their places, the manifest last. What each view was made from is kept in OUT/.prepare.json, so
+that the next run redoes only what changed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from retipair.config import PrepareConfig, Register, canonical_json
+from retipair.data.align import How, align
+from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
+from retipair.data.landmarks import Landmarks, read_landmarks
+from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, PreparedPair, Split, write_manifest
+from retipair.data.pair import Pair, load_image, save_image
+from retipair.data.registration import single_threaded
+from retipair.data.sources import RawPair, find_pairs
+from retipair.data.split import eye_names, split_pairs
+from retipair.errors import UserError
+
+STATE_NAME = ".prepare.json"
+_STATE_SCHEMA = "retipair.prepare-state/1"
+_STAGING = ".partial"
+_VIEWS = ("cf", "fa", "mask")
+_SHEET = "contact_sheet.png"
+_RECIPE = 1  # raise it whenever the same raw views would be aligned otherwise
+_GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
+_CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A raw pair after its files were read whole: views the right way round, and a hash of all its files."""
+
+    pair: RawPair
+    swapped: bool
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to align one pair; `key` names everything the result depends on."""
+
+    pair: RawPair
+    key: str
+    source_sha256: str
+    how: How
+    size: int
+    max_residual_px: float
+    staging: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused."""
+
+    id: str
+    key: str
+    source_sha256: str
+    refused: str | None
+    fa_to_cf: list[list[float]]
+    points: list[list[float]]
+    inliers: int | None
+    residual_px: float | None
+    consistency_before: float
+    consistency: float
+    files_sha256: dict[str, str]
+
+
+def prepare(config: PrepareConfig) -> Path:
+    """Align every raw pair and write the prepared folder; returns it.
+
+    Raises UserError, before anything is written, for settings or inputs that cannot work, or when too few pairs
+    could be aligned.
+    """
+    # Check everything
+    _check_settings(config)
+    pairs = find_pairs(config.raw)
+    split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
+    _check_out(config.raw, config.out)
+    tasks = [_task(seen, config) for seen in _read_all(pairs, config)]
+    earlier = _earlier_outcomes(config.out)
+
+    # Align what is new or changed
+    created = not config.out.exists()
+    shutil.rmtree(config.out / _STAGING, ignore_errors=True)
+    try:
+        redo = [task for task in tasks if not _is_current(task, earlier, config.out)]
+        done = {outcome.id: outcome for outcome in _align_all(redo, config.workers)}
+        outcomes = [done.get(task.pair.id) or earlier[task.pair.id] for task in tasks]
+
+        # Say what became of them, and keep what can be used
+        sides = _say_and_split([task.pair for task in tasks], outcomes, config)
+        _move_into_place(config.out, earlier, outcomes)
+        _describe(config, [task.pair for task in tasks], outcomes, sides)
+    finally:
+        shutil.rmtree(config.out / _STAGING, ignore_errors=True)
+        if created and config.out.is_dir() and not any(config.out.iterdir()):
+            config.out.rmdir()
+    return config.out
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds pairs that are ready to train on."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def fingerprint(config: PrepareConfig) -> str:
+    """A hash of all that the prepared folder depends on: the raw files' content, their tables and the settings.
+
+    Neither where the raw files lie, nor OUT, nor the number of workers. Raises UserError like `find_pairs`.
+    """
+    known = [
+        [pair.id, pair.eye, pair.patient, pair.split, pair.caption, _sha256_of(pair)] for pair in find_pairs(config.raw)
+    ]
+    settings = [config.size, config.register, config.max_residual_px]
+    split = [config.val_fraction, config.test_fraction, config.seed]
+    return _sha256_of_json([_RECIPE, settings, split, known])
+
+
+# --- Checks
+
+
+def _check_settings(config: PrepareConfig) -> None:
+    if config.size < 64 or config.size % 64:
+        raise UserError(f"--size {config.size}: must be a multiple of 64 px, 64 at least")
+    if config.max_residual_px <= 0:
+        raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be above 0")
+    if config.workers < 0:
+        raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+    val, test = config.val_fraction, config.test_fraction
+    if not (val > 0 and test >= 0 and val + test < 1):
+        raise UserError(
+            f"--val_fraction {val:g} --test_fraction {test:g}: validation needs a share above 0, training too"
+        )
+
+
+def _check_out(raw: Path, out: Path) -> None:
+    """OUT is new, empty or ours, and not among the raw views."""
+    folder = raw.resolve() if raw.is_dir() else None
+    if folder and (out.resolve() == folder or folder in out.resolve().parents):
+        raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; choose another OUT")
+    if out.is_dir() and any(path.name != _STAGING for path in out.iterdir()) and not _is_ours(out):
+        raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
+
+
+def _is_ours(out: Path) -> bool:
+    if (out / STATE_NAME).is_file():
+        return True
+    manifest = out / MANIFEST_NAME
+    if not manifest.is_file():
+        return False
+    with manifest.open(encoding="utf-8", errors="replace") as stream:
+        return PREPARED_SCHEMA in stream.readline()
+
+
+def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
+    """Read every file whole, so that what is broken is known before anything is written."""
+    read = partial(_read, register=config.register)
+    with ThreadPoolExecutor(_workers(config.workers, len(pairs))) as pool:
+        seen = list(_with_bar(pool.map(read, pairs), len(pairs), "Reading"))
+    for one in seen:
+        if one.swapped:
+            print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
+    return seen
+
+
+def _read(pair: RawPair, register: Register) -> Seen:
+    cf, fa = load_image(pair.cf, "RGB"), load_image(pair.fa, "RGB")
+    swapped = _chroma(fa) > _CLEARLY * _chroma(cf)
+    if swapped:
+        pair, cf, fa = pair.swapped(), fa, cf
+    if _chroma(cf) < _GREY:
+        raise UserError(f"{pair.cf}: neither this nor {pair.fa.name} is in colour; one must be the CF")
+    if register == "none" and cf.shape != fa.shape:
+        raise UserError(f"{pair.fa}: its size is not that of {pair.cf.name}, so they are not aligned; register them")
+    if register == "points" and pair.cf_points is None:
+        raise UserError(f"{pair.cf}: no points for this pair; add them or use --register auto")
+    _landmarks(pair, cf.shape, fa.shape)
+    return Seen(pair, swapped, _sha256_of(pair))
+
+
+def _landmarks(pair: RawPair, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...]) -> Landmarks | None:
+    if pair.cf_points is None or pair.fa_points is None:
+        return None
+    return read_landmarks(pair.cf_points, pair.fa_points, cf_shape, fa_shape)
+
+
+def _chroma(image: np.ndarray) -> float:
+    """Mean over the pixels that are not black of max - min over RGB, (H, W, 3) uint8 -> [0, 255]."""
+    pixels = image[::4, ::4].reshape(-1, 3).astype(np.int16)
+    lit = pixels[pixels.max(axis=1) > 16]
+    return float(np.ptp(lit, axis=1).mean()) if len(lit) else 0.0
+
+
+# --- Work, in parallel
+
+
+def _task(seen: Seen, config: PrepareConfig) -> Task:
+    how: How = "points" if seen.pair.cf_points else "features"
+    if config.register != "auto":
+        how = config.register
+    key = _sha256_of_json([_RECIPE, seen.sha256, how, config.size, config.max_residual_px])
+    return Task(
+        pair=seen.pair,
+        key=key,
+        source_sha256=seen.sha256,
+        how=how,
+        size=config.size,
+        max_residual_px=config.max_residual_px,
+        staging=config.out / _STAGING,
+    )
+
+
+def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the tasks. Several processes are spawned, not forked: OpenCV has threads."""
+    count = _workers(workers, len(tasks))
+    if count == 1:
+        yield from _with_bar(map(_align, tasks), len(tasks), "Aligning")
+        return
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=single_threaded) as pool:
+        try:
+            yield from _with_bar(pool.map(_align, tasks), len(tasks), "Aligning")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _align(task: Task) -> Outcome:
+    """Align one pair and stage its views, unless it is refused."""
+    cf, fa = load_image(task.pair.cf, "RGB"), load_image(task.pair.fa, "L")
+    landmarks = _landmarks(task.pair, cf.shape, fa.shape)
+    aligned = align(cf, fa, landmarks, task.how, task.size, task.max_residual_px)
+    files = {} if aligned.refused else _stage(task, aligned.pair)
+    return Outcome(
+        id=task.pair.id,
+        key=task.key,
+        source_sha256=task.source_sha256,
+        refused=aligned.refused,
+        fa_to_cf=aligned.fa_to_frame.tolist(),
+        points=aligned.points.round(3).tolist(),
+        inliers=aligned.inliers,
+        residual_px=None if aligned.residual_px is None else round(aligned.residual_px, 3),
+        consistency_before=round(aligned.consistency_before, 4),
+        consistency=round(aligned.consistency, 4),
+        files_sha256=files,
+    )
+
+
+def _stage(task: Task, pair: Pair) -> dict[str, str]:
+    views = {"cf": pair.cf, "fa": pair.fa, "mask": pair.mask.astype(np.uint8) * 255}
+    paths = {view: task.staging / _file(view, task.pair.id) for view in views}
+    for view, path in paths.items():
+        save_image(path, views[view])
+    return {view: _sha256_of_file(path) for view, path in paths.items()}
+
+
+def _workers(asked: int, jobs: int) -> int:
+    return max(1, min(asked or os.cpu_count() or 1, jobs))
+
+
+def _with_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    yield from track(items, title, total=total, console=Console(stderr=True), transient=True)
+
+
+# --- What earlier runs left
+
+
+def _earlier_outcomes(out: Path) -> dict[str, Outcome]:
+    """Outcomes of the run before, by id; none where the state file is missing or of another version."""
+    try:
+        state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    names = {field.name for field in fields(Outcome)}
+    if state.get("schema") != _STATE_SCHEMA or any(set(values) != names for values in state["pairs"]):
+        return {}
+    return {values["id"]: Outcome(**values) for values in state["pairs"]}
+
+
+def _is_current(task: Task, earlier: dict[str, Outcome], out: Path) -> bool:
+    """Whether nothing the pair depends on has changed, nor the files it was written to."""
+    before = earlier.get(task.pair.id)
+    if before is None or before.key != task.key:
+        return False
+    files = {out / _file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
+    return all(path.is_file() and _sha256_of_file(path) == sha256 for path, sha256 in files.items())
+
+
+# --- Results
+
+
+def _say_and_split(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], config: PrepareConfig) -> dict[str, Split]:
+    """Print the table; the side of every pair that was kept, by id. Raises UserError if they are too few."""
+    refused = {outcome.id for outcome in outcomes if outcome.refused}
+    kept = [pair for pair in pairs if pair.id not in refused]
+    try:
+        sides = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
+    except UserError as error:
+        _print_table(pairs, outcomes, {})
+        raise UserError(f"{config.raw}: {len(refused)} of {len(pairs)} pairs were refused, and {error}") from None
+    _print_table(pairs, outcomes, sides)
+    return sides
+
+
+def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]) -> None:
+    table = Table("id", "eye", "split", "inliers", "residual px", "consistency", "")
+    eyes = eye_names(pairs)
+    for outcome in outcomes:
+        residual = "-" if outcome.residual_px is None else f"{outcome.residual_px:.2f}"
+        table.add_row(
+            outcome.id,
+            eyes[outcome.id],
+            sides.get(outcome.id, "-"),
+            "-" if outcome.inliers is None else str(outcome.inliers),
+            residual if not outcome.points else f"{residual} ({len(outcome.points)} points)",
+            f"{outcome.consistency_before:.3f} -> {outcome.consistency:.3f}",
+            f"refused: {outcome.refused}" if outcome.refused else "kept",
+        )
+    screen = Console()
+    (screen if screen.is_terminal else Console(width=160)).print(table)
+
+
+def _move_into_place(out: Path, earlier: dict[str, Outcome], outcomes: Sequence[Outcome]) -> None:
+    """New views replace old ones and those of pairs that are gone are removed; without a manifest meanwhile."""
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
+    _write_state(out, outcomes)
+    gone = set(earlier) - {outcome.id for outcome in outcomes if not outcome.refused}
+    for view in _VIEWS:
+        (out / view).mkdir(parents=True, exist_ok=True)
+        for name in gone:
+            (out / _file(view, name)).unlink(missing_ok=True)
+        for outcome in outcomes:
+            staged = out / _STAGING / _file(view, outcome.id)
+            if staged.is_file():
+                staged.replace(out / _file(view, outcome.id))
+
+
+def _write_state(out: Path, outcomes: Sequence[Outcome]) -> None:
+    state = {"schema": _STATE_SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
+    partial_file = out / f"{STATE_NAME}.partial"
+    partial_file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file.write_text(canonical_json(state), encoding="utf-8")
+    partial_file.replace(out / STATE_NAME)
+
+
+def _describe(
+    config: PrepareConfig, pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]
+) -> None:
+    """The contact sheet, and last of all the manifest."""
+    eyes = eye_names(pairs)
+    both = [(p, o) for p, o in zip(pairs, outcomes, strict=True) if not o.refused]
+    records = [_record(pair, outcome, eyes[pair.id], sides[pair.id], config.size) for pair, outcome in both]
+    save_image(config.out / _SHEET, contact_sheet(map(partial(_titled, config.out), records)))
+    write_manifest(config.out, records)
+    more = f", the first {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
+    print(f"{len(records)} pairs in {config.out}; look at {_SHEET}{more}: vessels must run on from tile to tile")
+
+
+def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:
+    return PreparedPair(
+        id=pair.id,
+        eye=eye,
+        patient=pair.patient,
+        split=side,
+        **{view: _file(view, pair.id) for view in _VIEWS},
+        size=size,
+        caption=pair.caption,
+        source_sha256=outcome.source_sha256,
+        fa_to_cf=outcome.fa_to_cf,
+        points=outcome.points,
+        inliers=outcome.inliers,
+        residual_px=outcome.residual_px,
+        consistency_before=outcome.consistency_before,
+        consistency=outcome.consistency,
+    )
+
+
+def _titled(out: Path, record: PreparedPair) -> tuple[str, Pair]:
+    cf, fa, mask = (
+        load_image(out / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
+    )
+    residual = "" if record.residual_px is None else f"  residual {record.residual_px:.1f} px"
+    title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
+    return title, Pair(cf, fa, mask > 0)
+
+
+def _file(view: str, name: str) -> str:
+    return f"{view}/{name}.png"
+
+
+# --- Hashes
+
+
+def _sha256_of(pair: RawPair) -> str:
+    """Of the content of all the pair's files and what each is."""
+    files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
+    return _sha256_of_json([None if path is None else _sha256_of_file(path) for path in files])
+
+
+def _sha256_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sha256_of_json(values: Any) -> str:
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
