@@ -6,13 +6,14 @@ On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the origi
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.training_utils import _collate_lora_metadata, cast_training_params
+from diffusers import UNet2DConditionModel as UNet
+from diffusers.training_utils import EMAModel, _collate_lora_metadata, cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -56,7 +57,7 @@ class Description:
     schema: str = SCHEMA
 
 
-def add_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int = 0) -> None:
+def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
     """Add a fresh adapter, which changes nothing yet, in fp32 whatever the UNet's dtype (in bf16 it barely learns)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -67,17 +68,20 @@ def add_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int = 0) -
 def lora_config(rank: int, alpha: float, targets: str, dora: bool, rslora: bool) -> LoraConfig:
     """PEFT's settings for one of the two sets of target modules."""
     whole = int(alpha) if float(alpha).is_integer() else alpha
-    return LoraConfig(
-        r=rank, lora_alpha=whole, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora
-    )  # type: ignore[arg-type]
+    return LoraConfig(r=rank, lora_alpha=whole, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora)
 
 
-def adapter_parameters(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
+def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
     """The trainable parameters by name, in a fixed order."""
     return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(folder: Path, base: Base, unet: UNet2DConditionModel, description: Description) -> None:
+def running_average(parameters: Iterable[torch.nn.Parameter], decay: float) -> EMAModel:
+    """The library's exponential moving average; it warms up: its decay at step k is at most (1 + k) / (10 + k)."""
+    return EMAModel(parameters, decay)
+
+
+def save_adapter(folder: Path, base: Base, unet: UNet, description: Description) -> None:
     """Write the adapter into `folder` in both forms."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
@@ -85,9 +89,7 @@ def save_adapter(folder: Path, base: Base, unet: UNet2DConditionModel, descripti
     unet.peft_config["default"].save_pretrained(str(folder))
     save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
     pipeline: Any = base.system.pipeline
-    pipeline.save_lora_weights(
-        folder, convert_state_dict_to_diffusers(state), **_collate_lora_metadata({"unet": unet})
-    )
+    pipeline.save_lora_weights(folder, convert_state_dict_to_diffusers(state), **_collate_lora_metadata({"unet": unet}))
     _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
 
 
@@ -112,21 +114,17 @@ def read_description(folder: Path) -> Description | None:
     return Description(**{**values, "prompts": [(prompt, count) for prompt, count in values["prompts"]]})
 
 
-def load_adapter(folder: Path, unet: UNet2DConditionModel, base: str) -> None:
+def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     """Put the adapter in `folder` onto a UNet, in fp32.
 
     Raises UserError, naming the folder, if it is unreadable or was made for another kind of base.
     """
     state = read_tensors(folder)
     add_adapter(unet, LoraConfig.from_pretrained(str(folder)))
-    try:
-        result = set_peft_model_state_dict(unet, state)
-        unknown = result.unexpected_keys
-    except RuntimeError:  # shapes differ
-        unknown = list(state)
-    known = {name.replace(".default", "") for name in adapter_parameters(unet)}
-    if unknown or known != set(state):
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
+    if expected != {name: tensor.shape for name, tensor in state.items()}:
         raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
+    set_peft_model_state_dict(unet, state)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -160,5 +158,3 @@ def _open_weights(folder: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); use another checkpoint") from None
-
-
