@@ -18,7 +18,8 @@ from retipair.vision.field_of_view import erode, field_of_view
 from retipair.vision.ridges import correlation, vesselness
 
 WORK_SIZE = 512
-_AGREES_PX = 6.0  # hand-placed landmarks scatter by about 2.5 px
+_LANDMARKS_AGREE_PX = 8.0  # placed by hand they scatter by about 2.5 px; three times that is no scatter
+_FEATURES_AGREE_PX = 6.0  # placed by vessels they scatter less, but many are nonsense
 _ENOUGH = 8  # a homography through fewer landmarks follows their jitter far outside them
 _CONTRADICTS_PX = 3.8  # vessels that leave half the landmarks further off than this are not believed alone
 _RATIO = 0.85  # Lowe's ratio test; vessels look alike, so it is lenient and RANSAC judges
@@ -74,12 +75,12 @@ def single_threaded() -> None:
 
 def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
     """The homography most landmarks agree on (RANSAC), or a partial affine where too few do."""
-    return _raw(cf, fa, *_agreed(move(fa.to_work, landmarks.fa), move(cf.to_work, landmarks.cf)))
+    return _raw(cf, fa, *_agreed(move(fa.to_work, landmarks.fa), move(cf.to_work, landmarks.cf), _LANDMARKS_AGREE_PX))
 
 
 def register_features(cf: View, fa: View) -> Registration:
     """The homography most SIFT features of the vesselness maps agree on; without any, 0 inliers."""
-    return _raw(cf, fa, *_agreed(*_matches(_ridges(fa, fa.to_work), _ridges(cf, cf.to_work))))
+    return _raw(cf, fa, *_agreed(*_matches(_ridges(fa, fa.to_work), _ridges(cf, cf.to_work)), _FEATURES_AGREE_PX))
 
 
 def _raw(cf: View, fa: View, work: np.ndarray, inliers: int) -> Registration:
@@ -87,17 +88,15 @@ def _raw(cf: View, fa: View, work: np.ndarray, inliers: int) -> Registration:
     return Registration(fa_to_cf / fa_to_cf[2, 2], inliers)
 
 
-def _agreed(fa_points: np.ndarray, cf_points: np.ndarray) -> tuple[np.ndarray, int]:
-    """FA to CF (3, 3) and the number of matches within 6 px of it."""
+def _agreed(fa_points: np.ndarray, cf_points: np.ndarray, within: float) -> tuple[np.ndarray, int]:
+    """FA to CF (3, 3) and the number of matches `within` work px of it."""
     if len(fa_points) < 4:
         return np.eye(3), 0
-    homography, agree = cv2.findHomography(fa_points, cf_points, cv2.RANSAC, _AGREES_PX, maxIters=5000)
+    homography, agree = cv2.findHomography(fa_points, cf_points, cv2.RANSAC, within, maxIters=5000)
     inliers = int(agree.sum()) if homography is not None and _is_mild(homography) else 0
     if inliers >= _ENOUGH:
         return homography, inliers
-    affine, agree = cv2.estimateAffinePartial2D(
-        fa_points, cf_points, method=cv2.RANSAC, ransacReprojThreshold=_AGREES_PX
-    )
+    affine, agree = cv2.estimateAffinePartial2D(fa_points, cf_points, method=cv2.RANSAC, ransacReprojThreshold=within)
     if affine is not None and int(agree.sum()) >= inliers and _is_mild(np.vstack([affine, [0, 0, 1]])):
         return np.vstack([affine, [0, 0, 1]]), int(agree.sum())
     return (homography, inliers) if inliers else (np.eye(3), 0)
