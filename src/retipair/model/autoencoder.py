@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL as Autoencoder
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Moments:
 
 
 @torch.no_grad()
-def encode_moments(vae: AutoencoderKL, images: np.ndarray) -> Moments:
+def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
     """images (B, H, W, 3) uint8 -> moments of their latents, already times the autoencoder's scaling factor."""
     posterior = vae.encode(_to_tensor(vae, images)).latent_dist
     scale = vae.config.scaling_factor
@@ -25,26 +25,26 @@ def encode_moments(vae: AutoencoderKL, images: np.ndarray) -> Moments:
 
 
 @torch.no_grad()
-def encode_sample(vae: AutoencoderKL, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
     """image (H, W, 3) uint8 -> one draw of its scaled latents (1, C, h, w) float32, on the autoencoder's device."""
     latents = vae.encode(_to_tensor(vae, image[None])).latent_dist.sample(generator)
     return (vae.config.scaling_factor * latents).float()
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: torch.Tensor) -> np.ndarray:
+def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) -> images (B, H, W, 3) uint8."""
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     unit = (images * 0.5 + 0.5).clamp(0, 1)
     return (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
 
 
-def _to_tensor(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
+def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
     unit = torch.from_numpy(images.astype(np.float32) / 255.0).permute(0, 3, 1, 2)
     return (2.0 * unit - 1.0).to(vae.device, vae.dtype)  # (B, 3, H, W), [-1, 1]
 
 
-def fingerprint_of(vae: AutoencoderKL) -> str:
+def fingerprint_of(vae: Autoencoder) -> str:
     """A hash over the autoencoder's weights and scale: what cached latents depend on."""
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
     for name, tensor in vae.state_dict().items():

@@ -25,6 +25,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -74,9 +75,10 @@ SD15 = System(
 )
 SYSTEMS = {system.name: system for system in (SDXL, SD15)}
 
+
 @dataclass(frozen=True)
 class Base:
-    """An opened base. `configs` is the folder with its configs; the weights lie there too unless it is a file or random."""
+    """An opened base. `configs` is the folder with its configs, and with its weights unless it is a file or random."""
 
     source: str
     system: System
@@ -103,7 +105,7 @@ class Base:
 
     @property
     def view_size(self) -> int:
-        """Side of one view, px, that the base was made for: 512 for SDXL (two fill its 1024) and for SD1.5 (two share it)."""
+        """Side of a view, px, that the base was made for: 512 for SDXL (two fill its 1024) and SD1.5 (two share it)."""
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.system.layout == "side_by_side" else width
@@ -178,7 +180,12 @@ class Base:
                 options = {"config": str(self.configs), "subfolder": name, "local_files_only": True}
                 return kind.from_single_file(self.source, **options, torch_dtype=dtype).eval()
             variant = "fp16" if _has_only_fp16(self.configs / name) else None
-            options = {"subfolder": name, "variant": variant, "local_files_only": True, "use_safetensors": True}
+            options = {
+                "subfolder": name,
+                "variant": variant,
+                "local_files_only": True,
+                "use_safetensors": True,
+            }
             return kind.from_pretrained(str(self.configs), **options, dtype=dtype).eval()
 
     def _load_tokenizer(self, name: str) -> CLIPTokenizer:
@@ -278,10 +285,14 @@ def _from_hub(source: str) -> Path:
 
 def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
     """A file has no vocabulary inside: take the published one from the cache, or from the network."""
-    published = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    published = {
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    }
     repository = published[base.system.name]
     try:
-        return CLIPTokenizer.from_pretrained(repository, subfolder=name)
+        files = [hf_hub_download(repository, file, subfolder=name) for file in ("vocab.json", "merges.txt")]
+        return CLIPTokenizer.from_pretrained(str(Path(files[0]).parent))
     except Exception:
         raise UserError(
             f"--base {base.source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
@@ -344,7 +355,9 @@ def _errors_name(source: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another") from error
+        raise UserError(
+            f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another"
+        ) from error
 
 
 def empty_unet(base: Base) -> UNet2DConditionModel:

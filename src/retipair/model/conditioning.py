@@ -25,20 +25,19 @@ class Conditioning:
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, function: Any) -> "Conditioning":
-        tensors = (self.embeddings, self.pooled, self.size_ids)
-        return Conditioning(*(None if tensor is None else function(tensor) for tensor in tensors))
+        pooled, size_ids = (None if t is None else function(t) for t in (self.pooled, self.size_ids))
+        return Conditioning(function(self.embeddings), pooled, size_ids)
 
 
-def stack(parts: Sequence[Conditioning]) -> Conditioning:
-    """Rows of several conditionings under one another."""
-    columns = zip(*((p.embeddings, p.pooled, p.size_ids) for p in parts), strict=True)
-    return Conditioning(*(None if column[0] is None else torch.cat(column) for column in columns))
+def _stack(parts: Sequence[Conditioning]) -> Conditioning:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
 
-def size_ids_for(joint_size: tuple[int, int]) -> list[int]:
-    """SDXL's size ids: original (h, w), crop (top, left), target (h, w): nothing was resized or cropped."""
+def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
+    """SDXL's size ids: original (h, w), crop (top, left), target (h, w): nothing was resized or cropped. SD1.5: none."""
     height, width = joint_size
-    return [height, width, 0, 0, height, width]
+    return [height, width, 0, 0, height, width] if base.system is SDXL else []
 
 
 @torch.no_grad()
@@ -50,18 +49,16 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
     """
     pipeline = base.text_pipeline().to(device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
-    rows = stack([positive for positive, _ in encoded] + [encoded[-1][1]])
+    rows = _stack([positive for positive, _ in encoded] + [encoded[-1][1]])
     if base.system is not SDXL:
         return rows
-    ids = torch.tensor([size_ids_for(joint_size)] * len(rows.embeddings), dtype=torch.float32, device=device)
+    ids = torch.tensor([size_ids_for(base, joint_size)] * len(rows.embeddings), dtype=torch.float32, device=device)
     return Conditioning(rows.embeddings, rows.pooled, ids)
 
 
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
     """(prompt, no prompt), a row each, one prompt a forward so that a row never depends on its neighbours."""
-    encoded = pipeline.encode_prompt(
-        prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True
-    )
+    encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
     if base.system is SDXL:
         positive, negative, pooled, negative_pooled = encoded
         return Conditioning(positive, pooled), Conditioning(negative, negative_pooled)

@@ -12,7 +12,11 @@ ADAPTER_BYTES = 16
 
 
 def training_memory(
-    unet: UNet2DConditionModel, latent_shape: tuple[int, int, int], batch_size: int, dtype: torch.dtype, checkpointing: bool
+    unet: UNet2DConditionModel,
+    latent_shape: tuple[int, int, int],
+    batch_size: int,
+    dtype: torch.dtype,
+    checkpointing: bool,
 ) -> int:
     """Bytes for one training step: weights, adapter with its optimiser, and the activations kept for the backward pass.
 
@@ -29,7 +33,7 @@ def training_memory(
 
 
 def activation_elements(unet: UNet2DConditionModel, latent_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Elements that autograd keeps for one sample's backward pass, each storage once: (in all, in the largest block)."""
+    """Elements that autograd keeps for one sample's backward pass: (in all, in the largest block)."""
     kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
     blocks: list[int] = []
@@ -60,7 +64,10 @@ def _forward(unet: UNet2DConditionModel, latent_shape: tuple[int, int, int]) -> 
     added = None
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        added = {"text_embeds": torch.empty(1, pooled, device="meta"), "time_ids": torch.empty(1, 6, device="meta")}
+        added = {
+            "text_embeds": torch.empty(1, pooled, device="meta"),
+            "time_ids": torch.empty(1, 6, device="meta"),
+        }
     return unet(
         torch.empty(1, *latent_shape, device="meta"),
         torch.empty(1, device="meta"),

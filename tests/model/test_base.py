@@ -1,0 +1,108 @@
+"""A base is the same however it comes: as a folder, as one file, in half precision; and it knows its system."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import VIEW
+from retipair.errors import UserError
+from retipair.model.base import SAMPLERS, Base, open_base
+from retipair.model.conditioning import encode_prompts
+from single_file import write_single_file
+
+
+@pytest.fixture
+def folder(system: str, base_folder: Callable[[str], Path]) -> Path:
+    return base_folder(system)
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_file_loads_as_its_folder_does(system: str, folder: Path, tmp_path: Path) -> None:
+    write_single_file(folder, tmp_path / "one.safetensors")
+    one = open_base(str(tmp_path / "one.safetensors"), tokenizer=folder, configs=folder)
+    whole = open_base(str(folder))
+    assert one.system is whole.system
+    assert same_weights(one.unet(), whole.unet())
+    assert same_weights(one.vae(), whole.vae())
+    ours, theirs = (encode_prompts(base, ["an eye"], (VIEW, VIEW), "cpu") for base in (one, whole))
+    for encoder in one.system.text_encoders:
+        assert same_weights(getattr(one.text_pipeline(), encoder), getattr(whole.text_pipeline(), encoder))
+    # Equal weights that lie otherwise aligned in memory may round the last bit of a product differently.
+    torch.testing.assert_close(ours.embeddings, theirs.embeddings)
+    torch.testing.assert_close(ours.pooled, theirs.pooled)
+
+
+def test_a_file_takes_the_published_configs_and_says_what_it_lacks(folder: Path, tmp_path: Path) -> None:
+    write_single_file(folder, tmp_path / "one.safetensors")
+    base = open_base(str(tmp_path / "one.safetensors"))
+    assert base.view_size == 512
+    with pytest.raises(UserError, match="--tokenizer FOLDER"):
+        base.text_pipeline()
+
+
+def test_view_size_and_layout_are_the_bases(system: str, folder: Path) -> None:
+    assert open_base(str(folder)).view_size == VIEW
+    assert open_base(f"random:{system}").view_size == 512
+    layout = {"sdxl": "side_by_side", "sd15": "squeezed"}[system]
+    assert open_base(str(folder)).system.layout == layout
+
+
+def test_the_system_is_told_by_the_conditioning_not_by_channels(folder: Path, system: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "unet/config.json").read_text())
+    config["cross_attention_dim"] = 768 if system == "sdxl" else 2048
+    (copy / "unet/config.json").write_text(json.dumps(config))
+    assert open_base(str(copy)).system.name == system
+
+
+def test_random_weights_are_the_same_each_time(system: str) -> None:
+    base = open_base(f"random:tiny-{system}")
+    before = torch.get_rng_state()
+    assert same_weights(base.unet(), base.unet())
+    assert torch.equal(torch.get_rng_state(), before), "loading a base must not disturb anybody's random numbers"
+
+
+def test_a_folder_with_half_precision_files_alone_loads(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for path in (copy / "unet").glob("*.safetensors"):
+        half = {name: tensor.half() for name, tensor in load_file(path).items()}
+        save_file(half, path.with_name("diffusion_pytorch_model.fp16.safetensors"), {"format": "pt"})
+        path.unlink()
+    unet = open_base(str(copy)).unet()
+    assert unet.dtype == torch.float32
+    assert all(not parameter.requires_grad for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_schedulers_are_the_bases_own_and_never_clip(folder: Path, sampler: str) -> None:
+    base = open_base(str(folder))
+    written = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    scheduler = base.scheduler(sampler)
+    for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset"):
+        assert scheduler.config[key] == written[key]
+    assert not scheduler.config.get("clip_sample", False)
+
+
+def test_a_text_encoder_without_its_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (copy / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="tokenizer"):
+        open_base(str(copy)).text_pipeline()
+
+
+def test_latent_shape_facts(base_folder: Callable[[str], Path]) -> None:
+    base: Base = open_base(str(base_folder("sdxl")))
+    assert (base.latent_factor, base.latent_channels) == (8, 4)
