@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from conftest import VIEW, save_base, write_prepared
 from eyes import draw_pair
-
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.data.layout import Layout
@@ -77,7 +77,19 @@ def test_two_pairs_are_learnt(briefly_trained: Path, system: str, tmp_path: Path
     before = {path: path.read_bytes() for path in briefly_trained.rglob("*.safetensors")}
     data = write_prepared(tmp_path / "data", ["train", "train", "val", "val"])
     swapped = write_prepared(tmp_path / "swapped", ["val", "val", "train", "train"])
-    command = ["train", "-n", "exp", "--data", data, "--base", briefly_trained, "--results", tmp_path, "--device", "cpu"]
+    command = [
+        "train",
+        "-n",
+        "exp",
+        "--data",
+        data,
+        "--base",
+        briefly_trained,
+        "--results",
+        tmp_path,
+        "--device",
+        "cpu",
+    ]
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
     command += ["--learning_rate", "3e-3", "--lora_targets", "all", "--batch_size", 2, "--offset_noise_strength", 0]
     assert main([str(part) for part in command]) == 0

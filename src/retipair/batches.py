@@ -59,7 +59,7 @@ class Batches:
         return self.train_rows[pair]
 
     def validation(self) -> Iterator[Batch]:
-        """Each validation pair at each of the fixed timesteps: mean latents, fixed noise, no offset, whatever the seed."""
+        """Each validation pair at each fixed timestep: mean latents, fixed noise, no offset, whatever the seed."""
         for number, row in enumerate(self.val_rows):
             latents, _ = self.val.moments([number], [0], self.device)
             for t in VALIDATION_TIMESTEPS:

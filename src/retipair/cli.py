@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -56,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     if not arguments:
         arguments = ["--help"]
-    commands = Annotated[Any, None]
-    for verb in VERBS:
-        command = Annotated[verb.config, tyro.conf.subcommand(verb.name, description=verb.summary)]  # type: ignore[name-defined]
-        commands = command if verb is VERBS[0] else commands | command  # type: ignore[assignment]
+    if arguments[0] not in ("-h", "--help", *(verb.name for verb in VERBS)):
+        raise UserError(f"no command {arguments[0]!r}; `retipair --help` lists them")
+    commands: Any = Union[  # noqa: UP007 - built from a tuple
+        tuple(Annotated[v.config, tyro.conf.subcommand(v.name, description=v.summary)] for v in VERBS)
+    ]
     config, unknown = tyro.cli(
-        commands,  # type: ignore[arg-type]
+        commands,
         prog="retipair",
         args=arguments,
         use_underscores=True,

@@ -22,13 +22,13 @@ class PrepareConfig:
     """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
 
     raw: tyro.conf.Positional[Path]
-    """Folder of raw views (ID/ID_01.png + ID_02.png, or cf/ and fa/, or the Isfahan folders), or a .csv/.jsonl table."""
+    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), or a .csv/.jsonl table."""
     out: tyro.conf.Positional[Path]
     """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
     size: int = 512
     """Side of the square prepared views, px."""
     register: Register = "auto"
-    """How FA is aligned to CF: from points where there are any and else from vessels (auto), or one of these, or not."""
+    """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
     """Refuse a pair whose median landmark residual is larger than this, px at --size."""
     val_fraction: float = 0.2
@@ -50,7 +50,7 @@ class TrainConfig:
     data: Path | None = None
     """Prepared folder, or a raw one, which is prepared once into RESULTS/prepared."""
     base: str = DEFAULT_BASE
-    """Hub id, diffusers folder or single .safetensors file of SDXL or SD1.5; random:sdxl and random:sd15 have random weights."""
+    """Hub id, diffusers folder or .safetensors file of SDXL or SD1.5; or random:sdxl, random:sd15 (random weights)."""
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
     results: Path = Path("results")
@@ -90,7 +90,7 @@ class TrainConfig:
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     ema_decay: float = 0.0
-    """Keep an exponential moving average of the adapter, with warm-up, and validate and save that; 0 is off, 0.999 usual."""
+    """Keep a moving average of the adapter, with warm-up, and validate and save that; 0 is off, 0.999 usual."""
 
     offset_noise_strength: float = 0.1
     """Adds this times one constant a sample, channel and half to the noise, so that overall brightness is learnt."""
@@ -110,7 +110,7 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Share of samples trained without a prompt; needed for --guidance_scale above 1 when generating, 0.1 usual."""
     augment_variants: int = 8
-    """Variants of each pair encoded once and drawn from: 1 is the pair itself, the others flipped, turned, shifted, relit."""
+    """Variants of each pair, encoded once and drawn from: the pair itself, others flipped, turned, shifted, relit."""
 
     precision: Precision = "auto"
     """Arithmetic of the frozen base: auto is bf16 on CUDA that has it, else fp32. The adapter is always fp32."""
@@ -139,7 +139,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Draw new CF-FA pairs from an adapter. Pair i depends on --seed and i alone; a run cut off goes on where it stopped."""
+    """Draw new CF-FA pairs from an adapter. Pair i depends on --seed and i alone; what is there is kept."""
 
     name: Annotated[str | None, tyro.conf.arg(aliases=["-n"])] = None
     """Name of the training run. Not needed with --checkpoint PATH --out DIR."""

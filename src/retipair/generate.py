@@ -101,7 +101,7 @@ def generate(config: GenerateConfig) -> Path:
 
 
 def batch_size(job: Job) -> int:
-    """On the CPU batched kernels round otherwise than single ones: one pair a forward keeps the bytes independent of it."""
+    """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
     return 1 if job.device == "cpu" else job.config.batch_size
 
 
@@ -124,7 +124,7 @@ def make_job(config: GenerateConfig) -> Job:
     """Find run, adapter, base and sources. Raises UserError for what cannot work."""
     _check(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
-    run = find_run(config.results, config.name, base and base.system.name) if config.name else None
+    run = find_run(config.results, config.name, base.system.name if base else None) if config.name else None
     adapter = find_adapter(config, run)
     description = read_description(adapter)
     base = base or open_base(_recorded_base(description, adapter), config.tokenizer)
@@ -175,12 +175,9 @@ def _as_trained(
 ) -> tuple[Layout, list[tuple[str, int]]]:
     """Layout and prompts of the training, so that sampling cannot disagree with it."""
     if description is None:
-        console.print(
-            f"warning: {adapter} does not describe itself (an adapter of the original system?): taking layout "
-            f"{base.system.layout}, --size {config.size or base.view_size}, --prompt {config.prompt or DEFAULT_PROMPT!r}"
-        )
-        layout = Layout(base.system.layout, config.size or base.view_size)
-        return layout, [(config.prompt or DEFAULT_PROMPT, 1)]
+        size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
+        console.print(f"warning: {adapter} does not describe itself; taking --size {size} --prompt {prompt!r}")
+        return Layout(base.system.layout, size), [(prompt, 1)]
     if (description.system, description.layout) != (base.system.name, base.system.layout):
         raise UserError(
             f"{adapter}: was trained on {description.system} ({description.layout}), but {base.source} is "
@@ -240,7 +237,7 @@ def already_drawn(job: Job, settings: dict[str, Any]) -> dict[int, GeneratedPair
     saved = read_json(job.out / "settings.json")
     for key, value in json.loads(json.dumps(settings)).items():
         if saved.get(key) != value:
-            raise UserError(f"{job.out}: has pairs of other settings ({key} was {saved.get(key)}); choose another --savedir")
+            raise UserError(f"{job.out}: holds pairs made otherwise ({key} {saved.get(key)}); choose another --savedir")
     whole = [record for record in read_whole_lines(job.out) if isinstance(record, GeneratedPair)]
     return {record.index: record for record in whole if (job.out / record.fa).is_file()}
 
@@ -258,7 +255,11 @@ def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted)
     """Write a pair's images; returns its manifest line."""
     folder, config = pair_folder(index), job.config
     mark = synthetic_mark(config.seed, index, job.base.source)
-    images = {"cf": painted.cf, "joint": painted.joint, "cf_fa_chessboard": chessboard(painted.cf, painted.fa)}
+    images = {
+        "cf": painted.cf,
+        "joint": painted.joint,
+        "cf_fa_chessboard": chessboard(painted.cf, painted.fa),
+    }
     for name, image in {**images, "fa": painted.fa}.items():
         save_image(job.out / folder / f"{name}.png", image, mark)
     source = job.source(index)

@@ -1,4 +1,4 @@
-"""What is being learnt: the adapter, its optimiser and its running average, and how they are saved and taken up again."""
+"""What is being learnt: the adapter, its optimiser and running average, and how they are saved and taken up again."""
 
 import math
 from collections.abc import Iterator
@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.training_utils import EMAModel
 
 from retipair.config import TrainConfig
 from retipair.errors import UserError
-from retipair.model.adapter import adapter_parameters
+from retipair.model.adapter import UNet, adapter_parameters, running_average
 
 ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
@@ -19,13 +17,12 @@ ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 class Learner:
     """Where the adapter's parameters, the optimiser and the average stand after `step` steps."""
 
-    def __init__(self, unet: UNet2DConditionModel, config: TrainConfig) -> None:
+    def __init__(self, unet: UNet, config: TrainConfig) -> None:
         self.config = config
         self.parameters = adapter_parameters(unet)
         self.step = 0
         self._optimizer = _build_optimizer(config, list(self.parameters.values()))
-        # diffusers' average warms up by itself: its decay is (1 + k) / (10 + k) until that reaches the one asked for
-        self._average = EMAModel(self.parameters.values(), config.ema_decay) if config.ema_decay > 0 else None
+        self._average = running_average(self.parameters.values(), config.ema_decay) if config.ema_decay else None
 
     @property
     def learning_rate(self) -> float:
@@ -78,8 +75,8 @@ class Learner:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._average is not None:
             self._average.optimization_step = step
-            for number, shadow in enumerate(self._average.shadow_params):
-                shadow.copy_(tensors[f"average.{number}"])
+            for place, shadow in enumerate(self._average.shadow_params):
+                shadow.copy_(tensors[f"average.{place}"])
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
 from retipair import __version__
 from retipair.data.layout import Layout, to_grey
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampler import noised, sample, starting_noise, timesteps_for_strength
-from retipair.model.autoencoder import decode, encode_sample
+from retipair.model.autoencoder import Autoencoder, decode, encode_sample
 from retipair.model.base import Base
 from retipair.model.conditioning import Conditioning
 from retipair.model.denoiser import Denoiser
@@ -34,7 +33,7 @@ class Painter:
     base: Base
     layout: Layout
     denoise: Denoiser
-    vae: AutoencoderKL
+    vae: Autoencoder
     sampler: str
     steps: int
     guidance_scale: float = 1.0
@@ -59,7 +58,14 @@ class Painter:
             clean = [encode_sample(self.vae, *one) for one in zip(sources, generators, strict=True)]
             latents = noised(scheduler, torch.cat(clean), timesteps, generators)
         latents = sample(
-            self.denoise, scheduler, latents, timesteps, conditioning, generators, self.guidance_scale, after_step
+            self.denoise,
+            scheduler,
+            latents,
+            timesteps,
+            conditioning,
+            generators,
+            self.guidance_scale,
+            after_step,
         )
         return [self._split(joint) for joint in decode(self.vae, latents)]
 

@@ -1,4 +1,4 @@
-"""Settings -> decisions: which base, layout, arithmetic and pairs a run has. Nothing here learns; `--dry_run` stops here."""
+"""Settings -> decisions: which base, layout, arithmetic and pairs a run has; `--dry_run` stops here."""
 
 import hashlib
 from collections import Counter
@@ -25,6 +25,15 @@ from retipair.model.memory import training_memory
 from retipair.prepare import fingerprint, is_prepared, prepare
 from retipair.progress import console, progress
 from retipair.run import results_folder
+
+AT_LEAST_ONE = (
+    *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
+    *("augment_variants", "val_every", "log_every", "sample_steps"),
+)
+NOT_NEGATIVE = (
+    *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
+    *("offset_noise_strength", "min_snr_gamma", "num_samples"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,14 +85,10 @@ def _check(config: TrainConfig) -> None:
         raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
     if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
         raise UserError(f"--name {config.name!r}: must be one folder name")
-    at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep")
-    at_least_one += ("augment_variants", "val_every", "log_every", "sample_steps")
-    not_negative = ("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed")
-    not_negative += ("offset_noise_strength", "min_snr_gamma", "num_samples")
-    for names, least in ((at_least_one, 1), (not_negative, 0)):
-        for name in names:
-            if not getattr(config, name) >= least:
-                raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}")
+    least = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
+    for name, bound in least.items():
+        if not getattr(config, name) >= bound:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least {bound}")
     for name in ("ema_decay", "prompt_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be in [0, 1)")
@@ -116,9 +121,9 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
 
 def describe(plan: Plan, data: Data) -> Description:
     """What the adapter will say of itself."""
-    config, system = plan.config, plan.base.system.name
+    config = plan.config
     return Description(
-        system=system,
+        system=plan.base.system.name,
         layout=plan.layout.name,
         view_size=plan.layout.view_size,
         base=config.base,
@@ -129,7 +134,7 @@ def describe(plan: Plan, data: Data) -> Description:
         rslora=config.rslora,
         prompts=data.prompts(config.prompt),
         prompt_dropout=config.prompt_dropout,
-        size_ids=size_ids_for(plan.layout.joint_size) if system == "sdxl" else [],
+        size_ids=size_ids_for(plan.base, plan.layout.joint_size),
         data_sha256=data.sha256,
         step=0,
     )

@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -29,7 +36,8 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
         def advance(steps: int = 1, note: str = "") -> None:
             speed = bar.tasks[0].speed
-            fields = {"rate": f"{speed:.2f}/s" if speed else ""} | ({"note": note} if note else {})
-            bar.update(task, advance=steps, **fields)
+            bar.update(task, advance=steps, rate=f"{speed:.2f}/s" if speed else "")
+            if note:
+                bar.update(task, note=note)
 
         yield advance

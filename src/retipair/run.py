@@ -51,7 +51,9 @@ class Run:
         whole = self.checkpoints()
         folder = self.folder / "best_checkpoint" if which == "best" else (whole[-1] if whole else None)
         if folder is None or not folder.is_dir():
-            raise UserError(f"{self.folder}: no {which} checkpoint; train it first: `retipair train -n {self.name} ...`")
+            raise UserError(
+                f"{self.folder}: no {which} checkpoint; train it first: `retipair train -n {self.name} ...`"
+            )
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
@@ -120,7 +122,7 @@ def results_folder(results: Path, system: str, kind: str = "") -> Path:
 
 
 def find_run(results: Path, name: str, system: str | None) -> Run:
-    """The run of that name, of either system if none is given. Raises UserError if there is none, or one under both systems."""
+    """The run of that name, of either system if none is given. Raises UserError if there is none, or two."""
     systems = [system] if system else ["sdxl", "sd15"]
     found = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not found:
@@ -159,9 +161,13 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     before, now = to_values(run.read_config()), to_values(config)
     for key, value in before.items():
         if key not in MAY_CHANGE and now[key] != value:
-            raise UserError(f"{run.folder}: was started with --{key} {value}, not {now[key]}; keep it, or use another --name")
+            raise UserError(
+                f"{run.folder}: was started with --{key} {value}, not {now[key]}; keep it, or use another --name"
+            )
     if config.max_steps < run.read_config().max_steps:
-        raise UserError(f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered")
+        raise UserError(
+            f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered"
+        )
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:

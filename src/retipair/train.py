@@ -225,7 +225,7 @@ def tracking(config: TrainConfig, run: Run) -> Iterator[Track]:
 def say_start(plan: Plan, data: Data, learner: Learner) -> None:
     trainable = sum(parameter.numel() for parameter in learner.parameters.values())
     console.print(
-        f"{plan.base.system.name}, {plan.layout.name}, {len(data.train)} pairs to train on, {len(data.val)} to validate; "
+        f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
     )
 

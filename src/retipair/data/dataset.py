@@ -42,9 +42,10 @@ def read_dataset(folder: Path) -> list[Entry]:
 
 
 def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
-    prepared = isinstance(record, PreparedPair)
-    split = record.split if prepared else sides[_eye_of(record)]
-    caption = record.caption if prepared else record.prompt
+    if isinstance(record, PreparedPair):
+        split, caption = record.split, record.caption
+    else:
+        split, caption = sides[_eye_of(record)], record.prompt
     return Entry(record.id, split, folder / record.cf, folder / record.fa, caption)
 
 

@@ -135,10 +135,12 @@ def parse_line(line: str, where: str) -> Record:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error}); make the folder again") from None
-    kind = _KINDS.get(values.get("schema")) if isinstance(values, dict) else None
+    kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
     _check_keys(kind, values, where)
+    if kind is PreparedPair and values["split"] not in SPLITS:
+        raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}; correct it")
     record = kind(**values)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)

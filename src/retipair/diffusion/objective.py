@@ -44,9 +44,7 @@ class Objective:
         self._hf = high_frequency
         self._gamma = min_snr_gamma
 
-    def __call__(
-        self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
-    ) -> Losses:
+    def __call__(self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> Losses:
         """prediction, latents (clean), noise: (B, C, h, w) float32; t (B,) int64."""
         mse = per_half((prediction - target_for(self._scheduler, latents, noise, t)) ** 2)
         weighted = mse if self._gamma <= 0 else mse * min_snr_weight(self._scheduler, t, self._gamma)[:, None]
@@ -96,7 +94,7 @@ def min_snr_weight(scheduler: Any, t: torch.Tensor, gamma: float) -> torch.Tenso
 
 
 def high_pass(latents: torch.Tensor, settings: HighFrequency) -> torch.Tensor:
-    """x - GaussianBlur(x), each half apart with reflecting borders, so that neither border nor seam looks like an edge."""
+    """x - GaussianBlur(x), each half apart, borders reflecting, so that neither border nor seam looks like an edge."""
     halves = torch.cat(latents.chunk(2, dim=-1), dim=1)  # (B, 2C, h, w/2)
     blurred = _blur(halves, settings.kernel, settings.sigma)
     return torch.cat((halves - blurred).chunk(2, dim=1), dim=-1)

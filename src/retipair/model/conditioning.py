@@ -35,7 +35,7 @@ def _stack(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
-    """SDXL's size ids: original (h, w), crop (top, left), target (h, w): nothing was resized or cropped. SD1.5: none."""
+    """SDXL's size ids: original (h, w), crop (top, left), target (h, w), nothing resized or cropped; SD1.5 has none."""
     height, width = joint_size
     return [height, width, 0, 0, height, width] if base.system is SDXL else []
 

@@ -54,9 +54,7 @@ def _border(grey: np.ndarray) -> np.ndarray:
 
 def _corners(grey: np.ndarray) -> list[np.ndarray]:
     n = max(1, min(grey.shape) // 50)
-    return [
-        grey[rows, columns] for rows in (slice(n), slice(-n, None)) for columns in (slice(n), slice(-n, None))
-    ]
+    return [grey[rows, columns] for rows in (slice(n), slice(-n, None)) for columns in (slice(n), slice(-n, None))]
 
 
 def _reached_from_frame(region: np.ndarray) -> np.ndarray:

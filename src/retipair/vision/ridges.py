@@ -60,7 +60,5 @@ def _at_most_measured(array: np.ndarray) -> np.ndarray:
         return array
     scale = _MEASURED_AT / max(array.shape[:2])
     width, height = (max(1, round(n * scale)) for n in array.shape[1::-1])
-    resized = np.asarray(
-        Image.fromarray(array.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
-    )
+    resized = np.asarray(Image.fromarray(array.astype(np.uint8)).resize((width, height), Image.Resampling.BOX))
     return resized > 0 if array.dtype == bool else resized
