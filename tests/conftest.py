@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eyes import draw_pair
 
+from eyes import draw_pair
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import save_image

@@ -41,9 +41,7 @@ def draw_raw(seed: int = 0, size: int = 512, points: int = 20, jitter: float = 0
     rng = np.random.default_rng([seed, 1])
     cf, fa_aligned = draw_pair(seed, size)
     fa_to_cf = _warp(rng, size)
-    fa = (
-        warp(fa_aligned, ProjectiveTransform(fa_to_cf), order=3, preserve_range=True).round().astype(np.uint8)
-    )
+    fa = warp(fa_aligned, ProjectiveTransform(fa_to_cf), order=3, preserve_range=True).round().astype(np.uint8)
     on_cf = _spread(rng, size, points)
     on_fa = apply(np.linalg.inv(fa_to_cf), on_cf)
     on_cf, on_fa = (p + rng.normal(0, jitter, p.shape) if jitter else p for p in (on_cf, on_fa))
@@ -82,9 +80,7 @@ def _tree(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     disc = np.array([0.78 if rng.random() < 0.5 else 0.22, rng.uniform(0.42, 0.58)])
     for angle in rng.uniform(0, 2 * np.pi / 9) + 2 * np.pi * np.arange(9) / 9:
         for line, width in _branches(rng, disc * 512, angle, rng.uniform(5, 8)):
-            pens[width < 2].line(
-                [tuple(point * unit) for point in line], fill=255, width=max(1, round(width * unit))
-            )
+            pens[width < 2].line([tuple(point * unit) for point in line], fill=255, width=max(1, round(width * unit)))
     drawn = [np.asarray(layer.resize((size, size), Image.Resampling.BOX)) / 255 for layer in layers]
     coarse, fine = (ndimage.gaussian_filter(layer, 0.6) for layer in drawn)
     return coarse, fine

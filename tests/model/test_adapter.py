@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import VIEW
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from conftest import VIEW
 from retipair.data.layout import Layout
 from retipair.diffusion.noise import generator
 from retipair.errors import UserError
@@ -102,9 +102,7 @@ def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_image_through_ours_through_diffusers_and_through_peft(
-    base: Base, kind: str, tmp_path: Path
-) -> None:
+def test_the_same_image_through_ours_through_diffusers_and_through_peft(base: Base, kind: str, tmp_path: Path) -> None:
     unet = with_adapter(base, kind)
     expected = paint(base, unet)
     assert np.abs(expected.astype(int) - paint(base, base.unet().eval())).mean() > 1, "the adapter does nothing"

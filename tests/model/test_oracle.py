@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import VIEW
 from diffusers import (
     DDPMScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -18,6 +17,7 @@ from diffusers import (
 from PIL import Image
 from torch.nn import functional as F
 
+from conftest import VIEW
 from retipair.data.layout import Layout
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import HighFrequency, Objective
@@ -88,9 +88,7 @@ def test_text_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: 
     ours = painter(base, layout, sampler, steps=4).paint(conditioning(base, layout, [0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler(sampler)
-    theirs = pipe(
-        PROMPT, num_inference_steps=4, guidance_scale=1.0, generator=generator(3, 1), **sizes(base, layout)
-    )
+    theirs = pipe(PROMPT, num_inference_steps=4, guidance_scale=1.0, generator=generator(3, 1), **sizes(base, layout))
     assert np.array_equal(ours[0].joint, np.asarray(theirs.images[0]))
     assert ours[0].joint.std() > 1
 
@@ -100,9 +98,7 @@ def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
     ours = paints.paint(conditioning(base, layout, [1, 0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler("ddpm")
-    theirs = pipe(
-        PROMPT, num_inference_steps=3, guidance_scale=4.0, generator=generator(3, 1), **sizes(base, layout)
-    )
+    theirs = pipe(PROMPT, num_inference_steps=3, guidance_scale=4.0, generator=generator(3, 1), **sizes(base, layout))
     assert np.array_equal(ours[0].joint, np.asarray(theirs.images[0]))
 
 

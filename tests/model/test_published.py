@@ -65,9 +65,7 @@ def build(system: str, component: str) -> torch.nn.Module:
 def test_our_configs_build_the_published_models(system: str, component: str) -> None:
     ours = {name: list(tensor.shape) for name, tensor in build(system, component).state_dict().items()}
     expected = published(system)[component]
-    if (
-        component == "text_encoder"
-    ):  # transformers 5 flattened it; test_published_names_of_a_text_encoder_load
+    if component == "text_encoder":  # transformers 5 flattened it; test_published_names_of_a_text_encoder_load
         ours = {f"text_model.{name.removeprefix('text_model.')}": shape for name, shape in ours.items()}
     assert ours == expected
 

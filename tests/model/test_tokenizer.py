@@ -9,9 +9,7 @@ from retipair.model.tokenizer import BEGIN, END, byte_tokenizer
 
 
 def ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
-    return tokenizer(
-        text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True
-    ).input_ids
+    return tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
 
 
 def test_the_end_token_has_the_highest_id() -> None:
