@@ -1,0 +1,140 @@
+"""The manifest is the contract: what was written is read back, and what does not belong is refused."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from conftest import prepared_record
+from retipair.data.manifest import (
+    GeneratedPair,
+    PreparedPair,
+    Record,
+    append_record,
+    read_manifest,
+    read_whole_lines,
+    to_line,
+    write_manifest,
+)
+from retipair.errors import UserError
+
+PREPARED = replace(
+    prepared_record("001", "train", "Auge, früh: “arteriovenös”\nzweite Zeile"),
+    patient="p1",
+    points=[[1.5, 2.0, 1.25, 2.5]],
+    inliers=18,
+    residual_px=1.75,
+)
+GENERATED = GeneratedPair(
+    id="7",
+    index=7,
+    seed=3,
+    attempt=0,
+    mode="from_data",
+    source_id="001",
+    strength=0.6,
+    prompt="眼",
+    cf="7/cf.png",
+    fa="7/fa.png",
+    size=128,
+    base="base",
+    adapter_sha256="a",
+    settings_sha256="b",
+    fa_chroma=0.25,
+    consistency=0.125,
+)
+SCHEMA = {  # design.md, section 2a
+    "prepared": "schema id eye patient split cf fa mask size caption source_sha256 fa_to_cf points inliers residual_px "
+    "consistency_before consistency",
+    "generated": "schema id index seed attempt mode source_id strength prompt cf fa size base adapter_sha256 "
+    "settings_sha256 fa_chroma consistency",
+}
+
+
+def write_lines(folder: Path, *lines: str) -> Path:
+    (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def changed(record: Record, **values: object) -> str:
+    return json.dumps({**asdict(record), **values}) + "\n"
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    records = [PREPARED, replace(PREPARED, id="002", points=[], inliers=None, residual_px=None), GENERATED]
+    write_manifest(tmp_path, records)
+    assert list(read_manifest(tmp_path)) == records
+    append_record(tmp_path, replace(GENERATED, index=8))
+    assert list(read_manifest(tmp_path)) == [*records, replace(GENERATED, index=8)]
+    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
+
+
+@pytest.mark.parametrize(("record", "kind"), [(PREPARED, "prepared"), (GENERATED, "generated")])
+def test_a_line_has_the_keys_of_the_schema_in_its_order(record: Record, kind: str) -> None:
+    assert list(json.loads(to_line(record))) == SCHEMA[kind].split()
+
+
+def test_equal_records_make_equal_bytes(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [PREPARED, GENERATED])
+    first = (tmp_path / "manifest.jsonl").read_bytes()
+    write_manifest(tmp_path, [PREPARED, GENERATED])
+    assert (tmp_path / "manifest.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize("key", ["cf", "fa", "mask"])
+@pytest.mark.parametrize("path", ["../elsewhere.png", "/etc/passwd", "cf/../../x.png", "..\\x.png"])
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path: str) -> None:
+    write_lines(tmp_path, to_line(PREPARED), changed(PREPARED, **{key: path}))
+    with pytest.raises(UserError, match=r"manifest\.jsonl, line 2: .*leaves"):
+        list(read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (changed(PREPARED, note="x"), "unknown key 'note'"),
+        (json.dumps({k: v for k, v in asdict(PREPARED).items() if k != "eye"}) + "\n", "'eye' is missing"),
+        (changed(PREPARED, schema="retipair.prepared/99"), "unknown schema"),
+        (changed(PREPARED, split="valid"), "split 'valid'"),
+        ("[]\n", "unknown schema"),
+        ("\n", "not JSON"),
+        ("{torn\n", "not JSON"),
+    ],
+)
+def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line: str, said: str) -> None:
+    write_lines(tmp_path, to_line(PREPARED), to_line(PREPARED), line)
+    with pytest.raises(UserError, match=r"manifest\.jsonl, line 3: ") as error:
+        list(read_manifest(tmp_path))
+    assert said in str(error.value)
+
+
+def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no manifest\.jsonl here; make one with `retipair prepare"):
+        list(read_manifest(tmp_path))
+
+
+def test_a_torn_last_line_is_no_pair_but_never_hides_another(tmp_path: Path) -> None:
+    whole = [replace(GENERATED, index=index) for index in (1, 2)]
+    torn = to_line(replace(GENERATED, index=3))[:40]
+    write_lines(tmp_path, *map(to_line, whole), torn)
+    assert list(read_whole_lines(tmp_path)) == whole
+    with pytest.raises(UserError):
+        list(read_manifest(tmp_path))  # a reader of finished folders does not look away
+    write_lines(tmp_path, to_line(whole[0]), torn + "\n", to_line(whole[1]))
+    with pytest.raises(UserError, match="line 2"):  # torn in the middle: not an interruption
+        list(read_whole_lines(tmp_path))
+    assert list(read_whole_lines(tmp_path / "nowhere")) == []
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_manifest(tmp_path, [replace(PREPARED, consistency=float("nan"))])
+    assert not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_views_of_a_line_are_found_from_the_manifest(prepared: Path) -> None:
+    for record in read_manifest(prepared):
+        assert isinstance(record, PreparedPair)
+        assert all((prepared / path).is_file() for path in (record.cf, record.fa, record.mask))

@@ -1,0 +1,163 @@
+"""The command line: every setting explains itself, and whatever goes wrong is one line and a status."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import retipair
+from retipair import cli, config
+from retipair.cli import VERBS, Verb, main
+from retipair.errors import UserError
+
+Refused = Callable[..., str]
+
+
+def explanations(settings: type) -> dict[str, str]:
+    """The string under each field."""
+    body = ast.parse(inspect.getsource(settings)).body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: text.value.value  # type: ignore[attr-defined]
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def letters(text: str) -> str:
+    """Text without what a help screen puts between words: spaces, line ends, frames."""
+    return re.sub(r"[\s│╭╮╰╯─]+", "", text)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_help_shows_every_setting_with_its_explanation(verb: Verb, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb.name, "--help"]) == 0
+    shown = letters(capsys.readouterr().out)
+    explained = explanations(verb.config)
+    assert set(explained) == set(inspect.signature(verb.config).parameters)  # none without an explanation
+    for name, text in explained.items():
+        assert letters(text) in shown, name
+        required_path = name in ("raw", "out") and verb.name == "prepare"
+        assert required_path or f"--{name}" in shown
+
+
+def test_help_lists_the_verbs_with_a_phrase_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == alone
+    for verb in VERBS:
+        assert letters(f"{verb.name}{verb.summary}") in letters(alone)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"retipair {retipair.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "-n", "x", "--max_stepz", "3"),
+        ("generate", "-n", "x", "--frobnicate"),
+        ("prepare", "raw", "out", "--frobnicate"),
+        ("train", "-n", "x", "--data", "there", "stray"),
+    ],
+)
+def test_an_unknown_flag_is_refused_by_name(refused: Refused, words: tuple[str, ...]) -> None:
+    line = refused(*words)
+    unknown = next(word for word in words if word in ("--max_stepz", "--frobnicate", "stray"))
+    assert unknown in line
+    assert f"retipair {words[0]} --help" in line
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("--frobnicate",), ("trian", "-n", "x")])
+def test_an_unknown_verb_is_refused_by_name(refused: Refused, words: tuple[str, ...]) -> None:
+    line = refused(*words)
+    assert words[0] in line
+    assert "retipair --help" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("train",), "name"),
+        (("train", "-n"), "name"),
+        (("train", "-n", "x", "--max_steps", "many"), "--max_steps"),
+        (("train", "-n", "x", "--lora_targets", "some"), "lora_targets"),
+        (("generate", "-n", "x", "--mode", "dream"), "mode"),
+    ],
+)
+def test_missing_and_unreadable_values_end_with_status_2(
+    words: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(words)) == 2
+    said = capsys.readouterr()
+    assert named in said.err
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def verb(settings: object) -> None:
+        raise error
+
+    module = type("Module", (), {"generate": staticmethod(verb)})
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+
+
+def test_our_own_mistake_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RETIPAIR_DEBUG", raising=False)
+    fail_with(monkeypatch, ZeroDivisionError("first line\nsecond line"))
+    assert main(["generate", "-n", "x"]) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "ZeroDivisionError: first line" in line
+    assert "RETIPAIR_DEBUG=1" in line
+    monkeypatch.setenv("RETIPAIR_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["generate", "-n", "x"])
+
+
+def test_an_error_of_the_user_is_its_message_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETIPAIR_DEBUG", "1")  # even then: there is nothing to debug
+    fail_with(monkeypatch, UserError("eye.png: no such file"))
+    assert main(["generate", "-n", "x"]) == 2
+    assert capsys.readouterr().err == "retipair: eye.png: no such file\n"
+
+
+def test_an_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert main(["generate", "-n", "x"]) == 130
+
+
+def test_the_status_reaches_the_shell() -> None:
+    def status(*words: str) -> int:
+        environment = {**os.environ, "PYTHONPATH": str(Path(retipair.__file__).parent.parent)}
+        command = [sys.executable, "-m", "retipair", *words]
+        return subprocess.run(command, capture_output=True, env=environment).returncode
+
+    assert status("--version") == 0
+    assert status("train", "-n", "x", "--frobnicate") == 2
+
+
+def test_settings_survive_json_and_unknown_ones_are_refused() -> None:
+    for settings in (
+        config.TrainConfig(name="x", data=Path("d"), size=128),
+        config.GenerateConfig(name="x", out=Path("o"), strength=0.5),
+        config.PrepareConfig(raw=Path("r"), out=Path("o")),
+    ):
+        values = config.to_values(settings)
+        assert config.from_values(type(settings), values, "here") == settings
+        with pytest.raises(UserError, match=r"config\.json: unknown setting 'more'"):
+            config.from_values(type(settings), {**values, "more": 1}, "config.json")

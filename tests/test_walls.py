@@ -1,0 +1,144 @@
+"""The walls of the house: imports point cli -> verbs -> rooms, and each library has one place that knows it."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import retipair
+
+SOURCE = Path(retipair.__file__).parent
+ROOMS = {  # what each room may import beside itself and the errors
+    "data": {"vision"},
+    "vision": set(),
+    "model": set(),
+    "diffusion": set(),
+    "metrics": {"vision"},
+}
+VERBS = {"prepare", "train", "generate"}
+PLACES = {  # library -> where it may be known
+    "diffusers": "model/",
+    "transformers": "model/",
+    "peft": "model/",
+    "tokenizers": "model/",
+    "cv2": "data/registration.py",
+    "tyro": ("cli.py", "config.py"),
+}
+
+
+def module_name(path: Path) -> str:
+    """As imports say it: data.layout for data/layout.py, data for data/__init__.py."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {module_name(path): path for path in SOURCE.rglob("*.py")}
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """The full names that a module imports, wherever in it: at the top, inside functions, for the type checker."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative imports hide where they point"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+@cache
+def of_ours(name: str) -> frozenset[str]:
+    """The modules of this package that a module imports."""
+    ours = set()
+    for full in imports(name):
+        if full.startswith("retipair."):
+            inside = full.removeprefix("retipair.")
+            while inside and inside not in modules():  # the last parts may be names within the module
+                inside = inside.rpartition(".")[0]
+            ours.add(inside)
+    return frozenset(ours - {""})
+
+
+def in_rooms() -> Iterator[tuple[str, str]]:
+    for name in modules():
+        room = name.partition(".")[0]
+        if room in ROOMS:
+            yield room, name
+
+
+def test_every_folder_is_a_room_with_rules() -> None:
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert folders == set(ROOMS)
+    assert set(modules()) > VERBS
+
+
+def test_rooms_import_only_the_rooms_they_may_and_never_a_verb() -> None:
+    through = {
+        f"{name} -> {other}"
+        for room, name in in_rooms()
+        for other in of_ours(name)
+        if other.partition(".")[0] not in {room, "errors", *ROOMS[room]}
+    }
+    assert not through
+
+
+def test_nothing_imports_the_command_line_and_no_verb_imports_a_later_one() -> None:
+    importers = {verb: {name for name in modules() if verb in of_ours(name)} for verb in (*VERBS, "cli")}
+    assert importers["cli"] == {"__main__"}
+    assert importers["train"] == importers["generate"] == set()
+    assert importers["prepare"] <= {"plan"}  # `train --data RAW` prepares first
+    assert of_ours("cli") <= {"config", "errors"}  # verbs are imported when they run
+
+
+def test_imports_have_no_circles() -> None:
+    graph = {name: of_ours(name) - {name} for name in modules()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules())
+
+
+@pytest.mark.parametrize("library", PLACES)
+def test_each_library_is_known_in_one_place(library: str) -> None:
+    knowing = {
+        modules()[name].relative_to(SOURCE).as_posix()
+        for name in modules()
+        if any(full.partition(".")[0] == library for full in imports(name))
+    }
+    assert knowing
+    assert {path for path in knowing if not path.startswith(PLACES[library])} == set()
+
+
+def test_only_the_model_room_asks_which_system_it_is() -> None:
+    asking = set()
+    for name, path in modules().items():
+        if name.startswith("model"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare | ast.Match):
+                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                asking |= {f"{name}, line {node.lineno}"} if words & {"sdxl", "sd15"} else set()
+        asking |= {f"{name} imports {full}" for full in imports(name) if full.endswith((".SDXL", ".SD15"))}
+    assert not asking
+
+
+def test_help_and_refusals_never_wait_for_torch() -> None:
+    script = (
+        "import sys; from retipair.cli import main\n"
+        "for line in (['--help'], ['prepare', '--help'], ['train', '--help'], ['generate', '--help'], ['--version']):\n"
+        "    assert main(line) == 0, line\n"
+        "assert main(['train', '-n', 'x', '--nonsense']) == 2\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'cv2', 'skimage'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
