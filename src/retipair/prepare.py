@@ -278,7 +278,8 @@ def _workers(asked: int, jobs: int) -> int:
 
 
 def _with_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    yield from track(items, title, total=total, console=Console(stderr=True), transient=True)
+    screen = Console(stderr=True)
+    yield from track(items, title, total=total, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 # --- What earlier runs left

@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+
+from retipair.data.sources import find_pairs
+from retipair.errors import UserError
+
+
+def _touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def _ids(root: Path) -> list[str]:
+    return [pair.id for pair in find_pairs(root)]
+
+
+def test_the_original_layout(tmp_path):
+    _touch(tmp_path, "024/024_01.png", "024/024_02.png", "024/024_01.txt", "024/024_02.txt")
+    _touch(tmp_path, "007/007_01.JPG", "007/007_02.tif", "README.md", ".DS_Store")
+    first, second = find_pairs(tmp_path)
+    assert (first.id, first.cf.name, first.fa.name, first.cf_points) == ("007", "007_01.JPG", "007_02.tif", None)
+    assert second.cf_points == tmp_path / "024/024_01.txt"
+    assert second.fa_points == tmp_path / "024/024_02.txt"
+
+
+def test_the_original_layout_flat(tmp_path):
+    _touch(tmp_path, "a_01.png", "a_02.png", "b_1_01.bmp", "b_1_02.bmp", "a_01.txt", "a_02.txt")
+    assert _ids(tmp_path) == ["a", "b_1"]
+
+
+def test_two_parallel_folders(tmp_path):
+    _touch(tmp_path, "cf/x.png", "fa/x.jpg", "cf/y.png", "fa/y.png", "cf/x.txt", "fa/x.txt")
+    x, y = find_pairs(tmp_path)
+    assert (x.fa, x.fa_points) == (tmp_path / "fa/x.jpg", tmp_path / "fa/x.txt")
+    assert y.cf_points is None
+
+
+def test_the_isfahan_folders_name_their_views_crosswise(tmp_path):
+    _touch(tmp_path, "ABNORMAL/1.jpg", "ABNORMAL/1-1.jpg", "NORMAL/1.jpg", "NORMAL/1-1.jpg")
+    abnormal, normal = find_pairs(tmp_path)
+    assert (abnormal.id, abnormal.cf.name, abnormal.fa.name) == ("abnormal_1", "1.jpg", "1-1.jpg")
+    assert (normal.id, normal.cf.name, normal.fa.name) == ("normal_1", "1-1.jpg", "1.jpg")
+
+
+def test_a_csv_table(tmp_path):
+    _touch(tmp_path, "in/one_01.png", "in/two.png", "in/three.txt")
+    text = "\ufeffcf,fa,cf_points,fa_points,eye,patient,split,caption\r\n"
+    text += 'in/one_01.png,in/two.png,in/three.txt,in/three.txt,OD,7,validation,"mild, early"\r\n'
+    (tmp_path / "pairs.csv").write_bytes(text.encode())
+    (pair,) = find_pairs(tmp_path / "pairs.csv")
+    assert (pair.id, pair.cf, pair.split, pair.caption) == (
+        "one", tmp_path / "in/one_01.png", "val", "mild, early",
+    )  # fmt: skip
+    assert (pair.eye, pair.patient, pair.cf_points) == ("OD", "7", tmp_path / "in/three.txt")
+
+
+def test_a_jsonl_table(tmp_path):
+    _touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "pairs.jsonl").write_text('{"id": 5, "cf": "a.png", "fa": "b.png", "eye": 0, "caption": null}\n\n')
+    (pair,) = find_pairs(tmp_path / "pairs.jsonl")
+    assert (pair.id, pair.eye, pair.caption) == ("5", "0", None)
+
+
+def test_eyes_csv_says_which_pairs_show_one_eye(tmp_path):
+    _touch(tmp_path, "a_01.png", "a_02.png", "b_01.png", "b_02.png")
+    (tmp_path / "eyes.csv").write_text("id,eye,patient,split\na,L,p1,train\nb,R,p1,train\n")
+    a, b = find_pairs(tmp_path)
+    assert (a.eye, a.patient, a.split) == ("L", "p1", "train")
+    assert b.eye == "R"
+
+
+FLAT = ("a_01.png", "a_02.png")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((), "no images in a layout that is known"),
+        (("a_01.png",), "its partner a_02 is missing"),
+        (("b/b_02.png",), "its partner b_01 is missing"),
+        (("cf/a.png", "fa/b.png"), "its partner fa/a is missing"),
+        (("cf/readme.md", "fa/readme.md"), "hold no images"),
+        (("ABNORMAL/1.jpg",), "its partner 1-1 is missing"),
+        (("NORMAL/readme.md",), "no images in it"),
+        ((*FLAT, "holiday.png"), "neither ID_01"),
+        ((*FLAT, "a_01.jpg"), "the same view as"),
+        ((*FLAT, "a/a_01.png", "a/a_02.png"), "'a' occurs more than once"),
+        ((*FLAT, "notes/readme.md"), "no images in it"),
+        (("a b_01.png", "a b_02.png"), "no safe file name"),
+        ((*FLAT, "a_01.txt"), "the other view has no points"),
+    ],
+)
+def test_folders_that_cannot_work_say_why(tmp_path, files, said):
+    _touch(tmp_path, *files)
+    with pytest.raises(UserError, match=said) as caught:
+        find_pairs(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,eye\na,1\na,2\n", "second time"),
+        ("id,eye\na,1\nz,2\n", "no pair has id 'z'"),
+        ("id,eye\n", "no lines"),
+        ("id,eye,side\na,1,2\n", "unknown column 'side'"),
+        ("id,eye\na,\n", "eye is missing"),
+        ("id,eye,split\na,1,holdout\n", "unknown split 'holdout'"),
+        ("id,eye\na,1,2,3\n", "4 cells for 2 columns"),
+    ],
+)
+def test_an_eyes_table_that_cannot_work_says_why(tmp_path, text, said):
+    _touch(tmp_path, *FLAT)
+    (tmp_path / "eyes.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        find_pairs(tmp_path)
+
+
+def test_an_eyes_table_must_know_every_pair(tmp_path):
+    _touch(tmp_path, *FLAT, "b_01.png", "b_02.png")
+    (tmp_path / "eyes.csv").write_text("id,eye\na,1\n")
+    with pytest.raises(UserError, match="no line for pair 'b'"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "cf,fa\na.png,\n", "fa is missing"),
+        ("t.csv", "cf,fa\na.png,gone.png\n", "gone.png does not exist"),
+        ("t.csv", "cf,fa,colour\na.png,a.png,red\n", "unknown column 'colour'"),
+        ("t.csv", "id,cf,fa\nx,a.png,a.png\nX,a.png,a.png\n", "more than once"),
+        ("t.csv", "id,cf,fa\n../x,a.png,a.png\n", "no safe file name"),
+        ("t.csv", "", "no lines"),
+        ("t.jsonl", "{", "not JSON"),
+        ("t.jsonl", "[1]", "not an object"),
+        ("t.xlsx", "", "not a table that is known"),
+    ],
+)
+def test_a_table_that_cannot_work_says_why(tmp_path, name, text, said):
+    _touch(tmp_path, "a.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        find_pairs(tmp_path / name)
+    assert name in str(caught.value) or "a.png" in str(caught.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_pairs(tmp_path / "gone")

@@ -1,0 +1,308 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyes import draw_pair, draw_raw, write_eye, write_raw
+from retipair.cli import main
+from retipair.config import PrepareConfig
+from retipair.data.manifest import read_manifest
+from retipair.prepare import fingerprint, is_prepared
+
+SIZE = "128"
+
+
+def _prepare(raw: Path, out: Path, *flags: str) -> int:
+    return main(["prepare", str(raw), str(out), "--size", SIZE, "--workers", "1", *flags])
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_raw(folder, n=3, size=224, jitter=0.3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    assert _prepare(raw, out) == 0
+    return out
+
+
+def test_a_prepared_folder_is_what_the_manifest_says(prepared):
+    records = list(read_manifest(prepared))
+    assert [record.id for record in records] == ["001", "002", "003"]
+    assert sorted(record.split for record in records) == ["train", "train", "val"]
+    for record in records:
+        cf, fa, mask = (Image.open(prepared / path) for path in (record.cf, record.fa, record.mask))
+        assert (cf.mode, fa.mode, mask.mode) == ("RGB", "L", "L")
+        assert cf.size == fa.size == mask.size == (128, 128)
+        assert set(np.unique(mask)) == {0, 255}
+        assert record.inliers == len(record.points) == 20
+        points = np.array(record.points)
+        residual = np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1))
+        assert record.residual_px == pytest.approx(residual, abs=0.01)
+        assert record.consistency >= record.consistency_before
+
+
+def test_nothing_else_is_left_behind(prepared):
+    names = sorted(path.name for path in prepared.iterdir())
+    assert names == [".prepare.json", "cf", "contact_sheet.png", "fa", "manifest.jsonl", "mask"]
+
+
+def test_fa_to_cf_maps_raw_fa_onto_the_prepared_cf(raw, prepared):
+    record = next(iter(read_manifest(prepared)))
+    raw_points = np.loadtxt(raw / record.id / f"{record.id}_02.txt")
+    moved = np.column_stack([raw_points, np.ones(len(raw_points))]) @ np.array(record.fa_to_cf).T
+    assert moved[:, :2] / moved[:, 2:] == pytest.approx(np.array(record.points)[:, 2:], abs=0.01)
+
+
+def test_the_table_is_on_screen(raw, tmp_path, capsys):
+    assert _prepare(raw, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("001", "inliers", "residual", "consistency", "kept", "val"))
+
+
+def test_workers_do_not_change_a_byte(raw, prepared, tmp_path):
+    assert _prepare(raw, tmp_path / "out", "--workers", "2") == 0
+    assert _content(tmp_path / "out") == _content(prepared)
+
+
+def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypatch):
+    changed, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, changed)
+    shutil.copytree(prepared, out)
+    redone = []
+    from retipair import prepare as verb
+
+    align = verb._align
+    monkeypatch.setattr(verb, "_align", lambda task: redone.append(task.pair.id) or align(task))
+    assert _prepare(changed, out) == 0
+    assert redone == []
+    assert _content(out) == _content(prepared)
+
+    write_eye(changed / "002", "002", draw_raw(seed=9, size=224))
+    (out / "fa/003.png").write_bytes(b"damaged")
+    assert _prepare(changed, out) == 0
+    assert redone == ["002", "003"]
+    assert _prepare(changed, tmp_path / "fresh") == 0
+    assert _content(out) == _content(tmp_path / "fresh")
+
+
+def test_a_pair_that_is_gone_leaves_with_its_files(raw, prepared, tmp_path):
+    fewer, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, fewer)
+    shutil.copytree(prepared, out)
+    shutil.rmtree(fewer / "001")
+    assert _prepare(fewer, out) == 0
+    assert not list(out.rglob("001.png"))
+    assert [record.id for record in read_manifest(out)] == ["002", "003"]
+
+
+def test_swapped_views_are_put_right_with_their_points(raw, prepared, tmp_path, capsys):
+    swapped = tmp_path / "raw"
+    for name in ("001", "002", "003"):
+        (swapped / name).mkdir(parents=True)
+        for suffix in ("png", "txt"):
+            shutil.copy(raw / name / f"{name}_01.{suffix}", swapped / name / f"{name}_02.{suffix}")
+            shutil.copy(raw / name / f"{name}_02.{suffix}", swapped / name / f"{name}_01.{suffix}")
+    assert _prepare(swapped, tmp_path / "out") == 0
+    assert "002_02.png is the view in colour" in capsys.readouterr().out
+    assert _content(tmp_path / "out") == _content(prepared)
+
+
+def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
+    bare = tmp_path / "raw"
+    for view, number in (("cf", "01"), ("fa", "02")):
+        (bare / view).mkdir(parents=True)
+        for name in ("001", "002"):
+            shutil.copy(raw / name / f"{name}_{number}.png", bare / view / f"{name}.png")
+    assert _prepare(bare, tmp_path / "out") == 0
+    for record in read_manifest(tmp_path / "out"):
+        assert record.residual_px is None
+        assert record.points == []
+        assert record.consistency > 0.4
+
+
+def test_views_of_other_sizes_and_depths_fit_too(raw, tmp_path):
+    other = tmp_path / "raw"
+    shutil.copytree(raw, other)
+    path = other / "001/001_02.png"
+    fa = np.pad(np.asarray(Image.open(path)), ((0, 40), (0, 10))).astype(np.uint16) * 257
+    Image.fromarray(fa).save(path)
+    assert _prepare(other, tmp_path / "out") == 0
+    assert next(iter(read_manifest(tmp_path / "out"))).residual_px < 2
+
+
+def test_aligned_views_can_be_left_alone(tmp_path):
+    for seed in (1, 2):
+        eye = draw_raw(seed, size=128, points=0)
+        cf, fa = draw_pair(seed, 128)
+        write_eye(tmp_path / "raw", f"{seed}", replace(eye, cf=cf, fa=fa))
+    for path in (tmp_path / "raw").glob("*.txt"):
+        path.unlink()
+    assert _prepare(tmp_path / "raw", tmp_path / "out", "--register", "none") == 0
+    records = list(read_manifest(tmp_path / "out"))
+    assert all(record.inliers is None and record.consistency > 0.2 for record in records)
+    assert all(record.consistency == record.consistency_before for record in records)
+
+
+def test_a_refused_pair_is_named_and_left_out(raw, tmp_path, capsys):
+    wrong = tmp_path / "raw"
+    shutil.copytree(raw, wrong)
+    points = np.random.default_rng(0).uniform(40, 180, (20, 2))
+    np.savetxt(wrong / "001/001_02.txt", points)
+    assert _prepare(wrong, tmp_path / "out") == 0
+    assert "of 20 points agree" in capsys.readouterr().out
+    assert [record.id for record in read_manifest(tmp_path / "out")] == ["002", "003"]
+    assert not (tmp_path / "out/cf/001.png").exists()
+
+
+def test_too_few_pairs_left_write_nothing(raw, tmp_path, capsys):
+    assert _prepare(raw, tmp_path / "out", "--max_residual_px", "0.0001") == 2
+    said = capsys.readouterr()
+    assert "3 of 3 pairs were refused" in said.err
+    assert "median residual" in said.out
+    assert not (tmp_path / "out").exists()
+
+
+def _remove(raw: Path) -> None:
+    (raw / "001/001_02.png").unlink()
+
+
+def _truncate(raw: Path) -> None:
+    path = raw / "002/002_01.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _garble(raw: Path) -> None:
+    (raw / "002/002_01.png").write_text("no image")
+
+
+def _drop_a_point(raw: Path) -> None:
+    path = raw / "003/003_01.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]))
+
+
+def _nan(raw: Path) -> None:
+    path = raw / "003/003_01.txt"
+    path.write_text("nan 3\n" + "\n".join(path.read_text().splitlines()[1:]))
+
+
+def _far_away(raw: Path) -> None:
+    path = raw / "003/003_02.txt"
+    path.write_text("9000 3\n" + "\n".join(path.read_text().splitlines()[1:]))
+
+
+def _line_up(raw: Path) -> None:
+    np.savetxt(raw / "003/003_02.txt", np.repeat(np.arange(20.0)[:, None] + 50, 2, axis=1))
+
+
+def _grey(raw: Path) -> None:
+    Image.open(raw / "001/001_01.png").convert("L").save(raw / "001/001_01.png")
+
+
+def _one_eye(raw: Path) -> None:
+    (raw / "eyes.csv").write_text("id,eye\n001,L\n002,L\n003,L\n")
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "said"),
+    [
+        (_remove, "001_01.png", "partner 001_02 is missing"),
+        (_truncate, "002_01.png", "cannot be read"),
+        (_garble, "002_01.png", "cannot be read"),
+        (_drop_a_point, "003_01.txt", "19 points but 003_02.txt has 20"),
+        (_nan, "003_01.txt", "line 1"),
+        (_far_away, "003_02.txt", "outside"),
+        (_line_up, "003_02.txt", "on one line"),
+        (_grey, "001_01.png", "in colour"),
+        (_one_eye, "eyes.csv", "add pairs of other eyes"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(raw, tmp_path, capsys, harm, file, said):
+    bad = tmp_path / "raw"
+    shutil.copytree(raw, bad)
+    harm(bad)
+    assert _prepare(bad, tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert file in message
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--size", "100"),
+        ("--size", "0"),
+        ("--val_fraction", "0"),
+        ("--val_fraction", "0.6", "--test_fraction", "0.5"),
+        ("--max_residual_px", "0"),
+        ("--workers", "-1"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(raw, tmp_path, capsys, flags):
+    assert _prepare(raw, tmp_path / "out", *flags) == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_points_cannot_be_asked_for_where_there_are_none(raw, tmp_path, capsys):
+    bare = tmp_path / "raw"
+    shutil.copytree(raw, bare, ignore=shutil.ignore_patterns("*.txt"))
+    assert _prepare(bare, tmp_path / "out", "--register", "points") == 2
+    assert "no points for this pair" in capsys.readouterr().err
+
+
+def test_out_must_not_be_among_the_raw_views_nor_hold_other_files(raw, tmp_path, capsys):
+    assert _prepare(raw, raw) == 2
+    assert _prepare(raw, raw / "out") == 2
+    (tmp_path / "thesis.tex").touch()
+    assert _prepare(raw, tmp_path) == 2
+    assert _prepare(raw, tmp_path / "thesis.tex") == 2
+    assert capsys.readouterr().err.count("another") + 1 >= 3
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path, capsys):
+    assert _prepare(tmp_path / "gone", tmp_path / "out") == 2
+    (tmp_path / "empty").mkdir()
+    assert _prepare(tmp_path / "empty", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "gone: no such file" in said
+    assert "empty: no images" in said
+
+
+def test_a_fingerprint_knows_content_and_settings_but_not_places(raw, tmp_path):
+    config = PrepareConfig(raw=raw, out=tmp_path / "out")
+    copy = tmp_path / "copy"
+    shutil.copytree(raw, copy)
+    same = fingerprint(config)
+    assert fingerprint(replace(config, raw=copy, out=tmp_path, workers=3)) == same
+    assert fingerprint(replace(config, size=256)) != same
+    (copy / "eyes.csv").write_text("id,eye\n001,a\n002,b\n003,c\n")
+    assert fingerprint(replace(config, raw=copy)) != same
+    (copy / "eyes.csv").unlink()
+    (copy / "001/001_01.txt").write_text("1 2\n")
+    assert fingerprint(replace(config, raw=copy)) != same
+
+
+def test_a_folder_is_prepared_once_its_manifest_is_there(prepared, raw):
+    assert is_prepared(prepared)
+    assert not is_prepared(raw)
+    assert not is_prepared(raw / "gone")
+
+
+def test_the_state_holds_no_times_and_no_places(prepared, raw):
+    text = (prepared / ".prepare.json").read_text()
+    assert str(raw) not in text
+    assert set(json.loads(text)) == {"schema", "pairs"}
