@@ -1,0 +1,189 @@
+"""What the loss means: nothing is lost on a perfect prediction, and what is wrong in one half stays there."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from scipy import ndimage
+
+from retipair.diffusion.noise import generator
+from retipair.diffusion.objective import (
+    HighFrequency,
+    Losses,
+    Objective,
+    clean_latents,
+    high_pass,
+    min_snr_weight,
+    target_for,
+)
+
+ORIGINAL = HighFrequency(weight=0.5, kernel=7, sigma=1.5, max_timestep=300)
+LATER = HighFrequency(weight=0.5, kernel=3, sigma=0.5, max_timestep=300)
+T = torch.tensor([0, 20, 299, 300, 999])
+WIDTH = 32
+SEAM = WIDTH // 2
+
+both_predictions = pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+both_filters = pytest.mark.parametrize("settings", [ORIGINAL, LATER], ids=["7", "3"])
+
+
+def scheduler(kind: str = "epsilon") -> DDPMScheduler:
+    """SDXL's."""
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=kind, clip_sample=False
+    )
+
+
+def normal(*key: int | str, rows: int = len(T)) -> torch.Tensor:
+    return torch.randn(rows, 4, 16, WIDTH, generator=generator(*key))
+
+
+def losses(prediction: torch.Tensor, kind: str = "epsilon", settings: HighFrequency = ORIGINAL) -> Losses:
+    return Objective(scheduler(kind), settings)(prediction, normal("latents"), normal("noise"), T)
+
+
+def perfect(kind: str) -> torch.Tensor:
+    return target_for(scheduler(kind), normal("latents"), normal("noise"), T)
+
+
+@both_predictions
+def test_a_perfect_prediction_loses_nothing(kind: str) -> None:
+    result = losses(perfect(kind), kind)
+    assert result.mse.abs().max() == 0
+    assert result.hf.abs().max() < 1e-5
+    assert result.total < 1e-5
+
+
+@both_predictions
+def test_a_perfect_prediction_implies_the_clean_latents(kind: str) -> None:
+    noisy = scheduler(kind).add_noise(normal("latents"), normal("noise"), T)
+    clean = clean_latents(scheduler(kind), perfect(kind), noisy, T)
+    assert torch.allclose(clean, normal("latents"), atol=2e-4)
+
+
+@both_predictions
+def test_the_library_agrees_on_the_clean_latents(kind: str) -> None:
+    noisy = scheduler(kind).add_noise(normal("latents"), normal("noise"), T)
+    wrong = perfect(kind) + normal("error")
+    ours = clean_latents(scheduler(kind), wrong, noisy, T)
+    for row, t in enumerate(T.tolist()):
+        theirs = scheduler(kind).step(wrong[row], t, noisy[row], generator=generator(0)).pred_original_sample
+        assert torch.allclose(ours[row], theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_mse_is_the_mean_square_of_each_half() -> None:
+    error = torch.zeros_like(normal("error"))
+    error[..., :SEAM], error[..., SEAM:] = 2.0, 3.0
+    result = losses(perfect("epsilon") + error)
+    assert torch.allclose(result.mse, torch.tensor([4.0, 9.0]).expand(5, 2))
+
+
+@both_predictions
+def test_high_frequency_counts_only_below_the_limit(kind: str) -> None:
+    result = losses(perfect(kind) + normal("error"), kind)
+    assert result.hf_counts.tolist() == [1, 1, 1, 0, 0]
+    assert (result.hf[:3] > 0).all()
+    assert (result.hf[3:] == 0).all()
+
+
+def test_the_total_is_the_mean_square_plus_the_weighted_high_frequency() -> None:
+    prediction = perfect("epsilon") + normal("error")
+    result = losses(prediction)
+    assert result.total.item() == pytest.approx((result.mse.mean() + 0.5 * result.hf.mean()).item())
+    without = losses(prediction, settings=HighFrequency(0.0, 7, 1.5, 300))
+    assert without.total.item() == pytest.approx(without.mse.mean().item())
+    assert not without.hf.any()
+
+
+@both_predictions
+def test_gradient_flows_to_the_prediction_alone_and_through_both_parts(kind: str) -> None:
+    def gradient(settings: HighFrequency) -> torch.Tensor:
+        prediction = (perfect(kind) + normal("error")).requires_grad_()
+        result = losses(prediction, kind, settings)
+        assert not result.mse.requires_grad
+        assert not result.hf.requires_grad
+        result.total.backward()
+        assert prediction.grad is not None
+        return prediction.grad
+
+    extra = gradient(ORIGINAL) - gradient(HighFrequency(0.0, 7, 1.5, 300))
+    assert extra[:3].abs().amax((1, 2, 3)).min() > 0
+    assert not extra[3:].any()
+
+
+@both_predictions
+@both_filters
+@pytest.mark.parametrize("half", [0, 1])
+def test_an_error_in_one_half_leaves_the_other_at_nothing(kind: str, settings: HighFrequency, half: int) -> None:
+    """Also right beside the seam, where a filter over the joint latents would reach across."""
+    prediction = perfect(kind)
+    beside_seam = slice(SEAM - 2, SEAM) if half == 0 else slice(SEAM, SEAM + 2)
+    prediction[..., beside_seam] += 5.0
+    clean, wrong = losses(perfect(kind), kind, settings), losses(prediction, kind, settings)
+    other = 1 - half
+    assert torch.equal(wrong.mse[:, other], clean.mse[:, other])
+    assert torch.equal(wrong.hf[:, other], clean.hf[:, other])
+    assert (wrong.mse[:, half] > 1).all()
+    assert (wrong.hf[:3, half] > 100 * clean.hf[:3, half]).all()
+
+
+@both_filters
+def test_an_even_image_has_no_fine_detail_even_at_border_and_seam(settings: HighFrequency) -> None:
+    latents = torch.ones(1, 4, 16, WIDTH)
+    latents[..., :SEAM], latents[..., SEAM:] = -3.0, 5.0  # two brightnesses: the seam is no edge
+    assert high_pass(latents, settings).abs().max() < 1e-5
+
+
+@both_filters
+def test_the_blur_is_scipys_gaussian_with_mirrored_borders(settings: HighFrequency) -> None:
+    latents = normal("latents", rows=2)
+    reach = settings.kernel // 2
+    halves = latents.numpy().reshape(2, 4, 16, 2, SEAM)
+    blurred = ndimage.gaussian_filter(
+        halves.astype(np.float64), settings.sigma, mode="mirror", radius=reach, axes=(2, 4)
+    )
+    expected = torch.from_numpy((halves - blurred).reshape(latents.shape)).float()
+    assert torch.allclose(high_pass(latents, settings), expected, atol=1e-5)
+
+
+def test_the_loss_is_the_mean_absolute_difference_of_the_high_passed() -> None:
+    """Against arithmetic of its own: with noise-free x0 = x_t / alpha the whole of it can be written out."""
+    objective, t = Objective(scheduler(), ORIGINAL), torch.tensor([100])
+    latents, noise, error = normal("latents", rows=1), normal("noise", rows=1), normal("error", rows=1)
+    alpha2 = scheduler().alphas_cumprod[100]
+    amplified = -((1 - alpha2) / alpha2).sqrt() * error  # what an error of the noise does to the clean latents
+    expected = high_pass(amplified, ORIGINAL).abs().unflatten(-1, (2, SEAM)).mean((1, 2, 4))
+    assert torch.allclose(objective(noise + error, latents, noise, t).hf, expected, atol=1e-4)
+
+
+def test_wild_predictions_are_clamped_before_the_high_pass() -> None:
+    objective, t = Objective(scheduler(), ORIGINAL), torch.tensor([299])
+    latents, noise = normal("latents", rows=1), normal("noise", rows=1)
+    wild = objective(noise + 1e6 * normal("error", rows=1), latents, noise, t)
+    assert wild.hf.max() < 25  # +-10 against +-10, where the raw error is a million
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_never_weighs_more_than_one_and_only_holds_back_low_noise(kind: str) -> None:
+    """Against the paper's own form: min(SNR, 5) / SNR for noise, / (SNR + 1) for v."""
+    t = torch.arange(1000)
+    alpha2 = scheduler().alphas_cumprod.double()
+    snr = alpha2 / (1 - alpha2)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
+    weight = min_snr_weight(scheduler(kind), t, gamma=5.0)
+    assert torch.allclose(weight.double(), expected, rtol=1e-4)
+    assert weight.max() <= 1 + 1e-5
+    if kind == "epsilon":
+        assert (weight[snr < 5] == 1).all()
+        assert (weight[snr > 5] < 1).all()
+
+
+def test_min_snr_weighs_each_sample_of_the_trained_loss_and_leaves_the_logged_one() -> None:
+    prediction = perfect("epsilon") + normal("error")
+    off = HighFrequency(0.0, 7, 1.5, 300)
+    weighted = Objective(scheduler(), off, min_snr_gamma=5.0)(prediction, normal("latents"), normal("noise"), T)
+    plain = losses(prediction, settings=off)
+    assert torch.equal(weighted.mse, plain.mse)
+    expected = (plain.mse.mean(1) * min_snr_weight(scheduler(), T, 5.0)).mean()
+    assert weighted.total.item() == pytest.approx(expected.item())
+    assert weighted.total < plain.total
