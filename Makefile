@@ -33,7 +33,15 @@ check: $(INSTALLED)
 	$(MAKE) test
 
 demo: $(INSTALLED)
-	$(BIN)/python recipes/demo.py
+	@echo "Eight synthetic eyes, prepared, trained on and generated from, on a tiny base with RANDOM weights:"
+	@echo "what it draws is noise. This shows the commands and the files, not the quality."
+	@cd tests && ../$(BIN)/python -c "from eyes import write_raw; from pathlib import Path; write_raw(Path('../demo/raw'), 8, jitter=1.0)"
+	$(BIN)/retipair prepare demo/raw demo/pairs
+	$(BIN)/retipair train -n demo --data demo/pairs --base random:tiny-sdxl --results demo/results \
+	    --max_steps 60 --val_every 20 --log_every 10 --num_samples 2 --sample_steps 10 --resume
+	$(BIN)/retipair generate -n demo --results demo/results --savedir new --amount 4 --steps 20
+	$(BIN)/retipair generate -n demo --results demo/results --savedir varied --amount 4 --steps 20 --mode from_data
+	@echo "Done: demo/pairs/contact_sheet.png, demo/results. Next: README.md, \"From your pairs to new pairs\""
 
 clean:
 	rm -rf .venv demo results

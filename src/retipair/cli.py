@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if os.environ.get("RETIPAIR_DEBUG"):
             raise

@@ -21,9 +21,9 @@ SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
 class PrepareConfig:
     """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
 
-    raw: tyro.conf.Positional[Path]
+    raw: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RAW")]
     """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), or a .csv/.jsonl table."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
     size: int = 512
     """Side of the square prepared views, px."""
@@ -178,7 +178,7 @@ class GenerateConfig:
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is off and twice as fast."""
     precision: Precision = "auto"
-    """auto is bf16 on CUDA that has it, else fp32; the VAE decodes in fp32 or bf16."""
+    """Arithmetic of the UNet: auto is bf16 on CUDA that has it, else fp32. The autoencoder always decodes in fp32."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
 

@@ -1,7 +1,6 @@
 """Manifest -> adapter."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from retipair.batches import Batches, prompt_rows
@@ -231,10 +231,10 @@ def say_start(plan: Plan, data: Data, learner: Learner) -> None:
 
 
 def memory_used(device: str) -> str:
-    """The most memory used so far, on the GPU or in this process."""
+    """Memory in use: the most so far on the GPU, or that of this process."""
     if device.startswith("cuda"):
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
 
 
 def next_command(config: TrainConfig) -> str:
