@@ -1,6 +1,7 @@
 # make demo    set up .venv, then prepare, train and generate on synthetic eyes with a tiny random base
 # make test    set up .venv and run the tests
 # make check   what CI runs: format, lint, types, tests
+# make docs    write docs/reference.md from --help
 # make test-slow   full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB of memory, 15 minutes)
 # make test-gpu    what only an accelerator can show
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check test-slow test-gpu clean
+.PHONY: demo test check docs test-slow test-gpu clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -25,6 +26,9 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+docs: $(INSTALLED)
+	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

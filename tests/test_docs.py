@@ -1,0 +1,77 @@
+"""What the documents say is so: flags, commands, links, and the same content in both languages."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conftest import TRAIN_QUICKLY
+from eyes import write_raw
+from reference import reference
+from retipair.cli import main
+
+ROOT = Path(__file__).parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def test_the_reference_is_what_help_says() -> None:
+    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make docs`"
+
+
+def commands(readme: str) -> list[list[str]]:
+    """Every command of ours in a README's bash blocks, as typed, comments and prompts aside."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / readme).read_text(), flags=re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and (line[0] == "retipair" or line[:1] == ["python"])]
+
+
+def ours(command: list[str]) -> list[str]:
+    """`python train.py ...` and `retipair train ...` -> arguments of main."""
+    entry = {"train.py": "train", "test_gen.py": "generate"}
+    return command[1:] if command[0] == "retipair" else [entry[command[1]], *command[2:]]
+
+
+def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As typed, but for a tiny base in place of SDXL and fewer steps and pairs."""
+    monkeypatch.chdir(tmp_path)
+    write_raw(Path("eyes"), 3, size=192)
+    smaller = {
+        "prepare": ["--size", "128"],
+        "train": ["--base", "random:tiny-sdxl", *TRAIN_QUICKLY],
+        "generate": ["--steps", "2", "--amount", "2"],
+    }
+    seen = set()
+    for command in commands("README.md"):
+        verb, *rest = ours(command)
+        seen.add(verb)
+        assert main([verb, *rest, *smaller[verb]]) == 0, command
+    assert seen == set(smaller)
+    assert Path("results/out_joint_sdxl_cffa_pairs_preds/first/new/2/cf_fa_chessboard.png").is_file()
+    assert Path("pairs/contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize("name", [*READMES, "docs/formats.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_both_readmes_have_the_same_commands_and_parts() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in READMES)
+    assert commands(READMES[0]) == commands(READMES[1])
+    for mark in (r"^## ", r"^```", r"^\|"):
+        counts = [len(re.findall(mark, text, flags=re.MULTILINE)) for text in (english, chinese)]
+        assert counts[0] == counts[1], mark
+
+
+def test_the_readme_names_every_module_and_flag_it_speaks_of() -> None:
+    text = (ROOT / "README.md").read_text()
+    for path in (ROOT / "src/retipair").glob("*.py"):
+        assert path.name in text or path.name.startswith("__"), f"{path.name} has no phrase in the README"
+    for room in (ROOT / "src/retipair").iterdir():
+        if room.is_dir() and room.name != "__pycache__":
+            assert f"{room.name}/" in text, f"{room.name}/ has no phrase in the README"
+    flags = set(re.findall(r"`(--\w+)", text))
+    assert flags <= set(re.findall(r"--\w+", reference())) | {"--local"}
