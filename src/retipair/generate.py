@@ -143,7 +143,7 @@ def _check(config: GenerateConfig) -> None:
         raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
     if config.mode == "from_data" and int(config.steps * config.strength) < 1:
         raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
-    if config.guidance_scale < 1:
+    if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
     if config.seed < 0:
         raise UserError(f"--seed {config.seed}: must be at least 0")

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,11 @@ def make_plan(config: TrainConfig) -> Plan:
     device = choose_device(config.device)
     folder = results_folder(config.results, base.system.name) / config.name
     layout = Layout(base.system.layout, config.size or base.view_size)
-    return Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
+    plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
+    _, height, width = plan.latent_shape
+    if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
+        raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
+    return plan
 
 
 def _check(config: TrainConfig) -> None:
@@ -98,6 +103,8 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
     if config.size is not None and (config.size < 64 or config.size % 64):
         raise UserError(f"--size {config.size}: must be a multiple of 64")
+    if config.tracker != "none" and find_spec(config.tracker) is None:
+        raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
 
 
 def read_data(plan: Plan) -> Data:

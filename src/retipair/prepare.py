@@ -9,17 +9,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from retipair.config import PrepareConfig, Register, canonical_json
@@ -32,6 +31,7 @@ from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, split_pairs
 from retipair.errors import UserError
+from retipair.progress import watched
 
 STATE_NAME = ".prepare.json"
 _STATE_SCHEMA = "retipair.prepare-state/1"
@@ -41,8 +41,6 @@ _SHEET = "contact_sheet.png"
 _RECIPE = 1  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
     """Read every file whole, so that what is broken is known before anything is written."""
     read = partial(_read, register=config.register)
     with ThreadPoolExecutor(_workers(config.workers, len(pairs))) as pool:
-        seen = list(_with_bar(pool.map(read, pairs), len(pairs), "Reading"))
+        seen = list(watched("Reading", pool.map(read, pairs), len(pairs)))
     for one in seen:
         if one.swapped:
             print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
@@ -235,11 +233,11 @@ def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     """Outcomes in the order of the tasks. Several processes are spawned, not forked: OpenCV has threads."""
     count = _workers(workers, len(tasks))
     if count == 1:
-        yield from _with_bar(map(_align, tasks), len(tasks), "Aligning")
+        yield from watched("Aligning", map(_align, tasks), len(tasks))
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=single_threaded) as pool:
         try:
-            yield from _with_bar(pool.map(_align, tasks), len(tasks), "Aligning")
+            yield from watched("Aligning", pool.map(_align, tasks), len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -275,11 +273,6 @@ def _stage(task: Task, pair: Pair) -> dict[str, str]:
 
 def _workers(asked: int, jobs: int) -> int:
     return max(1, min(asked or os.cpu_count() or 1, jobs))
-
-
-def _with_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    screen = Console(stderr=True)
-    yield from track(items, title, total=total, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 # --- What earlier runs left

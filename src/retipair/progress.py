@@ -1,7 +1,8 @@
 """What a command says while it works: on standard error, so that standard output stays for results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -41,3 +42,14 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
                 bar.update(task, note=note)
 
         yield advance
+
+
+Item = TypeVar("Item")
+
+
+def watched(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+    """The items as they come, with a bar that counts them."""
+    with progress(title, total) as advance:
+        for item in items:
+            yield item
+            advance()

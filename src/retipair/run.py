@@ -171,7 +171,8 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:
-            raise UserError(f"{run.folder}: {key} has changed since the run began; use another --name")
+            what = {"data_sha256": "the content of --data"}.get(key, key)
+            raise UserError(f"{run.folder}: {what} has changed since the run began; use another --name")
 
 
 def environment() -> dict[str, Any]:

@@ -213,11 +213,8 @@ def tracking(config: TrainConfig, run: Run) -> Iterator[Track]:
         return
     from accelerate import Accelerator
 
-    try:
-        accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
-        accelerator.init_trackers("retipair", {k: v for k, v in to_values(config).items() if v is not None})
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--tracker {config.tracker}: {error}; pip install 'retipair[{config.tracker}]'") from None
+    accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
+    accelerator.init_trackers("retipair", {k: v for k, v in to_values(config).items() if v is not None})
     yield lambda values, step: accelerator.log(dict(values), step=step)
     accelerator.end_training()
 
