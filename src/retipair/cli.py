@@ -51,9 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RETIPAIR_DEBUG"):
             raise
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"{message}; this is a fault of ours: RETIPAIR_DEBUG=1 shows where", status=1)
+        return _fail(_explain(error), status=1)
     return 0
+
+
+def _explain(error: Exception) -> str:
+    """What is nobody's bad input: a full disk or memory, or a fault of ours."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+        return "out of memory; lower --batch_size or, to train, add --gradient_checkpointing. What was saved is whole"
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, OSError):
+        return f"{message}; mend that and run the same command again"
+    return f"{message}; this is a fault of ours: RETIPAIR_DEBUG=1 shows where"
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:

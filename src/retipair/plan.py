@@ -133,7 +133,7 @@ def describe(plan: Plan, data: Data) -> Description:
         system=plan.base.system.name,
         layout=plan.layout.name,
         view_size=plan.layout.view_size,
-        base=config.base,
+        base=plan.base.source,
         rank=config.unet_lora_rank,
         alpha=config.unet_lora_alpha,
         targets=config.lora_targets,

@@ -1,5 +1,6 @@
 """What a command says while it works: on standard error, so that standard output stays for results."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +19,10 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Advance = Callable[..., None]
 """advance(steps=1, note=""): that many steps further, with a word on how it goes."""
+Item = TypeVar("Item")
+
+LINE_EVERY = 30.0
+"""Seconds between lines where there is no terminal to draw a bar on, as in a cluster's log."""
 
 
 @contextmanager
@@ -32,19 +37,19 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done, note="", rate="")
+        told = time.monotonic()
 
         def advance(steps: int = 1, note: str = "") -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=steps, rate=f"{speed:.2f}/s" if speed else "")
-            if note:
-                bar.update(task, note=note)
+            nonlocal told
+            speed, fields = bar.tasks[0].speed, {"note": note} if note else {}
+            bar.update(task, advance=steps, rate=f"{speed:.2f}/s" if speed else "", **fields)  # type: ignore[arg-type]
+            if not console.is_terminal and time.monotonic() - told > LINE_EVERY:
+                told = time.monotonic()
+                console.print(f"{title}: {bar.tasks[0].completed:.0f} of {total}")
 
         yield advance
-
-
-Item = TypeVar("Item")
 
 
 def watched(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:

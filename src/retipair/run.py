@@ -152,7 +152,8 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
 def start_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Run:
     """Make the run's folder and write what it was made with."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"settings": to_values(config), **facts})
+    settings = to_values(config) | {"data": str(config.data.resolve()) if config.data else None}
+    write_json(folder / "config.json", {"settings": settings, **facts})
     write_json(folder / "environment.json", environment())
     return Run(folder)
 

@@ -16,7 +16,6 @@ from retipair.config import TrainConfig, to_values
 from retipair.data.pair import save_image
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
-from retipair.errors import UserError
 from retipair.learner import Learner
 from retipair.model.adapter import Description, add_adapter, save_adapter
 from retipair.model.conditioning import encode_prompts

@@ -2,6 +2,6 @@
 
 import os
 
-# Both libraries warn, while they load, about parts that we leave out on purpose.
-for _library in ("TRANSFORMERS", "DIFFUSERS"):
-    os.environ.setdefault(f"{_library}_VERBOSITY", "error")
+# Both libraries warn, while they load, about parts that we leave out on purpose; diffusers logs what it then raises.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")

@@ -207,6 +207,8 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
     if source.startswith("random:"):
         return _open_random(source)
     path = Path(source)
+    if path.exists():
+        source = str(path.resolve())  # an adapter names its base: that must hold from every folder
     if path.is_file():
         system = _system_of_file(path)
         return Base(source, system, configs or CONFIGS / system.name, "file", tokenizer)

@@ -1,5 +1,7 @@
 """The one call of the network that training, validation and sampling share."""
 
+from contextlib import nullcontext
+
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -15,16 +17,14 @@ class Denoiser:
 
     def __init__(self, unet: UNet2DConditionModel, dtype: torch.dtype, device: str) -> None:
         self.unet = unet
-        self._autocast = torch.autocast(
-            torch.device(device).type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False
-        )
-        self._dtype = dtype
+        self._kind, self._dtype = torch.device(device).type, dtype
 
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size_ids}
-        with self._autocast:
+        mixed = torch.autocast(self._kind, self._dtype) if self._dtype != torch.float32 else nullcontext()
+        with mixed:
             return self.unet(
                 latents.to(self._dtype),
                 timestep,
