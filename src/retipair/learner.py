@@ -92,7 +92,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     if config.lr_schedule == "original":
         flat = min(ORIGINAL_CONSTANT_STEPS, round(config.max_steps * ORIGINAL_CONSTANT_STEPS / ORIGINAL_STEPS))
     share = min(max(step - flat, 0) / max(config.max_steps - flat, 1), 1.0)
-    return warm * (config.lr_end + (config.learning_rate - config.lr_end) * (1 + math.cos(math.pi * share)) / 2)
+    end = min(config.lr_end, config.learning_rate)
+    return warm * (end + (config.learning_rate - end) * (1 + math.cos(math.pi * share)) / 2)
 
 
 def _build_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,0 +1,55 @@
+"""What only an accelerator shows; `make test-gpu` where there is one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import train_command, write_prepared
+
+from retipair.cli import main
+from retipair.data.pair import load_image
+from retipair.model.adapter import read_tensors
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def test_training_in_bf16_moves_an_fp32_adapter(
+    system: str, base_folder: Callable[[str], Path], prepared: Path, tmp_path: Path
+) -> None:
+    assert main(train_command("exp", base_folder(system), prepared, tmp_path, "--device", "cuda")) == 0
+    checkpoints = tmp_path / f"out_joint_{system}_cffa_pairs/exp/latest_checkpoints"
+    first, last = (read_tensors(checkpoints / f"step_{step:06d}/unet_lora") for step in (0, 4))
+    assert {tensor.dtype for tensor in last.values()} == {torch.float32}
+    assert all(not torch.equal(first[name], last[name]) for name in last)
+
+
+def test_pairs_do_not_depend_on_the_batch_by_more_than_a_grey_level(
+    system: str, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    common = ["generate", "-n", "exp", "--results", trained(system), "--amount", "4", "--steps", "4"]
+    for size in (1, 4):
+        more = ["--device", "cuda", "--precision", "fp32", "--batch_size", size, "--out", tmp_path / str(size)]
+        assert main([str(part) for part in [*common, *more]]) == 0
+    for index in range(1, 5):
+        one, four = (load_image(tmp_path / size / f"{index}/joint.png", "RGB").astype(int) for size in ("1", "4"))
+        assert np.abs(one - four).max() <= 1
+
+
+@pytest.mark.parametrize("base", ["random:sd15", "random:sdxl"])
+def test_a_full_size_step_fits_the_memory_that_the_dry_run_tells(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val"])
+    command = train_command("full", base, data, tmp_path, "--num_samples", 0, "--max_steps", 2, "--device", "cuda")
+    assert main([*command, "--dry_run"]) == 0
+    told = float(capsys.readouterr().out.split("memory (estimate)")[1].split()[0])
+    torch.cuda.reset_peak_memory_stats()
+    assert main(command) == 0
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    print(f"{base}: told {told:.1f} GiB, took {peak:.1f} GiB")
+    assert peak < 1.5 * told
