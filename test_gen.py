@@ -1,4 +1,4 @@
-"""The original system's entry point for generating: the same as `retipair generate`, with its flags and its output tree."""
+"""The original system's entry point for generating: `retipair generate`, with its flags and its output tree."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The original system's entry point for training: the same as `retipair train`, with its flags and its output tree."""
+"""The original system's entry point for training: `retipair train`, with its flags and its output tree."""
 
 import sys
 
