@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import train_command, write_prepared
 
+from conftest import train_command, write_prepared
 from retipair.cli import main
 from retipair.data.pair import load_image
 from retipair.model.adapter import read_tensors

@@ -9,6 +9,7 @@ import torch
 
 from conftest import VIEW, save_base, write_prepared
 from eyes import draw_pair
+from retipair.batches import make_batches
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.data.layout import Layout
@@ -19,7 +20,7 @@ from retipair.model.base import Base, open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
-from retipair.train import make_batches, validate
+from retipair.train import validate
 
 STEPS = 200
 

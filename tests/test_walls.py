@@ -19,7 +19,6 @@ ROOMS = {  # what each room may import beside itself and the errors
     "vision": set(),
     "model": set(),
     "diffusion": set(),
-    "metrics": {"vision"},
 }
 VERBS = {"prepare", "train", "generate"}
 PLACES = {  # library -> where it may be known

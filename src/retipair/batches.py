@@ -1,15 +1,25 @@
-"""What training and validation look at: batches that are functions of the seed and the sample's number alone."""
+"""What training and validation look at: pairs, encoded once, and drawn in batches.
 
+A batch is a function of the seed and the numbers of its samples alone.
+"""
+
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-from retipair.config import TrainConfig
-from retipair.data.cache import LatentCache, draw
-from retipair.data.dataset import Entry
+from retipair.config import TrainConfig, canonical_json
+from retipair.data.augment import apply_variant, draw_variant
+from retipair.data.cache import Encode, LatentCache, draw, open_or_build
+from retipair.data.dataset import Entry, content_sha256, load_views
 from retipair.diffusion.noise import generator, noise_like, timesteps_for
-from retipair.model.conditioning import Conditioning
+from retipair.model.autoencoder import encode_moments, fingerprint_of
+from retipair.model.conditioning import Conditioning, encode_prompts
+from retipair.plan import Data, Plan
+from retipair.progress import progress
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 
@@ -68,7 +78,65 @@ class Batches:
                 yield Batch(latents, noise, steps, self.conditioning.rows([row]))
 
 
-def prompt_rows(entries: Sequence[Entry], prompts: Sequence[str], default: str) -> list[int]:
+# Making them
+
+
+def make_batches(plan: Plan, data: Data, prompts: list[str]) -> Batches:
+    """Latents and conditioning of both sides; autoencoder and text encoders are loaded for this and gone afterwards."""
+    train, val = _encode(plan, data)
+    conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
+    rows = [_prompt_rows(side, prompts, plan.config.prompt) for side in (data.train, data.val)]
+    timesteps = plan.base.scheduler("ddpm").config.num_train_timesteps
+    return Batches(plan.config, plan.device, timesteps, train, val, conditioning, *rows)
+
+
+def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
+    """Latents of the training pairs in all their variants and of the validation pairs as they are.
+
+    What is not on disk yet is encoded; the autoencoder is loaded only for that and gone when this returns.
+    """
+    vae = plan.base.vae()
+    weights = fingerprint_of(vae)
+    caches = [
+        _cache(plan, entries, variants, vae, weights)
+        for entries, variants in ((data.train, plan.config.augment_variants), (data.val, 1))
+    ]
+    return caches[0].on(plan.device), caches[1].on(plan.device)
+
+
+def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: str) -> LatentCache:
+    key = {
+        "pairs": content_sha256(entries),
+        "autoencoder": weights,
+        "layout": plan.layout.name,
+        "size": plan.layout.view_size,
+        "variants": variants,
+        "seed": plan.config.seed if variants > 1 else 0,
+    }
+    folder = plan.config.results / "latents" / hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
+
+    def encoder() -> Encode:
+        vae.to(plan.device)
+        return lambda joint: _one(encode_moments(vae, joint[None]))
+
+    shape = (len(entries), variants, *plan.latent_shape)
+    return open_or_build(folder, shape, lambda: _joints(plan, entries, variants), encoder)
+
+
+def _one(moments: Any) -> tuple[np.ndarray, np.ndarray]:
+    return moments.mean[0].numpy(), moments.std[0].numpy()
+
+
+def _joints(plan: Plan, entries: list[Entry], variants: int) -> Iterator[np.ndarray]:
+    with progress("Encoding pairs", len(entries) * variants) as advance:
+        for number, entry in enumerate(entries):
+            views = load_views(entry, plan.layout.view_size)
+            for variant in range(variants):
+                yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
+                advance()
+
+
+def _prompt_rows(entries: Sequence[Entry], prompts: Sequence[str], default: str) -> list[int]:
     """The row of each pair's sentence; one that training never sees (in validation) is heard as the first."""
     rows = {prompt: row for row, prompt in enumerate(prompts)}
     return [rows.get(entry.caption or default, 0) for entry in entries]

@@ -1,30 +1,24 @@
-"""Settings -> decisions: which base, layout, arithmetic and pairs a run has; `--dry_run` stops here."""
+"""Settings -> decisions: which base, layout, arithmetic and pairs a run has. `--dry_run` stops here."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from retipair.config import PrepareConfig, TrainConfig, canonical_json, to_values
-from retipair.data.augment import apply_variant, draw_variant
-from retipair.data.cache import Encode, LatentCache, open_or_build
-from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
+from retipair.config import PrepareConfig, TrainConfig, to_values
+from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.errors import UserError
 from retipair.model.adapter import Description, adapter_parameters, add_adapter, lora_config
-from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.base import Base, empty_unet, open_base
 from retipair.model.conditioning import size_ids_for
 from retipair.model.device import choose_device, choose_dtype
 from retipair.model.memory import training_memory
 from retipair.prepare import fingerprint, is_prepared, prepare
-from retipair.progress import console, progress
+from retipair.progress import console
 from retipair.run import results_folder
 
 AT_LEAST_ONE = (
@@ -66,9 +60,6 @@ class Data:
     def prompts(self, default: str) -> list[tuple[str, int]]:
         """Distinct sentences of the training pairs, with how many have each."""
         return sorted(Counter(entry.caption or default for entry in self.train).items())
-
-
-# Plan
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -171,52 +162,3 @@ def print_plan(plan: Plan) -> None:
     }
     for name, value in {**to_values(plan.config), **facts}.items():
         print(f"{name:28} {value}")
-
-
-# Encode
-
-
-def encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
-    """Latents of the training pairs in all their variants and of the validation pairs as they are.
-
-    What is not on disk yet is encoded; the autoencoder is loaded only for that and gone when this returns.
-    """
-    vae = plan.base.vae()
-    weights = fingerprint_of(vae)
-    caches = [
-        _cache(plan, entries, variants, vae, weights)
-        for entries, variants in ((data.train, plan.config.augment_variants), (data.val, 1))
-    ]
-    return caches[0].on(plan.device), caches[1].on(plan.device)
-
-
-def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: str) -> LatentCache:
-    key = {
-        "pairs": content_sha256(entries),
-        "autoencoder": weights,
-        "layout": plan.layout.name,
-        "size": plan.layout.view_size,
-        "variants": variants,
-        "seed": plan.config.seed if variants > 1 else 0,
-    }
-    folder = plan.config.results / "latents" / hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
-
-    def encoder() -> Encode:
-        vae.to(plan.device)
-        return lambda joint: _one(encode_moments(vae, joint[None]))
-
-    shape = (len(entries), variants, *plan.latent_shape)
-    return open_or_build(folder, shape, lambda: _joints(plan, entries, variants), encoder)
-
-
-def _one(moments: Any) -> tuple[np.ndarray, np.ndarray]:
-    return moments.mean[0].numpy(), moments.std[0].numpy()
-
-
-def _joints(plan: Plan, entries: list[Entry], variants: int) -> Iterator[np.ndarray]:
-    with progress("Encoding pairs", len(entries) * variants) as advance:
-        for number, entry in enumerate(entries):
-            views = load_views(entry, plan.layout.view_size)
-            for variant in range(variants):
-                yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
-                advance()

@@ -11,17 +11,16 @@ from typing import Any
 import psutil
 import torch
 
-from retipair.batches import Batches, prompt_rows
+from retipair.batches import Batches, make_batches
 from retipair.config import TrainConfig, to_values
 from retipair.data.pair import save_image
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
 from retipair.learner import Learner
 from retipair.model.adapter import Description, add_adapter, save_adapter
-from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter, draw_prompt, synthetic_mark
-from retipair.plan import Data, Plan, adapter_config, describe, encode, make_plan, print_plan, read_data
+from retipair.plan import Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run
 
@@ -104,15 +103,6 @@ def train(config: TrainConfig) -> Path | None:
                 milestone()
     console.print(f"Trained to step {learner.step}: {run.folder}\nNext: {next_command(config)}")
     return run.folder
-
-
-def make_batches(plan: Plan, data: Data, prompts: list[str]) -> Batches:
-    """Latents and conditioning of both sides; autoencoder and text encoders are loaded for this and gone afterwards."""
-    train, val = encode(plan, data)
-    conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
-    rows = [prompt_rows(side, prompts, plan.config.prompt) for side in (data.train, data.val)]
-    timesteps = plan.base.scheduler("ddpm").config.num_train_timesteps
-    return Batches(plan.config, plan.device, timesteps, train, val, conditioning, *rows)
 
 
 def high_frequency(config: TrainConfig) -> HighFrequency:
