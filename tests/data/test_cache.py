@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def test_what_is_there_is_not_encoded_again_and_what_was_cut_off_is(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         open_or_build(tmp_path / "c", shape, broken, lambda: encode_number)  # type: ignore[arg-type]
-    assert not (tmp_path / "c").exists()
+    assert not list(tmp_path.iterdir())
     built = open_or_build(tmp_path / "c", shape, lambda: iter(numbered(2, 1)), lambda: encode_number)
 
     def never() -> object:
@@ -89,6 +89,21 @@ def test_what_is_there_is_not_encoded_again_and_what_was_cut_off_is(tmp_path: Pa
 
     again = open_or_build(tmp_path / "c", shape, never, never)  # type: ignore[arg-type]
     assert np.array_equal(again.mean, built.mean)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_two_runs_may_build_at_once(tmp_path: Path) -> None:
+    """A second one starts, and ends, while the first is half-way."""
+    shape = (2, 1, 4, 1, 2)
+
+    def slow() -> Iterator[np.ndarray]:
+        first, second = numbered(2, 1)
+        yield first
+        open_or_build(tmp_path / "c", shape, lambda: iter(numbered(2, 1)), lambda: encode_number)
+        yield second
+
+    cache = open_or_build(tmp_path / "c", shape, slow, lambda: encode_number)
+    assert cache.moments([0, 1], [0, 0], "cpu")[0][:, 0, 0, 0].tolist() == [0, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 

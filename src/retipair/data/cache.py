@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -71,18 +72,21 @@ def open_or_build(
 
 
 def _build(folder: Path, shape: tuple[int, ...], joints: Iterator[np.ndarray], encode: Encode) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.partial")  # its own: two runs may build at once
     partial.mkdir(parents=True)
-    stores = [np.lib.format.open_memmap(partial / f"{n}.npy", "w+", STORED, shape) for n in ("mean", "std")]
-    for number, joint in enumerate(joints):
-        for store, value in zip(stores, encode(joint), strict=True):
-            store[divmod(number, shape[1])] = value
-    for store in stores:
-        store.flush()
-    (partial / "done.json").write_text(json.dumps({"shape": shape}))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    try:
+        stores = [np.lib.format.open_memmap(partial / f"{n}.npy", "w+", STORED, shape) for n in ("mean", "std")]
+        for number, joint in enumerate(joints):
+            for store, value in zip(stores, encode(joint), strict=True):
+                store[divmod(number, shape[1])] = value
+        for store in stores:
+            store.flush()
+        (partial / "done.json").write_text(json.dumps({"shape": shape}))
+        if not (folder / "done.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def draw(seed: int, sample: int, pairs: int, variants: int) -> tuple[int, int]:

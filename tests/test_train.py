@@ -1,0 +1,820 @@
+"""`retipair train`: the original's tree, runs that are killed and go on bit for bit, settings that matter."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from conftest import VIEW, train_command, write_prepared
+from eyes import write_raw
+from killing import Death, kill_all
+from retipair.cli import main
+from retipair.config import DEFAULT_PROMPT, TrainConfig
+from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
+from retipair.data.pair import save_image
+from retipair.learner import learning_rate
+from retipair.model.adapter import read_description
+
+Folder = Callable[[str], Path]
+Refused = Callable[..., str]
+Capture = pytest.CaptureFixture[str]
+JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
+"""(width, height) px"""
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"}
+QUICK = ("--num_samples", 0)
+
+
+def run_folder(results: Path, system: str, name: str = "exp") -> Path:
+    return results / f"out_joint_{system}_cffa_pairs" / name
+
+
+def train(system: str, base: Path, data: Path, results: Path, *more: object) -> Path:
+    """Train "exp" and return its folder."""
+    assert main(train_command("exp", base, data, results, *more)) == 0
+    return run_folder(results, system)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of one kind, without the seconds that differ from run to run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if line["kind"] == kind]
+
+
+def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"latest_checkpoints/step_{step:06d}/unet_lora/adapter_model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The tree
+
+
+def test_the_tree_is_the_originals(system: str, trained: Folder) -> None:
+    run = run_folder(trained(system), system)
+    checkpoints = {
+        f"latest_checkpoints/step_{step:06d}/{name}"
+        for step in (0, 2, 4)
+        for name in ("state.json", "state.safetensors", *(f"unet_lora/{part}" for part in ADAPTER))
+    }
+    samples = {
+        f"step_{step:06d}_random_pairs/pair_00/{view}.png" for step in (0, 2, 4) for view in ("cf", "fa", "joint")
+    }
+    best = {"best_checkpoint/reason.json", *(f"best_checkpoint/unet_lora/{part}" for part in ADAPTER)}
+    logs = {"training_log.txt", "validation_log.txt", "metrics.jsonl", "config.json", "environment.json"}
+    assert files(run) == checkpoints | samples | best | logs
+    assert {path.name for path in trained(system).iterdir()} == {run.parent.name, "latents"}
+
+
+def test_samples_are_views_of_one_size_and_the_angiogram_is_grey(system: str, trained: Folder) -> None:
+    for step in (0, 2, 4):
+        pair = run_folder(trained(system), system) / f"step_{step:06d}_random_pairs/pair_00"
+        views = {name: Image.open(pair / f"{name}.png") for name in ("cf", "fa", "joint")}
+        assert {name: view.mode for name, view in views.items()} == {"cf": "RGB", "fa": "L", "joint": "RGB"}
+        assert views["cf"].size == views["fa"].size == (VIEW, VIEW)
+        assert views["joint"].size == JOINT[system]
+        assert all("no photograph" in view.text["Synthetic"] for view in views.values())  # type: ignore[attr-defined]
+
+
+def test_only_the_last_three_checkpoints_are_kept(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = train(system, base_folder(system), prepared, tmp_path, "--max_steps", 5, "--val_every", 1, *QUICK)
+    assert {path.name for path in (run / "latest_checkpoints").iterdir()} == {
+        "step_000003",
+        "step_000004",
+        "step_000005",
+    }
+    assert [line["step"] for line in metrics(run, "validation")] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_end_is_validated_and_saved_whatever_the_interval(
+    base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--max_steps", 5, "--log_every", 2, *QUICK)
+    assert [line["step"] for line in metrics(run, "validation")] == [0, 2, 4, 5]
+    assert [line["step"] for line in metrics(run, "training")] == [2, 4, 5]
+    assert (run / "latest_checkpoints/step_000005/unet_lora").is_dir()
+
+
+def test_the_best_is_the_lowest_validation_and_says_why(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = train(system, base_folder(system), prepared, tmp_path, "--learning_rate", "1e-2", "--val_every", 1, *QUICK)
+    losses = {line["step"]: line["loss"] for line in metrics(run, "validation")}
+    best, before = 0, None
+    for step, loss in losses.items():  # a new best is one by more than 1e-4
+        if step > 0 and loss < losses[best] - 1e-4:
+            best, before = step, losses[best]
+    assert best > 0
+    reason = json.loads((run / "best_checkpoint/reason.json").read_text())
+    assert reason == {"step": best, "validation_loss": losses[best], "before": before}
+    description = read_description(run / "best_checkpoint/unet_lora")
+    assert description is not None
+    assert description.step == best
+
+
+def test_a_worse_validation_leaves_the_best_alone(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--learning_rate", "10", "--max_steps", 2, *QUICK)
+    losses = [line["loss"] for line in metrics(run, "validation")]
+    assert min(losses) == losses[0]
+    assert json.loads((run / "best_checkpoint/reason.json").read_text()) == {
+        "step": 0,
+        "validation_loss": losses[0],
+        "before": None,
+    }
+
+
+def test_logs_in_words_and_numbers_agree(system: str, trained: Folder) -> None:
+    run = run_folder(trained(system), system)
+    for kind in ("training", "validation"):
+        lines = (run / f"{kind}_log.txt").read_text().splitlines()
+        numbers = metrics(run, kind)
+        assert len(lines) == len(numbers) == {"training": 4, "validation": 3}[kind]
+        for line, values in zip(lines, numbers, strict=True):
+            assert line.startswith(f"step {values['step']:06d} ")
+            assert f"loss {values['loss']:.6f}" in line
+    first = (run / "training_log.txt").read_text().splitlines()[0]
+    assert re.fullmatch(
+        r"step 000001 lr \S+ loss \S+ mse \S+ \(cf \S+ fa \S+\) hf \S+ \(cf \S+ fa \S+\) t \S+ \S+ s", first
+    )
+    for values in metrics(run, "validation"):
+        parts = {f"t{t}_{half}" for t in (200, 500, 800) for half in ("cf", "fa")}
+        assert set(values) == {"kind", "step", "loss", *parts}
+        assert values["loss"] == pytest.approx(np.mean([values[part] for part in parts]))
+
+
+def test_the_adapter_describes_its_training(system: str, base_folder: Folder, trained: Folder) -> None:
+    run = run_folder(trained(system), system)
+    description = read_description(run / "latest_checkpoints/step_000004/unet_lora")
+    assert description is not None
+    assert description.system == system
+    assert description.layout == {"sdxl": "side_by_side", "sd15": "squeezed"}[system]
+    assert (description.view_size, description.rank, description.alpha, description.step) == (VIEW, 4, 4, 4)
+    assert description.base == str(base_folder(system))
+    assert description.prompts == [(DEFAULT_PROMPT, 3)]
+    assert description.size_ids == {"sdxl": [VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW], "sd15": []}[system]
+    assert description.data_sha256 == json.loads((run / "config.json").read_text())["data_sha256"]
+
+
+# Killed and taken up again
+
+EVERYTHING = [
+    *("--ema_decay", "0.9", "--gradient_accumulation_steps", "2", "--batch_size", "2", "--prompt_dropout", "0.3"),
+    *("--dora", "--lora_targets", "all", "--min_snr_gamma", "5", "--lr_warmup_steps", "3", "--log_every", "3"),
+]
+CASES = {  # name -> more flags, where it is killed
+    "plain": ([], "retipair.learner:Learner.update", 6),
+    "everything": (EVERYTHING, "retipair.learner:Learner.update", 6),
+    "in a checkpoint": ([], "retipair.run:save_file", 3),
+    "in the first": ([], "retipair.run:save_file", 1),
+}
+KILLED = [("sdxl", "plain"), ("sdxl", "everything"), *(("sd15", case) for case in CASES)]
+
+
+def case_command(system: str, case: str, base: Path, data: Path, results: Path) -> list[str]:
+    flags = ["--max_steps", 6, "--learning_rate", "1e-3", "--resume"]
+    return train_command("exp", base, data, results, *flags, *CASES[case][0])
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, base_folder: Folder, prepared: Path) -> Path:
+    """RESULTS for each system and case: runs of 6 steps with a checkpoint every second, killed."""
+    root = tmp_path_factory.mktemp("killed")
+    deaths = [
+        Death(case_command(system, case, base_folder(system), prepared, root / system / case), *CASES[case][1:])
+        for system, case in KILLED
+    ]
+    kill_all(deaths)
+    return root
+
+
+@pytest.mark.parametrize(("system", "case"), KILLED)
+def test_a_killed_run_goes_on_bit_for_bit(
+    system: str, case: str, killed: Path, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = run_folder(killed / system / case, system)
+    reached = {path.name for path in (run / "latest_checkpoints").glob("step_*")}
+    assert (
+        reached
+        == {
+            "plain": {"step_000000", "step_000002", "step_000004"},
+            "everything": {"step_000000", "step_000002", "step_000004"},
+            "in a checkpoint": {"step_000000", "step_000002"},
+            "in the first": set(),
+        }[case]
+    )
+    if case == "plain":  # it had gone further than its last checkpoint, and died while writing a line
+        assert [line["step"] for line in metrics(run, "training")] == [1, 2, 3, 4, 5]
+        with (run / "training_log.txt").open("a") as log:
+            log.write("step 0000")
+        with (run / "metrics.jsonl").open("a") as log:
+            log.write('{"kind": "train')
+
+    assert main(case_command(system, case, base_folder(system), prepared, killed / system / case)) == 0
+    assert main(case_command(system, case, base_folder(system), prepared, tmp_path)) == 0
+    whole = run_folder(tmp_path, system)
+    assert files(run) == files(whole)
+    for name in files(whole):
+        ours, theirs = run / name, whole / name
+        if name.endswith(".safetensors"):  # whose bytes differ from save to save
+            assert same(load_file(ours), load_file(theirs)), name
+        elif name.startswith("step_") or name.endswith(("state.json", "reason.json", "validation_log.txt")):
+            assert ours.read_bytes() == theirs.read_bytes(), name
+    for kind in ("training", "validation"):
+        assert metrics(run, kind) == metrics(whole, kind)
+    without_seconds = [
+        [line.rsplit(" t ", 1)[0] for line in (folder / "training_log.txt").read_text().splitlines()]
+        for folder in (run, whole)
+    ]
+    assert without_seconds[0] == without_seconds[1]
+    assert not same(adapter(whole, 4), adapter(whole, 6))
+
+
+def test_the_average_is_what_is_saved_and_the_raw_adapter_what_goes_on(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    """Worked out again from the raw adapters of each step: the decay at step k is at most k / (9 + k), warming up."""
+    flags = ("--max_steps", 3, "--val_every", 1, "--learning_rate", "1e-3", *QUICK)
+    raw = train(system, base_folder(system), prepared, tmp_path / "raw", *flags)
+    run = train(system, base_folder(system), prepared, tmp_path / "ema", *flags, "--ema_decay", "0.2")
+    expected = adapter(raw, 1)
+    for step, decay in ((2, 2 / 11), (3, 0.2)):
+        now = adapter(raw, step)
+        expected = {name: decay * old + (1 - decay) * now[name] for name, old in expected.items()}
+    saved, last = adapter(run, 3), adapter(raw, 3)
+    assert all(torch.allclose(saved[name], expected[name], atol=1e-7) for name in expected)
+    assert max((saved[name] - last[name]).abs().max().item() for name in last) > 1e-5
+    states = [load_file(folder / "latest_checkpoints/step_000003/state.safetensors") for folder in (raw, run)]
+    adapters = [name for name in states[0] if name.startswith("adapter.")]
+    assert adapters
+    assert all(torch.equal(states[1][name], states[0][name]) for name in adapters)
+
+
+# Going on
+
+
+def test_resume_where_nothing_is_starts(base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--resume")
+    assert same(adapter(run, 4), adapter(run_folder(trained("sd15"), "sd15"), 4))
+
+
+def test_resume_of_a_finished_run_changes_nothing(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    before = contents(tmp_path / "r")
+    train("sd15", base_folder("sd15"), prepared, tmp_path / "r", "--resume")
+    after = contents(tmp_path / "r")
+    mine = run_folder(Path(), "sd15").as_posix()
+    assert {name for name in before if before[name] != after[name]} <= {f"{mine}/config.json"}
+    assert set(after) == set(before)
+
+
+def test_an_existing_run_is_not_touched_without_resume(
+    system: str, refused: Refused, base_folder: Folder, prepared: Path, trained: Folder
+) -> None:
+    before = contents(trained(system))
+    line = refused(*train_command("exp", base_folder(system), prepared, trained(system)))
+    assert "--resume" in line
+    assert str(run_folder(trained(system), system)) in line
+    assert contents(trained(system)) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--learning_rate", "1e-3"),
+        ("--seed", 1),
+        ("--batch_size", 2),
+        ("--gradient_accumulation_steps", 2),
+        ("--unet_lora_rank", 8),
+        ("--lora_targets", "all"),
+        ("--hf_lambda", 0.1),
+        ("--hf_max_timestep", 1000),
+        ("--offset_noise_strength", 0),
+        ("--prompt", "another"),
+        ("--prompt_dropout", 0.1),
+        ("--augment_variants", 1),
+        ("--ema_decay", 0.9),
+        ("--precision", "bf16"),
+        ("--size", 64),
+        ("--lr_schedule", "cosine"),
+        ("--max_steps", 3),
+        ("--dora",),
+    ],
+    ids=lambda change: change[0],
+)
+def test_a_resumed_run_keeps_its_settings(
+    change: tuple[object, ...], refused: Refused, base_folder: Folder, prepared: Path, trained: Folder
+) -> None:
+    before = contents(trained("sd15"))
+    command = train_command("exp", base_folder("sd15"), prepared, trained("sd15"), "--resume", *change)
+    assert str(change[0]) in refused(*command)
+    assert contents(trained("sd15")) == before
+
+
+def test_a_resumed_run_keeps_its_pairs(refused: Refused, base_folder: Folder, tmp_path: Path, trained: Folder) -> None:
+    other = write_prepared(tmp_path / "data", ["train", "train", "train", "test", "val"])
+    line = refused(*train_command("exp", base_folder("sd15"), other, trained("sd15"), "--resume"))
+    assert "--data" in line
+    assert "another --name" in line
+
+
+def test_the_same_pairs_elsewhere_are_the_same_pairs(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    shutil.copytree(prepared, tmp_path / "moved")
+    train("sd15", base_folder("sd15"), tmp_path / "moved", tmp_path / "r", "--resume")
+
+
+def test_more_steps_continue_as_if_they_had_been_asked_for_at_once(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    base, flags = base_folder(system), (*QUICK, "--lr_schedule", "constant", "--learning_rate", "1e-3")
+    train(system, base, prepared, tmp_path / "raised", *flags)
+    raised = train(system, base, prepared, tmp_path / "raised", *flags, "--max_steps", 6, "--resume")
+    once = train(system, base, prepared, tmp_path / "once", *flags, "--max_steps", 6)
+    assert same(adapter(raised, 6), adapter(once, 6))
+    assert metrics(raised, "training") == metrics(once, "training")
+    assert json.loads((raised / "config.json").read_text())["settings"]["max_steps"] == 6
+
+
+def test_an_unknown_setting_in_a_runs_config_is_refused(
+    refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    path = run_folder(tmp_path / "r", "sd15") / "config.json"
+    values = json.loads(path.read_text())
+    values["settings"]["unet_lora_rnak"] = 4
+    path.write_text(json.dumps(values))
+    before = contents(tmp_path / "r")
+    line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume"))
+    assert "config.json" in line
+    assert "unet_lora_rnak" in line
+    assert contents(tmp_path / "r") == before
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_a_damaged_state_is_named(
+    name: str, refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    path = run_folder(tmp_path / "r", "sd15") / "latest_checkpoints/step_000004" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6))
+    assert str(path) in line
+
+
+# What counts
+
+
+def test_the_seed_decides_and_nothing_else(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    first = run_folder(trained("sd15"), "sd15")
+    torch.manual_seed(123)
+    again = train("sd15", base_folder("sd15"), prepared, tmp_path / "again")
+    other = train("sd15", base_folder("sd15"), prepared, tmp_path / "other", "--seed", 1, *QUICK)
+    assert same(adapter(first, 4), adapter(again, 4))
+    assert not same(adapter(first, 4), adapter(other, 4))
+    for name in ("cf", "fa", "joint"):
+        sample = f"step_000004_random_pairs/pair_00/{name}.png"
+        assert (first / sample).read_bytes() == (again / sample).read_bytes()
+
+
+def test_the_first_validation_is_the_bases_alone(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    """Fixed noise, fixed timesteps, no offset, no weights, no variants: nothing of the training settings is in it."""
+    flags = ("--seed", 7, "--offset_noise_strength", 0.5, "--hf_lambda", 0, "--min_snr_gamma", 5, "--max_steps", 1)
+    flags += ("--augment_variants", 1, "--lora_targets", "all", "--batch_size", 2, *QUICK)
+    run = train(system, base_folder(system), prepared, tmp_path, *flags)
+    assert metrics(run, "validation")[0] == metrics(run_folder(trained(system), system), "validation")[0]
+
+
+def test_test_eyes_teach_nothing(base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    (test_eye,) = (pair for pair in read_manifest(data) if isinstance(pair, PreparedPair) and pair.split == "test")
+    for path in (test_eye.cf, test_eye.fa):
+        save_image(data / path, 255 - np.asarray(Image.open(data / path)))
+    run = train("sd15", base_folder("sd15"), data, tmp_path, *QUICK)
+    assert same(adapter(run, 4), adapter(run_folder(trained("sd15"), "sd15"), 4))
+    assert metrics(run, "validation") == metrics(run_folder(trained("sd15"), "sd15"), "validation")
+
+
+def test_gradient_checkpointing_saves_memory_and_nothing_else(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    run = train(system, base_folder(system), prepared, tmp_path, "--gradient_checkpointing", *QUICK)
+    losses = [
+        [line["loss"] for line in metrics(folder, "training")] for folder in (run, run_folder(trained(system), system))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_accumulation_is_a_larger_batch(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    """Two passes of one pair, or one of two: the same samples, the same mean, the same step."""
+    flags = ("--hf_max_timestep", 1000, "--max_grad_norm", 0, "--optimizer", "adamw", *QUICK)
+    parts = train("sd15", base_folder("sd15"), prepared, tmp_path / "a", "--gradient_accumulation_steps", 2, *flags)
+    whole = train("sd15", base_folder("sd15"), prepared, tmp_path / "b", "--batch_size", 2, *flags)
+    for first, second in zip(metrics(parts, "training"), metrics(whole, "training"), strict=True):
+        assert first["t"] == second["t"]
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+        assert first["hf"] == pytest.approx(second["hf"], rel=1e-4)
+
+
+def test_the_adapter_is_fp32_and_moves_on_a_bf16_base(
+    system: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    flags = ("--precision", "bf16", "--learning_rate", "1e-4", "--max_steps", 6, *QUICK)
+    run = train(system, base_folder(system), prepared, tmp_path, *flags)
+    first, last = adapter(run, 2), adapter(run, 6)
+    assert {tensor.dtype for tensor in last.values()} == {torch.float32}
+    moved = torch.cat([(last[name] != first[name]).flatten() for name in last])
+    assert moved.float().mean() > 0.95  # a bf16 adapter leaves most weights where they were
+    assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("system", ["sd15"])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--dora",), {"use_dora": True}),
+        (("--rslora",), {"use_rslora": True}),
+        (("--unet_lora_rank", 8, "--unet_lora_alpha", 2.5), {"r": 8, "lora_alpha": 2.5}),
+    ],
+    ids=["dora", "rslora", "rank"],
+)
+def test_kinds_of_adapter_train_and_say_what_they_are(
+    system: str, flags: tuple[object, ...], said: dict[str, object], base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = train(system, base_folder(system), prepared, tmp_path, "--learning_rate", "1e-3", *flags, *QUICK)
+    config = json.loads((run / "latest_checkpoints/step_000004/unet_lora/adapter_config.json").read_text())
+    assert {key: config[key] for key in said} == said
+    if config["use_dora"]:
+        assert any("magnitude" in name for name in adapter(run, 4))
+    assert not same(adapter(run, 2), adapter(run, 4))
+    losses = [line["loss"] for line in metrics(run, "validation")]
+    assert losses[-1] != losses[0]
+
+
+def test_all_targets_are_more_than_attention(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--lora_targets", "all", "--max_steps", 1, *QUICK)
+    attention, everything = set(adapter(run_folder(trained("sd15"), "sd15"), 0)), set(adapter(run, 0))
+    assert attention < everything
+    more = " ".join(everything - attention)
+    assert all(f".{target}.lora_" in more for target in ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"))
+    assert all(re.search(r"\.(to_q|to_k|to_v|to_out\.0)\.lora_", name) for name in attention)
+
+
+def test_min_snr_changes_what_is_learnt_and_not_what_is_logged(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    plain = run_folder(trained("sd15"), "sd15")
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--min_snr_gamma", 0.01, *QUICK)
+    first, second = metrics(plain, "training")[0], metrics(run, "training")[0]
+    assert second["mse"] == pytest.approx(first["mse"])
+    assert second["loss"] < 0.5 * first["loss"]
+    assert not same(adapter(plain, 4), adapter(run, 4))
+
+
+def test_captions_are_heard_and_recorded(system: str, base_folder: Folder, tmp_path: Path) -> None:
+    splits = ["train", "val", "train", "train"]
+    silent = write_prepared(tmp_path / "silent", splits)
+    spoken = write_prepared(tmp_path / "spoken", splits, {0: "early phase", 2: "late phase", 3: "late phase"})
+    runs = [train(system, base_folder(system), data, tmp_path / f"to_{data.name}", *QUICK) for data in (silent, spoken)]
+    descriptions = [read_description(run / "best_checkpoint/unet_lora") for run in runs]
+    assert [d.prompts for d in descriptions if d] == [
+        [(DEFAULT_PROMPT, 3)],
+        [("early phase", 1), ("late phase", 2)],
+    ]
+    assert metrics(runs[0], "training")[0]["mse"] != metrics(runs[1], "training")[0]["mse"]
+
+
+def test_prompt_dropout_is_recorded_and_trains_some_samples_without(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--prompt_dropout", 0.5, *QUICK)
+    description = read_description(run / "best_checkpoint/unet_lora")
+    assert description is not None
+    assert description.prompt_dropout == 0.5
+    plain = metrics(run_folder(trained("sd15"), "sd15"), "training")
+    # Before the first update both hear the same or not; among the first steps some differ and some do not.
+    pairs = zip(metrics(run, "training"), plain, strict=True)
+    differs = [abs(with_["mse"] - without["mse"]) > 1e-5 for with_, without in pairs]
+    assert any(differs)
+    assert not all(differs)
+
+
+def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    run = train(system, base_folder(system), prepared, tmp_path, "--size", 64, "--max_steps", 1)
+    joint = Image.open(run / "step_000001_random_pairs/pair_00/joint.png")
+    assert joint.size == tuple(side // 2 for side in JOINT[system])
+    description = read_description(run / "best_checkpoint/unet_lora")
+    assert description is not None
+    assert description.view_size == 64
+    assert description.size_ids == {"sdxl": [64, 128, 0, 0, 64, 128], "sd15": []}[system]
+
+
+def test_the_tracker_gets_the_metrics(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--tracker", "tensorboard", *QUICK)
+    events = list(run.rglob("events.out.tfevents.*"))
+    assert events
+    written = b"".join(path.read_bytes() for path in events)
+    for name in (b"training/loss", b"training/mse_cf", b"validation/loss", b"validation/t500_fa"):
+        assert name in written
+
+
+def schedule(**values: object) -> Callable[[int], float]:
+    config = replace(TrainConfig(name="x"), **values)  # type: ignore[arg-type]
+    return lambda step: learning_rate(step, config)
+
+
+def test_the_learning_rate_is_the_originals() -> None:
+    rate = schedule()
+    assert rate(0) == rate(3999) == 5e-5
+    assert rate(4000) == pytest.approx(5e-5)
+    assert rate(9500) == pytest.approx((5e-5 + 1e-5) / 2)  # half-way through the cosine
+    assert rate(15_000) == pytest.approx(1e-5)
+    falling = [rate(step) for step in range(4000, 15_001, 500)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_short_runs_fall_in_proportion_and_warm_up_is_linear() -> None:
+    short = schedule(max_steps=30)
+    assert short(7) == 5e-5
+    assert short(9) < 5e-5
+    assert short(30) == pytest.approx(1e-5)
+    warm = schedule(lr_warmup_steps=10, lr_schedule="constant")
+    assert [warm(step) for step in (0, 4, 9, 500)] == pytest.approx([5e-6, 2.5e-5, 5e-5, 5e-5])
+
+
+# Raw pairs
+
+
+def test_raw_pairs_are_prepared_once(
+    base_folder: Folder, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_raw(tmp_path / "raw", n=2, size=128)
+    results, base = tmp_path / "results", base_folder("sd15")
+    flags = ("--max_steps", 1, *QUICK)
+    run = train("sd15", base, tmp_path / "raw", results, *flags)
+    (folder,) = (results / "prepared").iterdir()
+    assert str(folder) in capsys.readouterr().err
+    before = contents(folder)
+    assert {record.id for record in read_manifest(folder)} == {"001", "002"}
+
+    def never(settings: object) -> Path:
+        raise AssertionError("prepared again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("retipair.plan.prepare", never)
+        assert main(train_command("second", base, tmp_path / "raw", results, *flags)) == 0
+    assert contents(folder) == before
+    second = run_folder(results, "sd15", "second")
+    assert same(adapter(run, 1), adapter(second, 1))
+    direct = train("sd15", base, folder, tmp_path / "direct", *flags)
+    assert same(adapter(run, 1), adapter(direct, 1))
+    capsys.readouterr()
+    assert main(["generate", "-n", "exp", "--results", str(results), "--mode", "from_data", "--amount", "1"]) == 0
+
+
+# --dry_run
+
+
+def test_dry_run_says_what_would_be_and_touches_nothing(
+    system: str,
+    base_folder: Folder,
+    prepared: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    trained: Folder,
+) -> None:
+    command = train_command("exp", base_folder(system), prepared, tmp_path / "results", "--dry_run", "--batch_size", 3)
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+    assert re.search(rf"system +{system}", said)
+    latents = {"sdxl": "[3, 4, 16, 32]", "sd15": "[3, 4, 16, 16]"}[system]
+    assert re.search(rf"latent +{re.escape(latents)}", said)
+    learnt = adapter(run_folder(trained(system), system), 0)
+    assert re.search(rf"trainable parameters +{sum(t.numel() for t in learnt.values()):,}", said)
+    assert re.search(r"memory.* \d+\.\d GiB", said)
+    for name, value in (("max_steps", "4"), ("unet_lora_rank", "4"), ("offset_noise_strength", "0.1")):
+        assert re.search(rf"^{name} +{value}$", said, re.MULTILINE)
+
+
+def test_dry_run_leaves_an_existing_run_alone(base_folder: Folder, prepared: Path, trained: Folder) -> None:
+    before = contents(trained("sd15"))
+    assert main(train_command("exp", base_folder("sd15"), prepared, trained("sd15"), "--dry_run")) == 0
+    assert contents(trained("sd15")) == before
+
+
+# Bad input: one line, status 2, nothing written
+
+
+@pytest.fixture
+def refuses(refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path) -> Callable[..., str]:
+    """Refuse a training with these flags instead of the usual ones; nothing is written under RESULTS."""
+
+    def run(*more: object, base: object = None, data: Path | None = None) -> str:
+        results = tmp_path / "results"
+        line = refused(*train_command("exp", base or base_folder("sd15"), data or prepared, results, *more))
+        left = files(results) if results.exists() else set()
+        # Latents of whole sets of pairs are kept for the next try; there is no run, and nothing half-written.
+        assert all(re.fullmatch(r"latents/[0-9a-f]+/(mean.npy|std.npy|done.json)", name) for name in left)
+        assert not left or base is not None
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "augment_variants"),
+        *("val_every", "log_every", "sample_steps", "hf_max_timestep"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts_start_at_one(flag: str, value: int, refuses: Refused) -> None:
+    assert f"--{flag} {value}" in refuses(f"--{flag}", value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
+        *("offset_noise_strength", "min_snr_gamma", "num_samples", "ema_decay", "prompt_dropout"),
+    ],
+)
+def test_amounts_are_not_negative(flag: str, refuses: Refused) -> None:
+    assert f"--{flag} -1" in refuses(f"--{flag}", -1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("size", 96),
+        ("size", 0),
+        ("size", -64),
+        ("ema_decay", 1),
+        ("prompt_dropout", 1),
+        ("unet_lora_alpha", 0),
+        ("unet_lora_alpha", "nan"),
+        ("hf_sigma", 0),
+        ("hf_kernel", 4),
+        ("hf_kernel", 1),
+        ("hf_kernel", 65),
+        ("learning_rate", "nan"),
+        ("device", "abacus"),
+        ("tracker", "wandb"),
+    ],
+)
+def test_values_that_cannot_work_are_named(
+    flag: str, value: object, refuses: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retipair.plan.find_spec", lambda name: None)  # as if no tracker were installed
+    line = refuses(f"--{flag}", value)
+    assert f"--{flag}" in line
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "/tmp/x", ".hidden"])
+def test_a_name_is_one_folder(name: str, refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    line = refused("train", "-n", name, "--data", prepared, "--base", base_folder("sd15"), "--results", tmp_path / "r")
+    assert "--name" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_unknown_flag_writes_nothing(refuses: Refused) -> None:
+    assert "--max_stepz" in refuses("--max_stepz", 3)
+
+
+def test_without_data_it_says_how_to_get_some(refused: Refused, tmp_path: Path) -> None:
+    line = refused("train", "-n", "x", "--results", tmp_path / "r")
+    assert "--data" in line
+    assert "retipair prepare" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_is_not_there_or_nothing_is_named(refuses: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "nowhere", tmp_path / "empty"):
+        assert str(folder) in refuses(data=folder)
+
+
+@pytest.mark.parametrize("fault", ["empty", "torn", "unknown key", "missing image", "no val", "no train"])
+def test_a_manifest_that_cannot_be_trained_on_is_named(fault: str, refuses: Refused, tmp_path: Path) -> None:
+    splits = {"no val": ["train", "train"], "no train": ["val", "test"]}.get(fault, ["train", "val"])
+    data = write_prepared(tmp_path / "data", splits)
+    manifest, said = data / "manifest.jsonl", str(data)
+    if fault == "empty":
+        write_manifest(data, [])
+    elif fault == "torn":
+        manifest.write_text(manifest.read_text()[:-30])
+        said = "manifest.jsonl, line 2"
+    elif fault == "unknown key":
+        manifest.write_text(manifest.read_text().replace('"eye":', '"eyes":'))
+        said = "manifest.jsonl, line 1"
+    elif fault == "missing image":
+        (data / "fa/eye0.png").unlink()
+        said = "fa/eye0.png"
+    assert said in refuses(data=data)
+
+
+def test_a_broken_image_is_named_and_leaves_no_half_cache(refuses: Refused, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "train", "val"])
+    path = data / "cf/eye1.png"
+    path.write_bytes(path.read_bytes()[:500])
+    assert str(path) in refuses(data=data)
+
+
+def test_a_base_that_is_neither_system_is_refused(refuses: Refused, base_folder: Folder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("sdxl"), base)
+    config = base / "unet/config.json"
+    config.write_text(config.read_text().replace('"text_time"', '"image"'))
+    line = refuses(base=base)
+    assert str(base) in line
+    assert "neither SDXL nor SD1.5" in line
+
+
+def test_an_inpainting_base_is_refused(refuses: Refused, base_folder: Folder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("sd15"), base)
+    config = base / "unet/config.json"
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 9'))
+    assert "inpainting" in refuses(base=base)
+
+
+@pytest.mark.parametrize("missing", ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder"])
+def test_half_a_base_is_refused(missing: str, refuses: Refused, base_folder: Folder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("sd15"), base)
+    (base / missing).rename(tmp_path / "elsewhere")
+    assert str(base) in refuses(base=base)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("harm", ["cut off", "gone"])
+def test_a_base_with_broken_weights_is_refused(
+    part: str, harm: str, refuses: Refused, base_folder: Folder, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("sd15"), base)
+    (weights,) = (base / part).glob("*.safetensors")
+    if harm == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    assert str(base) in refuses(base=base)
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "no unet", "truncated", "not safetensors"])
+def test_a_file_that_is_no_base_is_refused(kind: str, refuses: Refused, base_folder: Folder, tmp_path: Path) -> None:
+    weights = base_folder("sd15") / "vae/diffusion_pytorch_model.safetensors"
+    path = tmp_path / ("model.ckpt" if kind == "ckpt" else "model.safetensors")
+    content = weights.read_bytes()
+    path.write_bytes({"truncated": content[:-100], "not safetensors": b"PK" + content[:300]}.get(kind, content))
+    assert str(path) in refuses(base=path)
+
+
+def test_a_hub_id_without_network_says_what_to_do(refuses: Refused) -> None:
+    line = refuses(base="nobody/no-such-model")
+    assert "nobody/no-such-model" in line
+    assert "--base FOLDER" in line
+    assert "random:sdxl" in line
+
+
+def test_a_random_base_that_does_not_exist_lists_those_that_do(refuses: Refused) -> None:
+    line = refuses(base="random:sdxxl")
+    assert "random:sdxl" in line
+    assert "random:sd15" in line
+
+
+def test_a_missing_file_is_not_taken_for_a_hub_id(refuses: Refused, tmp_path: Path) -> None:
+    assert "no such file or folder" in refuses(base=tmp_path / "nowhere" / "model.safetensors")
