@@ -67,8 +67,7 @@ def _teach(base: Base, unet: Any, steps: int) -> None:
 def loss_on(data: Path, base: Path, adapter: Path, results: Path) -> float:
     """The fixed-noise validation loss of an adapter on the validation pairs of a folder."""
     plan = make_plan(TrainConfig(name="judge", data=data, base=str(base), results=results, device="cpu"))
-    read = read_data(plan)
-    batches = make_batches(plan, read, [text for text, _ in read.prompts(plan.config.prompt)])
+    batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
     load_adapter(adapter, unet, str(base))
     return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches)["loss"]

@@ -36,9 +36,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Both sides of the split as latents, with the row of `conditioning` that each training pair hears.
+    """Both sides of the split as latents, and what each pair hears.
 
-    The last row of `conditioning` is that of no prompt at all.
+    Row i of `conditioning` is that of `prompts[i]`, its last row that of no prompt at all; `train_prompts` and
+    `val_prompts` are rows, one for each pair.
     """
 
     config: TrainConfig
@@ -46,9 +47,10 @@ class Batches:
     timesteps: int
     train: LatentCache
     val: LatentCache
+    prompts: Sequence[str]
     conditioning: Conditioning
-    train_rows: Sequence[int]
-    val_rows: Sequence[int]
+    train_prompts: Sequence[int]
+    val_prompts: Sequence[int]
 
     def draw(self, samples: Sequence[int]) -> Batch:
         """The batch of these numbers of the endless stream of samples: pair, variant, latents, noise, t and prompt."""
@@ -66,11 +68,15 @@ class Batches:
         dropout = self.config.prompt_dropout
         if dropout and torch.rand((), generator=generator(self.config.seed, "prompt", sample)) < dropout:
             return len(self.conditioning.embeddings) - 1
-        return self.train_rows[pair]
+        return self.train_prompts[pair]
+
+    def heard(self, prompt: str) -> Conditioning:
+        """One row: that of a prompt."""
+        return self.conditioning.rows([self.prompts.index(prompt)])
 
     def validation(self) -> Iterator[Batch]:
         """Each validation pair at each fixed timestep: mean latents, fixed noise, no offset, whatever the seed."""
-        for number, row in enumerate(self.val_rows):
+        for number, row in enumerate(self.val_prompts):
             latents, _ = self.val.moments([number], [0], self.device)
             for t in VALIDATION_TIMESTEPS:
                 noise = noise_like(latents, ("validation", number, t))
@@ -81,13 +87,15 @@ class Batches:
 # Making them
 
 
-def make_batches(plan: Plan, data: Data, prompts: list[str]) -> Batches:
+def make_batches(plan: Plan, data: Data) -> Batches:
     """Latents and conditioning of both sides; autoencoder and text encoders are loaded for this and gone afterwards."""
     train, val = _encode(plan, data)
+    texts = [[entry.caption or plan.config.prompt for entry in side] for side in (data.train, data.val)]
+    prompts = sorted(set().union(*texts))
     conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
-    rows = [_prompt_rows(side, prompts, plan.config.prompt) for side in (data.train, data.val)]
+    rows = [[prompts.index(text) for text in side] for side in texts]
     timesteps = plan.base.scheduler("ddpm").config.num_train_timesteps
-    return Batches(plan.config, plan.device, timesteps, train, val, conditioning, *rows)
+    return Batches(plan.config, plan.device, timesteps, train, val, prompts, conditioning, *rows)
 
 
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
@@ -134,9 +142,3 @@ def _joints(plan: Plan, entries: list[Entry], variants: int) -> Iterator[np.ndar
             for variant in range(variants):
                 yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
                 advance()
-
-
-def _prompt_rows(entries: Sequence[Entry], prompts: Sequence[str], default: str) -> list[int]:
-    """The row of each pair's sentence; one that training never sees (in validation) is heard as the first."""
-    rows = {prompt: row for row, prompt in enumerate(prompts)}
-    return [rows.get(entry.caption or default, 0) for entry in entries]

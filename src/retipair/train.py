@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> Path | None:
 
     # Set up
     description = describe(plan, data)
-    batches = make_batches(plan, data, [text for text, _ in description.prompts])
+    batches = make_batches(plan, data)
     unet = plan.base.unet(plan.dtype).to(plan.device)
     add_adapter(unet, adapter_config(config), config.seed)
     if config.gradient_checkpointing:
@@ -128,13 +128,13 @@ def validate(denoise: Denoiser, scheduler: Any, batches: Batches) -> dict[str, f
 
 def write_samples(folder: Path, plan: Plan, description: Description, batches: Batches, denoise: Denoiser) -> None:
     """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each."""
-    config, texts = plan.config, [text for text, _ in description.prompts]
+    config = plan.config
     painter = Painter(plan.base, plan.layout, denoise, plan.base.vae().to(plan.device), "ddpm", config.sample_steps)
     with progress("Sampling", config.num_samples) as advance:
         for number in range(config.num_samples):
             source = generator(config.seed, "sample", number)
-            row = texts.index(draw_prompt(description.prompts, config.seed, number))
-            pair = painter.paint(batches.conditioning.rows([row]), [source])[0]
+            prompt = draw_prompt(description.prompts, config.seed, number)
+            pair = painter.paint(batches.heard(prompt), [source])[0]
             mark = synthetic_mark(config.seed, number, config.base)
             for name, image in {"cf": pair.cf, "fa": pair.fa, "joint": pair.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
