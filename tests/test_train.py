@@ -514,6 +514,19 @@ def test_captions_are_heard_and_recorded(system: str, base_folder: Folder, tmp_p
     assert metrics(runs[0], "training")[0]["mse"] != metrics(runs[1], "training")[0]["mse"]
 
 
+def test_a_validation_pair_hears_its_own_caption(base_folder: Folder, tmp_path: Path) -> None:
+    """Also one that no training pair has."""
+    losses = []
+    for caption in ("early phase", "late phase"):
+        data = write_prepared(tmp_path / caption, ["train", "val"], {1: caption})
+        run = train("sd15", base_folder("sd15"), data, tmp_path / f"to {caption}", "--max_steps", 1, *QUICK)
+        losses.append(metrics(run, "validation")[0]["loss"])
+        description = read_description(run / "best_checkpoint/unet_lora")
+        assert description is not None
+        assert description.prompts == [(DEFAULT_PROMPT, 1)]
+    assert losses[0] != losses[1]
+
+
 def test_prompt_dropout_is_recorded_and_trains_some_samples_without(
     base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
 ) -> None:

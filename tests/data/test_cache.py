@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, write_prepared
-from retipair import plan as planning
+from retipair.batches import make_batches
 from retipair.config import TrainConfig
 from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.cache import LatentCache, draw, open_or_build
 from retipair.data.dataset import load_views
 from retipair.model.autoencoder import encode_moments
+from retipair.plan import make_plan, read_data
 
 HALF = 2.0**-11
 """Rounding to 16 bits moves a number by at most this share of it."""
@@ -113,8 +114,9 @@ Folder = Callable[[str], Path]
 
 
 def caches_of(config: TrainConfig) -> tuple[LatentCache, LatentCache]:
-    plan = planning.make_plan(config)
-    return planning.encode(plan, planning.read_data(plan))
+    plan = make_plan(config)
+    batches = make_batches(plan, read_data(plan))
+    return batches.train, batches.val
 
 
 def settings(data: Path, base: object, results: Path, **more: object) -> TrainConfig:
@@ -130,9 +132,9 @@ def test_cached_latents_are_the_autoencoders_within_rounding(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
     config = settings(prepared, base_folder(system), tmp_path)
-    plan = planning.make_plan(config)
-    data = planning.read_data(plan)
-    train, val = planning.encode(plan, data)
+    plan = make_plan(config)
+    data = read_data(plan)
+    train, val = caches_of(config)
     assert train.mean.shape == (3, 2, *plan.latent_shape)
     assert val.mean.shape == (1, 1, *plan.latent_shape)
     vae = plan.base.vae()
@@ -157,7 +159,7 @@ def test_a_second_run_encodes_nothing(
     def never(*parts: object) -> None:
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(planning, "encode_moments", never)
+    monkeypatch.setattr("retipair.batches.encode_moments", never)
     caches_of(config)
     assert folders(tmp_path) == before
 
