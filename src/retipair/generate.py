@@ -94,8 +94,10 @@ def generate(config: GenerateConfig) -> Path:
             indices = missing[first : first + batch_size(job)]
             rows = [texts.index(job.prompt(index)) for index in indices]
             for index, painted in zip(indices, paint(job, painter, conditioning, rows, indices), strict=True):
-                append_record(job.out, write_pair(job, settings, index, painted))
+                done[index] = write_pair(job, settings, index, painted)
+                append_record(job.out, done[index])
                 advance()
+    write_manifest(job.out, [done[index] for index in sorted(done)])  # in order also where a gap was filled
     console.print(f"{config.amount} synthetic pairs: {job.out}")
     return job.out
 
@@ -239,7 +241,7 @@ def already_drawn(job: Job, settings: dict[str, Any]) -> dict[int, GeneratedPair
         if saved.get(key) != value:
             raise UserError(f"{job.out}: holds pairs made otherwise ({key} {saved.get(key)}); choose another --savedir")
     whole = [record for record in read_whole_lines(job.out) if isinstance(record, GeneratedPair)]
-    return {record.index: record for record in whole if (job.out / record.fa).is_file()}
+    return {one.index: one for one in whole if all((job.out / view).is_file() for view in (one.cf, one.fa))}
 
 
 # Writing

@@ -120,11 +120,18 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     Raises UserError, naming the folder, if it is unreadable or was made for another kind of base.
     """
     state = read_tensors(folder)
-    add_adapter(unet, LoraConfig.from_pretrained(str(folder)))
+    add_adapter(unet, _read_lora_config(folder))
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
         raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
     set_peft_model_state_dict(unet, state)
+
+
+def _read_lora_config(folder: Path) -> LoraConfig:
+    try:
+        return LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

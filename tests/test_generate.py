@@ -1,0 +1,705 @@
+"""`retipair generate`: the original's tree, pairs that depend on (seed, i) alone, sources that were trained on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from conftest import VIEW, train_command, write_prepared
+from killing import Death, kill_all
+from retipair.cli import main
+from retipair.config import DEFAULT_PROMPT
+from retipair.data.dataset import read_dataset
+from retipair.data.layout import Layout, to_grey
+from retipair.data.manifest import GeneratedPair, read_manifest
+from retipair.diffusion.noise import generator
+from retipair.model.adapter import adapter_sha256
+from retipair.model.autoencoder import decode, encode_moments
+from retipair.model.base import open_base
+from retipair.model.conditioning import encode_prompts
+from retipair.model.denoiser import Denoiser
+from retipair.painter import Painter
+
+Folder = Callable[[str], Path]
+Refused = Callable[..., str]
+Capture = pytest.CaptureFixture[str]
+Drawn = Callable[[str, str], Path]
+VIEWS = {"cf.png", "fa.png", "joint.png", "cf_fa_chessboard.png"}
+ORIGINALS = {"cf_original.png", "fa_original.png"}
+LAYOUT: dict[str, Any] = {"sdxl": "side_by_side", "sd15": "squeezed"}
+JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
+"""(width, height) px"""
+TRAINED_EYES = ["eye0", "eye2", "eye4"]
+
+
+def command(results: Path, out: Path, *more: object) -> list[str]:
+    """Generate four pairs in two steps from run "exp"."""
+    flags = ["-n", "exp", "--results", results, "--out", out, "--amount", 4, "--steps", 2, *more]
+    return [str(part) for part in ("generate", *flags)]
+
+
+def draw(results: Path, out: Path, *more: object) -> Path:
+    assert main(command(results, out, *more)) == 0
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def images(folder: Path, index: int) -> dict[str, bytes]:
+    return contents(folder / str(index))
+
+
+def records(folder: Path) -> list[GeneratedPair]:
+    found = list(read_manifest(folder))
+    return [record for record in found if isinstance(record, GeneratedPair)]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def unet_lora(results: Path, system: str, step: int = 4, name: str = "exp") -> Path:
+    return results / f"out_joint_{system}_cffa_pairs/{name}/latest_checkpoints/step_{step:06d}/unet_lora"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, trained: Folder) -> Drawn:
+    """(system, mode) -> four pairs drawn in one go; read only."""
+    root = tmp_path_factory.mktemp("drawn")
+
+    def folder(system: str, mode: str) -> Path:
+        out = root / system / mode
+        return out if out.is_dir() else draw(trained(system), out, *mode_flags(mode))
+
+    return folder
+
+
+def mode_flags(mode: str) -> list[object]:
+    return ["--mode", mode, *(["--strength", 0.5] if mode == "from_data" else [])]
+
+
+both_modes = pytest.mark.parametrize("mode", ["noise", "from_data"])
+
+
+# The tree
+
+
+@both_modes
+def test_the_tree_is_the_originals(system: str, mode: str, trained: Folder, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(trained(system), results)
+    flags = ["-n", "exp", "--savedir", "a", "--amount", 2, "--steps", 2, "--results", results, *mode_flags(mode)]
+    assert main([str(part) for part in ("generate", *flags)]) == 0
+    out = results / f"out_joint_{system}_cffa_pairs_preds/exp/a"
+    views = VIEWS | (ORIGINALS if mode == "from_data" else set())
+    assert set(contents(out)) == {
+        "manifest.jsonl",
+        "settings.json",
+        *(f"{index}/{view}" for index in (1, 2) for view in views),
+    }
+
+
+@both_modes
+def test_views_are_square_and_the_angiogram_is_grey(system: str, mode: str, drawn: Drawn) -> None:
+    folder = drawn(system, mode)
+    layout = Layout(LAYOUT[system], VIEW)
+    for record in records(folder):
+        pair = (folder / record.cf).parent
+        opened = {path.stem: Image.open(path) for path in pair.iterdir()}
+        assert opened["cf"].mode == opened["joint"].mode == "RGB"
+        assert opened["fa"].mode == "L"
+        assert opened["joint"].size == JOINT[system]
+        assert {view.size for name, view in opened.items() if name != "joint"} == {(VIEW, VIEW)}
+        cf, fa = layout.split(pixels(pair / "joint.png"))  # both halves, brought back as the layout does
+        assert np.array_equal(pixels(pair / "cf.png"), cf)
+        grey, chroma = to_grey(fa)
+        assert np.array_equal(pixels(pair / "fa.png"), grey)
+        assert record.fa_chroma == pytest.approx(chroma, abs=1e-3)
+        assert chroma > 0  # an untrained autoencoder's is not grey: there was something to remove
+        board, tile = pixels(pair / "cf_fa_chessboard.png"), VIEW // 8
+        assert np.array_equal(board[:tile, :tile], cf[:tile, :tile])
+        assert np.array_equal(board[:tile, tile : 2 * tile, 0], grey[:tile, tile : 2 * tile])
+
+
+@both_modes
+def test_the_manifest_says_how_each_pair_was_made(
+    system: str, mode: str, drawn: Drawn, trained: Folder, base_folder: Folder
+) -> None:
+    folder = drawn(system, mode)
+    best = trained(system) / f"out_joint_{system}_cffa_pairs/exp/best_checkpoint/unet_lora"
+    lines = records(folder)
+    assert [record.index for record in lines] == [1, 2, 3, 4]
+    for record in lines:
+        assert record.id == str(record.index)
+        assert (record.seed, record.attempt, record.mode, record.size) == (0, 0, mode, VIEW)
+        assert record.strength == (0.5 if mode == "from_data" else None)
+        assert record.prompt == DEFAULT_PROMPT
+        assert record.base == str(base_folder(system))
+        assert record.adapter_sha256 == adapter_sha256(best)
+        assert -1 <= record.consistency <= 1
+    assert len({record.settings_sha256 for record in lines}) == 1
+    assert len(read_dataset(folder)) == 4  # other readers take it as it is
+
+
+@both_modes
+def test_every_drawn_image_says_that_it_is_synthetic_and_no_photograph_does(
+    system: str, mode: str, drawn: Drawn, base_folder: Folder
+) -> None:
+    folder = drawn(system, mode)
+    for path in folder.rglob("*.png"):
+        texts = Image.open(path).text  # type: ignore[attr-defined]
+        if path.name in ORIGINALS:
+            assert not texts
+            continue
+        assert "no photograph" in texts["Synthetic"]
+        assert texts["Software"].startswith("retipair ")
+        assert texts["Seed"] == f"0, pair {path.parent.name}"
+        assert texts["Base"] == str(base_folder(system))
+
+
+# from_data
+
+
+def test_sources_are_the_training_pairs_in_turn_and_lie_beside(
+    system: str, trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    out = draw(trained(system), tmp_path / "o", *mode_flags("from_data"), "--amount", 7)
+    lines = records(out)
+    assert [record.source_id for record in lines] == [TRAINED_EYES[i % 3] for i in range(7)]
+    for record in lines:
+        for view in ("cf", "fa"):
+            original = pixels(out / str(record.index) / f"{view}_original.png")
+            assert np.array_equal(original, pixels(prepared / view / f"{record.source_id}.png"))
+    assert images(out, 1)["cf.png"] != images(out, 4)["cf.png"]  # the same eye again, varied otherwise
+
+
+def test_noise_has_no_source(drawn: Drawn, system: str) -> None:
+    assert {record.source_id for record in records(drawn(system, "noise"))} == {None}
+
+
+def test_less_strength_stays_closer_to_the_source(system: str, trained: Folder, prepared: Path, tmp_path: Path) -> None:
+    """Measured against what the autoencoder alone makes of the source."""
+    base, layout = open_base(records_base(trained, system)), Layout(LAYOUT[system], VIEW)
+    joint = layout.join(pixels(prepared / "cf/eye0.png"), pixels(prepared / "fa/eye0.png"))
+    vae = base.vae()
+    there_and_back = decode(vae, encode_moments(vae, joint[None]).mean)[0].astype(float)
+
+    def distance(strength: float) -> float:
+        flags = ("--mode", "from_data", "--strength", strength, "--steps", 10, "--amount", 1)
+        out = draw(trained(system), tmp_path / str(strength), *flags)
+        return np.abs(pixels(out / "1/joint.png") - there_and_back).mean()
+
+    distances = [distance(strength) for strength in (0.1, 0.5, 1.0)]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.95 * distances[-1]
+
+
+def records_base(trained: Folder, system: str) -> str:
+    config = trained(system) / f"out_joint_{system}_cffa_pairs/exp/config.json"
+    return str(json.loads(config.read_text())["settings"]["base"])
+
+
+def test_other_pairs_can_be_varied(trained: Folder, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["test", "val", "train", "train"])
+    out = draw(trained("sd15"), tmp_path / "o", *mode_flags("from_data"), "--data", data)
+    assert [record.source_id for record in records(out)] == ["eye2", "eye3", "eye2", "eye3"]
+
+
+def test_a_source_is_heard_with_its_own_caption(base_folder: Folder, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val", "train"], {0: "early phase", 2: "late phase"})
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    varied = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"))
+    assert [record.prompt for record in records(varied)] == ["early phase", "late phase"] * 2
+
+
+# (seed, i) and nothing else
+
+
+@both_modes
+def test_bytes_do_not_depend_on_the_batch_size(
+    system: str, mode: str, drawn: Drawn, trained: Folder, tmp_path: Path
+) -> None:
+    out = draw(trained(system), tmp_path / "o", *mode_flags(mode), "--batch_size", 3)
+    assert contents(out) == contents(drawn(system, mode))
+
+
+@both_modes
+def test_more_pairs_are_added_to_those_that_are_there(
+    system: str, mode: str, drawn: Drawn, trained: Folder, tmp_path: Path
+) -> None:
+    out = draw(trained(system), tmp_path / "o", *mode_flags(mode), "--amount", 1)
+    first = (out / "1/joint.png").stat().st_mtime_ns
+    draw(trained(system), out, *mode_flags(mode), "--amount", 4)
+    assert contents(out) == contents(drawn(system, mode))
+    assert (out / "1/joint.png").stat().st_mtime_ns == first  # not drawn again
+
+
+def test_nothing_is_drawn_twice(trained: Folder, drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*parts: object, **more: object) -> None:
+        raise AssertionError("painted again")
+
+    monkeypatch.setattr(Painter, "paint", never)
+    before = contents(drawn("sd15", "noise"))
+    for amount in (4, 2):
+        draw(trained("sd15"), drawn("sd15", "noise"), "--amount", amount)
+    assert contents(drawn("sd15", "noise")) == before
+
+
+def test_another_seed_draws_other_pairs(system: str, drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    one, other = drawn(system, "noise"), draw(trained(system), tmp_path / "o", "--seed", 1)
+    joints = [pixels(folder / f"{index}/joint.png") for folder in (one, other) for index in range(1, 5)]
+    assert len({joint.tobytes() for joint in joints}) == 8
+
+
+@pytest.mark.parametrize("gone", [(4,), (3, 4), (2,), (1, 3)])
+def test_what_is_missing_is_drawn_again_as_it_was(
+    gone: tuple[int, ...], drawn: Drawn, trained: Folder, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "from_data"), out)
+    for index in gone:
+        shutil.rmtree(out / str(index))
+    draw(trained("sd15"), out, *mode_flags("from_data"))
+    assert contents(out) == contents(drawn("sd15", "from_data"))
+
+
+@pytest.mark.parametrize("view", ["cf", "fa"])
+def test_a_missing_view_is_drawn_again(view: str, drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    (out / f"3/{view}.png").unlink()
+    draw(trained("sd15"), out)
+    assert contents(out) == contents(drawn("sd15", "noise"))
+
+
+def test_a_torn_last_line_is_drawn_again(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    manifest = out / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+    draw(trained("sd15"), out)
+    assert contents(out) == contents(drawn("sd15", "noise"))
+
+
+KILLED = [
+    ("sdxl", "noise", "retipair.generate:append_record", 3),  # the images are there, the line is not
+    ("sdxl", "from_data", "retipair.generate:save_image", 16),  # in the middle of a pair
+    ("sd15", "from_data", "retipair.generate:append_record", 2),
+    ("sd15", "noise", "retipair.generate:save_image", 1),  # before the first image
+]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, trained: Folder) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    kill_all(
+        [
+            Death(command(trained(system), root / system / mode, *mode_flags(mode)), function, call)
+            for system, mode, function, call in KILLED
+        ]
+    )
+    return root
+
+
+@pytest.mark.parametrize(("system", "mode", "function", "call"), KILLED)
+def test_a_killed_run_goes_on_where_it_stopped(
+    system: str, mode: str, function: str, call: int, killed: Path, drawn: Drawn, trained: Folder
+) -> None:
+    out = killed / system / mode
+    before = contents(out)
+    assert len(before.get("manifest.jsonl", b"").splitlines()) < 4
+    times = {path: path.stat().st_mtime_ns for record in records(out) for path in (out / record.cf).parent.iterdir()}
+    draw(trained(system), out, *mode_flags(mode))
+    assert contents(out) == contents(drawn(system, mode))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--steps", 3),
+        ("--seed", 1),
+        ("--sampler", "ddim"),
+        ("--prompt", "another eye"),
+        ("--guidance_scale", 2),
+        ("--mode", "from_data"),
+        ("--precision", "bf16"),
+        ("--checkpoint", "latest"),
+    ],
+    ids=lambda change: change[0],
+)
+def test_pairs_of_other_settings_are_not_mixed(
+    change: tuple[object, ...], drawn: Drawn, trained: Folder, capsys: Capture
+) -> None:
+    folder = drawn("sd15", "noise")
+    before = contents(folder)
+    capsys.readouterr()
+    assert main(command(trained("sd15"), folder, *change)) == 2
+    assert str(folder) in capsys.readouterr().err.splitlines()[-1]
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("change", [("--strength", 0.9), ("--data", None)], ids=["strength", "data"])
+def test_variations_of_other_settings_are_not_mixed(
+    change: tuple[object, ...], refused: Refused, drawn: Drawn, trained: Folder, tmp_path: Path
+) -> None:
+    folder = drawn("sd15", "from_data")
+    before = contents(folder)
+    flag, value = change
+    value = value or write_prepared(tmp_path / "data", ["train", "val", "train"])
+    line = refused(*command(trained("sd15"), folder, *mode_flags("from_data"), flag, value))
+    assert str(folder) in line
+    assert contents(folder) == before
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/thesis.txt").write_text("all of it")
+    assert str(tmp_path / "o") in refused(*command(trained("sd15"), tmp_path / "o"))
+    assert contents(tmp_path / "o") == {"thesis.txt": b"all of it"}
+
+
+# Which adapter, which base
+
+
+@pytest.mark.parametrize("mode", ["noise", "from_data"])
+def test_the_untrained_adapter_draws_what_the_base_alone_draws(
+    system: str, mode: str, trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    flags = [*mode_flags(mode), "--checkpoint", unet_lora(trained(system), system, step=0)]
+    out = draw(trained(system), tmp_path / "o", *flags)
+    base, layout = open_base(records_base(trained, system)), Layout(LAYOUT[system], VIEW)
+    heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
+    denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
+    painter = Painter(base, layout, denoise, base.vae(), "ddpm", steps=2)
+    for index, eye in ((1, "eye0"), (3, "eye4")):
+        source = layout.join(pixels(prepared / f"cf/{eye}.png"), pixels(prepared / f"fa/{eye}.png"))[None]
+        given = (source, 0.5) if mode == "from_data" else ()
+        (alone,) = painter.paint(heard, [generator(0, index, 0)], *given)
+        assert np.array_equal(pixels(out / f"{index}/joint.png"), alone.joint)
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory, base_folder: Folder, prepared: Path) -> Path:
+    """RESULTS with a run that has learnt enough to be seen."""
+    results = tmp_path_factory.mktemp("moved")
+    flags = ("--learning_rate", "1e-1", "--num_samples", 0)
+    assert main(train_command("exp", base_folder("sd15"), prepared, results, *flags)) == 0
+    return results
+
+
+def test_what_was_learnt_is_drawn(moved: Path, drawn: Drawn, tmp_path: Path) -> None:
+    out = draw(moved, tmp_path / "o", "--checkpoint", "latest", "--amount", 1)
+    difference = pixels(out / "1/joint.png").astype(int) - pixels(drawn("sd15", "noise") / "1/joint.png")
+    assert np.abs(difference).mean() > 0.5
+
+
+def test_best_latest_and_a_path_are_what_they_say(moved: Path, tmp_path: Path) -> None:
+    run = moved / "out_joint_sd15_cffa_pairs/exp"
+    folders = {
+        "best": run / "best_checkpoint/unet_lora",
+        "latest": run / "latest_checkpoints/step_000004/unet_lora",
+        str(run / "latest_checkpoints/step_000002"): run / "latest_checkpoints/step_000002/unet_lora",
+    }
+    for number, (which, folder) in enumerate(folders.items()):
+        out = draw(moved, tmp_path / str(number), "--checkpoint", which, "--amount", 1)
+        assert records(out)[0].adapter_sha256 == adapter_sha256(folder)
+
+
+@both_modes
+def test_a_path_needs_no_name(system: str, mode: str, trained: Folder, prepared: Path, tmp_path: Path) -> None:
+    adapter = unet_lora(trained(system), system)
+    named = draw(trained(system), tmp_path / "named", *mode_flags(mode), "--checkpoint", "latest", "--amount", 1)
+    for number, path in enumerate((adapter, adapter.parent)):
+        out = tmp_path / str(number)
+        flags = ["--checkpoint", path, "--out", out, "--amount", 1, "--steps", 2, *mode_flags(mode)]
+        flags += ["--data", prepared] if mode == "from_data" else []
+        assert main([str(part) for part in ("generate", *flags)]) == 0
+        assert contents(out) == contents(named)
+
+
+def test_without_a_name_it_needs_a_path_and_a_place(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    path = unet_lora(trained("sd15"), "sd15")
+    for flags in (
+        [],
+        ["--checkpoint", path],
+        ["--out", tmp_path / "o"],
+        ["--checkpoint", "best", "--out", tmp_path / "o"],
+    ):
+        line = refused("generate", *flags)
+        assert "-n" in line
+        assert "--out" in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_name_under_both_systems_needs_the_base(
+    refused: Refused, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for system in ("sdxl", "sd15"):
+        shutil.copytree(trained(system), results, dirs_exist_ok=True)
+    assert "--base" in refused(*command(results, tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+    for system in ("sdxl", "sd15"):
+        out = draw(results, tmp_path / system, "--base", base_folder(system), "--amount", 1)
+        assert Image.open(out / "1/joint.png").size == JOINT[system]
+
+
+def test_an_adapter_of_the_other_system_is_refused(
+    system: str, refused: Refused, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    other = {"sdxl": "sd15", "sd15": "sdxl"}[system]
+    flags = ["--checkpoint", unet_lora(trained(system), system), "--out", tmp_path / "o", "--base", base_folder(other)]
+    line = refused("generate", *flags)
+    assert f"trained on {system}" in line
+    assert "--base" in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_adapter_of_a_base_of_another_shape_is_refused(
+    refused: Refused, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("sd15"), base)
+    config = UNet2DConditionModel.load_config(base / "unet")
+    wider = {**config, "block_out_channels": [2 * width for width in config["block_out_channels"]]}
+    UNet2DConditionModel.from_config(wider).save_pretrained(base / "unet")
+    line = refused(*command(trained("sd15"), tmp_path / "o", "--base", base))
+    assert str(base) in line
+    assert "--base" in line
+    assert not (tmp_path / "o").exists()
+
+
+def redescribe(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what an adapter says of itself, in the file that is read."""
+    path = folder / "adapter_model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    values = json.loads(metadata["retipair"])
+    change(values)
+    save_file(load_file(path), path, {**metadata, "retipair": json.dumps(values)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("layout", "side_by_side"), ("schema", "retipair.adapter/9"), ("more", "keys")]
+)
+def test_an_adapter_that_says_something_else_is_refused(
+    key: str, value: str, refused: Refused, trained: Folder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "unet_lora"
+    shutil.copytree(unet_lora(trained("sd15"), "sd15"), folder)
+    redescribe(folder, lambda values: values.update({key: value}))
+    line = refused("generate", "--checkpoint", folder, "--out", tmp_path / "o")
+    assert str(folder) in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_another_size_than_the_trained_one_is_refused(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    assert "--size 64" in refused(*command(trained("sd15"), tmp_path / "o", "--size", 64))
+
+
+def originals_adapter(folder: Path, target: Path) -> Path:
+    """An adapter as the original system wrote it: PEFT's two files, without a description."""
+    target.mkdir()
+    shutil.copy(folder / "adapter_config.json", target)
+    save_file(load_file(folder / "adapter_model.safetensors"), target / "adapter_model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_adapters_of_the_original_system_load_with_a_warning(
+    system: str,
+    trained: Folder,
+    base_folder: Folder,
+    tmp_path: Path,
+    capsys: Capture,
+    refused: Refused,
+) -> None:
+    ours = draw(trained(system), tmp_path / "ours", "--checkpoint", "latest")
+    adapter = originals_adapter(unet_lora(trained(system), system), tmp_path / "unet_lora")
+    capsys.readouterr()
+    flags = ["--checkpoint", adapter, "--out", tmp_path / "theirs"]
+    assert "--base" in refused("generate", *flags)
+    assert not (tmp_path / "theirs").exists()
+    flags += ["--base", base_folder(system), "--amount", 4, "--steps", 2]
+    assert main([str(part) for part in ("generate", *flags)]) == 0
+    assert "warning" in capsys.readouterr().err
+    for index in range(1, 5):
+        assert images(tmp_path / "theirs", index) == images(ours, index)
+
+
+def test_pickled_adapters_are_not_opened(
+    refused: Refused, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "unet_lora"
+    folder.mkdir()
+    shutil.copy(unet_lora(trained("sd15"), "sd15") / "adapter_config.json", folder)
+    torch.save({}, folder / "adapter_model.bin")
+    line = refused("generate", "--checkpoint", folder, "--out", tmp_path / "o", "--base", base_folder("sd15"))
+    assert "adapter_model.bin" in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("harm", ["cut off", "no config", "config cut off", "config of another kind", "nothing"])
+def test_a_damaged_adapter_is_named(harm: str, refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "unet_lora"
+    shutil.copytree(unet_lora(trained("sd15"), "sd15"), folder)
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if harm == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif harm == "no config":
+        config.unlink()
+    elif harm == "config cut off":
+        config.write_text(config.read_text()[:50])
+    elif harm == "config of another kind":
+        config.write_text('{"peft_type": "NO_SUCH"}')
+    else:
+        shutil.rmtree(folder)
+    line = refused("generate", "--checkpoint", folder, "--out", tmp_path / "o")
+    assert str(folder) in line
+    assert not (tmp_path / "o").exists()
+
+
+# Prompts
+
+
+def test_a_prompt_is_heard_and_recorded(system: str, drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    out = draw(trained(system), tmp_path / "o", "--prompt", "another eye", "--amount", 1)
+    assert [record.prompt for record in records(out)] == ["another eye"]
+    assert not np.array_equal(pixels(out / "1/joint.png"), pixels(drawn(system, "noise") / "1/joint.png"))
+
+
+def test_captions_are_drawn_by_seed_and_index(base_folder: Folder, tmp_path: Path) -> None:
+    captions = {0: "rare", 1: "common", 2: "common", 3: "common", 4: "common"}
+    data = write_prepared(tmp_path / "data", ["train"] * 5 + ["val"], captions)
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0, "--max_steps", 1)) == 0
+
+    def prompts(name: str, *more: object) -> list[str]:
+        return [record.prompt for record in records(draw(tmp_path, tmp_path / name, "--steps", 1, *more))]
+
+    many = prompts("many", "--amount", 20)
+    assert prompts("few", "--amount", 6) == many[:6]
+    assert prompts("other", "--amount", 20, "--seed", 1) != many
+    assert 1 <= many.count("rare") <= 9  # a fifth of them, as in training
+    assert set(many) == {"rare", "common"}
+
+
+def test_guidance_changes_what_is_drawn_and_warns_where_nothing_was_dropped(
+    drawn: Drawn, trained: Folder, tmp_path: Path, capsys: Capture
+) -> None:
+    out = draw(trained("sd15"), tmp_path / "o", "--guidance_scale", 3, "--amount", 1)
+    assert "--prompt_dropout" in capsys.readouterr().err
+    assert not np.array_equal(pixels(out / "1/joint.png"), pixels(drawn("sd15", "noise") / "1/joint.png"))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp", "euler"])
+def test_samplers_differ(sampler: str, drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    out = draw(trained("sd15"), tmp_path / "o", "--sampler", sampler, "--amount", 1)
+    assert not np.array_equal(pixels(out / "1/joint.png"), pixels(drawn("sd15", "noise") / "1/joint.png"))
+
+
+def test_what_is_generated_can_be_trained_on(drawn: Drawn, base_folder: Folder, tmp_path: Path) -> None:
+    data = drawn("sd15", "noise")
+    assert main(train_command("next", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    assert "prepared" not in {path.name for path in tmp_path.iterdir()}  # taken as it is
+
+
+# Bad input: one line, status 2, nothing written
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--amount", 0),
+        ("--amount", -1),
+        ("--steps", 0),
+        ("--batch_size", 0),
+        ("--strength", 0),
+        ("--strength", 1.5),
+        ("--strength", -0.1),
+        ("--strength", "nan"),
+        ("--strength", 0.4, "--mode", "from_data"),  # of two steps: none is left
+        ("--size", 96),
+        ("--size", 0),
+        ("--seed", -1),
+        ("--guidance_scale", 0.5),
+        ("--guidance_scale", "nan"),
+        ("--savedir", "a/b"),
+        ("--savedir", ".."),
+        ("--device", "abacus"),
+        ("--nonsense", 1),
+    ],
+    ids=lambda flags: " ".join(map(str, flags)),
+)
+def test_values_that_cannot_work_are_named(
+    flags: tuple[object, ...], refused: Refused, trained: Folder, tmp_path: Path
+) -> None:
+    assert str(flags[0]) in refused(*command(trained("sd15"), tmp_path / "o", *flags))
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_unknown_run_says_how_to_make_it(refused: Refused, tmp_path: Path) -> None:
+    line = refused("generate", "-n", "nobody", "--results", tmp_path)
+    assert "nobody" in line
+    assert "retipair train" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_checkpoint_says_so(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    run = tmp_path / "r/out_joint_sd15_cffa_pairs/exp"
+    shutil.rmtree(run / "best_checkpoint")
+    shutil.rmtree(run / "latest_checkpoints")
+    for which in ("best", "latest"):
+        assert f"no {which} checkpoint" in refused(*command(tmp_path / "r", tmp_path / "o", "--checkpoint", which))
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_unknown_setting_in_the_runs_config_is_refused(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    path = tmp_path / "r/out_joint_sd15_cffa_pairs/exp/config.json"
+    values = json.loads(path.read_text())
+    values["settings"]["dta"] = "x"
+    path.write_text(json.dumps(values))
+    line = refused(*command(tmp_path / "r", tmp_path / "o", *mode_flags("from_data")))
+    assert str(path) in line
+    assert "'dta'" in line
+
+
+def test_pairs_that_are_gone_are_named(refused: Refused, base_folder: Folder, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val"])
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0, "--max_steps", 1)) == 0
+    data.rename(tmp_path / "elsewhere")
+    line = refused(*command(tmp_path, tmp_path / "o", *mode_flags("from_data")))
+    assert str(data) in line
+    assert not (tmp_path / "o").exists()
+    draw(tmp_path, tmp_path / "o", *mode_flags("from_data"), "--data", tmp_path / "elsewhere", "--amount", 1)
+
+
+def test_variations_need_training_pairs(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["val", "test"])
+    line = refused(*command(trained("sd15"), tmp_path / "o", *mode_flags("from_data"), "--data", data))
+    assert str(data) in line
+    assert "train" in line
+    path = unet_lora(trained("sd15"), "sd15")
+    assert "--data" in refused("generate", "--checkpoint", path, "--out", tmp_path / "o", *mode_flags("from_data"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_base_that_is_gone_is_named(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "unet_lora"
+    shutil.copytree(unet_lora(trained("sd15"), "sd15"), folder)
+    redescribe(folder, lambda values: values.update({"base": str(tmp_path / "gone")}))
+    line = refused("generate", "--checkpoint", folder, "--out", tmp_path / "o")
+    assert str(tmp_path / "gone") in line
+    assert not (tmp_path / "o").exists()
