@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, train_command, write_prepared
 from killing import Death, kill_all
+from retipair import generate as generating
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
@@ -166,6 +167,18 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_no_photograph_does(
         assert texts["Software"].startswith("retipair ")
         assert texts["Seed"] == f"0, pair {path.parent.name}"
         assert texts["Base"] == str(base_folder(system))
+
+
+def test_very_many_pairs_lie_in_shards(
+    drawn: Drawn, trained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past 10,000; here past two. The pairs are the same, and readers find them."""
+    assert generating.SHARD == 10_000
+    monkeypatch.setattr(generating, "SHARD", 2)
+    out = draw(trained("sd15"), tmp_path / "o")
+    assert [record.cf for record in records(out)] == ["1/cf.png", "2/cf.png", "3-4/3/cf.png", "3-4/4/cf.png"]
+    assert len(read_dataset(out)) == 4
+    assert (out / "3-4/4/joint.png").read_bytes() == (drawn("sd15", "noise") / "4/joint.png").read_bytes()
 
 
 # from_data
