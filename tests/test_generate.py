@@ -173,12 +173,13 @@ def test_very_many_pairs_lie_in_shards(
     drawn: Drawn, trained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past 10,000; here past two. The pairs are the same, and readers find them."""
+    flat = drawn("sd15", "noise")
     assert generating.SHARD == 10_000
     monkeypatch.setattr(generating, "SHARD", 2)
     out = draw(trained("sd15"), tmp_path / "o")
     assert [record.cf for record in records(out)] == ["1/cf.png", "2/cf.png", "3-4/3/cf.png", "3-4/4/cf.png"]
     assert len(read_dataset(out)) == 4
-    assert (out / "3-4/4/joint.png").read_bytes() == (drawn("sd15", "noise") / "4/joint.png").read_bytes()
+    assert (out / "3-4/4/joint.png").read_bytes() == (flat / "4/joint.png").read_bytes()
 
 
 # from_data
@@ -230,10 +231,12 @@ def test_other_pairs_can_be_varied(trained: Folder, tmp_path: Path) -> None:
 
 
 def test_a_source_is_heard_with_its_own_caption(base_folder: Folder, tmp_path: Path) -> None:
-    data = write_prepared(tmp_path / "data", ["train", "val", "train"], {0: "early phase", 2: "late phase"})
+    """And one without a caption with the prompt that it was trained with, never with another eye's words."""
+    captions = {0: "early phase", 2: "late phase"}
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"], captions)
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
-    varied = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"))
-    assert [record.prompt for record in records(varied)] == ["early phase", "late phase"] * 2
+    varied = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"), "--amount", 9)
+    assert [record.prompt for record in records(varied)] == ["early phase", "late phase", DEFAULT_PROMPT] * 3
 
 
 # (seed, i) and nothing else

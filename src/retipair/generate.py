@@ -58,11 +58,16 @@ class Job:
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
     def prompt(self, index: int) -> str:
-        """The sentence of pair `index`: its source's own, or one of the adapter's drawn by (seed, index)."""
+        """The sentence of pair `index`: its source's own, or one of the adapter's drawn by (seed, index).
+
+        A source without a caption was trained with the sentence that is nobody's caption.
+        """
         source = self.source(index)
-        if self.config.prompt is None and source is not None and source.caption in dict(self.prompts):
+        if source is not None and source.caption in dict(self.prompts):
             return str(source.caption)
-        return draw_prompt(self.prompts, self.config.seed, index)
+        captions = {source.caption for source in self.sources}
+        nobodys = [(text, count) for text, count in self.prompts if text not in captions]
+        return draw_prompt(nobodys or self.prompts, self.config.seed, index)
 
 
 def generate(config: GenerateConfig) -> Path:
