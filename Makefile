@@ -25,7 +25,7 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -s
 
 test-gpu: $(INSTALLED)
-	$(BIN)/python -m pytest -m gpu
+	RETIPAIR_TEST_GPU=1 $(BIN)/python -m pytest -m gpu -s
 
 docs: $(INSTALLED)
 	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md

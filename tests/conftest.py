@@ -3,8 +3,10 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not os.environ.get("RETIPAIR_TEST_GPU"):  # `make test-gpu` sets it; elsewhere bytes are those of the CPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ SYSTEMS = ("sdxl", "sd15")
 def _one_thread() -> None:
     """Bytes on the CPU depend on the number of threads, and tiny networks are quickest with one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_mps() -> Iterator[None]:
+    """As CUDA's, a Mac's GPU is left out: what is tested byte for byte is the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(params=SYSTEMS)

@@ -154,16 +154,18 @@ def test_the_manifest_says_how_each_pair_was_made(
 
 
 @both_modes
-def test_every_drawn_image_says_that_it_is_synthetic_and_no_photograph_does(
+def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_does(
     system: str, mode: str, drawn: Drawn, base_folder: Folder
 ) -> None:
     folder = drawn(system, mode)
     for path in folder.rglob("*.png"):
         texts = Image.open(path).text  # type: ignore[attr-defined]
         if path.name in ORIGINALS:
-            assert not texts
+            assert texts["Synthetic"].startswith("no: ")
             continue
-        assert "no photograph" in texts["Synthetic"]
+        how = {"noise": "from noise", "from_data": "at strength 0.5"}[mode]
+        assert texts["Synthetic"].startswith("yes: ")
+        assert how in texts["Synthetic"]
         assert texts["Software"].startswith("retipair ")
         assert texts["Seed"] == f"0, pair {path.parent.name}"
         assert texts["Base"] == str(base_folder(system))
@@ -719,3 +721,22 @@ def test_a_base_that_is_gone_is_named(refused: Refused, trained: Folder, tmp_pat
     line = refused("generate", "--checkpoint", folder, "--out", tmp_path / "o")
     assert str(tmp_path / "gone") in line
     assert not (tmp_path / "o").exists()
+
+
+def test_eyes_that_validated_are_not_varied_after_the_pairs_were_prepared_again(
+    base_folder: Folder, refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val", "train"])
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path)) == 0
+    write_prepared(data, ["val", "train", "train"])
+    command = ["generate", "-n", "exp", "--results", tmp_path, "--mode", "from_data", "--amount", 1, "--steps", 2]
+    line = refused(*command)
+    assert "no longer what this adapter was trained on" in line
+    assert not (tmp_path / "out_joint_sd15_cffa_pairs_preds").exists()
+    assert main([str(part) for part in [*command, "--data", data]]) == 0
+    assert "warning" in capsys.readouterr().err
+
+
+def test_a_strength_without_from_data_is_refused(trained: Folder, refused: Refused) -> None:
+    line = refused("generate", "-n", "exp", "--results", trained("sd15"), "--strength", 0.3)
+    assert "--mode from_data" in line

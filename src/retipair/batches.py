@@ -22,6 +22,8 @@ from retipair.plan import Data, Plan
 from retipair.progress import progress
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
+RECIPE = 1
+"""Raise it whenever the same pairs would be encoded otherwise."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
 
 def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: str) -> LatentCache:
     key = {
+        "recipe": RECIPE,
         "pairs": content_sha256(entries),
         "autoencoder": weights,
         "layout": plan.layout.name,

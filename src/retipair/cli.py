@@ -2,9 +2,11 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from typing import Annotated, Any, Union
 
 import tyro
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
+        return _fail(
+            "interrupted; what was saved is whole. The same command goes on (train: with --resume)", status=130
+        )
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -73,18 +77,36 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     commands: Any = Union[  # noqa: UP007 - built from a tuple
         tuple(Annotated[v.config, tyro.conf.subcommand(v.name, description=v.summary)] for v in VERBS)
     ]
-    config, unknown = tyro.cli(
-        commands,
-        prog="retipair",
-        args=arguments,
-        use_underscores=True,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
+    config, unknown = _in_one_line(
+        lambda: tyro.cli(
+            commands,
+            prog="retipair",
+            args=arguments,
+            use_underscores=True,
+            return_unknown_args=True,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        ),
+        hint=f"`retipair {arguments[0]} --help` lists the flags",
     )
     verb = next(verb for verb in VERBS if isinstance(config, verb.config))
     if unknown:
         raise UserError(f"unknown argument {unknown[0]!r}; `retipair {verb.name} --help` lists the flags")
     return verb, config
+
+
+def _in_one_line(parse: Callable[[], Any], hint: str) -> Any:
+    """What `parse` returns. The box that tyro draws around a mistake becomes a UserError of one line."""
+    with redirect_stderr(StringIO()) as box:
+        try:
+            return parse()
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+    lines = [line.strip("│| ") for line in box.getvalue().splitlines()[1:]]  # the first is the box's title
+    rules = [*(number for number, line in enumerate(lines) if not line.strip("─-╰╯+")), len(lines)]
+    first = 1 if rules[0] == 0 else 0  # in plain ASCII there is a rule under the title
+    said = lines[first : rules[first]]
+    raise UserError(f"{' '.join(said).rstrip('.')}; {hint}")
 
 
 def _fail(message: str, status: int) -> int:

@@ -50,7 +50,7 @@ class TrainConfig:
     data: Path | None = None
     """Prepared folder, or a raw one, which is prepared once into RESULTS/prepared."""
     base: str = DEFAULT_BASE
-    """Hub id, diffusers folder or .safetensors file of SDXL or SD1.5; or random:sdxl, random:sd15 (random weights)."""
+    """Hub id, folder or .safetensors file of SDXL or SD1.5; random:tiny-sdxl, random:tiny-sd15 try things out."""
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
     results: Path = Path("results")

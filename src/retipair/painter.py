@@ -86,10 +86,10 @@ def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> st
     return prompts[int(row)][0]
 
 
-def synthetic_mark(seed: int, index: int, base: str) -> dict[str, str]:
-    """What every generated PNG says of itself."""
+def synthetic_mark(seed: int, index: int, base: str, how: str) -> dict[str, str]:
+    """What every generated PNG says of itself; how: "from noise", or what it is a variation of."""
     return {
-        "Synthetic": "yes: drawn by a diffusion model, no photograph of a patient, not for clinical use",
+        "Synthetic": f"yes: drawn by a diffusion model, {how}; not a photograph, not for clinical use",
         "Software": f"retipair {__version__}",
         "Seed": f"{seed}, pair {index}",
         "Base": base,

@@ -11,6 +11,7 @@ import torch
 from retipair.config import PrepareConfig, TrainConfig, to_values
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
+from retipair.data.sources import find_pairs
 from retipair.errors import UserError
 from retipair.model.adapter import Description, adapter_parameters, add_adapter, lora_config
 from retipair.model.base import Base, empty_unet, open_base
@@ -79,6 +80,8 @@ def make_plan(config: TrainConfig) -> Plan:
 def _check(config: TrainConfig) -> None:
     if config.data is None:
         raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
+    if not config.data.exists():
+        raise UserError(f"--data {config.data}: no such file or folder")
     if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
         raise UserError(f"--name {config.name!r}: must be one folder name")
     least = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
@@ -112,7 +115,7 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
     if is_prepared(data):
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
-    config = replace(config, out=results / "prepared" / fingerprint(config))
+    config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
     console.print(f"{data} is raw: its prepared pairs are in {config.out}")
     return config.out if is_prepared(config.out) else prepare(config)
 
@@ -144,21 +147,31 @@ def adapter_config(config: TrainConfig) -> Any:
 
 
 def print_plan(plan: Plan) -> None:
-    """What --dry_run shows."""
+    """What --dry_run shows: what the settings lead to, then the settings."""
     unet = empty_unet(plan.base)
     add_adapter(unet, adapter_config(plan.config))
     trainable = sum(parameter.numel() for parameter in adapter_parameters(unet).values())
     memory = training_memory(
         unet, plan.latent_shape, plan.config.batch_size, plan.dtype, plan.config.gradient_checkpointing
     )
+    exists = (plan.folder / "config.json").is_file()
     facts = {
+        "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
+        "pairs": _count_pairs(plan.config),
         "system": plan.base.system.name,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
         "trainable parameters": f"{trainable:,}",
         "device": f"{plan.device}, {str(plan.dtype).removeprefix('torch.')}",
-        "memory (estimate)": f"{memory / 2**30:.1f} GiB",
-        "run": str(plan.folder),
+        "memory (estimate)": f"{memory / 2**30:.2f} GiB",
     }
-    for name, value in {**to_values(plan.config), **facts}.items():
+    for name, value in {**facts, **to_values(plan.config), "size": plan.layout.view_size}.items():
         print(f"{name:28} {value}")
+
+
+def _count_pairs(config: TrainConfig) -> str:
+    assert config.data is not None
+    if not is_prepared(config.data):
+        return f"{len(find_pairs(config.data))} raw ones in {config.data}, prepared when training starts"
+    counts = Counter(entry.split for entry in read_dataset(config.data))
+    return f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"

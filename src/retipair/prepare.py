@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +26,7 @@ from retipair.config import PrepareConfig, Register, canonical_json
 from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
 from retipair.data.landmarks import Landmarks, read_landmarks
-from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, PreparedPair, Split, write_manifest
+from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import Pair, load_image, save_image
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
@@ -316,7 +317,7 @@ def _say_and_split(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], config
 
 
 def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]) -> None:
-    table = Table("id", "eye", "split", "inliers", "residual px", "consistency", "")
+    table = Table("id", "eye", "split", "inliers", "residual px", "consistency", "result")
     eyes = eye_names(pairs)
     for outcome in outcomes:
         residual = "-" if outcome.residual_px is None else f"{outcome.residual_px:.2f}"
@@ -366,7 +367,10 @@ def _describe(
     save_image(config.out / _SHEET, contact_sheet(map(partial(_titled, config.out), records)))
     write_manifest(config.out, records)
     more = f", the first {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
-    print(f"{len(records)} pairs in {config.out}; look at {_SHEET}{more}: vessels must run on from tile to tile")
+    counts = Counter(record.split for record in records)
+    sides_text = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
+    print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({sides_text})")
+    print(f"Look at {_SHEET}{more}: vessels must run on from tile to tile")
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:

@@ -39,12 +39,16 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done, note="", rate="")
-        told = time.monotonic()
+        began = told = time.monotonic()
+        begun = done
 
         def advance(steps: int = 1, note: str = "") -> None:
             nonlocal told
-            speed, fields = bar.tasks[0].speed, {"note": note} if note else {}
-            bar.update(task, advance=steps, rate=f"{speed:.2f}/s" if speed else "", **fields)  # type: ignore[arg-type]
+            bar.update(task, advance=steps)
+            rate = (bar.tasks[0].completed - begun) / max(time.monotonic() - began, 1e-6)
+            bar.update(task, rate=f"{rate:.2f}/s" if rate >= 1 else f"{1 / max(rate, 1e-6):.1f} s each")
+            if note:
+                bar.update(task, note=note)
             if not console.is_terminal and time.monotonic() - told > LINE_EVERY:
                 told = time.monotonic()
                 console.print(f"{title}: {bar.tasks[0].completed:.0f} of {total}")

@@ -20,11 +20,11 @@ from retipair.errors import UserError
 
 KEPT_CHECKPOINTS = 3
 MAY_CHANGE = frozenset(
-    {"resume", "dry_run", "results", "data", "device", "tracker", "max_steps", "val_every", "log_every"}
-    | {"num_samples", "sample_steps"}
+    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every"}
+    | {"data", "base", "tokenizer", "num_samples", "sample_steps"}
 )
-"""Settings a resumed run may have otherwise than it began: those that change nothing already done. (The data's content
-is held to its fingerprint, wherever it lies.)"""
+"""Settings a resumed run may have otherwise than it began: those that change nothing already done. (Data and base
+are held to their content, wherever they lie.)"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Run:
     def read_config(self) -> TrainConfig:
         """The settings the run was started with."""
         path = self.folder / "config.json"
-        return from_values(TrainConfig, read_json(path)["settings"], where=str(path))
+        saved = read_json(path)
+        if not isinstance(saved, dict) or "settings" not in saved:
+            raise UserError(f"{path}: not the config of a run; choose another --name")
+        return from_values(TrainConfig, saved["settings"], where=str(path))
 
     def samples_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}_random_pairs"
@@ -126,8 +129,9 @@ def find_run(results: Path, name: str, system: str | None) -> Run:
     systems = [system] if system else ["sdxl", "sd15"]
     found = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not found:
-        places = " nor ".join(str(results_folder(results, s) / name) for s in systems)
-        raise UserError(f"no run {name!r}: neither {places} is one; `retipair train -n {name} --data FOLDER` makes it")
+        places = " or ".join(str(results_folder(results, s) / name) for s in systems)
+        other = f" (--base is {system}: is the run of the other system? leave --base out)" if system else ""
+        raise UserError(f"no run {name!r} in {places}{other}; `retipair train -n {name} --data FOLDER` makes one")
     if len(found) > 1:
         raise UserError(f"run {name!r} exists under both systems; say which with --base")
     return Run(results_folder(results, found[0]) / name)
@@ -172,7 +176,7 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:
-            what = {"data_sha256": "the content of --data"}.get(key, key)
+            what = {"data_sha256": "the content of --data", "base_sha256": "the weights of --base"}.get(key, key)
             raise UserError(f"{run.folder}: {what} has changed since the run began; use another --name")
 
 
@@ -199,7 +203,7 @@ def read_json(path: Path) -> Any:
     """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 

@@ -13,7 +13,7 @@ import torch
 
 from retipair.batches import Batches, make_batches
 from retipair.config import TrainConfig, to_values
-from retipair.data.pair import save_image
+from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
 from retipair.learner import Learner
@@ -36,7 +36,7 @@ def train(config: TrainConfig) -> Path | None:
         print_plan(plan)
         return None
     data = read_data(plan)
-    facts = {"system": plan.base.system.name, "layout": plan.layout.name, "data_sha256": data.sha256}
+    facts = facts_of(plan, data)
     checkpoint = check_run(plan.folder, config, facts)
 
     # Set up
@@ -61,6 +61,7 @@ def train(config: TrainConfig) -> Path | None:
         console.print(f"Resuming {run.folder} at step {learner.step}")
     run.cut_logs(learner.step if checkpoint else -1)
     say_start(plan, data, learner)
+    warn_of_upsampling(plan, data)
 
     def milestone() -> None:
         """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it."""
@@ -77,6 +78,7 @@ def train(config: TrainConfig) -> Path | None:
                 reason = {"step": learner.step, "validation_loss": losses["loss"], "before": finite(best)}
                 best = losses["loss"]
                 run.save_best(save, reason)
+                console.print(f"best so far: step {learner.step}, validation loss {losses['loss']:.6f}")
             run.save_checkpoint(learner.step, save, state, {"best": best})
 
     # Train
@@ -103,6 +105,16 @@ def train(config: TrainConfig) -> Path | None:
                 milestone()
     console.print(f"Trained to step {learner.step}: {run.folder}\nNext: {next_command(config)}")
     return run.folder
+
+
+def facts_of(plan: Plan, data: Data) -> dict[str, str]:
+    """What the settings led to: a resumed run must find it unchanged."""
+    return {
+        "system": plan.base.system.name,
+        "layout": plan.layout.name,
+        "base_sha256": plan.base.fingerprint(),
+        "data_sha256": data.sha256,
+    }
 
 
 def high_frequency(config: TrainConfig) -> HighFrequency:
@@ -135,7 +147,7 @@ def write_samples(folder: Path, plan: Plan, description: Description, batches: B
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
             pair = painter.paint(batches.heard(prompt), [source])[0]
-            mark = synthetic_mark(config.seed, number, config.base)
+            mark = synthetic_mark(config.seed, number, plan.base.source, "from noise")
             for name, image in {"cf": pair.cf, "fa": pair.fa, "joint": pair.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
             advance()
@@ -208,6 +220,14 @@ def tracking(config: TrainConfig, run: Run) -> Iterator[Track]:
     accelerator.end_training()
 
 
+def warn_of_upsampling(plan: Plan, data: Data) -> None:
+    if (side := image_size(data.train[0].cf)[0]) < plan.layout.view_size:
+        console.print(
+            f"warning: the pairs are {side} px and are enlarged to {plan.layout.view_size}; "
+            f"prepare them with --size {plan.layout.view_size} for detail"
+        )
+
+
 def say_start(plan: Plan, data: Data, learner: Learner) -> None:
     trainable = sum(parameter.numel() for parameter in learner.parameters.values())
     console.print(
@@ -225,7 +245,7 @@ def memory_used(device: str) -> str:
 
 def next_command(config: TrainConfig) -> str:
     flags = f" --results {config.results}" if config.results != Path("results") else ""
-    return f"retipair generate -n {config.name}{flags} --savedir first --amount 10"
+    return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
 
 
 def finite(value: float) -> float | None:

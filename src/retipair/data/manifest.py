@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; make one with `retipair prepare RAW {folder}`")
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
         for number, line in enumerate(stream, start=1):
             yield parse_line(line, where=f"{path}, line {number}")
 
@@ -123,7 +123,7 @@ def read_whole_lines(folder: Path) -> Iterator[Record]:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
         for number, line in enumerate(stream, start=1):
             if line.endswith("\n"):
                 yield parse_line(line, where=f"{path}, line {number}")

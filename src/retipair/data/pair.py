@@ -48,6 +48,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values * 255 / (2**bits - 1)).astype(np.uint8))
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file, px, from its header."""
+    with Image.open(path) as image:
+        return image.size
+
+
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
     """Write (H, W, 3) or (H, W) uint8 as PNG, whole or not at all, with texts in its metadata; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

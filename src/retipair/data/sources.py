@@ -192,7 +192,7 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
     rows = 0
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
-            raise UserError(f"{where}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
+            raise UserError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
         texts = {key: "" if cell is None else str(cell).strip() for key, cell in cells.items()}
         row = {key: text for key, text in texts.items() if text}
         if missing := [key for key in needed if key not in row]:
@@ -205,7 +205,7 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = csv.reader(read_text(path).splitlines())
-    header = [name.strip() for name in next(lines, [])]
+    header = [name.strip().lower() for name in next(lines, [])]
     for cells in lines:
         where = f"{path}, line {lines.line_num}"
         if len(cells) > len(header):

@@ -8,7 +8,7 @@ def generator(*key: int | str) -> torch.Generator:
     """A generator (on the CPU, so that every device draws the same) for a key such as (seed, "noise", sample)."""
     words = [part if isinstance(part, int) else int.from_bytes(part.encode(), "little") for part in key]
     assert all(word >= 0 for word in words), f"negative part in {key}"
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([len(key), *words]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)
 
 

@@ -4,12 +4,14 @@ The only place that asks "SDXL or SD1.5?" and that knows the forms a base comes 
 same folder, from the cache or the network), one original-format .safetensors file, or random weights.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -39,6 +41,9 @@ transformers_logging.disable_progress_bar()
 
 CONFIGS = Path(__file__).parent / "configs"
 """The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
+
+_END = 2**20
+"""Bytes at either end of a file that tell it from another."""
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -109,6 +114,18 @@ class Base:
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.system.layout == "side_by_side" else width
+
+    def fingerprint(self) -> str:
+        """A hash of the UNet's config and of both ends of its files: cheap, and another for other weights."""
+        digest = hashlib.sha256(json.dumps(self.unet_config, sort_keys=True).encode())
+        single = [Path(self.source)] if self.form == "file" else []
+        for path in single or sorted((self.configs / "unet").glob("*.safetensors")):
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            with path.open("rb") as stream:
+                digest.update(stream.read(_END))
+                stream.seek(max(path.stat().st_size - _END, 0))
+                digest.update(stream.read())
+        return digest.hexdigest()
 
     def unet(self, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
         """The UNet, frozen."""
@@ -277,11 +294,10 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(source, use_safetensors=True))
     except Exception as error:  # the hub client raises a dozen kinds; each means the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(
-            f"--base {source}: neither in the cache nor to be downloaded ({reason[:120]}). With a network: "
-            f"`hf download {source}`; without: copy its folder here and pass --base FOLDER, "
-            "or try random:sdxl (random weights)"
+            f"--base {source}: not in the cache, and not to be had from the hub ({reason}). Copy its folder here and "
+            "pass --base FOLDER; to try the commands without any weights, pass --base random:tiny-sdxl"
         ) from None
 
 
