@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
-from retipair.data.manifest import GeneratedPair, read_manifest
+from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
@@ -740,3 +741,55 @@ def test_eyes_that_validated_are_not_varied_after_the_pairs_were_prepared_again(
 def test_a_strength_without_from_data_is_refused(trained: Folder, refused: Refused) -> None:
     line = refused("generate", "-n", "exp", "--results", trained("sd15"), "--strength", 0.3)
     assert "--mode from_data" in line
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("-n", ""),
+        ("-n", "../elsewhere"),
+        ("-n", "exp", "--savedir", ""),
+        ("-n", "exp", "--steps", 1000),
+        ("-n", "exp", "--guidance_scale", "inf"),
+        ("-n", "exp", "--device", "cuda:7"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    more: tuple[object, ...], trained: Folder, refused: Refused
+) -> None:
+    before = {path for path in trained("sd15").rglob("*")}
+    refused("generate", "--results", trained("sd15"), *more)
+    assert {path for path in trained("sd15").rglob("*")} == before
+
+
+def test_the_cpu_is_the_cpu_by_whatever_number(trained: Folder, tmp_path: Path) -> None:
+    for size in (1, 3):
+        draw(trained("sd15"), tmp_path / str(size), "--device", "cpu:0", "--batch_size", size)
+    for index in (1, 2, 3):
+        one, three = (tmp_path / size / f"{index}/joint.png" for size in ("1", "3"))
+        assert one.read_bytes() == three.read_bytes()
+
+
+def test_a_variation_says_whose_it_is(base_folder: Folder, tmp_path: Path) -> None:
+    """So that all of one patient's variations stay on one side when the set is trained on."""
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"])
+    write_manifest(
+        data, [replace(record, patient="P") if record.split == "train" else record for record in read_manifest(data)]
+    )  # type: ignore[type-var]
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path)) == 0
+    out = draw(tmp_path, tmp_path / "o", "--mode", "from_data")
+    assert {record.source_eye for record in records(out)} == {"P"}
+
+
+def test_a_folder_with_only_a_leftover_of_a_killed_start_is_used(trained: Folder, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/.settings.json.partial").write_text("{")
+    assert len(records(draw(trained("sd15"), tmp_path / "o"))) == 4
+
+
+def test_the_same_tensors_at_another_alpha_are_another_adapter(trained: Folder, tmp_path: Path) -> None:
+    best = trained("sd15") / "out_joint_sd15_cffa_pairs/exp/best_checkpoint/unet_lora"
+    other = shutil.copytree(best, tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 400}))
+    assert adapter_sha256(other) != adapter_sha256(best)

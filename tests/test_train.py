@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
@@ -835,3 +835,62 @@ def test_a_random_base_that_does_not_exist_lists_those_that_do(refuses: Refused)
 
 def test_a_missing_file_is_not_taken_for_a_hub_id(refuses: Refused, tmp_path: Path) -> None:
     assert "no such file or folder" in refuses(base=tmp_path / "nowhere" / "model.safetensors")
+
+
+# What is there already
+
+
+def test_a_folder_that_is_no_run_of_ours_is_left_alone(
+    refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    """A run of the original system, say: its adapters and logs must survive."""
+    old = tmp_path / "out_joint_sd15_cffa_pairs/exp"
+    (old / "latest_checkpoints/step_014500/unet_lora").mkdir(parents=True)
+    (old / "training_log.txt").write_text("Step 100 | lr=5e-5\n")
+    before = contents(old)
+    for more in ([], ["--resume"]):
+        line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path, *more))
+        assert "choose another --name" in line
+    assert contents(old) == before
+
+
+def test_a_resume_that_is_refused_changes_nothing(
+    refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, *QUICK)
+    state = run / "latest_checkpoints/step_000004/state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    before = contents(run)
+    more = [*QUICK, "--max_steps", 6, "--resume"]
+    line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path, *more))
+    assert "step_000004" in line
+    assert contents(run) == before
+
+
+def test_other_weights_under_the_same_path_are_not_resumed(
+    refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(base_folder("sd15"), tmp_path / "base")
+    train("sd15", base, prepared, tmp_path, *QUICK)
+    path = next((base / "unet").glob("*.safetensors"))
+    tensors = load_file(path)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, path, {"format": "pt"})
+    line = refused(*train_command("exp", base, prepared, tmp_path, *QUICK, "--resume"))
+    assert "weights of --base" in line
+
+
+def test_latents_cut_off_on_disk_are_made_again(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    first = train("sd15", base_folder("sd15"), prepared, tmp_path, *QUICK)
+    for path in (tmp_path / "latents").rglob("mean.npy"):
+        path.write_bytes(path.read_bytes()[:200])
+    assert main(train_command("again", base_folder("sd15"), prepared, tmp_path, *QUICK)) == 0
+    assert metrics(first.with_name("again"), "validation") == metrics(first, "validation")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("learning_rate", "inf"), ("hf_lambda", "nan"), ("sample_steps", 1000), ("seed", 10**30), ("size", 8192)],
+)
+def test_numbers_that_cannot_be_meant_are_refused(refuses: Refused, flag: str, value: object) -> None:
+    assert f"--{flag}" in refuses(f"--{flag}", value)

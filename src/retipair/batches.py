@@ -18,10 +18,9 @@ from retipair.data.dataset import Entry, content_sha256, load_views
 from retipair.diffusion.noise import generator, noise_like, timesteps_for
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
-from retipair.plan import Data, Plan
+from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan
 from retipair.progress import progress
 
-VALIDATION_TIMESTEPS = (200, 500, 800)
 RECIPE = 1
 """Raise it whenever the same pairs would be encoded otherwise."""
 

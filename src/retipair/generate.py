@@ -25,7 +25,7 @@ from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.model.device import choose_device, choose_dtype
 from retipair.painter import Painted, Painter, draw_prompt, synthetic_mark
-from retipair.plan import prepared_folder
+from retipair.plan import check_finite, check_folder_name, check_steps, prepared_folder
 from retipair.progress import console, progress
 from retipair.run import Run, environment, find_run, read_json, results_folder, write_json
 from retipair.vision.field_of_view import field_of_view
@@ -100,7 +100,7 @@ def generate(config: GenerateConfig) -> Path:
 
     # Draw
     job.out.mkdir(parents=True, exist_ok=True)
-    write_json(job.out / "settings.json", {**settings, "environment": environment()})
+    write_json(job.out / "settings.json", {"base": job.base.source, **settings, "environment": environment()})
     write_manifest(job.out, [done[index] for index in sorted(done)])
     with progress("Drawing pairs", config.amount, len(done)) as advance:
         for first in range(0, len(missing), batch_size(job)):
@@ -148,10 +148,10 @@ def make_job(config: GenerateConfig) -> Job:
     """Find run, adapter, base and sources. Raises UserError for what cannot work."""
     _check(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
-    run = find_run(config.results, config.name, base.system.name if base else None) if config.name else None
-    adapter = find_adapter(config, run)
+    run, adapter = find_adapter(config, base)
     description = read_description(adapter)
     base = base or open_base(_recorded_base(description, adapter), config.tokenizer)
+    check_steps("--steps", config.steps, base)
     warnings: list[str] = []
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
     out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
@@ -175,23 +175,29 @@ def _check(config: GenerateConfig) -> None:
         raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
     if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed}: must be at least 0")
+    check_finite(config)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
     if config.size is not None and (config.size < 64 or config.size % 64):
         raise UserError(f"--size {config.size}: must be a multiple of 64")
-    if Path(config.savedir).name != config.savedir or config.savedir.startswith("."):
-        raise UserError(f"--savedir {config.savedir!r}: must be one folder name; --out takes a path")
+    check_folder_name("--savedir", config.savedir)
+    if config.name is not None:
+        check_folder_name("--name", config.name)
     if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
         raise UserError("give the run's name with -n, or --checkpoint PATH --out DIR")
 
 
-def find_adapter(config: GenerateConfig, run: Run | None) -> Path:
-    """The `unet_lora` folder that --checkpoint means."""
+def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
+    """The run, if a name tells it, and the `unet_lora` folder that --checkpoint means."""
+    system: str | None = base.system.name if base else None
     if config.checkpoint in ("best", "latest"):
-        assert run is not None
-        return run.adapter_folder(config.checkpoint)
+        run = find_run(config.results, str(config.name), system)
+        return run, run.adapter_folder(config.checkpoint)
     folder = Path(config.checkpoint)
-    return folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+    adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+    description = read_description(adapter)
+    system = system or (description.system if description else None)
+    return (find_run(config.results, config.name, system) if config.name else None), adapter
 
 
 def _recorded_base(description: Description | None, adapter: Path) -> str:
@@ -260,7 +266,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     config = job.config
     return {
         "adapter_sha256": adapter_sha256(job.adapter),
-        "base": job.base.source,
+        "base_sha256": job.base.fingerprint(),
         "layout": job.layout.name,
         "size": job.layout.view_size,
         "prompts": job.prompts,
@@ -280,7 +286,7 @@ def already_drawn(job: Job, settings: dict[str, Any]) -> dict[int, GeneratedPair
 
     Raises UserError if the folder holds something else, so that nothing of it is overwritten.
     """
-    if not job.out.exists() or not any(job.out.iterdir()):
+    if not job.out.is_dir() or all(path.name.startswith(".") for path in job.out.iterdir()):
         return {}
     if not (job.out / "settings.json").is_file():
         raise UserError(f"{job.out}: is not empty and not ours; choose another --savedir or --out")
@@ -324,6 +330,7 @@ def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted)
         attempt=ATTEMPT,
         mode=config.mode,
         source_id=source.id if source else None,
+        source_eye=source.group if source else None,
         strength=job.strength,
         prompt=job.prompt(index),
         cf=f"{folder}/cf.png",

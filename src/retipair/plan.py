@@ -1,5 +1,6 @@
 """Settings -> decisions: which base, layout, arithmetic and pairs a run has. `--dry_run` stops here."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from retipair.prepare import fingerprint, is_prepared, prepare
 from retipair.progress import console
 from retipair.run import results_folder
 
+VALIDATION_TIMESTEPS = (200, 500, 800)
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps"),
@@ -30,6 +32,8 @@ NOT_NEGATIVE = (
     *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
     *("offset_noise_strength", "min_snr_gamma", "num_samples"),
 )
+
+AT_MOST = {"seed": 2**32 - 1, "size": 4096, "unet_lora_rank": 4096, "batch_size": 4096, "augment_variants": 10_000}
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,32 @@ def make_plan(config: TrainConfig) -> Plan:
     folder = results_folder(config.results, base.system.name) / config.name
     layout = Layout(base.system.layout, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
+    check_steps("--sample_steps", config.sample_steps, base)
+    if base.timesteps <= max(VALIDATION_TIMESTEPS):
+        raise UserError(f"--base {config.base}: has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
     return plan
+
+
+def check_steps(flag: str, steps: int, base: Base) -> None:
+    """Refuse more denoising steps than the base has timesteps to step through."""
+    if steps >= base.timesteps:
+        raise UserError(f"{flag} {steps}: this base allows at most {base.timesteps - 1}")
+
+
+def check_finite(config: Any) -> None:
+    """Refuse inf and nan wherever a setting is a number."""
+    for name, value in to_values(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} {value}: must be a finite number")
+
+
+def check_folder_name(flag: str, name: str) -> None:
+    """Refuse what is not one folder's name."""
+    if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
+        raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
 
 
 def _check(config: TrainConfig) -> None:
@@ -82,8 +108,11 @@ def _check(config: TrainConfig) -> None:
         raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
     if not config.data.exists():
         raise UserError(f"--data {config.data}: no such file or folder")
-    if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
-        raise UserError(f"--name {config.name!r}: must be one folder name")
+    check_folder_name("--name", config.name)
+    check_finite(config)
+    for name, most in AT_MOST.items():
+        if (getattr(config, name) or 0) > most:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at most {most}")
     least = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
     for name, bound in least.items():
         if not getattr(config, name) >= bound:

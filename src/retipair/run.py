@@ -60,7 +60,7 @@ class Run:
         """The settings the run was started with."""
         path = self.folder / "config.json"
         saved = read_json(path)
-        if not isinstance(saved, dict) or "settings" not in saved:
+        if not isinstance(saved.get("settings"), dict) or "name" not in saved["settings"]:
             raise UserError(f"{path}: not the config of a run; choose another --name")
         return from_values(TrainConfig, saved["settings"], where=str(path))
 
@@ -114,7 +114,10 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """(tensors, values) of a checkpoint. Raises UserError, naming the file, if it is damaged."""
     path = checkpoint / "state.safetensors"
     try:
-        return load_file(path), read_json(checkpoint / "state.json")
+        tensors, values = load_file(path), read_json(checkpoint / "state.json")
+        if not {"step", "best"} <= set(values) or "window" not in tensors:
+            raise OSError("incomplete")
+        return tensors, values
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); delete {checkpoint} and resume from the one before") from None
 
@@ -145,6 +148,8 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     """
     run = Run(folder)
     if not (folder / "config.json").is_file():
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(f"{folder}: holds something that is no run of ours; choose another --name")
         return None
     if not config.resume:
         raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
@@ -194,17 +199,20 @@ def environment() -> dict[str, Any]:
 
 
 def _logged_step(line: str) -> int:
-    if line.startswith("{"):
-        return int(json.loads(line)["step"])
-    return int(line.split()[1])
+    """The step of a log line; -1 for one that is not ours, which stays."""
+    found = re.match(r'(?:step |\{.*?"step": )(\d+)', line)
+    return int(found[1]) if found else -1
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error}); it was damaged, choose another name or folder") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object; it was damaged, choose another name or folder")
+    return values
 
 
 def write_json(path: Path, values: Any) -> None:

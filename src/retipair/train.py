@@ -52,12 +52,14 @@ def train(config: TrainConfig) -> Path | None:
     learner, window = Learner(unet, config), Window(plan.device)
 
     # Resume
-    run, best = start_run(plan.folder, config, facts), math.inf
+    best = math.inf
     if checkpoint is not None:
         tensors, values = read_state(checkpoint)
         learner.restore(values["step"], tensors)
         window.sums.copy_(tensors["window"])
         best = values["best"]
+    run = start_run(plan.folder, config, facts)
+    if checkpoint is not None:
         console.print(f"Resuming {run.folder} at step {learner.step}")
     run.cut_logs(learner.step if checkpoint else -1)
     say_start(plan, data, learner)

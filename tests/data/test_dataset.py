@@ -15,7 +15,7 @@ from retipair.errors import UserError
 
 
 def write_generated(folder: Path, sources: list[str | None]) -> Path:
-    """A generated folder with a pair for each of `sources`: the eye it varies, or None for one from noise."""
+    """A generated folder with a pair for each of `sources`: whose pair it varies, or None for one from noise."""
     records = []
     for index, source in enumerate(sources, start=1):
         cf, fa = draw_pair(index, VIEW)
@@ -27,7 +27,8 @@ def write_generated(folder: Path, sources: list[str | None]) -> Path:
             seed=0,
             attempt=0,
             mode="noise" if source is None else "from_data",
-            source_id=source,
+            source_id=None if source is None else f"{source}, visit {index}",
+            source_eye=source,
             strength=None if source is None else 0.6,
             prompt=f"prompt {index}",
             cf=f"{index}/cf.png",

@@ -33,6 +33,7 @@ GENERATED = GeneratedPair(
     attempt=0,
     mode="from_data",
     source_id="001",
+    source_eye="patient 1",
     strength=0.6,
     prompt="眼",
     cf="7/cf.png",
@@ -44,11 +45,11 @@ GENERATED = GeneratedPair(
     fa_chroma=0.25,
     consistency=0.125,
 )
-SCHEMA = {  # design.md, section 2a
+SCHEMA = {
     "prepared": "schema id eye patient split cf fa mask size caption source_sha256 fa_to_cf points inliers residual_px "
     "consistency_before consistency",
-    "generated": "schema id index seed attempt mode source_id strength prompt cf fa size base adapter_sha256 "
-    "settings_sha256 fa_chroma consistency",
+    "generated": "schema id index seed attempt mode source_id source_eye strength prompt cf fa size base "
+    "adapter_sha256 settings_sha256 fa_chroma consistency",
 }
 
 

@@ -66,9 +66,26 @@ def open_or_build(
     shape: (pairs, variants, C, h, w). joints: joint images (H, W, 3) uint8 in the order pair, variant.
     encoder: gives the encoding function; called only when there is something to encode.
     """
+    if (found := _open(folder, shape)) is not None:
+        return found
+    _build(folder, shape, joints(), encoder())
+    built = _open(folder, shape)
+    assert built is not None
+    return built
+
+
+def _open(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
+    """The cache in `folder`; None if it is not there or not whole."""
     if not (folder / "done.json").is_file():
-        _build(folder, shape, joints(), encoder())
-    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("mean", "std")))
+        return None
+    try:
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("mean", "std")]
+        if all(part.shape == shape for part in parts):
+            return LatentCache(*parts)
+    except (OSError, ValueError):  # cut off, or a file of it deleted
+        pass
+    shutil.rmtree(folder)
+    return None
 
 
 def _build(folder: Path, shape: tuple[int, ...], joints: Iterator[np.ndarray], encode: Encode) -> None:

@@ -19,9 +19,13 @@ GENERATED_VAL_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair on disk. caption is None where the pair has no sentence of its own."""
+    """One pair on disk. caption is None where the pair has no sentence of its own.
+
+    group: the patient, else the eye: what must be on one side of every split, with all its variations.
+    """
 
     id: str
+    group: str
     split: Split
     cf: Path
     fa: Path
@@ -36,7 +40,7 @@ def read_dataset(folder: Path) -> list[Entry]:
     records = list(read_manifest(folder))
     if not records:
         raise UserError(f"{folder}: its manifest is empty; make the folder again")
-    generated = sorted({_eye_of(record) for record in records if not isinstance(record, PreparedPair)})
+    generated = sorted({_group_of(record) for record in records if not isinstance(record, PreparedPair)})
     sides = split_groups(generated, GENERATED_VAL_FRACTION, 0.0, seed=0) if generated else {}
     return [_entry(folder, record, sides) for record in records]
 
@@ -45,14 +49,14 @@ def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
     if isinstance(record, PreparedPair):
         split, caption = record.split, record.caption
     else:
-        split, caption = sides[_eye_of(record)], record.prompt
-    return Entry(record.id, split, folder / record.cf, folder / record.fa, caption)
+        split, caption = sides[_group_of(record)], record.prompt
+    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, caption)
 
 
-def _eye_of(record: Record) -> str:
+def _group_of(record: Record) -> str:
     if isinstance(record, PreparedPair):
-        return record.eye
-    return record.source_id or record.id
+        return record.patient or record.eye
+    return record.source_eye or record.id
 
 
 def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]:

@@ -54,6 +54,7 @@ class PreparedPair:
 class GeneratedPair:
     """A line that `generate` wrote: one synthetic pair.
 
+    `source_eye` is the patient, or else the eye, of the pair that was varied: it stays on one side of every split.
     `index` counts from 1 and names the pair's folder; `fa_chroma` is what was removed to write FA grey, in [0, 255].
     """
 
@@ -63,6 +64,7 @@ class GeneratedPair:
     attempt: int
     mode: Literal["noise", "from_data"]
     source_id: str | None
+    source_eye: str | None
     strength: float | None
     prompt: str
     cf: str

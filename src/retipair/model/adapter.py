@@ -108,10 +108,19 @@ def read_description(folder: Path) -> Description | None:
         text = (file.metadata() or {}).get(_METADATA_KEY)
     if text is None:
         return None
-    values = json.loads(text)
-    if values.get("schema") != SCHEMA or set(values) != {field.name for field in fields(Description)}:
-        raise UserError(f"{folder}: written by another version of retipair; use that version")
-    return Description(**{**values, "prompts": [(prompt, count) for prompt, count in values["prompts"]]})
+    try:
+        values = json.loads(text)
+        if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(Description)}:
+            raise UserError(f"{folder}: written by another version of retipair; use that version")
+        prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
+        description = Description(**{**values, "prompts": prompts, "base": str(values["base"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder}: its description is damaged ({error}); use another checkpoint") from None
+    if not prompts or description.view_size % 64:
+        raise UserError(f"{folder}: its description is damaged (prompts or view_size); use another checkpoint")
+    return description
 
 
 def load_adapter(folder: Path, unet: UNet, base: str) -> None:
@@ -120,7 +129,12 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     Raises UserError, naming the folder, if it is unreadable or was made for another kind of base.
     """
     state = read_tensors(folder)
-    add_adapter(unet, _read_lora_config(folder))
+    try:
+        add_adapter(unet, _read_lora_config(folder))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
         raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
@@ -141,14 +155,15 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def adapter_sha256(folder: Path) -> str:
-    """A hash over the sorted tensors and the canonical description: files differ from save to save, this does not."""
+    """A hash over sorted tensors, LoRA settings and description: files differ from save to save, this does not."""
     digest = hashlib.sha256()
     for name, tensor in sorted(read_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     description = read_description(folder)
-    text = json.dumps(asdict(description), sort_keys=True) if description else ""
-    digest.update(text.encode())
+    lora = _read_lora_config(folder)
+    settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
+    digest.update(json.dumps([settings, asdict(description) if description else None], sort_keys=True).encode())
     return digest.hexdigest()
 
 

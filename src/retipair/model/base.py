@@ -108,6 +108,11 @@ class Base:
     def latent_channels(self) -> int:
         return self.vae_config["latent_channels"]
 
+    @cached_property
+    def timesteps(self) -> int:
+        """How many timesteps the base was trained with."""
+        return self.scheduler("ddpm").config.num_train_timesteps
+
     @property
     def view_size(self) -> int:
         """Side of a view, px, that the base was made for: 512 for SDXL (two fill its 1024) and SD1.5 (two share it)."""
@@ -230,7 +235,17 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
         system = _system_of_file(path)
         return Base(source, system, configs or CONFIGS / system.name, "file", tokenizer)
     folder = path if path.is_dir() else _from_hub(source)
-    return Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer)
+    return _checked(Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer))
+
+
+def _checked(base: Base) -> Base:
+    """The base, if its configs say what every command needs to know."""
+    with _errors_name(base.source):
+        kind = base.scheduler("ddpm").config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise UserError(f"--base {base.source}: predicts {kind}; only epsilon (noise) and v_prediction work")
+        _ = base.view_size, base.latent_channels, base.timesteps
+    return base
 
 
 def _open_random(source: str) -> Base:
@@ -332,11 +347,14 @@ def _read_config(folder: Path, part: str, name: str = "config.json") -> dict[str
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the base is not a whole diffusers folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get the base again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object; get the base again")
+    return values
 
 
 def _random(name: str, kind: Any, configs: Path, dtype: torch.dtype) -> Any:
@@ -369,7 +387,7 @@ def _errors_name(source: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,6 +17,11 @@ def choose_device(name: str) -> str:
         raise UserError(f"--device {name}: choose auto, cuda, mps or cpu")
     if not there[kind]:
         raise UserError(f"--device {name}: this machine (or this build of torch) has none; use --device auto")
+    if kind != "cuda" or name == "cuda":
+        return kind
+    number = name.removeprefix("cuda:")
+    if not number.isdigit() or int(number) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return name
 
 
