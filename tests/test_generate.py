@@ -22,7 +22,7 @@ from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
-from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
+from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
@@ -757,9 +757,9 @@ def test_a_strength_without_from_data_is_refused(trained: Folder, refused: Refus
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     more: tuple[object, ...], trained: Folder, refused: Refused
 ) -> None:
-    before = {path for path in trained("sd15").rglob("*")}
+    before = set(trained("sd15").rglob("*"))
     refused("generate", "--results", trained("sd15"), *more)
-    assert {path for path in trained("sd15").rglob("*")} == before
+    assert set(trained("sd15").rglob("*")) == before
 
 
 def test_the_cpu_is_the_cpu_by_whatever_number(trained: Folder, tmp_path: Path) -> None:
@@ -773,9 +773,8 @@ def test_the_cpu_is_the_cpu_by_whatever_number(trained: Folder, tmp_path: Path) 
 def test_a_variation_says_whose_it_is(base_folder: Folder, tmp_path: Path) -> None:
     """So that all of one patient's variations stay on one side when the set is trained on."""
     data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"])
-    write_manifest(
-        data, [replace(record, patient="P") if record.split == "train" else record for record in read_manifest(data)]
-    )  # type: ignore[type-var]
+    seen = [record for record in read_manifest(data) if isinstance(record, PreparedPair)]
+    write_manifest(data, [replace(one, patient="P") if one.split == "train" else one for one in seen])
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path)) == 0
     out = draw(tmp_path, tmp_path / "o", "--mode", "from_data")
     assert {record.source_eye for record in records(out)} == {"P"}
