@@ -167,6 +167,32 @@ def test_a_refused_pair_is_named_and_left_out(raw, tmp_path, capsys):
     assert not (tmp_path / "out/cf/001.png").exists()
 
 
+@pytest.mark.parametrize("register", ["points", "none"])
+@pytest.mark.parametrize("fault", ["another eye", "black"])
+def test_views_that_do_not_match_are_refused_whatever_the_points_say(tmp_path, capsys, register, fault):
+    raw = tmp_path / "raw"
+    for seed in range(1, 4):
+        eye = draw_raw(seed, size=224)
+        cf, fa = draw_pair(seed, 224)
+        write_eye(raw / f"{seed}", f"{seed}", replace(eye, cf=cf, fa=fa, fa_points=eye.cf_points))
+    wrong = {"another eye": draw_pair(9, 224)[1], "black": np.zeros((224, 224), np.uint8)}
+    Image.fromarray(wrong[fault]).save(raw / "1/1_02.png")
+    assert _prepare(raw, tmp_path / "out", "--register", register) == 0
+    assert "vessels correlate by" in " ".join(capsys.readouterr().out.split())
+    assert [record.id for record in read_manifest(tmp_path / "out")] == ["2", "3"]
+
+
+def test_the_residual_limit_is_meant_at_512(tmp_path, capsys):
+    write_raw(tmp_path / "raw", n=2, size=224, jitter=1.0)
+    assert _prepare(tmp_path / "raw", tmp_path / "out", "--max_residual_px", "10") == 0
+    residuals = [record.residual_px for record in read_manifest(tmp_path / "out")]
+    limit = f"{min(residuals) * 2:.2f}"  # at 128 px, half of which is below every residual
+    assert _prepare(tmp_path / "raw", tmp_path / "other", "--max_residual_px", limit) == 2
+    assert "2 of 2 pairs were refused" in capsys.readouterr().err
+    limit = f"{max(residuals) * 4.1:.2f}"
+    assert _prepare(tmp_path / "raw", tmp_path / "other", "--max_residual_px", limit) == 0
+
+
 def test_too_few_pairs_left_write_nothing(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--max_residual_px", "0.0001") == 2
     said = capsys.readouterr()
@@ -248,7 +274,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(raw, tmp_path, capsys, har
         ("--size", "0"),
         ("--val_fraction", "0"),
         ("--val_fraction", "0.6", "--test_fraction", "0.5"),
+        ("--size", "4160"),
         ("--max_residual_px", "0"),
+        ("--max_residual_px", "nan"),
+        ("--max_residual_px", "inf"),
         ("--workers", "-1"),
     ],
 )

@@ -30,7 +30,7 @@ class PrepareConfig:
     register: Register = "auto"
     """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
-    """Refuse a pair whose median landmark residual is larger than this, px at --size."""
+    """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is."""
     val_fraction: float = 0.2
     """Share of eyes (patients where known) kept for validation."""
     test_fraction: float = 0.0

@@ -7,6 +7,7 @@ that the next run redoes only what changed.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -39,8 +40,9 @@ _STATE_SCHEMA = "retipair.prepare-state/1"
 _STAGING = ".partial"
 _VIEWS = ("cf", "fa", "mask")
 _SHEET = "contact_sheet.png"
-_RECIPE = 1  # raise it whenever the same raw views would be aligned otherwise
+_RECIPE = 2  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
+_LARGEST = 4096  # px: above any camera's
 _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
 
 
@@ -138,10 +140,10 @@ def fingerprint(config: PrepareConfig) -> str:
 
 
 def _check_settings(config: PrepareConfig) -> None:
-    if config.size < 64 or config.size % 64:
-        raise UserError(f"--size {config.size}: must be a multiple of 64 px, 64 at least")
-    if config.max_residual_px <= 0:
-        raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be above 0")
+    if config.size % 64 or not 64 <= config.size <= _LARGEST:
+        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_LARGEST}")
+    if not 0 < config.max_residual_px < math.inf:
+        raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
     val, test = config.val_fraction, config.test_fraction

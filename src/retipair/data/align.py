@@ -8,6 +8,7 @@ import numpy as np
 from retipair.data.landmarks import Landmarks
 from retipair.data.pair import Pair
 from retipair.data.registration import (
+    WORK_SIZE,
     View,
     common_square,
     move,
@@ -22,7 +23,13 @@ How = Literal["points", "features", "none"]
 
 _FEWEST_AGREE = 0.4  # of the landmarks: 8 of 20
 _FEWEST_FEATURES = 4
-_LEAST_CONSISTENCY = 0.2  # 26 mispaired views, pulled together all the same, reached .13; true ones .50
+# At 512: 26 mispaired views, pulled together all the same, reached .13; true ones .48.
+_LEAST_CONSISTENCY: dict[How, float] = {"points": 0.15, "features": 0.2, "none": 0.15}
+_REMEDY: dict[How, str] = {
+    "points": "are both views and the points of one eye?",
+    "features": "place points",
+    "none": "register them, or are they of two eyes?",
+}
 _LEAST_SHARED = 0.1  # of the frame
 
 
@@ -54,7 +61,7 @@ def align(
 ) -> Aligned:
     """CF (H, W, 3) and FA (H, W), uint8, of any sizes -> the square of `size` px around what both show.
 
-    `landmarks` are registered by if `how` is "points" and measured against in any case.
+    `landmarks` are registered by if `how` is "points" and measured against in any case; `max_residual_px` is px at 512.
     """
     cf, fa = View(cf_image), View(fa_image)
     fa_to_cf, inliers = _first_guess(cf, fa, landmarks, how)
@@ -78,7 +85,15 @@ def align(
         consistency=consistency,
         refused=None,
     )
-    return replace(aligned, refused=_refusal(aligned, how, max_residual_px))
+    # Smaller views show fewer vessels: whether they are of one eye is judged where that was measured.
+    judged = after if size >= WORK_SIZE else _at_work_scale(cf, fa, refined)
+    likeness = vesselness_correlation(judged.cf, judged.fa, judged.mask)
+    return replace(aligned, refused=_refusal(aligned, how, likeness, max_residual_px * size / WORK_SIZE))
+
+
+def _at_work_scale(cf: View, fa: View, fa_to_cf: np.ndarray) -> Pair:
+    frame = common_square(cf, fa, fa_to_cf, WORK_SIZE)
+    return render(cf, fa, frame, frame @ fa_to_cf, WORK_SIZE)
 
 
 def _first_guess(cf: View, fa: View, landmarks: Landmarks | None, how: How) -> tuple[np.ndarray, int | None]:
@@ -105,17 +120,20 @@ def _median_residual(points: np.ndarray) -> float | None:
     return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
 
 
-def _refusal(aligned: Aligned, how: How, max_residual_px: float) -> str | None:
-    """Why a pair may not be used, with its numbers; None if it may."""
+def _refusal(aligned: Aligned, how: How, likeness: float, max_residual_px: float) -> str | None:
+    """Why a pair may not be used, with its numbers; None if it may.
+
+    `likeness` is the vesselness correlation at 512 px, `max_residual_px` the limit in the frame.
+    """
     total, inliers, residual_px = len(aligned.points), aligned.inliers, aligned.residual_px
     if aligned.pair.mask.mean() < _LEAST_SHARED:
         return f"the views share {aligned.pair.mask.mean():.0%} of the frame"
     if how == "points" and inliers is not None and inliers < max(4, _FEWEST_AGREE * total):
         return f"only {inliers} of {total} points agree"
     if residual_px is not None and residual_px > max_residual_px:
-        return f"median residual {residual_px:.1f} px > {max_residual_px:g}"
+        return f"median residual {residual_px:.2f} px > {max_residual_px:.2f}"
     if how == "features" and inliers is not None and inliers < _FEWEST_FEATURES:
         return f"only {inliers} features agree: place points"
-    if how == "features" and aligned.consistency < _LEAST_CONSISTENCY:
-        return f"vessels correlate by {aligned.consistency:.2f} < {_LEAST_CONSISTENCY}: place points"
+    if likeness < _LEAST_CONSISTENCY[how]:
+        return f"vessels correlate by {likeness:.2f} < {_LEAST_CONSISTENCY[how]}: {_REMEDY[how]}"
     return None
