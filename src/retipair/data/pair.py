@@ -1,11 +1,12 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from retipair.errors import UserError
@@ -26,32 +27,56 @@ class Pair:
 def load_image(path: Path, mode: str) -> np.ndarray:
     """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
 
+    As it is displayed: turned as its EXIF orientation says, black where it is transparent.
     Raises UserError, naming the file, if it is missing or cannot be read whole.
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(_eight_bits(image).convert(mode))
+        with _opened(path) as image:
+            return np.asarray(_on_black(_eight_bits(ImageOps.exif_transpose(image))).convert(mode))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Through a stream: given the path, Pillow 13 maps an uncompressed TIFF and scrambles it if it lies on its side."""
+    with path.open("rb") as stream, Image.open(stream) as image:
+        yield image
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deeper grey images as 8 bits: Pillow would cut off what is brighter. 16 bits often hold 10, 12 or 14."""
+    """Deeper grey images as 8 bits: Pillow would cut off what is brighter. 16 bits often hold 10, 12 or 14.
+
+    Floating-point values are 0 to 1, or whole numbers as 16 bits have.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
         raise ValueError("its values are not those of an image")
+    if image.mode.startswith("F"):
+        highest = values.max(initial=0)
+        if highest <= 1:
+            return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+        if (values != np.rint(values)).any():
+            raise ValueError(f"its values reach {highest:g}, neither 1 nor whole numbers: save it with 8 or 16 bits")
     bits = max(8, int(values.max(initial=0)).bit_length())
     return Image.fromarray(np.rint(values * 255 / (2**bits - 1)).astype(np.uint8))
 
 
+def _on_black(image: Image.Image) -> Image.Image:
+    """Without transparency: what lies under it is no view, whatever colour the file hides there."""
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+
+
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file, px, from its header."""
-    with Image.open(path) as image:
-        return image.size
+    """(width, height) of an image file as `load_image` reads it, px."""
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image).size
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,61 @@
+"""Images are read as they are displayed, whatever their file calls them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retipair.data.pair import image_size, load_image
+from retipair.errors import UserError
+
+VIEW = np.arange(30 * 50, dtype=np.int64).reshape(30, 50) * 255 // (30 * 50)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_read_the_way_up_it_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
+    turned = {1: VIEW, 2: VIEW[:, ::-1], 3: VIEW[::-1, ::-1], 4: VIEW[::-1], 5: VIEW.T}
+    turned |= {6: np.rot90(VIEW, -1), 7: VIEW[::-1, ::-1].T, 8: np.rot90(VIEW)}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"view.{suffix}"
+    Image.fromarray(VIEW.astype(np.uint8)).save(path, exif=exif)
+    read = load_image(path, "L")
+    assert read.shape == turned[orientation].shape
+    assert abs(read.astype(int) - turned[orientation]).max() <= 8  # JPEG loses a little
+    assert image_size(path) == read.shape[::-1]
+
+
+def test_floats_from_0_to_1_are_no_black_image(tmp_path: Path) -> None:
+    Image.fromarray((VIEW / 255).astype(np.float32)).save(tmp_path / "view.tif")
+    assert np.array_equal(load_image(tmp_path / "view.tif", "L"), VIEW)
+
+
+def test_floats_that_are_whole_numbers_are_read_as_those(tmp_path: Path) -> None:
+    Image.fromarray(np.where(VIEW > 100, 4095, 0).astype(np.float32)).save(tmp_path / "view.tif")
+    assert np.array_equal(load_image(tmp_path / "view.tif", "L"), np.where(VIEW > 100, 255, 0))
+
+
+def test_other_floats_are_refused(tmp_path: Path) -> None:
+    Image.fromarray((VIEW / 100).astype(np.float32)).save(tmp_path / "view.tif")
+    with pytest.raises(UserError, match=r"view\.tif: .*neither 1 nor whole numbers: save it with 8 or 16 bits"):
+        load_image(tmp_path / "view.tif", "L")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_black(tmp_path: Path, mode: str) -> None:
+    hidden = Image.new("RGBA", (4, 4), (200, 200, 200, 0))
+    hidden.paste((100, 100, 100, 255), (0, 0, 2, 4))
+    hidden.convert(mode).save(tmp_path / "view.png")
+    assert load_image(tmp_path / "view.png", "L").tolist() == [[100, 100, 0, 0]] * 4
+    assert load_image(tmp_path / "view.png", "RGB")[0].tolist() == [[100] * 3, [100] * 3, [0] * 3, [0] * 3]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_exif_that_is_broken_is_no_reason_to_refuse_an_image(tmp_path: Path) -> None:
+    for number, exif in enumerate(
+        (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x09\0")
+    ):
+        Image.fromarray(VIEW.astype(np.uint8)).save(tmp_path / f"{number}.jpg", exif=exif)
+        assert load_image(tmp_path / f"{number}.jpg", "L").shape == VIEW.shape
