@@ -63,6 +63,32 @@ def test_a_jsonl_table(tmp_path):
     assert (pair.id, pair.eye, pair.caption) == ("5", "0", None)
 
 
+def test_a_line_of_jsonl_ends_where_the_file_says(tmp_path):
+    _touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.jsonl").write_text(
+        '{"cf": "a.png", "fa": "b.png", "caption": "mild\u2028early"}\n', encoding="utf-8"
+    )
+    assert [pair.caption for pair in find_pairs(tmp_path / "t.jsonl")] == ["mild\u2028early"]
+
+
+def test_a_quoted_cell_may_hold_what_ends_lines(tmp_path):
+    _touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.csv").write_text('cf,fa,caption\na.png,b.png,"mild\u2028\n""early"""\n', encoding="utf-8")
+    assert [pair.caption for pair in find_pairs(tmp_path / "t.csv")] == ['mild\u2028\n"early"']
+
+
+def test_point_files_may_be_named_in_capitals(tmp_path):
+    _touch(tmp_path, "a_01.PNG", "a_02.png", "a_01.TXT", "a_02.TXT")
+    (pair,) = find_pairs(tmp_path)
+    assert [path.name.upper() for path in pair.files] == ["A_01.PNG", "A_02.PNG", "A_01.TXT", "A_02.TXT"]
+
+
+def test_a_prepared_folder_is_not_raw(tmp_path):
+    _touch(tmp_path, "cf/a.png", "fa/a.png", "manifest.jsonl")
+    with pytest.raises(UserError, match="is already prepared; give the raw folder, or copy the raw views"):
+        find_pairs(tmp_path)
+
+
 def test_eyes_csv_says_which_pairs_show_one_eye(tmp_path):
     _touch(tmp_path, "a_01.png", "a_02.png", "b_01.png", "b_02.png")
     (tmp_path / "eyes.csv").write_text("id,eye,patient,split\na,L,p1,train\nb,R,p1,train\n")
@@ -134,6 +160,10 @@ def test_an_eyes_table_must_know_every_pair(tmp_path):
         ("t.csv", "id,cf,fa\nx,a.png,a.png\nX,a.png,a.png\n", "more than once"),
         ("t.csv", "id,cf,fa\n../x,a.png,a.png\n", "no safe file name"),
         ("t.csv", "", "no lines"),
+        ("t.csv", 'cf,fa,caption\na.png,a.png,x\na.png,a.png,"y\na.png,a.png,z\n', "line 3: not CSV"),
+        ("t.csv", "cf,fa,FA\na.png,a.png,a.png\n", "column 'fa' occurs more than once"),
+        ("t.jsonl", '{"cf": "a.png", "fa": "a.png", "caption": 5}', "line 1: caption is no text"),
+        ("t.jsonl", '{"cf": "a.png", "fa": ["a.png"]}', "line 1: fa is no text"),
         ("t.jsonl", "{", "not JSON"),
         ("t.jsonl", "[1]", "not an object"),
         ("t.xlsx", "", "not a table that is known"),

@@ -9,6 +9,7 @@ A folder may have an `eyes.csv` (id, eye and, where known, patient and split).
 """
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from retipair.data.landmarks import read_text
-from retipair.data.manifest import SPLITS, Split
+from retipair.data.manifest import MANIFEST_NAME, SPLITS, Split
 from retipair.errors import UserError
 
 EYES_TABLE = "eyes.csv"
@@ -58,6 +59,8 @@ def find_pairs(raw: Path) -> list[RawPair]:
 
     Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
     """
+    if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
+        raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
     if raw.is_dir():
         pairs = _with_eyes(raw, list(_in_folder(raw)))
     elif raw.is_file():
@@ -138,8 +141,12 @@ def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPai
         present = next(iter(views.values()))
         raise UserError(f"{present}: its partner {missing[0]} is missing; add it or remove this view")
     cf, fa = views[1], views[2]
-    cf_points, fa_points = (p if p.is_file() else None for p in (cf.with_suffix(".txt"), fa.with_suffix(".txt")))
-    return RawPair(id=name, cf=cf, fa=fa, cf_points=cf_points, fa_points=fa_points)
+    return RawPair(id=name, cf=cf, fa=fa, cf_points=_points_of(cf), fa_points=_points_of(fa))
+
+
+def _points_of(view: Path) -> Path | None:
+    named = (view.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
+    return next((path for path in named if path.is_file()), None)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -204,18 +211,34 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = csv.reader(read_text(path).splitlines())
-    header = [name.strip().lower() for name in next(lines, [])]
-    for cells in lines:
-        where = f"{path}, line {lines.line_num}"
+    lines = _csv_lines(path)
+    _, names = next(lines, ("", []))
+    header = [name.strip().lower() for name in names]
+    if double := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise UserError(f"{path}: column {double[0]!r} occurs more than once; rename or remove one of them")
+    for where, cells in lines:
         if len(cells) > len(header):
             raise UserError(f"{where}: {len(cells)} cells for {len(header)} columns; quote cells with commas")
         if any(cell.strip() for cell in cells):
             yield where, dict(zip(header, cells, strict=False))
 
 
+def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of each line, or of several where a quoted cell goes on. Strict: an open quote swallows lines."""
+    lines = csv.reader(io.StringIO(read_text(path)), strict=True)
+    while True:
+        where = f"{path}, line {lines.line_num + 1}"
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            raise UserError(f"{where}: not CSV ({error}); close every quote, double those within quotes") from None
+        if cells is None:
+            return
+        yield where, cells
+
+
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         where = f"{path}, line {number}"
         try:
             row = json.loads(line) if line.strip() else {}
@@ -223,6 +246,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: not an object; write one {{...}} a line")
+        for key, cell in row.items():
+            if not isinstance(cell, str | None) and (key == "caption" or type(cell) not in (int, float)):
+                raise UserError(f"{where}: {key} is no text; put it in quotes")
         if row:
             yield where, row
 
