@@ -302,6 +302,43 @@ def test_out_must_not_be_among_the_raw_views_nor_hold_other_files(raw, tmp_path,
     assert capsys.readouterr().err.count("another") + 1 >= 3
 
 
+def test_what_a_run_that_was_cut_off_left_is_no_other_file(raw, prepared, tmp_path):
+    (tmp_path / "out/.partial/cf").mkdir(parents=True)
+    for name in (".prepare.json.partial", ".manifest.jsonl.partial", ".contact_sheet.png.partial"):
+        (tmp_path / "out" / name).touch()
+    assert _prepare(raw, tmp_path / "out") == 0
+    assert _content(tmp_path / "out") == _content(prepared)
+
+
+_SCHEMA = '{"schema": "retipair.prepare-state/1"'
+
+
+@pytest.mark.parametrize("state", ["", "[]", "null", f"{_SCHEMA}}}", f'{_SCHEMA}, "pairs": [1]}}', "mistyped"])
+def test_a_state_file_of_another_shape_is_none(prepared, tmp_path, state):
+    from retipair import prepare as verb
+
+    if state == "mistyped":
+        values = json.loads((prepared / ".prepare.json").read_text())
+        values["pairs"][0]["id"] = ["001"]
+        state = json.dumps(values)
+    (tmp_path / ".prepare.json").write_text(state)
+    assert verb._earlier_outcomes(tmp_path) == {}
+    assert len(verb._earlier_outcomes(prepared)) == 3
+
+
+def test_the_same_files_under_two_ids_must_be_of_one_eye(raw, tmp_path, capsys):
+    twice = tmp_path / "raw"
+    shutil.copytree(raw, twice)
+    (twice / "004").mkdir()
+    for path in (raw / "001").iterdir():
+        shutil.copy(path, twice / "004" / path.name.replace("001", "004"))
+    assert _prepare(twice, tmp_path / "out") == 2
+    assert "'004' has the same files as '001'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (twice / "eyes.csv").write_text("id,eye\n001,a\n002,b\n003,c\n004,a\n")
+    assert _prepare(twice, tmp_path / "out") == 0
+
+
 def test_a_missing_or_empty_folder_is_named(tmp_path, capsys):
     assert _prepare(tmp_path / "gone", tmp_path / "out") == 2
     (tmp_path / "empty").mkdir()

@@ -27,11 +27,11 @@ from retipair.config import PrepareConfig, Register, canonical_json
 from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
 from retipair.data.landmarks import Landmarks, read_landmarks
-from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, write_manifest
+from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, mistyped, write_manifest
 from retipair.data.pair import Pair, load_image, save_image
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
-from retipair.data.split import eye_names, split_pairs
+from retipair.data.split import eye_names, group_of, split_pairs
 from retipair.errors import UserError
 from retipair.progress import watched
 
@@ -96,7 +96,9 @@ def prepare(config: PrepareConfig) -> Path:
     pairs = find_pairs(config.raw)
     split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
     _check_out(config.raw, config.out)
-    tasks = [_task(seen, config) for seen in _read_all(pairs, config)]
+    read = _read_all(pairs, config)
+    _check_copies(read)
+    tasks = [_task(seen, config) for seen in read]
     earlier = _earlier_outcomes(config.out)
 
     # Align what is new or changed
@@ -160,8 +162,13 @@ def _check_out(raw: Path, out: Path) -> None:
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another OUT")
-    if out.is_dir() and any(path.name != _STAGING for path in out.iterdir()) and not _is_ours(out):
+    if out.is_dir() and not all(map(_is_leftover, out.iterdir())) and not _is_ours(out):
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
+
+
+def _is_leftover(path: Path) -> bool:
+    """What a run that was cut off left: .partial, .prepare.json.partial and the like."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _is_ours(out: Path) -> bool:
@@ -183,6 +190,17 @@ def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
         if one.swapped:
             print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
     return seen
+
+
+def _check_copies(read: Sequence[Seen]) -> None:
+    """One eye under two names could end on two sides."""
+    first: dict[str, RawPair] = {}
+    for pair, sha256 in ((seen.pair, seen.sha256) for seen in read):
+        other = first.setdefault(sha256, pair)
+        if group_of(other) != group_of(pair):
+            raise UserError(
+                f"{pair.cf}: pair {pair.id!r} has the same files as {other.id!r}; remove one, or give both one eye"
+            )
 
 
 def _read(pair: RawPair, register: Register) -> Seen:
@@ -282,15 +300,22 @@ def _workers(asked: int, jobs: int) -> int:
 
 
 def _earlier_outcomes(out: Path) -> dict[str, Outcome]:
-    """Outcomes of the run before, by id; none where the state file is missing or of another version."""
+    """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    names = {field.name for field in fields(Outcome)}
-    if state.get("schema") != _STATE_SCHEMA or any(set(values) != names for values in state["pairs"]):
+    if not isinstance(state, dict) or state.get("schema") != _STATE_SCHEMA:
         return {}
-    return {values["id"]: Outcome(**values) for values in state["pairs"]}
+    pairs = state.get("pairs")
+    if not isinstance(pairs, list) or not all(map(_is_outcome, pairs)):
+        return {}
+    return {values["id"]: Outcome(**values) for values in pairs}
+
+
+def _is_outcome(values: Any) -> bool:
+    names = {field.name for field in fields(Outcome)}
+    return isinstance(values, dict) and set(values) == names and not mistyped(Outcome, values)
 
 
 def _is_current(task: Task, earlier: dict[str, Outcome], out: Path) -> bool:

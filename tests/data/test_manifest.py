@@ -66,8 +66,8 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     records = [PREPARED, replace(PREPARED, id="002", points=[], inliers=None, residual_px=None), GENERATED]
     write_manifest(tmp_path, records)
     assert list(read_manifest(tmp_path)) == records
-    append_record(tmp_path, replace(GENERATED, index=8))
-    assert list(read_manifest(tmp_path)) == [*records, replace(GENERATED, index=8)]
+    append_record(tmp_path, replace(GENERATED, id="8", index=8))
+    assert list(read_manifest(tmp_path)) == [*records, replace(GENERATED, id="8", index=8)]
     assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
 
@@ -99,13 +99,23 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path
         (json.dumps({k: v for k, v in asdict(PREPARED).items() if k != "eye"}) + "\n", "'eye' is missing"),
         (changed(PREPARED, schema="retipair.prepared/99"), "unknown schema"),
         (changed(PREPARED, split="valid"), "split 'valid'"),
+        (to_line(PREPARED), "id '001' for the second time"),
+        (changed(PREPARED, id=["003"]), 'id cannot be ["003"]'),
+        (changed(PREPARED, id=3), "id cannot be 3"),
+        (changed(PREPARED, cf=None), "cf cannot be null"),
+        (changed(PREPARED, caption=5), "caption cannot be 5"),
+        (changed(PREPARED, size=128.0), "size cannot be 128.0"),
+        (changed(PREPARED, inliers=True), "inliers cannot be true"),
+        (changed(PREPARED, points=[["1", 2]]), "points cannot be"),
+        (changed(PREPARED, consistency=float("nan")), "consistency cannot be NaN"),
+        (changed(GENERATED, mode="dream"), 'mode cannot be "dream"'),
         ("[]\n", "unknown schema"),
         ("\n", "not JSON"),
         ("{torn\n", "not JSON"),
     ],
 )
 def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line: str, said: str) -> None:
-    write_lines(tmp_path, to_line(PREPARED), to_line(PREPARED), line)
+    write_lines(tmp_path, to_line(PREPARED), to_line(replace(PREPARED, id="002")), line)
     with pytest.raises(UserError, match=r"manifest\.jsonl, line 3: ") as error:
         list(read_manifest(tmp_path))
     assert said in str(error.value)

@@ -5,11 +5,14 @@ are no timestamps, so that two runs compare.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from retipair.errors import UserError
 
@@ -102,14 +105,19 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """The records of `folder/manifest.jsonl`, in order, one at a time.
 
     Raises UserError, naming file and line, for a missing manifest, bad JSON, an unknown schema, unknown or missing
-    keys, or a path that leaves the folder.
+    keys, a value of another type, an id that occurs twice, or a path that leaves the folder.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; make one with `retipair prepare RAW {folder}`")
+    seen: set[tuple[str, str]] = set()
     with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
         for number, line in enumerate(stream, start=1):
-            yield parse_line(line, where=f"{path}, line {number}")
+            record = parse_line(line, where=f"{path}, line {number}")
+            if (record.schema, record.id) in seen:
+                raise UserError(f"{path}, line {number}: id {record.id!r} for the second time; remove one line")
+            seen.add((record.schema, record.id))
+            yield record
 
 
 def append_record(folder: Path, record: Record) -> None:
@@ -143,10 +151,40 @@ def parse_line(line: str, where: str) -> Record:
     _check_keys(kind, values, where)
     if kind is PreparedPair and values["split"] not in SPLITS:
         raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}; correct it")
+    if key := mistyped(kind, values):
+        raise UserError(f"{where}: {key} cannot be {json.dumps(values[key])[:40]}; make the folder again")
     record = kind(**values)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
     return record
+
+
+def mistyped(kind: type, values: dict[str, Any]) -> str | None:
+    """The first key whose JSON value is not of the type that the field of the dataclass `kind` has, if any."""
+    hints = _hints(kind)
+    return next((key for key, value in values.items() if not _fits(value, hints[key])), None)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if inner:  # a union
+        return any(_fits(value, one) for one in inner)
+    if hint is NoneType:
+        return value is None
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
 
 
 def _check_keys(kind: type[Record], values: dict[str, Any], where: str) -> None:
