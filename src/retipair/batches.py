@@ -3,7 +3,6 @@
 A batch is a function of the seed and the numbers of its samples alone.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retipair.config import TrainConfig, canonical_json
+from retipair.config import TrainConfig, json_sha256
 from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.cache import Encode, LatentCache, draw, open_or_build
 from retipair.data.dataset import Entry, content_sha256, load_views
@@ -123,7 +122,7 @@ def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: s
         "variants": variants,
         "seed": plan.config.seed if variants > 1 else 0,
     }
-    folder = plan.config.results / "latents" / hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]
+    folder = plan.config.results / "latents" / json_sha256(key)[:16]
 
     def encoder() -> Encode:
         vae.to(plan.device)

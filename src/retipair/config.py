@@ -1,5 +1,6 @@
 """Every setting, once. The string under a field is its `--help` and its documentation; the default is the decision."""
 
+import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -203,6 +204,11 @@ def to_values(config: Any) -> dict[str, Any]:
 def canonical_json(values: Any) -> str:
     """One text for equal values: what every fingerprint is made over."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def json_sha256(values: Any) -> str:
+    """The fingerprint of values: equal for equal ones."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

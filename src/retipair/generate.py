@@ -1,6 +1,5 @@
 """Adapter + seeds -> pairs."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retipair.config import DEFAULT_PROMPT, GenerateConfig, canonical_json
+from retipair.config import DEFAULT_PROMPT, GenerateConfig, json_sha256
 from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.manifest import GeneratedPair, append_record, read_whole_lines, write_manifest
@@ -25,7 +24,7 @@ from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.model.device import choose_device, choose_dtype
 from retipair.painter import Painted, Painter, draw_prompt, synthetic_mark
-from retipair.plan import check_finite, check_folder_name, check_steps, prepared_folder
+from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
 from retipair.progress import console, progress
 from retipair.run import Run, environment, find_run, read_json, results_folder, write_json
 from retipair.vision.field_of_view import field_of_view
@@ -178,8 +177,7 @@ def _check(config: GenerateConfig) -> None:
     check_finite(config)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
-    if config.size is not None and (config.size < 64 or config.size % 64):
-        raise UserError(f"--size {config.size}: must be a multiple of 64")
+    check_size(config.size)
     check_folder_name("--savedir", config.savedir)
     if config.name is not None:
         check_folder_name("--name", config.name)
@@ -338,7 +336,7 @@ def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted)
         size=job.layout.view_size,
         base=job.base.source,
         adapter_sha256=settings["adapter_sha256"],
-        settings_sha256=hashlib.sha256(canonical_json(settings).encode()).hexdigest(),
+        settings_sha256=json_sha256(settings),
         fa_chroma=round(painted.fa_chroma, 3),
         consistency=round(vesselness_correlation(painted.cf, painted.fa, mask), 4),
     )

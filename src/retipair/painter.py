@@ -53,7 +53,7 @@ class Painter:
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         timesteps = timesteps_for_strength(scheduler, self.steps, strength, device)
         if sources is None:
-            latents = starting_noise(scheduler, self._latent_shape, generators, device)
+            latents = starting_noise(scheduler, self.base.latent_shape(self.layout.joint_size), generators, device)
         else:
             clean = [encode_sample(self.vae, *one) for one in zip(sources, generators, strict=True)]
             latents = noised(scheduler, torch.cat(clean), timesteps, generators)
@@ -68,11 +68,6 @@ class Painter:
             after_step,
         )
         return [self._split(joint) for joint in decode(self.vae, latents)]
-
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
-        height, width = (side // self.base.latent_factor for side in self.layout.joint_size)
-        return self.base.latent_channels, height, width
 
     def _split(self, joint: np.ndarray) -> Painted:
         cf, fa = self.layout.split(joint)

@@ -50,8 +50,7 @@ class Plan:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a joint image's latents."""
-        height, width = (side // self.base.latent_factor for side in self.layout.joint_size)
-        return self.base.latent_channels, height, width
+        return self.base.latent_shape(self.layout.joint_size)
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,12 @@ def check_folder_name(flag: str, name: str) -> None:
         raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
 
 
+def check_size(size: int | None) -> None:
+    """Refuse a view size that latents cannot have; None is the base's own."""
+    if size is not None and (size < 64 or size % 64):
+        raise UserError(f"--size {size}: must be a multiple of 64")
+
+
 def _check(config: TrainConfig) -> None:
     if config.data is None:
         raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
@@ -124,8 +129,7 @@ def _check(config: TrainConfig) -> None:
         raise UserError("--unet_lora_alpha and --hf_sigma must be above 0")
     if config.hf_kernel < 3 or config.hf_kernel % 2 == 0:
         raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
-    if config.size is not None and (config.size < 64 or config.size % 64):
-        raise UserError(f"--size {config.size}: must be a multiple of 64")
+    check_size(config.size)
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
 

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from retipair.config import PrepareConfig, Register, canonical_json
+from retipair.config import PrepareConfig, Register, canonical_json, json_sha256
 from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
 from retipair.data.landmarks import Landmarks, read_landmarks
@@ -135,7 +135,7 @@ def fingerprint(config: PrepareConfig) -> str:
     ]
     settings = [config.size, config.register, config.max_residual_px]
     split = [config.val_fraction, config.test_fraction, config.seed]
-    return _sha256_of_json([_RECIPE, settings, split, known])
+    return json_sha256([_RECIPE, settings, split, known])
 
 
 # --- Checks
@@ -238,7 +238,7 @@ def _task(seen: Seen, config: PrepareConfig) -> Task:
     how: How = "points" if seen.pair.cf_points else "features"
     if config.register != "auto":
         how = config.register
-    key = _sha256_of_json([_RECIPE, seen.sha256, how, config.size, config.max_residual_px])
+    key = json_sha256([_RECIPE, seen.sha256, how, config.size, config.max_residual_px])
     return Task(
         pair=seen.pair,
         key=key,
@@ -438,12 +438,8 @@ def _file(view: str, name: str) -> str:
 def _sha256_of(pair: RawPair) -> str:
     """Of the content of all the pair's files and what each is."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
-    return _sha256_of_json([None if path is None else _sha256_of_file(path) for path in files])
+    return json_sha256([None if path is None else _sha256_of_file(path) for path in files])
 
 
 def _sha256_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sha256_of_json(values: Any) -> str:
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()

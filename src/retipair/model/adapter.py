@@ -114,9 +114,9 @@ def read_description(folder: Path) -> Description | None:
             raise UserError(f"{folder}: written by another version of retipair; use that version")
         prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
         description = Description(**{**values, "prompts": prompts, "base": str(values["base"])})
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{folder}: its description is damaged ({error}); use another checkpoint") from None
     if not prompts or description.view_size % 64:
         raise UserError(f"{folder}: its description is damaged (prompts or view_size); use another checkpoint")
@@ -131,9 +131,9 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     state = read_tensors(folder)
     try:
         add_adapter(unet, _read_lora_config(folder))
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:

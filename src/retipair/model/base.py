@@ -108,6 +108,11 @@ class Base:
     def latent_channels(self) -> int:
         return self.vae_config["latent_channels"]
 
+    def latent_shape(self, joint_size: tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a joint image of (height, width) px."""
+        height, width = (side // self.latent_factor for side in joint_size)
+        return self.latent_channels, height, width
+
     @cached_property
     def timesteps(self) -> int:
         """How many timesteps the base was trained with."""
@@ -326,7 +331,7 @@ def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
     try:
         files = [hf_hub_download(repository, file, subfolder=name) for file in ("vocab.json", "merges.txt")]
         return CLIPTokenizer.from_pretrained(str(Path(files[0]).parent))
-    except Exception:
+    except Exception:  # as in `_from_hub`: whatever the hub client raises, the vocabulary is not to be had
         raise UserError(
             f"--base {base.source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
             f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in base.system.tokenizers)}"
