@@ -29,12 +29,14 @@ def batches(tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str
 
 
 def test_a_sample_does_not_depend_on_its_batch(batches: Batches) -> None:
+    batches = replace(batches, config=replace(batches.config, half_clean_fraction=0.7))
     together = batches.draw([5, 6, 7])
     for row, sample in enumerate((5, 6, 7)):
         alone = batches.draw([sample])
         assert torch.equal(alone.latents[0], together.latents[row])
         assert torch.equal(alone.noise[0], together.noise[row])
         assert torch.equal(alone.t[0], together.t[row])
+        assert torch.equal(alone.clean[0], together.clean[row])
         assert torch.equal(alone.conditioning.embeddings[0], together.conditioning.embeddings[row])
 
 
@@ -80,14 +82,26 @@ def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> 
     assert torch.equal(without.noise, usual.noise)  # nothing else changes
 
 
+def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(batches: Batches) -> None:
+    half, usual = replace(batches, config=replace(batches.config, half_clean_fraction=0.5)), batches
+    ours, theirs = half.draw(range(400)), usual.draw(range(400))
+    assert not theirs.clean.any()
+    assert ours.clean.float().mean(0).tolist() == pytest.approx([0.25, 0.25], abs=0.07)
+    for name in ("latents", "noise", "t"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+    assert torch.equal(ours.conditioning.embeddings, theirs.conditioning.embeddings)
+
+
 def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) -> None:
     other = replace(batches, config=replace(batches.config, seed=9, offset_noise_strength=0.5, prompt_dropout=0.9))
+    other = replace(other, config=replace(other.config, half_clean_fraction=1.0))
     ours, theirs = list(batches.validation()), list(other.validation())
     assert [int(batch.t) for batch in ours] == [200, 500, 800] * 2
     for one, two in zip(ours, theirs, strict=True):
         assert torch.equal(one.latents, two.latents)
         assert torch.equal(one.noise, two.noise)
         assert torch.equal(one.conditioning.embeddings, two.conditioning.embeddings)
+        assert not two.clean.any()
     means, _ = batches.val.moments([0, 1], [0, 0], "cpu")
     assert torch.equal(ours[0].latents[0], means[0])  # no draw: the mean
     assert torch.equal(ours[3].latents[0], means[1])

@@ -21,8 +21,10 @@ from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
+from retipair.diffusion.objective import Losses
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
+from retipair.train import Window
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]
@@ -182,7 +184,7 @@ def test_the_adapter_describes_its_training(system: str, base_folder: Folder, tr
 EVERYTHING = [
     *("--ema_decay", "0.9", "--gradient_accumulation_steps", "2", "--batch_size", "2", "--prompt_dropout", "0.3"),
     *("--dora", "--lora_targets", "all", "--min_snr_gamma", "5", "--lr_warmup_steps", "3", "--log_every", "3"),
-    *("--num_samples", "0"),
+    *("--half_clean_fraction", "0.5", "--num_samples", "0"),
 ]
 CASES = {  # name -> more flags, where it is killed
     "plain": ([], "retipair.learner:Learner.update", 6),
@@ -316,6 +318,7 @@ def test_an_existing_run_is_not_touched_without_resume(
         ("--offset_noise_strength", 0),
         ("--prompt", "another"),
         ("--prompt_dropout", 0.1),
+        ("--half_clean_fraction", 0.1),
         ("--augment_variants", 1),
         ("--ema_decay", 0.9),
         ("--precision", "bf16"),
@@ -410,7 +413,7 @@ def test_the_first_validation_is_the_bases_alone(
 ) -> None:
     """Fixed noise, fixed timesteps, no offset, no weights, no variants: nothing of the training settings is in it."""
     flags = ("--seed", 7, "--offset_noise_strength", 0.5, "--hf_lambda", 0, "--min_snr_gamma", 5, "--max_steps", 1)
-    flags += ("--augment_variants", 1, "--lora_targets", "all", "--batch_size", 2, *QUICK)
+    flags += ("--augment_variants", 1, "--lora_targets", "all", "--batch_size", 2, "--half_clean_fraction", 1, *QUICK)
     run = train(system, base_folder(system), prepared, tmp_path, *flags)
     assert metrics(run, "validation")[0] == metrics(run_folder(trained(system), system), "validation")[0]
 
@@ -543,6 +546,33 @@ def test_prompt_dropout_is_recorded_and_trains_some_samples_without(
     differs = [with_["mse"] != without["mse"] for with_, without in pairs]
     assert any(differs)
     assert not all(differs)
+
+
+def test_half_clean_samples_count_and_are_logged_for_one_view_and_others_for_both(
+    base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    still = ("--learning_rate", 0, "--hf_lambda", 0, "--max_steps", 6, *QUICK)
+    half = train("sd15", base_folder("sd15"), prepared, tmp_path / "half", "--half_clean_fraction", 0.6, *still)
+    plain = train("sd15", base_folder("sd15"), prepared, tmp_path / "plain", *still)
+    kinds = set()
+    for ours, theirs in zip(metrics(half, "training"), metrics(plain, "training"), strict=True):
+        counted = tuple(view for view in ("cf", "fa") if ours[f"mse_{view}"] > 0)
+        assert ours["mse"] == pytest.approx(np.mean([ours[f"mse_{view}"] for view in counted]))
+        assert ours["loss"] == pytest.approx(ours["mse"])
+        assert (ours["mse_cf"] == theirs["mse_cf"]) == (len(counted) == 2)
+        kinds.add(counted)
+    assert kinds == {("cf",), ("fa",), ("cf", "fa")}
+    assert metrics(half, "validation") == metrics(plain, "validation")
+
+
+def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
+    window, t = Window("cpu"), torch.tensor([100, 500])
+    mse, hf = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.5], [0.0, 0.0]])
+    window.add(Losses(torch.tensor(1.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
+    window.add(Losses(torch.tensor(2.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
+    assert window.read() == {
+        **{"loss": 2.0, "mse": 3.0, "mse_cf": 3.0, "mse_fa": 3.0, "hf": 0.5, "hf_cf": 0.0, "hf_fa": 0.5, "t": 300.0},
+    }
 
 
 def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
@@ -687,6 +717,7 @@ def test_counts_start_at_one(flag: str, value: int, refuses: Refused) -> None:
     [
         *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
         *("offset_noise_strength", "min_snr_gamma", "num_samples", "ema_decay", "prompt_dropout"),
+        "half_clean_fraction",
     ],
 )
 def test_amounts_are_not_negative(flag: str, refuses: Refused) -> None:
@@ -701,6 +732,8 @@ def test_amounts_are_not_negative(flag: str, refuses: Refused) -> None:
         ("size", -64),
         ("ema_decay", 1),
         ("prompt_dropout", 1),
+        ("half_clean_fraction", 1.1),
+        ("half_clean_fraction", "nan"),
         ("unet_lora_alpha", 0),
         ("unet_lora_alpha", "nan"),
         ("hf_sigma", 0),

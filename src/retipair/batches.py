@@ -14,7 +14,7 @@ from retipair.config import TrainConfig, json_sha256
 from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.cache import Encode, LatentCache, draw, open_or_build
 from retipair.data.dataset import Entry, content_sha256, load_views
-from retipair.diffusion.noise import generator, noise_like, timesteps_for
+from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan
@@ -26,11 +26,15 @@ RECIPE = 1
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows."""
+    """latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows.
+
+    clean: (B, 2) bool, halves (CF, FA) that get no noise and do not count.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
     t: torch.Tensor
+    clean: torch.Tensor
     conditioning: Conditioning
 
 
@@ -53,7 +57,7 @@ class Batches:
     val_prompts: Sequence[int]
 
     def draw(self, samples: Sequence[int]) -> Batch:
-        """The batch of these numbers of the endless stream of samples: pair, variant, latents, noise, t and prompt."""
+        """The batch of these numbers of the endless stream of samples: pair, variant and all the rest of a batch."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
         mean, std = self.train.moments(pairs, variants, self.device)
@@ -61,8 +65,10 @@ class Batches:
         keys = [(seed, "noise", s) for s in samples]
         noise = noise_like(latents, *keys, offset=self.config.offset_noise_strength)
         t = timesteps_for(self.timesteps, latents.device, *((seed, "timestep", s) for s in samples))
+        halves = ((seed, "clean", s) for s in samples)
+        clean = clean_halves(self.config.half_clean_fraction, latents.device, *halves)
         rows = [self._row(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
-        return Batch(latents, noise, t, self.conditioning.rows(rows))
+        return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
 
     def _row(self, sample: int, pair: int) -> int:
         dropout = self.config.prompt_dropout
@@ -75,13 +81,14 @@ class Batches:
         return self.conditioning.rows([self.prompts.index(prompt)])
 
     def validation(self) -> Iterator[Batch]:
-        """Each validation pair at each fixed timestep: mean latents, fixed noise, no offset, whatever the seed."""
+        """Each validation pair at each fixed timestep: mean latents, fixed noise in both halves, no offset."""
+        clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
         for number, row in enumerate(self.val_prompts):
             latents, _ = self.val.moments([number], [0], self.device)
             for t in VALIDATION_TIMESTEPS:
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)
-                yield Batch(latents, noise, steps, self.conditioning.rows([row]))
+                yield Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
 
 
 # Making them

@@ -105,6 +105,8 @@ class TrainConfig:
     """The high-frequency loss counts only at timesteps below this: the error of x0 is amplified ~15x at high ones."""
     min_snr_gamma: float = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
+    half_clean_fraction: float = 0.0
+    """Share of samples in which CF or FA (evenly) gets no noise and only the other counts; 0 until it is measured."""
 
     prompt: str = DEFAULT_PROMPT
     """The sentence for pairs that have no caption of their own."""

@@ -30,10 +30,13 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
-    *("offset_noise_strength", "min_snr_gamma", "num_samples"),
+    *("offset_noise_strength", "min_snr_gamma", "half_clean_fraction", "num_samples"),
 )
 
-AT_MOST = {"seed": 2**32 - 1, "size": 4096, "unet_lora_rank": 4096, "batch_size": 4096, "augment_variants": 10_000}
+AT_MOST = {
+    **{"seed": 2**32 - 1, "size": 4096, "unet_lora_rank": 4096, "batch_size": 4096, "augment_variants": 10_000},
+    "half_clean_fraction": 1,
+}
 
 
 @dataclass(frozen=True)

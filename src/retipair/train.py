@@ -14,7 +14,7 @@ import torch
 from retipair.batches import Batches, make_batches
 from retipair.config import TrainConfig, to_values
 from retipair.data.pair import image_size, save_image
-from retipair.diffusion.noise import generator
+from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
 from retipair.learner import Learner
 from retipair.model.adapter import Description, add_adapter, save_adapter
@@ -93,8 +93,9 @@ def train(config: TrainConfig) -> Path | None:
                 first = (learner.step * config.gradient_accumulation_steps + part) * config.batch_size
                 batch = batches.draw(range(first, first + config.batch_size))
                 noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+                noisy = with_clean_halves(noisy, batch.latents, batch.clean)
                 prediction = denoise(noisy, batch.t, batch.conditioning)
-                losses = objective(prediction, batch.latents, batch.noise, batch.t)
+                losses = objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
                 (losses.total / config.gradient_accumulation_steps).backward()
                 window.add(losses, batch.t)
             rate = learner.learning_rate
@@ -162,30 +163,38 @@ class Window:
     """Sums since the last log line, kept on the device: reading a number at each step would make each step wait."""
 
     def __init__(self, device: str) -> None:
-        self.sums = torch.zeros(8, device=device)
+        self.sums = torch.zeros(11, device=device)
         self.last = math.nan
 
     def add(self, losses: Losses, t: torch.Tensor) -> None:
-        singles = torch.stack([losses.total.detach() * len(t), losses.hf_counts.sum(), t.float().sum()])
+        singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
         count = torch.full((1,), len(t), device=t.device)
-        self.sums += torch.cat([singles, count, losses.mse.sum(0), losses.hf.sum(0)])
+        halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)  # (B, 8)
+        self.sums += torch.cat([singles, count, halves.sum(0)])
 
     def read(self) -> dict[str, float]:
-        """Means since the last call; those of hf are over the samples that it counts for."""
-        total, hf_count, t, count, *halves = self.sums.tolist()
+        """Means since the last call; those of a half are over the samples that it counts in."""
+        total, t, count, *halves = self.sums.tolist()
         self.sums.zero_()
         self.last = total / count
-        mse, hf = [v / count for v in halves[:2]], [v / max(hf_count, 1) for v in halves[2:]]
+        mse, mse_cf, mse_fa = half_means(halves[0:2], halves[4:6])
+        hf, hf_cf, hf_fa = half_means(halves[2:4], halves[6:8])
         return {
             "loss": self.last,
-            "mse": sum(mse) / 2,
-            "mse_cf": mse[0],
-            "mse_fa": mse[1],
-            "hf": sum(hf) / 2,
-            "hf_cf": hf[0],
-            "hf_fa": hf[1],
+            "mse": mse,
+            "mse_cf": mse_cf,
+            "mse_fa": mse_fa,
+            "hf": hf,
+            "hf_cf": hf_cf,
+            "hf_fa": hf_fa,
             "t": t / count,
         }
+
+
+def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, float]:
+    """(both, CF, FA): the mean of either half, 0 if it never counted, and the mean of those that did."""
+    cf, fa = (value / max(count, 1) for value, count in zip(sums, counts, strict=True))
+    return (cf + fa) / max(sum(count > 0 for count in counts), 1), cf, fa
 
 
 def log_training(run: Run, step: int, rate: float, means: dict[str, float], seconds: float, track: Track) -> None:

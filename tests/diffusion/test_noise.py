@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retipair.diffusion.noise import generator, noise_like, timesteps_for
+from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, with_clean_halves
 
 LATENTS = torch.zeros(3, 4, 16, 32)
 KEYS = [(5, "noise", sample) for sample in range(3)]
@@ -78,3 +78,35 @@ def test_timesteps_are_uniform_and_depend_on_their_key() -> None:
     assert t.max() <= 999
     assert np.histogram(t.numpy(), bins=10, range=(0, 1000))[0].min() > 320
     assert torch.equal(timesteps_for(1000, torch.device("cpu"), keys[17]), t[17:18])
+
+
+def halves(fraction: float, count: int = 4000) -> torch.Tensor:
+    return clean_halves(fraction, torch.device("cpu"), *((3, "clean", sample) for sample in range(count)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_clean_halves_are_as_many_as_asked_for_and_even_between_the_views(fraction: float) -> None:
+    clean = halves(fraction)
+    assert clean.shape == (4000, 2)
+    assert clean.dtype == torch.bool
+    assert clean.sum(1).max() <= 1  # never both
+    if fraction in (0, 1):
+        assert (clean.any(1) == bool(fraction)).all()
+    assert clean.float().mean(0).tolist() == pytest.approx([fraction / 2] * 2, abs=0.03)
+
+
+def test_clean_halves_depend_on_their_key_alone() -> None:
+    clean = halves(0.5, 40)
+    assert torch.equal(halves(0.5, 40), clean)
+    for sample in range(40):
+        assert torch.equal(clean_halves(0.5, torch.device("cpu"), (3, "clean", sample)), clean[sample : sample + 1])
+    assert not torch.equal(clean_halves(0.5, torch.device("cpu"), *((4, "clean", s) for s in range(40))), clean)
+
+
+def test_clean_halves_are_the_latents_and_the_rest_stays_noisy() -> None:
+    noisy, latents = noise_like(LATENTS, *KEYS), noise_like(LATENTS, *((5, "latents", sample) for sample in range(3)))
+    mixed = with_clean_halves(noisy, latents, torch.tensor([[False, False], [True, False], [False, True]]))
+    assert torch.equal(mixed[0], noisy[0])
+    for row, (left, right) in ((1, (latents, noisy)), (2, (noisy, latents))):
+        assert torch.equal(mixed[row, ..., :16], left[row, ..., :16])
+        assert torch.equal(mixed[row, ..., 16:], right[row, ..., 16:])

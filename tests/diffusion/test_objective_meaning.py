@@ -81,7 +81,8 @@ def test_mse_is_the_mean_square_of_each_half() -> None:
 @both_predictions
 def test_high_frequency_counts_only_below_the_limit(kind: str) -> None:
     result = losses(perfect(kind) + normal("error"), kind)
-    assert result.hf_counts.tolist() == [1, 1, 1, 0, 0]
+    assert result.mse_counts.tolist() == [[1, 1]] * 5
+    assert result.hf_counts.tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
     assert (result.hf[:3] > 0).all()
     assert (result.hf[3:] == 0).all()
 
@@ -187,3 +188,44 @@ def test_min_snr_weighs_each_sample_of_the_trained_loss_and_leaves_the_logged_on
     expected = (plain.mse.mean(1) * min_snr_weight(scheduler(), T, 5.0)).mean()
     assert weighted.total.item() == pytest.approx(expected.item())
     assert weighted.total < plain.total
+
+
+# Half clean
+
+CLEAN = torch.tensor([[True, False], [False, True], [False, False], [True, False], [False, False]])
+
+
+@both_predictions
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+def test_a_clean_half_has_no_gradient_and_the_other_has(kind: str, gamma: float) -> None:
+    prediction = (perfect(kind) + normal("error")).requires_grad_()
+    objective = Objective(scheduler(kind), ORIGINAL, gamma)
+    objective(prediction, normal("latents"), normal("noise"), T, CLEAN).total.backward()
+    assert prediction.grad is not None
+    reached = prediction.grad.unflatten(-1, (2, SEAM)).abs().amax((1, 2, 4))
+    assert torch.equal(reached > 0, ~CLEAN)
+
+
+def test_a_half_clean_sample_is_the_mean_of_the_half_that_counts_and_weighs_as_much_as_a_full_one() -> None:
+    prediction, given = perfect("epsilon") + normal("error"), (normal("latents"), normal("noise"), T)
+    plain = Objective(scheduler(), ORIGINAL)(prediction, *given)
+    result = Objective(scheduler(), ORIGINAL)(prediction, *given, CLEAN)
+    samples = [torch.stack([part[row][~CLEAN[row]].mean() for row in range(len(T))]) for part in (plain.mse, plain.hf)]
+    assert result.total.item() == pytest.approx((samples[0] + 0.5 * samples[1]).mean().item())
+    assert torch.equal(result.mse, plain.mse * ~CLEAN)
+    assert torch.equal(result.hf, plain.hf * ~CLEAN)
+    assert torch.equal(result.mse_counts, (~CLEAN).float())
+    assert torch.equal(result.hf_counts, plain.hf_counts * ~CLEAN)
+
+
+def test_no_clean_half_is_the_plain_loss_to_the_bit() -> None:
+    """Written out as it is without the option, with a batch that is no power of two."""
+    prediction = (perfect("epsilon") + normal("error")).requires_grad_()
+    off = HighFrequency(0.0, 7, 1.5, 300)
+    plain = (prediction - normal("noise")).square().unflatten(-1, (2, SEAM)).mean(dim=(1, 2, 4)).mean()
+    (gradient,) = torch.autograd.grad(plain, prediction)
+    given = (prediction, normal("latents"), normal("noise"), T)
+    for more in ((), (torch.zeros(5, 2, dtype=torch.bool),)):
+        total = Objective(scheduler(), off)(*given, *more).total
+        assert torch.equal(total, plain)
+        assert torch.equal(torch.autograd.grad(total, prediction)[0], gradient)

@@ -34,3 +34,16 @@ def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]
     """Uniform timesteps in [0, count), one a key: (B,) int64."""
     drawn = [torch.randint(count, (1,), generator=generator(*key)) for key in keys]
     return torch.cat(drawn).to(device)
+
+
+def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
+    """Which halves stay clean, (B, 2) bool: in that fraction of rows one of both, left or right evenly, else none."""
+    drawn = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
+    left = drawn < fraction / 2
+    return torch.stack([left, ~left & (drawn < fraction)], dim=1).to(device)
+
+
+def with_clean_halves(noisy: torch.Tensor, latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """noisy with latents in place of its clean halves; both (B, C, h, w), clean (B, 2) bool."""
+    where = clean.repeat_interleave(latents.shape[-1] // 2, dim=1)[:, None, None]  # (B, 1, 1, w)
+    return torch.where(where, latents, noisy)

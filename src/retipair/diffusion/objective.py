@@ -24,11 +24,13 @@ class HighFrequency:
 class Losses:
     """A batch's losses. total: scalar with gradient; the rest (B, 2): a column a half, CF then FA, detached.
 
-    hf is zero where the timestep is not below the limit; hf_counts (B,) tells where it is.
+    mse and hf are zero where a half does not count, hf also where the timestep is not below the limit; mse_counts and
+    hf_counts are one where they count, else zero.
     """
 
     total: torch.Tensor
     mse: torch.Tensor
+    mse_counts: torch.Tensor
     hf: torch.Tensor
     hf_counts: torch.Tensor
 
@@ -44,24 +46,36 @@ class Objective:
         self._hf = high_frequency
         self._gamma = min_snr_gamma
 
-    def __call__(self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> Losses:
-        """prediction, latents (clean), noise: (B, C, h, w) float32; t (B,) int64."""
-        mse = per_half((prediction - target_for(self._scheduler, latents, noise, t)) ** 2)
+    def __call__(
+        self,
+        prediction: torch.Tensor,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
+        clean: torch.Tensor | None = None,
+    ) -> Losses:
+        """prediction, latents (clean), noise: (B, C, h, w) float32; t (B,) int64.
+
+        clean: (B, 2) bool, halves that were given without noise and do not count; at most one a row, default none.
+        A sample's loss is the mean over its halves that count.
+        """
+        counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
+        share = counts / counts.mean(1, keepdim=True)  # of the sample's loss: 1 and 1, or 0 and 2
+        mse = per_half((prediction - target_for(self._scheduler, latents, noise, t)) ** 2) * counts
         weighted = mse if self._gamma <= 0 else mse * min_snr_weight(self._scheduler, t, self._gamma)[:, None]
-        hf, counts = self._high_frequency(prediction, latents, noise, t)
-        total = weighted.mean() + self._hf.weight * hf.mean()
-        return Losses(total, mse.detach(), hf.detach(), counts)
+        hf_counts = counts * (t < self._hf.max_timestep)[:, None]
+        hf = self._high_frequency(prediction, latents, noise, t) * hf_counts
+        total = (weighted * share).mean() + self._hf.weight * (hf * share).mean()
+        return Losses(total, mse.detach(), counts, hf.detach(), hf_counts)
 
     def _high_frequency(
         self, prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        counts = (t < self._hf.max_timestep).float()
+    ) -> torch.Tensor:
         if self._hf.weight <= 0:
-            return latents.new_zeros(len(latents), 2), counts
+            return latents.new_zeros(len(latents), 2)
         noisy = self._scheduler.add_noise(latents, noise, t)
         clean = clean_latents(self._scheduler, prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
-        error = high_pass(clean, self._hf) - high_pass(latents, self._hf)
-        return per_half(error.abs()) * counts[:, None], counts
+        return per_half((high_pass(clean, self._hf) - high_pass(latents, self._hf)).abs())
 
 
 def per_half(values: torch.Tensor) -> torch.Tensor:
