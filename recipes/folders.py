@@ -1,0 +1,106 @@
+"""The shape of the bundled bases, and the diffusers folders they are written as."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from retipair.model.tokenizer import byte_tokenizer
+
+SHARD = "14MB"
+VIEW = 256
+TEXT_WIDTHS = (64, 96)
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
+
+_UNET: dict[str, Any] = {
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": [96, 128, 160, 160],
+    "layers_per_block": 1,
+    # Attention at the latents' own resolution: only there can one half look at the same vessel in the other.
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": [2, 4, 5, 5],  # the number of heads, as in SDXL's own config
+    "use_linear_projection": True,
+    "norm_num_groups": 16,
+}
+UNETS: dict[str, dict[str, Any]] = {
+    "tiny-sdxl": _UNET
+    | {
+        "sample_size": 2 * VIEW // 8,
+        "cross_attention_dim": sum(TEXT_WIDTHS),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 6 * 16 + TEXT_WIDTHS[1],
+    },
+    "tiny-sd15": _UNET | {"sample_size": VIEW // 8, "cross_attention_dim": TEXT_WIDTHS[0]},
+}
+
+
+def text_encoders(name: str) -> list[Any]:
+    """CLIP text encoders of random, frozen weights: they tell the few captions apart, which is all that is asked."""
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)[: 2 if name == "tiny-sdxl" else 1]
+    torch.manual_seed(5)
+    return [kind(_text_config(width)).eval() for kind, width in zip(kinds, TEXT_WIDTHS, strict=False)]
+
+
+def _text_config(width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=width,
+        hidden_act="quick_gelu",
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+        # At the usual 0.02 so narrow an encoder says nearly the same of every prompt.
+        initializer_range=0.2,
+        initializer_factor=1.0,
+    )
+
+
+def new_unet(name: str) -> UNet2DConditionModel:
+    return UNet2DConditionModel(**UNETS[name])
+
+
+def pipeline_of(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Any:
+    """The library's pipeline of a base."""
+    encoders = text_encoders(name)
+    parts = {"unet": unet, "vae": vae, "scheduler": DDIMScheduler(**SCHEDULER), "tokenizer": byte_tokenizer()}
+    if name == "tiny-sdxl":
+        return StableDiffusionXLPipeline(
+            **parts,
+            text_encoder=encoders[0],
+            text_encoder_2=encoders[1],
+            tokenizer_2=byte_tokenizer("!"),
+            add_watermarker=False,
+        )
+    return StableDiffusionPipeline(
+        **parts,
+        text_encoder=encoders[0],
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def write_base(folder: Path, name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """A whole diffusers folder in fp16."""
+    pipeline_of(name, unet, vae).to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
