@@ -74,7 +74,8 @@ def draw_eye(rng: np.random.Generator, disease: Disease) -> Eye:
     avascular = float(np.sqrt(_normal(rng, *AVASCULAR_AREA) / np.pi))
     centre = np.array([rng.uniform(0.0, 0.45) * disc[0], rng.uniform(-0.5, 0.5)])
     vein = _normal(rng, *VEIN_DIAMETER)
-    artery = np.clip(_normal(rng, *ARTERY_DIAMETER), *(ratio * vein for ratio in ARTERY_TO_VEIN))
+    narrowest, widest = (ratio * vein for ratio in ARTERY_TO_VEIN)
+    artery = min(max(_normal(rng, *ARTERY_DIAMETER), narrowest), widest)
     arteries = _draw_tree(rng, disc, centre, avascular, artery / 2, ARTERY_EXPONENT, avoid=None)
     veins = _draw_tree(rng, disc, centre, avascular, vein / 2, VEIN_EXPONENT, avoid=arteries)
     eye = Eye(

@@ -106,7 +106,7 @@ def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
         disc=colour(camera.disc, 0.05),
         edge=colour(camera.edge, tint),
         vignette=(about(camera.vignette[0], 0.25), about(camera.vignette[1], 0.25)),
-        gradient=tuple(rng.normal(0, 0.08, 4)),  # type: ignore[arg-type]
+        gradient=tuple(rng.normal(0, 0.08, 4)),
         exposure=(about(0.95, 0.08), about(1.0, 0.12)),
         contrast=(about(1.0, 0.15), about(1.0, 0.12)),
         gamma=(about(camera.gamma[0], 0.06), about(camera.gamma[1], 0.08)),
@@ -121,7 +121,7 @@ def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
         noise=about(camera.noise, 0.2),
         radius=min(1.12, about(camera.radius, 0.015)),
         clip=about(camera.clip, 0.1),
-        shift=tuple(rng.normal(0, 0.012, 2)),  # type: ignore[arg-type]
+        shift=tuple(rng.normal(0, 0.012, 2)),
         notch_angle=float(np.deg2rad(rng.choice([38, 142]) + rng.normal(0, 2))) if camera.notch else float("nan"),
     )
 

@@ -79,7 +79,7 @@ def _occluded(rng: np.random.Generator, disc: np.ndarray, veins: Tree) -> list[L
     for x, y in along[rng.integers(len(along), size=rng.poisson(45))] + rng.normal(0, 0.35, 2):
         place = np.array([x, y]) + rng.normal(0, 0.5, 2)
         angle = np.arctan2(*(place - disc)[::-1])
-        flame = _blob(rng, "haemorrhage", *place, rng.uniform(0.06, 0.25))
+        flame = _blob(rng, "haemorrhage", place[0], place[1], rng.uniform(0.06, 0.25))
         lesions.append(replace(flame, aspect=rng.uniform(1.5, 4), angle=angle + rng.normal(0, 0.2)))
     for x, y in along[rng.integers(len(along), size=rng.poisson(5))]:
         lesions.append(Lesion("leakage", x, y, rng.uniform(0.4, 0.9)))

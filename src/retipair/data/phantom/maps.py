@@ -17,6 +17,8 @@ WIDEST = 0.2
 CHANNELS = ("artery", "artery_axis", "vein", "vein_axis", "fine", "disc", "cup", "macula", *LESION_KINDS)
 """artery, vein, fine: length of the light's way through the vessel / WIDEST; _axis: 1 in the middle of the vessel, 0 at
 its wall; disc, cup and lesions: coverage; macula: exp(-distance to the fovea / MACULA_RADIUS). All in [0, 1]."""
+DISC_ASPECT = 1.08
+"""Its height / its width."""
 
 _SUPERSAMPLE = 2
 _THINNEST = 0.6  # px, supersampled: thinner vessels are drawn this wide and as much fainter
@@ -98,12 +100,18 @@ def _draw_segments(
     return (pixel[..., 1] * size + pixel[..., 0])[seen], thickness[seen], nearness[seen]
 
 
+def vessel_mask(tree: Tree, level: int, frame: Frame) -> np.ndarray:
+    """Pixels whose centre lies within a vessel of that level, (size, size) bool; none is thinner than a pixel."""
+    return (_draw_tree(tree, level, frame)[0] > 0).numpy()
+
+
 # --- Everything else
 
 
 def _region_maps(eye: Eye, frame: Frame) -> list[torch.Tensor]:
-    disc = Lesion("exudate", *eye.disc, eye.disc_radius, aspect=1.08, angle=np.pi / 2)
-    cup = Lesion("exudate", *(eye.disc + [0.03, 0.0]), eye.cup_radius, aspect=1.05, angle=np.pi / 2)
+    x_disc, y_disc = eye.disc
+    disc = Lesion("exudate", x_disc, y_disc, eye.disc_radius, aspect=DISC_ASPECT, angle=np.pi / 2)
+    cup = Lesion("exudate", x_disc + 0.03, y_disc, eye.cup_radius, aspect=1.05, angle=np.pi / 2)
     x, y = _grid(frame)
     macula = torch.exp(-torch.hypot(x, y) / MACULA_RADIUS)
     lesions = [_blobs([one for one in eye.lesions if one.kind == kind], kind, frame) for kind in LESION_KINDS]
