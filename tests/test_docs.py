@@ -40,6 +40,7 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
         "prepare": ["--size", "128"],
         "train": ["--base", "random:tiny-sdxl", *TRAIN_QUICKLY],
         "generate": ["--steps", "2", "--amount", "2"],
+        "phantom": ["--size", "64", "--amount", "2"],
     }
     seen = set()
     for command in commands("README.md"):

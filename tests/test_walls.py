@@ -20,7 +20,7 @@ ROOMS = {  # what each room may import beside itself and the errors
     "model": set(),
     "diffusion": set(),
 }
-VERBS = {"prepare", "train", "generate"}
+VERBS = {"prepare", "train", "generate", "phantom"}
 PLACES = {  # library -> where it may be known
     "diffusers": "model/",
     "transformers": "model/",
@@ -97,6 +97,7 @@ def test_nothing_imports_the_command_line_and_no_verb_imports_a_later_one() -> N
     assert importers["cli"] == {"__main__"}
     assert importers["train"] == importers["generate"] == set()
     assert importers["prepare"] <= {"plan"}  # `train --data RAW` prepares first
+    assert importers["phantom"] <= {"demo"}
     assert of_ours("cli") <= {"config", "errors"}  # verbs are imported when they run
 
 
@@ -132,12 +133,14 @@ def test_only_the_model_room_asks_which_system_it_is() -> None:
 def test_help_and_refusals_never_wait_for_torch() -> None:
     script = (
         "import sys; from retipair.cli import main\n"
-        "for line in (['--help'], ['prepare', '--help'], ['train', '--help'], ['generate', '--help'], ['--version']):\n"
+        "for line in (['--help'], ['--version'], *([verb, '--help'] for verb in sys.argv[1:])):\n"
         "    assert main(line) == 0, line\n"
         "assert main(['train', '-n', 'x', '--nonsense']) == 2\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'cv2', 'skimage'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *sorted(VERBS)], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -186,6 +186,32 @@ class GenerateConfig:
     """auto, cuda, mps or cpu."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """Draw rendered eyes with a known answer: pairs to train on at once, or raw views that measure registration."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with all that is known of each eye."""
+    amount: int = 10
+    """How many pairs; may be raised later, what exists is kept."""
+    size: int = 512
+    """Side of the square views, px."""
+    seed: int = 0
+    """Everything random about pair i is a function of this and i; also the seed of the split."""
+    camera: str | None = None
+    """amber, rose, umber, sallow or teal for all pairs; default: for each one of them, but teal, the demo's own."""
+    disease: str | None = None
+    """healthy, diabetic or vein_occlusion for all eyes; default: healthy or diabetic, drawn for each."""
+    unregistered: bool = False
+    """Write raw views, the FA from a camera that moved, turned and tilted, with key points: for retipair prepare."""
+    points: int = 20
+    """--unregistered: key points a pair, where vessels fork or cross, spread over the field."""
+    jitter: float = 1.0
+    """--unregistered: how far off they are in each view, sigma in px."""
+    wrong: int = 2
+    """--unregistered: how many of them lie in nonsense places in the FA."""
+
+
 Config = TypeVar("Config")
 
 

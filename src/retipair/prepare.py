@@ -25,7 +25,7 @@ from rich.table import Table
 
 from retipair.config import PrepareConfig, Register, canonical_json, json_sha256
 from retipair.data.align import How, align
-from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
+from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, mistyped, write_manifest
 from retipair.data.pair import Pair, load_image, save_image
@@ -39,7 +39,6 @@ STATE_NAME = ".prepare.json"
 _STATE_SCHEMA = "retipair.prepare-state/1"
 _STAGING = ".partial"
 _VIEWS = ("cf", "fa", "mask")
-_SHEET = "contact_sheet.png"
 _RECIPE = 2  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _LARGEST = 4096  # px: above any camera's
@@ -391,13 +390,13 @@ def _describe(
     eyes = eye_names(pairs)
     both = [(p, o) for p, o in zip(pairs, outcomes, strict=True) if not o.refused]
     records = [_record(pair, outcome, eyes[pair.id], sides[pair.id], config.size) for pair, outcome in both]
-    save_image(config.out / _SHEET, contact_sheet(map(partial(_titled, config.out), records)))
+    save_image(config.out / SHEET_NAME, contact_sheet(titled(config.out, record) for record in records))
     write_manifest(config.out, records)
     more = f", the first {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
     counts = Counter(record.split for record in records)
     sides_text = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({sides_text})")
-    print(f"Look at {_SHEET}{more}: vessels must run on from tile to tile")
+    print(f"Look at {SHEET_NAME}{more}: vessels must run on from tile to tile")
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:
@@ -417,15 +416,6 @@ def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -
         consistency_before=outcome.consistency_before,
         consistency=outcome.consistency,
     )
-
-
-def _titled(out: Path, record: PreparedPair) -> tuple[str, Pair]:
-    cf, fa, mask = (
-        load_image(out / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
-    )
-    residual = "" if record.residual_px is None else f"  residual {record.residual_px:.1f} px"
-    title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
-    return title, Pair(cf, fa, mask > 0)
 
 
 def _file(view: str, name: str) -> str:

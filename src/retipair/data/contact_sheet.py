@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from retipair.data.pair import Pair, chessboard
+from retipair.data.manifest import PreparedPair
+from retipair.data.pair import Pair, chessboard, load_image
 
+SHEET_NAME = "contact_sheet.png"
 MOST_PAIRS = 48  # what a screen can still scroll through
 _SIDE = 256  # px of one view on the sheet
 _HEAD = 16  # px for the pair's title
@@ -19,6 +22,16 @@ def contact_sheet(titled: Iterable[tuple[str, Pair]]) -> np.ndarray:
     tiles = [_tile(title, pair) for title, pair in islice(titled, MOST_PAIRS)]
     rows = [_row(tiles[first : first + _PER_ROW]) for first in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
+
+
+def titled(folder: Path, record: PreparedPair) -> tuple[str, Pair]:
+    """A pair of a prepared folder, with its numbers for a title."""
+    cf, fa, mask = (
+        load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
+    )
+    residual = "" if record.residual_px is None else f"  residual {record.residual_px:.1f} px"
+    title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
+    return title, Pair(cf, fa, mask > 0)
 
 
 def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:
