@@ -65,7 +65,7 @@ def draw_phantom(
     else:
         side = size + 2 * int(size * MARGIN)
         wide = draw_maps(eye, frame_of(eye, side, FIELD * side / size))
-        fa_to_cf = draw_pose(rng, size)
+        fa_to_cf = draw_pose(_rng(seed, number, "pose"), size)
         maps = seen_by_first(wide, size)
         cf, _, field = _photographs(rng, maps, look)
         moved_look = replace(look, shift=draw_look(rng, CAMERAS[camera]).shift)
