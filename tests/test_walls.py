@@ -19,6 +19,7 @@ ROOMS = {  # what each room may import beside itself and the errors
     "vision": set(),
     "model": set(),
     "diffusion": set(),
+    "metrics": {"data", "vision"},
 }
 VERBS = {"prepare", "train", "generate", "phantom"}
 PLACES = {  # library -> where it may be known

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from eyes import draw_pair
-from retipair.vision.ridges import vesselness, vesselness_correlation
+from retipair.vision.ridges import (
+    MEASURED_AT,
+    SIGMAS,
+    at_measured,
+    inside_rim,
+    segment,
+    vesselness,
+    vesselness_by_scale,
+    vesselness_correlation,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +63,52 @@ def test_large_views_are_measured_at_512():
     doubled = [np.kron(view, np.ones((2, 2, 1) if view.ndim == 3 else (2, 2), np.uint8)) for view in (cf, fa)]
     score = vesselness_correlation(cf, fa, np.ones((512, 512), dtype=bool))
     assert vesselness_correlation(*doubled, np.ones((1024, 1024), dtype=bool)) == pytest.approx(score)
+
+
+def test_a_view_is_measured_at_one_width_whatever_its_own():
+    for size in (64, 256, 512, 900):
+        mask = np.zeros((size, size), dtype=bool)
+        mask[: size // 2] = True
+        resized = at_measured(mask)
+        assert resized.dtype == bool
+        assert resized.mean() == pytest.approx(0.5, abs=0.01)
+        for view in (np.full((size, size, 3), 90, np.uint8), np.full((size, size), 90, np.uint8)):
+            assert at_measured(view).shape == (MEASURED_AT, MEASURED_AT, *view.shape[2:])
+            assert (at_measured(view) == 90).all()
+    assert at_measured(np.zeros((300, 400), np.uint8)).shape == (384, 512)
+
+
+def test_vesselness_is_its_strongest_scale_and_thick_vessels_have_a_large_one():
+    rows = np.arange(128)
+    thin, thick = (np.tile(np.where(abs(rows - 64) < width, 180, 80).astype(np.uint8), (128, 1)) for width in (1, 5))
+    everywhere = np.ones((128, 128), dtype=bool)
+    strongest = []
+    for view in (thin, thick):
+        scales = vesselness_by_scale(view, everywhere)
+        assert np.array_equal(scales.max(axis=0), vesselness(view, everywhere))
+        strongest.append(SIGMAS[scales[:, 64, 64].argmax()])
+    assert strongest == [1, 4]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.12, 0.3])
+def test_the_segmented_share_is_of_the_field(pair, share):
+    cf, fa, mask = pair
+    for view in (cf, fa):
+        vessels = segment(vesselness(view, mask), mask, share)
+        assert not (vessels & ~mask).any()
+        assert vessels.sum() == pytest.approx(share * mask.sum(), abs=2)
+
+
+def test_what_is_segmented_are_the_vessels_and_in_a_blank_view_there_are_none():
+    view = np.full((200, 200), 80, dtype=np.uint8)
+    view[:, 60:64] = view[:, 140:144] = 160
+    everywhere = np.ones(view.shape, dtype=bool)
+    vessels = segment(vesselness(view, everywhere), everywhere, share=0.04)
+    assert vessels[:, 60:64].mean() > 0.95
+    assert vessels[:, 140:144].mean() > 0.95
+    assert not segment(np.zeros(view.shape), everywhere).any()
+    assert not segment(np.ones(view.shape), ~everywhere).any()
+
+
+def test_the_rim_is_ten_pixels_wide():
+    assert inside_rim(np.ones((60, 80), dtype=bool)).sum() == 40 * 60

@@ -1,0 +1,157 @@
+"""How far a set of generated pairs lies from real ones: a kernel distance on features that are stated and weight-free.
+
+The kernel distance of KID (Binkowski et al. 2018, Demystifying MMD GANs, arXiv 1801.01401) without its network: what
+Inception saw in holiday pictures says little of retinas, and a hundred pairs are too few for FID's covariance. Read a
+distance beside `floor`, what real pairs have among themselves, and compare only distances to the same reference.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from retipair.metrics.measured import Measured
+from retipair.vision.ridges import SIGMAS, segment
+
+_COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_VESSEL_QUANTILES = (0.5, 0.9, 0.99)
+_DENSE = 0.5  # a vesselness that about a tenth of a view exceeds
+_WINDOW = 256  # px: the spectrum is that of the middle, which is field in every view
+_BANDS = np.geomspace(4, 120, 17)  # cycles a window
+_LEAST = 0.01  # every feature is of the order of 1: deviations below this are none
+
+
+# --- Features
+
+
+def features(seen: Measured) -> np.ndarray:
+    """What a pair looks like, (len(FEATURE_NAMES),) float64, finite whatever the pair; at 512 px, inside the field.
+
+    field: share of the frame that is field, and its height and width, shares of the frame's.
+    colour: mean, deviation and quantiles of each of the CF's channels and of the FA, in [0, 1].
+    spectrum: log10 of the power in 16 rings from 4 to 120 cycles over the central 256 px, of CF green and FA.
+    vessels: vesselness' mean, quantiles and mean at each scale, the share of the field above .5 (density), and the
+    mean strongest scale within the segmented vessels, in units of the largest (calibre).
+    """
+    return np.array([value for _, value in _named(seen)], dtype=np.float64)
+
+
+def _named(seen: Measured) -> Iterator[tuple[str, float]]:
+    """Every feature under its name: the one place that says which there are."""
+    inside = seen.inside if seen.inside.any() else np.ones_like(seen.inside)
+    yield "field.share", seen.mask.mean()
+    yield "field.height", seen.mask.any(axis=1).mean()
+    yield "field.width", seen.mask.any(axis=0).mean()
+    for name, channel in (
+        *((f"cf.colour.{name}", seen.cf[..., i]) for i, name in enumerate(("red", "green", "blue"))),
+        ("fa.colour.grey", seen.fa),
+    ):
+        yield from _colour(name, channel[inside] / 255.0)
+    for view, grey, ridges in (("cf", seen.cf[..., 1], seen.cf_ridges), ("fa", seen.fa, seen.fa_ridges)):
+        yield from _spectrum(f"{view}.spectrum", grey / 255.0)
+        yield from _vessels(f"{view}.vessels", ridges, inside)
+
+
+def _colour(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of (N,) values in [0, 1]."""
+    yield f"{name}.mean", values.mean()
+    yield f"{name}.deviation", values.std()
+    for q, value in zip(_COLOUR_QUANTILES, np.quantile(values, _COLOUR_QUANTILES), strict=True):
+        yield f"{name}.q{100 * q:02.0f}", value
+
+
+def _spectrum(name: str, view: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of a view (H, W) in [0, 1], as log10 of the mean power over each ring; a Hann window, the mean removed."""
+    top, left = ((side - _WINDOW) // 2 for side in view.shape)
+    middle = view[top : top + _WINDOW, left : left + _WINDOW]
+    hann = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))
+    power = abs(np.fft.fft2((middle - middle.mean()) * hann)) ** 2 / (hann**2).sum()
+    power += 1 / (12 * 255**2)  # rounding to 8 bits alone: a flat view has a spectrum too
+    cycles = np.fft.fftfreq(_WINDOW, d=1 / _WINDOW)
+    radius = np.hypot(cycles[:, None], cycles[None, :])
+    for low, high in pairwise(_BANDS):
+        yield f"{name}.k{low:03.0f}", np.log10(power[(radius >= low) & (radius < high)].mean())
+
+
+def _vessels(name: str, ridges: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of vesselness at each scale (scales, H, W)."""
+    strongest = ridges.max(axis=0)
+    yield f"{name}.mean", strongest[inside].mean()
+    for q, value in zip(_VESSEL_QUANTILES, np.quantile(strongest[inside], _VESSEL_QUANTILES), strict=True):
+        yield f"{name}.q{100 * q:02.0f}", value
+    for sigma, ridge in zip(SIGMAS, ridges, strict=True):
+        yield f"{name}.sigma{sigma}", ridge[inside].mean()
+    yield f"{name}.density", (strongest[inside] > _DENSE).mean()
+    vessels = segment(strongest, inside)
+    scales = np.take(SIGMAS, ridges.argmax(axis=0)[vessels]) / max(SIGMAS)
+    yield f"{name}.calibre", scales.mean() if vessels.any() else 0.0
+
+
+def _blank() -> Measured:
+    mask, view = np.ones((_WINDOW, _WINDOW), bool), np.zeros((_WINDOW, _WINDOW), np.uint8)
+    ridges = np.zeros((len(SIGMAS), _WINDOW, _WINDOW), np.float32)
+    return Measured(np.repeat(view[..., None], 3, axis=2), view, mask, mask, ridges, ridges)
+
+
+FEATURE_NAMES = tuple(name for name, _ in _named(_blank()))
+"""What each entry of `features` is: view, group, figure."""
+
+
+# --- Distance
+
+
+def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
+    """Squared kernel distance of two sets of features, x (n, D) and y (m, D), n and m >= 2; 0 is none.
+
+    Each feature is first measured in the deviations of `reference` (r, D), usually the real pairs. Unbiased: between
+    two sets of the same kind it is 0 on average, so as often negative as positive.
+    """
+    return unbiased_mmd2(normalised(x, reference), normalised(y, reference))
+
+
+def floor(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
+    """Real against real: how far random halves of the reference (r, D), r >= 4, lie apart at most (95th percentile).
+
+    Their mean distance is 0 by construction; a distance below the floor cannot be told from none. On the safe side:
+    halves scatter more than whole sets do.
+    """
+    kernel = _kernel(*[normalised(reference, reference)] * 2)
+    rng = np.random.default_rng(seed)
+    apart = []
+    for _ in range(splits):
+        a, b = np.array_split(rng.permutation(len(reference)), 2)
+        apart.append(_unbiased(kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]))
+    return float(np.quantile(apart, 0.95))
+
+
+def fallen(before: float, after: float, real: float) -> float:
+    """The share of a distance above `real`, the floor, that is gone: 1 at the floor or below, negative if it rose."""
+    return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0
+
+
+def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n, D) in deviations from the reference's (r, D) median, (n, D).
+
+    Deviation: half of what lies between the 16th and 84th percentiles, so that an odd pair does not widen it; .01 at
+    least, for features that the reference has all alike. Through asinh, so that a monstrous pair does not decide alone.
+    """
+    low, median, high = np.quantile(reference, (0.16, 0.5, 0.84), axis=0)
+    return np.asarray(np.arcsinh((values - median) / np.maximum((high - low) / 2, _LEAST)))
+
+
+def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased squared MMD of x (n, D) and y (m, D) (equation 4 of the paper) with KID's kernel."""
+    return _unbiased(_kernel(x, x), _kernel(y, y), _kernel(x, y))
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x . y / D + 1)^3 of x (n, D) and y (m, D), (n, m): KID's kernel."""
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
+
+
+def _unbiased(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> float:
+    """From the kernel within x (n, n), within y (m, m) and across (n, m): no pair is compared with itself."""
+    n, m = xy.shape
+    assert min(n, m) > 1, "a set of one has no distance within"
+    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
+    return float(within - 2 * xy.mean())

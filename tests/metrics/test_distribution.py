@@ -1,0 +1,167 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from retipair.data.pair import Pair
+from retipair.metrics.distribution import (
+    FEATURE_NAMES,
+    fallen,
+    features,
+    floor,
+    mmd2,
+    normalised,
+    unbiased_mmd2,
+)
+from retipair.metrics.measured import Measured, measure
+
+
+@pytest.fixture(scope="session")
+def real(measured: list[Measured]) -> np.ndarray:
+    return np.array([features(one) for one in measured])
+
+
+def of(pairs: list[Pair], change: Callable[[Pair], Pair]) -> np.ndarray:
+    return np.array([features(measure(change(pair))) for pair in pairs])
+
+
+# --- Features
+
+
+def test_every_feature_has_a_name_of_its_own(real):
+    assert real.shape[1] == len(FEATURE_NAMES) == len(set(FEATURE_NAMES))
+    assert real.dtype == np.float64
+    assert {name.split(".")[0] for name in FEATURE_NAMES} == {"field", "cf", "fa"}
+
+
+def named(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(FEATURE_NAMES, values, strict=True))
+
+
+def test_colour_and_field_are_those_of_a_view_made_by_hand(measured):
+    cf, fa = np.zeros((512, 512, 3), np.uint8), np.full((512, 512), 51, np.uint8)
+    cf[..., 0], cf[..., 1] = 255, 102
+    fa[:, :256] = 153
+    mask = np.zeros((512, 512), bool)
+    mask[128:384] = True
+    found = named(features(replace(measured[0], cf=cf, fa=fa, mask=mask, inside=mask)))
+    assert (found["field.share"], found["field.height"], found["field.width"]) == (0.5, 0.5, 1.0)
+    assert found["cf.colour.red.mean"] == 1
+    assert found["cf.colour.green.q50"] == pytest.approx(0.4)
+    assert found["cf.colour.blue.deviation"] == 0
+    assert found["fa.colour.grey.mean"] == pytest.approx(0.4)
+    assert found["fa.colour.grey.deviation"] == pytest.approx(0.2)
+
+
+def test_a_wave_stands_out_in_the_ring_of_its_frequency(measured):
+    wave = 128 + 60 * np.sin(2 * np.pi * 30 * np.arange(512) / 256)  # 30 cycles over 256 px
+    found = named(features(replace(measured[0], fa=np.tile(wave, (512, 1)).astype(np.uint8))))
+    rings = {name: value for name, value in found.items() if name.startswith("fa.spectrum")}
+    assert max(rings, key=rings.__getitem__) == "fa.spectrum.k027"  # 27 to 34
+
+
+def test_thicker_and_denser_vessels_are_seen_as_such(measured):
+    rows = np.arange(512)
+
+    def stripes(width: int, apart: int) -> dict[str, float]:
+        fa = np.where(rows % apart < width, 200, 80).astype(np.uint8)
+        pair = Pair(np.zeros((512, 512, 3), np.uint8), np.tile(fa, (512, 1)), np.ones((512, 512), bool))
+        return named(features(measure(pair)))
+
+    thin, thick, sparse = stripes(3, 48), stripes(8, 48), stripes(3, 96)
+    assert thin["fa.vessels.calibre"] < 0.8 * thick["fa.vessels.calibre"]
+    assert sparse["fa.vessels.density"] < 0.7 * thin["fa.vessels.density"]
+    assert thin["fa.vessels.q99"] > 1
+    assert thin["cf.vessels.mean"] == 0
+
+
+def test_features_are_finite_even_of_nothing(black):
+    assert np.isfinite(features(measure(black))).all()
+
+
+# --- Distance
+
+
+def test_a_distance_worked_out_by_hand():
+    """D = 1, k(x, y) = (x y + 1)^3: within x k(0, 1) = 1, within y k(1, 2) = 27, across (1 + 1 + 8 + 27) / 4."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
+    assert unbiased_mmd2(x, y) == pytest.approx(1 + 27 - 2 * 37 / 4)
+
+
+def test_the_kernel_is_divided_by_the_number_of_features():
+    x, y = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
+    assert unbiased_mmd2(np.repeat(x, 5, axis=1), np.repeat(y, 5, axis=1)) == pytest.approx(unbiased_mmd2(x, y))
+
+
+def test_it_is_unbiased():
+    rng = np.random.default_rng(0)
+    values = [unbiased_mmd2(rng.normal(size=(6, 4)), rng.normal(size=(9, 4))) for _ in range(2000)]
+    assert np.mean(values) == pytest.approx(0, abs=3 * np.std(values) / 2000**0.5)
+    assert min(values) < 0
+
+
+def test_a_set_is_no_distance_from_itself_and_order_does_not_matter(real):
+    rng = np.random.default_rng(0)
+    itself = mmd2(real, rng.permutation(real), real)
+    assert itself <= 0
+    assert itself == pytest.approx(mmd2(real, real, real))
+    x, y = real[:4], real[4:]
+    assert mmd2(x, y, real) == pytest.approx(mmd2(y[::-1], x[::-1], rng.permutation(real)))
+    assert abs(mmd2(x, y, real)) < 1.5 * floor(real)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            lambda pair, by: replace(pair, cf=np.clip(pair.cf + np.array([20 * by, -10 * by, 0]), 0, 255)),
+            id="colour",
+        ),
+        pytest.param(
+            lambda pair, by: replace(
+                pair, cf=ndimage.gaussian_filter(pair.cf, (by, by, 0)), fa=ndimage.gaussian_filter(pair.fa, by)
+            ),
+            id="blur",
+        ),
+        pytest.param(lambda pair, by: replace(pair, fa=pair.fa // (1 + by)), id="dim FA"),
+    ],
+)
+def test_the_more_views_are_spoilt_the_further_they_are(pairs, real, change):
+    def spoilt(pair: Pair, by: float) -> Pair:
+        changed = change(pair, by)
+        return Pair(changed.cf.astype(np.uint8), changed.fa.astype(np.uint8), pair.mask)
+
+    sets = [real[:3], *(of(pairs[:3], lambda pair, by=by: spoilt(pair, by)) for by in (1, 2, 4))]
+    distances = [mmd2(one, real, real) for one in sets]
+    assert distances == sorted(distances)
+    assert distances[0] < floor(real) < distances[3]
+
+
+def test_normalising_is_by_the_reference_and_survives_constants_and_outliers():
+    reference = np.column_stack([np.linspace(-1, 1, 101), np.full(101, 7.0)])
+    assert normalised(np.array([[0.0, 7.0]]), reference).tolist() == [[0, 0]]
+    assert normalised(np.array([[0.68, 7.01]]), reference) == pytest.approx(np.arcsinh([[1.0, 1.0]]), rel=1e-6)
+    spoilt = reference.copy()
+    spoilt[0, 0] = 1e9
+    assert normalised(reference, spoilt)[1:] == pytest.approx(normalised(reference, reference)[1:], abs=0.1)
+    assert np.isfinite(mmd2(spoilt, reference, spoilt))
+
+
+def test_the_floor_is_what_real_sets_have_among_themselves():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(60, 12))
+    least = floor(reference)
+    assert least > 0
+    assert least == floor(reference)
+    fresh = [mmd2(rng.normal(size=(30, 12)), rng.normal(size=(30, 12)), reference) for _ in range(40)]
+    assert np.mean(np.array(fresh) < least) > 0.8
+    assert mmd2(rng.normal(0.8, size=(30, 12)), reference, reference) > least
+
+
+def test_how_much_of_a_distance_is_gone():
+    assert fallen(before=10.5, after=2.5, real=0.5) == pytest.approx(0.8)
+    assert fallen(before=10.5, after=0.2, real=0.5) == 1
+    assert fallen(before=2.5, after=4.5, real=0.5) == -1
+    assert fallen(before=0.3, after=0.2, real=0.5) == 0
