@@ -1,11 +1,8 @@
 """A bank of eyes: geometries drawn once, photographed for ever. What the bundled bases learn from.
 
-    python recipes/bank.py results/recipes/bank --eyes 2000
-
 Every eye is a function of its number alone; eyes from HELD_OUT on are never trained on. A killed run goes on.
 """
 
-import argparse
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 
 from retipair.data.phantom.anatomy import draw_eye
-from retipair.data.phantom.cameras import BASE_CAMERAS, CAMERAS, Look, draw_look
+from retipair.data.phantom.cameras import BASE_CAMERAS, CAMERAS, draw_look
 from retipair.data.phantom.imaging import photograph
 from retipair.data.phantom.lesions import Disease
 from retipair.data.phantom.maps import CHANNELS, FIELD, draw_maps, frame_of
@@ -23,7 +20,7 @@ from retipair.data.phantom.maps import CHANNELS, FIELD, draw_maps, frame_of
 VIEW = 256
 MARGIN = 12  # px on every side, so that the field can be shifted
 SIDE = VIEW + 2 * MARGIN
-HELD_OUT = 1_000_000
+EYES, HELD_OUT = 2000, 1_000_000
 BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
 
 
@@ -33,6 +30,14 @@ class Bank:
 
     maps: np.ndarray
     diseased: np.ndarray
+
+
+def train_eyes(work: Path, workers: int) -> Bank:
+    return fill(work / "bank", range(EYES), workers)
+
+
+def held_out_eyes(work: Path, workers: int) -> Bank:
+    return fill(work / "held_out", range(HELD_OUT, HELD_OUT + 64), workers)
 
 
 def draw_geometry(number: int) -> tuple[np.ndarray, bool]:
@@ -90,18 +95,3 @@ def photographs(
 
 def caption(camera: str, diseased: bool) -> str:
     return f"{'diabetic' if diseased else 'healthy'} eye, {camera} camera"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--eyes", type=int, default=2000)
-    parser.add_argument("--held_out", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    first = HELD_OUT if args.held_out else 0
-    fill(args.folder, range(first, first + args.eyes), args.workers)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from retipair.model.tokenizer import byte_tokenizer
@@ -24,6 +29,7 @@ SCHEDULER = {
     "timestep_spacing": "trailing",
     "clip_sample": False,
     "set_alpha_to_one": False,
+    "steps_offset": 1,
 }
 
 _UNET: dict[str, Any] = {
@@ -31,10 +37,10 @@ _UNET: dict[str, Any] = {
     "out_channels": 8,
     "block_out_channels": [96, 128, 160, 160],
     "layers_per_block": 1,
-    # Attention at the latents' own resolution: only there can one half look at the same vessel in the other.
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    # Attention at the latents' own resolution, on the way up: there one half can look at the same vessel in the other.
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "attention_head_dim": [2, 4, 5, 5],  # the number of heads, as in SDXL's own config
+    "attention_head_dim": [1, 2, 5, 5],  # the number of heads, as in SDXL's own config
     "use_linear_projection": True,
     "norm_num_groups": 16,
 }

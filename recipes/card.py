@@ -1,0 +1,68 @@
+"""The model card of a bundled base: what made its weights, from the logs of the recipe."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import autoencoder
+import denoiser
+import folders
+import torch
+
+_PROBED = "matched"  # only the lines of a probe have it
+
+
+def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
+    """`folder/README.md`."""
+    seen, drawn = _lines(work / "autoencoder.jsonl")[-1], _lines(work / f"{name}.jsonl")
+    probe = next(line for line in reversed(drawn) if _PROBED in line)
+    seconds = sum(line["seconds_a_step"] * 100 for line in drawn)
+    phases = "; ".join(f"{p.steps:,} steps of {p.batch} at views of {p.view} px" for p in denoiser.PHASES)
+    config = folders.UNETS[name]
+    kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
+    rows = {
+        "made by": f"`python recipes/make.py {name}{f' --start {start.name}' if start else ''}`",
+        "on": f"{_machine()}, torch {torch.__version__}",
+        "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
+        "learnt by": f"AdamW {denoiser.PEAK_RATE:g}, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
+        "steps": phases,
+        "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
+        "time": f"about {seconds / 3600:.1f} h in the UNet's steps",
+        "last loss (v, half-clean samples included)": f"{drawn[-1]['loss']:.4f}",
+        "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
+        f"{probe['other']:.3f}",
+        "autoencoder": f"factor 8, {autoencoder.CONFIG['latent_channels']} channels, {autoencoder.STEPS:,} steps, "
+        f"seed {autoencoder.SEED}",
+        "its PSNR on held-out eyes": f"{seen['psnr_held_out']:.2f} dB",
+        "text encoders": "random, frozen",
+    }
+    text = f"""---
+license: apache-2.0
+library_name: diffusers
+---
+# {name}
+
+A small {kind}-shaped base for trying out and testing `retipair`: it draws a colour fundus photograph and a fluorescein
+angiogram of one eye, {layout}, views of {folders.VIEW} px. It learnt from rendered eyes (`retipair phantom`) alone. No
+patient's image was used, and nothing that it draws says anything about a patient: for research and testing only.
+
+| | |
+|---|---|
+"""
+    text += "".join(f"| {what} | {value} |\n" for what, value in rows.items())
+    (folder / "README.md").write_text(text)
+
+
+def _millions(unet: Path) -> float:
+    return sum(path.stat().st_size for path in unet.glob("*.safetensors")) / 2 / 1e6  # fp16
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} cores of {platform.processor() or platform.machine()}, no GPU"

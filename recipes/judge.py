@@ -1,0 +1,141 @@
+"""Judge what the recipes made, by figures on phantoms that nothing was trained on.
+
+    python recipes/judge.py autoencoder
+    python recipes/judge.py tiny-sdxl --demo demo --out results/recipes
+
+The first gives PSNR and vessel Dice of decoded against original; the second, after `retipair demo demo`, what the base
+draws alone and with the demo's adapter: whether both views share their vessels, and how far the look moved.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import bank
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig
+from retipair.data.dataset import read_dataset
+from retipair.data.layout import Layout
+from retipair.data.pair import Pair
+from retipair.data.phantom.draw import draw_phantom
+from retipair.demo import CAMERA, DISEASE, generate_config, load_pair
+from retipair.diffusion.noise import generator
+from retipair.generate import generate
+from retipair.metrics import distribution
+from retipair.metrics.consistency import dice, mean, set_consistency
+from retipair.metrics.measured import Measured, measure
+from retipair.model.base import open_base
+from retipair.model.conditioning import encode_prompts
+from retipair.model.denoiser import Denoiser
+from retipair.painter import Painter
+from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import segment
+
+PAIRS = 64
+HELD_OUT_SEED = 77_000
+
+
+def judge_autoencoder(vae: AutoencoderKL, work: Path) -> dict[str, float]:
+    """Mean PSNR, dB, of joint images, and mean vessel Dice at 512 of their views, decoded against original."""
+    images, _ = bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0)
+    psnrs, overlaps = [], []
+    for image in images.split(1):
+        with torch.no_grad():
+            decoded = vae.decode(vae.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+        psnrs.append(float(10 * torch.log10(4 / ((decoded - image) ** 2).mean())))
+        before, after = measure(_pair(image)), measure(_pair(decoded))
+        overlaps += [
+            dice(segment(a, before.inside), segment(b, before.inside))
+            for a, b in (
+                (before.cf_vesselness, after.cf_vesselness),
+                (before.fa_vesselness, after.fa_vesselness),
+            )
+        ]
+    return {"psnr": float(np.mean(psnrs)), "vessel_dice": float(np.mean(overlaps))}
+
+
+def _pair(joint: torch.Tensor) -> Pair:
+    """(1, 3, S, 2S) in [-1, 1] -> a pair."""
+    pixels = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    cf, fa = np.split(pixels, 2, axis=1)
+    return _valid(cf, fa.mean(axis=2).round().astype(np.uint8))
+
+
+def _valid(cf: np.ndarray, fa: np.ndarray) -> Pair:
+    return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
+
+
+def drawn_alone(name: str, count: int, steps: int) -> list[Pair]:
+    """The first pairs that a base draws without any adapter."""
+    base = open_base(name)
+    layout = Layout(base.system.layout, base.view_size)
+    heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
+    painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddim", steps)
+    painted = [painter.paint(heard, [generator(0, "judge", index)])[0] for index in range(count)]
+    return [_valid(one.cf, one.fa) for one in painted]
+
+
+def with_adapter(config: DemoConfig) -> list[Pair]:
+    """The first pairs that the demo's adapter draws."""
+    wanted = GenerateConfig(**{**vars(generate_config(config, "noise")), "amount": PAIRS, "savedir": "judged"})
+    return [load_pair(entry) for entry in read_dataset(generate(wanted))]
+
+
+def of_demo_camera(count: int, size: int) -> list[Pair]:
+    """Phantoms as the demo's, of other eyes, registered, as large as the base draws: finer ones are far from any."""
+    drawn = (draw_phantom(HELD_OUT_SEED, number, size, CAMERA, DISEASE, None) for number in range(count))
+    return [Pair(one.cf, one.fa, one.field) for one in drawn]
+
+
+def agreement(pairs: Sequence[Measured]) -> dict[str, float]:
+    result = set_consistency(pairs)
+    matched, mispaired = mean(result.matched), mean(result.mispaired)
+    return {
+        "correlation": matched.correlation,
+        "correlation_mispaired": mispaired.correlation,
+        "dice": matched.dice,
+        "dice_mispaired": mispaired.dice,
+    }
+
+
+def grid(pairs: Sequence[Pair], columns: int = 4) -> Image.Image:
+    rows = [np.concatenate([pair.cf, np.repeat(pair.fa[..., None], 3, axis=2)], axis=1) for pair in pairs]
+    rows = [np.concatenate(rows[i : i + columns], axis=1) for i in range(0, len(rows), columns)]
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["autoencoder", "tiny-sdxl", "tiny-sd15"])
+    parser.add_argument("--demo", type=Path, default=Path("demo"))
+    parser.add_argument("--out", type=Path, default=Path("results/recipes"))
+    args = parser.parse_args()
+    if args.what == "autoencoder":
+        vae = AutoencoderKL.from_pretrained(args.out / "autoencoder", torch_dtype=torch.float32)
+        print(json.dumps(judge_autoencoder(vae, args.out), indent=2))
+        return
+    config = DemoConfig(out=args.demo, system=args.what.removeprefix("tiny-"))  # type: ignore[arg-type]
+    sets = {
+        "phantoms": of_demo_camera(PAIRS, bank.VIEW),
+        "base": drawn_alone(args.what, PAIRS, generate_config(config, "noise").steps),
+        "adapter": with_adapter(config),
+    }
+    for name, pairs in sets.items():
+        grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
+    seen = {name: [measure(pair) for pair in pairs] for name, pairs in sets.items()}
+    found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
+    rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
+    floor = distribution.floor(rows["phantoms"])
+    far = {name: distribution.mmd2(rows[name], rows["phantoms"], rows["phantoms"]) for name in ("base", "adapter")}
+    found["mmd2"] = far | {"floor": floor, "fallen": distribution.fallen(far["base"], far["adapter"], floor)}
+    print(json.dumps(found, indent=2))
+    (args.out / f"{args.what}_judged.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Rebuild a bundled base from nothing: phantoms, autoencoder, UNet, diffusers folder.
+
+    python recipes/make.py tiny-sdxl
+    python recipes/make.py tiny-sd15 --start results/recipes/tiny-sdxl
+
+Some hours on two cores, minutes on a large GPU. Killed and started again with the same command it goes on to the same
+weights (on the same number of threads). `--ship` puts the result into the package.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import autoencoder
+import card
+import denoiser
+import folders
+import torch
+
+from retipair.model.base import BUNDLED
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(folders.UNETS))
+    parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="where state and result lie")
+    parser.add_argument("--start", type=Path, help="a base whose UNet's weights, where they fit, are the start")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw eyes")
+    parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.out.mkdir(parents=True, exist_ok=True)
+    vae = autoencoder.train(args.out, device, args.workers)
+    unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start)
+    folders.write_base(args.out / args.name, args.name, unet, vae)
+    card.write_card(args.out / args.name, args.name, args.out, args.start)
+    if args.ship:
+        shutil.rmtree(BUNDLED / args.name, ignore_errors=True)
+        shutil.copytree(args.out / args.name, BUNDLED / args.name)
+
+
+if __name__ == "__main__":
+    main()
