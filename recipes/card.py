@@ -15,7 +15,10 @@ _PROBED = "matched"  # only the lines of a probe have it
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     """`folder/README.md`."""
-    seen, drawn = _lines(work / "autoencoder.jsonl")[-1], _lines(work / f"{name}.jsonl")
+    seen, drawn = (
+        _lines(work / f"autoencoder-{autoencoder.PHASES[-1].channels}.jsonl")[-1],
+        _lines(work / f"{name}.jsonl"),
+    )
     probe = next(line for line in reversed(drawn) if _PROBED in line)
     seconds = sum(line["seconds_a_step"] * 100 for line in drawn)
     phases = "; ".join(f"{p.steps:,} steps of {p.batch} at views of {p.view} px" for p in denoiser.PHASES)
@@ -32,8 +35,8 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
         "last loss (v, half-clean samples included)": f"{drawn[-1]['loss']:.4f}",
         "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
         f"{probe['other']:.3f}",
-        "autoencoder": f"factor 8, {autoencoder.CONFIG['latent_channels']} channels, {autoencoder.STEPS:,} steps, "
-        f"seed {autoencoder.SEED}",
+        "autoencoder": "factor 8; "
+        + ", then ".join(f"{phase.steps:,} steps with {phase.channels} channels" for phase in autoencoder.PHASES),
         "its PSNR on held-out eyes": f"{seen['psnr_held_out']:.2f} dB",
         "text encoders": "random, frozen",
     }

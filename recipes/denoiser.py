@@ -27,7 +27,7 @@ from retipair.vision.ridges import vesselness_correlation
 
 SEED = 31
 PEAK_RATE, FALLING, AVERAGE, DECAY = 6e-4, 0.25, 0.9995, 1e-2
-PHOTOGRAPHS, PROBE = 4000, 500
+PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Phase:
 
 
 PHASES = (Phase(view=128, steps=2000, batch=16), Phase(view=256, steps=12000, batch=8))
-HALF_CLEAN = 0.5
+HALF_CLEAN, COMPILED = 0.5, True
 PLAIN, UNPROMPTED = 0.45, 0.10
 """Shares of samples with the tool's own prompt, and with none; the others hear what they are."""
 NO_HF = HighFrequency(weight=0.0, kernel=7, sigma=1.5, max_timestep=0)
@@ -96,18 +96,18 @@ class Lesson:
     def looking_across(self, unet: UNet2DConditionModel) -> dict[str, float]:
         """Error of one half at t = 700 beside the other half clean: its own, and another eye's."""
         own, other = [], []
-        for start in range(0, 32, 8):
-            values = torch.from_numpy(self.values[start : start + 8]).float().to(self.device)
-            t = torch.full((8,), 700, device=self.device)
-            noise = noise_like(values, *((SEED, "across", start + row) for row in range(8)))
+        for start in range(0, 4 * PROBED, PROBED):
+            values = torch.from_numpy(self.values[start : start + PROBED]).float().to(self.device)
+            t = torch.full((PROBED,), 700, device=self.device)
+            noise = noise_like(values, *((SEED, "across", start + row) for row in range(PROBED)))
             noisy = self.scheduler.add_noise(values, noise, t)
             for half in (0, 1):
-                clean = torch.zeros(8, 2, dtype=torch.bool, device=self.device)
+                clean = torch.zeros(PROBED, 2, dtype=torch.bool, device=self.device)
                 clean[:, half] = True
                 for errors, beside in ((own, values), (other, values.roll(1, dims=0))):
                     with torch.autocast(torch.device(self.device).type, torch.bfloat16):
                         prediction = self.denoiser(unet)(
-                            with_clean_halves(noisy, beside, clean), t, self.heard.rows([0] * 8)
+                            with_clean_halves(noisy, beside, clean), t, self.heard.rows([0] * PROBED)
                         )
                     mse = self.objective(prediction, values, noise, t, clean).mse
                     errors.append(float(mse[:, 1 - half].mean()))
@@ -164,7 +164,8 @@ def train(
         _take_over(unet, start)
     if device == "cpu":
         unet.set_attn_processor(AttnProcessor())  # with one head and bfloat16 faster there than the fused kernel
-    unet.compile_repeated_blocks()  # a fifth faster
+    if COMPILED:
+        unet.compile_repeated_blocks()  # a fifth faster
     training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE)
     averaged = folders.new_unet(name).to(device).eval()
     total, taught, losses = sum(phase.steps for phase in PHASES), None, []
@@ -176,13 +177,13 @@ def train(
         loss = lesson.loss(unet, step)
         training.update(loss, keeping.learning_rate(step, total, PEAK_RATE, FALLING))
         losses.append(loss.detach())
-        if training.step % 100 == 0:
+        if training.step % LOGGED_EVERY == 0:
             figures = {"loss": float(torch.stack(losses).mean())}
             figures["seconds_a_step"] = (time.time() - begun) / (training.step - first)
             losses.clear()
-            if training.step % PROBE == 0:
+            if training.step % KEPT_EVERY == 0:
                 averaged.load_state_dict(training.averaged)
-                painted = lesson.paint(averaged, 8)
+                painted = lesson.paint(averaged, PROBED)
                 figures |= lesson.looking_across(averaged) | consistency(painted)
                 grid(painted).save(work / f"{name}_{training.step:06d}.png")
                 training.save()

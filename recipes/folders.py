@@ -33,8 +33,8 @@ SCHEDULER = {
 }
 
 _UNET: dict[str, Any] = {
-    "in_channels": 8,
-    "out_channels": 8,
+    "in_channels": 16,
+    "out_channels": 16,
     "block_out_channels": [96, 128, 160, 160],
     "layers_per_block": 1,
     # Attention at the latents' own resolution, on the way up: there one half can look at the same vessel in the other.
@@ -53,7 +53,14 @@ UNETS: dict[str, dict[str, Any]] = {
         "addition_time_embed_dim": 16,
         "projection_class_embeddings_input_dim": 6 * 16 + TEXT_WIDTHS[1],
     },
-    "tiny-sd15": _UNET | {"sample_size": VIEW // 8, "cross_attention_dim": TEXT_WIDTHS[0]},
+    # Narrower at its lowest level: both bases together stay below 60 MB.
+    "tiny-sd15": _UNET
+    | {
+        "sample_size": VIEW // 8,
+        "cross_attention_dim": TEXT_WIDTHS[0],
+        "block_out_channels": [96, 128, 160, 128],
+        "attention_head_dim": [1, 2, 5, 4],
+    },
 }
 
 

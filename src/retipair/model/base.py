@@ -1,7 +1,8 @@
 """A base: a frozen diffusion model, opened without loading a weight; each part is loaded when, and only while, needed.
 
-The only place that asks "SDXL or SD1.5?" and that knows the forms a base comes in: a diffusers folder, a hub id (the
-same folder, from the cache or the network), one original-format .safetensors file, or random weights.
+The only place that asks "SDXL or SD1.5?" and that knows the forms a base comes in: a diffusers folder (two ship with
+the package), a hub id (the same folder, from the cache or the network), one original-format .safetensors file, or
+random weights.
 """
 
 import hashlib
@@ -39,6 +40,9 @@ from retipair.model.tokenizer import byte_tokenizer
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
+BUNDLED = Path(__file__).parent / "bundled"
+"""The small trained bases that ship with the package, diffusers folders by name; made by `recipes/`."""
+
 CONFIGS = Path(__file__).parent / "configs"
 """The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
 
@@ -55,9 +59,10 @@ SAMPLERS = {
 
 @dataclass(frozen=True)
 class System:
-    """What tells SDXL from SD1.5 outside the network itself."""
+    """What tells SDXL from SD1.5 outside the network itself. published: the hub id of its base."""
 
     name: Literal["sdxl", "sd15"]
+    published: str
     layout: Literal["side_by_side", "squeezed"]
     pipeline: type[DiffusionPipeline]
     text_encoders: dict[str, type]
@@ -66,6 +71,7 @@ class System:
 
 SDXL = System(
     name="sdxl",
+    published="stabilityai/stable-diffusion-xl-base-1.0",
     layout="side_by_side",
     pipeline=StableDiffusionXLPipeline,
     text_encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
@@ -73,6 +79,7 @@ SDXL = System(
 )
 SD15 = System(
     name="sd15",
+    published="stable-diffusion-v1-5/stable-diffusion-v1-5",
     layout="squeezed",
     pipeline=StableDiffusionPipeline,
     text_encoders={"text_encoder": CLIPTextModel},
@@ -227,12 +234,16 @@ class Base:
 def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
     """Find a base and read which system it is; no weights are loaded.
 
-    source: "random:sdxl" or "random:sd15", a diffusers folder, an original-format .safetensors file, or a hub id.
+    source: the name of a bundled base, "random:sdxl" or the like, a diffusers folder, an original-format .safetensors
+    file, or a hub id.
     configs: for a file, the folder with the configs of its parts; default: the published ones of its system.
     Raises UserError, naming the source and what to use instead, if it cannot be found or is of neither system.
     """
     if source.startswith("random:"):
         return _open_random(source)
+    if source in bundled_bases():
+        folder = BUNDLED / source
+        return _checked(Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer))
     path = Path(source)
     if path.exists():
         source = str(path.resolve())  # an adapter names its base: that must hold from every folder
@@ -258,6 +269,11 @@ def _open_random(source: str) -> Base:
     if folder.parent != CONFIGS or not folder.is_dir():
         raise UserError(f"--base {source}: there are {', '.join(random_bases())}")
     return Base(source, _system_of_folder(folder, source), folder, "random")
+
+
+def bundled_bases() -> list[str]:
+    """Names of the small trained bases that ship with the package."""
+    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
 
 
 def random_bases() -> list[str]:
@@ -317,17 +333,13 @@ def _from_hub(source: str) -> Path:
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(
             f"--base {source}: not in the cache, and not to be had from the hub ({reason}). Copy its folder here and "
-            "pass --base FOLDER; to try the commands without any weights, pass --base random:tiny-sdxl"
+            "pass --base FOLDER; to try the commands without any download, pass --base tiny-sdxl"
         ) from None
 
 
 def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
     """A file has no vocabulary inside: take the published one from the cache, or from the network."""
-    published = {
-        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    }
-    repository = published[base.system.name]
+    repository = base.system.published
     try:
         files = [hf_hub_download(repository, file, subfolder=name) for file in ("vocab.json", "merges.txt")]
         return CLIPTokenizer.from_pretrained(str(Path(files[0]).parent))
