@@ -16,8 +16,10 @@ import torch
 from eyes import draw_pair
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import Pair, save_image
+from retipair.metrics.measured import Measured, measure
 from retipair.model.base import Base, open_base
+from retipair.vision.field_of_view import field_of_view
 
 VIEW = 128
 """px; what the tiny bases were made for"""
@@ -142,3 +144,27 @@ def trained(
         return root / system
 
     return results
+
+
+# --- Pairs to measure: views of synthetic eyes, drawn and measured once
+
+
+def drawn(seed: int, size: int = 512) -> Pair:
+    cf, fa = draw_pair(seed, size)
+    return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[Pair]:
+    return [drawn(seed) for seed in range(8)]
+
+
+@pytest.fixture(scope="session")
+def measured(pairs: list[Pair]) -> list[Measured]:
+    return [measure(pair) for pair in pairs]
+
+
+@pytest.fixture(scope="session")
+def black() -> Pair:
+    """What a broken model may draw."""
+    return Pair(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), np.zeros((64, 64), bool))
