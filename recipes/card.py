@@ -15,10 +15,8 @@ _PROBED = "matched"  # only the lines of a probe have it
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     """`folder/README.md`."""
-    seen, drawn = (
-        _lines(work / f"autoencoder-{autoencoder.PHASES[-1].channels}.jsonl")[-1],
-        _lines(work / f"{name}.jsonl"),
-    )
+    seen = _lines(work / f"autoencoder-{len(autoencoder.PHASES)}.jsonl")[-1]
+    drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
     seconds = sum(line["seconds_a_step"] * 100 for line in drawn)
     phases = "; ".join(f"{p.steps:,} steps of {p.batch} at views of {p.view} px" for p in denoiser.PHASES)

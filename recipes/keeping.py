@@ -63,5 +63,5 @@ def load(path: Path) -> dict[str, Any] | None:
 
 def learning_rate(step: int, steps: int, peak: float, falling: float, warmup: int = 200) -> float:
     """Up in `warmup` steps, level, then to zero along a quarter of a cosine over the last `falling` share."""
-    rest = max(0.0, (step / steps - (1 - falling)) / falling)
+    rest = max(0.0, step / steps - (1 - falling)) / (falling or 1)
     return peak * min(1.0, (step + 1) / warmup) * math.cos(rest * math.pi / 2)

@@ -24,7 +24,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             autoencoder,
             "PHASES",
-            (autoencoder.Phase(8, 2, 1e-3, 1.0, 0.0, 1e-3), autoencoder.Phase(16, 4, 1e-3, 0.0, 0.3, 1e-3)),
+            (
+                autoencoder.Phase(8, 2, 1e-3, 0.0, 1.0, 1e-3, None),
+                autoencoder.Phase(16, 4, 1e-3, 0.5, 0.0, 1e-3, autoencoder.Contrast(0.3, 3, 0.02)),
+            ),
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
