@@ -8,6 +8,7 @@ weights (on the same number of threads). `--ship` puts the result into the packa
 """
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("name", choices=list(folders.UNETS))
     parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="where state and result lie")
     parser.add_argument("--start", type=Path, help="a base whose UNet's weights, where they fit, are the start")
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw eyes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw eyes")
     parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
