@@ -233,10 +233,19 @@ CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (AT - 1.0)
 
 
 @pytest.mark.slow
-def test_prepare_registers_phantoms(tmp_path: Path) -> None:
-    """About six minutes. Points off by 1 px in each view, 2 of 20 nonsense; errors at the prepared frame's corners."""
-    out, pairs, count = tmp_path / "phantoms", tmp_path / "pairs", 50
-    assert main([str(part) for part in ("phantom", out, "--amount", count, "--seed", 11, "--unregistered")]) == 0
+@pytest.mark.parametrize(
+    ("how", "count"),
+    [
+        ("--seed 11", 50),
+        # Early in the dye's passage few vessels are lit: those of 5 and 7 fit best 30 px off.
+        ("--seed 2024 --camera teal --disease vein_occlusion", 8),
+    ],
+    ids=["any", "early dye"],
+)
+def test_prepare_registers_phantoms(tmp_path: Path, how: str, count: int) -> None:
+    """About ten minutes. Points off by 1 px in each view, 2 of 20 nonsense; errors at the prepared frame's corners."""
+    out, pairs = tmp_path / "phantoms", tmp_path / "pairs"
+    assert main(["phantom", str(out), "--amount", str(count), *how.split(), "--unregistered"]) == 0
     assert main(["prepare", str(out / "raw"), str(pairs)]) == 0
     outcomes = json.loads((pairs / STATE_NAME).read_text())["pairs"]
     kept = [outcome for outcome in outcomes if not outcome["refused"]]

@@ -11,6 +11,7 @@ from eyes import draw_pair, draw_raw, write_eye, write_raw
 from retipair.cli import main
 from retipair.config import PrepareConfig
 from retipair.data.manifest import read_manifest
+from retipair.data.pair import save_image
 from retipair.prepare import fingerprint, is_prepared
 
 SIZE = "128"
@@ -57,6 +58,19 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
 def test_nothing_else_is_left_behind(prepared):
     names = sorted(path.name for path in prepared.iterdir())
     assert names == [".prepare.json", "cf", "contact_sheet.png", "fa", "manifest.jsonl", "mask"]
+
+
+def test_what_is_synthetic_says_so_once_prepared_and_no_other_metadata_is_kept(raw, tmp_path):
+    mark = {"Synthetic": "yes: rendered", "Software": "retipair 0.1.0", "Seed": "0, pair 1", "Base": "none"}
+    marked = tmp_path / "raw"
+    shutil.copytree(raw, marked)
+    for name in ("001_01", "001_02", "002_01"):  # both views of one eye, one of another
+        path = marked / name[:3] / f"{name}.png"
+        save_image(path, np.asarray(Image.open(path)), {**mark, "Patient": "J. Doe"})
+    assert _prepare(marked, tmp_path / "out") == 0
+    for name, said in (("001", mark), ("002", {}), ("003", {})):
+        for view in ("cf", "fa", "mask"):
+            assert Image.open(tmp_path / "out" / view / f"{name}.png").info == said
 
 
 def test_fa_to_cf_maps_raw_fa_onto_the_prepared_cf(raw, prepared):

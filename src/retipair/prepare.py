@@ -28,7 +28,7 @@ from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, mistyped, write_manifest
-from retipair.data.pair import Pair, load_image, save_image
+from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
@@ -39,7 +39,7 @@ STATE_NAME = ".prepare.json"
 _STATE_SCHEMA = "retipair.prepare-state/1"
 _STAGING = ".partial"
 _VIEWS = ("cf", "fa", "mask")
-_RECIPE = 2  # raise it whenever the same raw views would be aligned otherwise
+_RECIPE = 3  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _LARGEST = 4096  # px: above any camera's
 _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
@@ -286,8 +286,9 @@ def _align(task: Task) -> Outcome:
 def _stage(task: Task, pair: Pair) -> dict[str, str]:
     views = {"cf": pair.cf, "fa": pair.fa, "mask": pair.mask.astype(np.uint8) * 255}
     paths = {view: task.staging / _file(view, task.pair.id) for view in views}
+    mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
     for view, path in paths.items():
-        save_image(path, views[view])
+        save_image(path, views[view], mark)
     return {view: _sha256_of_file(path) for view, path in paths.items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retipair.data.pair import image_size, load_image
+from retipair.data.pair import image_size, load_image, save_image, synthetic_mark_of
 from retipair.errors import UserError
 
 VIEW = np.arange(30 * 50, dtype=np.int64).reshape(30, 50) * 255 // (30 * 50)
@@ -59,3 +59,18 @@ def test_exif_that_is_broken_is_no_reason_to_refuse_an_image(tmp_path: Path) -> 
     ):
         Image.fromarray(VIEW.astype(np.uint8)).save(tmp_path / f"{number}.jpg", exif=exif)
         assert load_image(tmp_path / f"{number}.jpg", "L").shape == VIEW.shape
+
+
+def test_a_synthetic_mark_is_read_without_the_rest_and_only_where_all_files_have_it(tmp_path: Path) -> None:
+    grey = VIEW.astype(np.uint8)
+    mark = {"Synthetic": "yes: rendered", "Software": "retipair", "Seed": "0, pair 1"}
+    texts = {"marked": {**mark, "Patient": "J. Doe"}, "photograph": {"Software": "camera", "Patient": "J. Doe"}}
+    texts["source"] = {**mark, "Synthetic": "no: the pair that was varied"}
+    paths = {name: tmp_path / f"{name}.png" for name in texts}
+    for name, path in paths.items():
+        save_image(path, grey, texts[name])
+    Image.fromarray(grey).save(jpeg := tmp_path / "view.jpg", comment="J. Doe")
+    assert synthetic_mark_of([paths["marked"], paths["marked"]]) == mark
+    for other in (paths["photograph"], paths["source"], jpeg):
+        assert synthetic_mark_of([paths["marked"], other]) == {}
+        assert synthetic_mark_of([other, paths["marked"]]) == {}

@@ -1,6 +1,6 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from retipair.errors import UserError
+
+_MARK = ("Synthetic", "Software", "Seed", "Base")
+"""Keys under which a picture that is no photograph says so, and how it was made."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file as `load_image` reads it, px."""
     with _opened(path) as image:
         return ImageOps.exif_transpose(image).size
+
+
+def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
+    """How the first of these files says it was made, if every one says "Synthetic: yes ..."; else nothing.
+
+    Nothing else of their metadata: a photograph's may name a patient.
+    """
+    marks = [_mark_of(path) for path in paths]
+    return marks[0] if all(mark.get("Synthetic", "").startswith("yes") for mark in marks) else {}
+
+
+def _mark_of(path: Path) -> dict[str, str]:
+    with _opened(path) as image:
+        texts = {key: image.info.get(key) for key in _MARK}
+    return {key: str(text) for key, text in texts.items() if isinstance(text, str)}
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:

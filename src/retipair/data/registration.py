@@ -5,6 +5,7 @@ resizing by s maps x to (x + 0.5) s - 0.5. A view's *work frame* is the square a
 512 px, the scale at which vessel widths and every threshold here were measured.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +23,8 @@ _LANDMARKS_AGREE_PX = 8.0  # placed by hand they scatter by about 2.5 px; three 
 _FEATURES_AGREE_PX = 6.0  # placed by vessels they scatter less, but many are nonsense
 _ENOUGH = 8  # a homography through fewer landmarks follows their jitter far outside them
 _CONTRADICTS_PX = 3.8  # vessels that leave half the landmarks further off than this are not believed alone
+_FINEST_PX = 0.5  # landmarks that seem to scatter less are few, or lucky
+_INDEPENDENT = 700  # places in a vesselness map: how heavily its correlation weighs against the landmarks
 _RATIO = 0.85  # Lowe's ratio test; vessels look alike, so it is lenient and RANSAC judges
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as a landmark is wrong
 _RIM = 10.0  # px: the field's edge is a ridge too
@@ -135,22 +138,30 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     """Pull the vessels of both views together, (3, 3) -> (3, 3); what came in where that does not help.
 
     ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A
-    step is kept where it raises the correlation of the unblurred maps. Half the landmarks may stay about 4 px
-    off (at 512) at most: where more would, the best compromise of landmarks and vessels is taken.
+    step is kept where it raises the correlation of the unblurred maps by more than it costs the landmarks, whose
+    scatter about `fa_to_cf` says how far they may be left: where few vessels are lit, a wrong homography can
+    correlate best. Half the landmarks may stay about 4 px off (at 512) at most. Where more would, or where the
+    landmarks hold the vessels back altogether, the best compromise of both is searched.
     """
     to_work = cf.to_work @ fa_to_cf  # raw FA -> work CF
     both = _inside(cf, cf.to_work) & _inside(fa, to_work)
     maps = _Ridges(_ridges(cf, cf.to_work), _ridges(fa, to_work), both)
-    climbed = _climb(maps)
-    refined = _then(climbed, cf, to_work)
     if landmarks is None:
-        return refined
+        return _then(_climb(maps, maps.correlation), cf, to_work)
+    in_work = Landmarks(move(cf.to_work, landmarks.cf), move(to_work, landmarks.fa))
+    score = _weighed(maps, in_work)
+    climbed = _climb(maps, score)
+    refined = _then(climbed, cf, to_work)
     frame = common_square(cf, fa, refined, WORK_SIZE)
     limit = _CONTRADICTS_PX / frame[0, 0]  # raw CF px
-    if np.median(residuals(refined, landmarks)) <= limit:
+    held_back = _stays(climbed) and not _stays(_climb(maps, maps.correlation))
+    if not held_back and np.median(residuals(refined, landmarks)) <= limit:
         return refined
-    in_work = Landmarks(move(cf.to_work, landmarks.cf), move(to_work, landmarks.fa))
-    return _then(_compromise(maps, climbed, in_work, limit * cf.to_work[0, 0]), cf, to_work)
+    return _then(_compromise(score, climbed, in_work, limit * cf.to_work[0, 0]), cf, to_work)
+
+
+_Score = Callable[[np.ndarray], float]
+"""How good a step (3, 3) in the work frame is."""
 
 
 @dataclass(frozen=True)
@@ -183,14 +194,35 @@ def _ridges(view: View, to_work: np.ndarray) -> np.ndarray:
     return vesselness(resample(view.image, to_work, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
 
 
-def _climb(maps: _Ridges) -> np.ndarray:
-    """Coarse to fine, the step that raises the correlation most, (3, 3); the identity if none does."""
-    best, score = np.eye(3), maps.correlation(np.eye(3))
+def _weighed(maps: _Ridges, landmarks: Landmarks) -> _Score:
+    """The correlation after a step, less what it costs the landmarks, whose first guess is the identity.
+
+    Both as log-likelihoods: a landmark costs its squared residual over twice the variance, as much as the
+    correlation of _INDEPENDENT places. Only those count that agreed on the first guess: the others may be nonsense.
+    """
+    agree = residuals(np.eye(3), landmarks) <= _LANDMARKS_AGREE_PX
+    agreed = Landmarks(landmarks.cf[agree], landmarks.fa[agree])
+
+    def squares(step: np.ndarray) -> float:
+        return float((residuals(step, agreed) ** 2).sum())
+
+    # n points have 2 n coordinates, 8 of which a homography fits.
+    variance = max(squares(np.eye(3)) / max(2 * int(agree.sum()) - 8, 2), _FINEST_PX**2)
+    return lambda step: maps.correlation(step) - squares(step) / (2 * variance * _INDEPENDENT)
+
+
+def _climb(maps: _Ridges, score: _Score) -> np.ndarray:
+    """Coarse to fine, the step with the highest score, (3, 3); the identity if none raises it."""
+    best, highest = np.eye(3), score(np.eye(3))
     for blur in _BLURS:
         step = _ecc(maps, best, blur)
-        if step is not None and maps.correlation(step) > score:
-            best, score = step, maps.correlation(step)
+        if step is not None and score(step) > highest:
+            best, highest = step, score(step)
     return best
+
+
+def _stays(step: np.ndarray) -> bool:
+    return np.array_equal(step, np.eye(3))
 
 
 def _ecc(maps: _Ridges, start: np.ndarray, blur: float) -> np.ndarray | None:
@@ -207,8 +239,8 @@ def _ecc(maps: _Ridges, start: np.ndarray, blur: float) -> np.ndarray | None:
     return step / step[2, 2] if _is_mild(step / step[2, 2]) else None
 
 
-def _compromise(maps: _Ridges, climbed: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
-    """The step with the highest correlation that leaves half the landmarks within `limit` work px, (3, 3).
+def _compromise(score: _Score, climbed: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
+    """The step with the highest score that leaves half the landmarks within `limit` work px, (3, 3).
 
     A field is not flat, so that no one homography may suit vessels and landmarks everywhere. The step is
     searched by its four corners (Powell's method) from what the landmarks want, what the vessels want, and
@@ -220,13 +252,13 @@ def _compromise(maps: _Ridges, climbed: np.ndarray, landmarks: Landmarks, limit:
 
     def cost(shifts: np.ndarray) -> float:
         step = step_of(shifts)
-        return 0.5 * max(0.0, float(np.median(residuals(step, landmarks))) - limit) - maps.correlation(step)
+        return 0.5 * max(0.0, float(np.median(residuals(step, landmarks))) - limit) - score(step)
 
     # Within 30 px, so that the corners cannot fold over one another.
     bounds = [(-30.0, 30.0)] * 8
     options = {"maxiter": 15, "xtol": 0.05, "ftol": 1e-4}
     wanted = np.clip((move(climbed, _CORNERS) - _CORNERS).ravel(), -30, 30)
-    starts = (share * wanted for share in (0.0, 0.5, 1.0))
+    starts = (share * wanted for share in ((0.0, 0.5, 1.0) if wanted.any() else (0.0,)))
     found = [minimize(cost, start, method="Powell", bounds=bounds, options=options) for start in starts]
     return step_of(min(found, key=lambda result: float(result.fun)).x)
 
