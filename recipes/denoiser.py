@@ -32,14 +32,20 @@ PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps at a view size."""
+    """So many steps at a view size. t is 1000 u with u uniform, in half-clean samples 1000 u^(1 / lateness)."""
 
     view: int
     steps: int
     batch: int
+    lateness: float
 
 
-PHASES = (Phase(view=128, steps=2000, batch=16), Phase(view=256, steps=12000, batch=8))
+PHASES = (
+    Phase(view=128, steps=2000, batch=16, lateness=1),
+    Phase(view=256, steps=1000, batch=8, lateness=1),
+    # The later, the less a view says of itself: there it has to be read from the other.
+    Phase(view=256, steps=9000, batch=8, lateness=2),
+)
 HALF_CLEAN, COMPILED = 0.5, True
 PLAIN, UNPROMPTED = 0.45, 0.10
 """Shares of samples with the tool's own prompt, and with none; the others hear what they are."""
@@ -52,7 +58,7 @@ class Lesson:
     def __init__(
         self, name: str, phase: Phase, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str
     ) -> None:
-        self.device, self.vae, self.batch = device, vae, phase.batch
+        self.device, self.vae, self.phase = device, vae, phase
         self.values, self.captions = data.values[phase.view], data.captions
         folder = work / f"{name}-empty"
         if not folder.exists():
@@ -70,18 +76,16 @@ class Lesson:
 
     def loss(self, unet: UNet2DConditionModel, step: int) -> torch.Tensor:
         """Of one batch, a function of (weights, step) alone."""
-        keys = [(SEED, "sample", step, row) for row in range(self.batch)]
+        count = self.phase.batch
+        keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
-        chosen = rng.integers(len(self.values), size=self.batch)
+        chosen = rng.integers(len(self.values), size=count)
         clean_latents = torch.from_numpy(self.values[chosen]).float().to(self.device)
-        rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(self.batch), strict=True)]
-        t = (
-            torch.from_numpy((rng.permutation(self.batch) + rng.random(self.batch)) / self.batch * 1000)
-            .long()
-            .to(self.device)
-        )
-        noise = noise_like(clean_latents, *keys)
+        rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(count), strict=True)]
         clean = clean_halves(HALF_CLEAN, torch.device(self.device), *((*key, "clean") for key in keys))
+        late = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
+        t = (1000 * torch.where(clean.any(dim=1), late ** (1 / self.phase.lateness), late)).long()
+        noise = noise_like(clean_latents, *keys)
         noisy = with_clean_halves(self.scheduler.add_noise(clean_latents, noise, t), clean_latents, clean)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             prediction = self.denoiser(unet)(noisy, t, self.heard.rows(rows))
