@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
-        (denoiser, "PHASES", (denoiser.Phase(128, 2, 2, 1), denoiser.Phase(256, 2, 1, 2))),
+        (denoiser, "PHASES", (denoiser.Phase(128, 2, 2), denoiser.Phase(256, 2, 1, 2, 0.5, 0.05))),
         (denoiser, "PHOTOGRAPHS", 8),
         (denoiser, "LOGGED_EVERY", 1),
         (denoiser, "KEPT_EVERY", 1),
