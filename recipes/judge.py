@@ -20,11 +20,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig
-from retipair.data.dataset import read_dataset
+from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.data.phantom.draw import draw_phantom
-from retipair.demo import CAMERA, DISEASE, generate_config, load_pair
+from retipair.demo import CAMERA, DISEASE, generate_config
 from retipair.diffusion.noise import generator
 from retipair.generate import generate
 from retipair.metrics import distribution

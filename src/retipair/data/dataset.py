@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from retipair.data.manifest import PreparedPair, Record, Split, read_manifest
-from retipair.data.pair import load_image
+from retipair.data.pair import Pair, load_image
 from retipair.data.split import split_groups
 from retipair.errors import UserError
+from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2
 """A generated folder has no split of its own: its eyes (a source pair and all its variations are one) get this one."""
@@ -19,7 +20,7 @@ GENERATED_VAL_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair on disk. caption is None where the pair has no sentence of its own.
+    """One pair on disk. caption is None where the pair has no sentence of its own, mask where there is no such file.
 
     group: the patient, else the eye: what must be on one side of every split, with all its variations.
     """
@@ -29,6 +30,7 @@ class Entry:
     split: Split
     cf: Path
     fa: Path
+    mask: Path | None
     caption: str | None
 
 
@@ -47,10 +49,10 @@ def read_dataset(folder: Path) -> list[Entry]:
 
 def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
     if isinstance(record, PreparedPair):
-        split, caption = record.split, record.caption
+        split, mask, caption = record.split, folder / record.mask, record.caption
     else:
-        split, caption = sides[_group_of(record)], record.prompt
-    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, caption)
+        split, mask, caption = sides[_group_of(record)], None, record.prompt
+    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, mask, caption)
 
 
 def _group_of(record: Record) -> str:
@@ -65,6 +67,13 @@ def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]
     if not chosen:
         raise UserError(f"{where}: no pair in its {split} split; prepare it again with pairs of more eyes")
     return chosen
+
+
+def load_pair(entry: Entry) -> Pair:
+    """The views as they are on disk, valid where the pair's mask says so or, without one, where both show the eye."""
+    cf, fa = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
+    mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
+    return Pair(cf, fa, mask)
 
 
 def load_views(entry: Entry, size: int) -> tuple[np.ndarray, np.ndarray]:
