@@ -1,15 +1,16 @@
-# make demo    set up .venv, then prepare, train and generate on synthetic eyes with a tiny random base
+# make demo    set up .venv, then the whole way on rendered eyes: align, train, generate, and a page (about 5 minutes)
 # make test    set up .venv and run the tests
 # make check   what CI runs: format, lint, types, tests
 # make docs    write docs/reference.md from --help
 # make test-slow   full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB of memory, 15 minutes)
 # make test-gpu    what only an accelerator can show
+# make test-browser   the demo's page in Chromium (Debian: apt install chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-slow test-gpu clean
+.PHONY: demo test check docs test-slow test-gpu test-browser clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -27,6 +28,9 @@ test-slow: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	RETIPAIR_TEST_GPU=1 $(BIN)/python -m pytest -m gpu -s
 
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser
+
 docs: $(INSTALLED)
 	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md
 
@@ -37,15 +41,7 @@ check: $(INSTALLED)
 	$(MAKE) test
 
 demo: $(INSTALLED)
-	@echo "Eight synthetic eyes, prepared, trained on and generated from, on a tiny base with RANDOM weights:"
-	@echo "what it draws is noise. This shows the commands and the files, not the quality."
-	@cd tests && ../$(BIN)/python -c "from eyes import write_raw; from pathlib import Path; write_raw(Path('../demo/raw'), 8, jitter=1.0)"
-	$(BIN)/retipair prepare demo/raw demo/pairs
-	$(BIN)/retipair train -n demo --data demo/pairs --base random:tiny-sdxl --results demo/results \
-	    --max_steps 60 --val_every 20 --log_every 10 --num_samples 2 --sample_steps 10 --resume
-	$(BIN)/retipair generate -n demo --results demo/results --savedir new --amount 4 --steps 20
-	$(BIN)/retipair generate -n demo --results demo/results --savedir varied --amount 4 --steps 20 --mode from_data
-	@echo "Done: demo/pairs/contact_sheet.png, demo/results. Next: README.md, \"From your pairs to new pairs\""
+	$(BIN)/retipair demo
 
 clean:
 	rm -rf .venv demo results

@@ -43,8 +43,8 @@ def test_help_shows_every_setting_with_its_explanation(verb: Verb, capsys: pytes
     assert set(explained) == set(inspect.signature(verb.config).parameters)  # none without an explanation
     for name, text in explained.items():
         assert letters(text) in shown, name
-        required_path = name in ("raw", "out") and verb.name in ("prepare", "phantom")
-        assert required_path or f"--{name}" in shown
+        positional = name in ("raw", "out") and verb.name in ("prepare", "phantom", "demo")
+        assert positional or f"--{name}" in shown
 
 
 def test_help_lists_the_verbs_with_a_phrase_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +157,7 @@ def test_settings_survive_json_and_unknown_ones_are_refused() -> None:
         config.GenerateConfig(name="x", out=Path("o"), strength=0.5),
         config.PrepareConfig(raw=Path("r"), out=Path("o")),
         config.PhantomConfig(out=Path("o"), camera="teal"),
+        config.DemoConfig(system="sd15"),
     ):
         values = config.to_values(settings)
         assert config.from_values(type(settings), values, "here") == settings

@@ -51,7 +51,7 @@ class TrainConfig:
     data: Path | None = None
     """Prepared folder, or a raw one, which is prepared once into RESULTS/prepared."""
     base: str = DEFAULT_BASE
-    """Hub id, folder or .safetensors file of SDXL or SD1.5; random:tiny-sdxl, random:tiny-sd15 try things out."""
+    """Hub id, folder or .safetensors file of SDXL or SD1.5; tiny-sdxl and tiny-sd15 ship with the package."""
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
     results: Path = Path("results")
@@ -210,6 +210,16 @@ class PhantomConfig:
     """--unregistered: how far off they are in each view, sigma in px."""
     wrong: int = 2
     """--unregistered: how many of them lie in nonsense places in the FA."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """See the whole way on rendered eyes: align, train, generate, and a page with the results. Minutes, no GPU."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
+    """Folder to write; what an earlier demo left there is used again."""
+    system: Literal["sdxl", "sd15"] = "sdxl"
+    """Which small base, and with it which layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
 
 
 Config = TypeVar("Config")
