@@ -23,7 +23,6 @@ from PIL import Image
 
 from retipair import __version__
 from retipair.config import DemoConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
-from retipair.data.contact_sheet import titled
 from retipair.data.dataset import content_sha256, load_pair, read_dataset
 from retipair.data.manifest import GeneratedPair, PreparedPair, Record, read_manifest
 from retipair.data.pair import chessboard, load_image
@@ -210,6 +209,7 @@ def write_page(config: DemoConfig, base: Base, commands: Sequence[str]) -> Path:
     """Write the page from what the stages left, whole or not at all; returns its path."""
     template = files("retipair").joinpath("demo.html.j2").read_text(encoding="utf-8")
     pairs, drawn = config.out / "pairs", {mode: _drawn(config, mode) for mode in SAVEDIRS}
+    aligned = _prepared(pairs)
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     text = page.render(
         version=__version__,
@@ -221,7 +221,8 @@ def write_page(config: DemoConfig, base: Base, commands: Sequence[str]) -> Path:
         commands=commands,
         next=NEXT,
         out=config.out,
-        aligned=_aligned(pairs),
+        kept=len(aligned),
+        residual_px=median(map(_residual_px, aligned)),
         before_and_after=_before_and_after(config),
         curve=Markup(training_curve(_run(config) / "metrics.jsonl")),  # ours, and nothing a user typed is in it
         new=[_new(drawn["noise"], record) for record in _generated(drawn["noise"])],
@@ -229,7 +230,7 @@ def write_page(config: DemoConfig, base: Base, commands: Sequence[str]) -> Path:
         agreements=[
             _agreement(name, folder, config.out / "results" / "agreement")
             for name, folder in (
-                ("real (rendered) pairs, aligned", pairs),
+                ("rendered pairs, aligned", pairs),
                 ("new pairs, from noise", drawn["noise"]),
                 ("varied pairs, from data", drawn["from_data"]),
             )
@@ -257,11 +258,10 @@ def _generated(folder: Path) -> list[GeneratedPair]:
     return [record for record in read_manifest(folder) if isinstance(record, GeneratedPair)]
 
 
-def _aligned(pairs: Path) -> dict[str, float]:
-    """How many pairs were kept, and how far apart their key points remain, px at 512."""
-    records = _prepared(pairs)
-    left = [record.residual_px * 512 / record.size for record in records if record.residual_px is not None]
-    return {"count": len(records), "residual_px": median(left)}
+def _residual_px(record: PreparedPair) -> float:
+    """How far apart the pair's key points remain (every phantom has some), px at 512."""
+    assert record.residual_px is not None
+    return record.residual_px * 512 / record.size
 
 
 def _before_and_after(config: DemoConfig) -> list[tuple[Picture, Picture]]:
@@ -269,23 +269,23 @@ def _before_and_after(config: DemoConfig) -> list[tuple[Picture, Picture]]:
     raw = {pair.id: pair for pair in find_pairs(config.out / "phantoms" / "raw")}
     shown = []
     for record in _prepared(config.out / "pairs")[:SHOWN]:
-        cf, fa = load_image(raw[record.id].cf, "RGB"), load_image(raw[record.id].fa, "L")
-        title, pair = titled(config.out / "pairs", record)
-        shown.append((_picture(f"{record.id}  as it came", _strip(cf, fa)), _picture(title, _strip(pair.cf, pair.fa))))
+        before = _strip(load_image(raw[record.id].cf, "RGB"), load_image(raw[record.id].fa, "L"))
+        title = f"{record.id}, aligned: residual {_residual_px(record):.1f} px, consistency {record.consistency:.2f}"
+        after = _strip_of(config.out / "pairs", record)
+        shown.append((_picture(f"{record.id} as it came", before), _picture(title, after)))
     return shown
 
 
 def _new(folder: Path, record: GeneratedPair) -> Picture:
-    return _picture(f"{record.id}  consistency {record.consistency:.2f}", _strip_of(folder, record))
+    return _picture(f"{record.id}: consistency {record.consistency:.2f}", _strip_of(folder, record))
 
 
 def _varied(pairs: Path, folder: Path, record: GeneratedPair) -> Picture:
     """The pair that was varied above its variation."""
     source = next(one for one in _prepared(pairs) if one.id == record.source_id)
     strips = [_strip_of(pairs, source), _strip_of(folder, record)]
-    return _picture(
-        f"{source.id}, below it its variation  consistency {record.consistency:.2f}", np.concatenate(strips)
-    )
+    title = f"{source.id}, and below it its variation: consistency {record.consistency:.2f}"
+    return _picture(title, np.concatenate(strips))
 
 
 def _strip_of(folder: Path, record: Record) -> np.ndarray:
@@ -306,9 +306,9 @@ def _picture(title: str, image: np.ndarray) -> Picture:
 
 
 def _agreement(name: str, folder: Path, kept: Path) -> Agreement:
-    """Of the pairs of a folder. Half a second a pair: what was measured is kept under the pairs' fingerprint."""
+    """Of the pairs of a folder. Half a second a pair: what this version measured is kept by the pairs' fingerprint."""
     entries = read_dataset(folder)
-    path = kept / f"{content_sha256(entries)[:16]}.json"
+    path = kept / f"{content_sha256(entries)[:16]}-{__version__}.json"
     if not path.is_file():
         seen = (measure(load_pair(entry)) for entry in watched(f"Measuring {name}", entries, len(entries)))
         path.parent.mkdir(exist_ok=True)
