@@ -18,8 +18,8 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     seen = _lines(work / f"autoencoder-{len(autoencoder.PHASES)}.jsonl")[-1]
     drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
-    seconds = sum(line["seconds_a_step"] * 100 for line in drawn)
-    phases = "; ".join(f"{p.steps:,} steps of {p.batch} at views of {p.view} px" for p in denoiser.PHASES)
+    seconds = sum(line["seconds_a_step"] * denoiser.LOGGED_EVERY for line in drawn)
+    phases = "; ".join(f"{p.steps:,} steps with {p.batch} pairs each" for p in denoiser.PHASES)
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {
@@ -33,8 +33,10 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
         "last loss (v, half-clean samples included)": f"{drawn[-1]['loss']:.4f}",
         "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
         f"{probe['other']:.3f}",
-        "autoencoder": "factor 8; "
-        + ", then ".join(f"{phase.steps:,} steps with {phase.channels} channels" for phase in autoencoder.PHASES),
+        "autoencoder": f"factor 8, {autoencoder.CHANNELS} channels; "
+        + ", then ".join(
+            f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES
+        ),
         "its PSNR on held-out eyes": f"{seen['psnr_held_out']:.2f} dB",
         "text encoders": "random, frozen",
     }
@@ -53,6 +55,10 @@ patient's image was used, and nothing that it draws says anything about a patien
 """
     text += "".join(f"| {what} | {value} |\n" for what, value in rows.items())
     (folder / "README.md").write_text(text)
+
+
+def _part(phase: autoencoder.Phase) -> str:
+    return "patches" if phase.patches else "whole pairs"
 
 
 def _millions(unet: Path) -> float:

@@ -28,48 +28,34 @@ from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
 SEED = 31
-PEAK_RATE, FALLING, AVERAGE, DECAY = 6e-4, 0.25, 0.9995, 1e-2
+PEAK_RATE, FALLING, AVERAGE, DECAY = 6e-4, 0.3, 0.999, 1e-2
 PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps at a view size. t is 1000 u with u uniform, in half-clean samples 1000 u^(1 / lateness).
+    """So many steps with so many pairs each."""
 
-    alike: the share of samples that show one view twice. guided: the weight of `Guide`.
-    """
-
-    view: int
     steps: int
     batch: int
-    lateness: float = 1
-    alike: float = 0
-    guided: float = 0
 
 
-PHASES = (
-    Phase(view=128, steps=2000, batch=16),
-    Phase(view=256, steps=1000, batch=8),
-    # The later, the less a view says of itself: there it has to be read from the other.
-    Phase(view=256, steps=1000, batch=8, lateness=2),
-    # Where to look is learnt sooner where what is seen there has only to be copied, and where attention is told.
-    Phase(view=256, steps=500, batch=8, lateness=2, alike=0.6),
-    Phase(view=256, steps=1500, batch=8, lateness=2, alike=0.4, guided=0.05),
-    Phase(view=256, steps=6000, batch=8, lateness=2),
-)
-HALF_CLEAN, COMPILED = 0.5, True
+PHASES = (Phase(steps=2000, batch=4), Phase(steps=4000, batch=8))
+HALF_CLEAN, LATENESS = 0.5, 2
+"""The share of samples with one view left clean. Their t is 1000 u^(1 / lateness), that of others 1000 u, u uniform:
+the later, the less a view says of itself; there it has to be read from the other."""
+GUIDED, COMPILED = 0.05, True
 PLAIN, UNPROMPTED = 0.45, 0.10
 """Shares of samples with the tool's own prompt, and with none; the others hear what they are."""
-ALIKE = "the same view twice"
 NO_HF = HighFrequency(weight=0.0, kernel=7, sigma=1.5, max_timestep=0)
 
 
 class Guide:
     """Tells attention to look at the same place in the other half, where it is too rarely found by itself.
 
-    The cross-entropy of the first head's attention, of the first layer of the two finest blocks on the way up (guided
-    attention: Tachibana et al. 2018, arXiv 1710.08969). A convolutional network knows its place only by its borders:
-    without this, after 4,500 steps, it could not even copy one half into the other.
+    The cross-entropy of the first head's attention, of the first layer of every block on the way up that has one
+    (guided attention: Tachibana et al. 2018, arXiv 1710.08969). A convolutional network knows its place only by its
+    borders: without this, after 4,500 steps, it could not even copy one half into the other.
     """
 
     ROWS = 2
@@ -77,18 +63,16 @@ class Guide:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._seen: dict[int, torch.Tensor] = {}
-        self._layers = [block.attentions[0] for block in unet.up_blocks[-2:]]
+        self._layers = [block.attentions[0] for block in unet.up_blocks if getattr(block, "attentions", None)]
         for number, layer in enumerate(self._layers):
             layer.proj_in.register_forward_hook(partial(self._see, number))
 
     def _see(self, number: int, module: torch.nn.Module, given: object, hidden: torch.Tensor) -> None:
         self._seen[number] = hidden[: self.ROWS]
 
-    def loss(self, aspect: float) -> torch.Tensor:
-        """After a forward pass on latents that are `aspect` times as wide as high."""
-        losses = [self._loss(layer, self._seen[number], aspect) for number, layer in enumerate(self._layers)]
-        self.last = [round(float(one.detach()), 3) for one in losses]
-        return torch.stack(losses).mean()
+    def losses(self, aspect: float) -> torch.Tensor:
+        """Of each layer, coarse to fine, (layers,); after a forward pass on latents `aspect` times as wide as high."""
+        return torch.stack([self._loss(layer, self._seen[n], aspect) for n, layer in enumerate(self._layers)])
 
     def _loss(self, layer: torch.nn.Module, hidden: torch.Tensor, aspect: float) -> torch.Tensor:
         block = layer.transformer_blocks[0]
@@ -103,20 +87,17 @@ class Guide:
 
 
 class Lesson:
-    """Everything fixed before the first step of a phase."""
+    """Everything fixed before the first step."""
 
-    def __init__(
-        self, name: str, phase: Phase, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str
-    ) -> None:
-        self.device, self.vae, self.phase = device, vae, phase
-        self.values, self.captions = data.values[phase.view], data.captions
+    def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
+        self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
         folder = work / f"{name}-empty"
         if not folder.exists():
             folders.write_base(folder, name, folders.new_unet(name), vae)
             vae.float()
         self.base = open_base(str(folder))
-        self.layout = Layout(self.base.system.layout, phase.view)
-        self.prompts = [DEFAULT_PROMPT, ALIKE, *sorted(set(data.captions))]
+        self.layout = Layout(self.base.system.layout, bank.VIEW)
+        self.prompts = [DEFAULT_PROMPT, *sorted(set(data.captions))]
         self.heard = encode_prompts(self.base, self.prompts, self.layout.joint_size, device)
         self.scheduler = self.base.scheduler("ddpm")
         self.objective = Objective(self.scheduler, NO_HF)
@@ -124,26 +105,23 @@ class Lesson:
     def denoiser(self, unet: UNet2DConditionModel) -> Denoiser:
         return Denoiser(unet, torch.float32, self.device)
 
-    def loss(self, unet: UNet2DConditionModel, guide: Guide, step: int) -> torch.Tensor:
-        """Of one batch, a function of (weights, step) alone."""
-        count = self.phase.batch
+    def loss(self, unet: UNet2DConditionModel, guide: Guide, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of one batch, a function of (weights, step) alone: of the prediction, and of each guided layer."""
+        count = batch_of(step)
         keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(self.values), size=count)
         clean_latents = torch.from_numpy(self.values[chosen]).float().to(self.device)
         rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(count), strict=True)]
         clean = clean_halves(HALF_CLEAN, torch.device(self.device), *((*key, "clean") for key in keys))
-        for row in np.flatnonzero(rng.random(count) < self.phase.alike):
-            view = clean_latents[row].chunk(2, dim=-1)[rng.integers(2)]
-            clean_latents[row], rows[row] = torch.cat([view, view], dim=-1), self.prompts.index(ALIKE)
         late = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
-        t = (1000 * torch.where(clean.any(dim=1), late ** (1 / self.phase.lateness), late)).long()
+        t = (1000 * torch.where(clean.any(dim=1), late ** (1 / LATENESS), late)).long()
         noise = noise_like(clean_latents, *keys)
         noisy = with_clean_halves(self.scheduler.add_noise(clean_latents, noise, t), clean_latents, clean)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             prediction = self.denoiser(unet)(noisy, t, self.heard.rows(rows))
-            guidance = guide.loss(noisy.shape[-1] / noisy.shape[-2]) if self.phase.guided else 0.0
-        return self.objective(prediction, clean_latents, noise, t, clean).total + self.phase.guided * guidance
+            guidance = guide.losses(noisy.shape[-1] / noisy.shape[-2])
+        return self.objective(prediction, clean_latents, noise, t, clean).total, guidance
 
     def _prompt(self, index: int, share: float) -> int:
         if share < UNPROMPTED:
@@ -181,27 +159,21 @@ class Lesson:
             ]
 
 
-def phase_of(step: int) -> Phase:
+def batch_of(step: int) -> int:
     for phase in PHASES:
         if step < phase.steps:
-            return phase
+            return phase.batch
         step -= phase.steps
     raise ValueError("beyond the last phase")
 
 
 def consistency(painted: list[Painted]) -> dict[str, float]:
-    """Mean vesselness correlation at 512 of pairs, and of each CF with the next one's FA."""
-    views = [(_at_512(one.cf), _at_512(one.fa)) for one in painted]
-    masks = [field_of_view(cf) & field_of_view(fa) for cf, fa in views]
-    matched = [vesselness_correlation(*view, mask) for view, mask in zip(views, masks, strict=True)]
-    mispaired = [
-        vesselness_correlation(views[i][0], views[i - 1][1], masks[i] & masks[i - 1]) for i in range(len(views))
-    ]
+    """Mean vesselness correlation of pairs, and of each CF with the next one's FA."""
+    views = [(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa)) for one in painted]
+    pairs = zip(views, views[1:] + views[:1], strict=True)
+    mispaired = [vesselness_correlation(cf, fa, mask & other) for (cf, _, mask), (_, fa, other) in pairs]
+    matched = [vesselness_correlation(*view) for view in views]
     return {"matched": float(np.mean(matched)), "mispaired": float(np.mean(mispaired))}
-
-
-def _at_512(view: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(view).resize((512, 512), Image.Resampling.BICUBIC))
 
 
 def grid(painted: list[Painted], columns: int = 2) -> Image.Image:
@@ -227,20 +199,18 @@ def train(
     guide = Guide(unet)
     training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE)
     averaged = folders.new_unet(name).to(device).eval()
-    total, taught, losses = sum(phase.steps for phase in PHASES), None, []
+    lesson = Lesson(name, work, data, vae, device)
+    total, losses = sum(phase.steps for phase in PHASES), []
     begun, first = time.time(), training.step
     while training.step < total:
-        step = training.step
-        if (phase := phase_of(step)) is not taught:
-            lesson, taught = Lesson(name, phase, work, data, vae, device), phase
-        loss = lesson.loss(unet, guide, step)
-        training.update(loss, keeping.learning_rate(step, total, PEAK_RATE, FALLING))
-        losses.append(loss.detach())
+        loss, guidance = lesson.loss(unet, guide, training.step)
+        rate = keeping.learning_rate(training.step, total, PEAK_RATE, FALLING)
+        training.update(loss + GUIDED * guidance.mean(), rate)
+        losses.append(torch.cat([loss[None], guidance]).detach())
         if training.step % LOGGED_EVERY == 0:
-            figures = {"loss": float(torch.stack(losses).mean())}
-            if lesson.phase.guided:
-                figures["guide"] = guide.last
-            figures["seconds_a_step"] = (time.time() - begun) / (training.step - first)
+            mean_loss, *looked = torch.stack(losses).mean(0).tolist()
+            seconds = (time.time() - begun) / (training.step - first)
+            figures = {"loss": mean_loss, "guide": looked, "seconds_a_step": seconds}
             losses.clear()
             if training.step % KEPT_EVERY == 0:
                 averaged.load_state_dict(training.averaged)

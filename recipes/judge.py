@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import autoencoder
 import bank
 import numpy as np
 import torch
@@ -129,9 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/recipes"))
     args = parser.parse_args()
     if args.what == "autoencoder":
-        vae = AutoencoderKL.from_pretrained(
-            args.out / f"autoencoder-{len(autoencoder.PHASES)}", torch_dtype=torch.float32
-        )
+        vae = AutoencoderKL.from_pretrained(args.out / "autoencoder", torch_dtype=torch.float32)
         print(json.dumps(judge_autoencoder(vae, args.out), indent=2))
         return
     config = DemoConfig(out=args.demo, system=args.what.removeprefix("tiny-"))  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class Training:
         state = {"step": self.step, "model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
         save(self.path, {**state, "average": self.averaged})
 
-    def log(self, **values: float) -> None:
+    def log(self, **values: float | list[float]) -> None:
         line = json.dumps({"step": self.step, **values})
         print(line, flush=True)
         with self.path.with_suffix(".jsonl").open("a") as stream:

@@ -9,21 +9,18 @@ import keeping
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch.nn import functional as F
 
 from retipair.data.layout import Layout
 
 SEED = 23
-VIEWS = (128, 256)
-"""Low resolution is learnt first: a step there costs a fifth."""
 _AT_ONCE, _PART = 8, 400
 
 
 @dataclass(frozen=True)
 class Latents:
-    """values: for each view size (N, C, h, w) float16, scaled, of the same photographs; captions: N of them."""
+    """values: (N, C, h, w) float16, scaled; captions: N of them."""
 
-    values: dict[int, np.ndarray]
+    values: np.ndarray
     captions: list[str]
 
 
@@ -36,25 +33,20 @@ def fill(folder: Path, count: int, eyes: bank.Bank, vae: AutoencoderKL, layout: 
             keeping.save(path, _encoded(number, eyes, vae, layout, device))
             print(f"latents: {_PART * (number + 1)} of {count}", flush=True)
     parts = [keeping.load(path) for path in paths]
-    values = {view: np.concatenate([part[str(view)].numpy() for part in parts])[:count] for view in VIEWS}
+    values = np.concatenate([part["values"].numpy() for part in parts])[:count]
     return Latents(values, [text for part in parts for text in json.loads(part["captions"])][:count])
 
 
 @torch.no_grad()
 def _encoded(number: int, eyes: bank.Bank, vae: AutoencoderKL, layout: str, device: str) -> dict[str, object]:
-    values: dict[int, list[torch.Tensor]] = {view: [] for view in VIEWS}
-    captions = []
+    values, captions = [], []
     for start in range(number * _PART, (number + 1) * _PART, _AT_ONCE):
-        images, some = bank.photographs(eyes, _AT_ONCE, SEED, start, device)
+        joint, some = bank.photographs(eyes, _AT_ONCE, SEED, start, device)
         captions += some
-        for view in VIEWS:
-            joint = F.avg_pool2d(images, bank.VIEW // view)
-            joint = squeezed(joint) if layout == "squeezed" else joint
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                mean = vae.encode(joint).latent_dist.mean
-            values[view].append((mean.float() * vae.config.scaling_factor).half().cpu())
-    whole = {str(view): torch.cat(parts) for view, parts in values.items()}
-    return {**whole, "captions": json.dumps(captions)}
+        joint = squeezed(joint) if layout == "squeezed" else joint
+        mean = vae.encode(joint).latent_dist.mean  # in float32: in bfloat16 the finest directions drown in rounding
+        values.append((mean * vae.config.scaling_factor).half().cpu())
+    return {"values": torch.cat(values), "captions": json.dumps(captions)}
 
 
 def squeezed(joint: torch.Tensor) -> torch.Tensor:

@@ -24,14 +24,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             autoencoder,
             "PHASES",
-            (
-                autoencoder.Phase(8, 2, 1e-3, 0.0, 1.0, 1e-3, None),
-                autoencoder.Phase(16, 4, 1e-3, 0.5, 0.0, 1e-3, autoencoder.Contrast(0.3, 3, 0.02)),
+            tuple(
+                autoencoder.Phase(steps, patches, 1e-3, falling, 1e-3, autoencoder.Contrast(0.3, 3, 0.02))
+                for steps, patches, falling in ((2, True, 0.0), (4, False, 0.5))
             ),
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
-        (denoiser, "PHASES", (denoiser.Phase(128, 2, 2), denoiser.Phase(256, 2, 1, 2, 0.5, 0.05))),
+        (denoiser, "PHASES", (denoiser.Phase(steps=2, batch=2), denoiser.Phase(steps=2, batch=1))),
         (denoiser, "PHOTOGRAPHS", 8),
         (denoiser, "LOGGED_EVERY", 1),
         (denoiser, "KEPT_EVERY", 1),
@@ -91,14 +91,48 @@ def test_pictures_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
     assert not torch.equal(cf[:, 0], cf[:, 2])
 
 
-def test_widening_an_autoencoder_changes_nothing_at_first() -> None:
-    narrow, wide = (autoencoder.AutoencoderKL(**autoencoder.config(channels)).eval() for channels in (8, 16))
-    autoencoder.widen(wide, narrow)
-    image = torch.rand(1, 3, 64, 64) * 2 - 1
-    with torch.no_grad():
-        before = narrow.decode(narrow.encode(image).latent_dist.mean).sample
-        after = wide.decode(wide.encode(image).latent_dist.mean).sample
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
+    eyes = bank.fill(tmp_path, range(2), 1)
+    [whole], _ = bank.photographs(eyes, 1, 3, 4)
+    patches = autoencoder.taught(autoencoder.PHASES[0], eyes, 3, 4, "cpu")
+    assert patches.shape == (autoencoder.BATCH, 3, bank.VIEW // 2, bank.VIEW)
+    corners = [(y, x) for y in range(0, bank.VIEW // 2 + 1, 8) for x in range(0, bank.VIEW + 1, 8)]
+    height, width = patches.shape[2:]
+    for patch in patches:
+        assert any(torch.equal(patch, whole[:, y : y + height, x : x + width]) for y, x in corners)
+
+
+@torch.no_grad()
+def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
+    torch.manual_seed(0)
+    model = autoencoder.AutoencoderKL(**autoencoder.config()).eval()
+    model.quant_conv.bias[16:] = -6  # a posterior as sharp as a trained one's
+    images = torch.rand(4, 3, 64, 64) * 2 - 1
+    before = model.decode(model.encode(images).latent_dist.mean).sample
+    autoencoder.whiten(model, images)
+    posterior = model.encode(images).latent_dist
+    torch.testing.assert_close(model.decode(posterior.mean).sample, before, atol=1e-3, rtol=0)
+    means = posterior.mean.movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(means.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
+    sampled = means.T.cov() + posterior.var.mean(dim=(0, 2, 3)).diag()
+    torch.testing.assert_close(sampled.diag(), torch.ones(16), atol=0.01, rtol=0)
+
+
+def test_attention_that_looks_at_the_counterpart_has_no_loss() -> None:
+    """Queries and keys of one-hot places: attention at the own place costs much, at the other half's nothing."""
+    unet = denoiser.folders.new_unet("tiny-sdxl")
+    guide = denoiser.Guide(unet)
+    layer = guide._layers[-1]
+    block, channels = layer.transformer_blocks[0], layer.proj_in.out_features
+    places = torch.eye(channels)[torch.randperm(channels, generator=torch.Generator().manual_seed(0))][:32]
+    width = 8  # of 4 x 8 tokens
+    other = torch.arange(32).view(4, width).roll(width // 2, dims=1).flatten()
+    block.norm1 = torch.nn.Identity()
+    for weight, matched in ((block.attn1.to_q, places), (block.attn1.to_k, places[other])):
+        weight.weight.data = 30 * matched.T @ places
+    assert float(guide._loss(layer, places[None], 2.0)) < 1e-3
+    block.attn1.to_k.weight.data = 30 * places.T @ places
+    assert float(guide._loss(layer, places[None], 2.0)) > 10
 
 
 def test_squeezed_pictures_are_what_the_layout_makes() -> None:
