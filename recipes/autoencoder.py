@@ -47,6 +47,7 @@ PHASES = (
     Phase(steps=800, patches=False, rate=1.5e-3, falling=0.8, kl=5e-4, contrast=Contrast(0.5, 3, 0.02)),
 )
 CHANNELS = 16
+SURE = -20.0  # log variance
 
 
 def config() -> dict[str, Any]:
@@ -172,8 +173,8 @@ def whiten(model: AutoencoderKL, images: torch.Tensor) -> None:
     """Turn and scale the latents' axes, so that over these images they have mean 0 and no correlation, deviation 1.
 
     What is decoded stays the same. As learnt, 4 directions of 16, brightness and colour, held 97 % of the variance: a
-    denoiser taught by squared error would see little of the others, which are the vessels. The posterior's deviation
-    becomes the same everywhere, its mean; it counts as variance here, so that what is mostly noise is not blown up.
+    denoiser taught by squared error would see little of the others, which are the vessels. The posterior's variance
+    counts here, so that what is mostly noise is not blown up; then it goes, because denoisers are to learn the means.
     """
     posteriors = [model.encode(one).latent_dist for one in images.split(1)]
     means = torch.cat([one.mean for one in posteriors]).movedim(1, -1).flatten(0, -2).double()  # (positions, C)
@@ -187,7 +188,7 @@ def whiten(model: AutoencoderKL, images: torch.Tensor) -> None:
     given.weight[:channels, :, 0, 0] = (forth @ weight[:channels]).float()
     given.bias[:channels] = (forth @ (bias[:channels] - centre)).float()
     given.weight[channels:] = 0
-    given.bias[channels:] = (forth**2 @ noise).log().float()
+    given.bias[channels:] = SURE
     weight = taken.weight[..., 0, 0].double()
     taken.bias += (weight @ centre).float()
     taken.weight[..., 0, 0] = (weight @ back).float()

@@ -15,7 +15,6 @@ _PROBED = "matched"  # only the lines of a probe have it
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     """`folder/README.md`."""
-    seen = _lines(work / f"autoencoder-{len(autoencoder.PHASES)}.jsonl")[-1]
     drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
     seconds = sum(line["seconds_a_step"] * denoiser.LOGGED_EVERY for line in drawn)
@@ -33,11 +32,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
         "last loss (v, half-clean samples included)": f"{drawn[-1]['loss']:.4f}",
         "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
         f"{probe['other']:.3f}",
-        "autoencoder": f"factor 8, {autoencoder.CHANNELS} channels; "
-        + ", then ".join(
-            f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES
-        ),
-        "its PSNR on held-out eyes": f"{seen['psnr_held_out']:.2f} dB",
+        "autoencoder": _autoencoder(work, start),
         "text encoders": "random, frozen",
     }
     text = f"""---
@@ -57,8 +52,14 @@ patient's image was used, and nothing that it draws says anything about a patien
     (folder / "README.md").write_text(text)
 
 
-def _part(phase: autoencoder.Phase) -> str:
-    return "patches" if phase.patches else "whole pairs"
+def _autoencoder(work: Path, start: Path | None) -> str:
+    if start:
+        return f"that of {start.name}"
+    phases = [f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES]
+    seen = _lines(work / f"autoencoder-{len(phases)}.jsonl")[-1]["psnr_held_out"]
+    return (
+        f"factor 8, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}; {seen:.2f} dB on held-out eyes"
+    )
 
 
 def _millions(unet: Path) -> float:

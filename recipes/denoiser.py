@@ -40,7 +40,7 @@ class Phase:
     batch: int
 
 
-PHASES = (Phase(steps=2000, batch=4), Phase(steps=4000, batch=8))
+PHASES = (Phase(steps=2000, batch=4), Phase(steps=3000, batch=8))
 HALF_CLEAN, LATENESS = 0.5, 2
 """The share of samples with one view left clean. Their t is 1000 u^(1 / lateness), that of others 1000 u, u uniform:
 the later, the less a view says of itself; there it has to be read from the other."""
@@ -223,11 +223,8 @@ def train(
     return averaged
 
 
-def _take_over(unet: UNet2DConditionModel, folder: Path) -> None:
+def _take_over(unet: UNet2DConditionModel, start: Path) -> None:
     """Start from another base's weights, where shapes agree."""
-    source = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").state_dict()
-    own = unet.state_dict()
-    own.update(
-        {name: value.float() for name, value in source.items() if name in own and own[name].shape == value.shape}
-    )
+    source, own = open_base(str(start)).unet().state_dict(), unet.state_dict()
+    own.update({name: value for name, value in source.items() if name in own and own[name].shape == value.shape})
     unet.load_state_dict(own)

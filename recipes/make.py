@@ -18,20 +18,23 @@ import denoiser
 import folders
 import torch
 
-from retipair.model.base import BUNDLED
+from retipair.model.base import BUNDLED, open_base
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(folders.UNETS))
     parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="where state and result lie")
-    parser.add_argument("--start", type=Path, help="a base whose UNet's weights, where they fit, are the start")
+    parser.add_argument("--start", type=Path, help="a base to share the autoencoder with and to start the UNet from")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw eyes")
     parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)
-    vae = autoencoder.train(args.out, device, args.workers)
+    if args.start:
+        vae = open_base(str(args.start)).vae().to(device).eval()
+    else:
+        vae = autoencoder.train(args.out, device, args.workers)
     unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start)
     folders.write_base(args.out / args.name, args.name, unet, vae)
     card.write_card(args.out / args.name, args.name, args.out, args.start)

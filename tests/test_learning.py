@@ -1,109 +1,68 @@
-"""Learning is real: training on two pairs teaches these two, leaves the base alone, and starts from exactly nothing."""
+"""Learning is real: training on a few pairs teaches their look, leaves the base alone, and starts from nothing."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
-from conftest import VIEW, save_base, write_prepared
-from eyes import draw_pair
+from conftest import VIEW
 from retipair.batches import make_batches
 from retipair.cli import main
 from retipair.config import TrainConfig
-from retipair.data.layout import Layout
-from retipair.diffusion.noise import generator, noise_like, timesteps_for
+from retipair.data.manifest import PreparedPair, Split, read_manifest, write_manifest
+from retipair.diffusion.noise import generator
 from retipair.model.adapter import add_adapter, load_adapter, lora_config
-from retipair.model.autoencoder import encode_moments
-from retipair.model.base import Base, open_base
+from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
 from retipair.train import validate
 
-STEPS = 200
+STEPS = 40
 
 
-@pytest.fixture
-def briefly_trained(system: str, base_folder: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A base whose UNet has seen eyes (not those of the test) for a moment, so that there is something to adapt."""
-    folder = tmp_path / "base"
-    save_base(open_base(str(base_folder(system))), folder)
-    base = open_base(str(folder))
-    _settle(base.vae()).save_pretrained(str(folder / "vae"))
-    unet = base.unet().requires_grad_(True).train()
-    _teach(open_base(str(folder)), unet, steps=200)
-    unet.save_pretrained(str(folder / "unet"))
-    return folder
-
-
-def _settle(vae: Any) -> Any:
-    """What training gives an autoencoder: latents of unit size with little doubt about them."""
-    with torch.no_grad():
-        vae.quant_conv.weight[4:] = 0
-        vae.quant_conv.bias[4:] = -12  # log variance
-    spread = encode_moments(vae, draw_pair(99, VIEW)[0][None]).mean.std() / vae.config.scaling_factor
-    vae.register_to_config(scaling_factor=float(1 / spread))
-    return vae
-
-
-def _teach(base: Base, unet: Any, steps: int) -> None:
-    layout, scheduler = Layout(base.system.layout, VIEW), base.scheduler("ddpm")
-    vae, denoise = base.vae(), Denoiser(unet, torch.float32, "cpu")
-    eyes = [encode_moments(vae, layout.join(*draw_pair(100 + i, VIEW))[None]).mean for i in range(6)]
-    heard = encode_prompts(base, [""], layout.joint_size, "cpu").rows([0] * 4)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
-    for step in range(steps):
-        keys = [("teach", 4 * step + i) for i in range(4)]
-        latents = torch.cat([eyes[(4 * step + i) % len(eyes)] for i in range(4)])
-        noise, t = noise_like(latents, *keys), timesteps_for(1000, latents.device, *keys)
-        loss = ((denoise(scheduler.add_noise(latents, noise, t), t, heard) - noise) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def loss_on(data: Path, base: Path, adapter: Path, results: Path) -> float:
+def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     """The fixed-noise validation loss of an adapter on the validation pairs of a folder."""
-    plan = make_plan(TrainConfig(name="judge", data=data, base=str(base), results=results, device="cpu"))
+    plan = make_plan(TrainConfig(name="judge", data=data, base=base, results=results, device="cpu"))
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
-    load_adapter(adapter, unet, str(base))
+    load_adapter(adapter, unet, base)
     return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches)["loss"]
 
 
-def test_two_pairs_are_learnt(briefly_trained: Path, system: str, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in briefly_trained.rglob("*.safetensors")}
-    data = write_prepared(tmp_path / "data", ["train", "train", "val", "val"])
-    swapped = write_prepared(tmp_path / "swapped", ["val", "val", "train", "train"])
-    command = [
-        "train",
-        "-n",
-        "exp",
-        "--data",
-        data,
-        "--base",
-        briefly_trained,
-        "--results",
-        tmp_path,
-        "--device",
-        "cpu",
-    ]
+def test_a_look_is_learnt_and_the_pairs_shown_most_of_all(system: str, tmp_path: Path) -> None:
+    """The trained base on eyes of a camera it never saw: other eyes of that camera get easier too."""
+    base = open_base(f"tiny-{system}")
+    before = {path: path.read_bytes() for path in base.configs.rglob("*.safetensors")}
+    looks = ["--camera", "teal", "--disease", "vein_occlusion", "--size", base.view_size]
+    assert main([str(part) for part in ("phantom", tmp_path / "data", "--amount", 5, *looks)]) == 0
+    swapped = swap_sides(tmp_path / "data", tmp_path / "swapped")
+    command = ["train", "-n", "exp", "--data", tmp_path / "data", "--base", base.source, "--results", tmp_path]
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
-    command += ["--learning_rate", "3e-3", "--lora_targets", "all", "--batch_size", 2, "--offset_noise_strength", 0]
+    command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 2, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
     checkpoints = tmp_path / f"out_joint_{system}_cffa_pairs/exp/latest_checkpoints"
     first, last = (checkpoints / f"step_{step:06d}" / "unet_lora" for step in (0, STEPS))
 
     seen, unseen = (
-        1 - loss_on(folder, briefly_trained, last, tmp_path) / loss_on(folder, briefly_trained, first, tmp_path)
-        for folder in (swapped, data)
+        1 - loss_on(folder, base.source, last, tmp_path) / loss_on(folder, base.source, first, tmp_path)
+        for folder in (swapped, tmp_path / "data")
     )
     print(f"{system}: seen pairs {seen:.1%} better, unseen {unseen:.1%}")
-    assert seen >= 0.10
+    assert unseen >= 0.02
     assert seen > unseen
     assert {path: path.read_bytes() for path in before} == before, "the base's files were touched"
+
+
+def swap_sides(folder: Path, swapped: Path) -> Path:
+    """A copy of a prepared folder that trains on what validates there, and the other way round."""
+    shutil.copytree(folder, swapped)
+    other: dict[Split, Split] = {"train": "val", "val": "train"}
+    records = [one for one in read_manifest(folder) if isinstance(one, PreparedPair)]
+    write_manifest(swapped, [replace(one, split=other[one.split]) for one in records])
+    return swapped
 
 
 def test_training_leaves_every_weight_of_the_base_as_it_was(system: str, base_folder: Callable[[str], Path]) -> None:

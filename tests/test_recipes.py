@@ -114,8 +114,10 @@ def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
     torch.testing.assert_close(model.decode(posterior.mean).sample, before, atol=1e-3, rtol=0)
     means = posterior.mean.movedim(1, -1).flatten(0, -2)
     torch.testing.assert_close(means.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
-    sampled = means.T.cov() + posterior.var.mean(dim=(0, 2, 3)).diag()
-    torch.testing.assert_close(sampled.diag(), torch.ones(16), atol=0.01, rtol=0)
+    variances = torch.linalg.eigvalsh(means.T.cov())
+    assert variances.max() == pytest.approx(1, abs=0.1)
+    assert (variances < 1.01).all(), "what is mostly noise stays small"
+    assert float(posterior.std.max()) < 1e-4
 
 
 def test_attention_that_looks_at_the_counterpart_has_no_loss() -> None:
