@@ -18,7 +18,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
     seconds = sum(line["seconds_a_step"] * denoiser.LOGGED_EVERY for line in drawn)
-    phases = "; ".join(f"{p.steps:,} steps with {p.batch} pairs each" for p in denoiser.PHASES)
+    phases = "; ".join(f"{p.steps:,} steps with {p.batch} pairs each" for p in denoiser.PHASES[name])
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.diffusion.noise import clean_halves, generator, noise_like, with_clean_halves
-from retipair.diffusion.objective import HighFrequency, Objective
+from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
 from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
@@ -34,16 +34,29 @@ PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps with so many pairs each."""
+    """So many steps with so many pairs each.
+
+    lateness: t is 1000 u^(1 / lateness), u uniform: what is large, field, disc and arcades, is decided late.
+    coarse: the weight of the error of what is coarser than 4 latent pixels, which that of the finest detail drowns.
+    """
 
     steps: int
     batch: int
+    lateness: float = 1.5
+    coarse: float = 4.0
 
 
-PHASES = (Phase(steps=2000, batch=4), Phase(steps=3000, batch=8))
-HALF_CLEAN, LATENESS = 0.5, 2
-"""The share of samples with one view left clean. Their t is 1000 u^(1 / lateness), that of others 1000 u, u uniform:
-the later, the less a view says of itself; there it has to be read from the other."""
+PHASES = {
+    "tiny-sdxl": (
+        Phase(steps=2000, batch=4, lateness=1.0, coarse=0.0),
+        Phase(steps=1000, batch=8, lateness=1.0),
+        Phase(steps=2000, batch=8),
+    ),
+    # From the other's weights: it knows eyes, and learns that they are narrower.
+    "tiny-sd15": (Phase(steps=500, batch=4), Phase(steps=1500, batch=8)),
+}
+HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
+"""The share of samples with one view left clean; the later, the less the other says of itself: it is read across."""
 GUIDED, COMPILED = 0.05, True
 PLAIN, UNPROMPTED = 0.45, 0.10
 """Shares of samples with the tool's own prompt, and with none; the others hear what they are."""
@@ -91,6 +104,7 @@ class Lesson:
 
     def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
         self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
+        self.phases = [phase for phase in PHASES[name] for _ in range(phase.steps)]  # one a step
         folder = work / f"{name}-empty"
         if not folder.exists():
             folders.write_base(folder, name, folders.new_unet(name), vae)
@@ -107,21 +121,26 @@ class Lesson:
 
     def loss(self, unet: UNet2DConditionModel, guide: Guide, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of one batch, a function of (weights, step) alone: of the prediction, and of each guided layer."""
-        count = batch_of(step)
+        phase = self.phases[step]
+        count = phase.batch
         keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(self.values), size=count)
         clean_latents = torch.from_numpy(self.values[chosen]).float().to(self.device)
         rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(count), strict=True)]
         clean = clean_halves(HALF_CLEAN, torch.device(self.device), *((*key, "clean") for key in keys))
-        late = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
-        t = (1000 * torch.where(clean.any(dim=1), late ** (1 / LATENESS), late)).long()
+        u = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
+        lateness = torch.where(clean.any(dim=1), HALF_CLEAN_LATENESS, phase.lateness)
+        t = (1000 * u ** (1 / lateness)).long()
         noise = noise_like(clean_latents, *keys)
         noisy = with_clean_halves(self.scheduler.add_noise(clean_latents, noise, t), clean_latents, clean)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             prediction = self.denoiser(unet)(noisy, t, self.heard.rows(rows))
             guidance = guide.losses(noisy.shape[-1] / noisy.shape[-2])
-        return self.objective(prediction, clean_latents, noise, t, clean).total, guidance
+        fine = self.objective(prediction, clean_latents, noise, t, clean).total
+        error = prediction - target_for(self.scheduler, clean_latents, noise, t)
+        coarse = per_half(F.avg_pool2d(error, 4) ** 2)[~clean].mean()
+        return fine + phase.coarse * coarse, guidance
 
     def _prompt(self, index: int, share: float) -> int:
         if share < UNPROMPTED:
@@ -159,14 +178,6 @@ class Lesson:
             ]
 
 
-def batch_of(step: int) -> int:
-    for phase in PHASES:
-        if step < phase.steps:
-            return phase.batch
-        step -= phase.steps
-    raise ValueError("beyond the last phase")
-
-
 def consistency(painted: list[Painted]) -> dict[str, float]:
     """Mean vesselness correlation of pairs, and of each CF with the next one's FA."""
     views = [(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa)) for one in painted]
@@ -200,7 +211,7 @@ def train(
     training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE)
     averaged = folders.new_unet(name).to(device).eval()
     lesson = Lesson(name, work, data, vae, device)
-    total, losses = sum(phase.steps for phase in PHASES), []
+    total, losses = len(lesson.phases), []
     begun, first = time.time(), training.step
     while training.step < total:
         loss, guidance = lesson.loss(unet, guide, training.step)

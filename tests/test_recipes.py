@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
-        (denoiser, "PHASES", (denoiser.Phase(steps=2, batch=2), denoiser.Phase(steps=2, batch=1))),
+        (denoiser, "PHASES", {"tiny-sdxl": (denoiser.Phase(steps=2, batch=2), denoiser.Phase(steps=2, batch=1))}),
         (denoiser, "PHOTOGRAPHS", 8),
         (denoiser, "LOGGED_EVERY", 1),
         (denoiser, "KEPT_EVERY", 1),
