@@ -10,6 +10,8 @@ import denoiser
 import folders
 import torch
 
+from retipair.model.base import open_base
+
 _PROBED = "matched"  # only the lines of a probe have it
 
 
@@ -49,7 +51,15 @@ patient's image was used, and nothing that it draws says anything about a patien
 |---|---|
 """
     text += "".join(f"| {what} | {value} |\n" for what, value in rows.items())
+    if start:
+        text += f"\n## Before that: {start.name}\n\n{_history(start)}"
     (folder / "README.md").write_text(text)
+
+
+def _history(start: Path) -> str:
+    """The tables of the base that this one began with, and of those before it."""
+    card = (open_base(str(start)).configs / "README.md").read_text()
+    return card[card.index("| | |") :]
 
 
 def _autoencoder(work: Path, start: Path | None) -> str:
