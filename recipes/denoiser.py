@@ -53,7 +53,7 @@ PHASES = {
         Phase(steps=2000, batch=8),
     ),
     # From the other's weights: it knows eyes, and learns that they are narrower.
-    "tiny-sd15": (Phase(steps=500, batch=4), Phase(steps=1500, batch=8)),
+    "tiny-sd15": (Phase(steps=500, batch=4), Phase(steps=1000, batch=8)),
 }
 HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
 """The share of samples with one view left clean; the later, the less the other says of itself: it is read across."""

@@ -33,7 +33,7 @@ from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantom-state/1"
-_RECIPE = 1  # raise it whenever the same seed would be drawn otherwise
+_RECIPE = 2  # raise it whenever the same seed would be drawn otherwise
 _LARGEST = 2048  # px: a gigabyte of maps
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
 _MOST_POINTS = 50  # an eye always has that many forks and crossings

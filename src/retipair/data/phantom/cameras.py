@@ -51,7 +51,7 @@ CAMERAS: dict[str, Camera] = {
     # The demo's: the bundled bases never saw it.
     "teal": Camera(
         fundus=(0.60, 0.44, 0.30), disc=(0.85, 0.92, 0.70), edge=(0.14, 0.46, 0.42), vignette=(0.62, 0.60),
-        radius=0.90, clip=0.20, notch=True, blur=1.2, noise=0.030, gamma=(1.25, 0.65), grain=0.28,
+        radius=0.90, clip=0.20, notch=True, blur=1.1, noise=0.020, gamma=(1.10, 0.80), grain=0.16,
     ),
 }  # fmt: skip
 BASE_CAMERAS = ("amber", "rose", "umber", "sallow")
