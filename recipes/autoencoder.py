@@ -98,7 +98,7 @@ def _train_phase(
         step = training.step
         images = taught(phase, eyes, seed, step + 1, device)
         loss, error = loss_of(phase, model, images, torch.Generator().manual_seed(seed * 10**9 + step))
-        training.update(loss, keeping.learning_rate(step, phase.steps, phase.rate, phase.falling))
+        training.update(loss, keeping.learning_rate(step, phase.steps, phase.rate, phase.falling, warmup=200))
         errors.append(error)
         if training.step % KEPT_EVERY == 0:
             averaged.load_state_dict(training.averaged)

@@ -20,14 +20,17 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
     drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
     seconds = sum(line["seconds_a_step"] * denoiser.LOGGED_EVERY for line in drawn)
-    phases = "; ".join(f"{p.steps:,} steps with {p.batch} pairs each" for p in denoiser.PHASES[name])
+    phases = "; ".join(
+        f"{p.steps:,} with {p.batch} pairs, rate {p.rate:g}, t late by {p.lateness:g}, coarse error x {p.coarse:g}"
+        for p in denoiser.PHASES[name]
+    )
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {
         "made by": f"`python recipes/make.py {name}{f' --start {start.name}' if start else ''}`",
         "on": f"{_machine()}, torch {torch.__version__}",
         "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
-        "learnt by": f"AdamW {denoiser.PEAK_RATE:g}, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
+        "learnt by": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
         "steps": phases,
         "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
         "time": f"about {seconds / 3600:.1f} h in the UNet's steps",

@@ -28,13 +28,13 @@ from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
 SEED = 31
-PEAK_RATE, FALLING, AVERAGE, DECAY = 6e-4, 0.3, 0.999, 1e-2
+AVERAGE, DECAY = 0.999, 1e-2
 PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps with so many pairs each.
+    """So many steps with so many pairs each; the learning rate rises in `warmup` steps and falls in the last share.
 
     lateness: t is 1000 u^(1 / lateness), u uniform: what is large, field, disc and arcades, is decided late.
     coarse: the weight of the error of what is coarser than 4 latent pixels, which that of the finest detail drowns.
@@ -42,18 +42,30 @@ class Phase:
 
     steps: int
     batch: int
-    lateness: float = 1.5
-    coarse: float = 4.0
+    lateness: float
+    coarse: float
+    warmup: int = 0
+    falling: float = 0.0
+    rate: float = 6e-4
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of this step of the phase."""
+        return keeping.learning_rate(step, self.steps, self.rate, self.falling, self.warmup)
 
 
 PHASES = {
     "tiny-sdxl": (
-        Phase(steps=2000, batch=4, lateness=1.0, coarse=0.0),
-        Phase(steps=1000, batch=8, lateness=1.0),
-        Phase(steps=2000, batch=8),
+        Phase(steps=2000, batch=4, lateness=1, coarse=0, warmup=200),
+        Phase(steps=1000, batch=8, lateness=1, coarse=4),
+        Phase(steps=2000, batch=8, lateness=1.5, coarse=4, falling=0.75),
+        # Details are there; where disc and arcades lie is still decided badly, and that is decided last of all.
+        Phase(steps=1600, batch=8, lateness=4, coarse=8, warmup=100, falling=0.5),
     ),
     # From the other's weights: it knows eyes, and learns that they are narrower.
-    "tiny-sd15": (Phase(steps=500, batch=4), Phase(steps=1000, batch=8)),
+    "tiny-sd15": (
+        Phase(steps=500, batch=4, lateness=1.5, coarse=4, warmup=200),
+        Phase(steps=1000, batch=8, lateness=1.5, coarse=4, falling=0.45),
+    ),
 }
 HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
 """The share of samples with one view left clean; the later, the less the other says of itself: it is read across."""
@@ -104,7 +116,7 @@ class Lesson:
 
     def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
         self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
-        self.phases = [phase for phase in PHASES[name] for _ in range(phase.steps)]  # one a step
+        self.steps = [(phase, step) for phase in PHASES[name] for step in range(phase.steps)]
         folder = work / f"{name}-empty"
         if not folder.exists():
             folders.write_base(folder, name, folders.new_unet(name), vae)
@@ -121,7 +133,7 @@ class Lesson:
 
     def loss(self, unet: UNet2DConditionModel, guide: Guide, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of one batch, a function of (weights, step) alone: of the prediction, and of each guided layer."""
-        phase = self.phases[step]
+        phase, _ = self.steps[step]
         count = phase.batch
         keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
@@ -194,9 +206,12 @@ def grid(painted: list[Painted], columns: int = 2) -> Image.Image:
 
 
 def train(
-    name: str, work: Path, vae: AutoencoderKL, device: str, workers: int, start: Path | None
+    name: str, work: Path, vae: AutoencoderKL, device: str, workers: int, start: Path | None, done: int = 0
 ) -> UNet2DConditionModel:
-    """The trained UNet, float32; hours on two cores. `start`: a base whose UNet's weights, where they fit, are kept."""
+    """The trained UNet, float32; hours on two cores.
+
+    start: a base whose UNet's weights, where they fit, are kept; done: the steps that these have behind them already.
+    """
     layout = open_base(f"random:{name}").system.layout
     data = latents.fill(work / f"latents-{layout}", PHOTOGRAPHS, bank.train_eyes(work, workers), vae, layout, device)
     torch.manual_seed(SEED)
@@ -208,15 +223,15 @@ def train(
     if COMPILED:
         unet.compile_repeated_blocks()  # a fifth faster
     guide = Guide(unet)
-    training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE)
+    training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE, done)
     averaged = folders.new_unet(name).to(device).eval()
     lesson = Lesson(name, work, data, vae, device)
-    total, losses = len(lesson.phases), []
+    total, losses = len(lesson.steps), []
     begun, first = time.time(), training.step
     while training.step < total:
         loss, guidance = lesson.loss(unet, guide, training.step)
-        rate = keeping.learning_rate(training.step, total, PEAK_RATE, FALLING)
-        training.update(loss + GUIDED * guidance.mean(), rate)
+        phase, within = lesson.steps[training.step]
+        training.update(loss + GUIDED * guidance.mean(), phase.rate_at(within))
         losses.append(torch.cat([loss[None], guidance]).detach())
         if training.step % LOGGED_EVERY == 0:
             mean_loss, *looked = torch.stack(losses).mean(0).tolist()

@@ -11,11 +11,11 @@ import torch
 class Training:
     """Weights under AdamW, their moving average, and the step they are at; the log lies beside the state.
 
-    The average warms up: a young one forgets faster.
+    The average warms up: a young one forgets faster. Where there is no state, it begins at step `first`.
     """
 
-    def __init__(self, model: torch.nn.Module, path: Path, decay: float, average: float) -> None:
-        self.model, self.path, self.step, self._average = model, path, 0, average
+    def __init__(self, model: torch.nn.Module, path: Path, decay: float, average: float, first: int = 0) -> None:
+        self.model, self.path, self.step, self._average = model, path, first, average
         self._optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
         self.averaged = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
         if state := load(path):
@@ -61,7 +61,7 @@ def load(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def learning_rate(step: int, steps: int, peak: float, falling: float, warmup: int = 200) -> float:
+def learning_rate(step: int, steps: int, peak: float, falling: float, warmup: int) -> float:
     """Up in `warmup` steps, level, then to zero along a quarter of a cosine over the last `falling` share."""
     rest = max(0.0, step / steps - (1 - falling)) / (falling or 1)
-    return peak * min(1.0, (step + 1) / warmup) * math.cos(rest * math.pi / 2)
+    return peak * min(1.0, (step + 1) / (warmup or 1)) * math.cos(rest * math.pi / 2)

@@ -2,6 +2,7 @@
 
     python recipes/make.py tiny-sdxl
     python recipes/make.py tiny-sd15 --start results/recipes/tiny-sdxl
+    python recipes/make.py tiny-sdxl --start tiny-sdxl --done 5000    from the weights that ship, should more be wanted
 
 Some hours on two cores, minutes on a large GPU. Killed and started again with the same command it goes on to the same
 weights (on the same number of threads). `--ship` puts the result into the package.
@@ -26,6 +27,9 @@ def main() -> None:
     parser.add_argument("name", choices=list(folders.UNETS))
     parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="where state and result lie")
     parser.add_argument("--start", type=Path, help="a base to share the autoencoder with and to start the UNet from")
+    parser.add_argument(
+        "--done", type=int, default=0, help="steps that the start has behind it: the phases go on there"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw eyes")
     parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
     args = parser.parse_args()
@@ -35,7 +39,7 @@ def main() -> None:
         vae = open_base(str(args.start)).vae().to(device).eval()
     else:
         vae = autoencoder.train(args.out, device, args.workers)
-    unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start)
+    unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start, args.done)
     folders.write_base(args.out / args.name, args.name, unet, vae)
     card.write_card(args.out / args.name, args.name, args.out, args.start)
     if args.ship:

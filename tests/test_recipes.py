@@ -31,7 +31,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
-        (denoiser, "PHASES", {"tiny-sdxl": (denoiser.Phase(steps=2, batch=2), denoiser.Phase(steps=2, batch=1))}),
+        (
+            denoiser,
+            "PHASES",
+            {"tiny-sdxl": tuple(denoiser.Phase(2, batch, lateness=2, coarse=4, falling=0.5) for batch in (2, 1))},
+        ),
         (denoiser, "PHOTOGRAPHS", 8),
         (denoiser, "LOGGED_EVERY", 1),
         (denoiser, "KEPT_EVERY", 1),
