@@ -857,7 +857,7 @@ def test_a_hub_id_without_network_says_what_to_do(refuses: Refused) -> None:
     line = refuses(base="nobody/no-such-model")
     assert "nobody/no-such-model" in line
     assert "--base FOLDER" in line
-    assert "random:tiny-sdxl" in line
+    assert "--base tiny-sdxl" in line
 
 
 def test_a_random_base_that_does_not_exist_lists_those_that_do(refuses: Refused) -> None:

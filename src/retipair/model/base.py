@@ -333,7 +333,7 @@ def _from_hub(source: str) -> Path:
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(
             f"--base {source}: not in the cache, and not to be had from the hub ({reason}). Copy its folder here and "
-            "pass --base FOLDER; to try the commands without any weights, pass --base random:tiny-sdxl"
+            "pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package"
         ) from None
 
 
