@@ -44,4 +44,4 @@ demo: $(INSTALLED)
 	$(BIN)/retipair demo
 
 clean:
-	rm -rf .venv demo results
+	rm -rf .venv demo

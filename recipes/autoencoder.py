@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
+from retipair.run import write_folder
+
 SEED, BATCH = 11, 2
 AVERAGE, DECAY = 0.999, 1e-3
 KEPT_EVERY = 250
@@ -34,17 +36,17 @@ class Phase:
     patches: bool
     rate: float
     falling: float
-    kl: float
-    contrast: Contrast
 
 
+KL = 5e-4
 # The thin vessels of the CF are a few grey levels deep: measured in local contrast, they weigh as much as those of the
 # FA; behind a small blur, because most of that error is the photographs' noise, which nothing can learn.
+CONTRAST = Contrast(weight=0.5, grain=3, least=0.02)
 PHASES = (
     # A quarter of an image costs a quarter of the time and teaches as much.
-    Phase(steps=4500, patches=True, rate=2e-3, falling=0.0, kl=5e-4, contrast=Contrast(0.5, 3, 0.02)),
+    Phase(steps=4500, patches=True, rate=2e-3, falling=0.0),
     # The mean brightness that normalisation sees, the field's rim and the seam are those of whole images.
-    Phase(steps=800, patches=False, rate=1.5e-3, falling=0.8, kl=5e-4, contrast=Contrast(0.5, 3, 0.02)),
+    Phase(steps=800, patches=False, rate=1.5e-3, falling=0.8),
 )
 CHANNELS = 16
 SURE = -20.0  # log variance
@@ -71,13 +73,13 @@ def train(work: Path, device: str, workers: int) -> AutoencoderKL:
     trained = None
     for number, phase in enumerate(PHASES, start=1):
         if not (folder := work / f"autoencoder-{number}").exists():
-            _train_phase(phase, trained, folder, work, device, workers).save_pretrained(folder)
+            write_folder(folder, _train_phase(phase, trained, folder, work, device, workers).save_pretrained)
         trained = AutoencoderKL.from_pretrained(folder).to(device).eval()
     assert trained is not None
     if not (folder := work / "autoencoder").exists():
         images, _ = bank.photographs(bank.train_eyes(work, workers), 64, SEED, 0, device)
         whiten(trained, images)
-        trained.half().save_pretrained(folder)
+        write_folder(folder, trained.half().save_pretrained)
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
 
 
@@ -97,10 +99,10 @@ def _train_phase(
     while training.step < phase.steps:
         step = training.step
         images = taught(phase, eyes, seed, step + 1, device)
-        loss, error = loss_of(phase, model, images, torch.Generator().manual_seed(seed * 10**9 + step))
+        loss, error = loss_of(model, images, torch.Generator().manual_seed(seed * 10**9 + step))
         training.update(loss, keeping.learning_rate(step, phase.steps, phase.rate, phase.falling, warmup=200))
         errors.append(error)
-        if training.step % KEPT_EVERY == 0:
+        if training.step % KEPT_EVERY == 0 or training.step == phase.steps:
             averaged.load_state_dict(training.averaged)
             training.log(
                 psnr_train=float(10 * np.log10(4 / np.mean(errors))),
@@ -124,9 +126,7 @@ def taught(phase: Phase, eyes: bank.Bank, seed: int, step: int, device: str) -> 
     return torch.stack([image[:, y : y + height, x : x + width] for y, x in corners])
 
 
-def loss_of(
-    phase: Phase, model: AutoencoderKL, images: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, float]:
+def loss_of(model: AutoencoderKL, images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, float]:
     """Squared and absolute error, error of local contrast, and a pull of the latents towards N(0, 1).
 
     Also the mean squared error.
@@ -139,8 +139,8 @@ def loss_of(
     decoded = decoded.float()
     squared = F.mse_loss(decoded, images)
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    total = 10 * squared + F.l1_loss(decoded, images) + phase.kl * kl
-    total = total + phase.contrast.weight * contrast_error(phase.contrast, decoded, images)
+    total = 10 * squared + F.l1_loss(decoded, images) + KL * kl
+    total = total + CONTRAST.weight * contrast_error(CONTRAST, decoded, images)
     return total, float(squared.detach())
 
 
@@ -170,7 +170,7 @@ def psnr(model: AutoencoderKL, images: torch.Tensor) -> float:
 
 @torch.no_grad()
 def whiten(model: AutoencoderKL, images: torch.Tensor) -> None:
-    """Turn and scale the latents' axes, so that over these images they have mean 0 and no correlation, deviation 1.
+    """Turn and scale the latents' axes: over these images, drawn latents have mean 0, deviation 1 and no correlation.
 
     What is decoded stays the same. As learnt, 4 directions of 16, brightness and colour, held 97 % of the variance: a
     denoiser taught by squared error would see little of the others, which are the vessels. The posterior's variance

@@ -12,29 +12,30 @@ import torch
 
 from retipair.model.base import open_base
 
-_PROBED = "matched"  # only the lines of a probe have it
+NAME = "README.md"
+_PROBED = "own"  # only the lines of a probe have it
 
 
-def write_card(folder: Path, name: str, work: Path, start: Path | None) -> None:
+def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
     """`folder/README.md`."""
     drawn = _lines(work / f"{name}.jsonl")
     probe = next(line for line in reversed(drawn) if _PROBED in line)
-    seconds = sum(line["seconds_a_step"] * denoiser.LOGGED_EVERY for line in drawn)
+    seconds = sum(line["seconds"] for line in drawn)
     phases = "; ".join(
-        f"{p.steps:,} with {p.batch} pairs, rate {p.rate:g}, t late by {p.lateness:g}, coarse error x {p.coarse:g}"
+        f"{p.steps:,} with {p.batch} pairs, rate {p.rate:g}, lateness {p.lateness:g}, coarse error x {p.coarse:g}"
         for p in denoiser.PHASES[name]
     )
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {
-        "made by": f"`python recipes/make.py {name}{f' --start {start.name}' if start else ''}`",
+        "made by": f"`python recipes/make.py {name}{f' --start {start} --done {done}' if start else ''}`",
         "on": f"{_machine()}, torch {torch.__version__}",
         "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
         "learnt by": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
         "steps": phases,
         "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
         "time": f"about {seconds / 3600:.1f} h in the UNet's steps",
-        "last loss (v, half-clean samples included)": f"{drawn[-1]['loss']:.4f}",
+        "last loss": f"{drawn[-1]['loss']:.4f}",
         "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
         f"{probe['other']:.3f}",
         "autoencoder": _autoencoder(work, start),
@@ -56,12 +57,12 @@ patient's image was used, and nothing that it draws says anything about a patien
     text += "".join(f"| {what} | {value} |\n" for what, value in rows.items())
     if start:
         text += f"\n## Before that: {start.name}\n\n{_history(start)}"
-    (folder / "README.md").write_text(text)
+    (folder / NAME).write_text(text)
 
 
 def _history(start: Path) -> str:
     """The tables of the base that this one began with, and of those before it."""
-    card = (open_base(str(start)).configs / "README.md").read_text()
+    card = (open_base(str(start)).configs / NAME).read_text()
     return card[card.index("| | |") :]
 
 

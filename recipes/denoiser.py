@@ -1,4 +1,4 @@
-"""A bundled base's UNet, from nothing, on latents of endless phantoms. See make.py."""
+"""A bundled base's UNet, from nothing or from another's weights, on latents of phantoms. See make.py."""
 
 import time
 from dataclasses import dataclass
@@ -7,25 +7,26 @@ from pathlib import Path
 
 import bank
 import folders
+import judge
 import keeping
 import latents
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
 from torch.nn import functional as F
 
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
+from retipair.data.pair import Pair
 from retipair.diffusion.noise import clean_halves, generator, noise_like, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
+from retipair.metrics.measured import measure
+from retipair.model.autoencoder import fingerprint_of
 from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
-from retipair.painter import Painted, Painter
-from retipair.vision.field_of_view import field_of_view
-from retipair.vision.ridges import vesselness_correlation
+from retipair.painter import Painter
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2
@@ -36,7 +37,7 @@ PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
 class Phase:
     """So many steps with so many pairs each; the learning rate rises in `warmup` steps and falls in the last share.
 
-    lateness: t is 1000 u^(1 / lateness), u uniform: what is large, field, disc and arcades, is decided late.
+    lateness: of samples without a clean half; t is 1000 u^(1 / lateness), u uniform. What is large is decided late.
     coarse: the weight of the error of what is coarser than 4 latent pixels, which that of the finest detail drowns.
     """
 
@@ -117,10 +118,8 @@ class Lesson:
     def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
         self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
         self.steps = [(phase, step) for phase in PHASES[name] for step in range(phase.steps)]
-        folder = work / f"{name}-empty"
-        if not folder.exists():
-            folders.write_base(folder, name, folders.new_unet(name), vae)
-            vae.float()
+        folder = work / f"{name}-empty"  # its text encoders and its sampler are what is wanted
+        folders.write_base(folder, name, folders.new_unet(name), vae)
         self.base = open_base(str(folder))
         self.layout = Layout(self.base.system.layout, bank.VIEW)
         self.prompts = [DEFAULT_PROMPT, *sorted(set(data.captions))]
@@ -180,29 +179,11 @@ class Lesson:
                     errors.append(float(mse[:, 1 - half].mean()))
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
-    def paint(self, unet: UNet2DConditionModel, count: int, steps: int = 20) -> list[Painted]:
+    def paint(self, unet: UNet2DConditionModel, count: int, steps: int = 20) -> list[Pair]:
         painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddim", steps)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            return [
-                one
-                for index in range(count)
-                for one in painter.paint(self.heard.rows([0]), [generator(SEED, "paint", index)])
-            ]
-
-
-def consistency(painted: list[Painted]) -> dict[str, float]:
-    """Mean vesselness correlation of pairs, and of each CF with the next one's FA."""
-    views = [(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa)) for one in painted]
-    pairs = zip(views, views[1:] + views[:1], strict=True)
-    mispaired = [vesselness_correlation(cf, fa, mask & other) for (cf, _, mask), (_, fa, other) in pairs]
-    matched = [vesselness_correlation(*view) for view in views]
-    return {"matched": float(np.mean(matched)), "mispaired": float(np.mean(mispaired))}
-
-
-def grid(painted: list[Painted], columns: int = 2) -> Image.Image:
-    joints = [np.concatenate([one.cf, np.repeat(one.fa[..., None], 3, axis=2)], axis=1) for one in painted]
-    rows = [np.concatenate(joints[i : i + columns], axis=1) for i in range(0, len(joints), columns)]
-    return Image.fromarray(np.concatenate(rows, axis=0))
+            drawn = [painter.paint(self.heard.rows([0]), [generator(SEED, "paint", index)]) for index in range(count)]
+        return [judge.as_pair(one.cf, one.fa) for [one] in drawn]
 
 
 def train(
@@ -213,7 +194,8 @@ def train(
     start: a base whose UNet's weights, where they fit, are kept; done: the steps that these have behind them already.
     """
     layout = open_base(f"random:{name}").system.layout
-    data = latents.fill(work / f"latents-{layout}", PHOTOGRAPHS, bank.train_eyes(work, workers), vae, layout, device)
+    seen = work / f"latents-{layout}-{fingerprint_of(vae)[:8]}"
+    data = latents.fill(seen, PHOTOGRAPHS, bank.train_eyes(work, workers), vae, layout, device)
     torch.manual_seed(SEED)
     unet = folders.new_unet(name).to(device)
     if start:
@@ -221,30 +203,31 @@ def train(
     if device == "cpu":
         unet.set_attn_processor(AttnProcessor())  # with one head and bfloat16 faster there than the fused kernel
     if COMPILED:
-        unet.compile_repeated_blocks()  # a fifth faster
+        unet.compile_repeated_blocks(dynamic=False)  # each batch size by itself, so that a resumed step is the same
     guide = Guide(unet)
-    training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE, done)
+    origin = f"{open_base(str(start)).fingerprint()} after {done} steps" if start else ""
+    training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE, done, origin)
     averaged = folders.new_unet(name).to(device).eval()
     lesson = Lesson(name, work, data, vae, device)
     total, losses = len(lesson.steps), []
-    begun, first = time.time(), training.step
+    begun = time.time()
     while training.step < total:
         loss, guidance = lesson.loss(unet, guide, training.step)
         phase, within = lesson.steps[training.step]
         training.update(loss + GUIDED * guidance.mean(), phase.rate_at(within))
         losses.append(torch.cat([loss[None], guidance]).detach())
-        if training.step % LOGGED_EVERY == 0:
+        if training.step % LOGGED_EVERY == 0 or training.step == total:
             mean_loss, *looked = torch.stack(losses).mean(0).tolist()
-            seconds = (time.time() - begun) / (training.step - first)
-            figures = {"loss": mean_loss, "guide": looked, "seconds_a_step": seconds}
-            losses.clear()
-            if training.step % KEPT_EVERY == 0:
+            figures = {"loss": mean_loss, "guide": looked, "seconds": time.time() - begun}
+            if training.step % KEPT_EVERY == 0 or training.step == total:
                 averaged.load_state_dict(training.averaged)
-                painted = lesson.paint(averaged, PROBED)
-                figures |= lesson.looking_across(averaged) | consistency(painted)
-                grid(painted).save(work / f"{name}_{training.step:06d}.png")
+                drawn = lesson.paint(averaged, PROBED)
+                figures |= lesson.looking_across(averaged) | judge.agreement([measure(pair) for pair in drawn])
+                judge.grid(drawn, columns=2).save(work / f"{name}_{training.step:06d}.png")
                 training.save()
             training.log(**figures)
+            losses.clear()
+            begun = time.time()
     averaged.load_state_dict(training.averaged)
     return averaged
 

@@ -1,5 +1,7 @@
 """The shape of the bundled bases, and the diffusers folders they are written as."""
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from retipair.model.tokenizer import byte_tokenizer
+from retipair.run import write_folder
 
 SHARD = "14MB"
 VIEW = 256
@@ -116,4 +119,5 @@ def pipeline_of(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> An
 
 def write_base(folder: Path, name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
     """A whole diffusers folder in fp16."""
-    pipeline_of(name, unet, vae).to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    pipeline = pipeline_of(name, copy.deepcopy(unet), copy.deepcopy(vae)).to(torch.float16)
+    write_folder(folder, partial(pipeline.save_pretrained, max_shard_size=SHARD))

@@ -75,10 +75,11 @@ def _pair(joint: torch.Tensor) -> Pair:
     """(1, 3, S, 2S) in [-1, 1] -> a pair."""
     pixels = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     cf, fa = np.split(pixels, 2, axis=1)
-    return _valid(cf, fa.mean(axis=2).round().astype(np.uint8))
+    return as_pair(cf, fa.mean(axis=2).round().astype(np.uint8))
 
 
-def _valid(cf: np.ndarray, fa: np.ndarray) -> Pair:
+def as_pair(cf: np.ndarray, fa: np.ndarray) -> Pair:
+    """What was drawn, valid where both views show the eye."""
     return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
 
 
@@ -89,7 +90,7 @@ def drawn_alone(name: str, count: int, steps: int) -> list[Pair]:
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
     painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddim", steps)
     painted = [painter.paint(heard, [generator(0, "judge", index)])[0] for index in range(count)]
-    return [_valid(one.cf, one.fa) for one in painted]
+    return [as_pair(one.cf, one.fa) for one in painted]
 
 
 def with_adapter(config: DemoConfig) -> list[Pair]:

@@ -12,19 +12,27 @@ class Training:
     """Weights under AdamW, their moving average, and the step they are at; the log lies beside the state.
 
     The average warms up: a young one forgets faster. Where there is no state, it begins at step `first`.
+
+    origin: what the weights were at that step; a state that began otherwise is refused.
     """
 
-    def __init__(self, model: torch.nn.Module, path: Path, decay: float, average: float, first: int = 0) -> None:
-        self.model, self.path, self.step, self._average = model, path, first, average
+    def __init__(
+        self, model: torch.nn.Module, path: Path, decay: float, average: float, first: int = 0, origin: str = ""
+    ) -> None:
+        self.model, self.path, self.step, self._average, self._origin = model, path, first, average, origin
         self._optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
         self.averaged = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
         if state := load(path):
+            if state["origin"] != origin:
+                raise SystemExit(f"{path}: was begun from other weights; give another --out, or remove it")
             device = next(model.parameters()).device
             self.step = state["step"]
             self.averaged = {name: value.to(device) for name, value in state["average"].items()}
             model.load_state_dict(state["model"])
             self._optimiser.load_state_dict(state["optimiser"])
             print(f"{path.stem}: goes on from step {self.step}", flush=True)
+
+        self._cut_log()
 
     def update(self, loss: torch.Tensor, rate: float) -> None:
         for group in self._optimiser.param_groups:
@@ -41,7 +49,13 @@ class Training:
 
     def save(self) -> None:
         state = {"step": self.step, "model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
-        save(self.path, {**state, "average": self.averaged})
+        save(self.path, {**state, "average": self.averaged, "origin": self._origin})
+
+    def _cut_log(self) -> None:
+        """Lines of steps that were lost would stand there twice."""
+        log = self.path.with_suffix(".jsonl")
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
 
     def log(self, **values: float | list[float]) -> None:
         line = json.dumps({"step": self.step, **values})

@@ -2,10 +2,10 @@
 
     python recipes/make.py tiny-sdxl
     python recipes/make.py tiny-sd15 --start results/recipes/tiny-sdxl
-    python recipes/make.py tiny-sdxl --start tiny-sdxl --done 5000    from the weights that ship, should more be wanted
+    python recipes/make.py tiny-sdxl --start tiny-sdxl --done 5000    the last phase again, from the weights that ship
 
-Some hours on two cores, minutes on a large GPU. Killed and started again with the same command it goes on to the same
-weights (on the same number of threads). `--ship` puts the result into the package.
+About two hours on two cores; a GPU is used where there is one. Killed and started again with the same command it goes on
+to the same weights (on a CPU, with as many threads). `--ship` puts the result into the package.
 """
 
 import argparse
@@ -33,6 +33,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw eyes")
     parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
     args = parser.parse_args()
+    total = sum(phase.steps for phase in denoiser.PHASES[args.name])
+    if args.done and not (args.start and args.done < total):
+        parser.error(f"--done {args.done}: needs --start, and must be below the {total} steps of the recipe")
+    if args.start and not (open_base(str(args.start)).configs / card.NAME).is_file():
+        parser.error(f"--start {args.start}: has no {card.NAME} that says how it was made")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)
     if args.start:
@@ -41,7 +46,7 @@ def main() -> None:
         vae = autoencoder.train(args.out, device, args.workers)
     unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start, args.done)
     folders.write_base(args.out / args.name, args.name, unet, vae)
-    card.write_card(args.out / args.name, args.name, args.out, args.start)
+    card.write_card(args.out / args.name, args.name, args.out, args.start, args.done)
     if args.ship:
         shutil.rmtree(BUNDLED / args.name, ignore_errors=True)
         shutil.copytree(args.out / args.name, BUNDLED / args.name)

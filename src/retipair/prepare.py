@@ -28,7 +28,7 @@ from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, mistyped, write_manifest
-from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
@@ -337,17 +337,17 @@ def _say_and_split(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], config
     try:
         sides = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
-        _print_table(pairs, outcomes, {})
+        _print_table(pairs, outcomes, {}, config.size)
         raise UserError(f"{config.raw}: {len(refused)} of {len(pairs)} pairs were refused, and {error}") from None
-    _print_table(pairs, outcomes, sides)
+    _print_table(pairs, outcomes, sides, config.size)
     return sides
 
 
-def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]) -> None:
+def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split], size: int) -> None:
     table = Table("id", "eye", "split", "inliers", "residual px", "consistency", "result")
     eyes = eye_names(pairs)
     for outcome in outcomes:
-        residual = "-" if outcome.residual_px is None else f"{outcome.residual_px:.2f}"
+        residual = "-" if outcome.residual_px is None else f"{px_at_512(outcome.residual_px, size):.2f}"
         table.add_row(
             outcome.id,
             eyes[outcome.id],

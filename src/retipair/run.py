@@ -91,7 +91,7 @@ class Run:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
             (folder / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
 
-        folder = _write_folder(self._latest / f"step_{step:06d}", fill)
+        folder = write_folder(self._latest / f"step_{step:06d}", fill)
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
         return folder
@@ -103,7 +103,7 @@ class Run:
             save_adapter(folder / "unet_lora")
             (folder / "reason.json").write_text(json.dumps(reason, indent=2))
 
-        _write_folder(self.folder / "best_checkpoint", fill)
+        write_folder(self.folder / "best_checkpoint", fill)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -226,7 +226,7 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder beside and move it into place."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

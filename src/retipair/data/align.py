@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from retipair.data.landmarks import Landmarks
-from retipair.data.pair import Pair
+from retipair.data.pair import Pair, px_at_512
 from retipair.data.registration import (
     WORK_SIZE,
     View,
@@ -88,7 +88,7 @@ def align(
     # Smaller views show fewer vessels: whether they are of one eye is judged where that was measured.
     judged = after if size >= WORK_SIZE else _at_work_scale(cf, fa, refined)
     likeness = vesselness_correlation(judged.cf, judged.fa, judged.mask)
-    return replace(aligned, refused=_refusal(aligned, how, likeness, max_residual_px * size / WORK_SIZE))
+    return replace(aligned, refused=_refusal(aligned, how, size, likeness, max_residual_px))
 
 
 def _at_work_scale(cf: View, fa: View, fa_to_cf: np.ndarray) -> Pair:
@@ -120,18 +120,18 @@ def _median_residual(points: np.ndarray) -> float | None:
     return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
 
 
-def _refusal(aligned: Aligned, how: How, likeness: float, max_residual_px: float) -> str | None:
+def _refusal(aligned: Aligned, how: How, size: int, likeness: float, max_residual_px: float) -> str | None:
     """Why a pair may not be used, with its numbers; None if it may.
 
-    `likeness` is the vesselness correlation at 512 px, `max_residual_px` the limit in the frame.
+    `likeness` is the vesselness correlation at 512 px, `max_residual_px` the limit in px at 512.
     """
-    total, inliers, residual_px = len(aligned.points), aligned.inliers, aligned.residual_px
+    total, inliers = len(aligned.points), aligned.inliers
     if aligned.pair.mask.mean() < _LEAST_SHARED:
         return f"the views share {aligned.pair.mask.mean():.0%} of the frame"
     if how == "points" and inliers is not None and inliers < max(4, _FEWEST_AGREE * total):
         return f"only {inliers} of {total} points agree"
-    if residual_px is not None and residual_px > max_residual_px:
-        return f"median residual {residual_px:.2f} px > {max_residual_px:.2f}"
+    if aligned.residual_px is not None and (residual := px_at_512(aligned.residual_px, size)) > max_residual_px:
+        return f"median residual {residual:.2f} px at 512 > {max_residual_px:.2f}"
     if how == "features" and inliers is not None and inliers < _FEWEST_FEATURES:
         return f"only {inliers} features agree: place points"
     if likeness < _LEAST_CONSISTENCY[how]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from retipair.data.manifest import PreparedPair
-from retipair.data.pair import Pair, chessboard, load_image
+from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
 MOST_PAIRS = 48  # what a screen can still scroll through
@@ -29,7 +29,7 @@ def titled(folder: Path, record: PreparedPair) -> tuple[str, Pair]:
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
     )
-    residual = "" if record.residual_px is None else f"  residual {record.residual_px:.1f} px"
+    residual = "" if record.residual_px is None else f"  residual {px_at_512(record.residual_px, record.size):.1f} px"
     title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
     return title, Pair(cf, fa, mask > 0)
 

@@ -15,6 +15,11 @@ _MARK = ("Synthetic", "Software", "Seed", "Base")
 """Keys under which a picture that is no photograph says so, and how it was made."""
 
 
+def px_at_512(px: float, size: int) -> float:
+    """A distance in views of `size` px, in px at 512: what a user is shown, whatever the size."""
+    return px * 512 / size
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two views of one field, and where both are valid.
