@@ -179,8 +179,8 @@ class Lesson:
                     errors.append(float(mse[:, 1 - half].mean()))
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
-    def paint(self, unet: UNet2DConditionModel, count: int, steps: int = 20) -> list[Pair]:
-        painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddim", steps)
+    def paint(self, unet: UNet2DConditionModel, count: int, steps: int = 50) -> list[Pair]:
+        painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddpm", steps)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             drawn = [painter.paint(self.heard.rows([0]), [generator(SEED, "paint", index)]) for index in range(count)]
         return [judge.as_pair(one.cf, one.fa) for [one] in drawn]

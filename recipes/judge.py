@@ -83,12 +83,14 @@ def as_pair(cf: np.ndarray, fa: np.ndarray) -> Pair:
     return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
 
 
-def drawn_alone(name: str, count: int, steps: int) -> list[Pair]:
+def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
     """The first pairs that a base draws without any adapter."""
     base = open_base(name)
     layout = Layout(base.system.layout, base.view_size)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
-    painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddim", steps)
+    painter = Painter(
+        base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), how.sampler, how.steps
+    )
     painted = [painter.paint(heard, [generator(0, "judge", index)])[0] for index in range(count)]
     return [as_pair(one.cf, one.fa) for one in painted]
 
@@ -135,7 +137,7 @@ def main() -> None:
     config = DemoConfig(out=args.demo, system=args.what.removeprefix("tiny-"))  # type: ignore[arg-type]
     sets = {
         "phantoms": of_demo_camera(PAIRS, bank.VIEW),
-        "base": drawn_alone(args.what, PAIRS, generate_config(config, "noise").steps),
+        "base": drawn_alone(args.what, PAIRS, generate_config(config, "noise")),
         "adapter": with_adapter(config),
     }
     for name, pairs in sets.items():
