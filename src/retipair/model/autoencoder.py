@@ -49,5 +49,5 @@ def fingerprint_of(vae: Autoencoder) -> str:
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
     for name, tensor in vae.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.float().contiguous().numpy())
+        digest.update(tensor.float().cpu().contiguous().numpy())
     return digest.hexdigest()
