@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bank
+import judge
 import keeping
 import numpy as np
 import torch
@@ -14,18 +15,9 @@ from torch.nn import functional as F
 
 from retipair.run import write_folder
 
-SEED, BATCH = 11, 2
+SEED, BATCH, JUDGED = 11, 2, 8
 AVERAGE, DECAY = 0.999, 1e-3
-KEPT_EVERY = 250
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """The error of what is coarser than `grain` px and finer than about 10, in units of the local deviation + least."""
-
-    weight: float
-    grain: int
-    least: float
+KEPT_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -36,20 +28,26 @@ class Phase:
     patches: bool
     rate: float
     falling: float
+    warmup: int = 0
 
 
-KL = 5e-4
-# The thin vessels of the CF are a few grey levels deep: measured in local contrast, they weigh as much as those of the
-# FA; behind a small blur, because most of that error is the photographs' noise, which nothing can learn.
-CONTRAST = Contrast(weight=0.5, grain=3, least=0.02)
 PHASES = (
     # A quarter of an image costs a quarter of the time and teaches as much.
-    Phase(steps=4500, patches=True, rate=2e-3, falling=0.0),
+    Phase(steps=7500, patches=True, rate=2e-3, falling=0.0, warmup=200),
     # The mean brightness that normalisation sees, the field's rim and the seam are those of whole images.
     Phase(steps=800, patches=False, rate=1.5e-3, falling=0.8),
 )
-CHANNELS = 16
+CHANNELS, FACTOR = 16, 8
 SURE = -20.0  # log variance
+KL = 5e-4
+LEAST = 0.02
+"""Added to the local deviation that contrast is measured in."""
+FA_COUNTS = 0.3
+"""The error of the FA, beside that of the CF: half of it is its background's grain."""
+NEAR_COUNTS = 10.0
+"""What is near a vessel counts so much more."""
+TOLD = 1.0
+"""Weight of how badly the latents tell where vessels are."""
 
 
 def config() -> dict[str, Any]:
@@ -68,87 +66,122 @@ def config() -> dict[str, Any]:
     }
 
 
+class Pupil(torch.nn.Module):
+    """The autoencoder, and a small network that must tell from its latents where vessels are.
+
+    The thin vessels of a CF are a few grey levels deep. An error of pixels teaches the encoder next to nothing about
+    them, however it is weighted; having to tell them from the rest does. The small network is thrown away.
+    """
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        self.autoencoder = AutoencoderKL(**config())
+        self.vessels = torch.nn.Sequential(
+            torch.nn.Conv2d(CHANNELS, hidden, 3, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(hidden, hidden, 3, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(hidden, FACTOR**2, 1),
+            torch.nn.PixelShuffle(FACTOR),
+        )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images, and the same without noise: (B, 3, H, W) in [-1, 1]; vessels 0 or 1, counts FA_COUNTS in the FA, else 1."""
+
+    images: torch.Tensor
+    clean: torch.Tensor
+    vessels: torch.Tensor  # (B, 1, H, W)
+    counts: torch.Tensor  # (B, 1, H, W)
+
+
 def train(work: Path, device: str, workers: int) -> AutoencoderKL:
     """The trained autoencoder, float32; about forty minutes on two idle cores, nothing once it is there."""
-    trained = None
-    for number, phase in enumerate(PHASES, start=1):
-        if not (folder := work / f"autoencoder-{number}").exists():
-            write_folder(folder, _train_phase(phase, trained, folder, work, device, workers).save_pretrained)
-        trained = AutoencoderKL.from_pretrained(folder).to(device).eval()
-    assert trained is not None
     if not (folder := work / "autoencoder").exists():
-        images, _ = bank.photographs(bank.train_eyes(work, workers), 64, SEED, 0, device)
-        whiten(trained, images)
+        trained = _learnt(work, device, workers)
+        whiten(trained, bank.photographs(bank.train_eyes(work, workers), 64, SEED, 0, device).joint)
         write_folder(folder, trained.half().save_pretrained)
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
 
 
-def _train_phase(
-    phase: Phase, before: AutoencoderKL | None, folder: Path, work: Path, device: str, workers: int
-) -> AutoencoderKL:
-    eyes, held_out = bank.train_eyes(work, workers), bank.held_out_eyes(work, workers)
-    judged, _ = bank.photographs(held_out, 16, SEED, 0, device)
-    seed = SEED + PHASES.index(phase)
-    torch.manual_seed(seed)
-    model = AutoencoderKL(**config()).to(device)
-    if before is not None:
-        model.load_state_dict(before.state_dict())
-    training = keeping.Training(model, folder.with_suffix(".state"), DECAY, AVERAGE)
-    averaged = AutoencoderKL(**config()).to(device).eval()
-    begun, first, errors = time.time(), training.step, []
-    while training.step < phase.steps:
-        step = training.step
-        images = taught(phase, eyes, seed, step + 1, device)
-        loss, error = loss_of(model, images, torch.Generator().manual_seed(seed * 10**9 + step))
-        training.update(loss, keeping.learning_rate(step, phase.steps, phase.rate, phase.falling, warmup=200))
+def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
+    eyes = bank.train_eyes(work, workers)
+    judged = bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint
+    steps = [(phase, step) for phase in PHASES for step in range(phase.steps)]
+    torch.manual_seed(SEED)
+    pupil = Pupil().to(device)
+    training = keeping.Training(pupil, work / "autoencoder.state", DECAY, AVERAGE)
+    averaged = Pupil().to(device).eval()
+    begun, errors = time.time(), []
+    while training.step < len(steps):
+        phase, within = steps[training.step]
+        source = torch.Generator().manual_seed(SEED * 10**9 + training.step)
+        loss, error = loss_of(pupil, taught(phase, eyes, training.step + 1, device), source)
+        training.update(loss, keeping.learning_rate(within, phase.steps, phase.rate, phase.falling, phase.warmup))
         errors.append(error)
-        if training.step % KEPT_EVERY == 0 or training.step == phase.steps:
+        if training.step % KEPT_EVERY == 0 or training.step == len(steps):
             averaged.load_state_dict(training.averaged)
             training.log(
                 psnr_train=float(10 * np.log10(4 / np.mean(errors))),
-                psnr_held_out=psnr(averaged, judged),
-                seconds_a_step=(time.time() - begun) / (training.step - first),
+                **judge.decoded(averaged.autoencoder, judged),
+                seconds=time.time() - begun,
             )
-            errors.clear()
             training.save()
+            errors.clear()
+            begun = time.time()
     averaged.load_state_dict(training.averaged)
-    return averaged
+    return averaged.autoencoder
 
 
-def taught(phase: Phase, eyes: bank.Bank, seed: int, step: int, device: str) -> torch.Tensor:
-    """A batch (BATCH, 3, H, W) in [-1, 1], a function of (seed, step) alone."""
-    if not phase.patches:
-        return bank.photographs(eyes, BATCH, seed, step, device)[0]
-    [image], _ = bank.photographs(eyes, 1, seed, step, device)
+def taught(phase: Phase, eyes: bank.Bank, step: int, device: str) -> Pictures:
+    """A batch of BATCH pictures, a function of the step alone."""
+    count = 1 if phase.patches else BATCH
+    seen, clean = (bank.photographs(eyes, count, SEED, step, device, noisy) for noisy in (True, False))
+    counts = torch.ones_like(seen.vessels)
+    counts[..., bank.VIEW :] = FA_COUNTS
+    layers = torch.cat([seen.joint, clean.joint, seen.vessels, counts], dim=1)
+    if phase.patches:
+        layers = _patches(layers[0], step)
+    return Pictures(*layers.split([3, 3, 1, 1], dim=1))
+
+
+def _patches(image: torch.Tensor, step: int) -> torch.Tensor:
+    """BATCH parts of (C, H, W), half as high and wide, where latents can begin."""
     height, width = image.shape[1] // 2, image.shape[2] // 2
-    rng = np.random.default_rng([seed, step, 1])
-    corners = rng.integers(0, (height // 8 + 1, width // 8 + 1), (BATCH, 2)) * 8
+    rng = np.random.default_rng([SEED, step, 1])
+    corners = rng.integers(0, (height // FACTOR + 1, width // FACTOR + 1), (BATCH, 2)) * FACTOR
     return torch.stack([image[:, y : y + height, x : x + width] for y, x in corners])
 
 
-def loss_of(model: AutoencoderKL, images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, float]:
-    """Squared and absolute error, error of local contrast, and a pull of the latents towards N(0, 1).
+def loss_of(pupil: Pupil, seen: Pictures, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+    """Squared and absolute error, error of local contrast, what latents tell of vessels, and a pull to N(0, 1).
 
     Also the mean squared error.
     """
-    with torch.autocast(images.device.type, torch.bfloat16):
-        posterior = model.encode(images).latent_dist
+    with torch.autocast(seen.images.device.type, torch.bfloat16):
+        posterior = pupil.autoencoder.encode(seen.images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        decoded = model.decode(mean + torch.exp(0.5 * logvar) * noise).sample
-    decoded = decoded.float()
-    squared = F.mse_loss(decoded, images)
+        latents = mean + torch.exp(0.5 * logvar) * noise
+        decoded, told = pupil.autoencoder.decode(latents).sample, pupil.vessels(latents)
+    error, near = decoded.float() - seen.clean, F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
+    weight = seen.counts * (1 + NEAR_COUNTS * near)
+    total = (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded.float(), seen.clean))).mean()
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    total = 10 * squared + F.l1_loss(decoded, images) + KL * kl
-    total = total + CONTRAST.weight * contrast_error(CONTRAST, decoded, images)
-    return total, float(squared.detach())
+    return total + KL * kl + TOLD * _missed(told.float(), seen), float((error.detach() ** 2).mean())
 
 
-def contrast_error(contrast: Contrast, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of the contrast."""
-    fine, made = (_mean(one, contrast.grain) - _mean(one, 11) for one in (images, decoded))
-    deviation = _mean(fine**2, 11).mean(dim=1, keepdim=True).sqrt() + contrast.least
-    return ((made - fine).abs() / deviation).mean()
+def _contrast(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Absolute error of what is finer than about 10 px, in units of its local deviation, each (B, 3, H, W)."""
+    made, fine = (one - _mean(one, 11) for one in (decoded, clean))
+    return (made - fine).abs() / (_mean(fine**2, 11).mean(dim=1, keepdim=True).sqrt() + LEAST)
+
+
+def _missed(told: torch.Tensor, seen: Pictures) -> torch.Tensor:
+    """Cross-entropy of vessel or not; vessels, which are few, count three times, and the CF more than the FA."""
+    rare = torch.tensor(3.0, device=told.device)
+    return F.binary_cross_entropy_with_logits(told, seen.vessels, seen.counts, pos_weight=rare)
 
 
 def _mean(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -158,14 +191,6 @@ def _mean(images: torch.Tensor, size: int) -> torch.Tensor:
         images = F.avg_pool2d(F.pad(images, (half, half, 0, 0), mode="replicate"), (1, size), stride=1)
         images = F.avg_pool2d(F.pad(images, (0, 0, half, half), mode="replicate"), (size, 1), stride=1)
     return images
-
-
-@torch.no_grad()
-def psnr(model: AutoencoderKL, images: torch.Tensor) -> float:
-    """Mean over images in [-1, 1] of the peak signal-to-noise ratio, dB."""
-    decoded = torch.cat([model.decode(model.encode(one).latent_dist.mean).sample for one in images.split(1)])
-    error = ((decoded.clamp(-1, 1) - images) ** 2).mean(dim=(1, 2, 3))
-    return float((10 * torch.log10(4 / error)).mean())
 
 
 @torch.no_grad()

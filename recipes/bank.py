@@ -5,7 +5,7 @@ Every eye is a function of its number alone; eyes from HELD_OUT on are never tra
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ VIEW = 256
 MARGIN = 12  # px on every side, so that the field can be shifted
 SIDE = VIEW + 2 * MARGIN
 EYES, HELD_OUT = 2000, 1_000_000
+_VISIBLE = 0.03
+"""Of the widest vessel's thickness."""
 BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
 
 
@@ -71,10 +73,19 @@ def fill(folder: Path, numbers: Sequence[int], workers: int) -> Bank:
     return Bank(np.load(maps_path, mmap_mode="r"), done.astype(bool))
 
 
+@dataclass(frozen=True)
+class Photographs:
+    """joint (B, 3, VIEW, 2 VIEW) in [-1, 1]; vessels (B, 1, VIEW, 2 VIEW): 1 where a half may show one, else 0."""
+
+    joint: torch.Tensor
+    vessels: torch.Tensor
+    captions: list[str]
+
+
 def photographs(
-    bank: Bank, count: int, seed: int, step: int, device: torch.device | str = "cpu"
-) -> tuple[torch.Tensor, list[str]]:
-    """Joint images (count, 3, VIEW, 2 VIEW) in [-1, 1] and captions, a function of (seed, step) alone."""
+    bank: Bank, count: int, seed: int, step: int, device: torch.device | str = "cpu", noisy: bool = True
+) -> Photographs:
+    """A function of (seed, step) alone; not noisy: the same photographs from a sensor without noise."""
     rng = np.random.default_rng([seed, step])
     chosen = rng.integers(len(bank.maps), size=count)
     shifts = rng.integers(0, 2 * MARGIN + 1, (count, 2))
@@ -87,10 +98,17 @@ def photographs(
     ]
     maps = torch.from_numpy(np.stack(crops)).to(device).float() / 255
     generators = [torch.Generator().manual_seed(int(one)) for one in rng.integers(2**62, size=count)]
-    cf, fa, _ = photograph(maps, looks, generators)
+    cf, fa, _ = photograph(maps, looks if noisy else [replace(look, noise=0.0) for look in looks], generators)
     joint = torch.cat([cf, fa.expand_as(cf)], dim=-1) * 2 - 1
     captions = [caption(name, bool(bank.diseased[eye])) for name, eye in zip(names, chosen, strict=True)]
-    return joint, captions
+    return Photographs(joint, _vessels(maps), captions)
+
+
+def _vessels(maps: torch.Tensor) -> torch.Tensor:
+    """Beside each other those that a CF shows, and an FA, which shows the finest too."""
+    artery, vein, fine = (maps[:, CHANNELS.index(name)][:, None] for name in ("artery", "vein", "fine"))
+    both = torch.maximum(artery, vein)
+    return (torch.cat([both, torch.maximum(both, fine)], dim=-1) > _VISIBLE).float()
 
 
 def caption(camera: str, diseased: bool) -> str:

@@ -70,9 +70,11 @@ def _autoencoder(work: Path, start: Path | None) -> str:
     if start:
         return f"that of {start.name}"
     phases = [f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES]
-    seen = _lines(work / f"autoencoder-{len(phases)}.jsonl")[-1]["psnr_held_out"]
+    seen = _lines(work / "autoencoder.jsonl")[-1]
     return (
-        f"factor 8, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}; {seen:.2f} dB on held-out eyes"
+        f"factor {autoencoder.FACTOR}, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}; on eyes it "
+        f"has not seen {seen['psnr']:.2f} dB, vessel Dice {seen['vessel_dice_cf']:.2f} (CF), "
+        f"{seen['vessel_dice_fa']:.2f} (FA)"
     )
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
-from retipair.diffusion.noise import clean_halves, generator, noise_like, with_clean_halves
+from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
 from retipair.metrics.measured import measure
 from retipair.model.autoencoder import fingerprint_of
@@ -30,7 +30,7 @@ from retipair.painter import Painter
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2
-PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED = 4000, 100, 500, 8
+PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED, PROBE_STEPS = 4000, 100, 500, 8, 50
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,10 @@ class Lesson:
                     errors.append(float(mse[:, 1 - half].mean()))
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
-    def paint(self, unet: UNet2DConditionModel, count: int, steps: int = 50) -> list[Pair]:
-        painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddpm", steps)
+    def paint(self, unet: UNet2DConditionModel, count: int) -> list[Pair]:
+        painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddpm", PROBE_STEPS)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            drawn = [painter.paint(self.heard.rows([0]), [generator(SEED, "paint", index)]) for index in range(count)]
-        return [judge.as_pair(one.cf, one.fa) for [one] in drawn]
+            return judge.painted(painter, self.heard.rows([0]), count)
 
 
 def train(

@@ -30,7 +30,7 @@ from retipair.metrics import distribution
 from retipair.metrics.consistency import dice, mean, set_consistency
 from retipair.metrics.measured import Measured, measure
 from retipair.model.base import open_base
-from retipair.model.conditioning import encode_prompts
+from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter
 from retipair.vision.field_of_view import field_of_view
@@ -41,45 +41,44 @@ HELD_OUT_SEED = 77_000
 
 
 def judge_autoencoder(vae: AutoencoderKL, work: Path) -> dict[str, dict[str, float]]:
-    """Mean PSNR, dB, of joint images, and mean vessel Dice at 512 of their views, decoded against original.
+    """How much of joint images of eyes it has not seen comes through: in one, and with both halves apart."""
+    images = bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0).joint
+    return {"joint": decoded(vae, images), "apart": decoded(vae, images, apart=True)}
 
-    Three ways: both halves through the autoencoder in one image, each apart, and encoded apart but decoded in one.
+
+@torch.no_grad()
+def decoded(vae: AutoencoderKL, images: torch.Tensor, apart: bool = False) -> dict[str, float]:
+    """Means over joint images (N, 3, S, 2S) in [-1, 1], decoded against original.
+
+    PSNR, dB, Dice of the vessels of each view at 512, and what is left of how well both views' vessels agree.
     """
-    images, _ = bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0)
-    found: dict[str, list[tuple[float, float, float]]] = {"joint": [], "apart": [], "encoded apart": []}
+    rows, before, after = [], [], []
     for image in images.split(1):
-        before = measure(_pair(image))
-        with torch.no_grad():
-            whole = vae.encode(image).latent_dist.mean
-            halves = [vae.encode(half).latent_dist.mean for half in image.chunk(2, dim=-1)]
-            ways = {
-                "joint": vae.decode(whole).sample,
-                "apart": torch.cat([vae.decode(half).sample for half in halves], dim=-1),
-                "encoded apart": vae.decode(torch.cat(halves, dim=-1)).sample,
-            }
-        for way, decoded in ways.items():
-            found[way].append(_kept(image, before, decoded.clamp(-1, 1)))
+        parts = image.chunk(2, dim=-1) if apart else [image]
+        made = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1).clamp(-1, 1)
+        before.append(measure(_pair(image)))
+        after.append(measure(_pair(made)))
+        rows.append((float(10 * torch.log10(4 / ((made - image) ** 2).mean())), *_same_vessels(before[-1], after[-1])))
     names = ("psnr", "vessel_dice_cf", "vessel_dice_fa")
-    return {way: dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) for way, rows in found.items()}
+    left = agreement(after)["correlation"] / agreement(before)["correlation"]
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) | {"agreement_left": left}
 
 
-def _kept(image: torch.Tensor, before: Measured, decoded: torch.Tensor) -> tuple[float, float, float]:
-    """PSNR, and Dice of the CF's and of the FA's vessels."""
-    after = measure(_pair(decoded))
+def _same_vessels(before: Measured, after: Measured) -> tuple[float, float]:
+    """Dice of the CF's and of the FA's vessels."""
     views = ((before.cf_vesselness, after.cf_vesselness), (before.fa_vesselness, after.fa_vesselness))
     cf, fa = (dice(segment(a, before.inside), segment(b, before.inside)) for a, b in views)
-    return float(10 * torch.log10(4 / ((decoded - image) ** 2).mean())), cf, fa
+    return cf, fa
 
 
 def _pair(joint: torch.Tensor) -> Pair:
     """(1, 3, S, 2S) in [-1, 1] -> a pair."""
-    pixels = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    pixels = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     cf, fa = np.split(pixels, 2, axis=1)
     return as_pair(cf, fa.mean(axis=2).round().astype(np.uint8))
 
 
 def as_pair(cf: np.ndarray, fa: np.ndarray) -> Pair:
-    """What was drawn, valid where both views show the eye."""
     return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
 
 
@@ -91,8 +90,13 @@ def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
     painter = Painter(
         base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), how.sampler, how.steps
     )
-    painted = [painter.paint(heard, [generator(0, "judge", index)])[0] for index in range(count)]
-    return [as_pair(one.cf, one.fa) for one in painted]
+    return painted(painter, heard, count)
+
+
+def painted(painter: Painter, heard: Conditioning, count: int) -> list[Pair]:
+    """The first pairs that hear this one row, valid where both views show the eye."""
+    drawn = [painter.paint(heard, [generator(HELD_OUT_SEED, "judge", index)])[0] for index in range(count)]
+    return [as_pair(one.cf, one.fa) for one in drawn]
 
 
 def with_adapter(config: DemoConfig) -> list[Pair]:

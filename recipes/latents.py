@@ -41,9 +41,9 @@ def fill(folder: Path, count: int, eyes: bank.Bank, vae: AutoencoderKL, layout: 
 def _encoded(number: int, eyes: bank.Bank, vae: AutoencoderKL, layout: str, device: str) -> dict[str, object]:
     values, captions = [], []
     for start in range(number * _PART, (number + 1) * _PART, _AT_ONCE):
-        joint, some = bank.photographs(eyes, _AT_ONCE, SEED, start, device)
-        captions += some
-        joint = squeezed(joint) if layout == "squeezed" else joint
+        seen = bank.photographs(eyes, _AT_ONCE, SEED, start, device)
+        captions += seen.captions
+        joint = squeezed(seen.joint) if layout == "squeezed" else seen.joint
         mean = vae.encode(joint).latent_dist.mean  # in float32: in bfloat16 the finest directions drown in rounding
         values.append((mean * vae.config.scaling_factor).half().cpu())
     return {"values": torch.cat(values), "captions": json.dumps(captions)}

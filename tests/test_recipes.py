@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 import autoencoder
@@ -30,6 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             (autoencoder.Phase(2, True, 1e-3, 0.0), autoencoder.Phase(4, False, 1e-3, 0.5)),
         ),
         (autoencoder, "KEPT_EVERY", 2),
+        (autoencoder, "JUDGED", 2),
         (latents, "_PART", 8),
         (
             denoiser,
@@ -41,6 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (denoiser, "KEPT_EVERY", 1),
         (denoiser, "COMPILED", False),
         (denoiser, "PROBED", 2),
+        (denoiser, "PROBE_STEPS", 2),
     ):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(bank, "held_out_eyes", bank.train_eyes)
@@ -83,9 +86,10 @@ def test_killed_recipes_go_on_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
 def test_pictures_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
     eyes = bank.fill(tmp_path, range(2), 1)
-    first, captions = bank.photographs(eyes, 2, 5, 7)
-    again, _ = bank.photographs(eyes, 2, 5, 7)
-    other, _ = bank.photographs(eyes, 2, 5, 8)
+    seen = bank.photographs(eyes, 2, 5, 7)
+    first, captions = seen.joint, seen.captions
+    again = bank.photographs(eyes, 2, 5, 7).joint
+    other = bank.photographs(eyes, 2, 5, 8).joint
     assert first.shape == (2, 3, bank.VIEW, 2 * bank.VIEW)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -95,10 +99,31 @@ def test_pictures_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
     assert not torch.equal(cf[:, 0], cf[:, 2])
 
 
+def test_without_noise_a_picture_is_the_same_but_for_the_noise(tmp_path: Path) -> None:
+    eyes = bank.fill(tmp_path, range(2), 1)
+    noisy, clean = (bank.photographs(eyes, 2, 5, 7, noisy=noisy) for noisy in (True, False))
+    assert torch.equal(noisy.vessels, clean.vessels)
+    error = (noisy.joint - clean.joint)[:, :1, 96:160, 96:160]  # within the field, of values that span 2
+    assert abs(float(error.mean())) < 0.005
+    assert 0.01 < float(error.std()) < 0.06
+    assert float(F.avg_pool2d(error, 8).std()) < float(error.std()) / 5  # of pixels, not of places
+
+
+def test_vessels_are_where_the_pictures_show_them(tmp_path: Path) -> None:
+    """Darker than around them in the CF, brighter in the FA, which has more of them."""
+    seen = bank.photographs(bank.fill(tmp_path, range(2), 1), 2, 5, 7)
+    fine = (seen.joint - F.avg_pool2d(seen.joint, 9, 1, 4))[:, 1:2]
+    assert set(seen.vessels.unique().tolist()) == {0.0, 1.0}
+    (cf, fa), (cf_vessels, fa_vessels) = (one.chunk(2, dim=-1) for one in (fine, seen.vessels))
+    assert float(cf[cf_vessels > 0].mean()) < float(cf[cf_vessels == 0].mean())
+    assert float(fa[fa_vessels > 0].mean()) > float(fa[fa_vessels == 0].mean())
+    assert float(fa_vessels.mean()) > float(cf_vessels.mean())
+
+
 def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
     eyes = bank.fill(tmp_path, range(2), 1)
-    [whole], _ = bank.photographs(eyes, 1, 3, 4)
-    patches = autoencoder.taught(autoencoder.PHASES[0], eyes, 3, 4, "cpu")
+    [whole] = bank.photographs(eyes, 1, autoencoder.SEED, 4).joint
+    patches = autoencoder.taught(autoencoder.PHASES[0], eyes, 4, "cpu").images
     assert patches.shape == (autoencoder.BATCH, 3, bank.VIEW // 2, bank.VIEW)
     corners = [(y, x) for y in range(0, bank.VIEW // 2 + 1, 8) for x in range(0, bank.VIEW + 1, 8)]
     height, width = patches.shape[2:]
@@ -134,9 +159,9 @@ def test_attention_that_looks_at_the_counterpart_has_no_loss() -> None:
     block.norm1 = torch.nn.Identity()
     for weight, matched in ((block.attn1.to_q, places), (block.attn1.to_k, places[other])):
         weight.weight.data = 30 * matched.T @ places
-    assert float(guide._loss(layer, places[None], 2.0)) < 1e-3
+    assert guide._loss(layer, places[None], 2.0) < 1e-3
     block.attn1.to_k.weight.data = 30 * places.T @ places
-    assert float(guide._loss(layer, places[None], 2.0)) > 10
+    assert guide._loss(layer, places[None], 2.0) > 10
 
 
 def test_squeezed_pictures_are_what_the_layout_makes() -> None:
