@@ -88,10 +88,10 @@ class Pupil(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Pictures:
-    """images, and the same without noise: (B, 3, H, W) in [-1, 1]; vessels 0 or 1, counts FA_COUNTS in the FA, else 1."""
+    """images and the same without noise in [-1, 1]; vessels 0 or 1; counts: FA_COUNTS in the FA, 1 in the CF."""
 
-    images: torch.Tensor
-    clean: torch.Tensor
+    images: torch.Tensor  # (B, 3, H, W)
+    clean: torch.Tensor  # (B, 3, H, W)
     vessels: torch.Tensor  # (B, 1, H, W)
     counts: torch.Tensor  # (B, 1, H, W)
 
