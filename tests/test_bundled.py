@@ -71,7 +71,7 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
         before, after = measure(Pair(eye.cf, eye.fa, eye.field)), measure(Pair(cf, fa, eye.field))
         for view in ("cf_vesselness", "fa_vesselness"):
             kept = [segment(getattr(one, view), before.inside) for one in (before, after)]
-            assert dice(*kept) >= 0.55, view  # one CF; the mean of many is in the recipes' README
+            assert dice(*kept) >= 0.55, view  # of one pair; means are in the recipes' README
 
 
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
