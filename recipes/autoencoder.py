@@ -108,7 +108,7 @@ def train(work: Path, device: str, workers: int) -> AutoencoderKL:
 def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
     eyes = bank.train_eyes(work, workers)
     judged = bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint
-    steps = [(phase, step) for phase in PHASES for step in range(phase.steps)]
+    steps = keeping.numbered(PHASES)
     torch.manual_seed(SEED)
     pupil = Pupil().to(device)
     training = keeping.Training(pupil, work / "autoencoder.state", DECAY, AVERAGE)
@@ -118,7 +118,7 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
         phase, within = steps[training.step]
         source = torch.Generator().manual_seed(SEED * 10**9 + training.step)
         loss, error = loss_of(pupil, taught(phase, eyes, training.step + 1, device), source)
-        training.update(loss, keeping.learning_rate(within, phase.steps, phase.rate, phase.falling, phase.warmup))
+        training.update(loss, keeping.learning_rate(phase, within))
         errors.append(error)
         if training.step % KEPT_EVERY == 0 or training.step == len(steps):
             averaged.load_state_dict(training.averaged)

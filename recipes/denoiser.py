@@ -49,10 +49,6 @@ class Phase:
     falling: float = 0.0
     rate: float = 6e-4
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of this step of the phase."""
-        return keeping.learning_rate(step, self.steps, self.rate, self.falling, self.warmup)
-
 
 PHASES = {
     "tiny-sdxl": (
@@ -117,7 +113,7 @@ class Lesson:
 
     def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
         self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
-        self.steps = [(phase, step) for phase in PHASES[name] for step in range(phase.steps)]
+        self.steps = keeping.numbered(PHASES[name])
         folder = work / f"{name}-empty"  # its text encoders and its sampler are what is wanted
         folders.write_base(folder, name, folders.new_unet(name), vae)
         self.base = open_base(str(folder))
@@ -213,7 +209,7 @@ def train(
     while training.step < total:
         loss, guidance = lesson.loss(unet, guide, training.step)
         phase, within = lesson.steps[training.step]
-        training.update(loss + GUIDED * guidance.mean(), phase.rate_at(within))
+        training.update(loss + GUIDED * guidance.mean(), keeping.learning_rate(phase, within))
         losses.append(torch.cat([loss[None], guidance]).detach())
         if training.step % LOGGED_EVERY == 0 or training.step == total:
             mean_loss, *looked = torch.stack(losses).mean(0).tolist()

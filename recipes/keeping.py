@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -75,7 +76,28 @@ def load(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def learning_rate(step: int, steps: int, peak: float, falling: float, warmup: int) -> float:
-    """Up in `warmup` steps, level, then to zero along a quarter of a cosine over the last `falling` share."""
-    rest = max(0.0, step / steps - (1 - falling)) / (falling or 1)
-    return peak * min(1.0, (step + 1) / (warmup or 1)) * math.cos(rest * math.pi / 2)
+class Phase(Protocol):
+    """So many steps; the learning rate rises in `warmup` of them and falls in the last share, `falling`."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def falling(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+
+
+AnyPhase = TypeVar("AnyPhase", bound=Phase)
+
+
+def numbered(phases: Sequence[AnyPhase]) -> list[tuple[AnyPhase, int]]:
+    """Every step of a training, in order: its phase, and which of the phase's it is."""
+    return [(phase, step) for phase in phases for step in range(phase.steps)]
+
+
+def learning_rate(phase: Phase, step: int) -> float:
+    """Up in the warm-up, level, then to zero along a quarter of a cosine."""
+    rest = max(0.0, step / phase.steps - (1 - phase.falling)) / (phase.falling or 1)
+    return phase.rate * min(1.0, (step + 1) / (phase.warmup or 1)) * math.cos(rest * math.pi / 2)

@@ -71,8 +71,8 @@ class Settings:
     amounts: Mapping[Mode, int]
 
 
-# The whole way in 6 minutes on two cores. Noise added in each step (ddpm) mends what earlier ones drew badly: the
-# base's pairs agree by .41 with it, by .32 without (ddim), at 60 steps each.
+# The whole way in 6 minutes on two cores. Noise added in each step (ddpm) mends what earlier ones drew badly:
+# recipes/README.md.
 SETTINGS = Settings(
     bases={"sdxl": "tiny-sdxl", "sd15": "tiny-sd15"},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
