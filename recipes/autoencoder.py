@@ -17,7 +17,7 @@ from retipair.run import write_folder
 
 SEED, BATCH, JUDGED = 11, 2, 8
 AVERAGE, DECAY = 0.999, 1e-3
-KEPT_EVERY = 500
+KEPT_EVERY = 1000
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train(work: Path, device: str, workers: int) -> AutoencoderKL:
 
 def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
     eyes = bank.train_eyes(work, workers)
-    judged = bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint
+    judged = judge.shown_to(bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint)
     steps = keeping.numbered(PHASES)
     torch.manual_seed(SEED)
     pupil = Pupil().to(device)
@@ -123,7 +123,7 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
         if training.step % KEPT_EVERY == 0 or training.step == len(steps):
             averaged.load_state_dict(training.averaged)
             training.log(
-                psnr_train=float(10 * np.log10(4 / np.mean(errors))),
+                psnr_train=float(10 * torch.log10(4 / torch.stack(errors).mean())),
                 **judge.decoded(averaged.autoencoder, judged),
                 seconds=time.time() - begun,
             )
@@ -137,10 +137,10 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
 def taught(phase: Phase, eyes: bank.Bank, step: int, device: str) -> Pictures:
     """A batch of BATCH pictures, a function of the step alone."""
     count = 1 if phase.patches else BATCH
-    seen, clean = (bank.photographs(eyes, count, SEED, step, device, noisy) for noisy in (True, False))
+    seen = bank.photographs(eyes, count, SEED, step, device)
     counts = torch.ones_like(seen.vessels)
     counts[..., bank.VIEW :] = FA_COUNTS
-    layers = torch.cat([seen.joint, clean.joint, seen.vessels, counts], dim=1)
+    layers = torch.cat([seen.joint, seen.clean, seen.vessels, counts], dim=1)
     if phase.patches:
         layers = _patches(layers[0], step)
     return Pictures(*layers.split([3, 3, 1, 1], dim=1))
@@ -154,7 +154,7 @@ def _patches(image: torch.Tensor, step: int) -> torch.Tensor:
     return torch.stack([image[:, y : y + height, x : x + width] for y, x in corners])
 
 
-def loss_of(pupil: Pupil, seen: Pictures, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+def loss_of(pupil: Pupil, seen: Pictures, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared and absolute error, error of local contrast, what latents tell of vessels, and a pull to N(0, 1).
 
     Also the mean squared error.
@@ -169,7 +169,7 @@ def loss_of(pupil: Pupil, seen: Pictures, generator: torch.Generator) -> tuple[t
     weight = seen.counts * (1 + NEAR_COUNTS * near)
     total = (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded.float(), seen.clean))).mean()
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return total + KL * kl + TOLD * _missed(told.float(), seen), float((error.detach() ** 2).mean())
+    return total + KL * kl + TOLD * _missed(told.float(), seen), (error.detach() ** 2).mean()
 
 
 def _contrast(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Every eye is a function of its number alone; eyes from HELD_OUT on are never tra
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +75,19 @@ def fill(folder: Path, numbers: Sequence[int], workers: int) -> Bank:
 
 @dataclass(frozen=True)
 class Photographs:
-    """joint (B, 3, VIEW, 2 VIEW) in [-1, 1]; vessels (B, 1, VIEW, 2 VIEW): 1 where a half may show one, else 0."""
+    """joint, and clean: the same without a sensor's noise, (B, 3, VIEW, 2 VIEW) in [-1, 1].
+
+    vessels (B, 1, VIEW, 2 VIEW): 1 where a half may show one, else 0.
+    """
 
     joint: torch.Tensor
+    clean: torch.Tensor
     vessels: torch.Tensor
     captions: list[str]
 
 
-def photographs(
-    bank: Bank, count: int, seed: int, step: int, device: torch.device | str = "cpu", noisy: bool = True
-) -> Photographs:
-    """A function of (seed, step) alone; not noisy: the same photographs from a sensor without noise."""
+def photographs(bank: Bank, count: int, seed: int, step: int, device: torch.device | str = "cpu") -> Photographs:
+    """A function of (seed, step) alone."""
     rng = np.random.default_rng([seed, step])
     chosen = rng.integers(len(bank.maps), size=count)
     shifts = rng.integers(0, 2 * MARGIN + 1, (count, 2))
@@ -98,10 +100,13 @@ def photographs(
     ]
     maps = torch.from_numpy(np.stack(crops)).to(device).float() / 255
     generators = [torch.Generator().manual_seed(int(one)) for one in rng.integers(2**62, size=count)]
-    cf, fa, _ = photograph(maps, looks if noisy else [replace(look, noise=0.0) for look in looks], generators)
-    joint = torch.cat([cf, fa.expand_as(cf)], dim=-1) * 2 - 1
+    seen = photograph(maps, looks, generators)
     captions = [caption(name, bool(bank.diseased[eye])) for name, eye in zip(names, chosen, strict=True)]
-    return Photographs(joint, _vessels(maps), captions)
+    return Photographs(_joint(seen.cf, seen.fa), _joint(seen.clean_cf, seen.clean_fa), _vessels(maps), captions)
+
+
+def _joint(cf: torch.Tensor, fa: torch.Tensor) -> torch.Tensor:
+    return torch.cat([cf, fa.expand_as(cf)], dim=-1) * 2 - 1
 
 
 def _vessels(maps: torch.Tensor) -> torch.Tensor:

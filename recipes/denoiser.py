@@ -21,7 +21,7 @@ from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
-from retipair.metrics.measured import measure
+from retipair.metrics.measured import measure_all
 from retipair.model.autoencoder import fingerprint_of
 from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
@@ -112,7 +112,8 @@ class Lesson:
     """Everything fixed before the first step."""
 
     def __init__(self, name: str, work: Path, data: latents.Latents, vae: AutoencoderKL, device: str) -> None:
-        self.device, self.vae, self.values, self.captions = device, vae, data.values, data.captions
+        self.device, self.vae, self.captions = device, vae, data.captions
+        self.values = torch.from_numpy(data.values).to(device)
         self.steps = keeping.numbered(PHASES[name])
         folder = work / f"{name}-empty"  # its text encoders and its sampler are what is wanted
         folders.write_base(folder, name, folders.new_unet(name), vae)
@@ -133,7 +134,7 @@ class Lesson:
         keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(self.values), size=count)
-        clean_latents = torch.from_numpy(self.values[chosen]).float().to(self.device)
+        clean_latents = self.values[chosen].float()
         rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(count), strict=True)]
         clean = clean_halves(HALF_CLEAN, torch.device(self.device), *((*key, "clean") for key in keys))
         u = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
@@ -159,7 +160,7 @@ class Lesson:
         """Error of one half at t = 700 beside the other half clean: its own, and another eye's."""
         own, other = [], []
         for start in range(0, 4 * PROBED, PROBED):
-            values = torch.from_numpy(self.values[start : start + PROBED]).float().to(self.device)
+            values = self.values[start : start + PROBED].float()
             t = torch.full((PROBED,), 700, device=self.device)
             noise = noise_like(values, *((SEED, "across", start + row) for row in range(PROBED)))
             noisy = self.scheduler.add_noise(values, noise, t)
@@ -217,7 +218,7 @@ def train(
             if training.step % KEPT_EVERY == 0 or training.step == total:
                 averaged.load_state_dict(training.averaged)
                 drawn = lesson.paint(averaged, PROBED)
-                figures |= lesson.looking_across(averaged) | judge.agreement([measure(pair) for pair in drawn])
+                figures |= lesson.looking_across(averaged) | judge.agreement(list(measure_all(drawn)))
                 judge.grid(drawn, columns=2).save(work / f"{name}_{training.step:06d}.png")
                 training.save()
             training.log(**figures)

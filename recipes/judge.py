@@ -10,6 +10,7 @@ draws alone and with the demo's adapter: whether both views share their vessels,
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import bank
@@ -28,7 +29,7 @@ from retipair.diffusion.noise import generator
 from retipair.generate import generate
 from retipair.metrics import distribution
 from retipair.metrics.consistency import dice, mean, set_consistency
-from retipair.metrics.measured import Measured, measure
+from retipair.metrics.measured import Measured, measure_all
 from retipair.model.base import open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
@@ -42,26 +43,38 @@ HELD_OUT_SEED = 77_000
 
 def judge_autoencoder(vae: AutoencoderKL, work: Path) -> dict[str, dict[str, float]]:
     """How much of joint images of eyes it has not seen comes through: in one, and with both halves apart."""
-    images = bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0).joint
-    return {"joint": decoded(vae, images), "apart": decoded(vae, images, apart=True)}
+    shown = shown_to(bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0).joint)
+    return {"joint": decoded(vae, shown), "apart": decoded(vae, shown, apart=True)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Joint images (N, 3, S, 2S) in [-1, 1] to judge autoencoders by, and what is seen in each."""
+
+    images: torch.Tensor
+    seen: list[Measured]
+
+
+def shown_to(images: torch.Tensor) -> Shown:
+    return Shown(images, list(measure_all(_pair(image) for image in images.split(1))))
 
 
 @torch.no_grad()
-def decoded(vae: AutoencoderKL, images: torch.Tensor, apart: bool = False) -> dict[str, float]:
-    """Means over joint images (N, 3, S, 2S) in [-1, 1], decoded against original.
+def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, float]:
+    """Means over images, decoded against original.
 
     PSNR, dB, Dice of the vessels of each view at 512, and what is left of how well both views' vessels agree.
     """
-    rows, before, after = [], [], []
-    for image in images.split(1):
+    made, psnr = [], []
+    for image in shown.images.split(1):
         parts = image.chunk(2, dim=-1) if apart else [image]
-        made = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1).clamp(-1, 1)
-        before.append(measure(_pair(image)))
-        after.append(measure(_pair(made)))
-        rows.append((float(10 * torch.log10(4 / ((made - image) ** 2).mean())), *_same_vessels(before[-1], after[-1])))
-    names = ("psnr", "vessel_dice_cf", "vessel_dice_fa")
-    left = agreement(after)["correlation"] / agreement(before)["correlation"]
-    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) | {"agreement_left": left}
+        image_back = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
+        made.append(image_back.clamp(-1, 1))
+        psnr.append(float(10 * torch.log10(4 / ((made[-1] - image) ** 2).mean())))
+    after = list(measure_all(map(_pair, made)))
+    cf, fa = np.mean([_same_vessels(*both) for both in zip(shown.seen, after, strict=True)], axis=0).tolist()
+    left = agreement(after)["correlation"] / agreement(shown.seen)["correlation"]
+    return {"psnr": float(np.mean(psnr)), "vessel_dice_cf": cf, "vessel_dice_fa": fa, "agreement_left": left}
 
 
 def _same_vessels(before: Measured, after: Measured) -> tuple[float, float]:
@@ -95,7 +108,10 @@ def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
 
 def painted(painter: Painter, heard: Conditioning, count: int) -> list[Pair]:
     """The first pairs that hear this one row, valid where both views show the eye."""
-    drawn = [painter.paint(heard, [generator(HELD_OUT_SEED, "judge", index)])[0] for index in range(count)]
+    sources = [generator(HELD_OUT_SEED, "judge", index) for index in range(count)]
+    at_once = 1 if painter.vae.device.type == "cpu" else count  # there the bytes of a pair depend on those beside it
+    parts = [sources[start : start + at_once] for start in range(0, count, at_once)]
+    drawn = [one for part in parts for one in painter.paint(heard.rows([0] * len(part)), part)]
     return [as_pair(one.cf, one.fa) for one in drawn]
 
 
@@ -146,7 +162,7 @@ def main() -> None:
     }
     for name, pairs in sets.items():
         grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
-    seen = {name: [measure(pair) for pair in pairs] for name, pairs in sets.items()}
+    seen = {name: list(measure_all(pairs)) for name, pairs in sets.items()}
     found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
     rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
     floor = distribution.floor(rows["phantoms"])

@@ -21,8 +21,10 @@ class Training:
         self, model: torch.nn.Module, path: Path, decay: float, average: float, first: int = 0, origin: str = ""
     ) -> None:
         self.model, self.path, self.step, self._average, self._origin = model, path, first, average, origin
-        self._optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
-        self.averaged = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
+        self._optimiser = torch.optim.AdamW(
+            model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay, fused=True
+        )
+        self.averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if state := load(path):
             if state["origin"] != origin:
                 raise SystemExit(f"{path}: was begun from other weights; give another --out, or remove it")
@@ -43,9 +45,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimiser.step()
         keep = min(self._average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.averaged[name].lerp_(value.float(), 1 - keep)
+        torch._foreach_lerp_(list(self.averaged.values()), list(self.model.state_dict().values()), 1 - keep)
         self.step += 1
 
     def save(self) -> None:

@@ -39,6 +39,7 @@ def main() -> None:
     if args.start and not (open_base(str(args.start)).configs / card.NAME).is_file():
         parser.error(f"--start {args.start}: has no {card.NAME} that says how it was made")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, the finest latents need it
     args.out.mkdir(parents=True, exist_ok=True)
     if args.start:
         vae = open_base(str(args.start)).vae().to(device).eval()

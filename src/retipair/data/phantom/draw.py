@@ -95,9 +95,9 @@ def draw_phantom(
 def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """CF (S, S, 3) and FA (S, S) uint8, black outside the field (S, S) bool."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    cf, fa, aperture = photograph(maps[None], [look], [generator])
-    field = (aperture[0, 0] > 0.5).numpy()
-    cf_image, fa_image = ((view[0] * 255).round().byte().numpy() for view in (cf, fa))
+    seen = photograph(maps[None], [look], [generator])
+    field = (seen.aperture[0, 0] > 0.5).numpy()
+    cf_image, fa_image = ((view[0] * 255).round().byte().numpy() for view in (seen.cf, seen.fa))
     return cf_image.transpose(1, 2, 0) * field[..., None], fa_image[0] * field, field
 
 

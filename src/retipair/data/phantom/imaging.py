@@ -4,6 +4,7 @@ Batched torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -87,16 +88,28 @@ def _rgb(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor
     return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
 
 
+@dataclass(frozen=True)
+class Views:
+    """CF (B, 3, H, W), FA and aperture, the field of view, (B, 1, H, W), all in [0, 1].
+
+    clean_cf, clean_fa: the same from a sensor without noise.
+    """
+
+    cf: torch.Tensor
+    fa: torch.Tensor
+    aperture: torch.Tensor
+    clean_cf: torch.Tensor
+    clean_fa: torch.Tensor
+
+
 @torch.no_grad()
-def photograph(
-    maps: torch.Tensor, looks: Sequence[Look], generators: Generators
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """CF (B, 3, H, W), FA (B, 1, H, W) and field of view (B, 1, H, W), all in [0, 1]."""
+def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> Views:
+    """Each of B eyes in white light and in the dye's."""
     scene = _Scene(maps, looks, generators)
     aperture = scene.aperture()
-    cf = _expose(scene, _colour_fundus(scene), view=0) * aperture
-    fa = _expose(scene, _angiogram(scene), view=1) * aperture
-    return cf, fa, aperture
+    cf, clean_cf = (one * aperture for one in _expose(scene, _colour_fundus(scene), view=0))
+    fa, clean_fa = (one * aperture for one in _expose(scene, _angiogram(scene), view=1))
+    return Views(cf, fa, aperture, clean_cf, clean_fa)
 
 
 def _colour_fundus(scene: _Scene) -> torch.Tensor:
@@ -154,15 +167,16 @@ def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
     return share * share * (3 - 2 * share)
 
 
-def _expose(scene: _Scene, seen: torch.Tensor, view: int) -> torch.Tensor:
-    """Flash, optics and sensor: (B, C, H, W) in [0, 1]."""
+def _expose(scene: _Scene, seen: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flash, optics and sensor: (B, C, H, W) in [0, 1], with the sensor's noise and without."""
     look: dict[str, Any] = scene.look
     lit = seen * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
     # Shot noise grows with the light's root, read noise stays; smaller pixels average less of both.
     deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
     noisy = sharp + deviation * scene.noise(tuple(seen.shape[1:]))
-    return noisy.clamp(0.004, 1) ** look["gamma"][:, view, None]
+    gamma = look["gamma"][:, view, None]
+    return noisy.clamp(0.004, 1) ** gamma, sharp.clamp(0.004, 1) ** gamma
 
 
 def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
