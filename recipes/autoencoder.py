@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bank
 import judge
@@ -86,14 +86,17 @@ class Pupil(torch.nn.Module):
         )
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """images and the same without noise in [-1, 1]; vessels 0 or 1; counts: FA_COUNTS in the FA, 1 in the CF."""
+class Pictures(NamedTuple):
+    """images and the same without noise in [-1, 1]; vessels 0 or 1; counts: FA_COUNTS in the FA, 1 in the CF.
+
+    noise: standard normal, for the latents.
+    """
 
     images: torch.Tensor  # (B, 3, H, W)
     clean: torch.Tensor  # (B, 3, H, W)
     vessels: torch.Tensor  # (B, 1, H, W)
     counts: torch.Tensor  # (B, 1, H, W)
+    noise: torch.Tensor  # (B, CHANNELS, H / FACTOR, W / FACTOR)
 
 
 def train(work: Path, device: str, workers: int) -> AutoencoderKL:
@@ -113,13 +116,15 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
     pupil = Pupil().to(device)
     training = keeping.Training(pupil, work / "autoencoder.state", DECAY, AVERAGE)
     averaged = Pupil().to(device).eval()
-    begun, errors = time.time(), []
+    begun, errors, loss_in = time.time(), [], {}
     while training.step < len(steps):
         phase, within = steps[training.step]
-        source = torch.Generator().manual_seed(SEED * 10**9 + training.step)
-        loss, error = loss_of(pupil, taught(phase, eyes, training.step + 1, device), source)
+        batch = taught(phase, eyes, training.step + 1, device)
+        if phase not in loss_in:
+            loss_in = {phase: keeping.recorded(Loss(pupil), batch)}
+        loss, error = loss_in[phase](*batch)
         training.update(loss, keeping.learning_rate(phase, within))
-        errors.append(error)
+        errors.append(error.clone())  # what was recorded overwrites its own
         if training.step % KEPT_EVERY == 0 or training.step == len(steps):
             averaged.load_state_dict(training.averaged)
             training.log(
@@ -143,7 +148,10 @@ def taught(phase: Phase, eyes: bank.Bank, step: int, device: str) -> Pictures:
     layers = torch.cat([seen.joint, seen.clean, seen.vessels, counts], dim=1)
     if phase.patches:
         layers = _patches(layers[0], step)
-    return Pictures(*layers.split([3, 3, 1, 1], dim=1))
+    height, width = layers.shape[2:]
+    source = torch.Generator().manual_seed(SEED * 10**9 + step)
+    noise = torch.randn((BATCH, CHANNELS, height // FACTOR, width // FACTOR), generator=source)
+    return Pictures(*layers.split([3, 3, 1, 1], dim=1), noise.to(device))
 
 
 def _patches(image: torch.Tensor, step: int) -> torch.Tensor:
@@ -154,22 +162,28 @@ def _patches(image: torch.Tensor, step: int) -> torch.Tensor:
     return torch.stack([image[:, y : y + height, x : x + width] for y, x in corners])
 
 
-def loss_of(pupil: Pupil, seen: Pictures, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+class Loss(torch.nn.Module):
     """Squared and absolute error, error of local contrast, what latents tell of vessels, and a pull to N(0, 1).
 
     Also the mean squared error.
     """
-    with torch.autocast(seen.images.device.type, torch.bfloat16):
-        posterior = pupil.autoencoder.encode(seen.images).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        latents = mean + torch.exp(0.5 * logvar) * noise
-        decoded, told = pupil.autoencoder.decode(latents).sample, pupil.vessels(latents)
-    error, near = decoded.float() - seen.clean, F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
-    weight = seen.counts * (1 + NEAR_COUNTS * near)
-    total = (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded.float(), seen.clean))).mean()
-    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return total + KL * kl + TOLD * _missed(told.float(), seen), (error.detach() ** 2).mean()
+
+    def __init__(self, pupil: Pupil) -> None:
+        super().__init__()
+        self.pupil = pupil
+
+    def forward(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = Pictures(*batch)
+        with torch.autocast(seen.images.device.type, torch.bfloat16, cache_enabled=False):
+            posterior = self.pupil.autoencoder.encode(seen.images).latent_dist
+            mean, logvar = posterior.mean.float(), posterior.logvar.float()
+            latents = mean + torch.exp(0.5 * logvar) * seen.noise
+            decoded, told = self.pupil.autoencoder.decode(latents).sample, self.pupil.vessels(latents)
+        error, near = decoded.float() - seen.clean, F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
+        weight = seen.counts * (1 + NEAR_COUNTS * near)
+        total = (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded.float(), seen.clean))).mean()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        return total + KL * kl + TOLD * _missed(told.float(), seen), (error.detach() ** 2).mean()
 
 
 def _contrast(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -180,7 +194,7 @@ def _contrast(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 def _missed(told: torch.Tensor, seen: Pictures) -> torch.Tensor:
     """Cross-entropy of vessel or not; vessels, which are few, count three times, and the CF more than the FA."""
-    rare = torch.tensor(3.0, device=told.device)
+    rare = told.new_full((), 3.0)
     return F.binary_cross_entropy_with_logits(told, seen.vessels, seen.counts, pos_weight=rare)
 
 

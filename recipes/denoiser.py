@@ -24,7 +24,7 @@ from retipair.diffusion.objective import HighFrequency, Objective, per_half, tar
 from retipair.metrics.measured import measure_all
 from retipair.model.autoencoder import fingerprint_of
 from retipair.model.base import open_base
-from retipair.model.conditioning import encode_prompts
+from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter
 
@@ -127,28 +127,23 @@ class Lesson:
     def denoiser(self, unet: UNet2DConditionModel) -> Denoiser:
         return Denoiser(unet, torch.float32, self.device)
 
-    def loss(self, unet: UNet2DConditionModel, guide: Guide, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of one batch, a function of (weights, step) alone: of the prediction, and of each guided layer."""
+    def draw(self, step: int) -> list[torch.Tensor]:
+        """A function of the step alone: latents, noise, both as t says, t, which halves are clean, what is heard."""
         phase, _ = self.steps[step]
         count = phase.batch
         keys = [(SEED, "sample", step, row) for row in range(count)]
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(self.values), size=count)
-        clean_latents = self.values[chosen].float()
+        values = self.values[chosen].float()
         rows = [self._prompt(index, share) for index, share in zip(chosen, rng.random(count), strict=True)]
         clean = clean_halves(HALF_CLEAN, torch.device(self.device), *((*key, "clean") for key in keys))
         u = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count).to(self.device)
         lateness = torch.where(clean.any(dim=1), HALF_CLEAN_LATENESS, phase.lateness)
         t = (1000 * u ** (1 / lateness)).long()
-        noise = noise_like(clean_latents, *keys)
-        noisy = with_clean_halves(self.scheduler.add_noise(clean_latents, noise, t), clean_latents, clean)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            prediction = self.denoiser(unet)(noisy, t, self.heard.rows(rows))
-            guidance = guide.losses(noisy.shape[-1] / noisy.shape[-2])
-        fine = self.objective(prediction, clean_latents, noise, t, clean).total
-        error = prediction - target_for(self.scheduler, clean_latents, noise, t)
-        coarse = per_half(F.avg_pool2d(error, 4) ** 2)[~clean].mean()
-        return fine + phase.coarse * coarse, guidance
+        noise = noise_like(values, *keys)
+        noisy = with_clean_halves(self.scheduler.add_noise(values, noise, t), values, clean)
+        heard = [one for one in vars(self.heard.rows(rows)).values() if one is not None]
+        return [values, noise, noisy, t, clean, *heard]
 
     def _prompt(self, index: int, share: float) -> int:
         if share < UNPROMPTED:
@@ -182,6 +177,25 @@ class Lesson:
             return judge.painted(painter, self.heard.rows([0]), count)
 
 
+class Loss(torch.nn.Module):
+    """Of a batch of a lesson's: of the prediction, and of each guided layer."""
+
+    def __init__(self, lesson: Lesson, unet: UNet2DConditionModel, guide: Guide, coarse: float) -> None:
+        super().__init__()
+        self.lesson, self.unet, self.guide, self.coarse = lesson, unet, guide, coarse
+
+    def forward(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, noise, noisy, t, clean, *heard = batch
+        counts = (~clean).float()
+        with torch.autocast(values.device.type, torch.bfloat16, cache_enabled=False):
+            prediction = self.lesson.denoiser(self.unet)(noisy, t, Conditioning(*heard))
+            guidance = self.guide.losses(noisy.shape[-1] / noisy.shape[-2])
+        fine = self.lesson.objective(prediction, values, noise, t, clean).total
+        error = prediction - target_for(self.lesson.scheduler, values, noise, t)
+        coarse = (per_half(F.avg_pool2d(error, 4) ** 2) * counts).sum() / counts.sum()
+        return fine + self.coarse * coarse, guidance
+
+
 def train(
     name: str, work: Path, vae: AutoencoderKL, device: str, workers: int, start: Path | None, done: int = 0
 ) -> UNet2DConditionModel:
@@ -198,18 +212,21 @@ def train(
         _take_over(unet, start)
     if device == "cpu":
         unet.set_attn_processor(AttnProcessor())  # with one head and bfloat16 faster there than the fused kernel
-    if COMPILED:
+    if COMPILED and device == "cpu":
         unet.compile_repeated_blocks(dynamic=False)  # each batch size by itself, so that a resumed step is the same
     guide = Guide(unet)
     origin = f"{open_base(str(start)).fingerprint()} after {done} steps" if start else ""
     training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE, done, origin)
     averaged = folders.new_unet(name).to(device).eval()
     lesson = Lesson(name, work, data, vae, device)
-    total, losses = len(lesson.steps), []
+    total, losses, loss_in = len(lesson.steps), [], {}
     begun = time.time()
     while training.step < total:
-        loss, guidance = lesson.loss(unet, guide, training.step)
         phase, within = lesson.steps[training.step]
+        batch = lesson.draw(training.step)
+        if phase not in loss_in:
+            loss_in = {phase: keeping.recorded(Loss(lesson, unet, guide, phase.coarse), batch)}
+        loss, guidance = loss_in[phase](*batch)
         training.update(loss + GUIDED * guidance.mean(), keeping.learning_rate(phase, within))
         losses.append(torch.cat([loss[None], guidance]).detach())
         if training.step % LOGGED_EVERY == 0 or training.step == total:

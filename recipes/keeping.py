@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -24,6 +24,7 @@ class Training:
         self._optimiser = torch.optim.AdamW(
             model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay, fused=True
         )
+        self._weights = list(model.state_dict().values())
         self.averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if state := load(path):
             if state["origin"] != origin:
@@ -45,7 +46,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimiser.step()
         keep = min(self._average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averaged.values()), list(self.model.state_dict().values()), 1 - keep)
+        torch._foreach_lerp_(list(self.averaged.values()), self._weights, 1 - keep)
         self.step += 1
 
     def save(self) -> None:
@@ -63,6 +64,14 @@ class Training:
         print(line, flush=True)
         with self.path.with_suffix(".jsonl").open("a") as stream:
             stream.write(line + "\n")
+
+
+def recorded(loss: torch.nn.Module, batch: Sequence[torch.Tensor]) -> torch.nn.Module:
+    """The same, for batches of this shape. On a GPU its kernels are recorded once and replayed, in both directions:
+    there are thousands of small ones, and to launch each takes longer than to run it."""
+    if batch[0].device.type != "cuda":
+        return loss
+    return cast("torch.nn.Module", torch.cuda.make_graphed_callables(loss, tuple(batch), allow_unused_input=True))
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 import autoencoder
 import bank
 import denoiser
+import folders
+import keeping
 import latents
 import make
 
@@ -69,13 +72,13 @@ def test_killed_recipes_go_on_to_the_same_weights(tmp_path: Path, monkeypatch: p
         work = tmp_path / name
         if name == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(autoencoder, "loss_of", killed_after(autoencoder.loss_of, 5))
+                patch.setattr(autoencoder, "taught", killed_after(autoencoder.taught, 5))
                 with pytest.raises(KilledError):
                     autoencoder.train(work, "cpu", 1)
         vae = autoencoder.train(work, "cpu", 1)
         if name == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(denoiser.Lesson, "loss", killed_after(denoiser.Lesson.loss, 3))
+                patch.setattr(denoiser.Lesson, "draw", killed_after(denoiser.Lesson.draw, 3))
                 with pytest.raises(KilledError):
                     denoiser.train("tiny-sdxl", work, vae, "cpu", 1, None)
         made[name] = (vae, denoiser.train("tiny-sdxl", work, vae, "cpu", 1, None))
@@ -160,6 +163,37 @@ def test_attention_that_looks_at_the_counterpart_has_no_loss() -> None:
     assert guide._loss(layer, places[None], 2.0) < 1e-3
     block.attn1.to_k.weight.data = 30 * places.T @ places
     assert guide._loss(layer, places[None], 2.0) > 10
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("what", ["autoencoder", "denoiser"])
+def test_a_recorded_loss_has_the_gradients_of_the_plain_one(what: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    if what == "autoencoder":
+        eyes, phase = bank.fill(tmp_path, range(2), 1), autoencoder.PHASES[0]
+        loss = autoencoder.Loss(autoencoder.Pupil().cuda())
+        batches = [autoencoder.taught(phase, eyes, step, "cuda") for step in range(3)]
+    else:
+        data = latents.Latents(np.random.default_rng(1).normal(size=(8, 16, 32, 64)).astype(np.float16), ["x"] * 8)
+        vae = autoencoder.Pupil().autoencoder.cuda()
+        unet = folders.new_unet("tiny-sdxl").cuda()
+        lesson = denoiser.Lesson("tiny-sdxl", tmp_path, data, vae, "cuda")
+        loss = denoiser.Loss(lesson, unet, denoiser.Guide(unet), coarse=4.0)
+        batches = [lesson.draw(step) for step in range(2)] * 2
+
+    def learnt(step: int) -> tuple[float, torch.Tensor]:
+        loss.zero_grad()
+        value, other = loss(*batches[step])
+        (value + other.mean()).backward() if other.requires_grad else value.backward()
+        return float(value.detach()), torch.cat([one.grad.flatten() for one in loss.parameters() if one.grad is not None])
+
+    plain = [learnt(step) for step in (1, 2)]
+    loss = keeping.recorded(loss, [one.clone() for one in batches[0]])
+    for (value, grad), (same_value, same_grad) in zip(plain, [learnt(step) for step in (1, 2)], strict=True):
+        assert same_value == pytest.approx(value, rel=1e-2)
+        assert float(F.cosine_similarity(grad, same_grad, dim=0)) > 0.99
+    assert plain[0][0] != pytest.approx(plain[1][0], rel=1e-4)
 
 
 def test_squeezed_pictures_are_what_the_layout_makes() -> None:
