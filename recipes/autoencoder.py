@@ -116,15 +116,12 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
     pupil = Pupil().to(device)
     training = keeping.Training(pupil, work / "autoencoder.state", DECAY, AVERAGE)
     averaged = Pupil().to(device).eval()
-    begun, errors, loss_in = time.time(), [], {}
+    loss_in = keeping.Recorded(lambda phase: Loss(pupil))
+    begun, errors = time.time(), []
     while training.step < len(steps):
         phase, within = steps[training.step]
         batch = taught(phase, eyes, training.step + 1, device)
-        if phase not in loss_in:
-            loss_in = {phase: keeping.recorded(Loss(pupil), batch)}
-        loss, error = loss_in[phase](*batch)
-        training.update(loss, keeping.learning_rate(phase, within))
-        errors.append(error.clone())  # what was recorded overwrites its own
+        errors.append(_learn(training, *loss_in(phase, batch), keeping.learning_rate(phase, within)))
         if training.step % KEPT_EVERY == 0 or training.step == len(steps):
             averaged.load_state_dict(training.averaged)
             training.log(
@@ -137,6 +134,12 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
             begun = time.time()
     averaged.load_state_dict(training.averaged)
     return averaged.autoencoder
+
+
+def _learn(training: keeping.Training, loss: torch.Tensor, error: torch.Tensor, rate: float) -> torch.Tensor:
+    """Returns the error."""
+    training.update(loss, rate)
+    return error.clone()  # a recorded loss overwrites its own
 
 
 def taught(phase: Phase, eyes: bank.Bank, step: int, device: str) -> Pictures:

@@ -30,7 +30,7 @@ from retipair.painter import Painter
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2
-PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED, PROBE_STEPS = 4000, 100, 500, 8, 50
+PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED, PROBE_STEPS = 8000, 100, 500, 8, 50
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ PHASES = {
         Phase(steps=2000, batch=8, lateness=1.5, coarse=4, falling=0.75),
         # Details are there; where disc and arcades lie is still decided badly, and that is decided last of all.
         Phase(steps=1600, batch=8, lateness=4, coarse=8, warmup=100, falling=0.5),
+        Phase(steps=3000, batch=16, lateness=3, coarse=8, warmup=100, falling=0.7),
     ),
     # From the other's weights: it knows eyes, and learns that they are narrower.
     "tiny-sd15": (
         Phase(steps=500, batch=4, lateness=1.5, coarse=4, warmup=200),
-        Phase(steps=1000, batch=8, lateness=1.5, coarse=4, falling=0.45),
+        Phase(steps=1500, batch=8, lateness=1.5, coarse=4),
+        Phase(steps=1000, batch=8, lateness=3, coarse=8, falling=0.7),
     ),
 }
 HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
@@ -94,7 +96,8 @@ class Guide:
 
     def losses(self, aspect: float) -> torch.Tensor:
         """Of each layer, coarse to fine, (layers,); after a forward pass on latents `aspect` times as wide as high."""
-        return torch.stack([self._loss(layer, self._seen[n], aspect) for n, layer in enumerate(self._layers)])
+        seen, self._seen = self._seen, {}
+        return torch.stack([self._loss(layer, seen[n], aspect) for n, layer in enumerate(self._layers)])
 
     def _loss(self, layer: torch.nn.Module, hidden: torch.Tensor, aspect: float) -> torch.Tensor:
         block = layer.transformer_blocks[0]
@@ -219,16 +222,13 @@ def train(
     training = keeping.Training(unet, work / f"{name}.state", DECAY, AVERAGE, done, origin)
     averaged = folders.new_unet(name).to(device).eval()
     lesson = Lesson(name, work, data, vae, device)
-    total, losses, loss_in = len(lesson.steps), [], {}
+    loss_in = keeping.Recorded(lambda phase: Loss(lesson, unet, guide, phase.coarse))
+    total, losses = len(lesson.steps), []
     begun = time.time()
     while training.step < total:
         phase, within = lesson.steps[training.step]
         batch = lesson.draw(training.step)
-        if phase not in loss_in:
-            loss_in = {phase: keeping.recorded(Loss(lesson, unet, guide, phase.coarse), batch)}
-        loss, guidance = loss_in[phase](*batch)
-        training.update(loss + GUIDED * guidance.mean(), keeping.learning_rate(phase, within))
-        losses.append(torch.cat([loss[None], guidance]).detach())
+        losses.append(_learn(training, *loss_in(phase, batch), keeping.learning_rate(phase, within)))
         if training.step % LOGGED_EVERY == 0 or training.step == total:
             mean_loss, *looked = torch.stack(losses).mean(0).tolist()
             figures = {"loss": mean_loss, "guide": looked, "seconds": time.time() - begun}
@@ -243,6 +243,12 @@ def train(
             begun = time.time()
     averaged.load_state_dict(training.averaged)
     return averaged
+
+
+def _learn(training: keeping.Training, loss: torch.Tensor, guidance: torch.Tensor, rate: float) -> torch.Tensor:
+    """Returns the losses, (1 + layers,)."""
+    training.update(loss + GUIDED * guidance.mean(), rate)
+    return torch.cat([loss[None], guidance]).detach()
 
 
 def _take_over(unet: UNet2DConditionModel, start: Path) -> None:

@@ -1,10 +1,11 @@
 """A long training that survives: its state is written whole or not at all, so a killed one goes on where it was."""
 
+import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -66,14 +67,6 @@ class Training:
             stream.write(line + "\n")
 
 
-def recorded(loss: torch.nn.Module, batch: Sequence[torch.Tensor]) -> torch.nn.Module:
-    """The same, for batches of this shape. On a GPU its kernels are recorded once and replayed, in both directions:
-    there are thousands of small ones, and to launch each takes longer than to run it."""
-    if batch[0].device.type != "cuda":
-        return loss
-    return cast("torch.nn.Module", torch.cuda.make_graphed_callables(loss, tuple(batch), allow_unused_input=True))
-
-
 def save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -104,6 +97,29 @@ AnyPhase = TypeVar("AnyPhase", bound=Phase)
 def numbered(phases: Sequence[AnyPhase]) -> list[tuple[AnyPhase, int]]:
     """Every step of a training, in order: its phase, and which of the phase's it is."""
     return [(phase, step) for phase in phases for step in range(phase.steps)]
+
+
+class Recorded(Generic[AnyPhase]):
+    """The losses of a phase: what loss_of(phase), a module, makes of a batch's tensors.
+
+    On a GPU its kernels are recorded once and replayed, in both directions: there are thousands of small ones, and to
+    launch each takes longer than to run it. No graph of an earlier step may be alive when a phase begins.
+    """
+
+    def __init__(self, loss_of: Callable[[AnyPhase], torch.nn.Module]) -> None:
+        self._loss_of = loss_of
+        self._phase: AnyPhase | None = None
+        self._loss: Any = None
+
+    def __call__(self, phase: AnyPhase, batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if phase != self._phase:
+            self._phase, self._loss = phase, None
+            gc.collect()
+            self._loss = self._loss_of(phase)
+            if batch[0].device.type == "cuda":
+                self._loss = torch.cuda.make_graphed_callables(self._loss, tuple(batch), allow_unused_input=True)
+        first, second = self._loss(*batch)
+        return first, second
 
 
 def learning_rate(phase: Phase, step: int) -> float:
