@@ -34,7 +34,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
         "learnt by": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
         "steps": phases,
         "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
-        "time": f"about {seconds / 3600:.1f} h in the UNet's steps",
+        "time": f"about {_duration(seconds)} in the UNet's steps",
         "last loss": f"{drawn[-1]['loss']:.4f}",
         "error of one view beside its own clean other view; beside another eye's": f"{probe['own']:.3f}; "
         f"{probe['other']:.3f}",
@@ -76,6 +76,10 @@ def _autoencoder(work: Path, start: Path | None) -> str:
         f"has not seen {seen['psnr']:.2f} dB, vessel Dice {seen['vessel_dice_cf']:.2f} (CF), "
         f"{seen['vessel_dice_fa']:.2f} (FA)"
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.1f} min"
 
 
 def _millions(unet: Path) -> float:

@@ -120,4 +120,5 @@ def pipeline_of(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> An
 def write_base(folder: Path, name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
     """A whole diffusers folder in fp16."""
     pipeline = pipeline_of(name, copy.deepcopy(unet), copy.deepcopy(vae)).to(torch.float16)
+    pipeline.vae.register_to_config(_name_or_path=name)  # not the path of where it was made
     write_folder(folder, partial(pipeline.save_pretrained, max_shard_size=SHARD))

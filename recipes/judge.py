@@ -10,7 +10,7 @@ draws alone and with the demo's adapter: whether both views share their vessels,
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bank
@@ -19,12 +19,11 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig, PrepareConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
-from retipair.data.phantom.draw import draw_phantom
-from retipair.demo import CAMERA, DISEASE, generate_config
+from retipair.demo import SETTINGS, generate_config
 from retipair.diffusion.noise import generator
 from retipair.generate import generate
 from retipair.metrics import distribution
@@ -34,6 +33,8 @@ from retipair.model.base import open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter
+from retipair.phantom import phantom
+from retipair.prepare import prepare
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import segment
 
@@ -121,10 +122,13 @@ def with_adapter(config: DemoConfig) -> list[Pair]:
     return [load_pair(entry) for entry in read_dataset(generate(wanted))]
 
 
-def of_demo_camera(count: int, size: int) -> list[Pair]:
-    """Phantoms as the demo's, of other eyes, registered, as large as the base draws: finer ones are far from any."""
-    drawn = (draw_phantom(HELD_OUT_SEED, number, size, CAMERA, DISEASE, None) for number in range(count))
-    return [Pair(one.cf, one.fa, one.field) for one in drawn]
+def of_demo_camera(work: Path) -> list[Pair]:
+    """Pairs of other eyes as the demo has them, aligned and cropped too: only by whom they are drawn should differ."""
+    phantoms = replace(SETTINGS.phantoms, out=work / "demo_camera", amount=PAIRS, seed=HELD_OUT_SEED)
+    phantom(phantoms)
+    aligned = PrepareConfig(raw=phantoms.out / "raw", out=work / "demo_camera_pairs", size=bank.VIEW)
+    prepare(aligned)
+    return [load_pair(entry) for entry in read_dataset(aligned.out)]
 
 
 def agreement(pairs: Sequence[Measured]) -> dict[str, float]:
@@ -156,7 +160,7 @@ def main() -> None:
         return
     config = DemoConfig(out=args.demo, system=args.what.removeprefix("tiny-"))  # type: ignore[arg-type]
     sets = {
-        "phantoms": of_demo_camera(PAIRS, bank.VIEW),
+        "phantoms": of_demo_camera(args.out),
         "base": drawn_alone(args.what, PAIRS, generate_config(config, "noise")),
         "adapter": with_adapter(config),
     }
