@@ -108,9 +108,14 @@ def train(work: Path, device: str, workers: int) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
 
 
+def judged(work: Path, device: str, workers: int) -> judge.Shown:
+    """What every probe looks at: eyes that are never trained on."""
+    return judge.shown_to(bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint)
+
+
 def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
     eyes = bank.train_eyes(work, workers)
-    judged = judge.shown_to(bank.photographs(bank.held_out_eyes(work, workers), JUDGED, SEED, 0, device).joint)
+    shown = judged(work, device, workers)
     steps = keeping.numbered(PHASES)
     torch.manual_seed(SEED)
     pupil = Pupil().to(device)
@@ -126,7 +131,7 @@ def _learnt(work: Path, device: str, workers: int) -> AutoencoderKL:
             averaged.load_state_dict(training.averaged)
             training.log(
                 psnr_train=float(10 * torch.log10(4 / torch.stack(errors).mean())),
-                **judge.decoded(averaged.autoencoder, judged),
+                **judge.decoded(averaged.autoencoder, shown),
                 seconds=time.time() - begun,
             )
             training.save()
@@ -182,11 +187,17 @@ class Loss(torch.nn.Module):
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
             latents = mean + torch.exp(0.5 * logvar) * seen.noise
             decoded, told = self.pupil.autoencoder.decode(latents).sample, self.pupil.vessels(latents)
-        error, near = decoded.float() - seen.clean, F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
-        weight = seen.counts * (1 + NEAR_COUNTS * near)
-        total = (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded.float(), seen.clean))).mean()
+        total = error_of(decoded.float(), seen.clean, seen)
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return total + KL * kl + TOLD * _missed(told.float(), seen), (error.detach() ** 2).mean()
+        error = ((decoded.detach().float() - seen.clean) ** 2).mean()
+        return total + KL * kl + TOLD * _missed(told.float(), seen), error
+
+
+def error_of(decoded: torch.Tensor, clean: torch.Tensor, seen: Pictures) -> torch.Tensor:
+    """Squared and absolute error and that of local contrast; what is near a vessel, and the CF, counts more."""
+    error, near = decoded - clean, F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
+    weight = seen.counts * (1 + NEAR_COUNTS * near)
+    return (weight / weight.mean() * (10 * error**2 + error.abs() + _contrast(decoded, clean))).mean()
 
 
 def _contrast(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,15 @@
 
 import json
 import platform
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import autoencoder
 import denoiser
 import folders
+import grain
 import torch
 
 from retipair.model.base import open_base
@@ -23,7 +26,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     seconds = sum(line["seconds"] for line in drawn)
     phases = "; ".join(
         f"{p.steps:,} with {p.batch} pairs, rate {p.rate:g}, lateness {p.lateness:g}, coarse error x {p.coarse:g}"
-        for p in denoiser.PHASES[name]
+        for p in _phases_after(done, denoiser.PHASES[name])
     )
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
@@ -60,6 +63,12 @@ patient's image was used, and nothing that it draws says anything about a patien
     (folder / NAME).write_text(text)
 
 
+def _phases_after(done: int, phases: Sequence[denoiser.Phase]) -> list[denoiser.Phase]:
+    """Those that were not over after so many steps."""
+    ends = accumulate(phase.steps for phase in phases)
+    return [phase for phase, end in zip(phases, ends, strict=True) if end > done]
+
+
 def _history(start: Path) -> str:
     """The tables of the base that this one began with, and of those before it."""
     card = (open_base(str(start)).configs / NAME).read_text()
@@ -70,11 +79,11 @@ def _autoencoder(work: Path, start: Path | None) -> str:
     if start:
         return f"that of {start.name}"
     phases = [f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES]
-    seen = _lines(work / "autoencoder.jsonl")[-1]
+    seen = _lines(work / "grain.jsonl")[-1]
     return (
-        f"factor {autoencoder.FACTOR}, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}; on eyes it "
-        f"has not seen {seen['psnr']:.2f} dB, vessel Dice {seen['vessel_dice_cf']:.2f} (CF), "
-        f"{seen['vessel_dice_fa']:.2f} (FA)"
+        f"factor {autoencoder.FACTOR}, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}, then "
+        f"{grain.PHASE.steps:,} of the decoder alone, for grain; on eyes it has not seen {seen['psnr']:.2f} dB, vessel "
+        f"Dice {seen['vessel_dice_cf']:.2f} (CF), {seen['vessel_dice_fa']:.2f} (FA)"
     )
 
 

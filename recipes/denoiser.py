@@ -30,7 +30,8 @@ from retipair.painter import Painter
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2
-PHOTOGRAPHS, LOGGED_EVERY, KEPT_EVERY, PROBED, PROBE_STEPS = 8000, 100, 500, 8, 50
+PHOTOGRAPHS = {"tiny-sdxl": 8000, "tiny-sd15": 4000}
+LOGGED_EVERY, KEPT_EVERY, PROBED, PROBE_STEPS = 100, 500, 8, 50
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ PHASES = {
     # From the other's weights: it knows eyes, and learns that they are narrower.
     "tiny-sd15": (
         Phase(steps=500, batch=4, lateness=1.5, coarse=4, warmup=200),
-        Phase(steps=1500, batch=8, lateness=1.5, coarse=4),
-        Phase(steps=1000, batch=8, lateness=3, coarse=8, falling=0.7),
+        Phase(steps=1000, batch=8, lateness=2.5, coarse=6, falling=0.6),
     ),
 }
 HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
@@ -208,7 +208,7 @@ def train(
     """
     layout = open_base(f"random:{name}").system.layout
     seen = work / f"latents-{layout}-{fingerprint_of(vae)[:8]}"
-    data = latents.fill(seen, PHOTOGRAPHS, bank.train_eyes(work, workers), vae, layout, device)
+    data = latents.fill(seen, PHOTOGRAPHS[name], bank.train_eyes(work, workers), vae, layout, device)
     torch.manual_seed(SEED)
     unet = folders.new_unet(name).to(device)
     if start:

@@ -17,6 +17,7 @@ import autoencoder
 import card
 import denoiser
 import folders
+import grain
 import torch
 
 from retipair.model.base import BUNDLED, open_base
@@ -44,7 +45,7 @@ def main() -> None:
     if args.start:
         vae = open_base(str(args.start)).vae().to(device).eval()
     else:
-        vae = autoencoder.train(args.out, device, args.workers)
+        vae = grain.train(autoencoder.train(args.out, device, args.workers), args.out, device, args.workers)
     unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start, args.done)
     folders.write_base(args.out / args.name, args.name, unet, vae)
     card.write_card(args.out / args.name, args.name, args.out, args.start, args.done)

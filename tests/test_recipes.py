@@ -14,6 +14,7 @@ import autoencoder
 import bank
 import denoiser
 import folders
+import grain
 import keeping
 import latents
 import make
@@ -36,13 +37,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (autoencoder, "KEPT_EVERY", 2),
         (autoencoder, "JUDGED", 2),
+        (grain, "PHASE", autoencoder.Phase(4, True, 1e-3, 0.5)),
+        (grain, "KEPT_EVERY", 2),
         (latents, "_PART", 8),
         (
             denoiser,
             "PHASES",
             {"tiny-sdxl": tuple(denoiser.Phase(2, batch, lateness=2, coarse=4, falling=0.5) for batch in (2, 1))},
         ),
-        (denoiser, "PHOTOGRAPHS", 8),
+        (denoiser, "PHOTOGRAPHS", {"tiny-sdxl": 8, "tiny-sd15": 8}),
         (denoiser, "LOGGED_EVERY", 1),
         (denoiser, "KEPT_EVERY", 1),
         (denoiser, "COMPILED", False),
@@ -76,7 +79,15 @@ def test_killed_recipes_go_on_to_the_same_weights(tmp_path: Path, monkeypatch: p
                 patch.setattr(autoencoder, "taught", killed_after(autoencoder.taught, 5))
                 with pytest.raises(KilledError):
                     autoencoder.train(work, "cpu", 1)
-        vae = autoencoder.train(work, "cpu", 1)
+        smooth = autoencoder.train(work, "cpu", 1)
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr(autoencoder, "taught", killed_after(autoencoder.taught, 3))
+                with pytest.raises(KilledError):
+                    grain.train(autoencoder.train(work, "cpu", 1), work, "cpu", 1)
+        vae = grain.train(autoencoder.train(work, "cpu", 1), work, "cpu", 1)
+        assert torch.equal(vae.encoder.conv_in.weight, smooth.encoder.conv_in.weight)
+        assert not torch.equal(vae.decoder.conv_in.weight, smooth.decoder.conv_in.weight)
         if name == "killed":
             with monkeypatch.context() as patch:
                 patch.setattr(denoiser.Lesson, "draw", killed_after(denoiser.Lesson.draw, 3))
@@ -134,6 +145,15 @@ def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_grain_is_what_the_finest_detail_deviates_by() -> None:
+    noise = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    fine, coarse = (grain.deviation(0.1 * one) for one in (noise, grain.smooth(grain.smooth(noise))))
+    assert float(fine.exp().mean()) == pytest.approx(0.075, rel=0.1)  # of .1, the rest is not of the finest
+    assert float((fine - grain.deviation(0.2 * noise)).mean()) == pytest.approx(-np.log(2), abs=0.01)
+    assert float(coarse.mean()) < float(fine.mean()) - 1
+    assert torch.isfinite(grain.deviation(torch.zeros(1, 3, 64, 64))).all()
+
+
 def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
     torch.manual_seed(0)
     model = autoencoder.AutoencoderKL(**autoencoder.config()).eval()

@@ -83,6 +83,7 @@ SETTINGS = Settings(
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
+        offset_noise_strength=0.0,  # the base knows none: with it all eyes come out of one colour
         val_every=50,
         log_every=10,
         num_samples=2,

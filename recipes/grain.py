@@ -1,0 +1,100 @@
+"""The decoder learns grain: what squared error smooths away, so that drawn views have the spectrum of photographs.
+
+The encoder stays as it is, and with it every latent.
+"""
+
+from pathlib import Path
+
+import autoencoder
+import bank
+import judge
+import keeping
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from retipair.run import write_folder
+
+PHASE = autoencoder.Phase(steps=1500, patches=True, rate=5e-4, falling=0.8, warmup=50)
+DECAY, AVERAGE, KEPT_EVERY = 1e-3, 0.995, 250
+COUNTS = 0.3
+"""Weight of the grain."""
+LEAST = 0.004
+"""Added to a local deviation, so that there is no grain where the photograph has none."""
+WINDOW = 16
+"""px: where grain is compared."""
+
+
+class Loss(torch.nn.Module):
+    """The autoencoder's own error, but of the smoothed picture where no vessel is near; and that of the grain.
+
+    Also the latter alone.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = autoencoder.Pictures(*batch)
+        with torch.no_grad():
+            latents = self.vae.encode(seen.images).latent_dist.mean
+        with torch.autocast(seen.images.device.type, torch.bfloat16, cache_enabled=False):
+            decoded = self.vae.decode(latents).sample
+        grain = (deviation(decoded.float()) - deviation(seen.images)).abs().mean()
+        near = F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
+        made, clean = (torch.lerp(smooth(one), one, near) for one in (decoded.float(), seen.clean))
+        return autoencoder.error_of(made, clean, seen) + COUNTS * grain, grain.detach()
+
+
+def deviation(images: torch.Tensor) -> torch.Tensor:
+    """Log of the local deviation of the finest detail, about 2 to 4 px, of (B, 3, H, W)."""
+    return 0.5 * (F.avg_pool2d((images - smooth(images)) ** 2, WINDOW) + LEAST**2).log()
+
+
+def smooth(images: torch.Tensor) -> torch.Tensor:
+    """By a 3 x 3 binomial."""
+    weights = images.new_full((3, 1, 1, 3), 0.25)
+    weights[..., 1] = 0.5
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights, groups=3), weights.transpose(2, 3), groups=3)
+
+
+def train(vae: AutoencoderKL, work: Path, device: str, workers: int) -> AutoencoderKL:
+    """The same with another decoder, float32; five minutes on two idle cores, nothing once it is there."""
+    if not (folder := work / "grained").exists():
+        _learn(vae, work, device, workers)
+        write_folder(folder, vae.half().save_pretrained)
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+
+
+def _learn(vae: AutoencoderKL, work: Path, device: str, workers: int) -> None:
+    eyes = bank.train_eyes(work, workers)
+    decoder = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv])
+    vae.requires_grad_(False)
+    decoder.requires_grad_(True)
+    training = keeping.Training(decoder, work / "grain.state", DECAY, AVERAGE)
+    loss_in = keeping.Recorded(lambda phase: Loss(vae))
+    judged = autoencoder.judged(work, device, workers)
+    grains = []
+    while training.step < PHASE.steps:
+        batch = autoencoder.taught(PHASE, eyes, training.step, device)
+        loss, grain = loss_in(PHASE, batch)
+        training.update(loss, keeping.learning_rate(PHASE, training.step))
+        grains.append(grain.clone())
+        if training.step % KEPT_EVERY == 0 or training.step == PHASE.steps:
+            training.log(grain=float(torch.stack(grains).mean()), **_judged(vae, decoder, training, judged))
+            training.save()
+            grains.clear()
+    decoder.load_state_dict(training.averaged)
+
+
+def _judged(
+    vae: AutoencoderKL, decoder: torch.nn.Module, training: keeping.Training, shown: judge.Shown
+) -> dict[str, float]:
+    """Of the averaged weights."""
+    own = {name: value.clone() for name, value in decoder.state_dict().items()}
+    decoder.load_state_dict(training.averaged)
+    figures = judge.decoded(vae, shown)
+    decoder.load_state_dict(own)
+    return figures
