@@ -38,6 +38,8 @@ PHASES = (
     Phase(steps=800, patches=False, rate=1.5e-3, falling=0.8),
 )
 CHANNELS, FACTOR = 16, 8
+HIDDEN = 128
+"""Channels of the small network that tells vessels from latents."""
 SURE = -20.0  # log variance
 KL = 5e-4
 LEAST = 0.02
@@ -73,15 +75,15 @@ class Pupil(torch.nn.Module):
     them, however it is weighted; having to tell them from the rest does. The small network is thrown away.
     """
 
-    def __init__(self, hidden: int = 128) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.autoencoder = AutoencoderKL(**config())
         self.vessels = torch.nn.Sequential(
-            torch.nn.Conv2d(CHANNELS, hidden, 3, padding=1),
+            torch.nn.Conv2d(CHANNELS, HIDDEN, 3, padding=1),
             torch.nn.SiLU(),
-            torch.nn.Conv2d(hidden, hidden, 3, padding=1),
+            torch.nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1),
             torch.nn.SiLU(),
-            torch.nn.Conv2d(hidden, FACTOR**2, 1),
+            torch.nn.Conv2d(HIDDEN, FACTOR**2, 1),
             torch.nn.PixelShuffle(FACTOR),
         )
 

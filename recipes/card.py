@@ -31,7 +31,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {
-        "made by": f"`python recipes/make.py {name}{f' --start {start} --done {done}' if start else ''}`",
+        "made by": f"`python recipes/make.py {name}{f' --start {start}' if start else ''}{f' --done {done}' if done else ''}`",
         "on": f"{_machine()}, torch {torch.__version__}",
         "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
         "learnt by": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",

@@ -4,7 +4,7 @@
     python recipes/make.py tiny-sd15 --start results/recipes/tiny-sdxl
     python recipes/make.py tiny-sdxl --start tiny-sdxl --done 5000    the last phase again, from the weights that ship
 
-About two hours on two cores; a GPU is used where there is one. Killed and started again with the same command it goes
+About five hours on two cores; a GPU is used where there is one. Killed and started again with the same command it goes
 on to the same weights (on a CPU, with as many threads). `--ship` puts the result into the package.
 """
 

@@ -47,6 +47,8 @@ def test_they_hold_nothing_that_runs_code_and_say_how_they_were_made(base: Base)
     kinds = {path.suffix for path in files(base)}
     assert kinds <= {".json", ".safetensors", ".md", ".txt"}
     assert "python recipes/make.py" in (base.configs / "README.md").read_text()
+    for path in base.configs.rglob("config.json"):
+        assert "/" not in json.loads(path.read_text()).get("_name_or_path", ""), f"{path} tells where it was made"
 
 
 def test_the_library_opens_them_as_its_own(base: Base) -> None:

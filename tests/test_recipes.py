@@ -144,7 +144,6 @@ def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
         assert any(torch.equal(patch, whole[:, y : y + height, x : x + width]) for y, x in corners)
 
 
-@torch.no_grad()
 def test_grain_is_what_the_finest_detail_deviates_by() -> None:
     noise = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(1))
     fine, coarse = (grain.deviation(0.1 * one) for one in (noise, grain.smooth(grain.smooth(noise))))
@@ -154,6 +153,7 @@ def test_grain_is_what_the_finest_detail_deviates_by() -> None:
     assert torch.isfinite(grain.deviation(torch.zeros(1, 3, 64, 64))).all()
 
 
+@torch.no_grad()
 def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
     torch.manual_seed(0)
     model = autoencoder.AutoencoderKL(**autoencoder.config()).eval()
