@@ -31,7 +31,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     config = folders.UNETS[name]
     kind, layout = ("SDXL", "side by side") if name == "tiny-sdxl" else ("SD1.5", "squeezed into one square")
     rows = {
-        "made by": f"`python recipes/make.py {name}{f' --start {start}' if start else ''}{f' --done {done}' if done else ''}`",
+        "made by": f"`{_command(name, start, done)}`",
         "on": f"{_machine()}, torch {torch.__version__}",
         "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
         "learnt by": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
@@ -61,6 +61,11 @@ patient's image was used, and nothing that it draws says anything about a patien
     if start:
         text += f"\n## Before that: {start.name}\n\n{_history(start)}"
     (folder / NAME).write_text(text)
+
+
+def _command(name: str, start: Path | None, done: int) -> str:
+    options = [f"--start {start}"] * bool(start) + [f"--done {done}"] * bool(done)
+    return " ".join(["python recipes/make.py", name, *options])
 
 
 def _phases_after(done: int, phases: Sequence[denoiser.Phase]) -> list[denoiser.Phase]:
