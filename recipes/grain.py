@@ -3,6 +3,7 @@
 The encoder stays as it is, and with it every latent.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import autoencoder
@@ -19,10 +20,12 @@ PHASE = autoencoder.Phase(steps=1500, patches=True, rate=5e-4, falling=0.8, warm
 DECAY, AVERAGE, KEPT_EVERY = 1e-3, 0.995, 250
 COUNTS = 0.3
 """Weight of the grain."""
-LEAST = 0.004
-"""Added to a local deviation, so that there is no grain where the photograph has none."""
-WINDOW = 16
+WINDOW = 32
 """px: where grain is compared."""
+RINGS = (0.10, 0.16, 0.22, 0.28, 0.34, 0.41, 0.50, 0.60, 0.71)
+"""Cycles per px: between them, spectra are compared; coarser things are anatomy."""
+LEAST = (2 / 255) ** 2 / 12
+"""Added to every power: rounding to 8 bits."""
 
 
 class Loss(torch.nn.Module):
@@ -41,15 +44,27 @@ class Loss(torch.nn.Module):
             latents = self.vae.encode(seen.images).latent_dist.mean
         with torch.autocast(seen.images.device.type, torch.bfloat16, cache_enabled=False):
             decoded = self.vae.decode(latents).sample
-        grain = (deviation(decoded.float()) - deviation(seen.images)).abs().mean()
+        grain = (spectra(decoded.float()) - spectra(seen.images)).abs().mean()
         near = F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
         made, clean = (torch.lerp(smooth(one), one, near) for one in (decoded.float(), seen.clean))
         return autoencoder.error_of(made, clean, seen) + COUNTS * grain, grain.detach()
 
 
-def deviation(images: torch.Tensor) -> torch.Tensor:
-    """Log of the local deviation of the finest detail, about 2 to 4 px, of (B, 3, H, W)."""
-    return 0.5 * (F.avg_pool2d((images - smooth(images)) ** 2, WINDOW) + LEAST**2).log()
+def spectra(images: torch.Tensor) -> torch.Tensor:
+    """Log of the power in each of RINGS over windows of (B, C, H, W): (B, C, 2, rings, rows, columns).
+
+    Of its mean, and the mean of its log, which tells grain from a pattern: the latter has few, high peaks.
+    """
+    ticks = torch.fft.fftfreq(WINDOW, device=images.device)
+    radius = torch.hypot(ticks[:, None], ticks).flatten()
+    rings = torch.stack([((radius >= low) & (radius < high)).float() for low, high in pairwise(RINGS)])
+    hann = torch.hann_window(WINDOW, device=images.device)
+    hann = hann[:, None] * hann
+    windows = images.unfold(2, WINDOW, WINDOW // 2).unfold(3, WINDOW, WINDOW // 2)  # (B, C, rows, columns, W, W)
+    windows = (windows - windows.mean(dim=(-2, -1), keepdim=True)) * hann
+    power = torch.fft.fft2(windows).abs().square().flatten(-2) / hann.square().sum() + LEAST
+    weights = (rings / rings.sum(dim=1, keepdim=True)).T
+    return torch.stack([(power @ weights).log(), power.log() @ weights])
 
 
 def smooth(images: torch.Tensor) -> torch.Tensor:
