@@ -18,7 +18,7 @@ from retipair.run import write_folder
 
 PHASE = autoencoder.Phase(steps=1500, patches=True, rate=5e-4, falling=0.8, warmup=50)
 DECAY, AVERAGE, KEPT_EVERY = 1e-3, 0.995, 250
-COUNTS = 0.3
+COUNTS = 0.2
 """Weight of the grain."""
 WINDOW = 32
 """px: where grain is compared."""
@@ -44,10 +44,11 @@ class Loss(torch.nn.Module):
             latents = self.vae.encode(seen.images).latent_dist.mean
         with torch.autocast(seen.images.device.type, torch.bfloat16, cache_enabled=False):
             decoded = self.vae.decode(latents).sample
-        grain = (spectra(decoded.float()) - spectra(seen.images)).abs().mean()
+        made, real = decoded.float(), seen.images
+        grain = (spectra(made) - spectra(real)).abs().mean() + (spread(made) - spread(real)).abs().mean()
         near = F.max_pool2d(seen.vessels, 3, stride=1, padding=1)
-        made, clean = (torch.lerp(smooth(one), one, near) for one in (decoded.float(), seen.clean))
-        return autoencoder.error_of(made, clean, seen) + COUNTS * grain, grain.detach()
+        shape, clean = (torch.lerp(smooth(one), one, near) for one in (made, seen.clean))
+        return autoencoder.error_of(shape, clean, seen) + COUNTS * grain, grain.detach()
 
 
 def spectra(images: torch.Tensor) -> torch.Tensor:
@@ -65,6 +66,16 @@ def spectra(images: torch.Tensor) -> torch.Tensor:
     power = torch.fft.fft2(windows).abs().square().flatten(-2) / hann.square().sum() + LEAST
     weights = (rings / rings.sum(dim=1, keepdim=True)).T
     return torch.stack([(power @ weights).log(), power.log() @ weights])
+
+
+def spread(images: torch.Tensor) -> torch.Tensor:
+    """Mean of the log of fine detail's squares, at two scales, over windows of (B, C, H, W): (B, 2 C, rows, columns).
+
+    It tells grain from scattered dots, whose spectrum is as even: between dots there is nothing.
+    """
+    once = smooth(images)
+    detail = torch.cat([images - once, once - smooth(once)], dim=1)
+    return F.avg_pool2d((detail**2 + LEAST).log(), WINDOW // 2)
 
 
 def smooth(images: torch.Tensor) -> torch.Tensor:
