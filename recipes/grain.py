@@ -52,7 +52,7 @@ class Loss(torch.nn.Module):
 
 
 def spectra(images: torch.Tensor) -> torch.Tensor:
-    """Log of the power in each of RINGS over windows of (B, C, H, W): (B, C, 2, rings, rows, columns).
+    """Log of the power in each of RINGS over windows of (B, C, H, W): (2, B, C, rows, columns, rings).
 
     Of its mean, and the mean of its log, which tells grain from a pattern: the latter has few, high peaks.
     """

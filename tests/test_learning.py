@@ -32,8 +32,8 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches)["loss"]
 
 
-def test_a_look_is_learnt_and_the_pairs_shown_most_of_all(system: str, tmp_path: Path) -> None:
-    """The trained base on eyes of a camera it never saw: other eyes of that camera get easier too."""
+def test_a_look_is_learnt_and_helps_with_other_eyes_too(system: str, tmp_path: Path) -> None:
+    """The trained base on eyes of a camera it never saw: those shown get easier, and others of that camera."""
     base = open_base(f"tiny-{system}")
     before = {path: path.read_bytes() for path in base.configs.rglob("*.safetensors")}
     looks = ["--camera", "teal", "--disease", "vein_occlusion", "--size", base.view_size]
@@ -51,8 +51,7 @@ def test_a_look_is_learnt_and_the_pairs_shown_most_of_all(system: str, tmp_path:
         for folder in (swapped, tmp_path / "data")
     )
     print(f"{system}: seen pairs {seen:.1%} better, unseen {unseen:.1%}")
-    assert unseen >= 0.02
-    assert seen > unseen
+    assert min(seen, unseen) >= 0.05
     assert {path: path.read_bytes() for path in before} == before, "the base's files were touched"
 
 

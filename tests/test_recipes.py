@@ -144,13 +144,17 @@ def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
         assert any(torch.equal(patch, whole[:, y : y + height, x : x + width]) for y, x in corners)
 
 
-def test_grain_is_what_the_finest_detail_deviates_by() -> None:
-    noise = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(1))
-    fine, coarse = (grain.deviation(0.1 * one) for one in (noise, grain.smooth(grain.smooth(noise))))
-    assert float(fine.exp().mean()) == pytest.approx(0.075, rel=0.1)  # of .1, the rest is not of the finest
-    assert float((fine - grain.deviation(0.2 * noise)).mean()) == pytest.approx(-np.log(2), abs=0.01)
-    assert float(coarse.mean()) < float(fine.mean()) - 1
-    assert torch.isfinite(grain.deviation(torch.zeros(1, 3, 64, 64))).all()
+def test_grain_has_the_power_of_its_spectrum_and_is_spread_evenly() -> None:
+    noise = 0.1 * torch.randn((1, 3, 128, 128), generator=torch.Generator().manual_seed(1))
+    dots = torch.zeros_like(noise)
+    dots[..., 4::8, 4::8] = 0.8  # one in 64 px: the same mean power
+    power, even = grain.spectra(noise).mean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(power, torch.full_like(power, 2 * np.log(0.1)), atol=0.15, rtol=0)
+    assert float((power - even).mean()) == pytest.approx(0.577, abs=0.1)  # of exponentially distributed powers
+    assert 1 < float((grain.spread(noise) - grain.spread(0.5 * noise)).mean()) < np.log(4)  # less: rounding is added
+    assert float(grain.spread(dots).mean()) < float(grain.spread(noise).mean()) - 1
+    for flat in (grain.spectra, grain.spread):
+        assert torch.isfinite(flat(torch.zeros_like(noise))).all()
 
 
 @torch.no_grad()
