@@ -28,7 +28,7 @@ QUICK = replace(
     phantoms=replace(USUAL.phantoms, amount=3, size=192, seed=3),
     training=replace(
         USUAL.training,
-        **{"max_steps": 3, "batch_size": 1, "val_every": 2, "log_every": 1, "num_samples": 1, "sample_steps": 2},
+        **{"max_steps": 3, "batch_size": 1, "val_every": 2, "log_every": 1},
         **{"augment_variants": 2, "unet_lora_rank": 4},
     ),
     drawing=replace(USUAL.drawing, steps=2),

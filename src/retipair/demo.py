@@ -87,8 +87,7 @@ SETTINGS = Settings(
         half_clean_fraction=0.3,  # brings the look a little nearer: recipes/README.md
         val_every=60,
         log_every=10,
-        num_samples=2,
-        sample_steps=20,
+        num_samples=0,  # pairs are drawn afterwards
         resume=True,
     ),
     drawing=GenerateConfig(name="demo", steps=50),

@@ -18,7 +18,7 @@ from retipair.data.manifest import GeneratedPair, append_record, read_whole_line
 from retipair.data.pair import chessboard, save_image
 from retipair.diffusion.noise import generator
 from retipair.errors import UserError
-from retipair.model.adapter import Description, adapter_sha256, load_adapter, read_description
+from retipair.model.adapter import Description, adapter_sha256, load_adapter, merge_adapter, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
@@ -93,6 +93,8 @@ def generate(config: GenerateConfig) -> Path:
     conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
     unet = job.base.unet(job.dtype)
     load_adapter(job.adapter, unet, job.base.source)
+    if job.dtype == torch.float32:  # in fewer bits the fp32 adapter would be rounded with the weights
+        merge_adapter(unet)
     denoise = Denoiser(unet.to(job.device).eval(), job.dtype, job.device)
     vae = job.base.vae().to(job.device)
     painter = Painter(job.base, job.layout, denoise, vae, config.sampler, config.steps, config.guidance_scale)

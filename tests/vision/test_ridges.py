@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from skimage.filters import sato
 
 from eyes import draw_pair
 from retipair.vision.ridges import (
     MEASURED_AT,
     SIGMAS,
+    _normalise,
     at_measured,
     inside_rim,
     segment,
@@ -88,6 +90,14 @@ def test_vesselness_is_its_strongest_scale_and_thick_vessels_have_a_large_one():
         assert np.array_equal(scales.max(axis=0), vesselness(view, everywhere))
         strongest.append(SIGMAS[scales[:, 64, 64].argmax()])
     assert strongest == [1, 4]
+
+
+def test_ridges_are_scikit_images_at_every_scale():
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    everywhere = np.ones(noise.shape, dtype=bool)
+    flat = _normalise(noise.astype(np.float32), everywhere)
+    for sigma, ours in zip(SIGMAS, vesselness_by_scale(noise, everywhere), strict=True):
+        np.testing.assert_allclose(ours, sato(flat, sigmas=[sigma], black_ridges=False), atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.12, 0.3])

@@ -11,6 +11,7 @@ MEASURED_AT = 512
 """px: the width at which vessels' widths, margins and every figure hold."""
 SIGMAS = (1, 2, 3, 4)
 """px: scales of the ridge filter; vessels are about 2 to 11 px wide."""
+_ABOVE = 1e-6  # px: at 1 and below scikit-image's kernels reach 100 sigma, where they are 0, and take twice the time
 _LOCAL_SIGMA = 20.0  # px: what counts as the neighbourhood of a vessel
 _RIM = 10.0  # px: the field's edge is a ridge too
 
@@ -28,7 +29,7 @@ def vesselness_by_scale(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """As `vesselness`, one map for each of SIGMAS: (len(SIGMAS), H, W) float32, >= 0; their maximum is vesselness."""
     bright = 255.0 - image[..., 1] if image.ndim == 3 else image
     flat = _normalise(bright.astype(np.float32), mask)
-    return np.stack([sato(flat, sigmas=[sigma], black_ridges=False) for sigma in SIGMAS])
+    return np.stack([sato(flat, sigmas=[sigma + _ABOVE], black_ridges=False) for sigma in SIGMAS])
 
 
 def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np.ndarray:
