@@ -26,6 +26,7 @@ from retipair.model.adapter import (
     add_adapter,
     load_adapter,
     lora_config,
+    merge_adapter,
     read_description,
     save_adapter,
 )
@@ -119,6 +120,15 @@ def test_the_same_image_through_ours_through_diffusers_and_through_peft(base: Ba
 
     peft = PeftModel.from_pretrained(base.unet(), str(tmp_path)).eval()
     assert np.array_equal(paint(base, peft), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_it_predicts_the_same_and_leaves_no_layer_behind(base: Base, kind: str) -> None:
+    unet = with_adapter(base, kind)
+    expected = paint(base, unet)
+    merge_adapter(unet)
+    assert {name for name, _ in unet.named_parameters()} == {name for name, _ in base.unet().named_parameters()}
+    assert np.abs(expected.astype(int) - paint(base, unet)).max() <= 1
 
 
 def test_weights_are_fp32_on_a_bf16_base(base: Base) -> None:
