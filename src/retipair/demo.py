@@ -78,20 +78,20 @@ SETTINGS = Settings(
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
         name="demo",
-        max_steps=120,
+        max_steps=100,
         batch_size=4,
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
         offset_noise_strength=0.0,  # the base knows none: with it all eyes come out of one colour
         half_clean_fraction=0.3,  # brings the look a little nearer: recipes/README.md
-        val_every=60,
+        val_every=50,
         log_every=10,
         num_samples=0,  # pairs are drawn afterwards
         resume=True,
     ),
     drawing=GenerateConfig(name="demo", steps=50),
-    amounts={"noise": 16, "from_data": 8},
+    amounts={"noise": 8, "from_data": 4},
 )
 
 
