@@ -87,7 +87,7 @@ def smooth(images: torch.Tensor) -> torch.Tensor:
 
 
 def train(vae: AutoencoderKL, work: Path, device: str, workers: int) -> AutoencoderKL:
-    """The same with another decoder, float32; five minutes on two idle cores, nothing once it is there."""
+    """The same with another decoder, float32; seven minutes on one idle core, nothing once it is there."""
     if not (folder := work / "grained").exists():
         _learn(vae, work, device, workers)
         write_folder(folder, vae.half().save_pretrained)
