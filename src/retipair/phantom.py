@@ -7,9 +7,12 @@ where it stopped; the manifest comes last of all. The settings of the run are ke
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantom-state/1"
 _RECIPE = 2  # raise it whenever the same seed would be drawn otherwise
 _LARGEST = 2048  # px: a gigabyte of maps
+_MOST_AT_ONCE = 4  # of the largest
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
 _MOST_POINTS = 50  # an eye always has that many forks and crossings
 
@@ -53,11 +57,11 @@ def phantom(config: PhantomConfig) -> Path:
     # Draw
     (config.out / MANIFEST_NAME).unlink(missing_ok=True)
     _write_state(config)
-    with progress("Drawing eyes", len(wanted), len(done)) as advance, _one_thread():
-        for number in wanted:
-            if number not in done:
-                done[number] = _write_pair(config, number)
-                advance()
+    missing = [number for number in wanted if number not in done]
+    with progress("Drawing eyes", len(wanted), len(done)) as advance:
+        for number, truth in zip(missing, _write_pairs(config, missing), strict=True):
+            done[number] = truth
+            advance()
 
     # Describe
     truths = [done[number] for number in wanted]
@@ -175,6 +179,16 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
+    """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
+    in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
+    with _one_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, in_memory)) as pool:
+        try:
+            yield from pool.map(partial(_write_pair, config), numbers)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:

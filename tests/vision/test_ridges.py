@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from skimage.filters import sato
 
 from eyes import draw_pair
 from retipair.vision.ridges import (
     MEASURED_AT,
     SIGMAS,
+    _neighbourhood,
     _normalise,
     at_measured,
     inside_rim,
@@ -98,6 +100,13 @@ def test_ridges_are_scikit_images_at_every_scale():
     flat = _normalise(noise.astype(np.float32), everywhere)
     for sigma, ours in zip(SIGMAS, vesselness_by_scale(noise, everywhere), strict=True):
         np.testing.assert_allclose(ours, sato(flat, sigmas=[sigma], black_ridges=False), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (61, 512)])
+def test_the_neighbourhood_is_scipys_gaussian(shape):
+    noise = np.random.default_rng(0).uniform(0, 255, shape)
+    np.testing.assert_allclose(_neighbourhood(noise), gaussian_filter(noise, 20.0), atol=0.01)
+    assert _neighbourhood(np.zeros(shape)).min() == 0
 
 
 @pytest.mark.parametrize("share", [0.05, 0.12, 0.3])

@@ -2,7 +2,7 @@
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+from scipy.fft import dctn, idctn
 from skimage.filters import sato
 
 from retipair.vision.field_of_view import erode
@@ -87,10 +87,20 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _normalise(brightness: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Subtract the local mean, divide by the local deviation, looking only inside the mask; 0 outside."""
-    inside = mask.astype(np.float32)
-    weight = ndimage.gaussian_filter(inside, _LOCAL_SIGMA) + 1e-6
-    mean = ndimage.gaussian_filter(brightness * inside, _LOCAL_SIGMA) / weight
+    inside = mask.astype(np.float64)
+    weight = _neighbourhood(inside) + 1e-6
+    mean = _neighbourhood(brightness * inside) / weight
     difference = (brightness - mean) * inside
-    deviation = np.sqrt(ndimage.gaussian_filter(difference**2, _LOCAL_SIGMA) / weight)
+    deviation = np.sqrt(_neighbourhood(difference**2).clip(min=0) / weight)
     # Half a grey level of deviation is noise or nothing: it must not be blown up into vessels.
-    return np.asarray(difference / (deviation + 0.5))
+    return np.asarray(difference / (deviation + 0.5), dtype=np.float32)
+
+
+def _neighbourhood(image: np.ndarray) -> np.ndarray:
+    """Gaussian means of sigma _LOCAL_SIGMA, mirrored at the edges, (H, W) float64 -> (H, W) float64.
+
+    As scipy.ndimage.gaussian_filter, whose kernel would be 161 px wide: by cosine transforms it takes a quarter of the
+    time. In double precision, or rounding makes small means negative.
+    """
+    falls = (np.exp(-0.5 * (_LOCAL_SIGMA * np.pi * np.arange(side) / side) ** 2) for side in image.shape)
+    return np.asarray(idctn(dctn(image) * np.outer(*falls)))

@@ -56,8 +56,9 @@ def grow(
     At most two branches leave a node. Returns all nodes, the old ones first.
     """
     children = np.bincount(parents[parents >= 0], minlength=len(points))
+    hungry, fresh = tissue, points
     while True:
-        hungry = tissue[cKDTree(points).query(tissue)[0] > how.fed]
+        hungry = hungry[cKDTree(fresh).query(hungry, distance_upper_bound=how.fed)[0] > how.fed]
         free = np.flatnonzero(children < 2)
         distance, nearest = cKDTree(points[free]).query(hungry, distance_upper_bound=how.reach)
         reached = np.isfinite(distance)
@@ -69,10 +70,11 @@ def grow(
         np.add.at(direction, which, pull)
         fresh = points[pulled] + how.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
         good = allowed(fresh) & _apart(fresh, points, pulled, 0.6 * how.step)
+        fresh = fresh[good]
         # A node that cannot grow where it is pulled would be pulled there for ever.
         children[pulled[~good]] = 2
         children[pulled[good]] += 1
-        points, parents = np.concatenate([points, fresh[good]]), np.concatenate([parents, pulled[good]])
+        points, parents = np.concatenate([points, fresh]), np.concatenate([parents, pulled[good]])
         children = np.concatenate([children, np.zeros(good.sum(), dtype=children.dtype)])
 
 
