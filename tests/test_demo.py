@@ -25,13 +25,12 @@ USUAL = demo.SETTINGS
 QUICK = replace(
     USUAL,
     bases={"sdxl": "random:tiny-sdxl", "sd15": "random:tiny-sd15"},
+    steps=dict.fromkeys(("sdxl", "sd15"), demo.Steps(3, 2)),
     phantoms=replace(USUAL.phantoms, amount=3, size=192, seed=3),
     training=replace(
         USUAL.training,
-        **{"max_steps": 3, "batch_size": 1, "val_every": 2, "log_every": 1},
-        **{"augment_variants": 2, "unet_lora_rank": 4},
+        **{"batch_size": 1, "val_every": 2, "log_every": 1, "augment_variants": 2, "unet_lora_rank": 4},
     ),
-    drawing=replace(USUAL.drawing, steps=2),
     amounts={"noise": 2, "from_data": 2},
 )
 

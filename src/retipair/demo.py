@@ -61,10 +61,19 @@ _ON_THE_PAGE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Of training, and of drawing a pair."""
+
+    training: int
+    drawing: int
+
+
+@dataclass(frozen=True)
 class Settings:
-    """How much of everything; where the files lie and which base it is comes later."""
+    """How much of everything, by system where that differs; where the files lie comes later."""
 
     bases: Mapping[str, str]
+    steps: Mapping[str, Steps]
     phantoms: PhantomConfig
     training: TrainConfig
     drawing: GenerateConfig
@@ -75,22 +84,22 @@ class Settings:
 # recipes/README.md.
 SETTINGS = Settings(
     bases={"sdxl": "tiny-sdxl", "sd15": "tiny-sd15"},
+    steps={"sdxl": Steps(80, 50), "sd15": Steps(160, 100)},  # squeezed, the image and a step's time are half as large
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
         name="demo",
-        max_steps=100,
         batch_size=4,
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
         offset_noise_strength=0.0,  # the base knows none: with it all eyes come out of one colour
         half_clean_fraction=0.3,  # brings the look a little nearer: recipes/README.md
-        val_every=50,
+        val_every=40,
         log_every=10,
         num_samples=0,  # pairs are drawn afterwards
         resume=True,
     ),
-    drawing=GenerateConfig(name="demo", steps=50),
+    drawing=GenerateConfig(name="demo"),
     amounts={"noise": 8, "from_data": 4},
 )
 
@@ -169,7 +178,8 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
 def train_config(config: DemoConfig) -> TrainConfig:
     """The training of this demo."""
     base, data = SETTINGS.bases[config.system], config.out / "pairs"
-    return replace(SETTINGS.training, data=data, base=base, results=config.out / "results")
+    steps = SETTINGS.steps[config.system].training
+    return replace(SETTINGS.training, data=data, base=base, results=config.out / "results", max_steps=steps)
 
 
 def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
@@ -177,6 +187,7 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
     return replace(
         SETTINGS.drawing,
         mode=mode,
+        steps=SETTINGS.steps[config.system].drawing,
         savedir=SAVEDIRS[mode],
         amount=SETTINGS.amounts[mode],
         base=SETTINGS.bases[config.system],
