@@ -68,12 +68,12 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
         latents = encode_moments(vae, joint[None]).mean
         [decoded] = decode(vae, latents * vae.config.scaling_factor)
         error = ((decoded.astype(float) - joint) ** 2).mean()
-        assert 10 * np.log10(255**2 / error) >= 28
+        assert 10 * np.log10(255**2 / error) >= 30
         cf, fa = decoded[:, : base.view_size], decoded[:, base.view_size :].mean(axis=2).astype(np.uint8)
         before, after = measure(Pair(eye.cf, eye.fa, eye.field)), measure(Pair(cf, fa, eye.field))
         for view in ("cf_vesselness", "fa_vesselness"):
             kept = [segment(getattr(one, view), before.inside) for one in (before, after)]
-            assert dice(*kept) >= 0.55, view  # of one pair; means are in the recipes' README
+            assert dice(*kept) >= 0.65, view  # of one pair; means are in the recipes' README
 
 
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
@@ -83,8 +83,8 @@ def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
     painted = [painter.paint(heard, [generator(0, "bundled", index)])[0] for index in range(4)]
     seen = [measure(Pair(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa))) for one in painted]
     agreement = set_consistency(seen)
-    assert mean(agreement.matched).correlation >= 0.2
+    assert mean(agreement.matched).correlation >= 0.4
     assert mean(agreement.mispaired).correlation <= 0.08
     assert all(0.4 < one.mask.mean() < 0.95 for one in seen), "an eye fills most of the frame"
-    assert all(one.fa_chroma < 12 for one in painted), "angiograms are grey before they are written so"
-    assert min(consistency(one).correlation for one in seen) > 0.08
+    assert all(one.fa_chroma < 6 for one in painted), "angiograms are grey before they are written so"
+    assert min(consistency(one).correlation for one in seen) > 0.25
