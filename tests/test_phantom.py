@@ -146,6 +146,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(registered: Path, raw: Path, tmp
         assert content(Path(death.command[1])) == content(raw if "--unregistered" in death.command else registered)
 
 
+def test_a_raw_pair_that_was_begun_is_finished_whatever_the_amount(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(raw, out)
+    (out / "truth/0003/truth.json").unlink()
+    (out / "raw/0003/0003_02.txt").unlink()
+    assert main(command(out, "--unregistered", "--amount", 1)) == 0
+    assert content(out) == content(raw)
+
+
 def test_only_what_is_damaged_is_drawn_again(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     draw = verb.draw_phantom

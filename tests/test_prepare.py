@@ -386,3 +386,11 @@ def test_the_state_holds_no_times_and_no_places(prepared, raw):
     text = (prepared / ".prepare.json").read_text()
     assert str(raw) not in text
     assert set(json.loads(text)) == {"schema", "pairs"}
+
+
+def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, capsys):
+    assert main(["phantom", str(tmp_path / "drawn"), "--amount", "2", "--size", "64"]) == 0
+    before = _content(tmp_path / "drawn")
+    assert _prepare(raw, tmp_path / "drawn") == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert _content(tmp_path / "drawn") == before

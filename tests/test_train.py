@@ -96,6 +96,18 @@ def test_samples_are_views_of_one_size_and_the_angiogram_is_grey(system: str, tr
         assert all("yes: drawn by a diffusion model, from noise" in view.text["Synthetic"] for view in views.values())  # type: ignore[attr-defined]
 
 
+def test_training_that_diverges_stops_and_keeps_nothing_of_it(
+    base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    flags = ("--learning_rate", "1e30", "--lr_schedule", "constant", "--max_steps", 9, "--log_every", 3, *QUICK)
+    line = refused(*train_command("exp", base_folder("sdxl"), prepared, tmp_path, *flags))
+    run = run_folder(tmp_path, "sdxl")
+    assert str(run) in line
+    assert "--learning_rate" in line
+    assert [path.name for path in (run / "latest_checkpoints").iterdir()] == ["step_000000"]
+    assert "nan" not in (run / "metrics.jsonl").read_text().lower()
+
+
 def test_only_the_last_three_checkpoints_are_kept(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:

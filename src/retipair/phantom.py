@@ -36,7 +36,7 @@ from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantom-state/1"
-_RECIPE = 2  # raise it whenever the same seed would be drawn otherwise
+_RECIPE = 3  # raise it whenever the same seed would be drawn otherwise
 _LARGEST = 2048  # px: a gigabyte of maps
 _MOST_AT_ONCE = 4  # of the largest
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
@@ -52,7 +52,7 @@ def phantom(config: PhantomConfig) -> Path:
     _check_settings(config)
     _check_out(config)
     done = _drawn_before(config)
-    wanted = range(1, max(config.amount, *done, 0) + 1)
+    wanted = range(1, max(config.amount, *done, *_begun_before(config), 0) + 1)
 
     # Draw
     (config.out / MANIFEST_NAME).unlink(missing_ok=True)
@@ -152,6 +152,11 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
         if truth.source_sha256 == _source_sha256(config, truth.eye) and _is_whole(config.out, truth):
             done[truth.eye] = truth
     return done
+
+
+def _begun_before(config: PhantomConfig) -> list[int]:
+    """Numbers of raw pairs of which something is there: what `prepare` will find must be whole."""
+    return [int(path.name) for path in (config.out / "raw").glob("*") if path.name.isdecimal()]
 
 
 def _is_whole(out: Path, truth: Truth) -> bool:

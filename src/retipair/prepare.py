@@ -27,7 +27,7 @@ from retipair.config import PrepareConfig, Register, canonical_json, json_sha256
 from retipair.data.align import How, align
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
-from retipair.data.manifest import MANIFEST_NAME, PREPARED_SCHEMA, SPLITS, PreparedPair, Split, mistyped, write_manifest
+from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, mistyped, write_manifest
 from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
@@ -161,23 +161,13 @@ def _check_out(raw: Path, out: Path) -> None:
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another OUT")
-    if out.is_dir() and not all(map(_is_leftover, out.iterdir())) and not _is_ours(out):
+    if out.is_dir() and not all(map(_is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
 def _is_leftover(path: Path) -> bool:
     """What a run that was cut off left: .partial, .prepare.json.partial and the like."""
     return path.name.startswith(".") and path.name.endswith(".partial")
-
-
-def _is_ours(out: Path) -> bool:
-    if (out / STATE_NAME).is_file():
-        return True
-    manifest = out / MANIFEST_NAME
-    if not manifest.is_file():
-        return False
-    with manifest.open(encoding="utf-8", errors="replace") as stream:
-        return PREPARED_SCHEMA in stream.readline()
 
 
 def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:

@@ -16,6 +16,7 @@ from retipair.config import TrainConfig, to_values
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
+from retipair.errors import UserError
 from retipair.learner import Learner
 from retipair.model.adapter import Description, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
@@ -73,6 +74,7 @@ def train(config: TrainConfig) -> Path | None:
             now = replace(description, step=learner.step)
             save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, unet, now)  # noqa: E731
             losses = validate(denoise, scheduler, batches)
+            check_finite(run, learner.step, losses["loss"], config)
             log_validation(run, learner.step, losses, track)
             if config.num_samples:
                 write_samples(run.samples_folder(learner.step), plan, description, batches, denoise)
@@ -102,7 +104,9 @@ def train(config: TrainConfig) -> Path | None:
             learner.update()
             advance()
             if learner.step % config.log_every == 0 or learner.step == config.max_steps:
-                log_training(run, learner.step, rate, window.read(), time.monotonic() - started, track)
+                means = window.read()
+                check_finite(run, learner.step, means["loss"], config)
+                log_training(run, learner.step, rate, means, time.monotonic() - started, track)
                 advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
             if learner.step % config.val_every == 0 or learner.step == config.max_steps:
                 milestone()
@@ -122,6 +126,18 @@ def facts_of(plan: Plan, data: Data) -> dict[str, str]:
 
 def high_frequency(config: TrainConfig) -> HighFrequency:
     return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
+
+
+def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
+    """Raise UserError when training has diverged, before anything of it is kept."""
+    if math.isfinite(loss):
+        return
+    if step == 0:
+        raise UserError(f"{config.base}: the base alone predicts values that are no numbers; try --precision fp32")
+    raise UserError(
+        f"{run.folder}: by step {step} the loss is no number any more; the checkpoints before are good. "
+        f"Start another run with a --learning_rate lower than {config.learning_rate:g}"
+    )
 
 
 # Validate and sample

@@ -169,3 +169,12 @@ def test_an_adapter_of_the_other_system_does_not_fit(base_folder: Callable[[str]
     save_adapter(tmp_path, sdxl, with_adapter(sdxl, "plain"), description(sdxl, "plain"))
     with pytest.raises(UserError, match="does not fit"):
         load_adapter(tmp_path, sd15.unet(), sd15.source)
+
+
+def test_an_adapter_that_diverged_is_refused(base: Base, tmp_path: Path) -> None:
+    save_adapter(tmp_path, base, with_adapter(base, "plain"), description(base, "plain"))
+    tensors = load_file(tmp_path / PEFT_WEIGHTS)
+    tensors[next(iter(tensors))][0, 0] = float("nan")
+    save_file(tensors, tmp_path / PEFT_WEIGHTS)
+    with pytest.raises(UserError, match=r"diverged"):
+        load_adapter(tmp_path, base.unet(), base.source)

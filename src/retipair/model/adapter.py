@@ -126,9 +126,11 @@ def read_description(folder: Path) -> Description | None:
 def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     """Put the adapter in `folder` onto a UNet, in fp32.
 
-    Raises UserError, naming the folder, if it is unreadable or was made for another kind of base.
+    Raises UserError, naming the folder, if it is unreadable, diverged, or was made for another kind of base.
     """
     state = read_tensors(folder)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f"{folder}: holds values that are no numbers, its training diverged; use another checkpoint")
     try:
         add_adapter(unet, _read_lora_config(folder))
     except UserError:

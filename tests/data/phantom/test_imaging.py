@@ -8,7 +8,7 @@ import torch
 
 from retipair.data.phantom.anatomy import draw_eye
 from retipair.data.phantom.cameras import CAMERAS, Look, draw_look
-from retipair.data.phantom.imaging import photograph
+from retipair.data.phantom.imaging import _blur, photograph
 from retipair.data.phantom.maps import CHANNELS, draw_maps, frame_of
 
 SIZE = 512
@@ -94,3 +94,13 @@ def test_a_photograph_does_not_depend_on_those_beside_it(maps: torch.Tensor) -> 
         assert together[2] == pytest.approx(single[0], abs=1e-5)
         assert together.min() >= 0
         assert together.max() <= 1
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024, 2048])
+def test_optics_blur_the_same_whatever_the_size(size: int) -> None:
+    sigma = 1.3 * size / 512
+    line = torch.zeros(1, 1, 1, size)
+    line[..., size // 2] = 1
+    spread = _blur(line, torch.tensor([sigma]))[0, 0, 0]
+    at = torch.arange(size) - size // 2
+    assert float((spread * at**2).sum().sqrt()) == pytest.approx(sigma, rel=0.01)

@@ -3,6 +3,7 @@
 Batched torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B generators -> views in [0, 1].
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _BLOOD = (0.60, 0.26, 0.28)
 _LIPID = (1.0, 0.90, 0.50)
 _MACULAR_PIGMENT = (0.35, 1.0, 1.4)
 _REFERENCE = 512  # px: the width at which blur and noise are stated
+_BLUR_REACH = 4  # px there, and in smaller views
 
 Looks = dict[str, torch.Tensor]
 Generators = Sequence[torch.Generator]
@@ -182,10 +184,11 @@ def _expose(scene: _Scene, seen: torch.Tensor, view: int) -> tuple[torch.Tensor,
 def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     """Each of (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
     batch, channels = images.shape[:2]
-    reach = torch.arange(-4, 5, device=images.device, dtype=images.dtype)
-    weights = torch.exp(-0.5 * (reach / sigmas[:, None].clamp(min=0.05)) ** 2)
-    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)  # (B * C, 9)
-    flat = F.pad(images.reshape(1, batch * channels, *images.shape[2:]), (4, 4, 4, 4), mode="replicate")
+    reach = _BLUR_REACH * max(1, math.ceil(images.shape[-1] / _REFERENCE))
+    ticks = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    weights = torch.exp(-0.5 * (ticks / sigmas[:, None].clamp(min=0.05)) ** 2)
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)  # (B * C, 2 reach + 1)
+    flat = F.pad(images.reshape(1, batch * channels, *images.shape[2:]), (reach,) * 4, mode="replicate")
     groups = batch * channels
     flat = F.conv2d(flat, weights.view(groups, 1, 1, -1), groups=groups)
     return F.conv2d(flat, weights.view(groups, 1, -1, 1), groups=groups).view_as(images)
