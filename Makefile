@@ -42,6 +42,7 @@ check: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/retipair demo
+	@echo "(First, once in each shell: source .venv/bin/activate)"
 
 clean:
 	rm -rf .venv demo

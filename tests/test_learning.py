@@ -20,7 +20,7 @@ from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
 from retipair.train import validate
 
-STEPS = 40
+STEPS = 24
 
 
 def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:

@@ -208,7 +208,7 @@ class PhantomConfig:
     points: int = 20
     """--unregistered: key points a pair, where vessels fork or cross, spread over the field."""
     jitter: float = 1.0
-    """--unregistered: how far off they are in each view, sigma in px."""
+    """--unregistered: how far off they are in each view, sigma in px at 512."""
     wrong: int = 2
     """--unregistered: how many of them lie in nonsense places in the FA."""
 

@@ -86,30 +86,31 @@ def train(config: TrainConfig) -> Path | None:
             run.save_checkpoint(learner.step, save, state, {"best": best})
 
     # Train
-    with tracking(config, run) as track, progress("Training", config.max_steps, learner.step) as advance:
+    with tracking(config, run) as track:
         if checkpoint is None:
             milestone()
-        started = time.monotonic()
-        while learner.step < config.max_steps:
-            for part in range(config.gradient_accumulation_steps):
-                first = (learner.step * config.gradient_accumulation_steps + part) * config.batch_size
-                batch = batches.draw(range(first, first + config.batch_size))
-                noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
-                noisy = with_clean_halves(noisy, batch.latents, batch.clean)
-                prediction = denoise(noisy, batch.t, batch.conditioning)
-                losses = objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
-                (losses.total / config.gradient_accumulation_steps).backward()
-                window.add(losses, batch.t)
-            rate = learner.learning_rate
-            learner.update()
-            advance()
-            if learner.step % config.log_every == 0 or learner.step == config.max_steps:
-                means = window.read()
-                check_finite(run, learner.step, means["loss"], config)
-                log_training(run, learner.step, rate, means, time.monotonic() - started, track)
-                advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
-            if learner.step % config.val_every == 0 or learner.step == config.max_steps:
-                milestone()
+        with progress("Training", config.max_steps, learner.step) as advance:
+            started = time.monotonic()
+            while learner.step < config.max_steps:
+                for part in range(config.gradient_accumulation_steps):
+                    first = (learner.step * config.gradient_accumulation_steps + part) * config.batch_size
+                    batch = batches.draw(range(first, first + config.batch_size))
+                    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+                    noisy = with_clean_halves(noisy, batch.latents, batch.clean)
+                    prediction = denoise(noisy, batch.t, batch.conditioning)
+                    losses = objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
+                    (losses.total / config.gradient_accumulation_steps).backward()
+                    window.add(losses, batch.t)
+                rate = learner.learning_rate
+                learner.update()
+                advance()
+                if learner.step % config.log_every == 0 or learner.step == config.max_steps:
+                    means = window.read()
+                    check_finite(run, learner.step, means["loss"], config)
+                    log_training(run, learner.step, rate, means, time.monotonic() - started, track)
+                    advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
+                if learner.step % config.val_every == 0 or learner.step == config.max_steps:
+                    milestone()
     console.print(f"Trained to step {learner.step}: {run.folder}\nNext: {next_command(config)}")
     return run.folder
 

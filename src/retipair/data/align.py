@@ -26,7 +26,7 @@ _FEWEST_FEATURES = 4
 # At 512: 26 mispaired views, pulled together all the same, reached .13, a CF given as its own FA .21; true ones .48.
 _LEAST_CONSISTENCY: dict[How, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[How, str] = {
-    "points": "are both views and the points of one eye?",
+    "points": "are both views and the points of one eye, and are the FA's veins filled?",
     "features": "place points",
     "none": "register them, or are they of two eyes?",
 }

@@ -16,7 +16,7 @@ _NONSENSE = 0.1  # of the view's side: a wrong point lies at least this far from
 
 @dataclass(frozen=True)
 class Clicks:
-    """How many points, how far off they are in each view (sigma, px), and how many of them are wrong in the FA."""
+    """How many points, how far off in each view (sigma, px at 512), and how many of them wrong in the FA."""
 
     points: int
     jitter: float
@@ -39,7 +39,8 @@ def place(
     on_fa = move(np.linalg.inv(fa_to_cf), places)
     seen = _within(cf_inside, places) & _within(fa_inside, on_fa)
     some = np.flatnonzero(seen)[_spread(rng, places[seen], clicks.points)]
-    cf, fa = (view[some] + rng.normal(0, 1, (len(some), 2)) * clicks.jitter for view in (places, on_fa))
+    jitter = clicks.jitter * size / 512
+    cf, fa = (view[some] + rng.normal(0, 1, (len(some), 2)) * jitter for view in (places, on_fa))
     wrong = sorted(int(one) for one in rng.permutation(len(some))[: clicks.wrong])
     for one in wrong:
         fa[one] = _elsewhere(rng, fa_inside, fa[one])
