@@ -198,10 +198,11 @@ def print_plan(plan: Plan) -> None:
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
         "trainable parameters": f"{trainable:,}",
-        "device": f"{plan.device}, {str(plan.dtype).removeprefix('torch.')}",
         "memory (estimate)": f"{memory / 2**30:.2f} GiB",
     }
-    for name, value in {**facts, **to_values(plan.config), "size": plan.layout.view_size}.items():
+    dtype = str(plan.dtype).removeprefix("torch.")
+    resolved = {"size": plan.layout.view_size, "device": plan.device, "precision": dtype}
+    for name, value in {**facts, **to_values(plan.config), **resolved}.items():
         print(f"{name:28} {value}")
 
 

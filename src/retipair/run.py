@@ -105,6 +105,10 @@ class Run:
 
         write_folder(self.folder / "best_checkpoint", fill)
 
+    def best_step(self) -> int:
+        """The step of `best_checkpoint`."""
+        return int(read_json(self.folder / "best_checkpoint" / "reason.json")["step"])
+
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))

@@ -111,7 +111,8 @@ def train(config: TrainConfig) -> Path | None:
                     advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
                 if learner.step % config.val_every == 0 or learner.step == config.max_steps:
                     milestone()
-    console.print(f"Trained to step {learner.step}: {run.folder}\nNext: {next_command(config)}")
+    console.print(f"Trained to step {learner.step}, best at step {run.best_step()}: {run.folder}")
+    console.print(f"Next: {next_command(config)}")
     return run.folder
 
 
