@@ -96,10 +96,12 @@ def test_samples_are_views_of_one_size_and_the_angiogram_is_grey(system: str, tr
         assert all("yes: drawn by a diffusion model, from noise" in view.text["Synthetic"] for view in views.values())  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("log_every", "val_every"), [(3, 9), (9, 3)])
 def test_training_that_diverges_stops_and_keeps_nothing_of_it(
-    base_folder: Folder, prepared: Path, tmp_path: Path, capsys: Capture
+    log_every: int, val_every: int, base_folder: Folder, prepared: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    flags = ("--learning_rate", "1e30", "--lr_schedule", "constant", "--max_steps", 9, "--log_every", 3, *QUICK)
+    flags = ("--learning_rate", "1e30", "--lr_schedule", "constant", "--max_steps", 9, *QUICK)
+    flags += ("--log_every", log_every, "--val_every", val_every)
     assert main(train_command("exp", base_folder("sdxl"), prepared, tmp_path, *flags)) == 2
     run, line = run_folder(tmp_path, "sdxl"), capsys.readouterr().err.splitlines()[-1]
     assert f"{run}: by step 3" in line
