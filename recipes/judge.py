@@ -28,11 +28,12 @@ from retipair.diffusion.noise import generator
 from retipair.generate import generate
 from retipair.metrics import distribution
 from retipair.metrics.consistency import dice, mean, set_consistency
-from retipair.metrics.measured import Measured, measure_all
+from retipair.metrics.measured import Measured, measure
 from retipair.model.base import open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter
+from retipair.parallel import in_order
 from retipair.phantom import phantom
 from retipair.prepare import prepare
 from retipair.vision.field_of_view import field_of_view
@@ -57,7 +58,7 @@ class Shown:
 
 
 def shown_to(images: torch.Tensor) -> Shown:
-    return Shown(images, list(measure_all(_pair(image) for image in images.split(1))))
+    return Shown(images, list(in_order(measure, map(_pair, images.split(1)))))
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, 
         image_back = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
         made.append(image_back.clamp(-1, 1))
         psnr.append(float(10 * torch.log10(4 / ((made[-1] - image) ** 2).mean())))
-    after = list(measure_all(map(_pair, made)))
+    after = list(in_order(measure, map(_pair, made)))
     cf, fa = np.mean([_same_vessels(*both) for both in zip(shown.seen, after, strict=True)], axis=0).tolist()
     left = agreement(after)["correlation"] / agreement(shown.seen)["correlation"]
     return {"psnr": float(np.mean(psnr)), "vessel_dice_cf": cf, "vessel_dice_fa": fa, "agreement_left": left}
@@ -166,7 +167,7 @@ def main() -> None:
     }
     for name, pairs in sets.items():
         grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
-    seen = {name: list(measure_all(pairs)) for name, pairs in sets.items()}
+    seen = {name: list(in_order(measure, pairs)) for name, pairs in sets.items()}
     found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
     rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
     floor = distribution.floor(rows["phantoms"])

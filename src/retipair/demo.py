@@ -30,8 +30,9 @@ from retipair.data.sources import find_pairs
 from retipair.errors import UserError
 from retipair.generate import generate
 from retipair.metrics.consistency import Consistency, mean, set_consistency
-from retipair.metrics.measured import measure_all
+from retipair.metrics.measured import measure
 from retipair.model.base import Base, open_base
+from retipair.parallel import in_order
 from retipair.phantom import phantom
 from retipair.prepare import prepare
 from retipair.progress import console, watched
@@ -323,7 +324,7 @@ def _agreement(name: str, folder: Path, kept: Path) -> Agreement:
     entries = read_dataset(folder)
     path = kept / f"{content_sha256(entries)[:16]}-{__version__}.json"
     if not path.is_file():
-        seen = measure_all(load_pair(entry) for entry in watched(f"Measuring {name}", entries, len(entries)))
+        seen = in_order(measure, map(load_pair, watched(f"Measuring {name}", entries, len(entries))))
         path.parent.mkdir(exist_ok=True)
         write_json(path, {part: asdict(mean(values)) for part, values in vars(set_consistency(seen)).items()})
     means = {part: Consistency(**values) for part, values in read_json(path).items()}

@@ -10,7 +10,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from retipair.data.phantom.lesions import DISEASES
 from retipair.data.phantom.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.data.split import split_groups
 from retipair.errors import UserError
+from retipair.parallel import in_order
 from retipair.progress import progress
 from retipair.vision.ridges import vesselness_correlation
 
@@ -189,11 +189,8 @@ def _one_thread() -> Iterator[None]:
 def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
     """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
     in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
-    with _one_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, in_memory)) as pool:
-        try:
-            yield from pool.map(partial(_write_pair, config), numbers)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with _one_thread():
+        yield from in_order(partial(_write_pair, config), numbers, min(os.cpu_count() or 1, in_memory))
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from multiprocessing import get_context
@@ -33,6 +33,7 @@ from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
 from retipair.errors import UserError
+from retipair.parallel import in_order
 from retipair.progress import watched
 
 STATE_NAME = ".prepare.json"
@@ -173,8 +174,7 @@ def _is_leftover(path: Path) -> bool:
 def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
     """Read every file whole, so that what is broken is known before anything is written."""
     read = partial(_read, register=config.register)
-    with ThreadPoolExecutor(_workers(config.workers, len(pairs))) as pool:
-        seen = list(watched("Reading", pool.map(read, pairs), len(pairs)))
+    seen = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
     for one in seen:
         if one.swapped:
             print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")

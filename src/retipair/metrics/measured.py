@@ -1,9 +1,5 @@
 """A pair as the metrics see it: at one size, with the vesselness of each view computed once."""
 
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,20 +35,7 @@ class Measured:
 
 
 def measure(pair: Pair) -> Measured:
-    """A pair of any size at 512 px; half a second, nearly all of it for the vesselness."""
+    """A pair of any size at 512 px; half a second, nearly all of it in filters that let go of Python's lock."""
     cf, fa, mask = (at_measured(array) for array in (pair.cf, pair.fa, pair.mask))
     ridges = (vesselness_by_scale(view, mask) for view in (cf, fa))
     return Measured(cf, fa, mask, inside_rim(mask), *ridges)
-
-
-def measure_all(pairs: Iterable[Pair]) -> Iterator[Measured]:
-    """Each of these in order, one on every core (the filters let go of Python's lock); holds no more than those."""
-    cores = os.cpu_count() or 1
-    running: deque[Future[Measured]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
-        for pair in pairs:
-            if len(running) == cores:
-                yield running.popleft().result()
-            running.append(pool.submit(measure, pair))
-        while running:
-            yield running.popleft().result()
