@@ -8,7 +8,7 @@ between join and split. The pairs are rendered eyes, whose vessels and their wid
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from typing import get_args
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from retipair.data.layout import Layout, LayoutName, to_grey
+from retipair.data.layout import Layout, LayoutName
 from retipair.data.pair import Pair
 from retipair.data.phantom.anatomy import Eye, draw_eye
 from retipair.data.phantom.cameras import BASE_CAMERAS, CAMERAS, draw_look
@@ -24,9 +24,10 @@ from retipair.data.phantom.imaging import photograph
 from retipair.data.phantom.maps import CHANNELS, draw_maps, frame_of
 from retipair.data.phantom.vessels import SEEN_BY_BOTH, Tree
 from retipair.metrics.consistency import dice
+from retipair.metrics.fidelity import psnr
 from retipair.metrics.measured import Measured, measure
-from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
+from retipair.roundtrip import Between, autoencoder, nothing, round_trip
 from retipair.vision.ridges import at_measured, segment
 
 SIZES = (256, 512)
@@ -35,9 +36,6 @@ THIN = (1.0, 2.0)
 NEAR = 2
 """px of the view: how far from a true vessel its segmentation is looked at."""
 _NO_LEVEL = -1
-
-Between = Callable[[np.ndarray], np.ndarray]
-"""What lies between join and split: joint image (H, W, 3) uint8 -> the same."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +105,6 @@ def _near(vessels: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(~vessels) <= NEAR)
 
 
-# --- Round trip
-
-
-def round_trip(pair: Pair, layout: Layout, between: Between) -> Pair:
-    """Joined, passed through what lies between, and split."""
-    cf, fa = layout.split(between(layout.join(pair.cf, pair.fa)))
-    return Pair(cf, to_grey(fa)[0], pair.mask)
-
-
-def autoencoder(source: str) -> Between:
-    """A base's encoder and decoder, without noise."""
-    vae = open_base(source).vae()
-
-    def through(joint: np.ndarray) -> np.ndarray:
-        return decode(vae, encode_moments(vae, joint[None]).mean)[0]
-
-    return through
-
-
 # --- Cost
 
 
@@ -134,8 +113,8 @@ def cost(rendered: Rendered, before: Measured, outcome: Pair) -> Cost:
     pair, after, inside = rendered.pair, measure(outcome), before.inside
     per_view = []
     for original, returned, ridges, new_ridges in (
-        (pair.cf, outcome.cf, before.cf_vesselness, after.cf_vesselness),
-        (pair.fa, outcome.fa, before.fa_vesselness, after.fa_vesselness),
+        (pair.cf, outcome.cf, before.cf.vesselness, after.cf.vesselness),
+        (pair.fa, outcome.fa, before.fa.vesselness, after.fa.vesselness),
     ):
         vessels, new_vessels = segment(ridges, inside), segment(new_ridges, inside)
         per_view.append(
@@ -148,12 +127,6 @@ def cost(rendered: Rendered, before: Measured, outcome: Pair) -> Cost:
             )
         )
     return Cost(*(figure for figures in zip(*per_view, strict=True) for figure in figures))
-
-
-def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
-    """dB within the mask; inf of equal views."""
-    error = ((original[mask].astype(np.float64) - returned[mask]) ** 2).mean()
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def fine_power(view: np.ndarray) -> float:
@@ -172,9 +145,9 @@ def fine_power(view: np.ndarray) -> float:
 
 def rows(amount: int, sizes: tuple[int, ...], base: str | None) -> Iterator[tuple[str, list[Cost]]]:
     """Name and costs of every combination; each pair is rendered and measured once."""
-    ways: dict[str, Between] = {"nothing": lambda joint: joint}
+    ways: dict[str, Between] = {"nothing": nothing}
     if base:
-        ways[f"autoencoder of {base}"] = autoencoder(base)
+        ways[f"autoencoder of {base}"] = autoencoder(open_base(base))
     for size in sizes:
         costs: dict[str, list[Cost]] = {}
         for number in range(amount):

@@ -81,8 +81,8 @@ def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, 
 
 def _same_vessels(before: Measured, after: Measured) -> tuple[float, float]:
     """Dice of the CF's and of the FA's vessels."""
-    views = ((before.cf_vesselness, after.cf_vesselness), (before.fa_vesselness, after.fa_vesselness))
-    cf, fa = (dice(segment(a, before.inside), segment(b, before.inside)) for a, b in views)
+    views = ((before.cf, after.cf), (before.fa, after.fa))
+    cf, fa = (dice(a.vessels, segment(b.vesselness, before.inside)) for a, b in views)
     return cf, fa
 
 

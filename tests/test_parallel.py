@@ -18,8 +18,8 @@ def test_many_are_measured_as_one_by_one() -> None:
     pairs = [Pair(*draw_pair(seed, 128), np.ones((128, 128), dtype=bool)) for seed in range(3)]
     for pair, seen in zip(pairs, in_order(measure, pairs), strict=True):
         alone = measure(pair)
-        assert np.array_equal(seen.cf_ridges, alone.cf_ridges)
-        assert np.array_equal(seen.fa_ridges, alone.fa_ridges)
+        assert np.array_equal(seen.cf.ridges, alone.cf.ridges)
+        assert np.array_equal(seen.fa.ridges, alone.fa.ridges)
 
 
 def test_the_order_is_that_of_the_items_however_long_each_takes() -> None:

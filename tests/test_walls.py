@@ -21,7 +21,7 @@ ROOMS = {  # what each room may import beside itself and the errors
     "diffusion": set(),
     "metrics": {"data", "vision"},
 }
-VERBS = {"prepare", "train", "generate", "phantom", "demo"}
+VERBS = {"prepare", "train", "generate", "evaluate", "phantom", "demo"}
 PLACES = {  # library -> where it may be known
     "diffusers": "model/",
     "transformers": "model/",
@@ -97,7 +97,7 @@ def test_nothing_imports_the_command_line_and_no_verb_imports_a_later_one() -> N
     importers = {verb: {name for name in modules() if verb in of_ours(name)} for verb in (*VERBS, "cli")}
     assert importers["cli"] == {"__main__"}
     assert importers["demo"] == set()  # it stands on all the others
-    assert importers["train"] | importers["generate"] | importers["phantom"] <= {"demo"}
+    assert importers["train"] | importers["generate"] | importers["evaluate"] | importers["phantom"] <= {"demo"}
     assert importers["prepare"] <= {"plan", "demo"}  # `train --data RAW` prepares first
     assert of_ours("cli") <= {"config", "errors"}  # verbs are imported when they run
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from retipair import __version__
-from retipair.config import DemoConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
+from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
 from retipair.errors import UserError
 
 
@@ -28,6 +28,7 @@ VERBS = (
     Verb("prepare", PrepareConfig, "retipair.prepare:prepare", "raw views -> aligned pairs"),
     Verb("train", TrainConfig, "retipair.train:train", "aligned pairs -> adapter"),
     Verb("generate", GenerateConfig, "retipair.generate:generate", "adapter -> new pairs"),
+    Verb("evaluate", EvaluateConfig, "retipair.evaluate:evaluate", "real and generated pairs -> scores"),
     Verb("phantom", PhantomConfig, "retipair.phantom:phantom", "rendered eyes -> pairs whose answer is known"),
     Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a page to look at"),
 )

@@ -188,6 +188,26 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Judge generated pairs against real ones, or check real ones alone: figures, each beside its reference."""
+
+    real: Path
+    """Prepared folder of real pairs."""
+    generated: Path | None = None
+    """Folder that `generate` wrote; without it the real pairs alone are checked."""
+    out: Path = Path("evaluation")
+    """Folder to write: scores.json, and features/, what was measured of each pair."""
+    base: str | None = None
+    """Base whose autoencoder bounds what a model can reach: hub id, folder, file, tiny-sdxl or tiny-sd15."""
+    adapter: Path | None = None
+    """Any folder of the run that drew the pairs: adds its training curves."""
+    withhold_copies: bool = False
+    """Also write withheld.txt: the ids of generated pairs that are copies of training pairs."""
+    workers: int = 0
+    """Pairs measured at once; 0 is the number of cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhantomConfig:
     """Draw rendered eyes with a known answer: pairs to train on at once, or raw views that measure registration."""
 
@@ -231,7 +251,7 @@ def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Confi
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
         raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
-    paths = {"data", "results", "out", "raw", "tokenizer"}
+    paths = {"data", "results", "out", "raw", "tokenizer", "real", "generated", "adapter"}
     return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values.items()})
 
 

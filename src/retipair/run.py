@@ -18,6 +18,7 @@ from retipair import __version__
 from retipair.config import TrainConfig, from_values, to_values
 from retipair.errors import UserError
 
+METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
 MAY_CHANGE = frozenset(
     {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every"}
@@ -71,12 +72,12 @@ class Run:
         """Append a line to `{name}_log.txt` and its numbers to metrics.jsonl."""
         with (self.folder / f"{name}_log.txt").open("a", encoding="utf-8") as stream:
             stream.write(text + "\n")
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": name, **values}) + "\n")
 
     def cut_logs(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
-        for path in (*self.folder.glob("*_log.txt"), *self.folder.glob("metrics.jsonl")):
+        for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n") and _logged_step(line) <= step]
             _replace(path, "".join(whole))

@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from retipair.data.pair import Pair
-from retipair.metrics.consistency import Consistency, consistency, dice, mean, set_consistency
+from retipair.metrics.consistency import Consistency, cl_dice, consistency, dice, mean, set_consistency, shift_of
 from retipair.metrics.measured import Measured, measure
 from retipair.vision.ridges import vesselness_correlation
+
+NOTHING = Consistency(correlation=0.0, dice=0.0, cl_dice=0.0, shift_px=0.0, field=0.0)
 
 
 def test_it_is_the_correlation_that_manifests_record(pairs, measured):
@@ -15,16 +18,40 @@ def test_it_is_the_correlation_that_manifests_record(pairs, measured):
     assert consistency(measured[0]).correlation == vesselness_correlation(pair.cf, pair.fa, pair.mask)
 
 
-def test_both_figures_fall_the_further_one_view_is_shifted(pairs):
-    def shifted(shift: int) -> Consistency:
-        return mean(consistency(measure(replace(p, fa=np.roll(p.fa, shift, axis=1)))) for p in pairs[:2])
+def shifted(pair: Pair, right: int, down: int = 0) -> Measured:
+    return measure(replace(pair, fa=ndimage.shift(pair.fa, (down, right), order=1)))
 
-    scores = [shifted(shift) for shift in (0, 2, 4, 8)]
-    for figure in ("correlation", "dice"):
+
+def test_every_figure_falls_the_further_one_view_is_shifted(pairs):
+    scores = [mean(consistency(shifted(pair, by)) for pair in pairs[:2]) for by in (0, 2, 4, 8)]
+    for figure in ("correlation", "dice", "cl_dice", "field"):
         values = [getattr(score, figure) for score in scores]
-        assert values == sorted(values, reverse=True)
-        assert values[0] > values[1] + 0.01
-        assert values[3] < 0.7 * values[0]
+        assert values == sorted(values, reverse=True), figure
+        assert values[0] > values[1]
+    for figure in ("correlation", "dice", "cl_dice"):
+        assert getattr(scores[3], figure) < 0.7 * getattr(scores[0], figure)
+
+
+@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -4), (-6, 5)])
+def test_the_shift_is_found_with_its_direction(pairs, measured, right, down):
+    for pair, as_it_is in zip(pairs[:3], measured, strict=False):
+        seen = shifted(pair, right, down)
+        before, after = (shift_of(one.cf.vesselness, one.fa.vesselness, one.inside) for one in (as_it_is, seen))
+        assert np.subtract(after, before) == pytest.approx((down, right), abs=0.3)
+        assert consistency(seen).shift_px == pytest.approx(np.hypot(*after))
+
+
+def test_cl_dice_of_lines_worked_out_by_hand():
+    line, double = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
+    line[10, 2:18] = double[9:12, 2:18] = True
+    beside = np.roll(line, 4, axis=0)
+    assert cl_dice(line, line) == 1
+    assert cl_dice(line, double) == pytest.approx(1, abs=0.05)  # a vessel's width does not count, but at its ends
+    assert cl_dice(line, beside) == 0
+    half = line.copy()
+    half[:, 10:] = False
+    assert cl_dice(line, half) == pytest.approx(2 / 3)  # half of one is found, all of the other
+    assert cl_dice(line, np.zeros_like(line)) == 0
 
 
 def test_matched_pairs_agree_and_mispaired_ones_as_chance_has_it(measured):
@@ -39,7 +66,7 @@ def test_matched_pairs_agree_and_mispaired_ones_as_chance_has_it(measured):
 
 def test_every_cf_meets_the_next_fa_and_the_last_one_the_first(measured):
     three = [replace(one, inside=measured[0].inside) for one in measured[:3]]
-    turned = [replace(one, fa_ridges=three[i - 1].fa_ridges) for i, one in enumerate(three)]
+    turned = [replace(one, fa=three[i - 1].fa) for i, one in enumerate(three)]
     assert set_consistency(turned).mispaired == set_consistency(three).matched
 
 
@@ -47,7 +74,7 @@ def test_mispaired_views_are_compared_where_both_are_valid(measured):
     upper, lower = (np.zeros_like(measured[0].inside) for _ in range(2))
     upper[:300], lower[200:] = True, True
     first, second = replace(measured[0], inside=upper), replace(measured[1], inside=lower)
-    both = replace(first, fa_ridges=second.fa_ridges, inside=upper & lower)
+    both = replace(first, fa=second.fa, inside=upper & lower)
     assert set_consistency([first, second]).mispaired[0] == consistency(both)
 
 
@@ -69,8 +96,8 @@ def test_a_pair_scores_nearly_the_same_at_half_its_size(pairs, measured):
 
 def test_a_pair_without_a_field_scores_zero(black, measured):
     nothing: Measured = measure(black)
-    assert consistency(nothing) == Consistency(0.0, 0.0)
-    assert set_consistency([nothing, measured[0]]).mispaired == (Consistency(0.0, 0.0),) * 2
+    assert consistency(nothing) == NOTHING
+    assert set_consistency([nothing, measured[0]]).mispaired == (NOTHING,) * 2
 
 
 def test_dice_of_known_masks():

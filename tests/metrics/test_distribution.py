@@ -46,7 +46,8 @@ def test_colour_and_field_are_those_of_a_view_made_by_hand(measured):
     fa[:, :256] = 153
     mask = np.zeros((512, 512), bool)
     mask[128:384] = True
-    found = named(features(replace(measured[0], cf=cf, fa=fa, mask=mask, inside=mask)))
+    views = {name: replace(getattr(measured[0], name), pixels=pixels) for name, pixels in (("cf", cf), ("fa", fa))}
+    found = named(features(replace(measured[0], **views, mask=mask, inside=mask)))
     assert (found["field.share"], found["field.height"], found["field.width"]) == (0.5, 0.5, 1.0)
     assert found["cf.colour.red.mean"] == 1
     assert found["cf.colour.green.q50"] == pytest.approx(0.4)
@@ -57,7 +58,8 @@ def test_colour_and_field_are_those_of_a_view_made_by_hand(measured):
 
 def test_a_wave_stands_out_in_the_ring_of_its_frequency(measured):
     wave = 128 + 60 * np.sin(2 * np.pi * 30 * np.arange(512) / 256)  # 30 cycles over 256 px
-    found = named(features(replace(measured[0], fa=np.tile(wave, (512, 1)).astype(np.uint8))))
+    fa = replace(measured[0].fa, pixels=np.tile(wave, (512, 1)).astype(np.uint8))
+    found = named(features(replace(measured[0], fa=fa)))
     rings = {name: value for name, value in found.items() if name.startswith("fa.spectrum")}
     assert max(rings, key=rings.__getitem__) == "fa.spectrum.k027"  # 27 to 34
 

@@ -23,6 +23,7 @@ class Entry:
     """One pair on disk. caption is None where the pair has no sentence of its own, mask where there is no such file.
 
     group: the patient, else the eye: what must be on one side of every split, with all its variations.
+    fa_chroma: what a model's FA had of colour before it was written grey, in [0, 255]; None for prepared pairs.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Entry:
     fa: Path
     mask: Path | None
     caption: str | None
+    fa_chroma: float | None = None
 
 
 def read_dataset(folder: Path) -> list[Entry]:
@@ -49,10 +51,10 @@ def read_dataset(folder: Path) -> list[Entry]:
 
 def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
     if isinstance(record, PreparedPair):
-        split, mask, caption = record.split, folder / record.mask, record.caption
+        split, mask, caption, chroma = record.split, folder / record.mask, record.caption, None
     else:
-        split, mask, caption = sides[_group_of(record)], None, record.prompt
-    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, mask, caption)
+        split, mask, caption, chroma = sides[_group_of(record)], None, record.prompt, record.fa_chroma
+    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, mask, caption, chroma)
 
 
 def _group_of(record: Record) -> str:
@@ -95,6 +97,12 @@ def content_sha256(entries: Sequence[Entry]) -> str:
         for path in (entry.cf, entry.fa):
             digest.update(hashlib.sha256(_bytes(path)).digest())
     return digest.hexdigest()
+
+
+def pair_sha256(entry: Entry) -> str:
+    """A fingerprint of what one pair shows: the bytes of its files."""
+    files = (entry.cf, entry.fa, *([entry.mask] if entry.mask else []))
+    return hashlib.sha256(b"".join(hashlib.sha256(_bytes(path)).digest() for path in files)).hexdigest()
 
 
 def _bytes(path: Path) -> bytes:

@@ -6,18 +6,20 @@ distance beside `floor`, what real pairs have among themselves, and compare only
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from retipair.metrics.measured import Measured
+from retipair.metrics.measured import Measured, MeasuredView
+from retipair.metrics.texture import BANDS, WINDOW, radial_power
 from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
 _DENSE = 0.5  # a vesselness that about a tenth of a view exceeds
-_WINDOW = 256  # px: the spectrum is that of the middle, which is field in every view
-_BANDS = np.geomspace(4, 120, 17)  # cycles a window
+NEIGHBOURS = 5
+"""Of a neighbourhood: what both papers use."""
 _LEAST = 0.01  # every feature is of the order of 1: deviations below this are none
 
 
@@ -43,13 +45,14 @@ def _named(seen: Measured) -> Iterator[tuple[str, float]]:
     yield "field.height", seen.mask.any(axis=1).mean()
     yield "field.width", seen.mask.any(axis=0).mean()
     for name, channel in (
-        *((f"cf.colour.{name}", seen.cf[..., i]) for i, name in enumerate(("red", "green", "blue"))),
-        ("fa.colour.grey", seen.fa),
+        *((f"cf.colour.{name}", seen.cf.pixels[..., i]) for i, name in enumerate(("red", "green", "blue"))),
+        ("fa.colour.grey", seen.fa.pixels),
     ):
         yield from _colour(name, channel[inside] / 255.0)
-    for view, grey, ridges in (("cf", seen.cf[..., 1], seen.cf_ridges), ("fa", seen.fa, seen.fa_ridges)):
-        yield from _spectrum(f"{view}.spectrum", grey / 255.0)
-        yield from _vessels(f"{view}.vessels", ridges, inside)
+    for name, view in (("cf", seen.cf), ("fa", seen.fa)):
+        rings = np.log10(radial_power(view.grey / 255.0))
+        yield from ((f"{name}.spectrum.k{low:03.0f}", ring) for low, ring in zip(BANDS, rings, strict=False))
+        yield from _vessels(f"{name}.vessels", view, inside)
 
 
 def _colour(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
@@ -60,22 +63,9 @@ def _colour(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
         yield f"{name}.q{100 * q:02.0f}", value
 
 
-def _spectrum(name: str, view: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Of a view (H, W) in [0, 1], as log10 of the mean power over each ring; a Hann window, the mean removed."""
-    top, left = ((side - _WINDOW) // 2 for side in view.shape)
-    middle = view[top : top + _WINDOW, left : left + _WINDOW]
-    hann = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))
-    power = abs(np.fft.fft2((middle - middle.mean()) * hann)) ** 2 / (hann**2).sum()
-    power += 1 / (12 * 255**2)  # rounding to 8 bits alone: a flat view has a spectrum too
-    cycles = np.fft.fftfreq(_WINDOW, d=1 / _WINDOW)
-    radius = np.hypot(cycles[:, None], cycles[None, :])
-    for low, high in pairwise(_BANDS):
-        yield f"{name}.k{low:03.0f}", np.log10(power[(radius >= low) & (radius < high)].mean())
-
-
-def _vessels(name: str, ridges: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Of vesselness at each scale (scales, H, W)."""
-    strongest = ridges.max(axis=0)
+def _vessels(name: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of a view's vesselness at each scale."""
+    ridges, strongest = view.ridges, view.vesselness
     yield f"{name}.mean", strongest[inside].mean()
     for q, value in zip(_VESSEL_QUANTILES, np.quantile(strongest[inside], _VESSEL_QUANTILES), strict=True):
         yield f"{name}.q{100 * q:02.0f}", value
@@ -88,9 +78,10 @@ def _vessels(name: str, ridges: np.ndarray, inside: np.ndarray) -> Iterator[tupl
 
 
 def _blank() -> Measured:
-    mask, view = np.ones((_WINDOW, _WINDOW), bool), np.zeros((_WINDOW, _WINDOW), np.uint8)
-    ridges = np.zeros((len(SIGMAS), _WINDOW, _WINDOW), np.float32)
-    return Measured(np.repeat(view[..., None], 3, axis=2), view, mask, mask, ridges, ridges)
+    mask, pixels = np.ones((WINDOW, WINDOW), bool), np.zeros((WINDOW, WINDOW, 3), np.uint8)
+    ridges = np.zeros((len(SIGMAS), WINDOW, WINDOW), np.float32)
+    cf, fa = (MeasuredView(one, mask, mask, ridges) for one in (pixels, pixels[..., 0]))
+    return Measured(cf, fa, mask, mask)
 
 
 FEATURE_NAMES = tuple(name for name, _ in _named(_blank()))
@@ -127,6 +118,42 @@ def floor(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
 def fallen(before: float, after: float, real: float) -> float:
     """The share of a distance above `real`, the floor, that is gone: 1 at the floor or below, negative if it rose."""
     return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """How two sets lie among each other, each in [0, 1] but density, which may exceed 1.
+
+    precision: share of generated pairs within the real ones' manifold; recall: the other way about (Kynkaanniemi et al.
+    2019, arXiv 1904.06991). density: how many real neighbourhoods hold a generated pair, in units of k; coverage: share
+    of real neighbourhoods that hold one (Naeem et al. 2020, arXiv 2002.09797). For two sets of one kind precision and
+    recall depend on their sizes; density is 1 and coverage near 1 - 2^-k, where they are of one size.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> Manifolds:
+    """Of features real (n, D) and generated (m, D), n and m > k; both in the deviations of `real`."""
+    a, b = normalised(real, real), normalised(generated, real)
+    assert min(len(a), len(b)) > k, f"a neighbourhood is {k} pairs"
+    across = cdist(a, b)  # (n, m)
+    reach_real, reach_generated = (_reach(one, k) for one in (a, b))
+    in_real = across < reach_real[:, None]  # generated pair j within the neighbourhood of real pair i
+    return Manifolds(
+        precision=float(in_real.any(axis=0).mean()),
+        recall=float((across < reach_generated[None, :]).any(axis=1).mean()),
+        density=float(in_real.sum(axis=0).mean() / k),
+        coverage=float((across.min(axis=1) < reach_real).mean()),
+    )
+
+
+def _reach(values: np.ndarray, k: int) -> np.ndarray:
+    """The distance of each from its k-th neighbour within the set, (n,)."""
+    return np.asarray(np.sort(cdist(values, values), axis=1)[:, k])
 
 
 def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

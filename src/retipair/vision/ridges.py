@@ -27,9 +27,17 @@ def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def vesselness_by_scale(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """As `vesselness`, one map for each of SIGMAS: (len(SIGMAS), H, W) float32, >= 0; their maximum is vesselness."""
-    bright = 255.0 - image[..., 1] if image.ndim == 3 else image
-    flat = _normalise(bright.astype(np.float32), mask)
+    flat = flattened(image, mask)
     return np.stack([sato(flat, sigmas=[sigma + _ABOVE], black_ridges=False) for sigma in SIGMAS])
+
+
+def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A view without its shading, vessels bright: CF (H, W, 3) or FA (H, W) uint8, mask bool -> (H, W) float32.
+
+    Of a CF the green channel, inverted. In deviations from the local mean, 0 outside the mask.
+    """
+    bright = 255.0 - image[..., 1] if image.ndim == 3 else image
+    return _normalise(bright.astype(np.float32), mask)
 
 
 def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from retipair.data.dataset import Entry, load_pair, pair_sha256
+from retipair.data.manifest import Split
+from retipair.data.pair import load_image
+from retipair.metrics.consistency import Consistency
+from retipair.metrics.figures import Figures, Neighbours, chroma, figures_of, neighbours
+from retipair.metrics.measured import Measured, measure
+from retipair.parallel import in_order
+from retipair.progress import progress
+
+_RECIPE = 1
+"""Raised when a figure changes its meaning: what was kept under another number is measured again."""
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """The figures of each pair, in the manifest's order, and links: of pairs with a pair of another eye each."""
+
+    entries: list[Entry]
+    figures: list[Figures]
+    links: list[Neighbours]
+
+    def of_split(self, split: Split) -> "MeasuredSet":
+        """The pairs of one side, without links."""
+        both = [pair for pair in zip(self.entries, self.figures, strict=True) if pair[0].split == split]
+        return MeasuredSet([entry for entry, _ in both], [figures for _, figures in both], [])
+
+
+def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 0) -> MeasuredSet:
+    """Measure what is not in the folder `kept` yet, half a minute for 50 pairs, holding a few pairs at a time."""
+    ordered = _eyes_apart(entries)
+    keys = [_key(entry) for entry in ordered]
+    links = _links(ordered, keys)
+    todo = _not_kept(keys, links, kept)
+    with progress(f"Measuring {name}", len(entries), len(entries) - len(todo)) as advance:
+        pairs = in_order(measure, (load_pair(ordered[index]) for index in todo), workers)
+        around: dict[int, Measured] = {}  # the first, and the one before
+        for index, seen in zip(todo, pairs, strict=True):
+            _keep_figures(kept / f"{keys[index]}.npz", seen, load_image(ordered[index].fa, "RGB"))
+            around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
+            for first, second in ((index - 1, index), (index, 0)):
+                if (first, second) in links and first in around and second in around:
+                    _keep_link(kept / f"{links[first, second]}.json", around[first], around[second])
+            advance()
+    figures = [_read_figures(kept / f"{_key(entry)}.npz", entry) for entry in entries]
+    return MeasuredSet(list(entries), figures, [_read_link(kept / f"{link}.json") for link in links.values()])
+
+
+def _eyes_apart(entries: Sequence[Entry]) -> list[Entry]:
+    """The first pair of every eye, then the second of those that have one, and so on: neighbours are of two eyes."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for entry in entries:
+        numbered.append((seen[entry.group], entry))
+        seen[entry.group] += 1
+    return [entry for _, entry in sorted(numbered, key=lambda one: one[0])]
+
+
+def _key(entry: Entry) -> str:
+    return hashlib.sha256(f"{_RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
+
+
+def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int], str]:
+    """Of each pair and the next, the last and the first, where they show two eyes: at which places they stand, and the
+    name under which their figures are kept.
+    """
+    around = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
+    apart = [(a, b) for a, b in around if entries[a].group != entries[b].group]
+    return {(a, b): f"{keys[a][:12]}-{keys[b][:12]}" for a, b in apart}
+
+
+def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path) -> list[int]:
+    """The pairs to measure, in order: whose figures are missing, and both of each link that is."""
+    kept.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in kept.iterdir()}
+    missing = {index for index, key in enumerate(keys) if f"{key}.npz" not in there}
+    apart = {index for link, name in links.items() if f"{name}.json" not in there for index in link}
+    return sorted(missing | apart)
+
+
+def _keep_figures(path: Path, seen: Measured, fa_file: np.ndarray) -> None:
+    """fa_file (H, W, 3): the angiogram as it is on disk, which may have colours that nobody reads."""
+    figures = figures_of(seen)
+    figures.values["fa.chroma"] = chroma(fa_file)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as stream:
+        np.savez(
+            stream,
+            names=np.array(list(figures.values)),
+            values=np.array(list(figures.values.values())),
+            features=figures.features,
+            power=figures.power,
+            prints=figures.prints.astype(np.float16),
+        )
+    partial.replace(path)
+
+
+def _read_figures(path: Path, entry: Entry) -> Figures:
+    with np.load(path) as kept:
+        values = dict(zip(kept["names"].tolist(), kept["values"].tolist(), strict=True))
+        if entry.fa_chroma is not None:
+            values["fa.chroma"] = entry.fa_chroma
+        return Figures(values, kept["features"], kept["power"], kept["prints"].astype(np.float32))
+
+
+def _keep_link(path: Path, first: Measured, second: Measured) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(asdict(neighbours(first, second))), encoding="utf-8")
+    partial.replace(path)
+
+
+def _read_link(path: Path) -> Neighbours:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Neighbours(Consistency(**values["mispaired"]), values["alike"])

@@ -1,0 +1,69 @@
+"""Everything that is measured of a pair, and of two that stand beside each other, so that no image need be kept."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from retipair.metrics.consistency import Consistency, consistency, mispaired
+from retipair.metrics.distribution import features
+from retipair.metrics.measured import Measured, MeasuredView
+from retipair.metrics.memorisation import vessel_print
+from retipair.metrics.similarity import ms_ssim
+from retipair.metrics.texture import radial_power, texture
+from retipair.metrics.vessels import vessel_tree
+
+VIEWS = ("cf", "fa")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one pair.
+
+    values: each figure under its name, "consistency.dice" or "fa.texture.slope"; features (D,) float64;
+    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; prints (2, 64, 64) float32, where the vessels of
+    CF and FA lie.
+    """
+
+    values: dict[str, float]
+    features: np.ndarray
+    power: np.ndarray
+    prints: np.ndarray
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Of two pairs: how the CF of one and the FA of the other agree, and how alike their views are (MS-SSIM)."""
+
+    mispaired: Consistency
+    alike: dict[str, float]
+
+
+def figures_of(seen: Measured) -> Figures:
+    views = {name: getattr(seen, name) for name in VIEWS}
+    values = {f"consistency.{name}": value for name, value in asdict(consistency(seen)).items()}
+    for name, view in views.items():
+        values |= {f"{name}.{figure}": value for figure, value in _of_view(view)}
+    power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
+    prints = np.stack([vessel_print(view) for view in views.values()])
+    return Figures(values, features(seen), power, prints)
+
+
+def neighbours(first: Measured, second: Measured) -> Neighbours:
+    alike = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
+    return Neighbours(mispaired(first, second), alike)
+
+
+def _of_view(view: MeasuredView) -> Iterator[tuple[str, float]]:
+    yield from ((f"texture.{name}", value) for name, value in asdict(texture(view)).items())
+    yield from ((f"vessels.{name}", value) for name, value in asdict(vessel_tree(view)).items())
+    valid = view.inside & view.field
+    inside = view.pixels[valid if valid.any() else ...]
+    if view.pixels.ndim == 3:
+        yield "chroma", chroma(inside)
+    yield "clipped", float(((inside >= 255) | (inside <= 0)).mean())
+
+
+def chroma(pixels: np.ndarray) -> float:
+    """Mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]: 0 where they are grey."""
+    return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())

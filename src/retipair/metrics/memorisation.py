@@ -1,0 +1,108 @@
+"""Is a generated pair a copy of a training pair, perhaps turned, mirrored, moved, brighter or noisier?
+
+Two eyes are told apart by their vessels: what they look like otherwise, a camera has in common. So pairs are compared
+as small maps of vessels, by their best correlation over all shifts, small turns and the mirror.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+from skimage.transform import resize
+
+from retipair.metrics.measured import MeasuredView
+
+SIDE = 64
+"""px of a print; one of them is 8 px of a view."""
+TURNS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+"""Degrees."""
+COPY = 0.5
+"""Likeness from which a pair is called a copy: of 100 rendered eyes ... """
+_MOST_SHIFT = 10  # px of a print: 80 px of a view
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The print (its place in the list) that is most like another, and how much: correlation, in [-1, 1]."""
+
+    index: int
+    likeness: float
+
+
+def vessel_print(view: MeasuredView) -> np.ndarray:
+    """Where a view's vessels lie, (SIDE, SIDE) float32: blurred; mean 0, sum of squares 1, all 0 without vessels.
+
+    Brightness and noise are gone with the view's own grey levels.
+    """
+    small = resize(np.minimum(view.vesselness, 1.0), (SIDE, SIDE), anti_aliasing=True)
+    inside = resize(view.inside.astype(np.float32), (SIDE, SIDE), anti_aliasing=True) > 0.5
+    return _unit(_flat(small, inside))
+
+
+def pair_print(prints: np.ndarray) -> np.ndarray:
+    """What tells an eye from others: the prints (2, SIDE, SIDE) of both its views in one, (SIDE, SIDE)."""
+    return _unit(prints.mean(axis=0))
+
+
+def nearest(prints: np.ndarray, among: np.ndarray, forbidden: np.ndarray | None = None) -> list[Nearest]:
+    """For each of `prints` (n, SIDE, SIDE) the most alike `among` (m, SIDE, SIDE), m >= 1.
+
+    forbidden (n, m) bool: what each may not be compared with, its own eye above all; where that leaves none, likeness
+    is -1.
+    """
+    spectra = fft.rfft2(np.stack([_padded(one) for one in among]), workers=-1)
+    found = []
+    for number, one in enumerate(prints):
+        best = np.max([_best_over_shifts(turned, spectra) for turned in _turned(one)], axis=0)  # (m,)
+        if forbidden is not None:
+            best = np.where(forbidden[number], -1.0, best)
+        found.append(Nearest(int(best.argmax()), float(best.max())))
+    return found
+
+
+def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
+    """The highest correlation of two prints (SIDE, SIDE) over all shifts, in [-1, 1]; neither turned nor mirrored."""
+    return float(_best_over_shifts(one, fft.rfft2(_padded(other))[None])[0])
+
+
+def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
+    """Share of generated pairs that are less like their nearest training pair than that is like its own nearest.
+
+    1 where nothing was copied from a set of very different eyes, about .5 for more pairs of the same kind (Alaa et al.
+    2022, arXiv 2102.08921, section 3.3, with likeness for distance).
+    """
+    return float(np.mean([one.likeness < train[one.index].likeness for one in generated]))
+
+
+def _flat(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Without what is larger than vessels' distances, or every field would be like every other."""
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), 4) + 1e-6
+    return (image - ndimage.gaussian_filter(image * inside, 4) / weight) * inside
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    centred = image - image.mean()
+    length = float(np.sqrt((centred**2).sum()))
+    return (centred / length if length > 1e-6 else np.zeros_like(centred)).astype(np.float32)
+
+
+def _turned(one: np.ndarray) -> Iterator[np.ndarray]:
+    """A print in every way that a copy may lie."""
+    for mirrored in (one, one[:, ::-1]):
+        for degrees in TURNS:
+            yield _unit(ndimage.rotate(mirrored, degrees, reshape=False, order=1))
+
+
+def _padded(one: np.ndarray) -> np.ndarray:
+    """So that what is shifted out does not come in on the other side."""
+    return np.pad(one, (0, _MOST_SHIFT))
+
+
+def _best_over_shifts(one: np.ndarray, spectra: np.ndarray) -> np.ndarray:
+    """The highest correlation of a print with each of those whose spectra these are, over all shifts, (m,)."""
+    side = SIDE + _MOST_SHIFT
+    products = np.conj(fft.rfft2(_padded(one))) * spectra
+    correlations = fft.irfft2(products, s=(side, side), workers=-1)
+    near = np.r_[0 : _MOST_SHIFT + 1, side - _MOST_SHIFT : side]
+    return np.asarray(correlations[:, near][:, :, near].max(axis=(1, 2)))

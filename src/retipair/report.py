@@ -1,0 +1,209 @@
+"""scores.json and the pairs' images -> one page that works offline. It only reads: every figure on it is a score."""
+
+import io
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from retipair import __version__
+from retipair.data.dataset import Entry, read_dataset
+from retipair.data.pair import chessboard, load_image
+
+PAGE_NAME = "report.html"
+SHOWN = 3
+"""Pairs of each kind: best, middle and worst."""
+VIEW = 320
+"""px of a view on the page"""
+
+Scores = Mapping[str, Any]
+_NAMES = {"generated": "generated", "train": "training", "val": "validation", "mispaired": "mispaired"}
+_NAMES |= {"real": "real", "autoencoder": "training, through the autoencoder"}
+_COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "mispaired": "#8d8d8d"}
+_INK = "#010203"  # stands for the colour of the page's text, light or dark
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "retipair",
+    "font.family": "sans-serif",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair on the page: its views and checkerboard as data URIs, and where its figures stand in the scores."""
+
+    cf: str
+    fa: str
+    board: str
+    number: int
+
+
+def write_report(out: Path, scores: Scores) -> Path:
+    """Write OUT/report.html from these scores and the folders they name, whole or not at all; returns its path.
+
+    Raises UserError if the pairs' images are gone.
+    """
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = files("retipair").joinpath("report.html.j2").read_text(encoding="utf-8")
+    entries = _entries(scores)
+    text = page.from_string(template).render(
+        scores=scores,
+        version=__version__,
+        names=_NAMES,
+        at=lambda *path: _at(scores, path),
+        plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
+        generated=_chosen(scores, entries, "generated"),
+        doubtful=_doubtful(scores, entries),
+        closest=_closest(scores, entries),
+    )
+    path = out / PAGE_NAME
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
+
+
+def _at(scores: Scores, path: Sequence[str | int]) -> Any:
+    """The score at a path of keys and places; None where a part of it is missing."""
+    found: Any = scores
+    for key in path:
+        if found is None or (isinstance(found, Mapping) and key not in found):
+            return None
+        found = found[key]
+    return found
+
+
+# --- Pairs
+
+
+def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
+    """Every pair by its set and id, the real ones under their split."""
+    where = scores["provenance"]
+    found: dict[tuple[str, str], Entry] = {(one.split, one.id): one for one in read_dataset(Path(where["real"]))}
+    if where["generated"]:
+        found |= {("generated", entry.id): entry for entry in read_dataset(Path(where["generated"]))}
+    return found
+
+
+def _chosen(scores: Scores, entries: Mapping[tuple[str, str], Entry], which: str) -> dict[str, list[Shown]]:
+    """The best, the middle and the worst by the correlation of their vessels."""
+    numbers = [number for number, pair in enumerate(scores["pairs"]) if pair["set"] == which]
+    numbers.sort(key=lambda number: -scores["pairs"][number]["consistency.correlation"])
+    middle = max(0, (len(numbers) - SHOWN) // 2)
+    if len(numbers) <= 3 * SHOWN:
+        return {"all": [_shown(scores, entries, number) for number in numbers]}
+    parts = {"best": numbers[:SHOWN], "middle": numbers[middle : middle + SHOWN], "worst": numbers[-SHOWN:]}
+    return {name: [_shown(scores, entries, number) for number in part] for name, part in parts.items()}
+
+
+def _doubtful(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[Shown]:
+    """The real pairs in doubt, the first first."""
+    ids = list(dict.fromkeys(doubt["id"] for doubt in scores["doubts"]))[: 2 * SHOWN]
+    numbers = {pair["id"]: number for number, pair in enumerate(scores["pairs"]) if pair["set"] != "generated"}
+    return [_shown(scores, entries, numbers[one]) for one in ids if one in numbers]
+
+
+def _shown(scores: Scores, entries: Mapping[tuple[str, str], Entry], number: int) -> Shown:
+    pair = scores["pairs"][number]
+    cf, fa = _views(entries[pair["set"], pair["id"]])
+    return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)), number)
+
+
+def _closest(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[tuple[str, str]]:
+    """Generated pairs beside the training pairs they are most like, each CF and FA in one picture."""
+    found = (scores["memorisation"] or {}).get("closest", [])
+    sides = [(entries["generated", one["id"]], entries["train", one["train_id"]]) for one in found]
+    return [(_strip(made), _strip(known)) for made, known in sides]
+
+
+def _views(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
+    views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
+    cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
+    return cf, fa
+
+
+def _strip(entry: Entry) -> str:
+    cf, fa = _views(entry)
+    return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
+
+
+def _uri(image: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{b64encode(stream.getvalue()).decode()}"
+
+
+# --- Plots
+
+
+def _plots(scores: Scores) -> dict[str, str]:
+    """Every plot of the page as an SVG element."""
+    plots = {
+        "agreement": _plot(lambda axes: _draw_agreement(axes, scores), (6, 2.6)),
+        "cf_spectrum": _plot(lambda axes: _draw_spectrum(axes, scores["spectra"], "cf")),
+        "fa_spectrum": _plot(lambda axes: _draw_spectrum(axes, scores["spectra"], "fa")),
+    }
+    if scores["training"]:
+        plots["cf_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "cf"))
+        plots["fa_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "fa"))
+    return plots
+
+
+def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) -> str:
+    """What `draw` draws as an SVG element, the same for the same scores, in the colour of the page's text."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    svg = stream.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+
+
+def _draw_agreement(axes: Axes, scores: Scores) -> None:
+    """Every pair a dot, a row for each set; mispaired pairs as their interval."""
+    rows = [name for name in ("generated", "train", "val") if any(pair["set"] == name for pair in scores["pairs"])]
+    for row, name in enumerate(rows):
+        values = [pair["consistency.correlation"] for pair in scores["pairs"] if pair["set"] == name]
+        heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
+        axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
+    chance = scores["consistency"]["correlation"]["mispaired"]
+    if chance:
+        axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
+        axes.legend()
+    axes.set(xlabel="correlation of the vessels of CF and FA", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticklabels([_NAMES[name] for name in rows])
+
+
+def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:
+    for name, power in spectra[view].items():
+        axes.loglog(spectra["cycles"], power, color=_COLOURS[name], label=_NAMES[name])
+    axes.set(xlabel="cycles over 256 px", ylabel=f"power, {view.upper()}")
+    axes.legend()
+
+
+def _draw_training(axes: Axes, training: Scores, view: str) -> None:
+    """The error of one half: in training, and of eyes held out, the mean over the timesteps of validation."""
+    steps = [line["step"] for line in training["training"]]
+    axes.plot(steps, [line[f"mse_{view}"] for line in training["training"]], color=_COLOURS["train"], label="training")
+    lines = training["validation"]
+    held_out = [np.mean([value for key, value in line.items() if key.endswith(f"_{view}")]) for line in lines]
+    axes.plot([line["step"] for line in lines], held_out, "o-", color=_COLOURS["val"], label="validation")
+    axes.set(xlabel="step", ylabel=f"mean squared error, {view.upper()}")
+    axes.legend()

@@ -1,0 +1,150 @@
+"""What the scores mean, in plain words: what is fine, what is not, and what to try next."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Level = Literal["good", "look", "bad"]
+Scores = Mapping[str, Any]
+
+_MOST_OF = 0.8
+"""A figure that reaches this share of the real pairs' is as good as theirs for most uses."""
+_HALF = 0.5
+_TINT = 3.0
+"""Grey levels of colour in an FA."""
+_MORE_ALIKE = 0.1
+"""MS-SSIM above that of real pairs of different eyes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judgement: about what, in a sentence with its figures, and what to try ("" where nothing need be)."""
+
+    level: Level
+    about: str
+    text: str
+    advice: str
+
+
+def verdict(scores: Scores) -> list[Finding]:
+    """What there is to say of these scores, in the order in which it matters to a registration network."""
+    found: list[Finding] = []
+    if scores["pairs"] and any(pair["set"] == "generated" for pair in scores["pairs"]):
+        for part in (_agreement, _copies, _detail, _tint, _distance, _diversity):
+            found += part(scores)
+    return found + list(_real(scores))
+
+
+def _mean(row: Scores, column: str) -> float | None:
+    found = row.get(column)
+    return found["mean"] if found else None
+
+
+def _agreement(scores: Scores) -> Iterator[Finding]:
+    """Whether the halves match: the one thing that everything else hangs on."""
+    row = scores["consistency"]["correlation"]
+    made, real, chance = (_mean(row, name) for name in ("generated", "train", "mispaired"))
+    if made is None or real is None or chance is None:
+        return
+    share = (made - chance) / (real - chance) if real > chance else 0.0
+    text = (
+        f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs "
+        f"and by {chance:.2f} in mispaired ones."
+    )
+    if share >= _MOST_OF:
+        yield Finding("good", "agreement", f"{text} The halves match.", "")
+    elif share >= _HALF:
+        advice = "Keep the better pairs: generate with --min_consistency; or train longer, or with --lora_targets all."
+        yield Finding("look", "agreement", f"{text} Most vessels match, not all.", advice)
+    else:
+        advice = "Do not train on these. Train longer, with --lora_targets all, and look at the samples of each step."
+        yield Finding("bad", "agreement", f"{text} The halves do not match.", advice)
+
+
+def _copies(scores: Scores) -> Iterator[Finding]:
+    found = scores["memorisation"]
+    if found is None:
+        return
+    copies, amount = len(found["copies"]), found["likeness"]["generated"]["n"]
+    if copies:
+        advice = "Leave them out (--withhold_copies lists them); fewer steps, a lower --unet_lora_rank, more eyes."
+        limit = found["threshold"]
+        text = f"{copies} of {amount} generated pairs are copies of training pairs (likeness {limit} or more)."
+        yield Finding("bad", "copies", text, advice)
+    else:
+        most = found["closest"][0]["likeness"]
+        yield Finding(
+            "good",
+            "copies",
+            f"None of {amount} generated pairs copies a training pair (likeness {most:.2f} at most).",
+            "",
+        )
+
+
+def _detail(scores: Scores) -> Iterator[Finding]:
+    """Smoothness, by the share of power in fine detail, beside what the autoencoder leaves of it."""
+    for view in ("cf", "fa"):
+        row = scores["texture"][view]["fine_share"]
+        made, real, through = (_mean(row, name) for name in ("generated", "train", "autoencoder"))
+        if made is None or not real:
+            continue
+        text = f"Fine detail has {made:.2%} of the {view.upper()}'s power, {real:.2%} in the training pairs"
+        if through:
+            text += f", {through:.2%} in these passed through the autoencoder"
+        if made >= _HALF * real:
+            noisy = made > real / _HALF
+            advice = "Noisier than the real views: more --steps when generating, or fewer in training." if noisy else ""
+            yield Finding("look" if noisy else "good", f"detail of the {view.upper()}", f"{text}.", advice)
+        elif through and made >= _HALF * through:
+            advice = "It is the base's autoencoder that smooths: no training changes that, another base or --size may."
+            yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
+        else:
+            advice = "Train longer; a higher --hf_lambda; evaluate with --base to see what its autoencoder allows."
+            yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
+
+
+def _tint(scores: Scores) -> Iterator[Finding]:
+    made = scores["colour"]["fa"]["generated"]["mean"]
+    text = f"Generated FA had {made:.1f} grey levels of colour before they were written grey."
+    if made > _TINT:
+        yield Finding("look", "colour in FA", text, "A sign of too little training: train longer.")
+    else:
+        yield Finding("good", "colour in FA", text, "")
+
+
+def _distance(scores: Scores) -> Iterator[Finding]:
+    found = scores["distribution"]
+    if found is None:
+        return
+    text = (
+        f"The look lies {found['mmd2']:.2f} from the real pairs' (squared MMD; halves of these: {found['floor']:.2f})."
+    )
+    names = ", ".join(one["feature"] for one in found["furthest"][:3])
+    if found["mmd2"] <= 2 * found["floor"]:
+        yield Finding("good", "look", text, "")
+    else:
+        yield Finding("look", "look", f"{text} Furthest: {names}.", "Train longer; compare the pairs below by eye.")
+
+
+def _diversity(scores: Scores) -> Iterator[Finding]:
+    for view, row in scores["diversity"].items():
+        made, real = (_mean(row, name) for name in ("generated", "real"))
+        if made is None or real is None:
+            continue
+        text = f"Generated {view.upper()} are alike by {made:.2f} (MS-SSIM of neighbours), real ones by {real:.2f}."
+        if made > real + _MORE_ALIKE:
+            yield Finding(
+                "bad", f"diversity of the {view.upper()}", text, "The model draws few eyes: fewer steps, more eyes."
+            )
+        else:
+            yield Finding("good", f"diversity of the {view.upper()}", text, "")
+
+
+def _real(scores: Scores) -> Iterator[Finding]:
+    doubts = scores["doubts"]
+    if doubts:
+        pairs = len({doubt["id"] for doubt in doubts})
+        text = f"{pairs} real pairs are in doubt, {doubts[0]['id']} first: {doubts[0]['text']}."
+        yield Finding("look", "real pairs", text, "Look at those listed; mend or remove them and prepare again.")
+    else:
+        yield Finding("good", "real pairs", "Nothing speaks against the real pairs.", "")

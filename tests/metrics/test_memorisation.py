@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from retipair.data.pair import Pair
+from retipair.metrics.measured import measure
+from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_print
+
+
+def print_of(pair: Pair) -> np.ndarray:
+    seen = measure(pair)
+    return pair_print(np.stack([vessel_print(view) for view in (seen.cf, seen.fa)]))
+
+
+@pytest.fixture(scope="module")
+def prints(pairs: list[Pair]) -> np.ndarray:
+    return np.stack([print_of(pair) for pair in pairs])
+
+
+def changed(pair: Pair, change) -> Pair:
+    return Pair(change(pair.cf), change(pair.fa), change(pair.mask))
+
+
+def turned(image: np.ndarray) -> np.ndarray:
+    return ndimage.rotate(image.astype(np.uint8), 3, reshape=False, order=1).astype(image.dtype)
+
+
+COPIES = {
+    "itself": lambda pair: pair,
+    "mirrored": lambda pair: changed(pair, lambda image: image[:, ::-1].copy()),
+    "turned": lambda pair: changed(pair, turned),
+    "moved": lambda pair: changed(pair, lambda image: np.roll(image, (6, -6), (0, 1))),
+    "brighter": lambda pair: replace(pair, cf=np.minimum(pair.cf * 1.3, 255).astype(np.uint8)),
+    "noisier": lambda pair: replace(
+        pair, fa=np.clip(pair.fa + np.random.default_rng(0).normal(0, 12, pair.fa.shape), 0, 255).astype(np.uint8)
+    ),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_is_found_however_it_was_changed(pairs, prints, how):
+    for index in (2, 5):
+        [found] = nearest(print_of(COPIES[how](pairs[index]))[None], prints)
+        assert found.index == index
+        assert found.likeness >= COPY
+
+
+def test_other_eyes_are_no_copies(prints):
+    found = nearest(prints[:3], prints[3:])
+    assert max(one.likeness for one in found) < COPY
+
+
+def test_what_is_forbidden_is_not_compared(prints):
+    itself = np.eye(len(prints), dtype=bool)
+    assert all(one.index != here for here, one in enumerate(nearest(prints, prints, forbidden=itself)))
+    assert nearest(prints[:1], prints[:1], forbidden=itself[:1, :1])[0].likeness == -1
+
+
+def test_order_and_number_do_not_matter(prints):
+    whole = nearest(prints[:4], prints[4:])
+    assert [nearest(one[None], prints[4:])[0] for one in prints[:4]] == whole
+    backwards = nearest(prints[:4], prints[4:][::-1])
+    assert [one.likeness for one in backwards] == pytest.approx([one.likeness for one in whole])
+
+
+def test_authenticity_of_copies_is_nought_and_of_strangers_one():
+    train = [Nearest(1, 0.3), Nearest(0, 0.3)]
+    assert authenticity([Nearest(0, 0.9), Nearest(1, 0.8)], train) == 0
+    assert authenticity([Nearest(0, 0.1), Nearest(1, 0.2)], train) == 1
+    assert authenticity([Nearest(0, 0.1), Nearest(1, 0.8)], train) == 0.5
+
+
+def test_an_eye_without_vessels_is_like_nothing(black, prints):
+    [found] = nearest(print_of(black)[None], prints)
+    assert found.likeness == 0

@@ -1,0 +1,206 @@
+"""`retipair evaluate`: every figure beside its reference, copies and doubtful pairs found, nothing measured twice."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import prepared_record, write_prepared
+from eyes import draw_pair
+from retipair import measuring
+from retipair.cli import main
+from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
+from retipair.data.pair import load_image, save_image
+
+SIZE = 128
+SPLITS = ["train"] * 5 + ["val"] * 2
+COPIED = 1
+"""The index of the generated pair that is a mirrored training pair."""
+
+
+def generated_record(index: int) -> GeneratedPair:
+    return GeneratedPair(
+        **{"id": str(index), "index": index, "seed": 0, "attempt": 0, "mode": "noise", "source_id": None},
+        **{"source_eye": None, "strength": None, "prompt": "an eye", "size": SIZE, "base": "tiny-sdxl"},
+        cf=f"{index}/cf.png",
+        fa=f"{index}/fa.png",
+        adapter_sha256="0" * 64,
+        settings_sha256="0" * 64,
+        fa_chroma=1.5,
+        consistency=0.5,
+    )
+
+
+def write_generated(folder: Path, amount: int) -> Path:
+    """Drawn eyes that nobody trained on, but for the first, which is one of write_prepared's, mirrored."""
+    records = [generated_record(index) for index in range(1, amount + 1)]
+    for record in records:
+        cf, fa = draw_pair(2 if record.index == COPIED else 100 + record.index, SIZE)
+        views = (cf[:, ::-1], fa[:, ::-1]) if record.index == COPIED else (cf, fa)
+        for path, view in zip((record.cf, record.fa), views, strict=True):
+            save_image(folder / path, np.ascontiguousarray(view))
+    write_manifest(folder, records)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Real pairs, generated ones, and what evaluate made of them; read only."""
+    root = tmp_path_factory.mktemp("evaluate")
+    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 6)
+    words = ["--real", str(real), "--generated", str(generated), "--out", str(root / "out"), "--withhold_copies"]
+    assert main(["evaluate", *words]) == 0
+    return real, generated, root / "out"
+
+
+@pytest.fixture(scope="module")
+def scores(folders: tuple[Path, Path, Path]) -> dict:
+    return json.loads((folders[2] / "scores.json").read_text())
+
+
+def test_each_figure_of_agreement_stands_beside_its_references(scores):
+    for name, row in scores["consistency"].items():
+        assert list(row) == ["generated", "train", "val", "mispaired"], name
+        assert [row[column]["n"] for column in row] == [6, 5, 2, 7]
+    row = scores["consistency"]["correlation"]
+    assert min(row[column]["mean"] for column in ("generated", "train", "val")) > 0.3
+    assert row["mispaired"]["mean"] < 0.15
+    assert row["train"]["low"] <= row["train"]["mean"] <= row["train"]["high"]
+    assert row["val"]["low"] is None, "two pairs have no interval"
+
+
+def test_a_mirrored_copy_is_named_and_withheld(folders, scores):
+    found = scores["memorisation"]
+    assert found["copies"] == ["1"]
+    assert found["closest"][0]["id"] == "1"
+    assert found["closest"][0]["train_id"] == "eye2"
+    assert (folders[2] / "withheld.txt").read_text() == "1\n"
+    assert any(one["level"] == "bad" and one["about"] == "copies" for one in scores["verdict"])
+
+
+def test_a_mean_is_that_of_the_pairs(scores):
+    for column in ("generated", "train", "val"):
+        of_pairs = [pair["consistency.dice"] for pair in scores["pairs"] if pair["set"] == column]
+        assert scores["consistency"]["dice"][column]["mean"] == pytest.approx(np.mean(of_pairs))
+
+
+def test_what_a_model_had_of_colour_is_reported_from_its_manifest(scores):
+    assert scores["colour"]["fa"]["generated"]["mean"] == 1.5
+    assert scores["colour"]["fa"]["train"]["mean"] == 0
+
+
+def test_squeezing_loses_what_side_by_side_keeps(scores):
+    rows = {(row["layout"], row["view"]): row for row in scores["layouts"]["rows"]}
+    for view in ("cf", "fa"):
+        assert rows["side_by_side", view]["thin"] == rows["side_by_side", view]["vessels"] == 1
+        assert rows["side_by_side", view]["psnr"] is None, "nothing was lost"
+        assert rows["squeezed", view]["thin"] < 1
+        assert rows["squeezed", view]["fine_left"] < 1
+
+
+def test_the_same_again_measures_nothing_and_scores_the_same(folders, scores, monkeypatch):
+    real, generated, out = folders
+    monkeypatch.setattr(measuring, "measure", None)
+    assert main(["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(out)]) == 0
+    assert json.loads((out / "scores.json").read_text()) == scores
+
+
+def test_more_generated_pairs_are_other_scores(folders, tmp_path, capsys):
+    real, _, out = folders
+    more = write_generated(tmp_path / "more", 7)
+    assert main(["evaluate", "--real", str(real), "--generated", str(more), "--out", str(out)]) == 2
+    assert "scores of other generated pairs" in capsys.readouterr().err
+
+
+def test_order_and_number_at_once_do_not_matter(folders, scores, tmp_path):
+    real, generated, _ = folders
+    backwards = list(read_manifest(generated))[::-1]
+    for record in backwards:
+        for path in (record.cf, record.fa):
+            save_image(tmp_path / "generated" / path, load_image(generated / path, "RGB" if path == record.cf else "L"))
+    write_manifest(tmp_path / "generated", backwards)
+    words = ["--generated", str(tmp_path / "generated"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["evaluate", "--real", str(real), *words]) == 0
+    again = json.loads((tmp_path / "out/scores.json").read_text())
+    for name in ("consistency", "texture", "memorisation"):
+        assert again[name]["likeness"] if name == "memorisation" else again[name]
+    for figure, row in scores["consistency"].items():
+        assert again["consistency"][figure]["generated"]["mean"] == pytest.approx(row["generated"]["mean"])
+    assert again["memorisation"]["closest"] == scores["memorisation"]["closest"]
+    assert again["distribution"]["mmd2"] == pytest.approx(scores["distribution"]["mmd2"])
+
+
+# --- Real pairs alone
+
+
+def spoil(folder: Path, change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:
+    """Change the views of the first pair."""
+    paths = folder / "cf/eye0.png", folder / "fa/eye0.png"
+    views = change(load_image(paths[0], "RGB"), load_image(paths[1], "L"))
+    for path, view in zip(paths, views, strict=True):
+        save_image(path, np.ascontiguousarray(view))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda cf, fa: (np.repeat(fa[..., None], 3, axis=2), cf[..., 1]), "swapped"),
+        (lambda cf, fa: (cf, fa[:, ::-1]), "turned"),
+        (lambda cf, fa: (cf, np.stack([fa, fa // 2, fa // 4], axis=2)), "colour in FA"),
+    ],
+)
+def test_a_spoilt_pair_is_doubted(tmp_path, change, kind, capsys):
+    real = write_prepared(tmp_path / "real", ["train", "train", "val"])
+    spoil(real, change)
+    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert [(one["id"], one["kind"]) for one in scores["doubts"]] == [("eye0", kind)]
+    assert "look at eye0" in capsys.readouterr().err
+    assert scores["memorisation"] is scores["distribution"] is None
+    assert [one["about"] for one in scores["verdict"]] == ["real pairs"]
+
+
+def test_an_eye_planted_under_another_name_across_the_split_is_found(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train", "train", "val"])
+    for view in ("cf", "fa"):
+        save_image(real / view / "eye2.png", load_image(real / view / "eye0.png", "RGB" if view == "cf" else "L"))
+    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
+    [doubt] = json.loads((tmp_path / "out/scores.json").read_text())["doubts"]
+    assert (doubt["id"], doubt["kind"]) == ("eye0", "same eye")
+    assert "train and val" in doubt["text"]
+
+
+def test_pairs_of_one_eye_are_never_called_mispaired(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train"] * 4)
+    one_eye = [replace(prepared_record(f"eye{n}", "train"), eye="left" if n < 3 else "right") for n in range(4)]
+    write_manifest(real, one_eye)
+    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
+    row = json.loads((tmp_path / "out/scores.json").read_text())["consistency"]["correlation"]
+    assert row["mispaired"]["n"] == 2
+    assert asdict(one_eye[0])["eye"] == "left"
+
+
+# --- What cannot work
+
+
+def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(tmp_path, capsys):
+    real = write_prepared(tmp_path / "real", ["train", "val"])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("...")
+    for words, said in (
+        (["--real", str(tmp_path / "none")], "no such folder"),
+        (["--real", str(tmp_path / "full")], "no manifest.jsonl"),
+        (["--real", str(real), "--out", str(tmp_path / "full")], "holds other files"),
+        (["--real", str(real), "--adapter", str(tmp_path)], "lies in no run"),
+        (["--real", str(real), "--base", "tiny-sdx"], "tiny-sdx"),
+    ):
+        out = [] if "--out" in words else ["--out", str(tmp_path / "out")]
+        assert main(["evaluate", *words, *out]) == 2, words
+        message = capsys.readouterr().err
+        assert said in message
+        assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
