@@ -40,6 +40,7 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
         "prepare": ["--size", "128"],
         "train": ["--base", "random:tiny-sdxl", *TRAIN_QUICKLY],
         "generate": ["--steps", "2", "--amount", "2"],
+        "evaluate": [],
         "phantom": ["--size", "64", "--amount", "2"],
     }
     seen = set()
@@ -52,7 +53,7 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert Path("pairs/contact_sheet.png").is_file()
 
 
-@pytest.mark.parametrize("name", [*READMES, "docs/formats.md"])
+@pytest.mark.parametrize("name", [*READMES, "docs/formats.md", "docs/metrics.md"])
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -24,6 +24,7 @@ from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
+from retipair.gate import read_refusals
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
@@ -268,8 +269,8 @@ def test_nothing_is_drawn_twice(trained: Folder, drawn: Drawn, monkeypatch: pyte
     def never(*parts: object, **more: object) -> None:
         raise AssertionError("painted again")
 
+    before = contents(drawn("sd15", "noise"))  # trained and drawn here where no other test has been
     monkeypatch.setattr(Painter, "paint", never)
-    before = contents(drawn("sd15", "noise"))
     for amount in (4, 2):
         draw(trained("sd15"), drawn("sd15", "noise"), "--amount", amount)
     assert contents(drawn("sd15", "noise")) == before
@@ -792,3 +793,84 @@ def test_the_same_tensors_at_another_alpha_are_another_adapter(trained: Folder, 
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 400}))
     assert adapter_sha256(other) != adapter_sha256(best)
+
+
+# --- The gate
+
+
+@pytest.fixture(scope="module")
+def middling(drawn: Drawn) -> float:
+    """What two of the four pairs reach that are drawn first."""
+    return sorted(record.consistency for record in records(drawn("sd15", "noise")))[2]
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory, trained: Folder, middling: float) -> Path:
+    out = tmp_path_factory.mktemp("gated") / "o"
+    return draw(trained("sd15"), out, "--min_consistency", middling, "--max_tries", 40)
+
+
+def test_only_what_matches_is_kept_and_a_first_draw_that_does_is_the_ungated_one(
+    gated: Path, drawn: Drawn, middling: float
+) -> None:
+    kept, first = records(gated), records(drawn("sd15", "noise"))
+    assert all(record.consistency >= middling for record in kept)
+    for record, before in zip(kept, first, strict=True):
+        assert (record.attempt == 0) == (before.consistency >= middling)
+        same = images(gated, record.index) == images(drawn("sd15", "noise"), record.index)
+        assert same == (record.attempt == 0)
+
+
+def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: float) -> None:
+    refused = read_refusals(gated)
+    assert {refusal.why for refusal in refused} == {"consistency"}
+    assert all(refusal.consistency < middling for refusal in refused)
+    for record in records(gated):
+        attempts = [refusal.attempt for refusal in refused if refusal.index == record.index]
+        assert attempts == list(range(record.attempt))
+
+
+def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(
+    gated: Path, trained: Folder, middling: float, tmp_path: Path
+) -> None:
+    how = ["--min_consistency", middling, "--max_tries"]
+    draw(trained("sd15"), tmp_path / "o", *how, 1, "--batch_size", 3, "--amount", 4)
+    draw(trained("sd15"), tmp_path / "o", *how, 40, "--amount", 4)  # raised later: the given up are gone on with
+    assert records(tmp_path / "o") == records(gated)
+    by_index = sorted(read_refusals(tmp_path / "o"), key=lambda one: (one.index, one.attempt))
+    assert by_index == sorted(read_refusals(gated), key=lambda one: (one.index, one.attempt))
+
+
+def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
+    trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = ["--min_consistency", 1, "--max_tries", 2, "--amount", 2]
+    assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
+    assert len(read_refusals(tmp_path / "o")) == 4
+    monkeypatch.setattr(Painter, "paint", None)
+    assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
+
+
+def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, refused: Refused) -> None:
+    assert "every pair" in refused(
+        *command(trained("sd15"), tmp_path / "all", "--max_copy", -1, "--max_tries", 1, "--amount", 2)
+    )
+    assert [refusal.why for refusal in read_refusals(tmp_path / "all")] == ["copy", "copy"]
+    assert all(-1 < (refusal.likeness or 0) < 1 for refusal in read_refusals(tmp_path / "all"))
+    assert len(records(draw(trained("sd15"), tmp_path / "none", "--max_copy", 1, "--amount", 2))) == 2
+    assert read_refusals(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--min_consistency", 1.5], "from -1 to 1"),
+        (["--max_tries", 0], "at least 1"),
+        (["--max_copy", 0.5, "--mode", "from_data"], "copies by intent"),
+    ],
+)
+def test_gates_that_cannot_work_are_refused(
+    flags: list[object], said: str, trained: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    assert said in refused(*command(trained("sd15"), tmp_path / "o", *flags))
+    assert not (tmp_path / "o").exists()

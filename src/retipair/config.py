@@ -177,6 +177,12 @@ class GenerateConfig:
     """Everything random about pair i is a function of this and i."""
     batch_size: int = 1
     """Pairs in one forward pass (on the CPU always 1, so that the bytes never depend on it)."""
+    min_consistency: float | None = None
+    """Keep a pair only if the vessels of its views correlate by this at least, and draw it again else; try 0.4."""
+    max_copy: float | None = None
+    """Keep a pair only if its likeness to every training pair is this at most (docs/metrics.md); try 0.5."""
+    max_tries: int = 8
+    """How often a pair is drawn before it is given up, with the former two; may be raised later."""
     sampler: SamplerName = "ddpm"
     """ddpm (the original's), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0

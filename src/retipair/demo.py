@@ -242,7 +242,7 @@ def write_page(config: DemoConfig, base: Base, commands: Sequence[str]) -> Path:
         new=[_new(drawn["noise"], record) for record in _generated(drawn["noise"])],
         varied=[_varied(pairs, drawn["from_data"], record) for record in _generated(drawn["from_data"])],
         agreements=[
-            _agreement(name, folder, config.out / "results" / "agreement")
+            _agreement(name, folder, config.out / "results" / "agreements")
             for name, folder in (
                 ("rendered pairs, aligned", pairs),
                 ("new pairs, from noise", drawn["noise"]),

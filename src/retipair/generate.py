@@ -1,6 +1,7 @@
 """Adapter + seeds -> pairs."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,10 @@ from retipair.config import DEFAULT_PROMPT, GenerateConfig, json_sha256
 from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.manifest import GeneratedPair, append_record, read_whole_lines, write_manifest
-from retipair.data.pair import chessboard, save_image
+from retipair.data.pair import Pair, chessboard, save_image
 from retipair.diffusion.noise import generator
 from retipair.errors import UserError
+from retipair.gate import Gate, Refusal, append_refusal, prints_of, read_refusals, tally
 from retipair.model.adapter import Description, adapter_sha256, load_adapter, merge_adapter, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
@@ -32,8 +34,6 @@ from retipair.vision.ridges import vesselness_correlation
 
 SHARD = 10_000
 """Pairs in one folder; the original's flat tree up to here, then a folder more."""
-ATTEMPT = 0
-"""Nothing rejects a pair yet: the first draw is taken."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Job:
     prompts: list[tuple[str, int]]
     out: Path
     sources: list[Entry]
+    known: list[Entry]
     device: str
     dtype: torch.dtype
     warnings: list[str]
@@ -81,9 +82,11 @@ def generate(config: GenerateConfig) -> Path:
     job = make_job(config)
     settings = settings_of(job)
     done = already_drawn(job, settings)
-    missing = [index for index in range(1, config.amount + 1) if index not in done]
+    refused = read_refusals(job.out)
+    tries = Counter(refusal.index for refusal in refused)
+    missing = [i for i in range(1, config.amount + 1) if i not in done and tries[i] < config.max_tries]
     if not missing:
-        console.print(f"All {config.amount} pairs are there: {job.out}")
+        say_end(job, list(done.values()), refused)
         return job.out
 
     # Set up
@@ -99,25 +102,45 @@ def generate(config: GenerateConfig) -> Path:
     vae = job.base.vae().to(job.device)
     painter = Painter(job.base, job.layout, denoise, vae, config.sampler, config.steps, config.guidance_scale)
 
+    gate = make_gate(job)
+
     # Draw
     job.out.mkdir(parents=True, exist_ok=True)
     write_json(job.out / "settings.json", {"base": job.base.source, **settings, "environment": environment()})
     write_manifest(job.out, [done[index] for index in sorted(done)])
-    with progress("Drawing pairs", config.amount, len(done)) as advance:
-        for first in range(0, len(missing), batch_size(job)):
-            indices = missing[first : first + batch_size(job)]
+    with progress("Drawing pairs", config.amount, config.amount - len(missing)) as advance:
+        while missing:
+            indices = missing[: batch_size(job)]
             rows = [texts.index(job.prompt(index)) for index in indices]
-            for index, painted in zip(indices, paint(job, painter, conditioning, rows, indices), strict=True):
-                done[index] = write_pair(job, settings, index, painted)
-                append_record(job.out, done[index])
+            drawn = paint(job, painter, conditioning, rows, [(index, tries[index]) for index in indices])
+            for index, painted in zip(indices, drawn, strict=True):
+                pair = Pair(painted.cf, painted.fa, field_of_view(painted.cf) & field_of_view(painted.fa))
+                consistency = round(vesselness_correlation(pair.cf, pair.fa, pair.mask), 4)
+                if refusal := gate.refusal(index, tries[index], pair, consistency):
+                    append_refusal(job.out, refusal)
+                    refused.append(refusal)
+                    tries[index] += 1
+                    if tries[index] < config.max_tries:
+                        continue
+                else:
+                    done[index] = write_pair(job, settings, index, tries[index], painted, consistency)
+                    append_record(job.out, done[index])
+                missing.remove(index)
                 advance()
     write_manifest(job.out, [done[index] for index in sorted(done)])  # in order also where a gap was filled
-    say_end(job, list(done.values()))
+    say_end(job, list(done.values()), refused)
     return job.out
 
 
-def say_end(job: Job, pairs: Sequence[GeneratedPair]) -> None:
-    """Where the pairs are, and the first figure to look at."""
+def say_end(job: Job, pairs: Sequence[GeneratedPair], refused: Sequence[Refusal]) -> None:
+    """Where the pairs are, what was refused, and the first figure to look at."""
+    if not pairs:
+        why = f"{len(refused)} draws refused ({tally(refused)})"
+        raise UserError(f"{job.out}: every pair was given up, {why}; lower --min_consistency, or train longer")
+    if refused:
+        given_up = job.config.amount - len(pairs)
+        rest = f"; {given_up} pairs given up after {job.config.max_tries} tries each" if given_up > 0 else ""
+        console.print(f"Refused {len(refused)} draws ({tally(refused)}){rest}")
     console.print(
         f"{len(pairs)} synthetic pairs: {job.out}\n"
         f"Vessels of the two views correlate by {median(pair.consistency for pair in pairs):.2f} (median); "
@@ -131,13 +154,13 @@ def batch_size(job: Job) -> int:
 
 
 def paint(
-    job: Job, painter: Painter, conditioning: Conditioning, rows: Sequence[int], indices: Sequence[int]
+    job: Job, painter: Painter, conditioning: Conditioning, rows: Sequence[int], tries: Sequence[tuple[int, int]]
 ) -> list[Painted]:
-    """The pairs of these indices; rows: the row of `conditioning` that each hears."""
+    """The pairs of these (index, attempt); rows: the row of `conditioning` that each hears."""
     if job.config.guidance_scale > 1:
         rows = [len(conditioning.embeddings) - 1] * len(rows) + list(rows)
-    generators = [generator(job.config.seed, index, ATTEMPT) for index in indices]
-    sources = [source for index in indices if (source := job.source(index))]
+    generators = [generator(job.config.seed, index, attempt) for index, attempt in tries]
+    sources = [source for index, _ in tries if (source := job.source(index))]
     joints = np.stack([job.layout.join(*load_views(s, job.layout.view_size)) for s in sources]) if sources else None
     return painter.paint(conditioning.rows(rows), generators, joints, job.strength or 1.0)
 
@@ -159,11 +182,12 @@ def make_job(config: GenerateConfig) -> Job:
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     sources = find_sources(config, run, layout, description, warnings)
-    return Job(config, base, layout, adapter, prompts, out, sources, device, dtype, warnings)
+    known = find_known(config, run, layout)
+    return Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
 
 
 def _check(config: GenerateConfig) -> None:
-    for name in ("amount", "steps", "batch_size"):
+    for name in ("amount", "steps", "batch_size", "max_tries"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
     if not 0 < config.strength <= 1:
@@ -174,6 +198,11 @@ def _check(config: GenerateConfig) -> None:
         )
     if config.mode == "from_data" and int(config.steps * config.strength) < 1:
         raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
+    for name in ("min_consistency", "max_copy"):
+        if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
+            raise UserError(f"--{name} {value}: must be from -1 to 1")
+    if config.max_copy is not None and config.mode == "from_data":
+        raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
     if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
     check_finite(config)
@@ -258,6 +287,23 @@ def find_sources(
     return of_split(entries, "train", folder)
 
 
+def find_known(config: GenerateConfig, run: Run | None, layout: Layout) -> list[Entry]:
+    """The training pairs that --max_copy compares with; none without it."""
+    if config.max_copy is None:
+        return []
+    data = config.data or (run.read_config().data if run else None)
+    if data is None or not data.exists():
+        raise UserError("--max_copy needs the pairs that were trained on: pass --data FOLDER")
+    folder = prepared_folder(data, config.results, layout.view_size)
+    return of_split(read_dataset(folder), "train", folder)
+
+
+def make_gate(job: Job) -> Gate:
+    """What a pair must have to be kept."""
+    known = prints_of(job.known) if job.known else None
+    return Gate(job.config.min_consistency, job.config.max_copy, known)
+
+
 # What is there already
 
 
@@ -277,6 +323,9 @@ def settings_of(job: Job) -> dict[str, Any]:
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
+        "min_consistency": config.min_consistency,
+        "max_copy": config.max_copy,
+        "known_sha256": content_sha256(job.known) if job.known else None,
         "dtype": str(job.dtype).removeprefix("torch."),
     }
 
@@ -307,7 +356,9 @@ def pair_folder(index: int) -> str:
     return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
 
 
-def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted) -> GeneratedPair:
+def write_pair(
+    job: Job, settings: dict[str, Any], index: int, attempt: int, painted: Painted, consistency: float
+) -> GeneratedPair:
     """Write a pair's images; returns its manifest line."""
     folder, config = pair_folder(index), job.config
     source = job.source(index)
@@ -322,12 +373,11 @@ def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted)
         save_image(job.out / folder / f"{name}.png", image, mark)
     if source is not None:
         write_original(job, source, job.out / folder)
-    mask = field_of_view(painted.cf) & field_of_view(painted.fa)
     return GeneratedPair(
         id=str(index),
         index=index,
         seed=config.seed,
-        attempt=ATTEMPT,
+        attempt=attempt,
         mode=config.mode,
         source_id=source.id if source else None,
         source_eye=source.group if source else None,
@@ -340,7 +390,7 @@ def write_pair(job: Job, settings: dict[str, Any], index: int, painted: Painted)
         adapter_sha256=settings["adapter_sha256"],
         settings_sha256=json_sha256(settings),
         fa_chroma=round(painted.fa_chroma, 3),
-        consistency=round(vesselness_correlation(painted.cf, painted.fa, mask), 4),
+        consistency=consistency,
     )
 
 
