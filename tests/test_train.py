@@ -20,11 +20,13 @@ from killing import Death, kill_all
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import load_image, save_image
 from retipair.diffusion.objective import Losses
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
 from retipair.train import Window
+from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import vesselness_correlation
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]
@@ -142,7 +144,10 @@ def test_the_best_is_the_lowest_validation_and_says_why(
             best, before = step, losses[best]
     assert best > 0
     reason = json.loads((run / "best_checkpoint/reason.json").read_text())
-    assert reason == {"step": best, "validation_loss": losses[best], "before": before}
+    assert reason == {
+        **{"step": best, "by": "loss", "loss": losses[best], "consistency": None},
+        "before": {"loss": before, "consistency": None},
+    }
     description = read_description(run / "best_checkpoint/unet_lora")
     assert description is not None
     assert description.step == best
@@ -155,10 +160,34 @@ def test_a_validation_that_is_no_better_leaves_the_best_alone(
     losses = [line["loss"] for line in metrics(run, "validation")]
     assert losses == [losses[0]] * 2
     assert json.loads((run / "best_checkpoint/reason.json").read_text()) == {
-        "step": 0,
-        "validation_loss": losses[0],
+        **{"step": 0, "by": "loss", "loss": losses[0], "consistency": None},
         "before": None,
     }
+
+
+def test_each_validation_says_how_well_the_halves_of_its_samples_match(system: str, trained: Folder) -> None:
+    run = run_folder(trained(system), system)
+    for line in metrics(run, "validation"):
+        folder = run / f"step_{line['step']:06d}_random_pairs/pair_00"
+        cf, fa = load_image(folder / "cf.png", "RGB"), load_image(folder / "fa.png", "L")
+        found = vesselness_correlation(cf, fa, field_of_view(cf) & field_of_view(fa))
+        assert line["consistency"] == pytest.approx(found)
+
+
+def test_the_best_by_consistency_is_the_one_whose_samples_match_best(
+    base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    flags = ["--learning_rate", "1e-2", "--val_every", 1, "--best_by", "consistency"]
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, *flags)
+    matches = {line["step"]: line["consistency"] for line in metrics(run, "validation")}
+    reason = json.loads((run / "best_checkpoint/reason.json").read_text())
+    assert (reason["by"], reason["consistency"]) == ("consistency", matches[reason["step"]])
+    assert reason["consistency"] >= max(matches.values()) - 0.005 * len(matches)
+
+
+def test_consistency_needs_samples(base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused) -> None:
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, "--best_by", "both", *QUICK)
+    assert "--num_samples" in refused(*command)
 
 
 def test_logs_in_words_and_numbers_agree(system: str, trained: Folder) -> None:
@@ -176,7 +205,7 @@ def test_logs_in_words_and_numbers_agree(system: str, trained: Folder) -> None:
     )
     for values in metrics(run, "validation"):
         parts = {f"t{t}_{half}" for t in (200, 500, 800) for half in ("cf", "fa")}
-        assert set(values) == {"kind", "step", "loss", *parts}
+        assert set(values) == {"kind", "step", "loss", "consistency", *parts}
         assert values["loss"] == pytest.approx(np.mean([values[part] for part in parts]))
 
 

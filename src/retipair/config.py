@@ -14,6 +14,7 @@ DEFAULT_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 DEFAULT_PROMPT = "a colour fundus photograph and a fluorescein angiogram of the same eye, side by side"
 
 Register = Literal["auto", "points", "features", "none"]
+BestBy = Literal["loss", "consistency", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
 
@@ -133,6 +134,9 @@ class TrainConfig:
     """Pairs sampled at each validation."""
     sample_steps: int = 50
     """Denoising steps of those samples."""
+    best_by: BestBy = "loss"
+    """What makes a step the best: validation loss, how well the samples' halves match, or one of them and neither
+    worse (both)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send the metrics there (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
     resume: bool = False

@@ -133,6 +133,8 @@ def _check(config: TrainConfig) -> None:
     if config.hf_kernel < 3 or config.hf_kernel % 2 == 0:
         raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
     check_size(config.size)
+    if config.best_by != "loss" and not config.num_samples:
+        raise UserError(f"--best_by {config.best_by}: looks at samples; raise --num_samples, 10 is usual")
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from retipair.batches import Batches, make_batches
+from retipair.best import Validation, better, reason
 from retipair.config import TrainConfig, to_values
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
@@ -24,8 +25,9 @@ from retipair.painter import Painter, draw_prompt, synthetic_mark
 from retipair.plan import Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run
+from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import vesselness_correlation
 
-BEST_BY_AT_LEAST = 1e-4
 Track = Callable[[Mapping[str, float], int], None]
 
 
@@ -53,12 +55,12 @@ def train(config: TrainConfig) -> Path | None:
     learner, window = Learner(unet, config), Window(plan.device)
 
     # Resume
-    best = math.inf
+    best: Validation | None = None
     if checkpoint is not None:
         tensors, values = read_state(checkpoint)
         learner.restore(values["step"], tensors)
         window.sums.copy_(tensors["window"])
-        best = values["best"]
+        best = Validation(**values["best"]) if values["best"] else None
     run = start_run(plan.folder, config, facts)
     if checkpoint is not None:
         console.print(f"Resuming {run.folder} at step {learner.step}")
@@ -75,15 +77,16 @@ def train(config: TrainConfig) -> Path | None:
             save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, unet, now)  # noqa: E731
             losses = validate(denoise, scheduler, batches)
             check_finite(run, learner.step, losses["loss"], config)
-            log_validation(run, learner.step, losses, track)
             if config.num_samples:
-                write_samples(run.samples_folder(learner.step), plan, description, batches, denoise)
-            if losses["loss"] < best - BEST_BY_AT_LEAST:
-                reason = {"step": learner.step, "validation_loss": losses["loss"], "before": finite(best)}
-                best = losses["loss"]
-                run.save_best(save, reason)
-                console.print(f"best so far: step {learner.step}, validation loss {losses['loss']:.6f}")
-            run.save_checkpoint(learner.step, save, state, {"best": best})
+                folder = run.samples_folder(learner.step)
+                losses["consistency"] = write_samples(folder, plan, description, batches, denoise)
+            log_validation(run, learner.step, losses, track)
+            judged = Validation(losses["loss"], losses.get("consistency"))
+            if better(judged, best, config.best_by):
+                run.save_best(save, reason(learner.step, judged, best, config.best_by))
+                best = judged
+                console.print(f"best so far, by {config.best_by}: step {learner.step}, validation {said(judged)}")
+            run.save_checkpoint(learner.step, save, state, {"best": asdict(best) if best else None})
 
     # Train
     with tracking(config, run) as track:
@@ -159,9 +162,12 @@ def validate(denoise: Denoiser, scheduler: Any, batches: Batches) -> dict[str, f
     return {"loss": sum(parts.values()) / len(parts), **parts}
 
 
-def write_samples(folder: Path, plan: Plan, description: Description, batches: Batches, denoise: Denoiser) -> None:
-    """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each."""
-    config = plan.config
+def write_samples(folder: Path, plan: Plan, description: Description, batches: Batches, denoise: Denoiser) -> float:
+    """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each.
+
+    Returns how well their halves match: the mean correlation of the vessels of both views.
+    """
+    config, matches = plan.config, []
     painter = Painter(plan.base, plan.layout, denoise, plan.base.vae().to(plan.device), "ddpm", config.sample_steps)
     with progress("Sampling", config.num_samples) as advance:
         for number in range(config.num_samples):
@@ -171,7 +177,10 @@ def write_samples(folder: Path, plan: Plan, description: Description, batches: B
             mark = synthetic_mark(config.seed, number, plan.base.source, "from noise")
             for name, image in {"cf": pair.cf, "fa": pair.fa, "joint": pair.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
+            inside = field_of_view(pair.cf) & field_of_view(pair.fa)
+            matches.append(vesselness_correlation(pair.cf, pair.fa, inside))
             advance()
+    return sum(matches) / len(matches)
 
 
 # Log
@@ -277,5 +286,6 @@ def next_command(config: TrainConfig) -> str:
     return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
 
 
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def said(validation: Validation) -> str:
+    matching = "" if validation.consistency is None else f", consistency of the samples {validation.consistency:.3f}"
+    return f"loss {validation.loss:.6f}{matching}"
