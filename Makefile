@@ -1,10 +1,10 @@
-# make demo    set up .venv, then the whole way on rendered eyes: align, train, generate, and a page (about 5 minutes)
+# make demo    set up .venv, then the whole way on rendered eyes: align, train, generate, and a report (about 6 minutes)
 # make test    set up .venv and run the tests
 # make check   what CI runs: format, lint, types, tests
 # make docs    write docs/reference.md from --help
 # make test-slow   full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB of memory, 15 minutes)
 # make test-gpu    what only an accelerator can show
-# make test-browser   the demo's page in Chromium (Debian: apt install chromium)
+# make test-browser   the report in Chromium (Debian: apt install chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin

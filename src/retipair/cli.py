@@ -28,9 +28,9 @@ VERBS = (
     Verb("prepare", PrepareConfig, "retipair.prepare:prepare", "raw views -> aligned pairs"),
     Verb("train", TrainConfig, "retipair.train:train", "aligned pairs -> adapter"),
     Verb("generate", GenerateConfig, "retipair.generate:generate", "adapter -> new pairs"),
-    Verb("evaluate", EvaluateConfig, "retipair.evaluate:evaluate", "real and generated pairs -> scores"),
+    Verb("evaluate", EvaluateConfig, "retipair.evaluate:evaluate", "real and generated pairs -> scores and a report"),
     Verb("phantom", PhantomConfig, "retipair.phantom:phantom", "rendered eyes -> pairs whose answer is known"),
-    Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a page to look at"),
+    Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a report to look at"),
 )
 
 

@@ -245,7 +245,7 @@ class PhantomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """See the whole way on rendered eyes: align, train, generate, and a page with the results. Minutes, no GPU."""
+    """See the whole way on rendered eyes: align, train, generate, evaluate. Minutes, no GPU."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
     """Folder to write; what an earlier demo left there is used again."""

@@ -1,7 +1,7 @@
 """Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import Entry, content_sha256, read_dataset
 from retipair.errors import UserError
-from retipair.measuring import MeasuredSet, measure_set
+from retipair.measuring import RECIPE, MeasuredSet, measure_set
 from retipair.metrics import distribution, memorisation
 from retipair.metrics.checks import Doubt, doubts_of, same_eyes
 from retipair.metrics.figures import VIEWS
@@ -64,14 +64,32 @@ def evaluate(config: EvaluateConfig) -> Path:
     base = open_base(config.base) if config.base else None
     run = _run_of(config.adapter) if config.adapter else None
     real, generated = _entries(config.real), _entries(config.generated) if config.generated else []
-    provenance = _provenance(config, real, generated)
-    _check_out(config.out, provenance)
-
-    # Measure
-    config.out.mkdir(parents=True, exist_ok=True)
-    sets = _measured(config, real, generated)
+    provenance = _provenance(config, real, generated, base)
+    earlier = _earlier_scores(config.out, provenance)
 
     # Score
+    config.out.mkdir(parents=True, exist_ok=True)
+    scores = earlier or _scores(config, provenance, _measured(config, real, generated), real, base, run)
+    write_json(config.out / SCORES_NAME, scores)
+    if config.withhold_copies:
+        _write_withheld(config.out / "withheld.txt", scores)
+
+    # Report
+    page = write_report(config.out, scores)
+    _say(scores)
+    print(f"Look at {page.resolve()}")
+    return page
+
+
+def _scores(
+    config: EvaluateConfig,
+    provenance: Scores,
+    sets: Sets,
+    real: Sequence[Entry],
+    base: Base | None,
+    run: Path | None,
+) -> Scores:
+    """Everything that scores.json says."""
     scores: Scores = {"schema": SCHEMA, "provenance": provenance, "pairs": _pairs(sets)}
     scores["consistency"] = _table(sets, "consistency.", mispaired=True)
     scores["texture"] = {view: _table(sets, f"{view}.texture.") for view in VIEWS}
@@ -87,13 +105,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     scores["training"] = _training(run) if run else None
     scores["doubts"] = [asdict(doubt) for doubt in _doubts(sets)]
     scores["verdict"] = [asdict(finding) for finding in verdict(scores)]
-    write_json(config.out / SCORES_NAME, scores)
-    page = write_report(config.out, scores)
-    if config.withhold_copies:
-        _write_withheld(config.out / "withheld.txt", scores)
-    _say(scores)
-    print(f"Look at {page.resolve()}")
-    return page
+    return scores
 
 
 # --- What is compared
@@ -105,31 +117,38 @@ def _entries(folder: Path) -> list[Entry]:
     return read_dataset(folder)
 
 
-def _provenance(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry]) -> dict[str, Any]:
-    """Which pairs were scored; equal for equal ones, wherever they lie."""
+def _provenance(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], base: Base | None) -> Scores:
+    """What the scores are of: equal for equal pairs and settings."""
     return {
         "retipair": __version__,
+        "recipe": RECIPE,
         "real": str(config.real),
         "real_sha256": content_sha256(real),
         "generated": str(config.generated) if config.generated else None,
         "generated_sha256": content_sha256(generated) if generated else None,
+        "base": base.source if base else None,
+        "adapter": str(config.adapter) if config.adapter else None,
     }
 
 
-def _check_out(out: Path, provenance: Mapping[str, Any]) -> None:
-    """OUT is new, empty, or has scores of the same pairs: figures of others must not be taken for these."""
+def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
+    """The scores of the same pairs and settings, if OUT has them; None if it is new or empty, or only measured.
+
+    Raises UserError for other files, and for scores of other pairs: they must not be taken for these.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if there and there.isdisjoint({SCORES_NAME, KEPT_NAME}):
         raise UserError(f"{out}: holds other files; choose a new or empty folder for --out")
-    if SCORES_NAME in there:
-        before = read_json(out / SCORES_NAME).get("provenance", {})
-        for name in ("real", "generated"):
-            if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
-                raise UserError(
-                    f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out"
-                )
+    if SCORES_NAME not in there:
+        return None
+    scores = read_json(out / SCORES_NAME)
+    before = scores.get("provenance", {})
+    for name in ("real", "generated"):
+        if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
+            raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
+    return scores if before == provenance else None
 
 
 def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry]) -> Sets:

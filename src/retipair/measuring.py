@@ -19,7 +19,7 @@ from retipair.metrics.measured import Measured, measure
 from retipair.parallel import in_order
 from retipair.progress import progress
 
-_RECIPE = 1
+RECIPE = 1
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""
 
 
@@ -44,10 +44,10 @@ def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 
     links = _links(ordered, keys)
     todo = _not_kept(keys, links, kept)
     with progress(f"Measuring {name}", len(entries), len(entries) - len(todo)) as advance:
-        pairs = in_order(measure, (load_pair(ordered[index]) for index in todo), workers)
+        seen_pairs = in_order(_look, [ordered[index] for index in todo], workers)
         around: dict[int, Measured] = {}  # the first, and the one before
-        for index, seen in zip(todo, pairs, strict=True):
-            _keep_figures(kept / f"{keys[index]}.npz", seen, load_image(ordered[index].fa, "RGB"))
+        for index, (seen, of_pair) in zip(todo, seen_pairs, strict=True):
+            _keep_figures(kept / f"{keys[index]}.npz", of_pair)
             around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in around and second in around:
@@ -68,7 +68,7 @@ def _eyes_apart(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _key(entry: Entry) -> str:
-    return hashlib.sha256(f"{_RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
 
 
 def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int], str]:
@@ -89,10 +89,15 @@ def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path
     return sorted(missing | apart)
 
 
-def _keep_figures(path: Path, seen: Measured, fa_file: np.ndarray) -> None:
-    """fa_file (H, W, 3): the angiogram as it is on disk, which may have colours that nobody reads."""
+def _look(entry: Entry) -> tuple[Measured, Figures]:
+    """A pair, measured; its FA's chroma is that of the file, whose colours nobody else reads."""
+    seen = measure(load_pair(entry))
     figures = figures_of(seen)
-    figures.values["fa.chroma"] = chroma(fa_file)
+    figures.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))
+    return seen, figures
+
+
+def _keep_figures(path: Path, figures: Figures) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as stream:
         np.savez(

@@ -1,0 +1,43 @@
+"""Pages as tests look at them: what they consist of, and what a browser says of them."""
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+
+class Page(HTMLParser):
+    """What a page consists of: its tags with their attributes, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+PROBE = """<script>addEventListener("load", () => document.body.append(
+    "broken: " + [...document.images].filter(image => !image.naturalWidth).length,
+    " overflow: " + (document.documentElement.scrollWidth - document.documentElement.clientWidth)))</script>"""
+"""Added to a page, it says what is wrong with it."""
+
+
+def opened(page: Path, width: int = 1200) -> tuple[str, str]:
+    """(the page's DOM after loading, what Chromium said of it)."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser, "no Chromium here: apt install chromium"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--dump-dom"]
+    own = [f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},900"]
+    done = subprocess.run([browser, *flags, *own, page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr

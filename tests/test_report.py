@@ -1,0 +1,102 @@
+"""The report: every figure on it is a score, it needs nothing else, and a browser opens it without a complaint."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import write_prepared
+from pages import PROBE, Page, opened
+from retipair.cli import main
+from test_evaluate import SPLITS, write_generated
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What evaluate leaves of enough pairs for every part of the page; read only."""
+    root = tmp_path_factory.mktemp("report")
+    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 10)
+    run = root / "run"
+    (run / "best_checkpoint").mkdir(parents=True)
+    training = [{"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step} for step in (1, 2)]
+    validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
+    words = ["--real", real, "--generated", generated, "--out", root / "out", "--adapter", run / "best_checkpoint"]
+    assert main(["evaluate", *map(str, words), "--base", "random:tiny-sdxl"]) == 0
+    return root / "out"
+
+
+def test_every_figure_on_the_page_is_the_score_that_it_names(out: Path) -> None:
+    scores = json.loads((out / "scores.json").read_text())
+    found = re.findall(r'<span data-score="([^"]+)">([^<]*)</span>', (out / "report.html").read_text())
+    assert len(found) > 150
+    for path, shown in found:
+        value = scores
+        for key in path.split("/"):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        digits = len(shown.partition(".")[2])
+        assert shown == f"{value:.{digits}f}", path
+
+
+def test_no_figure_comes_onto_the_page_in_another_way(out: Path) -> None:
+    """Outside tables' heads, plots and the verdict's sentences, which are in scores.json as they stand."""
+    scores = json.loads((out / "scores.json").read_text())
+    text = re.sub(r"<(style|svg|caption|figcaption|head)\b.*?</\1>", "", (out / "report.html").read_text(), flags=re.S)
+    text = re.sub(r"<span data-score.*?</span>", "", text)
+    for finding in scores["verdict"]:
+        assert finding["about"] in text
+    assert not re.findall(r"<td>[^<]*\d", text)
+
+
+def test_each_part_is_there(out: Path) -> None:
+    page = Page(out / "report.html")
+    assert [level for level in ("Fine", "Look at this", "Not fine") if level in page.text]
+    assert len(page.all("svg")) == 5  # agreement, two spectra, two training curves
+    assert len(page.all("input")) >= 9, "best, middle and worst pairs, each with a slider"
+    assert len(page.all("img")) == 3 * 9 + 2 * 10, "views and checkerboards, and the ten closest with their pairs"
+    for word in ("Generated pairs are synthetic", "For research only", "through the autoencoder", "squeezed"):
+        assert word in page.text
+
+
+def test_the_page_needs_nothing_else(out: Path) -> None:
+    page = Page(out / "report.html")
+    assert page.all("html")[0]["lang"] == "en"
+    assert not page.all("script")
+    assert all(image["alt"] for image in page.all("img"))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("data:image/jpeg;base64,", "#")), (tag, target[:80])
+    assert "url(http" not in (out / "report.html").read_text()
+
+
+def test_real_pairs_alone_have_a_report_too(tmp_path: Path) -> None:
+    real = write_prepared(tmp_path / "real", ["train", "val"])
+    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
+    page = Page(tmp_path / "out/report.html")
+    assert "Real pairs, checked" in page.text
+    assert "Nothing speaks against the real pairs." in page.text
+    assert "synthetic" not in page.text
+
+
+# In a browser
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_opens_in_chromium(out: Path, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    page.write_text((out / "report.html").read_text(encoding="utf-8") + PROBE, encoding="utf-8")
+    shown, said = opened(page, width)
+    assert "CONSOLE" not in said
+    assert "broken: 0 overflow: 0" in shown
+
+
+@pytest.mark.browser
+def test_a_broken_page_would_be_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><body><img src=none.png><script>console.error('oh')</script>{PROBE}")
+    shown, said = opened(page)
+    assert "CONSOLE" in said
+    assert "broken: 1" in shown
