@@ -21,7 +21,6 @@ from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
-from retipair.metrics.measured import measure
 from retipair.model.autoencoder import fingerprint_of
 from retipair.model.base import open_base
 from retipair.model.conditioning import Conditioning, encode_prompts
@@ -236,7 +235,7 @@ def train(
             if training.step % KEPT_EVERY == 0 or training.step == total:
                 averaged.load_state_dict(training.averaged)
                 drawn = lesson.paint(averaged, PROBED)
-                figures |= lesson.looking_across(averaged) | judge.agreement(list(in_order(measure, drawn)))
+                figures |= lesson.looking_across(averaged) | judge.agreement(list(in_order(judge.looked_at, drawn)))
                 judge.grid(drawn, columns=2).save(work / f"{name}_{training.step:06d}.png")
                 training.save()
             training.log(**figures)

@@ -58,7 +58,14 @@ class Shown:
 
 
 def shown_to(images: torch.Tensor) -> Shown:
-    return Shown(images, list(in_order(measure, map(_pair, images.split(1)))))
+    return Shown(images, list(in_order(looked_at, map(_pair, images.split(1)))))
+
+
+def looked_at(pair: Pair) -> Measured:
+    """Measured, the vesselness too, which takes longest."""
+    seen = measure(pair)
+    assert seen.cf.vesselness.shape == seen.fa.vesselness.shape
+    return seen
 
 
 @torch.no_grad()
@@ -73,7 +80,7 @@ def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, 
         image_back = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
         made.append(image_back.clamp(-1, 1))
         psnr.append(float(10 * torch.log10(4 / ((made[-1] - image) ** 2).mean())))
-    after = list(in_order(measure, map(_pair, made)))
+    after = list(in_order(looked_at, map(_pair, made)))
     cf, fa = np.mean([_same_vessels(*both) for both in zip(shown.seen, after, strict=True)], axis=0).tolist()
     left = agreement(after)["correlation"] / agreement(shown.seen)["correlation"]
     return {"psnr": float(np.mean(psnr)), "vessel_dice_cf": cf, "vessel_dice_fa": fa, "agreement_left": left}
@@ -82,7 +89,7 @@ def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, 
 def _same_vessels(before: Measured, after: Measured) -> tuple[float, float]:
     """Dice of the CF's and of the FA's vessels."""
     views = ((before.cf, after.cf), (before.fa, after.fa))
-    cf, fa = (dice(a.vessels, segment(b.vesselness, before.inside)) for a, b in views)
+    cf, fa = (dice(segment(a.vesselness, before.inside), segment(b.vesselness, before.inside)) for a, b in views)
     return cf, fa
 
 
@@ -167,7 +174,7 @@ def main() -> None:
     }
     for name, pairs in sets.items():
         grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
-    seen = {name: list(in_order(measure, pairs)) for name, pairs in sets.items()}
+    seen = {name: list(in_order(looked_at, pairs)) for name, pairs in sets.items()}
     found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
     rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
     floor = distribution.floor(rows["phantoms"])

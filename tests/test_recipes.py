@@ -18,6 +18,7 @@ import grain
 import keeping
 import latents
 import make
+import segmenter
 
 from retipair.model.base import open_base
 
@@ -247,3 +248,20 @@ def test_a_base_is_made_and_another_from_its_weights(tmp_path: Path, monkeypatch
     assert "## Before that: tiny-sdxl" in card
     with pytest.raises(SystemExit):
         made("--out", tmp_path / "three", "--done", 2)
+
+
+@pytest.mark.slow
+def test_a_killed_segmenter_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("EYES", 2), ("HELD_OUT", 2), ("PHASE", segmenter.Steps(4, warmup=1)), ("KEPT_EVERY", 2)):
+        monkeypatch.setattr(segmenter, name, value)
+    whole = segmenter.train(tmp_path / "whole", "cpu").state_dict()
+
+    def die(self: keeping.Training, **values: float) -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping.Training, "log", die)
+        with pytest.raises(KilledError):
+            segmenter.train(tmp_path / "killed", "cpu")
+    resumed = segmenter.train(tmp_path / "killed", "cpu").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())

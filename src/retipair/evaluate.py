@@ -95,6 +95,7 @@ def _scores(
     scores["texture"] = {view: _table(sets, f"{view}.texture.") for view in VIEWS}
     scores["colour"] = {view: _columns(sets, _values(f"{view}.chroma")) for view in VIEWS}
     scores["vessels"] = {view: _table(sets, f"{view}.vessels.") for view in VIEWS}
+    scores["landmarks"] = {view: _table(sets, f"{view}.landmarks.") for view in VIEWS}
     scores["diversity"] = _diversity(sets)
     scores["distribution"] = _distribution(sets)
     scores["memorisation"] = _memorisation(sets)
@@ -226,7 +227,7 @@ def _distribution(sets: Sets) -> Scores | None:
         return None
     made = _rows(sets.generated)
     moved = distribution.normalised(made, real).mean(axis=0)
-    furthest = sorted(zip(distribution.FEATURE_NAMES, moved.tolist(), strict=True), key=lambda one: -abs(one[1]))
+    furthest = sorted(zip(distribution.feature_names(), moved.tolist(), strict=True), key=lambda one: -abs(one[1]))
     return {
         "mmd2": distribution.mmd2(made, real, real),
         "floor": distribution.floor(real),

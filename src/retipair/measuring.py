@@ -16,6 +16,7 @@ from retipair.data.pair import load_image
 from retipair.metrics.consistency import Consistency
 from retipair.metrics.figures import Figures, Neighbours, chroma, figures_of, neighbours
 from retipair.metrics.measured import Measured, measure
+from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.progress import progress
 
@@ -43,7 +44,7 @@ def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 
     keys = [_key(entry) for entry in ordered]
     links = _links(ordered, keys)
     todo = _not_kept(keys, links, kept)
-    with progress(f"Measuring {name}", len(entries), len(entries) - len(todo)) as advance:
+    with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(todo)) as advance:
         seen_pairs = in_order(_look, [ordered[index] for index in todo], workers)
         around: dict[int, Measured] = {}  # the first, and the one before
         for index, (seen, of_pair) in zip(todo, seen_pairs, strict=True):

@@ -10,13 +10,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from retipair import __version__
 from retipair.config import PhantomConfig, PrepareConfig, canonical_json, json_sha256, to_values
@@ -30,6 +28,7 @@ from retipair.data.phantom.lesions import DISEASES
 from retipair.data.phantom.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.data.split import split_groups
 from retipair.errors import UserError
+from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.progress import progress
 from retipair.vision.ridges import vesselness_correlation
@@ -175,21 +174,10 @@ def _sha256_of_file(path: Path) -> str:
 # --- Draw
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The last bits of a convolution may depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
     """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
     in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
-    with _one_thread():
+    with one_thread():
         yield from in_order(partial(_write_pair, config), numbers, min(os.cpu_count() or 1, in_memory))
 
 

@@ -15,6 +15,7 @@ from retipair.metrics.measured import measure
 from retipair.metrics.texture import texture
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import Base
+from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.progress import watched
 
@@ -55,10 +56,11 @@ def ceilings(entries: Sequence[Entry], size: int, ways: Mapping[str, Between]) -
     step = -(-len(entries) // MOST)
     chosen = entries[::step]
     rows: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-    found = in_order(lambda entry: list(_of_pair(_at(entry, size), size, ways)), chosen)
-    for of_pair in watched("Passing real pairs through the layouts", found, len(chosen)):
-        for key, figures in of_pair:
-            rows.setdefault(key, []).append(figures)
+    with one_thread():
+        found = in_order(lambda entry: list(_of_pair(_at(entry, size), size, ways)), chosen)
+        for of_pair in watched("Passing real pairs through the layouts", found, len(chosen)):
+            for key, figures in of_pair:
+                rows.setdefault(key, []).append(figures)
     return [
         {"layout": layout, "between": way, "view": view, "n": len(figures), **_means(figures)}
         for (layout, way, view), figures in rows.items()

@@ -49,7 +49,7 @@ def _agreement(scores: Scores) -> Iterator[Finding]:
     share = (made - chance) / (real - chance) if real > chance else 0.0
     text = (
         f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs "
-        f"and by {chance:.2f} in mispaired ones."
+        f"and by {round(chance, 2) + 0:.2f} in mispaired ones."
     )
     if share >= _MOST_OF:
         yield Finding("good", "agreement", f"{text} The halves match.", "")
@@ -121,9 +121,9 @@ def _distance(scores: Scores) -> Iterator[Finding]:
     )
     names = ", ".join(one["feature"] for one in found["furthest"][:3])
     if found["mmd2"] <= 2 * found["floor"]:
-        yield Finding("good", "look", text, "")
+        yield Finding("good", "the look", text, "")
     else:
-        yield Finding("look", "look", f"{text} Furthest: {names}.", "Train longer; compare the pairs below by eye.")
+        yield Finding("look", "the look", f"{text} Furthest: {names}.", "Train longer; compare the pairs below by eye.")
 
 
 def _diversity(scores: Scores) -> Iterator[Finding]:

@@ -5,8 +5,10 @@ import pytest
 from scipy import ndimage
 
 from retipair.data.pair import Pair
+from retipair.data.phantom.draw import draw_phantom
 from retipair.metrics.measured import measure
 from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_print
+from retipair.parallel import in_order
 
 
 def print_of(pair: Pair) -> np.ndarray:
@@ -75,3 +77,35 @@ def test_authenticity_of_copies_is_nought_and_of_strangers_one():
 def test_an_eye_without_vessels_is_like_nothing(black, prints):
     [found] = nearest(print_of(black)[None], prints)
     assert found.likeness == 0
+
+
+@pytest.mark.slow
+def test_planted_copies_of_rendered_eyes_are_found_and_strangers_are_not_accused() -> None:
+    """100 eyes trained on; of each a copy, changed in every way at once, and 100 other eyes."""
+    known, strangers = (eyes(seed, 100) for seed in (88_000, 88_001))
+    prints = np.stack(list(in_order(print_of, known)))
+    copies = np.stack(list(in_order(lambda pair: print_of(in_disguise(pair)), known)))
+    others = np.stack(list(in_order(print_of, strangers)))
+    found = nearest(copies, prints)
+    right = [one.index == index and one.likeness >= COPY for index, one in enumerate(found)]
+    accused = [one.likeness >= COPY for one in nearest(others, prints)]
+    print(f"found {sum(right)} of 100 copies, accused {sum(accused)} of 100 strangers")
+    assert sum(right) >= 95
+    assert sum(accused) <= 2
+
+
+def eyes(seed: int, count: int) -> list[Pair]:
+    drawn = in_order(lambda number: draw_phantom(seed, number, 512, None, None, None), range(count))
+    return [Pair(one.cf, one.fa, one.field) for one in drawn]
+
+
+def in_disguise(pair: Pair) -> Pair:
+    """Mirrored, turned by 3 degrees, shifted by 6 px, brighter and noisier."""
+    rng = np.random.default_rng(0)
+    moved = changed(
+        changed(changed(pair, lambda image: image[:, ::-1]), turned), lambda image: np.roll(image, (6, 6), (0, 1))
+    )
+    cf, fa = (
+        np.clip(view * 1.25 + rng.normal(0, 10, view.shape), 0, 255).astype(np.uint8) for view in (moved.cf, moved.fa)
+    )
+    return Pair(cf, fa, moved.mask)

@@ -13,9 +13,8 @@ class Drawn(MeasuredView):
     """A view whose vessels are given."""
 
     def __init__(self, vessels: np.ndarray) -> None:
-        everywhere = np.ones_like(vessels)
-        super().__init__(np.zeros(vessels.shape, np.uint8), everywhere, everywhere, np.zeros((1, *vessels.shape)))
-        self.__dict__["vessels"] = vessels
+        super().__init__(np.zeros(vessels.shape, np.uint8), np.ones_like(vessels))
+        self.__dict__ |= {"vessels": vessels, "inside": np.ones_like(vessels)}
 
 
 def stripes(width: int, apart: int = 64) -> np.ndarray:
@@ -62,5 +61,5 @@ def test_an_eye_has_a_tree_of_which_the_wide_vessels_are_the_least_area_lost(mea
     found = vessel_tree(measured[0].fa)
     assert 1 < found.fractal_dimension < 2
     assert 1 < found.tortuosity < 1.5
-    emptied = replace(measured[0].fa, ridges=np.zeros_like(measured[0].fa.ridges))
+    emptied = replace(measured[0].fa, pixels=np.zeros_like(measured[0].fa.pixels))
     assert vessel_tree(emptied) == VesselTree(0.0, 0.0, 0.0, 0.0, 0.0)

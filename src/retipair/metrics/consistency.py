@@ -8,7 +8,7 @@ from skimage.morphology import skeletonize
 from skimage.registration import phase_cross_correlation
 
 from retipair.metrics.measured import Measured, MeasuredView
-from retipair.vision.ridges import correlation, segment
+from retipair.vision.ridges import correlation
 
 _SHIFT_STEPS = 20  # a pixel
 
@@ -108,7 +108,7 @@ def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float,
 def _agreement(cf: MeasuredView, fa: MeasuredView, inside: np.ndarray) -> Consistency:
     if not inside.any():
         return Consistency(0.0, 0.0, 0.0, 0.0, 0.0)
-    a, b = (segment(view.vesselness, inside) for view in (cf, fa))
+    a, b = (view.vessels & inside for view in (cf, fa))
     return Consistency(
         correlation=correlation(cf.vesselness[inside], fa.vesselness[inside]),
         dice=dice(a, b),

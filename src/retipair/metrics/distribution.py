@@ -7,6 +7,7 @@ distance beside `floor`, what real pairs have among themselves, and compare only
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -27,7 +28,7 @@ _LEAST = 0.01  # every feature is of the order of 1: deviations below this are n
 
 
 def features(seen: Measured) -> np.ndarray:
-    """What a pair looks like, (len(FEATURE_NAMES),) float64, finite whatever the pair; at 512 px, inside the field.
+    """What a pair looks like, (D,) float64, finite whatever the pair; at 512 px, inside the field.
 
     field: share of the frame that is field, and its height and width, shares of the frame's.
     colour: mean, deviation and quantiles of each of the CF's channels and of the FA, in [0, 1].
@@ -79,13 +80,13 @@ def _vessels(name: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tupl
 
 def _blank() -> Measured:
     mask, pixels = np.ones((WINDOW, WINDOW), bool), np.zeros((WINDOW, WINDOW, 3), np.uint8)
-    ridges = np.zeros((len(SIGMAS), WINDOW, WINDOW), np.float32)
-    cf, fa = (MeasuredView(one, mask, mask, ridges) for one in (pixels, pixels[..., 0]))
-    return Measured(cf, fa, mask, mask)
+    return Measured(MeasuredView(pixels, mask), MeasuredView(pixels[..., 0], mask), mask, mask)
 
 
-FEATURE_NAMES = tuple(name for name, _ in _named(_blank()))
-"""What each entry of `features` is: view, group, figure."""
+@cache
+def feature_names() -> tuple[str, ...]:
+    """What each entry of `features` is: view, group, figure."""
+    return tuple(name for name, _ in _named(_blank()))
 
 
 # --- Distance

@@ -1,4 +1,4 @@
-"""A pair as the metrics see it: at one size, with what takes long computed once."""
+"""A pair as the metrics see it: at one size, with what takes long computed once, when it is asked for."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,27 +7,39 @@ import numpy as np
 
 from retipair.data.pair import Pair
 from retipair.vision.field_of_view import field_of_view
-from retipair.vision.ridges import at_measured, inside_rim, segment, vesselness_by_scale
+from retipair.vision.ridges import at_measured, inside_rim, vesselness_by_scale
+from retipair.vision.segmentation import vessels
 
 
 @dataclass(frozen=True)
 class MeasuredView:
-    """One view, 512 px wide.
+    """One view, 512 px wide; what is not asked for is not computed.
 
-    pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; field (512, 512) bool, what this view alone shows of the
-    eye; inside (512, 512) bool, where vesselness is not that of the pair's edge; ridges (scales, 512, 512) float32,
-    vesselness at each of SIGMAS.
+    pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; mask (512, 512) bool, where the pair is valid.
     """
 
     pixels: np.ndarray
-    field: np.ndarray
-    inside: np.ndarray
-    ridges: np.ndarray
+    mask: np.ndarray
 
     @property
     def grey(self) -> np.ndarray:
         """(512, 512) uint8: the CF's green channel, which shows its vessels best, or the FA."""
         return self.pixels[..., 1] if self.pixels.ndim == 3 else self.pixels
+
+    @cached_property
+    def field(self) -> np.ndarray:
+        """(512, 512) bool: what this view alone shows of the eye."""
+        return field_of_view(self.pixels)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """(512, 512) bool: the mask without its rim, where a vessel is not the field's edge."""
+        return inside_rim(self.mask)
+
+    @cached_property
+    def ridges(self) -> np.ndarray:
+        """(scales, 512, 512) float32, >= 0: vesselness at each of SIGMAS."""
+        return vesselness_by_scale(self.pixels, self.mask)
 
     @cached_property
     def vesselness(self) -> np.ndarray:
@@ -36,8 +48,8 @@ class MeasuredView:
 
     @cached_property
     def vessels(self) -> np.ndarray:
-        """(512, 512) bool."""
-        return segment(self.vesselness, self.inside)
+        """(512, 512) bool: those of a calibre that both views show."""
+        return vessels(self.pixels, self.mask) & self.inside
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,6 @@ class Measured:
 
 
 def measure(pair: Pair) -> Measured:
-    """A pair of any size at 512 px; half a second, nearly all of it in filters that let go of Python's lock."""
+    """A pair of any size at 512 px."""
     cf, fa, mask = (at_measured(array) for array in (pair.cf, pair.fa, pair.mask))
-    inside = inside_rim(mask)
-    seen = [MeasuredView(view, field_of_view(view), inside, vesselness_by_scale(view, mask)) for view in (cf, fa)]
-    return Measured(seen[0], seen[1], mask, inside)
+    return Measured(MeasuredView(cf, mask), MeasuredView(fa, mask), mask, inside_rim(mask))

@@ -1,5 +1,8 @@
 """Where to compute, and in what arithmetic."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from retipair.errors import UserError
@@ -30,3 +33,14 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The last bits of a convolution may depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

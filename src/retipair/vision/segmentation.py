@@ -1,0 +1,78 @@
+"""Which pixels are vessels: a small network that learnt it from rendered eyes, whose every vessel is known."""
+
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from retipair.vision.ridges import flattened
+
+WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
+"""How they were made: recipes/segmenter.py."""
+_WIDTHS = (32, 48, 64, 96)
+_FOLD = 2  # px: a square of so many is one place with as many channels, which halves the time
+_MULTIPLE = _FOLD * 2 ** (len(_WIDTHS) - 1)
+
+
+class Segmenter(nn.Module):
+    """Locally normalised brightness (B, 1, H, W), vessels bright -> logits (B, 1, H, W) that a pixel is a vessel's.
+
+    A U-Net (Ronneberger et al. 2015, arXiv 1505.04597) of four resolutions, the finest half that of the view, with
+    four answers at each of its places; H and W are multiples of 16.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(_double(before, after) for before, after in pairwise((_FOLD**2, *_WIDTHS)))
+        self.up = nn.ModuleList(_double(a + b, a) for a, b in pairwise(_WIDTHS))
+        self.head = nn.Conv2d(_WIDTHS[0], _FOLD**2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.pixel_unshuffle(x, _FOLD)
+        seen: list[torch.Tensor] = []
+        for level in self.down:
+            x = level(F.max_pool2d(x, 2) if seen else x)
+            seen.append(x)
+        x = seen.pop()
+        for level in reversed(self.up):
+            x = level(torch.cat([seen.pop(), F.interpolate(x, scale_factor=2.0)], dim=1))
+        return F.pixel_shuffle(self.head(x), _FOLD)
+
+
+def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """CF (H, W, 3) or FA (H, W) uint8 about 512 px wide, mask (H, W) bool -> (H, W) bool, nothing outside the mask.
+
+    The network is the same for both, and does not know which of them it sees: vessels are dark in a CF's green channel
+    and bright in an FA.
+    """
+    return np.asarray(mask & (vessel_probability(image, mask) > 0.5))
+
+
+@torch.no_grad()
+def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """As `vessels`, how sure it is of each pixel, (H, W) float32 in [0, 1]; 0 where there is nothing to see."""
+    height, width = mask.shape
+    flat = flattened(image, mask)
+    padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
+    logits = _segmenter()(torch.from_numpy(padded)[None, None])
+    return np.asarray(torch.sigmoid(logits)[0, 0, :height, :width].numpy() * (flat != 0))
+
+
+@cache
+def _segmenter() -> Segmenter:
+    segmenter = Segmenter()
+    segmenter.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+    return segmenter.eval()
+
+
+def _double(before: int, after: int) -> nn.Sequential:
+    """Two convolutions, each normalised."""
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
+    return nn.Sequential(*layers)
