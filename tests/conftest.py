@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from eyes import draw_pair
+from retipair import roundtrip
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
@@ -37,6 +38,14 @@ def _no_mps() -> Iterator[None]:
     """As CUDA's, a Mac's GPU is left out: what is tested byte for byte is the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_pairs_through_the_layouts() -> Iterator[None]:
+    """They show what a dozen do, and each is measured five times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roundtrip, "MOST", 2)
         yield
 
 

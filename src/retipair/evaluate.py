@@ -95,7 +95,7 @@ def _scores(
     scores["texture"] = {view: _table(sets, f"{view}.texture.") for view in VIEWS}
     scores["colour"] = {view: _columns(sets, _values(f"{view}.chroma")) for view in VIEWS}
     scores["vessels"] = {view: _table(sets, f"{view}.vessels.") for view in VIEWS}
-    scores["landmarks"] = {view: _table(sets, f"{view}.landmarks.") for view in VIEWS}
+    scores["anatomy"] = {view: _table(sets, f"{view}.anatomy.") for view in VIEWS}
     scores["diversity"] = _diversity(sets)
     scores["distribution"] = _distribution(sets)
     scores["memorisation"] = _memorisation(sets)

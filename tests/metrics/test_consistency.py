@@ -34,7 +34,7 @@ def test_every_figure_falls_the_further_one_view_is_shifted(pairs):
 
 @pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -4), (-6, 5)])
 def test_the_shift_is_found_with_its_direction(pairs, measured, right, down):
-    for pair, as_it_is in zip(pairs[:3], measured, strict=False):
+    for pair, as_it_is in zip(pairs[:2], measured, strict=False):
         seen = shifted(pair, right, down)
         before, after = (shift_of(one.cf.vesselness, one.fa.vesselness, one.inside) for one in (as_it_is, seen))
         assert np.subtract(after, before) == pytest.approx((down, right), abs=0.3)
@@ -88,8 +88,8 @@ def test_a_pair_scores_nearly_the_same_at_half_its_size(pairs, measured):
     def halved(view: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(view).resize((256, 256), Image.Resampling.BOX))
 
-    smaller = [measure(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs]
-    full, half = (mean(consistency(one) for one in some) for some in (measured, smaller))
+    smaller = [measure(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs[:4]]
+    full, half = (mean(consistency(one) for one in some) for some in (measured[:4], smaller))
     assert half.correlation == pytest.approx(full.correlation, abs=0.06)
     assert half.dice == pytest.approx(full.dice, abs=0.06)
 

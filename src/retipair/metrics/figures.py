@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from retipair.metrics.anatomy import anatomy
 from retipair.metrics.consistency import Consistency, consistency, mispaired
 from retipair.metrics.distribution import features
-from retipair.metrics.landmarks import landmarks
 from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.memorisation import vessel_print
 from retipair.metrics.similarity import ms_ssim
@@ -58,7 +58,7 @@ def neighbours(first: Measured, second: Measured) -> Neighbours:
 def _of_view(view: MeasuredView) -> Iterator[tuple[str, float]]:
     yield from ((f"texture.{name}", value) for name, value in asdict(texture(view)).items())
     yield from ((f"vessels.{name}", value) for name, value in asdict(vessel_tree(view)).items())
-    yield from ((f"landmarks.{name}", float(place is not None)) for name, place in vars(landmarks(view)).items())
+    yield from ((f"anatomy.{name}", float(place is not None)) for name, place in vars(anatomy(view)).items())
     valid = view.inside & view.field
     inside = view.pixels[valid if valid.any() else ...]
     if view.pixels.ndim == 3:

@@ -5,7 +5,7 @@ import pytest
 
 from retipair.data.pair import Pair
 from retipair.data.phantom.draw import Phantom, draw_phantom
-from retipair.metrics.landmarks import Landmarks, landmarks
+from retipair.metrics.anatomy import Anatomy, anatomy
 from retipair.metrics.measured import measure
 
 FAR = 45.0
@@ -17,8 +17,8 @@ def eyes() -> list[Phantom]:
     return [draw_phantom(77_500, number, 512, None, "healthy", None) for number in range(4)]
 
 
-def found(drawn: Phantom, view: str, mask: np.ndarray) -> Landmarks:
-    return landmarks(getattr(measure(Pair(drawn.cf, drawn.fa, mask)), view))
+def found(drawn: Phantom, view: str, mask: np.ndarray) -> Anatomy:
+    return anatomy(getattr(measure(Pair(drawn.cf, drawn.fa, mask)), view))
 
 
 @pytest.mark.parametrize("view", ["cf", "fa"])
@@ -44,4 +44,4 @@ def test_where_the_disc_is_cut_off_none_is_found(eyes: list[Phantom], view: str)
 
 
 def test_nothing_shows_nothing(black: Pair) -> None:
-    assert landmarks(measure(black).fa) == Landmarks(None, None)
+    assert anatomy(measure(black).fa) == Anatomy(None, None)

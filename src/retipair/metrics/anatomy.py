@@ -25,17 +25,17 @@ _EMPTY = 13.0  # px: radius of a place without vessels, the avascular zone and a
 
 
 @dataclass(frozen=True)
-class Landmarks:
+class Anatomy:
     """Where they are, (x, y) in px at 512; None where none is found."""
 
     disc: tuple[float, float] | None
     macula: tuple[float, float] | None
 
 
-def landmarks(view: MeasuredView) -> Landmarks:
+def anatomy(view: MeasuredView) -> Anatomy:
     """By the convergence of vessels (Hoover and Goldbaum 2003, doi 10.1109/TMI.2003.815900), then by their absence."""
     disc = _disc(view)
-    return Landmarks(disc, _macula(view, disc) if disc else None)
+    return Anatomy(disc, _macula(view, disc) if disc else None)
 
 
 def _disc(view: MeasuredView) -> tuple[float, float] | None:
