@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from eyes import draw_pair
-from retipair import roundtrip
+from judging import SPLITS, Evaluated, write_generated, write_run
+from retipair import report, roundtrip
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
@@ -177,3 +178,17 @@ def measured(pairs: list[Pair]) -> list[Measured]:
 def black() -> Pair:
     """What a broken model may draw."""
     return Pair(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), np.zeros((64, 64), bool))
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Enough pairs for every part of the report, judged with everything that evaluate can be given; read only."""
+    root = tmp_path_factory.mktemp("evaluated")
+    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 6)
+    flags = {"real": real, "generated": generated, "out": root / "out", "adapter": write_run(root / "run")}
+    command = ["evaluate", *(word for name, path in flags.items() for word in (f"--{name}", str(path)))]
+    command += ["--base", "random:tiny-sdxl", "--withhold_copies"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "SHOWN", 1)
+        assert main(command) == 0
+    return Evaluated(real, generated, root / "out", command)

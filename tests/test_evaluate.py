@@ -9,56 +9,16 @@ import numpy as np
 import pytest
 
 from conftest import prepared_record, write_prepared
-from eyes import draw_pair
+from judging import Evaluated, write_generated
 from retipair import measuring
 from retipair.cli import main
-from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
+from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 
-SIZE = 128
-SPLITS = ["train"] * 5 + ["val"] * 2
-COPIED = 1
-"""The index of the generated pair that is a mirrored training pair."""
-
-
-def generated_record(index: int) -> GeneratedPair:
-    return GeneratedPair(
-        **{"id": str(index), "index": index, "seed": 0, "attempt": 0, "mode": "noise", "source_id": None},
-        **{"source_eye": None, "strength": None, "prompt": "an eye", "size": SIZE, "base": "tiny-sdxl"},
-        cf=f"{index}/cf.png",
-        fa=f"{index}/fa.png",
-        adapter_sha256="0" * 64,
-        settings_sha256="0" * 64,
-        fa_chroma=1.5,
-        consistency=0.5,
-    )
-
-
-def write_generated(folder: Path, amount: int) -> Path:
-    """Drawn eyes that nobody trained on, but for the first, which is one of write_prepared's, mirrored."""
-    records = [generated_record(index) for index in range(1, amount + 1)]
-    for record in records:
-        cf, fa = draw_pair(2 if record.index == COPIED else 100 + record.index, SIZE)
-        views = (cf[:, ::-1], fa[:, ::-1]) if record.index == COPIED else (cf, fa)
-        for path, view in zip((record.cf, record.fa), views, strict=True):
-            save_image(folder / path, np.ascontiguousarray(view))
-    write_manifest(folder, records)
-    return folder
-
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Real pairs, generated ones, and what evaluate made of them; read only."""
-    root = tmp_path_factory.mktemp("evaluate")
-    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 6)
-    words = ["--real", str(real), "--generated", str(generated), "--out", str(root / "out"), "--withhold_copies"]
-    assert main(["evaluate", *words]) == 0
-    return real, generated, root / "out"
-
-
-@pytest.fixture(scope="module")
-def scores(folders: tuple[Path, Path, Path]) -> dict:
-    return json.loads((folders[2] / "scores.json").read_text())
+def scores(evaluated: Evaluated) -> dict:
+    return json.loads((evaluated.out / "scores.json").read_text())
 
 
 def test_each_figure_of_agreement_stands_beside_its_references(scores):
@@ -72,12 +32,12 @@ def test_each_figure_of_agreement_stands_beside_its_references(scores):
     assert row["val"]["low"] is None, "two pairs have no interval"
 
 
-def test_a_mirrored_copy_is_named_and_withheld(folders, scores):
+def test_a_mirrored_copy_is_named_and_withheld(evaluated, scores):
     found = scores["memorisation"]
     assert found["copies"] == ["1"]
     assert found["closest"][0]["id"] == "1"
     assert found["closest"][0]["train_id"] == "eye2"
-    assert (folders[2] / "withheld.txt").read_text() == "1\n"
+    assert (evaluated.out / "withheld.txt").read_text() == "1\n"
     assert any(one["level"] == "bad" and one["about"] == "copies" for one in scores["verdict"])
 
 
@@ -93,7 +53,8 @@ def test_what_a_model_had_of_colour_is_reported_from_its_manifest(scores):
 
 
 def test_squeezing_loses_what_side_by_side_keeps(scores):
-    rows = {(row["layout"], row["view"]): row for row in scores["layouts"]["rows"]}
+    alone = [row for row in scores["layouts"]["rows"] if row["between"] == "nothing"]
+    rows = {(row["layout"], row["view"]): row for row in alone}
     for view in ("cf", "fa"):
         assert rows["side_by_side", view]["thin"] == rows["side_by_side", view]["vessels"] == 1
         assert rows["side_by_side", view]["psnr"] is None, "nothing was lost"
@@ -101,28 +62,27 @@ def test_squeezing_loses_what_side_by_side_keeps(scores):
         assert rows["squeezed", view]["fine_left"] < 1
 
 
-def test_the_same_again_measures_nothing_and_scores_the_same(folders, scores, monkeypatch):
-    real, generated, out = folders
+def test_the_same_again_measures_nothing_and_scores_the_same(evaluated, scores, monkeypatch):
     monkeypatch.setattr(measuring, "measure", None)
-    assert main(["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(out)]) == 0
-    assert json.loads((out / "scores.json").read_text()) == scores
+    assert main(evaluated.command) == 0
+    assert json.loads((evaluated.out / "scores.json").read_text()) == scores
 
 
-def test_more_generated_pairs_are_other_scores(folders, tmp_path, capsys):
-    real, _, out = folders
+def test_more_generated_pairs_are_other_scores(evaluated, tmp_path, capsys):
+    real, out = evaluated.real, evaluated.out
     more = write_generated(tmp_path / "more", 7)
     assert main(["evaluate", "--real", str(real), "--generated", str(more), "--out", str(out)]) == 2
     assert "scores of other generated pairs" in capsys.readouterr().err
 
 
-def test_order_and_number_at_once_do_not_matter(folders, scores, tmp_path):
-    real, generated, _ = folders
+def test_order_and_number_at_once_do_not_matter(evaluated, scores, tmp_path):
+    real, generated = evaluated.real, evaluated.generated
     backwards = list(read_manifest(generated))[::-1]
     for record in backwards:
         for path in (record.cf, record.fa):
             save_image(tmp_path / "generated" / path, load_image(generated / path, "RGB" if path == record.cf else "L"))
     write_manifest(tmp_path / "generated", backwards)
-    shutil.copytree(folders[2] / "features", tmp_path / "out/features")  # of two pairs in a row all is measured again
+    shutil.copytree(evaluated.out / "features", tmp_path / "out/features")
     words = ["--generated", str(tmp_path / "generated"), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert main(["evaluate", "--real", str(real), *words]) == 0
     again = json.loads((tmp_path / "out/scores.json").read_text())

@@ -7,27 +7,14 @@ from pathlib import Path
 import pytest
 
 from conftest import write_prepared
+from judging import Evaluated
 from pages import PROBE, Page, opened
-from retipair import report
 from retipair.cli import main
-from test_evaluate import SPLITS, write_generated
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What evaluate leaves of enough pairs for every part of the page; read only."""
-    root = tmp_path_factory.mktemp("report")
-    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 6)
-    run = root / "run"
-    (run / "best_checkpoint").mkdir(parents=True)
-    training = [{"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step} for step in (1, 2)]
-    validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 2)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
-    words = ["--real", real, "--generated", generated, "--out", root / "out", "--adapter", run / "best_checkpoint"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "SHOWN", 1)
-        assert main(["evaluate", *map(str, words), "--base", "random:tiny-sdxl"]) == 0
-    return root / "out"
+def out(evaluated: Evaluated) -> Path:
+    return evaluated.out
 
 
 def test_every_figure_on_the_page_is_the_score_that_it_names(out: Path) -> None:

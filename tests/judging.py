@@ -1,0 +1,60 @@
+"""Real and generated pairs to judge, and what evaluate made of them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eyes import draw_pair
+from retipair.data.manifest import GeneratedPair, write_manifest
+from retipair.data.pair import save_image
+
+SIZE = 128
+SPLITS = ["train"] * 5 + ["val"] * 2
+COPIED = 1
+"""The index of the generated pair that is a mirrored training pair."""
+
+
+def generated_record(index: int) -> GeneratedPair:
+    return GeneratedPair(
+        **{"id": str(index), "index": index, "seed": 0, "attempt": 0, "mode": "noise", "source_id": None},
+        **{"source_eye": None, "strength": None, "prompt": "an eye", "size": SIZE, "base": "tiny-sdxl"},
+        cf=f"{index}/cf.png",
+        fa=f"{index}/fa.png",
+        adapter_sha256="0" * 64,
+        settings_sha256="0" * 64,
+        fa_chroma=1.5,
+        consistency=0.5,
+    )
+
+
+def write_generated(folder: Path, amount: int) -> Path:
+    """Drawn eyes that nobody trained on, but for the first, which is one of write_prepared's, mirrored."""
+    records = [generated_record(index) for index in range(1, amount + 1)]
+    for record in records:
+        cf, fa = draw_pair(2 if record.index == COPIED else 100 + record.index, SIZE)
+        views = (cf[:, ::-1], fa[:, ::-1]) if record.index == COPIED else (cf, fa)
+        for path, view in zip((record.cf, record.fa), views, strict=True):
+            save_image(folder / path, np.ascontiguousarray(view))
+    write_manifest(folder, records)
+    return folder
+
+
+def write_run(folder: Path) -> Path:
+    """What evaluate reads of a run: its curves; returns the folder of an adapter within it."""
+    training = [{"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step} for step in (1, 2)]
+    validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 2)]
+    (folder / "best_checkpoint").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
+    return folder / "best_checkpoint"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Both folders, what evaluate left, and the command that did."""
+
+    real: Path
+    generated: Path
+    out: Path
+    command: list[str]
