@@ -75,6 +75,7 @@ def test_more_generated_pairs_are_other_scores(evaluated, tmp_path, capsys):
     assert "scores of other generated pairs" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # measures half of it all once more
 def test_order_and_number_at_once_do_not_matter(evaluated, scores, tmp_path):
     real, generated = evaluated.real, evaluated.generated
     backwards = list(read_manifest(generated))[::-1]
