@@ -121,7 +121,7 @@ def painted(painter: Painter, heard: Conditioning, count: int) -> list[Pair]:
     at_once = 1 if painter.vae.device.type == "cpu" else count  # there the bytes of a pair depend on those beside it
     parts = [sources[start : start + at_once] for start in range(0, count, at_once)]
     drawn = [one for part in parts for one in painter.paint(heard.rows([0] * len(part)), part)]
-    return [as_pair(one.cf, one.fa) for one in drawn]
+    return [one.pair for one in drawn]
 
 
 def with_adapter(config: DemoConfig) -> list[Pair]:

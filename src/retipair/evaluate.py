@@ -1,7 +1,7 @@
 """Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,7 @@ def _scores(
     scores: Scores = {"schema": SCHEMA, "provenance": provenance, "pairs": _pairs(sets)}
     scores["consistency"] = _table(sets, "consistency.", mispaired=True)
     scores["texture"] = {view: _table(sets, f"{view}.texture.") for view in VIEWS}
-    scores["colour"] = {view: _columns(sets, _values(f"{view}.chroma")) for view in VIEWS}
+    scores["colour"] = {view: _columns(sets, f"{view}.chroma") for view in VIEWS}
     scores["vessels"] = {view: _table(sets, f"{view}.vessels.") for view in VIEWS}
     scores["anatomy"] = {view: _table(sets, f"{view}.anatomy.") for view in VIEWS}
     scores["diversity"] = _diversity(sets)
@@ -173,14 +173,9 @@ def _interval(values: Sequence[float]) -> dict[str, float | int | None] | None:
     return found
 
 
-def _columns(sets: Sets, values_of: Callable[[MeasuredSet], list[float]]) -> Scores:
+def _columns(sets: Sets, figure: str) -> Scores:
     """The mean of a figure over each set."""
-    return {name: _interval(values_of(one)) for name, one in sets.named().items()}
-
-
-def _values(name: str) -> Callable[[MeasuredSet], list[float]]:
-    """One figure of every pair of a set."""
-    return lambda one: [figures.values[name] for figures in one.figures]
+    return {name: _interval([figures.values[figure] for figures in one.figures]) for name, one in sets.named().items()}
 
 
 def _table(sets: Sets, prefix: str, mispaired: bool = False) -> Scores:
@@ -189,7 +184,7 @@ def _table(sets: Sets, prefix: str, mispaired: bool = False) -> Scores:
     table: Scores = {}
     for name in names:
         short = name.removeprefix(prefix)
-        table[short] = _columns(sets, _values(name))
+        table[short] = _columns(sets, name)
         if mispaired:
             table[short]["mispaired"] = _interval([getattr(link.mispaired, short) for link in sets.real.links])
     return table

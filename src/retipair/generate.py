@@ -16,7 +16,7 @@ from retipair.config import DEFAULT_PROMPT, GenerateConfig, json_sha256
 from retipair.data.dataset import Entry, content_sha256, load_views, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.manifest import GeneratedPair, append_record, read_whole_lines, write_manifest
-from retipair.data.pair import Pair, chessboard, save_image
+from retipair.data.pair import chessboard, save_image
 from retipair.diffusion.noise import generator
 from retipair.errors import UserError
 from retipair.gate import Gate, Refusal, append_refusal, prints_of, read_refusals, tally
@@ -29,7 +29,6 @@ from retipair.painter import Painted, Painter, draw_prompt, synthetic_mark
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
 from retipair.progress import console, progress
 from retipair.run import Run, environment, find_run, read_json, results_folder, write_json
-from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
 SHARD = 10_000
@@ -114,7 +113,7 @@ def generate(config: GenerateConfig) -> Path:
             rows = [texts.index(job.prompt(index)) for index in indices]
             drawn = paint(job, painter, conditioning, rows, [(index, tries[index]) for index in indices])
             for index, painted in zip(indices, drawn, strict=True):
-                pair = Pair(painted.cf, painted.fa, field_of_view(painted.cf) & field_of_view(painted.fa))
+                pair = painted.pair
                 consistency = round(vesselness_correlation(pair.cf, pair.fa, pair.mask), 4)
                 if refusal := gate.refusal(index, tries[index], pair, consistency):
                     append_refusal(job.out, refusal)
@@ -270,7 +269,7 @@ def find_sources(
     """
     if config.mode == "noise":
         return []
-    data = config.data or (run.read_config().data if run else None)
+    data = trained_on(config, run)
     if data is None:
         raise UserError("--mode from_data needs pairs: pass --data FOLDER (a prepared folder)")
     if not data.exists():
@@ -287,11 +286,16 @@ def find_sources(
     return of_split(entries, "train", folder)
 
 
+def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
+    """Where the training pairs are: what --data says, else the run."""
+    return config.data or (run.read_config().data if run else None)
+
+
 def find_known(config: GenerateConfig, run: Run | None, layout: Layout) -> list[Entry]:
     """The training pairs that --max_copy compares with; none without it."""
     if config.max_copy is None:
         return []
-    data = config.data or (run.read_config().data if run else None)
+    data = trained_on(config, run)
     if data is None or not data.exists():
         raise UserError("--max_copy needs the pairs that were trained on: pass --data FOLDER")
     folder = prepared_folder(data, config.results, layout.view_size)

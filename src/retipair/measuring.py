@@ -1,7 +1,6 @@
 """Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +11,14 @@ import numpy as np
 
 from retipair.data.dataset import Entry, load_pair, pair_sha256
 from retipair.data.manifest import Split
-from retipair.data.pair import load_image
+from retipair.data.pair import chroma, load_image
 from retipair.metrics.consistency import Consistency
-from retipair.metrics.figures import Figures, Neighbours, chroma, figures_of, neighbours
+from retipair.metrics.figures import Figures, Neighbours, figures_of, neighbours
 from retipair.metrics.measured import Measured, measure
 from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.progress import progress
+from retipair.run import read_json, write_json
 
 RECIPE = 1
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""
@@ -52,7 +52,7 @@ def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 
             around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in around and second in around:
-                    _keep_link(kept / f"{links[first, second]}.json", around[first], around[second])
+                    write_json(kept / f"{links[first, second]}.json", asdict(neighbours(around[first], around[second])))
             advance()
     figures = [_read_figures(kept / f"{_key(entry)}.npz", entry) for entry in entries]
     return MeasuredSet(list(entries), figures, [_read_link(kept / f"{link}.json") for link in links.values()])
@@ -120,12 +120,6 @@ def _read_figures(path: Path, entry: Entry) -> Figures:
         return Figures(values, kept["features"], kept["power"], kept["prints"].astype(np.float32))
 
 
-def _keep_link(path: Path, first: Measured, second: Measured) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(asdict(neighbours(first, second))), encoding="utf-8")
-    partial.replace(path)
-
-
 def _read_link(path: Path) -> Neighbours:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     return Neighbours(Consistency(**values["mispaired"]), values["alike"])

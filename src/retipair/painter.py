@@ -8,12 +8,14 @@ import torch
 
 from retipair import __version__
 from retipair.data.layout import Layout, to_grey
+from retipair.data.pair import Pair
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampler import noised, sample, starting_noise, timesteps_for_strength
 from retipair.model.autoencoder import Autoencoder, decode, encode_sample
 from retipair.model.base import Base
 from retipair.model.conditioning import Conditioning
 from retipair.model.denoiser import Denoiser
+from retipair.vision.field_of_view import field_of_view
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Painted:
     cf: np.ndarray
     fa: np.ndarray
     fa_chroma: float
+
+    @property
+    def pair(self) -> Pair:
+        """Valid where both views show the eye."""
+        return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from retipair import __version__
 from retipair.data.dataset import Entry, read_dataset
 from retipair.data.pair import chessboard, load_image
+from retipair.run import write_text
 
 PAGE_NAME = "report.html"
 SHOWN = 3
@@ -72,9 +73,8 @@ def write_report(out: Path, scores: Scores) -> Path:
         closest=_closest(scores, entries),
     )
     path = out / PAGE_NAME
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    write_text(path, text)
+    return path
 
 
 def _at(scores: Scores, path: Sequence[str | int]) -> Any:

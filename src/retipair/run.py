@@ -80,7 +80,7 @@ class Run:
         for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n") and _logged_step(line) <= step]
-            _replace(path, "".join(whole))
+            write_text(path, "".join(whole))
 
     def save_checkpoint(
         self, step: int, save_adapter: Callable[[Path], None], tensors: Mapping[str, torch.Tensor], state: Any
@@ -222,10 +222,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file whole or not at all."""
-    _replace(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -25,7 +25,6 @@ from retipair.painter import Painter, draw_prompt, synthetic_mark
 from retipair.plan import Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run
-from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
 Track = Callable[[Mapping[str, float], int], None]
@@ -173,12 +172,12 @@ def write_samples(folder: Path, plan: Plan, description: Description, batches: B
         for number in range(config.num_samples):
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
-            pair = painter.paint(batches.heard(prompt), [source])[0]
+            painted = painter.paint(batches.heard(prompt), [source])[0]
             mark = synthetic_mark(config.seed, number, plan.base.source, "from noise")
-            for name, image in {"cf": pair.cf, "fa": pair.fa, "joint": pair.joint}.items():
+            for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
-            inside = field_of_view(pair.cf) & field_of_view(pair.fa)
-            matches.append(vesselness_correlation(pair.cf, pair.fa, inside))
+            pair = painted.pair
+            matches.append(vesselness_correlation(pair.cf, pair.fa, pair.mask))
             advance()
     return sum(matches) / len(matches)
 

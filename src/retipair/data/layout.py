@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from retipair.data.pair import chroma
+
 LayoutName = Literal["side_by_side", "squeezed"]
 
 
@@ -51,8 +53,6 @@ def _to_width(view: np.ndarray, width: int) -> np.ndarray:
 def to_grey(fa_rgb: np.ndarray) -> tuple[np.ndarray, float]:
     """FA as decoded (H, W, 3) uint8 -> the one channel it is, (H, W) uint8, and the mean chroma removed, in [0, 255].
 
-    An angiogram has no colour: chroma (the mean over pixels of max - min over RGB) is a fault of the model, so its
-    amount is a health figure.
+    An angiogram has no colour: chroma is a fault of the model, so its amount is a health figure.
     """
-    chroma = np.ptp(fa_rgb.astype(np.int16), axis=2).mean()
-    return np.rint(fa_rgb.mean(axis=2)).astype(np.uint8), float(chroma)
+    return np.rint(fa_rgb.mean(axis=2)).astype(np.uint8), chroma(fa_rgb)

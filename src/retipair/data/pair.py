@@ -113,6 +113,11 @@ def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = 
     partial.replace(path)
 
 
+def chroma(pixels: np.ndarray) -> float:
+    """Mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]: 0 where they are grey."""
+    return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())
+
+
 def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:
     """Alternate tiles of CF (H, W, 3) and FA (H, W) in one (H, W, 3) uint8 image: vessels run on over the edges."""
     rows, columns = (np.arange(n) * tiles // n for n in cf.shape[:2])

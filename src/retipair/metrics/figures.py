@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from retipair.data.pair import chroma
 from retipair.metrics.anatomy import anatomy
 from retipair.metrics.consistency import Consistency, consistency, mispaired
 from retipair.metrics.distribution import features
@@ -64,8 +65,3 @@ def _of_view(view: MeasuredView) -> Iterator[tuple[str, float]]:
     if view.pixels.ndim == 3:
         yield "chroma", chroma(inside)
     yield "clipped", float(((inside >= 255) | (inside <= 0)).mean())
-
-
-def chroma(pixels: np.ndarray) -> float:
-    """Mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]: 0 where they are grey."""
-    return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())
