@@ -1,6 +1,7 @@
 """Small real things to test on: prepared pairs, and bases of both systems built from the real classes."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not os.environ.get("RETIPAIR_TEST_GPU"):  # `make test-gpu` sets it; elsewhere bytes are those of the CPU
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_run
@@ -43,11 +45,34 @@ def _no_mps() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_pairs_through_the_layouts() -> Iterator[None]:
-    """They show what a dozen do, and each is measured five times."""
+def _fewer_pairs_in_reports() -> Iterator[None]:
+    """Two pairs through the layouts show what a dozen do, and each is measured five times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roundtrip, "MOST", 2)
+        patch.setattr(report, "SHOWN", 1)
         yield
+
+
+Fill = Callable[[Path], object]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Fill], Path]:
+    """(name, fill) -> a folder that whichever worker asks first fills, for all of them; read only."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which all workers share
+
+    def folder(name: str, fill: Fill) -> Path:
+        path, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)  # what another worker left that failed
+                fill(path)
+                done.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -143,17 +168,14 @@ def train_command(name: str, base: object, data: Path, results: Path, *more: obj
 
 @pytest.fixture(scope="session")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str], Path], prepared: Path
+    once: Callable[[str, Fill], Path], base_folder: Callable[[str], Path], prepared: Path
 ) -> Callable[[str], Path]:
     """system -> a results folder with a short run "exp" in it; read only."""
-    root = tmp_path_factory.mktemp("trained")
 
-    def results(system: str) -> Path:
-        if not (root / system).is_dir():
-            assert main(train_command("exp", base_folder(system), prepared, root / system)) == 0
-        return root / system
+    def fill(system: str, results: Path) -> None:
+        assert main(train_command("exp", base_folder(system), prepared, results)) == 0
 
-    return results
+    return lambda system: once(f"trained-{system}", lambda results: fill(system, results))
 
 
 # --- Pairs to measure: views of synthetic eyes, drawn and measured once
@@ -181,14 +203,19 @@ def black() -> Pair:
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+def evaluated(once: Callable[[str, Fill], Path]) -> Evaluated:
     """Enough pairs for every part of the report, judged with everything that evaluate can be given; read only."""
-    root = tmp_path_factory.mktemp("evaluated")
-    real, generated = write_prepared(root / "real", SPLITS), write_generated(root / "generated", 6)
-    flags = {"real": real, "generated": generated, "out": root / "out", "adapter": write_run(root / "run")}
-    command = ["evaluate", *(word for name, path in flags.items() for word in (f"--{name}", str(path)))]
-    command += ["--base", "random:tiny-sdxl", "--withhold_copies"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "SHOWN", 1)
-        assert main(command) == 0
-    return Evaluated(real, generated, root / "out", command)
+
+    def fill(folder: Path) -> None:
+        write_prepared(folder / "real", SPLITS)
+        write_generated(folder / "generated", 6)
+        write_run(folder / "run")
+        assert main(command_of(folder)) == 0
+
+    def command_of(folder: Path) -> list[str]:
+        flags = {"real": "real", "generated": "generated", "out": "out", "adapter": "run/best_checkpoint"}
+        command = ["evaluate", *(word for flag, name in flags.items() for word in (f"--{flag}", str(folder / name)))]
+        return [*command, "--base", "random:tiny-sdxl", "--withhold_copies"]
+
+    folder = once("evaluated", fill)
+    return Evaluated(folder / "real", folder / "generated", folder / "out", command_of(folder))

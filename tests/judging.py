@@ -41,13 +41,12 @@ def write_generated(folder: Path, amount: int) -> Path:
     return folder
 
 
-def write_run(folder: Path) -> Path:
-    """What evaluate reads of a run: its curves; returns the folder of an adapter within it."""
+def write_run(folder: Path) -> None:
+    """What evaluate reads of a run, its curves, and the folder of an adapter within it."""
     training = [{"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step} for step in (1, 2)]
     validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 2)]
     (folder / "best_checkpoint").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
-    return folder / "best_checkpoint"
 
 
 @dataclass(frozen=True)

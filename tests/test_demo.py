@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_prepared
+from conftest import Fill, write_prepared
 from pages import Page
 from retipair import cli, demo
 from retipair.cli import main
@@ -43,11 +43,13 @@ def _quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(once: Callable[[str, Fill], Path]) -> Path:
     """What the demo leaves; read only."""
-    out = tmp_path_factory.mktemp("demo") / "<b>a & b"
-    assert main(["demo", str(out)]) == 0
-    return out
+
+    def fill(out: Path) -> None:
+        assert main(["demo", str(out)]) == 0
+
+    return once("<b>a & b", fill)
 
 
 def written(out: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from conftest import VIEW, train_command, write_prepared
+from conftest import VIEW, Fill, train_command, write_prepared
 from killing import Death, kill_all
 from retipair import generate as generating
 from retipair.cli import main
@@ -77,13 +77,11 @@ def unet_lora(results: Path, system: str, step: int = 4, name: str = "exp") -> P
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory, trained: Folder) -> Drawn:
+def drawn(once: Callable[[str, Fill], Path], trained: Folder) -> Drawn:
     """(system, mode) -> four pairs drawn in one go; read only."""
-    root = tmp_path_factory.mktemp("drawn")
 
     def folder(system: str, mode: str) -> Path:
-        out = root / system / mode
-        return out if out.is_dir() else draw(trained(system), out, *mode_flags(mode))
+        return once(f"drawn-{system}-{mode}", lambda out: draw(trained(system), out, *mode_flags(mode)))
 
     return folder
 

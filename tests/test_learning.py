@@ -20,7 +20,7 @@ from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
 from retipair.train import validate
 
-STEPS = 24
+STEPS = 16
 
 
 def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
@@ -55,7 +55,7 @@ def adapters_of(data: Path, base: Base, results: Path) -> tuple[Path, Path]:
     """Train on a prepared folder; the adapter before the first step and after the last."""
     command = ["train", "-n", data.name, "--data", data, "--base", base.source, "--results", results]
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
-    command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 2, "--device", "cpu"]
+    command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 1, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
     checkpoints = results / f"out_joint_{base.system.name}_cffa_pairs" / data.name / "latest_checkpoints"
     first, last = (checkpoints / f"step_{step:06d}" / "unet_lora" for step in (0, STEPS))

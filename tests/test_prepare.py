@@ -33,10 +33,11 @@ def raw(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(raw, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("prepared") / "out"
-    assert _prepare(raw, out) == 0
-    return out
+def prepared(raw, once) -> Path:
+    def fill(out: Path) -> None:
+        assert _prepare(raw, out) == 0
+
+    return once("prepared-raw", fill)
 
 
 def test_a_prepared_folder_is_what_the_manifest_says(prepared):
@@ -196,15 +197,13 @@ def test_views_that_do_not_match_are_refused_whatever_the_points_say(tmp_path, c
     assert [record.id for record in read_manifest(tmp_path / "out")] == ["2", "3"]
 
 
-def test_the_residual_limit_is_meant_at_512(tmp_path, capsys):
-    write_raw(tmp_path / "raw", n=2, size=224, jitter=1.0)
-    assert _prepare(tmp_path / "raw", tmp_path / "out", "--max_residual_px", "10") == 0
-    residuals = [record.residual_px for record in read_manifest(tmp_path / "out")]
+def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
+    residuals = [record.residual_px for record in read_manifest(prepared)]
     limit = f"{min(residuals) * 2:.2f}"  # at 128 px, half of which is below every residual
-    assert _prepare(tmp_path / "raw", tmp_path / "other", "--max_residual_px", limit) == 2
-    assert "2 of 2 pairs were refused" in capsys.readouterr().err
+    assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 2
+    assert "3 of 3 pairs were refused" in capsys.readouterr().err
     limit = f"{max(residuals) * 4.1:.2f}"
-    assert _prepare(tmp_path / "raw", tmp_path / "other", "--max_residual_px", limit) == 0
+    assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 0
 
 
 def test_too_few_pairs_left_write_nothing(raw, tmp_path, capsys):

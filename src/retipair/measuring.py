@@ -20,7 +20,7 @@ from retipair.parallel import in_order
 from retipair.progress import progress
 from retipair.run import read_json, write_json
 
-RECIPE = 1
+RECIPE = 2
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""
 
 

@@ -13,7 +13,7 @@ class Drawn(MeasuredView):
     """A view whose vessels are given."""
 
     def __init__(self, vessels: np.ndarray) -> None:
-        super().__init__(np.zeros(vessels.shape, np.uint8), np.ones_like(vessels))
+        super().__init__(np.zeros(vessels.shape, np.uint8), np.ones_like(vessels), np.ones_like(vessels))
         self.__dict__ |= {"vessels": vessels, "inside": np.ones_like(vessels)}
 
 

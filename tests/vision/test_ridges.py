@@ -95,11 +95,13 @@ def test_vesselness_is_its_strongest_scale_and_thick_vessels_have_a_large_one():
 
 
 def test_ridges_are_scikit_images_at_every_scale():
-    noise = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    """Away from the frame's edge, where the library takes a slope to go on as it was."""
+    noise = np.random.default_rng(0).integers(0, 256, (96, 131), dtype=np.uint8)
+    away = (slice(24, -24),) * 2
     everywhere = np.ones(noise.shape, dtype=bool)
     flat = _normalise(noise.astype(np.float32), everywhere)
     for sigma, ours in zip(SIGMAS, vesselness_by_scale(noise, everywhere), strict=True):
-        np.testing.assert_allclose(ours, sato(flat, sigmas=[sigma], black_ridges=False), atol=1e-5)
+        np.testing.assert_allclose(ours[away], sato(flat, sigmas=[sigma], black_ridges=False)[away], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (61, 512)])

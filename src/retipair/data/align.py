@@ -69,11 +69,14 @@ def align(
     if how != "none":
         refined = refine(cf, fa, fa_to_cf, landmarks if how == "points" else None)
     frame = common_square(cf, fa, refined, size)
-    before, after = (render(cf, fa, frame, frame @ transform, size) for transform in (fa_to_cf, refined))
-    consistency_before, consistency = (vesselness_correlation(p.cf, p.fa, p.mask) for p in (before, after))
-    # The frame may show the vessels otherwise than the refinement's own scale did.
-    if consistency <= consistency_before:
-        refined, after, consistency = fa_to_cf, before, consistency_before
+    after = render(cf, fa, frame, frame @ refined, size)
+    consistency_before = consistency = _consistency(after)
+    if refined is not fa_to_cf:
+        before = render(cf, fa, frame, frame @ fa_to_cf, size)
+        consistency_before = _consistency(before)
+        # The frame may show the vessels otherwise than the refinement's own scale did.
+        if consistency <= consistency_before:
+            refined, after, consistency = fa_to_cf, before, consistency_before
     points = _carried(landmarks, frame, frame @ refined)
     aligned = Aligned(
         pair=after,
@@ -86,9 +89,12 @@ def align(
         refused=None,
     )
     # Smaller views show fewer vessels: whether they are of one eye is judged where that was measured.
-    judged = after if size >= WORK_SIZE else _at_work_scale(cf, fa, refined)
-    likeness = vesselness_correlation(judged.cf, judged.fa, judged.mask)
+    likeness = consistency if size >= WORK_SIZE else _consistency(_at_work_scale(cf, fa, refined))
     return replace(aligned, refused=_refusal(aligned, how, size, likeness, max_residual_px))
+
+
+def _consistency(pair: Pair) -> float:
+    return vesselness_correlation(pair.cf, pair.fa, pair.mask)
 
 
 def _at_work_scale(cf: View, fa: View, fa_to_cf: np.ndarray) -> Pair:

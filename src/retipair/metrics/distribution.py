@@ -80,7 +80,7 @@ def _vessels(name: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tupl
 
 def _blank() -> Measured:
     mask, pixels = np.ones((WINDOW, WINDOW), bool), np.zeros((WINDOW, WINDOW, 3), np.uint8)
-    return Measured(MeasuredView(pixels, mask), MeasuredView(pixels[..., 0], mask), mask, mask)
+    return Measured(MeasuredView(pixels, mask, mask), MeasuredView(pixels[..., 0], mask, mask), mask, mask)
 
 
 @cache

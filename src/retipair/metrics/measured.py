@@ -15,11 +15,13 @@ from retipair.vision.segmentation import vessels
 class MeasuredView:
     """One view, 512 px wide; what is not asked for is not computed.
 
-    pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; mask (512, 512) bool, where the pair is valid.
+    pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; mask (512, 512) bool, where the pair is valid, and inside,
+    the same without its rim, where a vessel is not the field's edge.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
+    inside: np.ndarray
 
     @property
     def grey(self) -> np.ndarray:
@@ -30,11 +32,6 @@ class MeasuredView:
     def field(self) -> np.ndarray:
         """(512, 512) bool: what this view alone shows of the eye."""
         return field_of_view(self.pixels)
-
-    @cached_property
-    def inside(self) -> np.ndarray:
-        """(512, 512) bool: the mask without its rim, where a vessel is not the field's edge."""
-        return inside_rim(self.mask)
 
     @cached_property
     def ridges(self) -> np.ndarray:
@@ -65,4 +62,5 @@ class Measured:
 def measure(pair: Pair) -> Measured:
     """A pair of any size at 512 px."""
     cf, fa, mask = (at_measured(array) for array in (pair.cf, pair.fa, pair.mask))
-    return Measured(MeasuredView(cf, mask), MeasuredView(fa, mask), mask, inside_rim(mask))
+    inside = inside_rim(mask)
+    return Measured(MeasuredView(cf, mask, inside), MeasuredView(fa, mask, inside), mask, inside)

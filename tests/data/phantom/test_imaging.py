@@ -85,7 +85,7 @@ def test_vessels_are_dark_in_the_cf_and_bright_in_the_fa(maps: torch.Tensor) -> 
 
 
 def test_a_photograph_does_not_depend_on_those_beside_it(maps: torch.Tensor) -> None:
-    looks = [draw_look(np.random.default_rng(n), camera) for n, camera in enumerate(CAMERAS.values())]
+    looks = [draw_look(np.random.default_rng(n), camera) for n, camera in enumerate(list(CAMERAS.values())[:3])]
     generators = [torch.Generator().manual_seed(n) for n in range(len(looks))]
     batch = photograph(maps.expand(len(looks), -1, -1, -1), looks, generators)
     alone = photograph(maps[None], looks[2:3], [torch.Generator().manual_seed(2)])
