@@ -81,9 +81,9 @@ def system(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(once: Callable[[str, Fill], Path]) -> Path:
     """A prepared folder: three eyes to train on, one to validate, one to test."""
-    return write_prepared(tmp_path_factory.mktemp("prepared"), ["train", "val", "train", "test", "train"])
+    return once("prepared", lambda folder: write_prepared(folder, ["train", "val", "train", "test", "train"]))
 
 
 def write_prepared(folder: Path, splits: list[str], captions: dict[int, str] | None = None) -> Path:
@@ -121,16 +121,13 @@ def prepared_record(name: str, split: str, caption: str | None = None) -> Prepar
 
 
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def base_folder(once: Callable[[str, Fill], Path]) -> Callable[[str], Path]:
     """system -> a diffusers folder with a tiny base of it, as the library itself saves one."""
-    root = tmp_path_factory.mktemp("bases")
 
-    def folder(system: str) -> Path:
-        if not (root / system).is_dir():
-            save_base(open_base(f"random:tiny-{system}"), root / system)
-        return root / system
+    def fill(system: str, folder: Path) -> None:
+        save_base(open_base(f"random:tiny-{system}"), folder)
 
-    return folder
+    return lambda system: once(f"base-{system}", lambda folder: fill(system, folder))
 
 
 def save_base(base: Base, folder: Path) -> None:
