@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from eyes import draw_pair
-from judging import SPLITS, Evaluated, write_generated, write_run
+from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
 from retipair import report, roundtrip
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
@@ -46,9 +46,9 @@ def _no_mps() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _fewer_pairs_in_reports() -> Iterator[None]:
-    """Two pairs through the layouts show what a dozen do, and each is measured five times."""
+    """One pair through the layouts shows what a dozen do, and is measured five times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roundtrip, "MOST", 2)
+        patch.setattr(roundtrip, "MOST", 1)
         patch.setattr(report, "SHOWN", 1)
         yield
 
@@ -207,10 +207,17 @@ def evaluated(once: Callable[[str, Fill], Path]) -> Evaluated:
         write_prepared(folder / "real", SPLITS)
         write_generated(folder / "generated", 6)
         write_run(folder / "run")
+        write_image_model(folder / "dino")
         assert main(command_of(folder)) == 0
 
     def command_of(folder: Path) -> list[str]:
-        flags = {"real": "real", "generated": "generated", "out": "out", "adapter": "run/best_checkpoint"}
+        flags = {
+            "real": "real",
+            "generated": "generated",
+            "out": "out",
+            "adapter": "run/best_checkpoint",
+            "deep": "dino",
+        }
         command = ["evaluate", *(word for flag, name in flags.items() for word in (f"--{flag}", str(folder / name)))]
         return [*command, "--base", "random:tiny-sdxl", "--withhold_copies"]
 

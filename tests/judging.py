@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from eyes import draw_pair
 from retipair.data.manifest import GeneratedPair, write_manifest
@@ -43,10 +45,22 @@ def write_generated(folder: Path, amount: int) -> Path:
 
 def write_run(folder: Path) -> None:
     """What evaluate reads of a run, its curves, and the folder of an adapter within it."""
-    training = [{"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step} for step in (1, 2)]
-    validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 2)]
+    training = [
+        {"kind": "training", "step": step, "mse_cf": 1 / step, "mse_fa": 2 / step, "seconds": spent, "memory_gib": 2.5}
+        for step, spent in ((1, 1.0), (2, 3.0), (3, 20.0), (4, 22.0))  # a validation after the second
+    ]
+    validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 4)]
     (folder / "best_checkpoint").mkdir(parents=True)
+    settings = {"name": "exp", "batch_size": 2, "gradient_checkpointing": False}
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
+
+
+def write_image_model(folder: Path) -> None:
+    """A DINOv2, as transformers saves one, small and with random weights."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    torch.manual_seed(0)
+    Dinov2Model(Dinov2Config(image_size=56, patch_size=14, **small)).save_pretrained(folder)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ QUICK = replace(
         USUAL.training,
         **{"batch_size": 1, "val_every": 2, "log_every": 1, "augment_variants": 2, "unet_lora_rank": 4},
     ),
-    amounts={"noise": 2, "from_data": 2},
+    amounts={"noise": 1, "from_data": 1},
 )
 
 
@@ -64,7 +64,7 @@ def written(out: Path) -> dict[str, int]:
 def test_the_report_is_of_this_demos_pairs(made: Path) -> None:
     scores = json.loads((made / "report/scores.json").read_text())
     kept = len(read_dataset(made / "pairs"))
-    assert Counter(pair["set"] == "generated" for pair in scores["pairs"]) == {True: 2, False: kept}
+    assert Counter(pair["set"] == "generated" for pair in scores["pairs"]) == {True: 1, False: kept}
     assert scores["provenance"]["base"] == "random:tiny-sdxl"
     assert [line["step"] for line in scores["training"]["training"]] == [1, 2, 3]
     assert {row["between"] for row in scores["layouts"]["rows"]} == {"nothing", "autoencoder"}

@@ -35,7 +35,7 @@ def ours(command: list[str]) -> list[str]:
 def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As typed, but for a tiny base in place of SDXL and fewer steps and pairs."""
     monkeypatch.chdir(tmp_path)
-    write_raw(Path("eyes"), 3, size=192)
+    write_raw(Path("eyes"), 2, size=192)
     smaller = {
         "prepare": ["--size", "128"],
         "train": ["--base", "random:tiny-sdxl", *TRAIN_QUICKLY],

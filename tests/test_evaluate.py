@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from conftest import prepared_record, write_prepared
 from judging import Evaluated, write_generated
 from retipair import measuring
 from retipair.cli import main
+from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 
@@ -41,6 +42,16 @@ def test_a_mirrored_copy_is_named_and_withheld(evaluated, scores):
     assert any(one["level"] == "bad" and one["about"] == "copies" for one in scores["verdict"])
 
 
+def test_speed_and_memory_are_those_of_the_run_with_what_would_change_them(scores):
+    assert scores["training"]["cost"] == {"seconds_per_step": 2.0, "memory_gib": 2.5}
+    said = {one["about"]: (one["text"], one["advice"]) for one in scores["verdict"]}
+    assert said["speed of training"] == ("A step of 2 pairs took 2.00 s.", "")
+    text, advice = said["memory of training"]
+    assert "2.5 GiB" in text
+    assert "--gradient_checkpointing" in advice
+    assert "--batch_size 1 with --gradient_accumulation_steps 2" in advice
+
+
 def test_a_mean_is_that_of_the_pairs(scores):
     for column in ("generated", "train", "val"):
         of_pairs = [pair["consistency.dice"] for pair in scores["pairs"] if pair["set"] == column]
@@ -50,6 +61,15 @@ def test_a_mean_is_that_of_the_pairs(scores):
 def test_what_a_model_had_of_colour_is_reported_from_its_manifest(scores):
     assert scores["colour"]["fa"]["generated"]["mean"] == 1.5
     assert scores["colour"]["fa"]["train"]["mean"] == 0
+
+
+def test_a_users_image_model_adds_distances_with_a_warning_about_fid(evaluated, scores):
+    found = scores["deep"]
+    assert (found["n"], found["features"]) == (6, 32)
+    for view in ("cf", "fa"):
+        assert set(found[view]) == {"mmd2", "floor", "fid"}
+        assert found[view]["fid"] > 0
+    assert "do not quote it" in (evaluated.out / "report.html").read_text()
 
 
 def test_squeezing_loses_what_side_by_side_keeps(scores):
@@ -134,16 +154,22 @@ def test_each_spoilt_pair_is_doubted_by_its_name_and_no_other(tmp_path, capsys):
 
 
 def test_pairs_of_one_eye_are_never_called_mispaired(tmp_path):
-    real = write_prepared(tmp_path / "real", ["train"] * 4)
-    one_eye = [replace(prepared_record(f"eye{n}", "train"), eye="left" if n < 3 else "right") for n in range(4)]
-    write_manifest(real, one_eye)
-    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
-    row = json.loads((tmp_path / "out/scores.json").read_text())["consistency"]["correlation"]
-    assert row["mispaired"]["n"] == 2
-    assert asdict(one_eye[0])["eye"] == "left"
+    real = write_prepared(tmp_path / "real", ["train"] * 6)
+    for eyes, expected in (("llllrr", 4), ("llllll", 0), ("lrlrlr", 6), ("abcdef", 6)):
+        write_manifest(real, [replace(prepared_record(f"eye{n}", "train"), eye=eye) for n, eye in enumerate(eyes)])
+        ordered = measuring._eyes_apart(read_dataset(real))
+        links = measuring._links(ordered, [f"{n}" * 12 for n in range(6)])
+        assert all(ordered[a].group != ordered[b].group for a, b in links)
+        assert len(links) == expected, eyes
 
 
 # --- What cannot work
+
+
+def broken_model(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "dinov2"}')
+    return folder
 
 
 def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(tmp_path, capsys):
@@ -156,6 +182,8 @@ def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(t
         (["--real", str(real), "--out", str(tmp_path / "full")], "holds other files"),
         (["--real", str(real), "--adapter", str(tmp_path)], "lies in no run"),
         (["--real", str(real), "--base", "tiny-sdx"], "tiny-sdx"),
+        (["--real", str(real), "--deep", str(tmp_path)], "no image model"),
+        (["--real", str(real), "--deep", str(broken_model(tmp_path / "model"))], "not an image model"),
     ):
         out = [] if "--out" in words else ["--out", str(tmp_path / "out")]
         assert main(["evaluate", *words, *out]) == 2, words

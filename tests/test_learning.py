@@ -18,6 +18,7 @@ from retipair.model.base import Base, open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
+from retipair.run import Run, find_run
 from retipair.train import validate
 
 STEPS = 16
@@ -39,27 +40,23 @@ def test_a_look_is_learnt_and_an_eye_that_was_shown_best_of_all(system: str, tmp
     looks = ["--camera", "teal", "--disease", "vein_occlusion", "--size", base.view_size]
     assert main([str(part) for part in ("phantom", tmp_path / "others", "--amount", 5, *looks)]) == 0
     itself = swap_sides(tmp_path / "others", tmp_path / "itself")
-    adapters = {data.name: adapters_of(data, base, tmp_path) for data in (tmp_path / "others", itself)}
-
-    untrained, unseen, seen = (
-        loss_on(tmp_path / "others", base.source, adapter, tmp_path)
-        for adapter in (adapters["others"][0], adapters["others"][1], adapters["itself"][1])
-    )
+    others = trained_on(tmp_path / "others", base, tmp_path)
+    untrained, unseen = (line["loss"] for line in others.read_metrics() if line["kind"] == "validation")
+    adapter = trained_on(itself, base, tmp_path).adapter_folder("latest")
+    seen = loss_on(tmp_path / "others", base.source, adapter, tmp_path)
     print(f"{system}: loss {untrained:.3f}, after others {unseen:.3f}, after the eye itself {seen:.3f}")
     assert unseen <= 0.95 * untrained
     assert seen < unseen
     assert {path: path.read_bytes() for path in before} == before, "the base's files were touched"
 
 
-def adapters_of(data: Path, base: Base, results: Path) -> tuple[Path, Path]:
-    """Train on a prepared folder; the adapter before the first step and after the last."""
+def trained_on(data: Path, base: Base, results: Path) -> Run:
+    """A short run on a prepared folder, validated before the first step and after the last."""
     command = ["train", "-n", data.name, "--data", data, "--base", base.source, "--results", results]
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
     command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 1, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
-    checkpoints = results / f"out_joint_{base.system.name}_cffa_pairs" / data.name / "latest_checkpoints"
-    first, last = (checkpoints / f"step_{step:06d}" / "unet_lora" for step in (0, STEPS))
-    return first, last
+    return find_run(results, data.name, base.system.name)
 
 
 def swap_sides(folder: Path, swapped: Path) -> Path:

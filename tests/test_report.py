@@ -42,7 +42,7 @@ def test_no_figure_comes_onto_the_page_in_another_way(out: Path) -> None:
 def test_each_part_is_there(out: Path) -> None:
     page = Page(out / "report.html")
     assert [level for level in ("Fine", "Look at this", "Not fine") if level in page.text]
-    assert len(page.all("svg")) == 5  # agreement, two spectra, two training curves
+    assert len(page.all("svg")) == 10  # agreement, likeness; of each view: spectrum, detail, thin vessels, training
     assert len(page.all("input")) == 3, "the best, the middle and the worst pair, each with a slider"
     assert len(page.all("img")) == 3 * 3 + 2 * 6, "views and checkerboards, and the closest with their training pairs"
     for word in ("Generated pairs are synthetic", "For research only", "through the autoencoder", "squeezed"):

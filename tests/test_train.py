@@ -61,9 +61,11 @@ def losses(run: Path) -> list[dict[str, Any]]:
 
 
 def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of one kind, without the seconds that differ from run to run."""
+    """The lines of metrics.jsonl of one kind, without what a step cost: it differs from run to run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if line["kind"] == kind]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "memory_gib")} for line in lines if line["kind"] == kind
+    ]
 
 
 def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:

@@ -211,6 +211,9 @@ class EvaluateConfig:
     """Base whose autoencoder bounds what a model can reach: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None
     """Any folder of the run that drew the pairs: adds its training curves."""
+    deep: Path | None = None
+    """Folder of an image model that you have (DINO, DINOv2, ViT-MAE as RETFound, as transformers saves them): adds the
+    distance on its features, and FID."""
     withhold_copies: bool = False
     """Also write withheld.txt: the ids of generated pairs that are copies of training pairs."""
     workers: int = 0

@@ -1,9 +1,9 @@
 """Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,20 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from retipair import __version__, roundtrip
-from retipair.config import EvaluateConfig
+from retipair.config import EvaluateConfig, to_values
 from retipair.data.dataset import Entry, content_sha256, read_dataset
 from retipair.errors import UserError
-from retipair.measuring import RECIPE, MeasuredSet, measure_set
+from retipair.measuring import RECIPE, MeasuredSet, deep_features, measure_set
 from retipair.metrics import distribution, memorisation
 from retipair.metrics.checks import Doubt, doubts_of, same_eyes
 from retipair.metrics.figures import VIEWS
 from retipair.metrics.memorisation import Nearest, pair_print
 from retipair.metrics.texture import BANDS
 from retipair.model.base import Base, open_base
+from retipair.model.deep import ImageModel, open_image_model
 from retipair.progress import console
 from retipair.report import write_report
-from retipair.run import METRICS_NAME, read_json, write_json
+from retipair.run import METRICS_NAME, Run, read_json, write_json
 from retipair.verdict import verdict
 
 SCHEMA = "retipair-scores-1"
@@ -32,6 +33,9 @@ KEPT_NAME = "features"
 CLOSEST = 10
 """Generated pairs that are shown beside the training pair they are most like."""
 _RESAMPLES = 2000
+_FEWEST_FOR_FLOOR = 4
+_DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
+"""Settings of a training that make its steps slower or larger."""
 
 Scores = dict[str, Any]
 
@@ -62,14 +66,15 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     # Check
     base = open_base(config.base) if config.base else None
+    model = open_image_model(config.deep) if config.deep else None
     run = _run_of(config.adapter) if config.adapter else None
     real, generated = _entries(config.real), _entries(config.generated) if config.generated else []
-    provenance = _provenance(config, real, generated, base)
+    provenance = _provenance(config, real, generated, base, model)
     earlier = _earlier_scores(config.out, provenance)
 
     # Score
     config.out.mkdir(parents=True, exist_ok=True)
-    scores = earlier or _scores(config, provenance, _measured(config, real, generated), real, base, run)
+    scores = earlier or _scores(config, provenance, _measured(config, real, generated), base, run, model)
     write_json(config.out / SCORES_NAME, scores)
     if config.withhold_copies:
         _write_withheld(config.out / "withheld.txt", scores)
@@ -85,9 +90,9 @@ def _scores(
     config: EvaluateConfig,
     provenance: Scores,
     sets: Sets,
-    real: Sequence[Entry],
     base: Base | None,
-    run: Path | None,
+    run: Run | None,
+    model: ImageModel | None,
 ) -> Scores:
     """Everything that scores.json says."""
     scores: Scores = {"schema": SCHEMA, "provenance": provenance, "pairs": _pairs(sets)}
@@ -98,9 +103,10 @@ def _scores(
     scores["anatomy"] = {view: _table(sets, f"{view}.anatomy.") for view in VIEWS}
     scores["diversity"] = _diversity(sets)
     scores["distribution"] = _distribution(sets)
+    scores["deep"] = _deep(sets, model, config.out / KEPT_NAME) if model else None
     scores["memorisation"] = _memorisation(sets)
     scores["spectra"] = _spectra(sets)
-    scores["layouts"] = _layouts(base, real)
+    scores["layouts"] = _layouts(base, sets.real.entries)
     if base:
         _add_ceiling(scores, base)
     scores["training"] = _training(run) if run else None
@@ -118,7 +124,13 @@ def _entries(folder: Path) -> list[Entry]:
     return read_dataset(folder)
 
 
-def _provenance(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], base: Base | None) -> Scores:
+def _provenance(
+    config: EvaluateConfig,
+    real: Sequence[Entry],
+    generated: Sequence[Entry],
+    base: Base | None,
+    model: ImageModel | None,
+) -> Scores:
     """What the scores are of: equal for equal pairs and settings."""
     return {
         "retipair": __version__,
@@ -129,6 +141,8 @@ def _provenance(config: EvaluateConfig, real: Sequence[Entry], generated: Sequen
         "generated_sha256": content_sha256(generated) if generated else None,
         "base": base.source if base else None,
         "adapter": str(config.adapter) if config.adapter else None,
+        "deep": str(config.deep) if config.deep else None,
+        "deep_sha256": model.sha256 if model else None,
     }
 
 
@@ -231,6 +245,25 @@ def _distribution(sets: Sets) -> Scores | None:
     }
 
 
+def _deep(sets: Sets, model: ImageModel, kept: Path) -> Scores | None:
+    """The same distance, and FID, on an image model's features of each view; None as in _distribution."""
+    if sets.generated is None or min(len(sets.real.entries), len(sets.generated.entries)) < _FEWEST_FOR_FLOOR:
+        return None
+    real, made = (
+        deep_features(name, one.entries, model, kept)
+        for name, one in (("real pairs", sets.real), ("generated pairs", sets.generated))
+    )
+    found: Scores = {"n": min(len(real), len(made)), "features": real.shape[-1]}
+    for at, view in enumerate(VIEWS):
+        a, b = made[:, at], real[:, at]
+        found[view] = {
+            "mmd2": distribution.mmd2(a, b, b),
+            "floor": distribution.floor(b),
+            "fid": distribution.frechet(a, b),
+        }
+    return found
+
+
 def _memorisation(sets: Sets) -> Scores | None:
     if sets.generated is None or len(sets.train.entries) < 2:
         return None
@@ -245,6 +278,7 @@ def _memorisation(sets: Sets) -> Scores | None:
     order = sorted(range(len(of_made)), key=lambda index: -likeness[index])
     return {
         "likeness": {"generated": _interval(likeness), "train": _interval(among)},
+        "likenesses": {"generated": likeness, "train": among},
         "ratio": float(np.mean(likeness)) / max(float(np.mean(among)), 1e-9),
         "authenticity": memorisation.authenticity(of_made, of_known),
         "threshold": memorisation.COPY,
@@ -290,20 +324,33 @@ def _add_ceiling(scores: Scores, base: Base) -> None:
                 columns["autoencoder"] = {"mean": row[f"texture.{name}"], "low": None, "high": None, "n": row["n"]}
 
 
-def _run_of(adapter: Path) -> Path:
-    """The run's folder, from any folder within it. Raises UserError if there is none."""
+def _run_of(adapter: Path) -> Run:
+    """The run, from any folder within it. Raises UserError if there is none."""
     for folder in (adapter, *adapter.resolve().parents):
         if (folder / METRICS_NAME).is_file():
-            return folder
+            return Run(folder)
     raise UserError(
         f"{adapter}: lies in no run of `retipair train` (a folder with {METRICS_NAME}); leave --adapter out"
     )
 
 
-def _training(run: Path) -> Scores:
-    """The losses of each half over the steps."""
-    lines = [json.loads(line) for line in (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
-    return {kind: [line for line in lines if line["kind"] == kind] for kind in ("training", "validation")}
+def _training(run: Run) -> Scores:
+    """The losses of each half over the steps, and what a step cost with which settings."""
+    logged = run.read_metrics()
+    lines = {kind: [line for line in logged if line["kind"] == kind] for kind in ("training", "validation")}
+    settings = to_values(run.read_config())
+    return {**lines, "cost": _cost(lines["training"]), "settings": {name: settings[name] for name in _DECIDE_COST}}
+
+
+def _cost(lines: Sequence[Scores]) -> Scores:
+    """Seconds a step, the median between lines of the log (validation aside), and the most memory, GiB."""
+    marks = [(line["step"], line["seconds"]) for line in lines]
+    steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks) if b[0] > a[0] and b[1] > a[1]]
+    memory = [line["memory_gib"] for line in lines if "memory_gib" in line]
+    return {
+        "seconds_per_step": float(np.median(steps)) if steps else None,
+        "memory_gib": max(memory) if memory else None,
+    }
 
 
 # --- Doubts

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,9 +17,10 @@ from retipair.data.pair import chroma, load_image
 from retipair.metrics.consistency import Consistency
 from retipair.metrics.figures import Figures, Neighbours, figures_of, neighbours
 from retipair.metrics.measured import Measured, measure
+from retipair.model.deep import ImageModel
 from retipair.model.device import one_thread
 from retipair.parallel import in_order
-from retipair.progress import progress
+from retipair.progress import progress, watched
 from retipair.run import read_json, write_json
 
 RECIPE = 2
@@ -56,6 +59,19 @@ def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 
             advance()
     figures = [_read_figures(kept / f"{_key(entry)}.npz", entry) for entry in entries]
     return MeasuredSet(list(entries), figures, [_read_link(kept / f"{link}.json") for link in links.values()])
+
+
+def deep_features(name: str, entries: Sequence[Entry], model: ImageModel, kept: Path) -> np.ndarray:
+    """What an image model sees in CF and FA of each pair, (n, 2, D) float64; kept as the figures are."""
+    rows = []
+    for entry in watched(f"Looking at {name} with the image model", entries, len(entries)):
+        path = kept / f"{_key(entry)}-{model.sha256[:12]}.npy"
+        if not path.is_file():
+            pair = load_pair(entry)
+            seen = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
+            _write(path, partial(np.save, arr=seen))
+        rows.append(np.load(path))
+    return np.stack(rows)
 
 
 def _eyes_apart(entries: Sequence[Entry]) -> list[Entry]:
@@ -99,17 +115,23 @@ def _look(entry: Entry) -> tuple[Measured, Figures]:
 
 
 def _keep_figures(path: Path, figures: Figures) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
-        np.savez(
-            stream,
-            names=np.array(list(figures.values)),
-            values=np.array(list(figures.values.values())),
-            features=figures.features,
-            power=figures.power,
-            prints=figures.prints.astype(np.float16),
-        )
-    partial.replace(path)
+    fill = partial(
+        np.savez,
+        names=np.array(list(figures.values)),
+        values=np.array(list(figures.values.values())),
+        features=figures.features,
+        power=figures.power,
+        prints=figures.prints.astype(np.float16),
+    )
+    _write(path, fill)
+
+
+def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Whole or not at all."""
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("wb") as stream:
+        save(stream)
+    beside.replace(path)
 
 
 def _read_figures(path: Path, entry: Entry) -> Figures:

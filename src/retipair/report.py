@@ -4,6 +4,7 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
@@ -33,6 +34,11 @@ _NAMES = {"generated": "generated", "train": "training", "val": "validation", "m
 _NAMES |= {"real": "real", "autoencoder": "training, through the autoencoder"}
 _COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "mispaired": "#8d8d8d"}
 _INK = "#010203"  # stands for the colour of the page's text, light or dark
+_DOTS = {
+    "fine": ("texture.fine_share", "share of fine detail"),
+    "thin": ("vessels.density_thin", "share of the field in thin vessels"),
+}
+"""Figures of each view whose spread is drawn beside their table."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retipair",
@@ -153,11 +159,16 @@ def _uri(image: np.ndarray) -> str:
 
 def _plots(scores: Scores) -> dict[str, str]:
     """Every plot of the page as an SVG element."""
-    plots = {
-        "agreement": _plot(lambda axes: _draw_agreement(axes, scores), (6, 2.6)),
-        "cf_spectrum": _plot(lambda axes: _draw_spectrum(axes, scores["spectra"], "cf")),
-        "fa_spectrum": _plot(lambda axes: _draw_spectrum(axes, scores["spectra"], "fa")),
-    }
+    plots = {"agreement": _plot(lambda axes: _draw_agreement(axes, scores), (6, 2.6))}
+    for view in ("cf", "fa"):
+        plots[f"{view}_spectrum"] = _plot(partial(_draw_spectrum, spectra=scores["spectra"], view=view))
+        for name, (figure, label) in _DOTS.items():
+            draw = partial(
+                _draw_dots, pairs=scores["pairs"], figure=f"{view}.{figure}", label=f"{label}, {view.upper()}"
+            )
+            plots[f"{view}_{name}"] = _plot(draw, (4.5, 2))
+    if scores["memorisation"]:
+        plots["likeness"] = _plot(lambda axes: _draw_likeness(axes, scores["memorisation"]), (6, 2.6))
     if scores["training"]:
         plots["cf_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "cf"))
         plots["fa_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "fa"))
@@ -176,19 +187,34 @@ def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) 
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _draw_agreement(axes: Axes, scores: Scores) -> None:
-    """Every pair a dot, a row for each set; mispaired pairs as their interval."""
-    rows = [name for name in ("generated", "train", "val") if any(pair["set"] == name for pair in scores["pairs"])]
+def _draw_dots(axes: Axes, pairs: Sequence[Scores], figure: str, label: str) -> None:
+    """Every pair a dot, a row for each set."""
+    rows = [name for name in ("generated", "train", "val") if any(pair["set"] == name for pair in pairs)]
     for row, name in enumerate(rows):
-        values = [pair["consistency.correlation"] for pair in scores["pairs"] if pair["set"] == name]
+        values = [pair[figure] for pair in pairs if pair["set"] == name]
         heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
         axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
-    chance = scores["consistency"]["correlation"]["mispaired"]
-    if chance:
+    axes.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticklabels([_NAMES[name] for name in rows])
+
+
+def _draw_agreement(axes: Axes, scores: Scores) -> None:
+    _draw_dots(axes, scores["pairs"], "consistency.correlation", "correlation of the vessels of CF and FA")
+    if chance := scores["consistency"]["correlation"]["mispaired"]:
         axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
         axes.legend()
-    axes.set(xlabel="correlation of the vessels of CF and FA", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_yticklabels([_NAMES[name] for name in rows])
+
+
+def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
+    """How like its nearest training pair each pair is, and from where on it is called a copy."""
+    likenesses = memorisation["likenesses"]
+    bins = np.histogram_bin_edges([*likenesses["generated"], *likenesses["train"], memorisation["threshold"]], 20)
+    for name, values in likenesses.items():
+        weights = np.full(len(values), 1 / len(values))
+        axes.hist(values, bins.tolist(), weights=weights, color=_COLOURS[name], alpha=0.6, label=_NAMES[name])
+    axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="copies from here on")
+    axes.set(xlabel="likeness to the nearest training pair (of another eye)", ylabel="share of pairs")
+    axes.legend()
 
 
 def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:

@@ -75,6 +75,11 @@ class Run:
         with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": name, **values}) + "\n")
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a torn last one is dropped."""
+        lines = (self.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
     def cut_logs(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
         for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):

@@ -109,8 +109,9 @@ def train(config: TrainConfig) -> Path | None:
                 if learner.step % config.log_every == 0 or learner.step == config.max_steps:
                     means = window.read()
                     check_finite(run, learner.step, means["loss"], config)
-                    log_training(run, learner.step, rate, means, time.monotonic() - started, track)
-                    advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory_used(plan.device)}")
+                    memory = memory_used(plan.device)
+                    log_training(run, learner.step, rate, means, time.monotonic() - started, memory, track)
+                    advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory:.1f} GiB")
                 if learner.step % config.val_every == 0 or learner.step == config.max_steps:
                     milestone()
     console.print(f"Trained to step {learner.step}, best at step {run.best_step()}: {run.folder}")
@@ -223,13 +224,16 @@ def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, fl
     return (cf + fa) / max(sum(count > 0 for count in counts), 1), cf, fa
 
 
-def log_training(run: Run, step: int, rate: float, means: dict[str, float], seconds: float, track: Track) -> None:
+def log_training(
+    run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
+) -> None:
     text = (
         f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} "
         f"mse {means['mse']:.6f} (cf {means['mse_cf']:.6f} fa {means['mse_fa']:.6f}) "
         f"hf {means['hf']:.6f} (cf {means['hf_cf']:.6f} fa {means['hf_fa']:.6f}) t {means['t']:.1f} {seconds:.1f} s"
     )
-    _log(run, "training", text, {"step": step, "lr": rate, **means, "seconds": round(seconds, 3)}, track)
+    cost = {"seconds": round(seconds, 3), "memory_gib": round(memory, 3)}
+    _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, track)
 
 
 def log_validation(run: Run, step: int, losses: dict[str, float], track: Track) -> None:
@@ -273,11 +277,10 @@ def say_start(plan: Plan, data: Data, learner: Learner) -> None:
     )
 
 
-def memory_used(device: str) -> str:
-    """Memory in use: the most so far on the GPU, or that of this process."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+def memory_used(device: str) -> float:
+    """GiB in use: the most so far on the GPU, or that of this process."""
+    used = torch.cuda.max_memory_allocated() if device.startswith("cuda") else psutil.Process().memory_info().rss
+    return used / 2**30
 
 
 def next_command(config: TrainConfig) -> str:

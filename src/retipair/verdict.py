@@ -1,6 +1,6 @@
 """What the scores mean, in plain words: what is fine, what is not, and what to try next."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ def verdict(scores: Scores) -> list[Finding]:
     if scores["pairs"] and any(pair["set"] == "generated" for pair in scores["pairs"]):
         for part in (_agreement, _copies, _detail, _tint, _distance, _diversity):
             found += part(scores)
-    return found + list(_real(scores))
+    return [*found, *_cost(scores), *_real(scores)]
 
 
 def _mean(row: Scores, column: str) -> float | None:
@@ -138,6 +138,33 @@ def _diversity(scores: Scores) -> Iterator[Finding]:
             )
         else:
             yield Finding("good", f"diversity of the {view.upper()}", text, "")
+
+
+def _cost(scores: Scores) -> Iterator[Finding]:
+    """What a step of training took, and which settings of this run would make it faster or smaller."""
+    if scores["training"] is None:
+        return
+    cost, settings = scores["training"]["cost"], scores["training"]["settings"]
+    checkpointing, batch = settings["gradient_checkpointing"], settings["batch_size"]
+    if cost["seconds_per_step"] is not None:
+        pairs = batch * settings["gradient_accumulation_steps"]
+        faster = ["leave --gradient_checkpointing out if memory allows (a third faster)"] if checkpointing else []
+        faster += ["--precision bf16 on a GPU that has it"] if settings["precision"] == "fp32" else []
+        text = f"A step of {_count(pairs, 'pair')} took {cost['seconds_per_step']:.2f} s."
+        yield Finding("good", "speed of training", text, _tips("For faster steps", faster))
+    if cost["memory_gib"] is not None:
+        smaller = [] if checkpointing else ["--gradient_checkpointing"]
+        smaller += [f"--batch_size 1 with --gradient_accumulation_steps {batch}"] if batch > 1 else []
+        text = f"Training used {cost['memory_gib']:.1f} GiB at most."
+        yield Finding("good", "memory of training", text, _tips("For less", smaller))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _tips(aim: str, tips: Sequence[str]) -> str:
+    return f"{aim}: {'; '.join(tips)}." if tips else ""
 
 
 def _real(scores: Scores) -> Iterator[Finding]:

@@ -83,9 +83,11 @@ def test_eyes_from_noise_are_eyes_of_their_own(tmp_path: Path) -> None:
     assert sorted(entry.split for entry in entries) == ["train"] * 8 + ["val"] * 2
 
 
-def test_a_generated_folder_that_varies_one_eye_only_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 eye"):
-        read_dataset(write_generated(tmp_path, ["eye0"] * 4))
+def test_a_generated_folder_that_varies_one_eye_only_can_be_judged_but_not_validated_on(tmp_path: Path) -> None:
+    folder = write_generated(tmp_path, ["eye0"] * 4)
+    assert {entry.split for entry in read_dataset(folder)} == {"train"}
+    with pytest.raises(UserError, match="no pair in its val split"):
+        of_split(read_dataset(folder), "val", folder)
 
 
 def test_an_empty_side_is_refused_by_name(tmp_path: Path) -> None:

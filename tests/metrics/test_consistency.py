@@ -23,7 +23,7 @@ def shifted(pair: Pair, right: int, down: int = 0) -> Measured:
 
 
 def test_every_figure_falls_the_further_one_view_is_shifted(pairs):
-    scores = [mean(consistency(shifted(pair, by)) for pair in pairs[:2]) for by in (0, 2, 4, 8)]
+    scores = [consistency(shifted(pairs[0], by)) for by in (0, 2, 4, 8)]
     for figure in ("correlation", "dice", "cl_dice", "field"):
         values = [getattr(score, figure) for score in scores]
         assert values == sorted(values, reverse=True), figure

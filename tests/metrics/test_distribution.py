@@ -11,6 +11,7 @@ from retipair.metrics.distribution import (
     feature_names,
     features,
     floor,
+    frechet,
     mmd2,
     normalised,
     unbiased_mmd2,
@@ -167,3 +168,21 @@ def test_how_much_of_a_distance_is_gone():
     assert fallen(before=10.5, after=0.2, real=0.5) == 1
     assert fallen(before=2.5, after=4.5, real=0.5) == -1
     assert fallen(before=0.3, after=0.2, real=0.5) == 0
+
+
+# --- FID's distance
+
+
+def test_frechet_of_gaussians_worked_out_by_hand():
+    """Along axes: the squared difference of means, and of the deviations."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 3)) * (1, 2, 3) + (0, 0, 5)
+    y = rng.normal(size=(20_000, 3)) * (2, 2, 1) + (1, 0, 5)
+    assert frechet(x, y) == pytest.approx(1 + 1 + 0 + 4, rel=0.05)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_is_larger_the_fewer_there_are():
+    rng = np.random.default_rng(0)
+    few, many = (frechet(*rng.normal(size=(2, n, 16))) for n in (24, 2000))
+    assert few > 5 * many

@@ -45,7 +45,9 @@ def read_dataset(folder: Path) -> list[Entry]:
     if not records:
         raise UserError(f"{folder}: its manifest is empty; make the folder again")
     generated = sorted({_group_of(record) for record in records if not isinstance(record, PreparedPair)})
-    sides = split_groups(generated, GENERATED_VAL_FRACTION, 0.0, seed=0) if generated else {}
+    sides: dict[str, Split] = dict.fromkeys(generated, "train")  # one eye alone has no other side
+    if len(generated) > 1:
+        sides = split_groups(generated, GENERATED_VAL_FRACTION, 0.0, seed=0)
     return [_entry(folder, record, sides) for record in records]
 
 

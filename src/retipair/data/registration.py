@@ -175,7 +175,11 @@ class _Ridges:
     def correlation(self, step: np.ndarray) -> float:
         """In [-1, 1], after `step` (3, 3) has moved the moving map."""
         moved = cv2.warpPerspective(self.moving, step, (WORK_SIZE, WORK_SIZE))
-        return correlation(self.fixed[self.both], moved[self.both]) if self.both.any() else 0.0
+        return correlation(self._fixed_seen, moved[self.both]) if self.both.any() else 0.0
+
+    @cached_property
+    def _fixed_seen(self) -> np.ndarray:
+        return self.fixed[self.both]
 
 
 def _then(step: np.ndarray, cf: View, to_work: np.ndarray) -> np.ndarray:

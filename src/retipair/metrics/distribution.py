@@ -116,6 +116,17 @@ def floor(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     return float(np.quantile(apart, 0.95))
 
 
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    """The Frechet distance of Gaussians around two sets of features, x (n, D) and y (m, D), n and m >= 2; >= 0.
+
+    FID's (Heusel et al. 2017, arXiv 1706.08500, equation 6), on whatever features. Biased: the fewer samples, the
+    larger; with no more samples than features the covariances are singular and it says little.
+    """
+    a, b = (np.cov(one, rowvar=False) for one in (x, y))
+    root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
+    return max(0.0, float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * root))
+
+
 def fallen(before: float, after: float, real: float) -> float:
     """The share of a distance above `real`, the floor, that is gone: 1 at the floor or below, negative if it rose."""
     return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0

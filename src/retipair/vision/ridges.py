@@ -90,9 +90,11 @@ def at_measured(view: np.ndarray) -> np.ndarray:
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two arrays of equal shape, in [-1, 1]; 0 where either is constant."""
-    a, b = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (a, b))
-    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float(np.clip((a * b).sum() / scale, -1, 1)) if scale > 1e-9 else 0.0
+    a, b = (np.ravel(values - values.mean(dtype=np.float64)) for values in (a, b))
+    # Not `a @ b`: its last bits depend on the number of threads, and a search on them.
+    aa, bb, ab = (float(np.einsum("i,i", one, other)) for one, other in ((a, a), (b, b), (a, b)))
+    scale = np.sqrt(aa * bb)
+    return float(np.clip(ab / scale, -1, 1)) if scale > 1e-9 else 0.0
 
 
 def _ridges(cosines: np.ndarray, sigma: float) -> np.ndarray:
