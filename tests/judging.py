@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Dinov2Config, Dinov2Model
 
 from eyes import draw_pair
 from retipair.data.manifest import GeneratedPair, write_manifest
@@ -58,6 +57,8 @@ def write_run(folder: Path) -> None:
 
 def write_image_model(folder: Path) -> None:
     """A DINOv2, as transformers saves one, small and with random weights."""
+    from transformers import Dinov2Config, Dinov2Model  # after diffusers, or both chatter of torchvision
+
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
     torch.manual_seed(0)
     Dinov2Model(Dinov2Config(image_size=56, patch_size=14, **small)).save_pretrained(folder)
