@@ -76,9 +76,13 @@ class Run:
             stream.write(json.dumps({"kind": name, **values}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a torn last one is dropped."""
-        lines = (self.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The lines of metrics.jsonl; a torn last one is dropped. Raises UserError, naming it, if it is damaged."""
+        path = self.folder / METRICS_NAME
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); mend that line or remove it") from None
 
     def cut_logs(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
