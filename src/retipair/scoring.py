@@ -34,6 +34,12 @@ class Sets:
     def train(self) -> MeasuredSet:
         return self.real.of_split("train")
 
+    @cached_property
+    def kin(self) -> np.ndarray:
+        """How like each real pair's vessels are each other's, (n, n)."""
+        prints = _prints(self.real)
+        return memorisation.likenesses(prints, prints)
+
     def named(self) -> dict[str, MeasuredSet]:
         """A column of every table, left out where there are no such pairs."""
         val = self.real.of_split("val")
@@ -110,6 +116,10 @@ def _diversity(sets: Sets) -> Scores:
 # --- Distances
 
 
+def _prints(one: MeasuredSet) -> np.ndarray:
+    return np.stack([pair_print(figures.prints) for figures in one.figures])
+
+
 def _rows(one: MeasuredSet) -> np.ndarray:
     return np.stack([figures.features for figures in one.figures])
 
@@ -149,12 +159,10 @@ def deep_distances(generated: np.ndarray, real: np.ndarray) -> Scores | None:
 def _memorisation(sets: Sets) -> Scores | None:
     if sets.generated is None or len(sets.train.entries) < 2:
         return None
-    made, known = (
-        np.stack([pair_print(figures.prints) for figures in one.figures]) for one in (sets.generated, sets.train)
-    )
     eyes = np.array([entry.group for entry in sets.train.entries])
-    of_made = memorisation.nearest(made, known)
-    of_known = memorisation.nearest(known, known, forbidden=eyes[:, None] == eyes[None, :])
+    trained = [index for index, entry in enumerate(sets.real.entries) if entry.split == "train"]
+    of_made = memorisation.nearest(memorisation.likenesses(_prints(sets.generated), _prints(sets.train)))
+    of_known = memorisation.nearest(sets.kin[np.ix_(trained, trained)], forbidden=eyes[:, None] == eyes[None, :])
     likeness = [one.likeness for one in of_made]
     among = [one.likeness for one in of_known]
     order = sorted(range(len(of_made)), key=lambda index: -likeness[index])
@@ -199,4 +207,4 @@ def _doubts(sets: Sets) -> list[Doubt]:
     if len(entries) < 2:
         return found
     ids, groups, splits = zip(*((entry.id, entry.group, entry.split) for entry in entries), strict=True)
-    return found + same_eyes(ids, groups, splits, figures)
+    return found + same_eyes(ids, groups, splits, sets.kin)

@@ -51,10 +51,10 @@ def test_an_angiogram_in_colour_is_found(pairs):
     assert kinds(pairs[0], fa_chroma=20.0) == ["colour in FA"]
 
 
-def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told(pairs):
-    ids, seen = ["a", "b", "c"], [figures(pairs[0]), figures(pairs[1]), figures(pairs[0])]
-    [doubt] = same_eyes(ids, groups=ids, splits=["train", "train", "val"], figures=seen)
+def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
+    ids, likeness = ["a", "b", "c"], np.array([[1, 0.1, 0.9], [0.1, 1, 0.2], [0.9, 0.2, 1]])
+    [doubt] = same_eyes(ids, groups=ids, splits=["train", "train", "val"], likeness=likeness)
     assert doubt.id == "a"
     assert "eye of c" in doubt.text
     assert "train and val" in doubt.text
-    assert same_eyes(ids, groups=["a", "b", "a"], splits=["train"] * 3, figures=seen) == []
+    assert same_eyes(ids, groups=["a", "b", "a"], splits=["train"] * 3, likeness=likeness) == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retipair.metrics.figures import Figures
-from retipair.metrics.memorisation import COPY, best_over_shifts, nearest, pair_print
+from retipair.metrics.memorisation import COPY, best_over_shifts, nearest
 
 _GREY = 4.0
 """Chroma, grey levels: a photograph in colour has 40 and more, an angiogram none."""
@@ -64,14 +64,14 @@ def _turn_of(figures: Figures) -> str | None:
     return best if fits[best] > as_it_is + _TURNED_MORE else None
 
 
-def same_eyes(
-    ids: Sequence[str], groups: Sequence[str], splits: Sequence[str], figures: Sequence[Figures]
-) -> list[Doubt]:
-    """Pairs of one eye under two names: on two sides of the split, validation would be on eyes that were trained on."""
-    prints = np.stack([pair_print(one.prints) for one in figures])
+def same_eyes(ids: Sequence[str], groups: Sequence[str], splits: Sequence[str], likeness: np.ndarray) -> list[Doubt]:
+    """Pairs of one eye under two names: on two sides of the split, validation would be on eyes that were trained on.
+
+    likeness (n, n): of each pair with each (memorisation.likenesses).
+    """
     apart = np.array(groups)
     found = []
-    for here, other in enumerate(nearest(prints, prints, forbidden=apart[:, None] == apart[None, :])):
+    for here, other in enumerate(nearest(likeness, forbidden=apart[:, None] == apart[None, :])):
         if other.likeness < COPY or (here > other.index and groups[here] != groups[other.index]):
             continue
         sides = f"{splits[here]} and {splits[other.index]}"

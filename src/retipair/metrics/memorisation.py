@@ -25,6 +25,7 @@ Rendered eyes have .50 at most with the nearest of 50 others, copies that were m
 .89.
 """
 _MOST_SHIFT = 10  # px of a print: 80 px of a view
+_PADDED = fft.next_fast_len(SIDE + _MOST_SHIFT, real=True)
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ def pair_print(prints: np.ndarray) -> np.ndarray:
     return _unit(prints.mean(axis=0))
 
 
-def nearest(prints: np.ndarray, among: np.ndarray, forbidden: np.ndarray | None = None) -> list[Nearest]:
-    """For each of `prints` (n, SIDE, SIDE) the most alike `among` (m, SIDE, SIDE), m >= 1.
+def likenesses(prints: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """How like each of `prints` (n, SIDE, SIDE) is each of `among` (m, SIDE, SIDE), m >= 1: (n, m) in [-1, 1]."""
+    spectra = fft.rfft2(np.stack([_padded(one) for one in among]), workers=-1)
+    return np.stack([np.max([_best_over_shifts(turned, spectra) for turned in _turned(one)], axis=0) for one in prints])
+
+
+def nearest(likeness: np.ndarray, forbidden: np.ndarray | None = None) -> list[Nearest]:
+    """The most alike in each row of likenesses (n, m).
 
     forbidden (n, m) bool: what each may not be compared with, its own eye above all; where that leaves none, likeness
     is -1.
     """
-    spectra = fft.rfft2(np.stack([_padded(one) for one in among]), workers=-1)
-    found = []
-    for number, one in enumerate(prints):
-        best = np.max([_best_over_shifts(turned, spectra) for turned in _turned(one)], axis=0)  # (m,)
-        if forbidden is not None:
-            best = np.where(forbidden[number], -1.0, best)
-        found.append(Nearest(int(best.argmax()), float(best.max())))
-    return found
+    allowed = likeness if forbidden is None else np.where(forbidden, -1.0, likeness)
+    return [Nearest(int(row.argmax()), float(row.max())) for row in allowed]
 
 
 def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
@@ -101,13 +102,12 @@ def _turned(one: np.ndarray) -> Iterator[np.ndarray]:
 
 def _padded(one: np.ndarray) -> np.ndarray:
     """So that what is shifted out does not come in on the other side."""
-    return np.pad(one, (0, _MOST_SHIFT))
+    return np.pad(one, (0, _PADDED - SIDE))
 
 
 def _best_over_shifts(one: np.ndarray, spectra: np.ndarray) -> np.ndarray:
     """The highest correlation of a print with each of those whose spectra these are, over all shifts, (m,)."""
-    side = SIDE + _MOST_SHIFT
     products = np.conj(fft.rfft2(_padded(one))) * spectra
-    correlations = fft.irfft2(products, s=(side, side), workers=-1)
-    near = np.r_[0 : _MOST_SHIFT + 1, side - _MOST_SHIFT : side]
+    correlations = fft.irfft2(products, s=(_PADDED, _PADDED), workers=-1)
+    near = np.r_[0 : _MOST_SHIFT + 1, _PADDED - _MOST_SHIFT : _PADDED]
     return np.asarray(correlations[:, near][:, :, near].max(axis=(1, 2)))
