@@ -22,11 +22,13 @@ from retipair.run import Run, find_run
 from retipair.train import validate
 
 STEPS = 16
+SIDE = 192
+"""px of a view: three quarters of what the bases were made for, in half the time."""
 
 
 def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     """The fixed-noise validation loss of an adapter on the validation pairs of a folder."""
-    plan = make_plan(TrainConfig(name="judge", data=data, base=base, results=results, device="cpu"))
+    plan = make_plan(TrainConfig(name="judge", data=data, base=base, size=SIDE, results=results, device="cpu"))
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
     load_adapter(adapter, unet, base)
@@ -37,7 +39,7 @@ def test_a_look_is_learnt_and_an_eye_that_was_shown_best_of_all(system: str, tmp
     """The trained base on eyes of a camera it never saw: one gets easier, and easier still when it was shown."""
     base = open_base(f"tiny-{system}")
     before = {path: path.read_bytes() for path in base.configs.rglob("*.safetensors")}
-    looks = ["--camera", "teal", "--disease", "vein_occlusion", "--size", base.view_size]
+    looks = ["--camera", "teal", "--disease", "vein_occlusion", "--size", SIDE]
     assert main([str(part) for part in ("phantom", tmp_path / "others", "--amount", 5, *looks)]) == 0
     itself = swap_sides(tmp_path / "others", tmp_path / "itself")
     others = trained_on(tmp_path / "others", base, tmp_path)
@@ -52,7 +54,7 @@ def test_a_look_is_learnt_and_an_eye_that_was_shown_best_of_all(system: str, tmp
 
 def trained_on(data: Path, base: Base, results: Path) -> Run:
     """A short run on a prepared folder, validated before the first step and after the last."""
-    command = ["train", "-n", data.name, "--data", data, "--base", base.source, "--results", results]
+    command = ["train", "-n", data.name, "--data", data, "--base", base.source, "--results", results, "--size", SIDE]
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
     command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 1, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
