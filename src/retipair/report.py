@@ -1,6 +1,7 @@
 """scores.json and the pairs' images -> one page that works offline. It only reads: every figure on it is a score."""
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,6 +74,7 @@ def write_report(out: Path, scores: Scores) -> Path:
         version=__version__,
         names=_NAMES,
         at=lambda *path: _at(scores, path),
+        flags=_flags,
         plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
         generated=_chosen(scores, entries, "generated"),
         doubtful=_doubtful(scores, entries),
@@ -81,6 +83,11 @@ def write_report(out: Path, scores: Scores) -> Path:
     path = out / PAGE_NAME
     write_text(path, text)
     return path
+
+
+def _flags(text: str) -> Markup:
+    """A sentence whose flags are not broken at their hyphens."""
+    return Markup(re.sub(r"(--\w+)", r'<span class="flag">\1</span>', str(escape(text))))
 
 
 def _at(scores: Scores, path: Sequence[str | int]) -> Any:

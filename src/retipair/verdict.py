@@ -95,7 +95,7 @@ def _detail(scores: Scores) -> Iterator[Finding]:
             noisy = made > real / _HALF
             advice = "Noisier than the real views: more --steps when generating, or fewer in training." if noisy else ""
             yield Finding("look" if noisy else "good", f"detail of the {view.upper()}", f"{text}.", advice)
-        elif through and made >= _HALF * through:
+        elif through and through < _HALF * real and made >= _HALF * through:
             advice = "It is the base's autoencoder that smooths: no training changes that, another base or --size may."
             yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
         else:
