@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from retipair.verdict import Finding, verdict
+from retipair.verdict import Finding, headline, verdict
 
 
 def columns(**means: float) -> dict[str, dict[str, float]]:
@@ -15,7 +15,7 @@ def scores(**changes: Any) -> dict[str, Any]:
     """Of generated pairs as good as the real ones; `changes` are keys of it."""
     fine = columns(generated=0.2, train=0.2, autoencoder=0.15)
     good = {
-        "pairs": [{"set": "generated"}],
+        "pairs": [{"set": "generated"}, {"set": "train"}] * 50,
         "consistency": {"correlation": columns(generated=0.55, train=0.6, mispaired=0.0)},
         "memorisation": {
             "copies": [],
@@ -52,6 +52,22 @@ def test_agreement_is_judged_between_chance_and_the_training_pairs(made: float, 
     assert found.level == level
     assert f"{made:.2f}" in found.text
     assert bool(found.advice) == (level != "good")
+
+
+def test_few_pairs_are_said_to_be_few_and_the_gravest_comes_first() -> None:
+    few = scores(pairs=[{"set": "generated"}, {"set": "train"}] * 8, colour={"fa": columns(generated=0.1)})
+    found = verdict(few)
+    assert found[0].about == "number of pairs"
+    assert "8 generated and 8 real pairs" in found[0].text
+    assert headline(few, found) == "Usable, after a look at 1 point."
+
+
+def test_the_headline_follows_the_gravest() -> None:
+    assert headline(scores(), verdict(scores())).startswith("As good as the real pairs")
+    copied = scores(memorisation=scores()["memorisation"] | {"copies": ["7"]})
+    assert headline(copied, verdict(copied)).startswith("Do not train")
+    real = scores(pairs=[{"set": "train"}])
+    assert headline(real, verdict(real)).startswith("Nothing speaks against")
 
 
 def test_a_copy_is_never_fine() -> None:

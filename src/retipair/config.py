@@ -204,9 +204,9 @@ class EvaluateConfig:
     real: Path
     """Prepared folder of real pairs."""
     generated: Path | None = None
-    """Folder that `generate` wrote; without it the real pairs alone are checked."""
+    """Folder that `generate` wrote, or a prepared one; without it the real pairs alone are checked."""
     out: Path = Path("evaluation")
-    """Folder to write: scores.json, and features/, what was measured of each pair."""
+    """Folder to write: report.html, scores.json, and features/, what was measured of each pair."""
     base: str | None = None
     """Base whose autoencoder bounds what a model can reach: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None

@@ -18,9 +18,9 @@ from retipair.progress import console
 from retipair.report import write_report
 from retipair.run import METRICS_NAME, Run, read_json, write_json
 from retipair.scoring import Scores, Sets, deep_distances, score
-from retipair.verdict import verdict
+from retipair.verdict import headline, verdict
 
-SCHEMA = "retipair-scores-1"
+SCHEMA = "retipair.scores/1"
 SCORES_NAME = "scores.json"
 KEPT_NAME = "features"
 _DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
@@ -66,11 +66,13 @@ def _scores(
     """Everything that scores.json says."""
     scores = {"schema": SCHEMA, "provenance": provenance, **score(sets)}
     scores["deep"] = _deep(sets, model, config.out / KEPT_NAME) if model else None
-    scores["layouts"] = _layouts(base, sets.real.entries)
+    scores["layouts"] = _layouts(base, sets.train.entries or sets.real.entries)
     if base:
         _add_ceiling(scores, base)
     scores["training"] = _training(run) if run else None
-    scores["verdict"] = [asdict(finding) for finding in verdict(scores)]
+    findings = verdict(scores)
+    scores["headline"] = headline(scores, findings)
+    scores["verdict"] = [asdict(finding) for finding in findings]
     return scores
 
 
@@ -198,11 +200,9 @@ def _write_withheld(path: Path, scores: Scores) -> None:
 
 
 def _say(scores: Scores) -> None:
-    def mean(column: str) -> str:
-        found = scores["consistency"]["correlation"].get(column)
-        return f"{found['mean']:.2f}" if found else "-"
-
-    columns = ", ".join(f"{name} {mean(name)}" for name in ("generated", "train", "val", "mispaired"))
+    means = {name: found["mean"] for name, found in scores["consistency"]["correlation"].items() if found}
+    columns = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
     console.print(f"Vessels of the two views correlate by: {columns}")
     for doubt in scores["doubts"]:
         console.print(f"look at {doubt['id']}: {doubt['text']}", markup=False)
+    console.print(scores["headline"])

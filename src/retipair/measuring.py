@@ -42,7 +42,7 @@ class MeasuredSet:
 
 
 def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 0) -> MeasuredSet:
-    """Measure what is not in the folder `kept` yet, half a minute for 50 pairs, holding a few pairs at a time."""
+    """Measure what is not in the folder `kept` yet, a second a pair on two cores, holding a few at a time."""
     ordered = _eyes_apart(entries)
     keys = [_key(entry) for entry in ordered]
     links = _links(ordered, keys)

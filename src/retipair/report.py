@@ -40,6 +40,8 @@ _DOTS = {
     "thin": ("vessels.density_thin", "share of the field in thin vessels"),
 }
 """Figures of each view whose spread is drawn beside their table."""
+_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
+"""Where a legend hides no dot."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retipair",
@@ -201,6 +203,7 @@ def _draw_dots(axes: Axes, pairs: Sequence[Scores], figure: str, label: str) -> 
         values = [pair[figure] for pair in pairs if pair["set"] == name]
         heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
         axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
+        axes.plot(np.mean(values), row, "|", color=_COLOURS[name], markersize=24)
     axes.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticklabels([_NAMES[name] for name in rows])
 
@@ -209,7 +212,7 @@ def _draw_agreement(axes: Axes, scores: Scores) -> None:
     _draw_dots(axes, scores["pairs"], "consistency.correlation", "correlation of the vessels of CF and FA")
     if chance := scores["consistency"]["correlation"]["mispaired"]:
         axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
-        axes.legend()
+        axes.legend(**_ABOVE)
 
 
 def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
@@ -221,7 +224,7 @@ def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
         axes.hist(values, bins.tolist(), weights=weights, color=_COLOURS[name], alpha=0.6, label=_NAMES[name])
     axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="copies from here on")
     axes.set(xlabel="likeness to the nearest training pair (of another eye)", ylabel="share of pairs")
-    axes.legend()
+    axes.legend(**_ABOVE)
 
 
 def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:

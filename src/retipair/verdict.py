@@ -7,6 +7,9 @@ from typing import Any, Literal
 Level = Literal["good", "look", "bad"]
 Scores = Mapping[str, Any]
 
+_GRAVITY: tuple[Level, ...] = ("bad", "look", "good")
+_FEW = 20
+"""Pairs of a kind, below which intervals are wide and distances between sets say little."""
 _MOST_OF = 0.8
 """A figure that reaches this share of the real pairs' is as good as theirs for most uses."""
 _HALF = 0.5
@@ -27,12 +30,30 @@ class Finding:
 
 
 def verdict(scores: Scores) -> list[Finding]:
-    """What there is to say of these scores, in the order in which it matters to a registration network."""
+    """What there is to say of these scores: the gravest first, else as it matters to a registration network."""
     found: list[Finding] = []
-    if scores["pairs"] and any(pair["set"] == "generated" for pair in scores["pairs"]):
-        for part in (_agreement, _copies, _detail, _tint, _distance, _diversity):
+    if _judges_generated(scores):
+        for part in (_agreement, _copies, _detail, _tint, _distance, _diversity, _amount):
             found += part(scores)
-    return [*found, *_cost(scores), *_real(scores)]
+    found += [*_real(scores), *_cost(scores)]
+    return sorted(found, key=lambda finding: _GRAVITY.index(finding.level))
+
+
+def headline(scores: Scores, found: Sequence[Finding]) -> str:
+    """The whole verdict in a sentence."""
+    worst = min((finding.level for finding in found), key=_GRAVITY.index)
+    if not _judges_generated(scores):
+        return "Nothing speaks against these pairs." if worst == "good" else "Look at some of these pairs first."
+    amount = sum(finding.level == "look" for finding in found)
+    return {
+        "bad": "Do not train on these pairs as they are.",
+        "look": f"Usable, after a look at {_count(amount, 'point')}.",
+        "good": "As good as the real pairs in all that is measured here.",
+    }[worst]
+
+
+def _judges_generated(scores: Scores) -> bool:
+    return any(pair["set"] == "generated" for pair in scores["pairs"])
 
 
 def _mean(row: Scores, column: str) -> float | None:
@@ -88,9 +109,9 @@ def _detail(scores: Scores) -> Iterator[Finding]:
         made, real, through = (_mean(row, name) for name in ("generated", "train", "autoencoder"))
         if made is None or not real:
             continue
-        text = f"Fine detail has {made:.2%} of the {view.upper()}'s power, {real:.2%} in the training pairs"
+        text = f"Fine detail has {made:.1%} of the {view.upper()}'s power, {real:.1%} in the training pairs"
         if through:
-            text += f", {through:.2%} in these passed through the autoencoder"
+            text += f", {through:.1%} in these passed through the autoencoder"
         if made >= _HALF * real:
             noisy = made > real / _HALF
             advice = "Noisier than the real views: more --steps when generating, or fewer in training." if noisy else ""
@@ -117,7 +138,8 @@ def _distance(scores: Scores) -> Iterator[Finding]:
     if found is None:
         return
     text = (
-        f"The look lies {found['mmd2']:.2f} from the real pairs' (squared MMD; halves of these: {found['floor']:.2f})."
+        f"Colours, spectrum and vessels lie {found['mmd2']:.2f} from the real pairs' (squared MMD); random halves "
+        f"of the real pairs lie up to {found['floor']:.2f} from each other."
     )
     names = ", ".join(one["feature"] for one in found["furthest"][:3])
     if found["mmd2"] <= 2 * found["floor"]:
@@ -131,7 +153,9 @@ def _diversity(scores: Scores) -> Iterator[Finding]:
         made, real = (_mean(row, name) for name in ("generated", "real"))
         if made is None or real is None:
             continue
-        text = f"Generated {view.upper()} are alike by {made:.2f} (MS-SSIM of neighbours), real ones by {real:.2f}."
+        text = (
+            f"Two generated {view.upper()} have a similarity of {made:.2f} (MS-SSIM), two real eyes one of {real:.2f}."
+        )
         if made > real + _MORE_ALIKE:
             yield Finding(
                 "bad", f"diversity of the {view.upper()}", text, "The model draws few eyes: fewer steps, more eyes."
@@ -165,6 +189,14 @@ def _count(number: int, what: str) -> str:
 
 def _tips(aim: str, tips: Sequence[str]) -> str:
     return f"{aim}: {'; '.join(tips)}." if tips else ""
+
+
+def _amount(scores: Scores) -> Iterator[Finding]:
+    made = sum(pair["set"] == "generated" for pair in scores["pairs"])
+    real = len(scores["pairs"]) - made
+    if min(made, real) < _FEW:
+        text = f"{made} generated and {real} real pairs are few: intervals are wide, and distances say little."
+        yield Finding("look", "number of pairs", text, f"Judge {_FEW} of each at least; 100 are better.")
 
 
 def _real(scores: Scores) -> Iterator[Finding]:
