@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from conftest import prepared_record, write_prepared
-from judging import Evaluated, write_generated
+from judging import Evaluated, write_generated, write_run
+from retipair import evaluate as evaluating
 from retipair import measuring
 from retipair.cli import main
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
+from retipair.metrics.figures import figures_of
+from retipair.metrics.measured import measure
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,56 @@ def broken_model(folder: Path) -> Path:
     return folder
 
 
+def not_a_log(folder: Path, line: str) -> Path:
+    write_run(folder)
+    (folder / "metrics.jsonl").write_text(line + "\n")
+    return folder
+
+
+def scored(folder: Path, schema: str) -> Path:
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps({"schema": schema, "provenance": {}}))
+    return folder
+
+
+def test_what_was_kept_and_is_damaged_is_measured_again(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train", "val"])
+    entries, kept = read_dataset(real), tmp_path / "kept"
+    before = measuring.measure_set("pairs", entries, kept)
+    damaged = [next(iter(sorted(kept.glob("*.npz")))), next(iter(sorted(kept.glob("*.json"))))]
+    for path, content in zip(damaged, (b"PK cut off", b"{}"), strict=True):
+        path.write_bytes(content)
+    after = measuring.measure_set("pairs", entries, kept)
+    assert [one.values for one in after.figures] == [one.values for one in before.figures]
+    assert after.links == before.links
+
+
+def test_scores_hang_on_masks_and_eyes_too(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train", "train"])
+    before = evaluating._sha256(read_dataset(real))
+    save_image(real / "mask/eye0.png", np.zeros((128, 128), np.uint8))
+    masked = evaluating._sha256(read_dataset(real))
+    write_manifest(real, [replace(prepared_record(f"eye{n}", "train"), patient="P1") for n in range(2)])
+    assert len({before, masked, evaluating._sha256(read_dataset(real))}) == 3
+
+
+def test_views_of_two_sizes_are_named(tmp_path, capsys):
+    real = write_prepared(tmp_path / "real", ["train", "val"])
+    save_image(real / "fa/eye1.png", np.zeros((96, 128), np.uint8))
+    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "eye1.png: CF, FA and mask are 128x128, 128x96, 128x128 px" in said[0]
+
+
+def test_a_black_pair_has_figures_that_are_numbers(black):
+    figures = figures_of(measure(black))
+    assert np.isfinite(list(figures.values.values())).all()
+    assert np.isfinite(figures.features).all()
+
+
 def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(tmp_path, capsys):
+    broken = broken_model(tmp_path / "model")
     real = write_prepared(tmp_path / "real", ["train", "val"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("...")
@@ -182,8 +234,18 @@ def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(t
         (["--real", str(real), "--out", str(tmp_path / "full")], "holds other files"),
         (["--real", str(real), "--adapter", str(tmp_path)], "lies in no run"),
         (["--real", str(real), "--base", "tiny-sdx"], "tiny-sdx"),
-        (["--real", str(real), "--deep", str(tmp_path)], "no image model"),
-        (["--real", str(real), "--deep", str(broken_model(tmp_path / "model"))], "not an image model"),
+        (["--real", str(real), "--generated", str(real), "--deep", str(tmp_path)], "no image model"),
+        (["--real", str(real), "--generated", str(real), "--deep", str(broken)], "not an image model"),
+        (["--real", str(real), "--deep", str(broken)], "give --generated too"),
+        (["--real", str(real), "--withhold_copies"], "give --generated too"),
+        (["--real", str(real), "--generated", str(real), "--withhold_copies"], "fewer than two training pairs"),
+        (["--real", str(real), "--workers", "-1"], "--workers -1"),
+        (
+            ["--real", str(real), "--adapter", str(not_a_log(tmp_path / "run", '{"kind": "training", "step": 1}'))],
+            "metrics",
+        ),
+        (["--real", str(real), "--adapter", str(not_a_log(tmp_path / "run2", "5"))], "metrics.jsonl"),
+        (["--real", str(real), "--out", str(scored(tmp_path / "old", "retipair.scores/0"))], "another version"),
     ):
         out = [] if "--out" in words else ["--out", str(tmp_path / "out")]
         assert main(["evaluate", *words, *out]) == 2, words

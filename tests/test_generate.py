@@ -24,7 +24,8 @@ from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
-from retipair.gate import read_refusals
+from retipair.errors import UserError
+from retipair.gate import append_refusal, read_refusals
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
@@ -732,6 +733,7 @@ def test_eyes_that_validated_are_not_varied_after_the_pairs_were_prepared_again(
     command = ["generate", "-n", "exp", "--results", tmp_path, "--mode", "from_data", "--amount", 1, "--steps", 2]
     line = refused(*command)
     assert "no longer what this adapter was trained on" in line
+    assert line == refused(*command[:5], "--max_copy", 0.9), "copies would be looked for among others"
     assert not (tmp_path / "out_joint_sd15_cffa_pairs_preds").exists()
     assert main([str(part) for part in [*command, "--data", data]]) == 0
     assert "warning" in capsys.readouterr().err
@@ -826,6 +828,17 @@ def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: f
     for record in records(gated):
         attempts = [refusal.attempt for refusal in refused if refusal.index == record.index]
         assert attempts == list(range(record.attempt))
+
+
+def test_a_torn_ledger_goes_on_and_a_damaged_one_is_named(gated: Path, tmp_path: Path) -> None:
+    before, ledger = read_refusals(gated), tmp_path / "refused.jsonl"
+    ledger.write_text((gated / "refused.jsonl").read_text()[:-30])
+    assert read_refusals(tmp_path) == before[:-1]
+    append_refusal(tmp_path, before[-1])
+    assert read_refusals(tmp_path) == before
+    ledger.write_text("5\n")
+    with pytest.raises(UserError, match="refused.jsonl, line 1: damaged"):
+        read_refusals(tmp_path)
 
 
 def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(

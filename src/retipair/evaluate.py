@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from retipair import __version__, roundtrip
-from retipair.config import EvaluateConfig, to_values
-from retipair.data.dataset import Entry, content_sha256, read_dataset
+from retipair.config import EvaluateConfig, json_sha256, to_values
+from retipair.data.dataset import Entry, pair_sha256, read_dataset
 from retipair.errors import UserError
 from retipair.measuring import RECIPE, MeasuredSet, deep_features, measure_set
 from retipair.model.base import Base, open_base
@@ -23,6 +23,8 @@ from retipair.verdict import headline, verdict
 SCHEMA = "retipair.scores/1"
 SCORES_NAME = "scores.json"
 KEPT_NAME = "features"
+_PARTS = {"pairs", "consistency", "texture", "memorisation", "layouts", "deep", "training", "headline", "verdict"}
+"""Of scores.json: what lacks one of them was cut by hand, and is scored again."""
 _DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
 """Settings of a training that make its steps slower or larger."""
 
@@ -34,16 +36,19 @@ def evaluate(config: EvaluateConfig) -> Path:
     that is no dataset, and where OUT holds the scores of other pairs.
     """
     # Check
+    _check_flags(config)
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
-    run = _run_of(config.adapter) if config.adapter else None
+    training = _training(_run_of(config.adapter)) if config.adapter else None
     real, generated = _entries(config.real), _entries(config.generated) if config.generated else []
-    provenance = _provenance(config, real, generated, base, run, model)
+    if config.withhold_copies and sum(entry.split == "train" for entry in real) < 2:
+        raise UserError(f"{config.real}: fewer than two training pairs to be copied; leave --withhold_copies out")
+    provenance = _provenance(config, real, generated, base, training, model)
     earlier = _earlier_scores(config.out, provenance)
 
     # Score
     config.out.mkdir(parents=True, exist_ok=True)
-    scores = earlier or _scores(config, provenance, _measured(config, real, generated), base, run, model)
+    scores = earlier or _scores(config, provenance, _measured(config, real, generated), base, training, model)
     write_json(config.out / SCORES_NAME, scores)
     if config.withhold_copies:
         _write_withheld(config.out / "withheld.txt", scores)
@@ -60,7 +65,7 @@ def _scores(
     provenance: Scores,
     sets: Sets,
     base: Base | None,
-    run: Run | None,
+    training: Scores | None,
     model: ImageModel | None,
 ) -> Scores:
     """Everything that scores.json says."""
@@ -69,7 +74,7 @@ def _scores(
     scores["layouts"] = _layouts(base, sets.train.entries or sets.real.entries)
     if base:
         _add_ceiling(scores, base)
-    scores["training"] = _training(run) if run else None
+    scores["training"] = training
     findings = verdict(scores)
     scores["headline"] = headline(scores, findings)
     scores["verdict"] = [asdict(finding) for finding in findings]
@@ -77,6 +82,14 @@ def _scores(
 
 
 # --- What is compared
+
+
+def _check_flags(config: EvaluateConfig) -> None:
+    if config.workers < 0:
+        raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+    for flag, given in (("--withhold_copies", config.withhold_copies), ("--deep", config.deep)):
+        if given and config.generated is None:
+            raise UserError(f"{flag}: compares with generated pairs; give --generated too")
 
 
 def _entries(folder: Path) -> list[Entry]:
@@ -90,7 +103,7 @@ def _provenance(
     real: Sequence[Entry],
     generated: Sequence[Entry],
     base: Base | None,
-    run: Run | None,
+    training: Scores | None,
     model: ImageModel | None,
 ) -> Scores:
     """What the scores are of: equal for equal pairs and settings."""
@@ -98,16 +111,22 @@ def _provenance(
         "retipair": __version__,
         "recipe": RECIPE,
         "real": str(config.real),
-        "real_sha256": content_sha256(real),
+        "real_sha256": _sha256(real),
         "generated": str(config.generated) if config.generated else None,
-        "generated_sha256": content_sha256(generated) if generated else None,
+        "generated_sha256": _sha256(generated) if generated else None,
         "base": base.source if base else None,
         "base_sha256": base.fingerprint() if base else None,
         "adapter": str(config.adapter) if config.adapter else None,
-        "step": max((line["step"] for line in run.read_metrics()), default=0) if run else None,
+        "step": training["training"][-1]["step"] if training else None,
         "deep": str(config.deep) if config.deep else None,
         "deep_sha256": model.sha256 if model else None,
     }
+
+
+def _sha256(entries: Sequence[Entry]) -> str:
+    """Of all that a score hangs on: what the pairs show, masks too, and which of them are of one eye and side."""
+    told = [[entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)] for entry in entries]
+    return json_sha256(told)
 
 
 def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
@@ -118,16 +137,18 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    if there and there.isdisjoint({SCORES_NAME, KEPT_NAME}):
+    if there and SCORES_NAME not in there and there != {KEPT_NAME}:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for --out")
     if SCORES_NAME not in there:
         return None
     scores = read_json(out / SCORES_NAME)
-    before = scores.get("provenance", {})
+    if scores.get("schema") != SCHEMA or not isinstance(scores.get("provenance"), dict):
+        raise UserError(f"{out / SCORES_NAME}: of another version of retipair, or damaged; choose another --out")
+    before = scores["provenance"]
     for name in ("real", "generated"):
         if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
             raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
-    return scores if before == provenance else None
+    return scores if before == provenance and set(scores) >= _PARTS else None
 
 
 def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry]) -> Sets:
@@ -174,9 +195,16 @@ def _run_of(adapter: Path) -> Run:
 
 def _training(run: Run) -> Scores:
     """The losses of each half over the steps, and what a step cost with which settings."""
-    logged = run.read_metrics()
-    lines = {kind: [line for line in logged if line["kind"] == kind] for kind in ("training", "validation")}
-    settings = to_values(run.read_config())
+    settings, path = to_values(run.read_config()), run.folder / METRICS_NAME
+    try:
+        logged = run.read_metrics()
+        lines = {kind: [line for line in logged if line["kind"] == kind] for kind in ("training", "validation")}
+        known = all({"step", "seconds", "mse_cf", "mse_fa"} <= set(line) for line in lines["training"])
+        known &= all({"step", "loss"} <= set(line) for line in lines["validation"])
+    except (KeyError, TypeError):
+        known = False
+    if not known or not lines["training"]:
+        raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
     return {**lines, "cost": _cost(lines["training"]), "settings": {name: settings[name] for name in _DECIDE_COST}}
 
 

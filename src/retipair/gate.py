@@ -10,10 +10,12 @@ import numpy as np
 
 from retipair.data.dataset import Entry, load_pair
 from retipair.data.pair import Pair
+from retipair.errors import UserError
 from retipair.metrics.measured import measure
 from retipair.metrics.memorisation import likenesses, nearest, pair_print, vessel_print
 from retipair.parallel import in_order
 from retipair.progress import watched
+from retipair.run import write_text
 
 LEDGER_NAME = "refused.jsonl"
 
@@ -70,10 +72,22 @@ def append_refusal(folder: Path, refusal: Refusal) -> None:
 
 
 def read_refusals(folder: Path) -> list[Refusal]:
-    """What earlier calls refused; a torn last line is dropped."""
+    """What earlier calls refused; a torn last line is cut off, so that the next does not run on from it.
+
+    Raises UserError, naming the line, if one is damaged.
+    """
     path = folder / LEDGER_NAME
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [Refusal(**json.loads(line)) for line in lines if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)
+    found = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            found.append(Refusal(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: damaged ({error}); remove it, its pair is drawn again") from None
+    return found
 
 
 def tally(refusals: Sequence[Refusal]) -> str:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -90,7 +90,7 @@ def generate(config: GenerateConfig) -> Path:
 
     # Set up
     for warning in job.warnings:
-        console.print(f"warning: {warning}")
+        console.print(f"warning: {warning}", markup=False)
     texts = sorted({job.prompt(index) for index in missing})
     conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
     unet = job.base.unet(job.dtype)
@@ -135,15 +135,17 @@ def say_end(job: Job, pairs: Sequence[GeneratedPair], refused: Sequence[Refusal]
     """Where the pairs are, what was refused, and the first figure to look at."""
     if not pairs:
         why = f"{len(refused)} draws refused ({tally(refused)})"
-        raise UserError(f"{job.out}: every pair was given up, {why}; lower --min_consistency, or train longer")
+        advice = "lower --min_consistency (with another --savedir), or train longer"
+        raise UserError(f"{job.out}: every pair was given up, {why}; {advice}")
     if refused:
         given_up = job.config.amount - len(pairs)
         rest = f"; {given_up} pairs given up after {job.config.max_tries} tries each" if given_up > 0 else ""
-        console.print(f"Refused {len(refused)} draws ({tally(refused)}){rest}")
+        console.print(f"Refused {len(refused)} draws ({tally(refused)}){rest}", markup=False)
     console.print(
         f"{len(pairs)} synthetic pairs: {job.out}\n"
         f"Vessels of the two views correlate by {median(pair.consistency for pair in pairs):.2f} (median); "
-        "real pairs reach 0.4 to 0.7, views of different eyes about 0"
+        "real pairs reach 0.4 to 0.7, views of different eyes about 0",
+        markup=False,
     )
 
 
@@ -180,8 +182,9 @@ def make_job(config: GenerateConfig) -> Job:
     out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
-    sources = find_sources(config, run, layout, description, warnings)
-    known = find_known(config, run, layout)
+    trained = partial(training_pairs, config, run, layout, description, warnings)
+    sources = trained("--mode from_data") if config.mode == "from_data" else []
+    known = trained("--max_copy") if config.max_copy is not None else []
     return Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
 
 
@@ -255,23 +258,22 @@ def _as_trained(
     return Layout(base.system.layout, description.view_size), prompts
 
 
-def find_sources(
+def training_pairs(
     config: GenerateConfig,
     run: Run | None,
     layout: Layout,
     description: Description | None,
     warnings: list[str],
+    needed_by: str,
 ) -> list[Entry]:
-    """from_data: the training pairs, never those of the other sides of the split. noise: none.
+    """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
 
     Raises UserError if the run's own pairs are gone or are no longer those it was trained on: prepared again, they may
-    be split otherwise, and eyes that validated must not be varied.
+    be split otherwise, and eyes that validated must not be varied, nor copies be looked for among other pairs.
     """
-    if config.mode == "noise":
-        return []
     data = trained_on(config, run)
     if data is None:
-        raise UserError("--mode from_data needs pairs: pass --data FOLDER (a prepared folder)")
+        raise UserError(f"{needed_by} needs pairs: pass --data FOLDER (a prepared folder)")
     if not data.exists():
         raise UserError(f"{data}: the pairs of this run are gone; pass --data FOLDER to say where they are")
     folder = prepared_folder(data, config.results, layout.view_size)
@@ -280,26 +282,15 @@ def find_sources(
         if config.data is None:
             raise UserError(
                 f"{folder}: no longer what this adapter was trained on (prepared again?); "
-                "pass --data FOLDER to vary its training pairs all the same"
+                "pass --data FOLDER to take its training pairs all the same"
             )
-        warnings.append(f"{folder} is not what this adapter was trained on; varying its training pairs")
+        warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
     return of_split(entries, "train", folder)
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
     """Where the training pairs are: what --data says, else the run."""
     return config.data or (run.read_config().data if run else None)
-
-
-def find_known(config: GenerateConfig, run: Run | None, layout: Layout) -> list[Entry]:
-    """The training pairs that --max_copy compares with; none without it."""
-    if config.max_copy is None:
-        return []
-    data = trained_on(config, run)
-    if data is None or not data.exists():
-        raise UserError("--max_copy needs the pairs that were trained on: pass --data FOLDER")
-    folder = prepared_folder(data, config.results, layout.view_size)
-    return of_split(read_dataset(folder), "train", folder)
 
 
 def make_gate(job: Job) -> Gate:

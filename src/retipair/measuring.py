@@ -1,13 +1,15 @@
 """Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from retipair.run import read_json, write_json
 
 RECIPE = 2
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""
+_KEPT = ("names", "values", "features", "power", "prints")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,20 @@ def deep_features(name: str, entries: Sequence[Entry], model: ImageModel, kept: 
     rows = []
     for entry in watched(f"Looking at {name} with the image model", entries, len(entries)):
         path = kept / f"{_key(entry)}-{model.sha256[:12]}.npy"
-        if not path.is_file():
+        seen = _kept_array(path)
+        if seen is None:
             pair = load_pair(entry)
             seen = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
             _write(path, partial(np.save, arr=seen))
-        rows.append(np.load(path))
+        rows.append(seen)
     return np.stack(rows)
+
+
+def _kept_array(path: Path) -> np.ndarray | None:
+    try:
+        return np.asarray(np.load(path))
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _eyes_apart(entries: Sequence[Entry]) -> list[Entry]:
@@ -100,10 +111,21 @@ def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int
 def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path) -> list[int]:
     """The pairs to measure, in order: whose figures are missing, and both of each link that is."""
     kept.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in kept.iterdir()}
+    there = {path.name for path in kept.iterdir() if _is_whole(path)}
     missing = {index for index, key in enumerate(keys) if f"{key}.npz" not in there}
     apart = {index for link, name in links.items() if f"{name}.json" not in there for index in link}
     return sorted(missing | apart)
+
+
+def _is_whole(path: Path) -> bool:
+    """False for what a full disk or a copy cut off left: it is measured again."""
+    try:
+        if path.suffix == ".json":
+            return set(json.loads(path.read_text(encoding="utf-8"))) == {field.name for field in fields(Neighbours)}
+        with np.load(path) as kept:
+            return set(kept) == set(_KEPT)
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile):
+        return False
 
 
 def _look(entry: Entry) -> tuple[Measured, Figures]:

@@ -219,7 +219,7 @@ def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
     """How like its nearest training pair each pair is, and from where on it is called a copy."""
     likenesses = memorisation["likenesses"]
     bins = np.histogram_bin_edges([*likenesses["generated"], *likenesses["train"], memorisation["threshold"]], 20)
-    for name, values in likenesses.items():
+    for name, values in ((name, values) for name, values in likenesses.items() if values):
         weights = np.full(len(values), 1 / len(values))
         axes.hist(values, bins.tolist(), weights=weights, color=_COLOURS[name], alpha=0.6, label=_NAMES[name])
     axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="copies from here on")

@@ -91,6 +91,6 @@ def _same(pair: Pair, other: Pair) -> bool:
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Of each figure; None where it is infinite: nothing was lost."""
-    means = {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
-    return {name: value if np.isfinite(value) else None for name, value in means.items()}
+    """Of each figure over the pairs that have it; None where none has: nothing was lost (infinite dB), or seen."""
+    numbers = {name: [one[name] for one in figures if np.isfinite(one[name])] for name in figures[0]}
+    return {name: float(np.mean(values)) if values else None for name, values in numbers.items()}

@@ -164,13 +164,13 @@ def _memorisation(sets: Sets) -> Scores | None:
     of_made = memorisation.nearest(memorisation.likenesses(_prints(sets.generated), _prints(sets.train)))
     of_known = memorisation.nearest(sets.kin[np.ix_(trained, trained)], forbidden=eyes[:, None] == eyes[None, :])
     likeness = [one.likeness for one in of_made]
-    among = [one.likeness for one in of_known]
+    among = [one.likeness for one in of_known if one.likeness > -1]  # none where all are of one eye
     order = sorted(range(len(of_made)), key=lambda index: -likeness[index])
     return {
         "likeness": {"generated": _interval(likeness), "train": _interval(among)},
         "likenesses": {"generated": likeness, "train": among},
-        "ratio": float(np.mean(likeness)) / max(float(np.mean(among)), 1e-9),
-        "authenticity": memorisation.authenticity(of_made, of_known),
+        "ratio": float(np.mean(likeness)) / max(float(np.mean(among)), 1e-9) if among else None,
+        "authenticity": memorisation.authenticity(of_made, of_known) if among else None,
         "threshold": memorisation.COPY,
         "copies": [sets.generated.entries[index].id for index in order if likeness[index] >= memorisation.COPY],
         "closest": [_close(sets, index, of_made[index]) for index in order[:CLOSEST]],

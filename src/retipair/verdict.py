@@ -65,8 +65,9 @@ def _agreement(scores: Scores) -> Iterator[Finding]:
     """Whether the halves match: the one thing that everything else hangs on."""
     row = scores["consistency"]["correlation"]
     made, real, chance = (_mean(row, name) for name in ("generated", "train", "mispaired"))
-    if made is None or real is None or chance is None:
+    if made is None or real is None:
         return
+    chance = chance or 0.0  # also where all real pairs are of one eye
     share = (made - chance) / (real - chance) if real > chance else 0.0
     text = (
         f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs "
@@ -85,6 +86,8 @@ def _agreement(scores: Scores) -> Iterator[Finding]:
 def _copies(scores: Scores) -> Iterator[Finding]:
     found = scores["memorisation"]
     if found is None:
+        text = "Generated pairs were not compared with training pairs: there are fewer than two of these."
+        yield Finding("look", "copies", text, "Give --real the folder that was trained on.")
         return
     copies, amount = len(found["copies"]), found["likeness"]["generated"]["n"]
     if copies:

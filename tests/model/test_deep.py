@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     Dinov2Config,
     Dinov2Model,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from eyes import draw_pair
+from retipair.errors import UserError
 from retipair.model.deep import open_image_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -53,6 +55,21 @@ def test_other_weights_are_another_model(folder: Path, tmp_path: Path) -> None:
         next(same.network.parameters()).add_(1e-3)
     same.network.save_pretrained(other)
     assert open_image_model(other).sha256 != same.sha256
+
+
+def test_weights_that_do_not_fit_or_are_no_numbers_are_refused(folder: Path) -> None:
+    network = open_image_model(folder).network
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_file({f"module.{name}": tensor for name, tensor in weights.items()}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="its weights lack"):
+        open_image_model(folder)
+    first = next(name for name in weights if name.endswith("weight"))
+    save_file(weights | {first: torch.full_like(weights[first], float("nan"))}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="no number"):
+        open_image_model(folder)
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="not an image model"):
+        open_image_model(folder)
 
 
 def test_images_are_normalised_as_the_folder_says(folder: Path) -> None:

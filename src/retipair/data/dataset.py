@@ -74,9 +74,15 @@ def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]
 
 
 def load_pair(entry: Entry) -> Pair:
-    """The views as they are on disk, valid where the pair's mask says so or, without one, where both show the eye."""
+    """The views as they are on disk, valid where the pair's mask says so or, without one, where both show the eye.
+
+    Raises UserError, naming the CF, if they are not squares of one size.
+    """
     cf, fa = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
+    if len({*cf.shape[:2], *fa.shape, *mask.shape}) > 1:
+        sizes = ", ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (cf, fa, mask))
+        raise UserError(f"{entry.cf}: CF, FA and mask are {sizes} px, not squares of one size; prepare the pair again")
     return Pair(cf, fa, mask)
 
 

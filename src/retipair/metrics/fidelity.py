@@ -39,7 +39,9 @@ def fidelity(pair: Pair, before: Measured, returned: Pair, after: Measured) -> d
 
 
 def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
-    """dB within the mask; inf of equal views."""
+    """dB within the mask; inf of equal views, nan of an empty mask."""
+    if not mask.any():
+        return float("nan")
     error = ((original[mask].astype(np.float64) - returned[mask]) ** 2).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 

@@ -46,7 +46,7 @@ def texture(view: MeasuredView) -> Texture:
         slope=float(np.polyfit(np.log10(centres), np.log10(rings), 1)[0]),
         fine_share=float(power[wanted & (frequencies >= _FINE)].sum() / power[wanted].sum()),
         laplacian_variance=float(ndimage.laplace(view.grey.astype(np.float32))[inside].var()),
-        noise=float(estimate_sigma(pixels * 255.0)),
+        noise=float(estimate_sigma(pixels * 255.0)) if np.ptp(pixels) else 0.0,
     )
 
 
