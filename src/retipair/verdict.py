@@ -123,7 +123,8 @@ def _detail(scores: Scores) -> Iterator[Finding]:
             advice = "It is the base's autoencoder that smooths: no training changes that, another base or --size may."
             yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
         else:
-            advice = "Train longer; a higher --hf_lambda; evaluate with --base to see what its autoencoder allows."
+            advice = "Train longer; a higher --hf_lambda"
+            advice += "." if through else "; evaluate with --base to see what its autoencoder allows."
             yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
 
 
