@@ -2,7 +2,7 @@
 # make test    set up .venv and run the tests
 # make check   what CI runs: format, lint, types, tests
 # make docs    write docs/reference.md from --help
-# make test-slow   full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB of memory, 15 minutes)
+# make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
 # make test-gpu    what only an accelerator can show
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 

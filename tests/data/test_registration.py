@@ -70,6 +70,7 @@ def test_points_alone_are_not_registration_and_vessels_mend_it():
     assert after < 1.0 < before
 
 
+@pytest.mark.slow  # the compromise is searched
 def test_vessels_that_mislead_make_good_points_no_worse():
     """An FA that shows the vessels in less than half of the field, and others elsewhere, fits best 30 px off."""
     eye = draw_raw(seed=1, size=512, jitter=1.0, wrong=2)

@@ -88,8 +88,8 @@ def test_a_pair_scores_nearly_the_same_at_half_its_size(pairs, measured):
     def halved(view: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(view).resize((256, 256), Image.Resampling.BOX))
 
-    smaller = [measure(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs[:4]]
-    full, half = (mean(consistency(one) for one in some) for some in (measured[:4], smaller))
+    smaller = [measure(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs[:2]]
+    full, half = (mean(consistency(one) for one in some) for some in (measured[:2], smaller))
     assert half.correlation == pytest.approx(full.correlation, abs=0.06)
     assert half.dice == pytest.approx(full.dice, abs=0.06)
 
