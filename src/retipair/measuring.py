@@ -111,14 +111,13 @@ def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int
 def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path) -> list[int]:
     """The pairs to measure, in order: whose figures are missing, and both of each link that is."""
     kept.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in kept.iterdir() if _is_whole(path)}
-    missing = {index for index, key in enumerate(keys) if f"{key}.npz" not in there}
-    apart = {index for link, name in links.items() if f"{name}.json" not in there for index in link}
+    missing = {index for index, key in enumerate(keys) if not _is_whole(kept / f"{key}.npz")}
+    apart = {index for link, name in links.items() if not _is_whole(kept / f"{name}.json") for index in link}
     return sorted(missing | apart)
 
 
 def _is_whole(path: Path) -> bool:
-    """False for what a full disk or a copy cut off left: it is measured again."""
+    """False for what is missing, or what a full disk or a copy cut off left: it is measured again."""
     try:
         if path.suffix == ".json":
             return set(json.loads(path.read_text(encoding="utf-8"))) == {field.name for field in fields(Neighbours)}
