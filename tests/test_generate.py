@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,16 @@ from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, Fill, train_command, write_prepared
 from killing import Death, kill_all
-from retipair import generate as generating
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
+from retipair.data.lines import append_line
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
+from retipair.drawn import SHARD
 from retipair.errors import UserError
-from retipair.gate import append_refusal, read_refusals
+from retipair.gate import Refusal, read_ledger, refusal_line
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
@@ -177,8 +179,8 @@ def test_very_many_pairs_lie_in_shards(
 ) -> None:
     """Past 10,000; here past two. The pairs are the same, and readers find them."""
     flat = drawn("sd15", "noise")
-    assert generating.SHARD == 10_000
-    monkeypatch.setattr(generating, "SHARD", 2)
+    assert SHARD == 10_000
+    monkeypatch.setattr("retipair.drawn.SHARD", 2)
     out = draw(trained("sd15"), tmp_path / "o")
     assert [record.cf for record in records(out)] == ["1/cf.png", "2/cf.png", "3-4/3/cf.png", "3-4/4/cf.png"]
     assert len(read_dataset(out)) == 4
@@ -312,10 +314,10 @@ def test_a_torn_last_line_is_drawn_again(drawn: Drawn, trained: Folder, tmp_path
 
 
 KILLED = [
-    ("sdxl", "noise", "retipair.generate:append_record", 3),  # the images are there, the line is not
-    ("sdxl", "from_data", "retipair.generate:save_image", 16),  # in the middle of a pair
-    ("sd15", "from_data", "retipair.generate:append_record", 2),
-    ("sd15", "noise", "retipair.generate:save_image", 1),  # before the first image
+    ("sdxl", "noise", "retipair.generate:append_line", 3),  # the images are there, the line is not
+    ("sdxl", "from_data", "retipair.drawn:save_image", 16),  # in the middle of a pair
+    ("sd15", "from_data", "retipair.generate:append_line", 2),
+    ("sd15", "noise", "retipair.drawn:save_image", 1),  # before the first image
 ]
 
 
@@ -821,6 +823,11 @@ def test_only_what_matches_is_kept_and_a_first_draw_that_does_is_the_ungated_one
         assert same == (record.attempt == 0)
 
 
+def read_refusals(folder: Path) -> list[Refusal]:
+    path = folder / "refused.jsonl"
+    return [Refusal(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: float) -> None:
     refused = read_refusals(gated)
     assert {refusal.why for refusal in refused} == {"consistency"}
@@ -833,12 +840,13 @@ def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: f
 def test_a_torn_ledger_goes_on_and_a_damaged_one_is_named(gated: Path, tmp_path: Path) -> None:
     before, ledger = read_refusals(gated), tmp_path / "refused.jsonl"
     ledger.write_text((gated / "refused.jsonl").read_text()[:-30])
-    assert read_refusals(tmp_path) == before[:-1]
-    append_refusal(tmp_path, before[-1])
+    assert read_ledger(tmp_path).reasons.total() == len(before) - 1
+    append_line(ledger, refusal_line(before[-1]))
+    assert read_ledger(tmp_path).tries == Counter(one.index for one in before)
     assert read_refusals(tmp_path) == before
     ledger.write_text("5\n")
     with pytest.raises(UserError, match="refused.jsonl, line 1: damaged"):
-        read_refusals(tmp_path)
+        read_ledger(tmp_path)
 
 
 def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(
@@ -848,8 +856,7 @@ def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(
     draw(trained("sd15"), tmp_path / "o", *how, 1, "--batch_size", 3, "--amount", 4)
     draw(trained("sd15"), tmp_path / "o", *how, 40, "--amount", 4)  # raised later: the given up are gone on with
     assert records(tmp_path / "o") == records(gated)
-    by_index = sorted(read_refusals(tmp_path / "o"), key=lambda one: (one.index, one.attempt))
-    assert by_index == sorted(read_refusals(gated), key=lambda one: (one.index, one.attempt))
+    assert read_refusals(tmp_path / "o") == read_refusals(gated)
 
 
 def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(

@@ -18,6 +18,7 @@ from retipair.diffusion.noise import clean_halves, generator, noise_like, timest
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan
+from retipair.processes import Processes
 from retipair.progress import progress
 
 RECIPE = 1
@@ -80,15 +81,17 @@ class Batches:
         """One row: that of a prompt."""
         return self.conditioning.rows([self.prompts.index(prompt)])
 
-    def validation(self) -> Iterator[Batch]:
-        """Each validation pair at each fixed timestep: mean latents, fixed noise in both halves, no offset."""
+    def validation(self, crew: Processes) -> Iterator[tuple[int, Batch]]:
+        """Each validation pair of this process's share at each fixed timestep, by the timestep's place: mean latents,
+        fixed noise in both halves, no offset.
+        """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
-        for number, row in enumerate(self.val_prompts):
+        for number, row in crew.share([*enumerate(self.val_prompts)]):
             latents, _ = self.val.moments([number], [0], self.device)
-            for t in VALIDATION_TIMESTEPS:
+            for place, t in enumerate(VALIDATION_TIMESTEPS):
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)
-                yield Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
+                yield place, Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
 
 
 # Making them

@@ -1,7 +1,9 @@
 """Verb -> function, nothing else. Verbs are imported when they run, so that `--help` never waits for torch."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -12,7 +14,15 @@ from typing import Annotated, Any, Union
 import tyro
 
 from retipair import __version__
-from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
+from retipair.config import (
+    BenchConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    PhantomConfig,
+    PrepareConfig,
+    TrainConfig,
+)
 from retipair.errors import UserError
 
 
@@ -30,16 +40,22 @@ VERBS = (
     Verb("generate", GenerateConfig, "retipair.generate:generate", "adapter -> new pairs"),
     Verb("evaluate", EvaluateConfig, "retipair.evaluate:evaluate", "real and generated pairs -> scores and a report"),
     Verb("phantom", PhantomConfig, "retipair.phantom:phantom", "rendered eyes -> pairs whose answer is known"),
+    Verb("bench", BenchConfig, "retipair.bench:bench", "what a step, a pair, a judgement costs on this machine"),
     Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a report to look at"),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 our mistake, 2 yours (said in one line), 130 interrupted."""
+    """Run one command; returns the exit status.
+
+    0 done, 1 our mistake, 2 yours (said in one line), 130 interrupted, 143 stopped by SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"retipair {__version__}")
         return 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         verb, config = _parse(arguments)
         module, function = verb.function.split(":")
@@ -48,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except UserError as error:
         return _fail(str(error), status=2)
-    except KeyboardInterrupt:
-        return _fail(
-            "interrupted; what was saved is whole. The same command goes on (train: with --resume)", status=130
-        )
+    except KeyboardInterrupt as stop:
+        word, status = ("stopped", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        return _fail(f"{word}; what was saved is whole. The same command goes on (train: with --resume)", status)
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -60,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(_explain(error), status=1)
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: a cluster's scheduler, or the launcher when another process has ended."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated
 
 
 def _explain(error: Exception) -> str:

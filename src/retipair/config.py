@@ -14,6 +14,7 @@ DEFAULT_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 DEFAULT_PROMPT = "a colour fundus photograph and a fluorescein angiogram of the same eye, side by side"
 
 Register = Literal["auto", "points", "features", "none"]
+Benched = Literal["train", "generate", "encode", "evaluate"]
 BestBy = Literal["loss", "consistency", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
@@ -254,6 +255,39 @@ class DemoConfig:
     """Folder to write; what an earlier demo left there is used again."""
     system: Literal["sdxl", "sd15"] = "sdxl"
     """Which small base, and with it which layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Measure what a step, a pair, an encoding or a judgement costs on this machine, on rendered eyes."""
+
+    what: Annotated[tyro.conf.Positional[Benched], tyro.conf.arg(metavar="{train,generate,encode,evaluate}")]
+    """train: a step; generate: a pair from noise; encode: a pair into latents; evaluate: a pair measured."""
+    base: str = "tiny-sdxl"
+    """As for train; random:sdxl and random:sd15 have the full size and random weights, nothing to download."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    against: Literal["none", "bare", "original", "diffusers"] = "none"
+    """Take turns with something else. train: bare (forward and backward of the same network, nothing else) or original
+    (the original system's step); generate: diffusers (its own pipeline)."""
+    batch_size: int = 1
+    """Pairs at once."""
+    steps: int = 50
+    """generate: denoising steps."""
+    precision: Precision = "auto"
+    """Arithmetic of the frozen base, as for train and generate. The original's is always fp32."""
+    gradient_checkpointing: bool = False
+    """train: recompute activations instead of keeping them."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """train: as for train."""
+    device: str = "auto"
+    """auto, cuda, mps or cpu."""
+    repeats: int = 10
+    """How often each is timed; the median counts."""
+    warmup: int = 2
+    """How often each runs before."""
+    json: Path | None = None
+    """Also write the figures to this file."""
 
 
 Config = TypeVar("Config")

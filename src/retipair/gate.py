@@ -3,21 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from retipair.data.dataset import Entry, load_pair
+from retipair.data.lines import put_in_order
 from retipair.data.pair import Pair
 from retipair.errors import UserError
 from retipair.metrics.measured import measure
 from retipair.metrics.memorisation import likenesses, nearest, pair_print, vessel_print
 from retipair.parallel import in_order
 from retipair.progress import watched
-from retipair.run import write_text
 
 LEDGER_NAME = "refused.jsonl"
+_MOST_TRIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -66,31 +67,41 @@ def print_of(pair: Pair) -> np.ndarray:
 # --- The ledger: what was refused is not drawn again
 
 
-def append_refusal(folder: Path, refusal: Refusal) -> None:
-    with (folder / LEDGER_NAME).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(refusal)) + "\n")
+@dataclass
+class Ledger:
+    """What was refused so far: how often each pair, and how often why."""
+
+    tries: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, refusal: Refusal) -> None:
+        self.tries[refusal.index] += 1
+        self.reasons[refusal.why] += 1
+
+    @property
+    def tally(self) -> str:
+        """How many draws were refused, and why."""
+        return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 
-def read_refusals(folder: Path) -> list[Refusal]:
-    """What earlier calls refused; a torn last line is cut off, so that the next does not run on from it.
+def refusal_line(refusal: Refusal) -> str:
+    return json.dumps(asdict(refusal)) + "\n"
 
-    Raises UserError, naming the line, if one is damaged.
-    """
-    path = folder / LEDGER_NAME
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(path, whole)
-    found = []
-    for number, line in enumerate(whole.splitlines(), start=1):
+
+def read_ledger(folder: Path) -> Ledger:
+    """What earlier calls refused; the file is put in order. Raises UserError, naming the line, if one is damaged."""
+    found, seen = Ledger(), set[int]()
+
+    def place_of(line: str, where: str) -> int:
         try:
-            found.append(Refusal(**json.loads(line)))
+            refusal = Refusal(**json.loads(line))
+            place = refusal.index * _MOST_TRIES + refusal.attempt
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: damaged ({error}); remove it, its pair is drawn again") from None
+            raise UserError(f"{where}: damaged ({error}); remove it, its pair is drawn again") from None
+        if place not in seen:
+            seen.add(place)
+            found.add(refusal)
+        return place
+
+    put_in_order(folder / LEDGER_NAME, place_of)
     return found
-
-
-def tally(refusals: Sequence[Refusal]) -> str:
-    """How many draws were refused, and why."""
-    reasons = Counter(refusal.why for refusal in refusals)
-    return ", ".join(f"{count} for {why}" for why, count in sorted(reasons.items()))

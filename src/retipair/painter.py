@@ -83,6 +83,8 @@ class Painter:
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
     """One of (text, how often it was trained), as often as it was trained: a function of (seed, index)."""
+    if len(prompts) == 1:
+        return prompts[0][0]
     counts = torch.tensor([count for _, count in prompts], dtype=torch.float64)
     row = torch.multinomial(counts, 1, generator=generator(seed, "prompt", index))
     return prompts[int(row)][0]

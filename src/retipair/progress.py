@@ -56,6 +56,16 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         yield advance
 
 
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Inside, what commands say of their work is left out: it is but a part of another's."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def watched(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
     """The items as they come, with a bar that counts them."""
     with progress(title, total) as advance:

@@ -172,13 +172,19 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     return whole[-1] if whole else None
 
 
-def start_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Run:
+def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
     """Make the run's folder and write what it was made with."""
-    folder.mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     settings = to_values(config) | {"data": str(config.data.resolve()) if config.data else None}
-    write_json(folder / "config.json", {"settings": settings, **facts})
-    write_json(folder / "environment.json", environment())
-    return Run(folder)
+    write_json(run.folder / "config.json", {"settings": settings, **facts})
+    write_json(run.folder / "environment.json", environment())
+
+
+_SAID = {
+    "data_sha256": "the content of --data",
+    "base_sha256": "the weights of --base",
+    "processes": "the number of processes",
+}
 
 
 def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
@@ -195,8 +201,7 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:
-            what = {"data_sha256": "the content of --data", "base_sha256": "the weights of --base"}.get(key, key)
-            raise UserError(f"{run.folder}: {what} has changed since the run began; use another --name")
+            raise UserError(f"{run.folder}: {_SAID.get(key, key)} has changed since the run began; use another --name")
 
 
 def environment() -> dict[str, Any]:

@@ -4,28 +4,30 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from torch.nn import functional as F
+from torch.profiler import record_function
 
 from retipair.batches import Batches, make_batches
 from retipair.best import Validation, better, reason
 from retipair.config import TrainConfig, to_values
+from retipair.costs import memory_used
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
 from retipair.errors import UserError
 from retipair.learner import Learner
-from retipair.model.adapter import Description, add_adapter, save_adapter
+from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter, draw_prompt, synthetic_mark
-from retipair.plan import Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
+from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
+from retipair.processes import Processes, processes
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run
-from retipair.vision.ridges import vesselness_correlation
 
 Track = Callable[[Mapping[str, float], int], None]
 
@@ -37,80 +39,74 @@ def train(config: TrainConfig) -> Path | None:
     if config.dry_run:
         print_plan(plan)
         return None
-    data = read_data(plan)
-    facts = facts_of(plan, data)
+    crew = processes(plan.device)
+    with crew.first_alone():  # raw views are prepared once
+        data = read_data(plan)
+    facts = facts_of(plan, data, crew)
     checkpoint = check_run(plan.folder, config, facts)
 
     # Set up
     description = describe(plan, data)
-    batches = make_batches(plan, data)
-    unet = plan.base.unet(plan.dtype).to(plan.device)
-    add_adapter(unet, adapter_config(config), config.seed)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    scheduler = plan.base.scheduler("ddpm")
-    denoise = Denoiser(unet.train(), plan.dtype, plan.device)
-    objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
-    learner, window = Learner(unet, config), Window(plan.device)
+    training = set_up(plan, data, crew)
+    learner, window = training.learner, training.window
 
     # Resume
     best: Validation | None = None
     if checkpoint is not None:
         tensors, values = read_state(checkpoint)
         learner.restore(values["step"], tensors)
-        window.sums.copy_(tensors["window"])
+        if crew.first:
+            window.sums.copy_(tensors["window"])
         best = Validation(**values["best"]) if values["best"] else None
-    run = start_run(plan.folder, config, facts)
+    run = Run(plan.folder)
+    if crew.first:
+        start_run(run, config, facts)
+        run.cut_logs(learner.step if checkpoint else -1)
     if checkpoint is not None:
         console.print(f"Resuming {run.folder} at step {learner.step}")
-    run.cut_logs(learner.step if checkpoint else -1)
-    say_start(plan, data, learner)
+    say_start(plan, data, training)
     warn_of_upsampling(plan, data)
 
     def milestone() -> None:
-        """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it."""
+        """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it.
+
+        All processes look, the first writes.
+        """
         nonlocal best
-        state = {**learner.state(), "window": window.sums.clone()}
+        state = {**learner.state(), "window": crew.total(window.sums.clone())}
         with learner.averaged():
             now = replace(description, step=learner.step)
-            save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, unet, now)  # noqa: E731
-            losses = validate(denoise, scheduler, batches)
+            save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, training.unet, now)  # noqa: E731
+            losses = validate(training)
             check_finite(run, learner.step, losses["loss"], config)
             if config.num_samples:
                 folder = run.samples_folder(learner.step)
-                losses["consistency"] = write_samples(folder, plan, description, batches, denoise)
-            log_validation(run, learner.step, losses, track)
-            judged = Validation(losses["loss"], losses.get("consistency"))
-            if better(judged, best, config.best_by):
-                run.save_best(save, reason(learner.step, judged, best, config.best_by))
-                best = judged
-                console.print(f"best so far, by {config.best_by}: step {learner.step}, validation {said(judged)}")
-            run.save_checkpoint(learner.step, save, state, {"best": asdict(best) if best else None})
+                losses["consistency"] = write_samples(folder, plan, description, training)
+            if crew.first:
+                log_validation(run, learner.step, losses, track)
+                judged = Validation(losses["loss"], losses.get("consistency"))
+                if better(judged, best, config.best_by):
+                    run.save_best(save, reason(learner.step, judged, best, config.best_by))
+                    best = judged
+                    console.print(f"best so far, by {config.best_by}: step {learner.step}, validation {said(judged)}")
+                run.save_checkpoint(learner.step, save, state, {"best": asdict(best) if best else None})
+        crew.wait()
 
     # Train
-    with tracking(config, run) as track:
+    with tracking(config, run, crew) as track:
         if checkpoint is None:
             milestone()
         with progress("Training", config.max_steps, learner.step) as advance:
             started = time.monotonic()
             while learner.step < config.max_steps:
-                for part in range(config.gradient_accumulation_steps):
-                    first = (learner.step * config.gradient_accumulation_steps + part) * config.batch_size
-                    batch = batches.draw(range(first, first + config.batch_size))
-                    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
-                    noisy = with_clean_halves(noisy, batch.latents, batch.clean)
-                    prediction = denoise(noisy, batch.t, batch.conditioning)
-                    losses = objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
-                    (losses.total / config.gradient_accumulation_steps).backward()
-                    window.add(losses, batch.t)
-                rate = learner.learning_rate
-                learner.update()
+                rate = take_step(training)
                 advance()
                 if learner.step % config.log_every == 0 or learner.step == config.max_steps:
-                    means = window.read()
+                    means = window.read(crew)
                     check_finite(run, learner.step, means["loss"], config)
                     memory = memory_used(plan.device)
-                    log_training(run, learner.step, rate, means, time.monotonic() - started, memory, track)
+                    if crew.first:
+                        log_training(run, learner.step, rate, means, time.monotonic() - started, memory, track)
                     advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory:.1f} GiB")
                 if learner.step % config.val_every == 0 or learner.step == config.max_steps:
                     milestone()
@@ -119,13 +115,14 @@ def train(config: TrainConfig) -> Path | None:
     return run.folder
 
 
-def facts_of(plan: Plan, data: Data) -> dict[str, str]:
+def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
     """What the settings led to: a resumed run must find it unchanged."""
     return {
         "system": plan.base.system.name,
         "layout": plan.layout.name,
         "base_sha256": plan.base.fingerprint(),
         "data_sha256": data.sha256,
+        "processes": str(crew.count),
     }
 
 
@@ -145,42 +142,107 @@ def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
     )
 
 
+# One step
+
+PARTS = ("draw", "forward", "losses", "backward", "update")
+"""Of a step, as a profile names them."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a step works with, loaded."""
+
+    config: TrainConfig
+    batches: Batches
+    unet: UNet
+    denoise: Denoiser
+    scheduler: Any
+    objective: Objective
+    learner: Learner
+    window: "Window"
+    crew: Processes
+
+
+def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
+    """Encode what is not encoded yet, and put a fresh adapter on the base."""
+    config = plan.config
+    with crew.first_alone():
+        batches = make_batches(plan, data)
+    unet = plan.base.unet(plan.dtype).to(plan.device)
+    add_adapter(unet, adapter_config(config), config.seed)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    scheduler = plan.base.scheduler("ddpm")
+    denoise = Denoiser(unet.train(), plan.dtype, plan.device)
+    objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
+    learner, window = Learner(unet, config), Window(plan.device)
+    return Training(config, batches, unet, denoise, scheduler, objective, learner, window, crew)
+
+
+def take_step(training: Training) -> float:
+    """One step of the optimiser; returns the learning rate that it had. The processes share its samples."""
+    config, learner, crew = training.config, training.learner, training.crew
+    for part in range(config.gradient_accumulation_steps):
+        turn = (learner.step * config.gradient_accumulation_steps + part) * crew.count + crew.rank
+        first = turn * config.batch_size
+        with record_function("draw"):
+            batch = training.batches.draw(range(first, first + config.batch_size))
+            noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
+            noisy = with_clean_halves(noisy, batch.latents, batch.clean)
+        with record_function("forward"):
+            prediction = training.denoise(noisy, batch.t, batch.conditioning)
+        with record_function("losses"):
+            losses = training.objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
+            training.window.add(losses, batch.t)
+        with record_function("backward"):
+            (losses.total / config.gradient_accumulation_steps).backward()
+    rate = learner.learning_rate
+    with record_function("update"):
+        crew.average([parameter.grad for parameter in learner.parameters.values() if parameter.grad is not None])
+        learner.update()
+    return rate
+
+
 # Validate and sample
 
 
 @torch.no_grad()
-def validate(denoise: Denoiser, scheduler: Any, batches: Batches) -> dict[str, float]:
+def validate(training: Training) -> dict[str, float]:
     """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
-    errors: dict[int, list[torch.Tensor]] = {}
-    for batch in batches.validation():
-        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
-        prediction = denoise(noisy, batch.t, batch.conditioning)
-        target = target_for(scheduler, batch.latents, batch.noise, batch.t)
-        errors.setdefault(int(batch.t), []).append(per_half((prediction - target) ** 2)[0])
-    means = {t: torch.stack(rows).mean(0).tolist() for t, rows in errors.items()}
-    parts = {f"t{t}_{half}": value for t, row in means.items() for half, value in zip(("cf", "fa"), row, strict=True)}
+    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=training.window.sums.device)  # CF, FA, how many
+    for row, batch in training.batches.validation(training.crew):
+        noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        prediction = training.denoise(noisy, batch.t, batch.conditioning)
+        target = target_for(training.scheduler, batch.latents, batch.noise, batch.t)
+        sums[row] += F.pad(per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
+    sums = training.crew.total(sums)
+    means = (sums[:, :2] / sums[:, 2:]).tolist()
+    named = zip(VALIDATION_TIMESTEPS, means, strict=True)
+    parts = {f"t{t}_{half}": value for t, row in named for half, value in zip(("cf", "fa"), row, strict=True)}
     return {"loss": sum(parts.values()) / len(parts), **parts}
 
 
-def write_samples(folder: Path, plan: Plan, description: Description, batches: Batches, denoise: Denoiser) -> float:
+def write_samples(folder: Path, plan: Plan, description: Description, training: Training) -> float:
     """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each.
 
     Returns how well their halves match: the mean correlation of the vessels of both views.
     """
-    config, matches = plan.config, []
-    painter = Painter(plan.base, plan.layout, denoise, plan.base.vae().to(plan.device), "ddpm", config.sample_steps)
-    with progress("Sampling", config.num_samples) as advance:
-        for number in range(config.num_samples):
+    config, crew = plan.config, training.crew
+    matches = torch.zeros(config.num_samples, device=plan.device)
+    vae = plan.base.vae().to(plan.device)
+    painter = Painter(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
+    mine = crew.share(range(config.num_samples))
+    with progress("Sampling", len(mine)) as advance:
+        for number in mine:
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
-            painted = painter.paint(batches.heard(prompt), [source])[0]
+            painted = painter.paint(training.batches.heard(prompt), [source])[0]
             mark = synthetic_mark(config.seed, number, plan.base.source, "from noise")
             for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
-            pair = painted.pair
-            matches.append(vesselness_correlation(pair.cf, pair.fa, pair.mask))
+            matches[number] = painted.pair.consistency()
             advance()
-    return sum(matches) / len(matches)
+    return float(crew.total(matches).mean())
 
 
 # Log
@@ -199,9 +261,9 @@ class Window:
         halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)  # (B, 8)
         self.sums += torch.cat([singles, count, halves.sum(0)])
 
-    def read(self) -> dict[str, float]:
-        """Means since the last call; those of a half are over the samples that it counts in."""
-        total, t, count, *halves = self.sums.tolist()
+    def read(self, crew: Processes) -> dict[str, float]:
+        """Means since the last call, over all processes; those of a half are over the samples that it counts in."""
+        total, t, count, *halves = crew.total(self.sums).tolist()
         self.sums.zero_()
         self.last = total / count
         mse, mse_cf, mse_fa = half_means(halves[0:2], halves[4:6])
@@ -248,9 +310,9 @@ def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -
 
 
 @contextmanager
-def tracking(config: TrainConfig, run: Run) -> Iterator[Track]:
+def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
     """A function that sends metrics to the tracker asked for, through accelerate."""
-    if config.tracker == "none":
+    if config.tracker == "none" or not crew.first:
         yield lambda values, step: None
         return
     from accelerate import Accelerator
@@ -269,18 +331,14 @@ def warn_of_upsampling(plan: Plan, data: Data) -> None:
         )
 
 
-def say_start(plan: Plan, data: Data, learner: Learner) -> None:
-    trainable = sum(parameter.numel() for parameter in learner.parameters.values())
+def say_start(plan: Plan, data: Data, training: Training) -> None:
+    trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
+    crew = training.crew
+    together = f", {crew.count} processes together" if crew.count > 1 else ""
     console.print(
         f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
-        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
+        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
     )
-
-
-def memory_used(device: str) -> float:
-    """GiB in use: the most so far on the GPU, or that of this process."""
-    used = torch.cuda.max_memory_allocated() if device.startswith("cuda") else psutil.Process().memory_info().rss
-    return used / 2**30
 
 
 def next_command(config: TrainConfig) -> str:

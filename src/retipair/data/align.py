@@ -17,7 +17,6 @@ from retipair.data.registration import (
     register_points,
     render,
 )
-from retipair.vision.ridges import vesselness_correlation
 
 How = Literal["points", "features", "none"]
 
@@ -70,10 +69,10 @@ def align(
         refined = refine(cf, fa, fa_to_cf, landmarks if how == "points" else None)
     frame = common_square(cf, fa, refined, size)
     after = render(cf, fa, frame, frame @ refined, size)
-    consistency_before = consistency = _consistency(after)
+    consistency_before = consistency = after.consistency()
     if refined is not fa_to_cf:
         before = render(cf, fa, frame, frame @ fa_to_cf, size)
-        consistency_before = _consistency(before)
+        consistency_before = before.consistency()
         # The frame may show the vessels otherwise than the refinement's own scale did.
         if consistency <= consistency_before:
             refined, after, consistency = fa_to_cf, before, consistency_before
@@ -89,12 +88,8 @@ def align(
         refused=None,
     )
     # Smaller views show fewer vessels: whether they are of one eye is judged where that was measured.
-    likeness = consistency if size >= WORK_SIZE else _consistency(_at_work_scale(cf, fa, refined))
+    likeness = consistency if size >= WORK_SIZE else _at_work_scale(cf, fa, refined).consistency()
     return replace(aligned, refused=_refusal(aligned, how, size, likeness, max_residual_px))
-
-
-def _consistency(pair: Pair) -> float:
-    return vesselness_correlation(pair.cf, pair.fa, pair.mask)
 
 
 def _at_work_scale(cf: View, fa: View, fa_to_cf: np.ndarray) -> Pair:

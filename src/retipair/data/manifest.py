@@ -120,25 +120,6 @@ def read_manifest(folder: Path) -> Iterator[Record]:
             yield record
 
 
-def append_record(folder: Path, record: Record) -> None:
-    """Add one line to the manifest, on disk when this returns."""
-    with (folder / MANIFEST_NAME).open("a", encoding="utf-8") as stream:
-        stream.write(to_line(record))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def read_whole_lines(folder: Path) -> Iterator[Record]:
-    """As `read_manifest`, for a manifest that may have been cut off: none is empty, a torn last line is dropped."""
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
-        for number, line in enumerate(stream, start=1):
-            if line.endswith("\n"):
-                yield parse_line(line, where=f"{path}, line {number}")
-
-
 def parse_line(line: str, where: str) -> Record:
     """One manifest line -> its record; `where` names the place in errors."""
     try:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from retipair.errors import UserError
+from retipair.vision.ridges import vesselness_correlation
 
 _MARK = ("Synthetic", "Software", "Seed", "Base")
 """Keys under which a picture that is no photograph says so, and how it was made."""
@@ -30,6 +31,10 @@ class Pair:
     cf: np.ndarray
     fa: np.ndarray
     mask: np.ndarray
+
+    def consistency(self) -> float:
+        """How well the views match: the correlation of their vesselness, in [-1, 1]."""
+        return vesselness_correlation(self.cf, self.fa, self.mask)
 
 
 def load_image(path: Path, mode: str) -> np.ndarray:

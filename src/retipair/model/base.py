@@ -154,28 +154,29 @@ class Base:
 
     def text_pipeline(self, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
         """The library's own pipeline with text encoders and tokenizers alone: what `encode_prompt` needs."""
-        tokenizers = {name: self._load_tokenizer(name) for name in self.system.tokenizers}
-        parts: dict[str, Any] = dict.fromkeys(("unet", "vae"))
-        if self.form == "file":
-            with _errors_name(self.source):
-                pipeline = self.system.pipeline.from_single_file(
-                    self.source,
-                    config=str(self.configs),
-                    local_files_only=True,
-                    torch_dtype=dtype,
-                    scheduler=self.scheduler("ddpm"),
-                    **parts,
-                    **tokenizers,
-                    **self._extras,
-                )
-        else:
-            encoders = {n: self._load(n, kind, dtype) for n, kind in self.system.text_encoders.items()}
-            pipeline = self.system.pipeline(
-                **parts, **tokenizers, **encoders, **self._extras, scheduler=self.scheduler("ddpm")
-            )
+        pipeline = self._pipeline_with(dict.fromkeys(("unet", "vae")), dtype)
         for encoder, tokenizer in zip(self.system.text_encoders, self.system.tokenizers, strict=True):
             self._check_encoder(getattr(pipeline, encoder).requires_grad_(False).eval(), getattr(pipeline, tokenizer))
         return pipeline
+
+    def pipeline(self, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+        """The library's own pipeline, whole: what ours is held against."""
+        if self.form == "folder":
+            with _errors_name(self.source):
+                return self.system.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
+        return self._pipeline_with({"unet": self.unet(dtype), "vae": self.vae(dtype)}, dtype)
+
+    def _pipeline_with(self, parts: dict[str, Any], dtype: torch.dtype) -> DiffusionPipeline:
+        """The library's pipeline of these parts, and of what the base has of text encoders and tokenizers."""
+        parts = parts | {name: self._load_tokenizer(name) for name in self.system.tokenizers}
+        parts |= {**self._extras, "scheduler": self.scheduler("ddpm")}
+        if self.form != "file":
+            encoders = {n: self._load(n, kind, dtype) for n, kind in self.system.text_encoders.items()}
+            return self.system.pipeline(**parts, **encoders)
+        with _errors_name(self.source):
+            return self.system.pipeline.from_single_file(
+                self.source, config=str(self.configs), local_files_only=True, torch_dtype=dtype, **parts
+            )
 
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
         """The libraries load a cut-off encoder or an empty vocabulary without a word."""

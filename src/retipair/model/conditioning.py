@@ -29,7 +29,8 @@ class Conditioning:
         return Conditioning(function(self.embeddings), pooled, size_ids)
 
 
-def _stack(parts: Sequence[Conditioning]) -> Conditioning:
+def stacked(parts: Sequence[Conditioning]) -> Conditioning:
+    """The rows of all, without size ids."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
@@ -49,11 +50,24 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
     """
     pipeline = base.text_pipeline().to(device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
-    rows = _stack([positive for positive, _ in encoded] + [encoded[-1][1]])
+    rows = stacked([positive for positive, _ in encoded] + [encoded[-1][1]])
+    return with_size_ids(rows, base, joint_size)
+
+
+def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
+    """The same rows and, for SDXL, the size ids of a joint image of (height, width) px."""
     if base.system is not SDXL:
         return rows
-    ids = torch.tensor([size_ids_for(base, joint_size)] * len(rows.embeddings), dtype=torch.float32, device=device)
-    return Conditioning(rows.embeddings, rows.pooled, ids)
+    ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
+    size_ids = torch.tensor(ids, dtype=torch.float32, device=rows.embeddings.device)
+    return Conditioning(rows.embeddings, rows.pooled, size_ids)
+
+
+@torch.no_grad()
+def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
+    """One row, without size ids, from a loaded pipeline: what every step pays that keeps nothing."""
+    encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return Conditioning(encoded[0], encoded[2] if len(encoded) == 4 else None)
 
 
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:

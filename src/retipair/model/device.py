@@ -1,5 +1,6 @@
 """Where to compute, and in what arithmetic."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,10 +10,13 @@ from retipair.errors import UserError
 
 
 def choose_device(name: str) -> str:
-    """The device a flag means: "auto" is CUDA, else Apple's MPS, else the CPU. Raises UserError if it is not there."""
+    """The device a flag means: "auto" is CUDA, else Apple's MPS, else the CPU. Raises UserError if it is not there.
+
+    Of the processes that `accelerate launch` starts each has a GPU of its own.
+    """
     if name == "auto":
         if torch.cuda.is_available():
-            return "cuda"
+            return choose_device("cuda")
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind = name.split(":")[0]
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -20,8 +24,10 @@ def choose_device(name: str) -> str:
         raise UserError(f"--device {name}: choose auto, cuda, mps or cpu")
     if not there[kind]:
         raise UserError(f"--device {name}: this machine (or this build of torch) has none; use --device auto")
-    if kind != "cuda" or name == "cuda":
+    if kind != "cuda":
         return kind
+    if name == "cuda":
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     number = name.removeprefix("cuda:")
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are cuda:0 to cuda:{torch.cuda.device_count() - 1}")

@@ -53,25 +53,26 @@ def activation_elements(unet: UNet2DConditionModel, latent_shape: tuple[int, int
             hooks.append(module.register_forward_pre_hook(lambda *_: blocks.append(-total())))
             hooks.append(module.register_forward_hook(lambda *_: blocks.append(blocks.pop() + total())))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _forward(unet, latent_shape)
+        meta_forward(unet, latent_shape)
     for hook in hooks:
         hook.remove()
     return total(), max(blocks, default=0)
 
 
-def _forward(unet: UNet2DConditionModel, latent_shape: tuple[int, int, int]) -> torch.Tensor:
+def meta_forward(unet: UNet2DConditionModel, latent_shape: tuple[int, int, int], batch_size: int = 1) -> torch.Tensor:
+    """One forward on tensors without storage; unet: on the meta device."""
     config = unet.config
     added = None
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         added = {
-            "text_embeds": torch.empty(1, pooled, device="meta"),
-            "time_ids": torch.empty(1, 6, device="meta"),
+            "text_embeds": torch.empty(batch_size, pooled, device="meta"),
+            "time_ids": torch.empty(batch_size, 6, device="meta"),
         }
     return unet(
-        torch.empty(1, *latent_shape, device="meta"),
-        torch.empty(1, device="meta"),
-        encoder_hidden_states=torch.empty(1, 77, config.cross_attention_dim, device="meta"),
+        torch.empty(batch_size, *latent_shape, device="meta"),
+        torch.empty(batch_size, device="meta"),
+        encoder_hidden_states=torch.empty(batch_size, 77, config.cross_attention_dim, device="meta"),
         added_cond_kwargs=added,
         return_dict=False,
     )[0]

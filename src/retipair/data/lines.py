@@ -1,0 +1,81 @@
+"""Files of JSON lines that grow while work goes on, and that several processes may write at once.
+
+Each process appends to a part of its own; `put_in_order` makes one file of them, without holding their lines.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+Key = Callable[[str, str], int | None]
+"""(line, where it is) -> its place among the others; None: it is dropped."""
+
+
+def part_of(path: Path, rank: int) -> Path:
+    """The file that process `rank` appends to: the first writes the file itself."""
+    return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line, on disk when this returns."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def put_in_order(path: Path, key: Key) -> None:
+    """Make one file of all parts, lines by their keys, the last of those with one key; a torn last line is dropped.
+
+    A file that is in order already is left as it is. What `key` raises comes through, before anything is changed.
+    """
+    paths = [one for one in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))) if one.is_file()]
+    keys, places, whole = array("q"), array("q"), True
+    for number, part in enumerate(paths):
+        for count, (offset, text) in enumerate(_lines(part), start=1):
+            place = key(text, f"{part}, line {count}") if text.endswith("\n") else None
+            if place is None:
+                whole = False
+            else:
+                keys.append(place)
+                places.append(offset * len(paths) + number)
+    order = _order(np.array(keys))
+    if paths not in ([], [path]) or not whole or not np.array_equal(order, np.arange(len(keys))):
+        _write(path, paths, [divmod(places[at], len(paths)) for at in order])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Every line and where it begins, in bytes; what is not UTF-8 is refused by whoever reads the line."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            yield offset, line.decode("utf-8", errors="replace")
+            offset += len(line)
+
+
+def _order(keys: np.ndarray) -> np.ndarray:
+    """Places of the keys from the least to the greatest, of equal ones the last alone."""
+    order = np.argsort(keys, kind="stable")
+    last = np.append(np.diff(keys[order]) != 0, True)[: len(keys)]
+    return order[last]
+
+
+def _write(path: Path, paths: Sequence[Path], places: Sequence[tuple[int, int]]) -> None:
+    """places: (offset, which of `paths`) of each line."""
+    partial = path.with_name(f".{path.name}.partial")
+    with ExitStack() as stack:
+        sources = [stack.enter_context(one.open("rb")) for one in paths]
+        stream = stack.enter_context(partial.open("wb"))
+        for offset, number in places:
+            sources[number].seek(offset)
+            stream.write(sources[number].readline())
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    for part in paths:
+        if part != path:
+            part.unlink()
