@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> Path | None:
         with learner.averaged():
             now = replace(description, step=learner.step)
             save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, training.unet, now)  # noqa: E731
-            losses = validate(training)
+            losses = validate(training.denoise, training.scheduler, training.batches, crew)
             check_finite(run, learner.step, losses["loss"], config)
             if config.num_samples:
                 folder = run.samples_folder(learner.step)
@@ -207,15 +207,15 @@ def take_step(training: Training) -> float:
 
 
 @torch.no_grad()
-def validate(training: Training) -> dict[str, float]:
+def validate(denoise: Denoiser, scheduler: Any, batches: Batches, crew: Processes) -> dict[str, float]:
     """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
-    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=training.window.sums.device)  # CF, FA, how many
-    for row, batch in training.batches.validation(training.crew):
-        noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
-        prediction = training.denoise(noisy, batch.t, batch.conditioning)
-        target = target_for(training.scheduler, batch.latents, batch.noise, batch.t)
+    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, how many
+    for row, batch in batches.validation(crew):
+        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        prediction = denoise(noisy, batch.t, batch.conditioning)
+        target = target_for(scheduler, batch.latents, batch.noise, batch.t)
         sums[row] += F.pad(per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
-    sums = training.crew.total(sums)
+    sums = crew.total(sums)
     means = (sums[:, :2] / sums[:, 2:]).tolist()
     named = zip(VALIDATION_TIMESTEPS, means, strict=True)
     parts = {f"t{t}_{half}": value for t, row in named for half, value in zip(("cf", "fa"), row, strict=True)}
