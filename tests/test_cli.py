@@ -43,7 +43,7 @@ def test_help_shows_every_setting_with_its_explanation(verb: Verb, capsys: pytes
     assert set(explained) == set(inspect.signature(verb.config).parameters)  # none without an explanation
     for name, text in explained.items():
         assert letters(text) in shown, name
-        positional = name in ("raw", "out") and verb.name in ("prepare", "phantom", "demo")
+        positional = name in ("raw", "out", "what") and verb.name in ("prepare", "phantom", "bench", "demo")
         assert positional or f"--{name}" in shown
 
 

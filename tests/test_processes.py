@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 import retipair
 from conftest import train_command
+from retipair.cli import main
 from retipair.processes import Processes
 
 Folder = Callable[[str], Path]
@@ -27,20 +28,23 @@ ENVIRONMENT = {
 }
 
 
-def command(count: int, *words: object) -> list[str]:
-    """As one would launch it; a command alone is one process."""
-    if count == 1:
-        return [sys.executable, "-m", "retipair", *map(str, words)]
+def launcher(count: int, *what: object) -> list[str]:
+    """As one would launch a command; what: the module or script, and its arguments."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         port = one.getsockname()[1]
     flags = ["--multi_gpu", "--num_processes", count, "--num_machines", 1, "--mixed_precision", "no"]
-    flags += ["--dynamo_backend", "no", "--main_process_port", port, "-m", "retipair"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *map(str, [*flags, *words])]
+    flags += ["--dynamo_backend", "no", "--main_process_port", port]
+    return [sys.executable, "-m", "accelerate.commands.launch", *map(str, [*flags, *what])]
 
 
-def launch(count: int, *words: object) -> None:
-    done = subprocess.run(command(count, *words), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+def launch(count: int, commands: Sequence[Sequence[object]], tmp_path: Path) -> None:
+    """Run commands one after the other, in processes that stay together: to start them takes longest."""
+    path = tmp_path / "commands.json"
+    path.write_text(json.dumps([list(map(str, words)) for words in commands]))
+    script = Path(__file__).parent / "launched.py"
+    command = launcher(count, script, path)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -56,7 +60,7 @@ def losses(results: Path, kind: str) -> list[dict[str, float]]:
 
 
 def drawing(results: Path, out: Path, amount: int) -> list[object]:
-    gate = ["--min_consistency", 0.0, "--max_tries", 20]
+    gate = ["--min_consistency", 0.0, "--max_tries", 20, "--device", "cpu"]
     return ["generate", "-n", "exp", "--results", results, "--out", out, "--amount", amount, "--steps", 2, *gate]
 
 
@@ -64,58 +68,57 @@ def training(base: Path, data: Path, results: Path, batch: int, *more: object) -
     return train_command("exp", base, data, results, "--batch_size", batch, "--val_every", 10, "--max_steps", 20, *more)
 
 
-def check_same_pairs(count: int, results: Path, tmp_path: Path) -> None:
-    for number in (1, count):
-        launch(number, *drawing(results, tmp_path / str(number), 2 * count + 1), "--device", "cpu")
-    alone, together = contents(tmp_path / "1"), contents(tmp_path / str(count))
+def check_same(count: int, base: Path, data: Path, results: Path, tmp_path: Path) -> None:
+    """One process, which is this one, and several: train 20 steps, and draw pairs of which a gate refuses some."""
+
+    def commands(number: int) -> list[list[object]]:
+        trained = training(base, data, tmp_path / f"run{number}", 4 // number)
+        return [[*trained, "--device", "cpu"], [*drawing(results, tmp_path / f"drawn{number}", 2 * count + 1)]]
+
+    for words in commands(1):
+        assert main(list(map(str, words))) == 0
+    launch(count, commands(count), tmp_path)
+    alone, together = (contents(tmp_path / f"drawn{number}") for number in (1, count))
     assert alone == together
     assert len(alone["refused.jsonl"]) > 0
-
-
-def check_same_losses(count: int, base: Path, data: Path, tmp_path: Path) -> None:
-    for number in (1, count):
-        launch(number, *training(base, data, tmp_path / str(number), 4 // number, "--device", "cpu"))
     for kind, lines in (("training", 20), ("validation", 3)):
-        alone, together = (losses(tmp_path / str(number), kind) for number in (1, count))
+        alone, together = (losses(tmp_path / f"run{number}", kind) for number in (1, count))
         assert len(alone) == len(together) == lines
         for one, two in zip(alone, together, strict=True):
             assert two == pytest.approx(one, abs=1e-5)
 
 
-def test_two_draw_what_one_draws(trained: Folder, tmp_path: Path) -> None:
-    check_same_pairs(2, trained("sd15"), tmp_path)
-
-
-def test_two_learn_what_one_learns(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
-    check_same_losses(2, base_folder("sd15"), prepared, tmp_path)
+def test_two_make_what_one_makes(base_folder: Folder, trained: Folder, prepared: Path, tmp_path: Path) -> None:
+    check_same(2, base_folder("sd15"), prepared, trained("sd15"), tmp_path)
 
 
 @pytest.mark.slow
-def test_four_make_what_one_makes(trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
-    check_same_pairs(4, trained("sdxl"), tmp_path / "pairs")
-    check_same_losses(4, base_folder("sdxl"), prepared, tmp_path / "losses")
+def test_four_make_what_one_makes(base_folder: Folder, trained: Folder, prepared: Path, tmp_path: Path) -> None:
+    check_same(4, base_folder("sdxl"), prepared, trained("sdxl"), tmp_path)
 
 
 @pytest.mark.slow
 def test_when_one_dies_all_stop_and_the_run_goes_on(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     words = training(base_folder("sd15"), prepared, tmp_path / "run", 2, "--max_steps", 2000, "--device", "cpu")
     words += ["--num_samples", "0", "--resume"]
-    launcher = subprocess.Popen(command(2, *words), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    running = subprocess.Popen(
+        launcher(2, "-m", "retipair", *words), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     checkpoints = tmp_path / "run/out_joint_sd15_cffa_pairs/exp/latest_checkpoints"
     until = time.monotonic() + 120
     while not (checkpoints / "step_000010").is_dir():
         assert time.monotonic() < until
-        assert launcher.poll() is None
+        assert running.poll() is None
         time.sleep(0.1)
-    workers = [one for one in psutil.Process(launcher.pid).children() if "retipair" in one.cmdline()]
+    workers = [one for one in psutil.Process(running.pid).children() if "retipair" in one.cmdline()]
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
-    said = launcher.communicate(timeout=60)[1]
-    assert launcher.returncode != 0
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode != 0
     assert not any(one.is_running() for one in workers)
     assert "retipair: another process of this command has ended" in said or "retipair: stopped" in said
     before = max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*"))
-    goes_on = subprocess.Popen(command(2, *words), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    goes_on = subprocess.Popen(launcher(2, "-m", "retipair", *words), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     until = time.monotonic() + 120
     while not (checkpoints / f"step_{before + 20:06d}").is_dir():
         assert time.monotonic() < until
