@@ -133,7 +133,7 @@ def base_folder(once: Callable[[str, Fill], Path]) -> Callable[[str], Path]:
 def save_base(base: Base, folder: Path) -> None:
     """Write a base as a whole diffusers folder."""
     pipeline = base.text_pipeline()
-    pipeline.register_modules(unet=base.unet(), vae=base.vae())
+    pipeline.register_modules(unet=base.unet(), vae=base.vae())  # its constructor would rewrite a small UNet's config
     pipeline.save_pretrained(str(folder))
 
 

@@ -43,7 +43,9 @@ def bench(folder: Path, *words: object) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("system", "against"), [("sdxl", "original"), ("sd15", "bare")])
+@pytest.mark.parametrize(
+    ("system", "against"), [("sdxl", "original"), pytest.param("sd15", "bare", marks=pytest.mark.slow)]
+)
 def test_a_step_beside_another(system: str, against: str, tmp_path: Path, capsys: Capture) -> None:
     figures = bench(tmp_path, "train", "--base", f"random:tiny-{system}", "--against", against, "--batch_size", 2)
     assert set(figures) == ALWAYS | COUNTED | COMPARED
@@ -79,6 +81,7 @@ def test_encoding(tmp_path: Path) -> None:
     assert figures["unit"] == "pairs"
 
 
+@pytest.mark.slow
 def test_judging(tmp_path: Path) -> None:
     figures = bench(tmp_path, "evaluate")
     assert set(figures) == ALWAYS

@@ -42,6 +42,7 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
         "generate": ["--steps", "2", "--amount", "2"],
         "evaluate": [],
         "phantom": ["--size", "64", "--amount", "2"],
+        "bench": ["--base", "random:tiny-sd15", "--repeats", "1", "--warmup", "0"],
     }
     seen = set()
     for command in commands("README.md"):
@@ -53,7 +54,7 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert Path("pairs/contact_sheet.png").is_file()
 
 
-@pytest.mark.parametrize("name", [*READMES, "docs/formats.md", "docs/metrics.md"])
+@pytest.mark.parametrize("name", [*READMES, "docs/formats.md", "docs/metrics.md", "docs/benchmarks.md"])
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

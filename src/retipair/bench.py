@@ -36,7 +36,7 @@ from retipair.model.device import choose_device
 from retipair.model.memory import meta_forward
 from retipair.original import PHASES, Original
 from retipair.phantom import phantom
-from retipair.plan import Data, Plan, adapter_config, describe, make_plan, read_data
+from retipair.plan import Data, Plan, adapter_config, check_size, describe, make_plan, read_data
 from retipair.processes import Processes
 from retipair.progress import console, unsaid
 from retipair.run import environment, write_json
@@ -73,16 +73,19 @@ class Cost:
 
 def bench(config: BenchConfig) -> None:
     """Measure, print, and write --json. Raises UserError, before anything runs, for what cannot work."""
-    _check(config)
-    device = choose_device(config.device)
-    with TemporaryDirectory(prefix="retipair-bench-") as folder:
-        cost = MEASURES[config.what](config, Path(folder))
-    limit = matrix_rate(device, cost.dtype)
-    figures = figures_of(config, cost, limit)
+    figures = measured(config)
     print_figures(figures)
     if config.json is not None:
         write_json(config.json, figures)
         console.print(f"Written: {config.json}")
+
+
+def measured(config: BenchConfig) -> dict[str, Any]:
+    """What --json holds."""
+    _check(config)
+    with TemporaryDirectory(prefix="retipair-bench-") as folder:
+        cost = MEASURES[config.what](config, Path(folder))
+    return figures_of(config, cost, matrix_rate(choose_device(config.device), cost.dtype))
 
 
 def _check(config: BenchConfig) -> None:
@@ -92,6 +95,7 @@ def _check(config: BenchConfig) -> None:
     if config.what not in AGAINST[config.against]:
         fitting = [name for name, verbs in AGAINST.items() if config.what in verbs]
         raise UserError(f"--against {config.against}: for {config.what} there are {', '.join(fitting)}")
+    check_size(config.size)
     if config.json is not None and not config.json.resolve().parent.is_dir():
         raise UserError(f"--json {config.json}: no such folder; make it first")
 
@@ -211,7 +215,7 @@ def drawing(job: Job) -> Work:
 
 def drawing_by_library(job: Job) -> Work:
     """The same by the library's own pipeline: load it and the adapter, draw, and write the joint image."""
-    pipeline = job.base.pipeline(job.dtype).to(job.device)
+    pipeline = job.base.pipeline(job.dtype, job.device)
     pipeline.load_lora_weights(str(job.adapter))
     pipeline.set_progress_bar_config(disable=True)
     height, width = job.layout.joint_size
@@ -234,7 +238,7 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
     plan, data = planned(config, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size)
     with peak_memory(plan.device) as peak:
-        vae = plan.base.vae().to(plan.device)
+        vae = plan.base.vae(device=plan.device)
     cost.memory_gib["load"] = peak.gib
     views = [load_views(data.train[number % len(data.train)], plan.layout.view_size) for number in range(cost.pairs)]
     joints = [plan.layout.join(*both) for both in views]
@@ -249,7 +253,7 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
 
 def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
     """Every figure of the rendered pairs, on all cores, as `evaluate` measures them."""
-    entries = read_dataset(rendered(folder, 512))
+    entries = read_dataset(rendered(folder, 512, EYES))
     kept = count(1)
     cost = Cost("pairs", len(entries))
     ours: Work = lambda: measure_set("pairs", entries, folder / f"kept{next(kept)}")  # noqa: E731
@@ -268,15 +272,16 @@ MEASURES = {
 }
 
 
-def planned(config: BenchConfig, folder: Path) -> tuple[Plan, Data]:
+def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple[Plan, Data]:
     """What `train` would do with these settings and a few rendered eyes."""
     base = open_base(config.base, config.tokenizer)
     settings = TrainConfig(
         name="bench",
-        data=rendered(folder, base.view_size),
+        data=rendered(folder, config.size or base.view_size, eyes or EYES),
         base=config.base,
         tokenizer=config.tokenizer,
         results=folder,
+        size=config.size,
         batch_size=config.batch_size,
         precision=config.precision,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -288,10 +293,10 @@ def planned(config: BenchConfig, folder: Path) -> tuple[Plan, Data]:
     return plan, read_data(plan)
 
 
-def rendered(folder: Path, size: int) -> Path:
+def rendered(folder: Path, size: int, eyes: int) -> Path:
     """A prepared folder of rendered eyes."""
     with unsaid():
-        return phantom(PhantomConfig(out=folder / "eyes", amount=EYES, size=size))
+        return phantom(PhantomConfig(out=folder / "eyes", amount=eyes, size=size))
 
 
 # What is said

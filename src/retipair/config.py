@@ -270,6 +270,8 @@ class BenchConfig:
     against: Literal["none", "bare", "original", "diffusers"] = "none"
     """Take turns with something else. train: bare (forward and backward of the same network, nothing else) or original
     (the original system's step); generate: diffusers (its own pipeline)."""
+    size: int | None = None
+    """Side of one view, px, a multiple of 64; default: what the base was made for."""
     batch_size: int = 1
     """Pairs at once."""
     steps: int = 50

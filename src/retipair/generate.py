@@ -90,12 +90,12 @@ def load(job: Job, texts: Sequence[str]) -> tuple[Painter, Conditioning]:
     """What paints, and what it hears: row i for texts[i], the last row for no prompt."""
     config = job.config
     conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
-    unet = job.base.unet(job.dtype)
+    unet = job.base.unet(job.dtype, job.device)
     load_adapter(job.adapter, unet, job.base.source)
     if job.dtype == torch.float32:  # in fewer bits the fp32 adapter would be rounded with the weights
         merge_adapter(unet)
-    denoise = Denoiser(unet.to(job.device).eval(), job.dtype, job.device)
-    vae = job.base.vae().to(job.device)
+    denoise = Denoiser(unet.eval(), job.dtype, job.device)
+    vae = job.base.vae(device=job.device)
     return (
         Painter(job.base, job.layout, denoise, vae, config.sampler, config.steps, config.guidance_scale),
         conditioning,

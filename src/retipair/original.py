@@ -40,9 +40,10 @@ class Original:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
 
     def __post_init__(self) -> None:
-        self.unet = self.base.unet().to(self.device).train()
+        self.unet = self.base.unet(device=self.device).train()
         add_adapter(self.unet, lora_config(RANK, RANK, "attention", dora=False, rslora=False))
-        self.vae, self.text = self.base.vae().to(self.device), self.base.text_pipeline().to(self.device)
+        self.vae = self.base.vae(device=self.device)
+        self.text = self.base.text_pipeline(device=self.device)
         self.scheduler: Any = self.base.scheduler("ddpm")
         self.denoise = Denoiser(self.unet, torch.float32, self.device)
         parameters = list(adapter_parameters(self.unet).values())

@@ -40,7 +40,7 @@ def nothing(joint: np.ndarray) -> np.ndarray:
 
 def autoencoder(base: Base, device: str = "cpu") -> Between:
     """A base's encoder and decoder, without noise."""
-    vae = base.vae().to(device)
+    vae = base.vae(device=device)
 
     def through(joint: np.ndarray) -> np.ndarray:
         return np.asarray(decode(vae, encode_moments(vae, joint[None]).mean)[0])

@@ -168,7 +168,7 @@ def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
     config = plan.config
     with crew.first_alone():
         batches = make_batches(plan, data)
-    unet = plan.base.unet(plan.dtype).to(plan.device)
+    unet = plan.base.unet(plan.dtype, plan.device)
     add_adapter(unet, adapter_config(config), config.seed)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -229,7 +229,7 @@ def write_samples(folder: Path, plan: Plan, description: Description, training: 
     """
     config, crew = plan.config, training.crew
     matches = torch.zeros(config.num_samples, device=plan.device)
-    vae = plan.base.vae().to(plan.device)
+    vae = plan.base.vae(device=plan.device)
     painter = Painter(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
     mine = crew.share(range(config.num_samples))
     with progress("Sampling", len(mine)) as advance:

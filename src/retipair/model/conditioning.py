@@ -48,7 +48,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
     "No prompt" is what the base's pipeline uses for guidance: zeros where it says so (SDXL), else the encoding of "".
     The text encoders are loaded here and gone afterwards.
     """
-    pipeline = base.text_pipeline().to(device)
+    pipeline = base.text_pipeline(device=device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
     rows = stacked([positive for positive, _ in encoded] + [encoded[-1][1]])
     return with_size_ids(rows, base, joint_size)

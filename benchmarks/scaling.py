@@ -1,0 +1,134 @@
+"""How time grows: a step with the batch and with the latents' area; preparing, encoding and judging with the pairs.
+
+    python benchmarks/scaling.py --base tiny-sdxl
+
+Prints Markdown tables. Everything that is compared takes turns in one run, so that a machine's moods strike all alike;
+each line is a least-squares fit of the medians, and R2 says how much of their variance it explains.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from retipair.batches import make_batches
+from retipair.bench import planned
+from retipair.config import BenchConfig, PhantomConfig, PrepareConfig
+from retipair.costs import Work, in_turns
+from retipair.data.dataset import read_dataset
+from retipair.measuring import measure_set
+from retipair.phantom import phantom
+from retipair.prepare import prepare
+from retipair.processes import Processes
+from retipair.progress import unsaid
+from retipair.train import set_up, take_step
+
+BATCHES = (1, 2, 4, 8)
+SIDES = (0.5, 0.75, 1.0, 1.25)
+"""Of a view, in units of the base's own size."""
+PAIRS = (4, 8, 16)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="tiny-sdxl")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    args = parser.parse_args(arguments)
+    with TemporaryDirectory() as folder, unsaid():
+        steps(args.base, args.batches, args.repeats, Path(folder))
+        pairs(args.base, args.pairs, args.repeats, Path(folder))
+
+
+# A step
+
+
+def steps(base: str, batches: Sequence[int], repeats: int, folder: Path) -> None:
+    config = BenchConfig(what="train", base=base)
+    plan, _ = planned(config, folder / "native")
+    sizes = [round(share * plan.layout.view_size / 64) * 64 for share in SIDES]
+    by_batch = {n: step(replace(config, batch_size=n), folder / f"batch{n}") for n in batches}
+    tell("A step against the batch", "pairs", in_turns(by_batch, plan.device, repeats, 1))
+    by_area = {}
+    for size in sizes:
+        work = step(replace(config, size=size), folder / f"size{size}")
+        _, height, width = replace(plan, layout=replace(plan.layout, view_size=size)).latent_shape
+        by_area[height * width] = work
+    tell("A step against the latents' area", "latent pixels", in_turns(by_area, plan.device, repeats, 1))
+
+
+def step(config: BenchConfig, folder: Path) -> Work:
+    return partial(take_step, set_up(*planned(config, folder), Processes()))
+
+
+# Pairs
+
+
+def pairs(base: str, amounts: Sequence[int], repeats: int, folder: Path) -> None:
+    for title, works in {
+        "Preparing": preparing(amounts, folder / "prepare"),
+        "Encoding": encoding(base, amounts, folder / "encode"),
+        "Judging": judging(amounts, folder / "judge"),
+    }.items():
+        tell(f"{title} against the pairs", "pairs", in_turns(works, "cpu", max(repeats // 2, 1), 0))
+
+
+def rendered(folder: Path, amount: int, **more: object) -> Path:
+    return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
+
+
+def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+    turns = count()
+
+    def work(raw: Path) -> None:
+        prepare(PrepareConfig(raw=raw, out=folder / f"out{next(turns)}"))
+
+    return {n: partial(work, rendered(folder / str(n), n, unregistered=True) / "raw") for n in amounts}
+
+
+def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+    turns, works = count(), {}
+
+    def work(plan, data) -> None:  # type: ignore[no-untyped-def]
+        results = folder / f"results{next(turns)}"  # where nothing is encoded yet
+        make_batches(replace(plan, config=replace(plan.config, results=results)), data)
+
+    for n in amounts:
+        plan, data = planned(BenchConfig(what="train", base=base), folder / str(n), eyes=n)
+        works[n] = partial(work, plan, data)
+    return works
+
+
+def judging(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+    turns = count()
+
+    def work(prepared: Path) -> None:
+        measure_set("pairs", read_dataset(prepared), folder / f"kept{next(turns)}")
+
+    return {n: partial(work, rendered(folder / str(n), n)) for n in amounts}
+
+
+# Tables
+
+
+def tell(title: str, unit: str, took: Mapping[int, Sequence[float]]) -> None:
+    """A table of medians, and the line through them."""
+    sizes, seconds = np.array(list(took), dtype=float), np.array([median(each) for each in took.values()])
+    slope, start = np.polyfit(sizes, seconds, 1)
+    left = seconds - (start + slope * sizes)
+    explained = 1 - (left**2).sum() / max(((seconds - seconds.mean()) ** 2).sum(), 1e-12)
+    print(f"\n### {title}\n\n| {unit} | seconds | of the line |\n|---|---|---|")
+    for size, second in zip(sizes, seconds, strict=True):
+        print(f"| {size:.0f} | {second:.3f} | {start + slope * size:.3f} |")
+    print(f"\n{start:.3f} s + {slope:.3g} s for each of the {unit}; R2 {explained:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
