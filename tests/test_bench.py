@@ -97,8 +97,8 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "--against", "diffusers"], "--against diffusers: for train there are none, bare, original"),
-        (["encode", "--against", "bare"], "--against bare: for encode there are none"),
+        (["train", "--against", "diffusers"], "--against diffusers: for train there is none, bare, original"),
+        (["encode", "--against", "bare"], "--against bare: for encode there is none"),
         (["generate", "--repeats", "0"], "--repeats 0: must be at least 1"),
         (["generate", "--json", "no/where.json"], "--json no/where.json: no such folder"),
         (["train", "--base", "nowhere"], "--base nowhere: no such file or folder"),
