@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 from PIL import Image
@@ -18,22 +19,36 @@ GENERATED_VAL_FRACTION = 0.2
 """A generated folder has no split of its own: its eyes (a source pair and all its variations are one) get this one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One pair on disk. caption is None where the pair has no sentence of its own, mask where there is no such file.
 
     group: the patient, else the eye: what must be on one side of every split, with all its variations.
     fa_chroma: what a model's FA had of colour before it was written grey, in [0, 255]; None for prepared pairs.
+    There may be very many: names, where a path for each would take ten times as much.
     """
 
     id: str
     group: str
     split: Split
-    cf: Path
-    fa: Path
-    mask: Path | None
+    folder: Path
+    cf_name: str
+    fa_name: str
+    mask_name: str | None
     caption: str | None
     fa_chroma: float | None = None
+
+    @property
+    def cf(self) -> Path:
+        return self.folder / self.cf_name
+
+    @property
+    def fa(self) -> Path:
+        return self.folder / self.fa_name
+
+    @property
+    def mask(self) -> Path | None:
+        return self.folder / self.mask_name if self.mask_name else None
 
 
 def read_dataset(folder: Path) -> list[Entry]:
@@ -41,22 +56,29 @@ def read_dataset(folder: Path) -> list[Entry]:
 
     Raises UserError, naming the manifest, if it is missing, empty or broken.
     """
-    records = list(read_manifest(folder))
-    if not records:
+    entries: list[Entry] = []
+    unsplit: list[int] = []
+    for record in read_manifest(folder):
+        if not isinstance(record, PreparedPair):
+            unsplit.append(len(entries))
+        entries.append(_entry(folder, record))
+    if not entries:
         raise UserError(f"{folder}: its manifest is empty; make the folder again")
-    generated = sorted({_group_of(record) for record in records if not isinstance(record, PreparedPair)})
-    sides: dict[str, Split] = dict.fromkeys(generated, "train")  # one eye alone has no other side
-    if len(generated) > 1:
-        sides = split_groups(generated, GENERATED_VAL_FRACTION, 0.0, seed=0)
-    return [_entry(folder, record, sides) for record in records]
+    groups = sorted({entries[at].group for at in unsplit})
+    if len(groups) > 1:  # one eye alone has no other side
+        sides = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0)
+        for at in unsplit:
+            entries[at] = replace(entries[at], split=sides[entries[at].group])
+    return entries
 
 
-def _entry(folder: Path, record: Record, sides: dict[str, Split]) -> Entry:
+def _entry(folder: Path, record: Record) -> Entry:
+    """Of a generated pair, which is on no side yet, on that of training."""
+    names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
-        split, mask, caption, chroma = record.split, folder / record.mask, record.caption, None
-    else:
-        split, mask, caption, chroma = sides[_group_of(record)], None, record.prompt, record.fa_chroma
-    return Entry(record.id, _group_of(record), split, folder / record.cf, folder / record.fa, mask, caption, chroma)
+        caption = intern(record.caption) if record.caption else record.caption
+        return Entry(record.id, _group_of(record), record.split, *names, record.mask, caption)
+    return Entry(record.id, _group_of(record), "train", *names, None, intern(record.prompt), record.fa_chroma)
 
 
 def _group_of(record: Record) -> str:
