@@ -12,7 +12,7 @@ from retipair.batches import Batches, make_batches
 from retipair.config import TrainConfig
 from retipair.data.cache import draw
 from retipair.plan import make_plan, read_data
-from retipair.processes import Processes
+from retipair.processes import ALONE, Processes
 
 SAMPLES = range(40)
 
@@ -96,9 +96,9 @@ def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(bat
 def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) -> None:
     other = replace(batches, config=replace(batches.config, seed=9, offset_noise_strength=0.5, prompt_dropout=0.9))
     other = replace(other, config=replace(other.config, half_clean_fraction=1.0))
-    ours, theirs = ([batch for _, batch in one.validation(Processes())] for one in (batches, other))
+    ours, theirs = ([batch for _, batch in one.validation(ALONE)] for one in (batches, other))
     assert [int(batch.t) for batch in ours] == [200, 500, 800] * 2
-    assert [place for place, _ in batches.validation(Processes())] == [0, 1, 2] * 2
+    assert [place for place, _ in batches.validation(ALONE)] == [0, 1, 2] * 2
     for one, two in zip(ours, theirs, strict=True):
         assert torch.equal(one.latents, two.latents)
         assert torch.equal(one.noise, two.noise)
@@ -116,6 +116,6 @@ def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) ->
 def test_processes_validate_each_its_share_of_the_pairs(batches: Batches) -> None:
     shares = [list(batches.validation(Processes(rank, 2))) for rank in (0, 1)]
     together = [batch for share in shares for _, batch in share]
-    for one, two in zip(together, (batch for _, batch in batches.validation(Processes())), strict=True):
+    for one, two in zip(together, (batch for _, batch in batches.validation(ALONE)), strict=True):
         assert torch.equal(one.latents, two.latents)
         assert torch.equal(one.noise, two.noise)

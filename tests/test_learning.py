@@ -19,7 +19,7 @@ from retipair.model.base import Base, open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.plan import make_plan, read_data
-from retipair.processes import Processes
+from retipair.processes import ALONE
 from retipair.run import Run, find_run
 from retipair.train import validate
 
@@ -34,7 +34,7 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
     load_adapter(adapter, unet, base)
-    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, Processes())["loss"]
+    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, ALONE)["loss"]
 
 
 @pytest.mark.parametrize("system", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ import pytest
 import retipair
 from conftest import train_command
 from retipair.cli import main
-from retipair.processes import Processes
+from retipair.processes import ALONE, Processes
 
 Folder = Callable[[str], Path]
 ENVIRONMENT = {
@@ -59,6 +60,11 @@ def losses(results: Path, kind: str) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in cost} for line in lines if line["kind"] == kind]
 
 
+def scores(out: Path) -> dict[str, Any]:
+    """What was found of the pairs; tests look at fewer of them through the layouts (conftest) than a launched one."""
+    return {name: value for name, value in json.loads((out / "scores.json").read_text()).items() if name != "layouts"}
+
+
 def drawing(results: Path, out: Path, amount: int) -> list[object]:
     gate = ["--min_consistency", 0.0, "--max_tries", 20, "--device", "cpu"]
     return ["generate", "-n", "exp", "--results", results, "--out", out, "--amount", amount, "--steps", 2, *gate]
@@ -73,7 +79,9 @@ def check_same(count: int, base: Path, data: Path, results: Path, tmp_path: Path
 
     def commands(number: int) -> list[list[object]]:
         trained = training(base, data, tmp_path / f"run{number}", 4 // number)
-        return [[*trained, "--device", "cpu"], [*drawing(results, tmp_path / f"drawn{number}", 2 * count + 1)]]
+        drawn, judged = tmp_path / f"drawn{number}", tmp_path / f"judged{number}"
+        judging = ["evaluate", "--real", data, "--generated", tmp_path / "drawn1", "--out", judged, "--workers", 1]
+        return [[*trained, "--device", "cpu"], drawing(results, drawn, 2 * count + 1), judging]
 
     for words in commands(1):
         assert main(list(map(str, words))) == 0
@@ -81,6 +89,8 @@ def check_same(count: int, base: Path, data: Path, results: Path, tmp_path: Path
     alone, together = (contents(tmp_path / f"drawn{number}") for number in (1, count))
     assert alone == together
     assert len(alone["refused.jsonl"]) > 0
+    alone, together = (scores(tmp_path / f"judged{number}") for number in (1, count))
+    assert alone == together
     for kind, lines in (("training", 20), ("validation", 3)):
         alone, together = (losses(tmp_path / f"run{number}", kind) for number in (1, count))
         assert len(alone) == len(together) == lines
@@ -136,4 +146,4 @@ def test_shares_are_all_of_it_each_once() -> None:
     shares = [list(Processes(rank, 3).share(items)) for rank in range(3)]
     assert sorted(chain(*shares)) == items
     assert [len(share) for share in shares] == [4, 4, 3]
-    assert list(Processes().share(items)) == items
+    assert list(ALONE.share(items)) == items

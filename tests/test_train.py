@@ -24,7 +24,7 @@ from retipair.data.pair import load_image, save_image
 from retipair.diffusion.objective import Losses
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
-from retipair.processes import Processes
+from retipair.processes import ALONE
 from retipair.train import Window
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
@@ -621,7 +621,7 @@ def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
     mse, hf = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.5], [0.0, 0.0]])
     window.add(Losses(torch.tensor(1.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
     window.add(Losses(torch.tensor(2.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    assert window.read(Processes()) == {
+    assert window.read(ALONE) == {
         **{"loss": 2.0, "mse": 3.0, "mse_cf": 3.0, "mse_fa": 3.0, "hf": 0.5, "hf_cf": 0.0, "hf_fa": 0.5, "t": 300.0},
     }
 

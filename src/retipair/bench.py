@@ -37,7 +37,7 @@ from retipair.model.memory import meta_forward
 from retipair.original import PHASES, Original
 from retipair.phantom import phantom
 from retipair.plan import Data, Plan, adapter_config, check_size, describe, make_plan, read_data
-from retipair.processes import Processes
+from retipair.processes import ALONE
 from retipair.progress import console, unsaid
 from retipair.run import environment, write_json
 from retipair.train import PARTS, Training, set_up, take_step
@@ -107,7 +107,7 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with peak_memory(plan.device) as peak:
-        training = set_up(plan, data, Processes())
+        training = set_up(plan, data, ALONE)
     cost.memory_gib["encode and load"] = peak.gib
     ours: Work = lambda: take_step(training)  # noqa: E731
     ours()

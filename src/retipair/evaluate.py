@@ -14,8 +14,9 @@ from retipair.errors import UserError
 from retipair.measuring import RECIPE, MeasuredSet, deep_features, measure_set
 from retipair.model.base import Base, open_base
 from retipair.model.deep import ImageModel, open_image_model
+from retipair.processes import Processes, processes
 from retipair.progress import console
-from retipair.report import write_report
+from retipair.report import PAGE_NAME, write_report
 from retipair.run import METRICS_NAME, Run, read_json, write_json
 from retipair.scoring import Scores, Sets, deep_distances, score
 from retipair.verdict import headline, verdict
@@ -46,15 +47,21 @@ def evaluate(config: EvaluateConfig) -> Path:
     provenance = _provenance(config, real, generated, base, training, model)
     earlier = _earlier_scores(config.out, provenance)
 
-    # Score
+    # Measure and score
+    crew, page = processes("cpu"), config.out / PAGE_NAME
     config.out.mkdir(parents=True, exist_ok=True)
-    scores = earlier or _scores(config, provenance, _measured(config, real, generated), base, training, model)
+    scores = earlier
+    if scores is None:
+        sets = _measured(config, real, generated, crew)
+        scores = _scores(config, provenance, sets, base, training, model) if crew.first else {}
+    if not crew.first:  # it has measured its share
+        return page
     write_json(config.out / SCORES_NAME, scores)
     if config.withhold_copies:
         _write_withheld(config.out / "withheld.txt", scores)
 
     # Report
-    page = write_report(config.out, scores)
+    write_report(config.out, scores)
     _say(scores)
     print(f"Look at {page.resolve()}")
     return page
@@ -151,9 +158,9 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     return scores if before == provenance and set(scores) >= _PARTS else None
 
 
-def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry]) -> Sets:
+def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], crew: Processes) -> Sets:
     def of(name: str, entries: Sequence[Entry]) -> MeasuredSet:
-        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers)
+        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, crew)
 
     return Sets(of("real", real), of("generated", generated) if generated else None)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,7 @@ from retipair.metrics.measured import Measured, measure
 from retipair.model.deep import ImageModel
 from retipair.model.device import one_thread
 from retipair.parallel import in_order
+from retipair.processes import ALONE, Processes
 from retipair.progress import progress, watched
 from retipair.run import read_json, write_json
 
@@ -44,22 +46,35 @@ class MeasuredSet:
         return MeasuredSet([entry for entry, _ in both], [figures for _, figures in both], [])
 
 
-def measure_set(name: str, entries: Sequence[Entry], kept: Path, workers: int = 0) -> MeasuredSet:
-    """Measure what is not in the folder `kept` yet, a second a pair on two cores, holding a few at a time."""
+def measure_set(
+    name: str, entries: Sequence[Entry], kept: Path, workers: int = 0, crew: Processes = ALONE
+) -> MeasuredSet:
+    """Measure what is not in the folder `kept` yet, a second a pair on two cores, holding a few at a time.
+
+    Several processes measure a stretch each, and return when all is kept.
+    """
     ordered = _eyes_apart(entries)
     keys = [_key(entry) for entry in ordered]
     links = _links(ordered, keys)
     todo = _not_kept(keys, links, kept)
-    with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(todo)) as advance:
-        seen_pairs = in_order(_look, [ordered[index] for index in todo], workers)
+    crew.wait()  # before any of them keeps more
+    mine = set(np.array_split(np.array(todo, dtype=int), crew.count)[crew.rank].tolist())
+    beside = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
+    looks = sorted(mine | (beside & set(todo)))
+    workers = workers or max((os.cpu_count() or 1) // crew.count, 1)
+    with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(looks)) as advance:
+        seen_pairs = in_order(_look, [ordered[index] for index in looks], workers)
         around: dict[int, Measured] = {}  # the first, and the one before
-        for index, (seen, of_pair) in zip(todo, seen_pairs, strict=True):
-            _keep_figures(kept / f"{keys[index]}.npz", of_pair)
+        for index, (seen, of_pair) in zip(looks, seen_pairs, strict=True):
             around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
+            advance()
+            if index not in mine:
+                continue
+            _keep_figures(kept / f"{keys[index]}.npz", of_pair)
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in around and second in around:
                     write_json(kept / f"{links[first, second]}.json", asdict(neighbours(around[first], around[second])))
-            advance()
+    crew.wait()
     figures = [_read_figures(kept / f"{_key(entry)}.npz", entry) for entry in entries]
     return MeasuredSet(list(entries), figures, [_read_link(kept / f"{link}.json") for link in links.values()])
 

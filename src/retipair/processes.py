@@ -65,10 +65,13 @@ class Processes:
             vector_to_parameters(vector, tensors)
 
 
+ALONE = Processes()
+
+
 def processes(device: str) -> Processes:
     """Those that were launched together with this one; they meet here. All but the first are quiet from here on."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+        return ALONE
     with _peers_may_end():
         state = _state(device)
     console.quiet = not state.is_main_process
