@@ -23,9 +23,10 @@ from retipair.config import BenchConfig, PhantomConfig, PrepareConfig
 from retipair.costs import Work, in_turns
 from retipair.data.dataset import read_dataset
 from retipair.measuring import measure_set
+from retipair.model.device import choose_device
 from retipair.phantom import phantom
 from retipair.prepare import prepare
-from retipair.processes import Processes
+from retipair.processes import ALONE
 from retipair.progress import unsaid
 from retipair.train import set_up, take_step
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     args = parser.parse_args(arguments)
-    with TemporaryDirectory() as folder, unsaid():
+    with TemporaryDirectory() as folder:
         steps(args.base, args.batches, args.repeats, Path(folder))
         pairs(args.base, args.pairs, args.repeats, Path(folder))
 
@@ -55,17 +56,17 @@ def steps(base: str, batches: Sequence[int], repeats: int, folder: Path) -> None
     plan, _ = planned(config, folder / "native")
     sizes = [round(share * plan.layout.view_size / 64) * 64 for share in SIDES]
     by_batch = {n: step(replace(config, batch_size=n), folder / f"batch{n}") for n in batches}
-    tell("A step against the batch", "pairs", in_turns(by_batch, plan.device, repeats, 1))
+    tell("A step against the batch", "pairs", by_batch, repeats, 1)
     by_area = {}
     for size in sizes:
         work = step(replace(config, size=size), folder / f"size{size}")
         _, height, width = replace(plan, layout=replace(plan.layout, view_size=size)).latent_shape
         by_area[height * width] = work
-    tell("A step against the latents' area", "latent pixels", in_turns(by_area, plan.device, repeats, 1))
+    tell("A step against the latents' area", "latent pixels", by_area, repeats, 1)
 
 
 def step(config: BenchConfig, folder: Path) -> Work:
-    return partial(take_step, set_up(*planned(config, folder), Processes()))
+    return partial(take_step, set_up(*planned(config, folder), ALONE))
 
 
 # Pairs
@@ -77,11 +78,12 @@ def pairs(base: str, amounts: Sequence[int], repeats: int, folder: Path) -> None
         "Encoding": encoding(base, amounts, folder / "encode"),
         "Judging": judging(amounts, folder / "judge"),
     }.items():
-        tell(f"{title} against the pairs", "pairs", in_turns(works, "cpu", max(repeats // 2, 1), 0))
+        tell(f"{title} against the pairs", "pairs", works, max(repeats // 2, 1), 1)
 
 
 def rendered(folder: Path, amount: int, **more: object) -> Path:
-    return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
+    with unsaid():
+        return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
 
 
 def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
@@ -118,8 +120,10 @@ def judging(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
 # Tables
 
 
-def tell(title: str, unit: str, took: Mapping[int, Sequence[float]]) -> None:
-    """A table of medians, and the line through them."""
+def tell(title: str, unit: str, works: Mapping[int, Work], repeats: int, warmup: int) -> None:
+    """Time them in turns, and print a table of medians and the line through them."""
+    with unsaid():
+        took = in_turns(works, choose_device("auto"), repeats, warmup)
     sizes, seconds = np.array(list(took), dtype=float), np.array([median(each) for each in took.values()])
     slope, start = np.polyfit(sizes, seconds, 1)
     left = seconds - (start + slope * sizes)

@@ -5,7 +5,25 @@ from pathlib import Path
 
 import pytest
 
-SQUEEZING = Path(__file__).parent.parent / "benchmarks/squeezing.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SQUEEZING = BENCHMARKS / "squeezing.py"
+OTHERS = {
+    "scaling.py": ("--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2", "### Judging against the pairs"),
+    "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
+    "flat_memory.py": ("--amounts 5 10", "| train | 10 |"),
+    "gpu.py": ("--small --minutes 0.1", "of a matrix product"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_others_run_at_small_size(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags, said = OTHERS[name]
+    runpy.run_path(str(BENCHMARKS / name))["main"](flags.split())
+    assert said in capsys.readouterr().out
 
 
 def test_side_by_side_costs_nothing_and_squeezing_something(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import TypeVar
 
 from rich.console import Console
@@ -61,7 +62,8 @@ def unsaid() -> Iterator[None]:
     """Inside, what commands say of their work is left out: it is but a part of another's."""
     before, console.quiet = console.quiet, True
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         console.quiet = before
 
