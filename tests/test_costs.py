@@ -11,6 +11,7 @@ from retipair.costs import (
     in_turns,
     matrix_rate,
     peak_memory,
+    profiled,
     shares_of_operators,
     shares_of_parts,
 )
@@ -84,9 +85,10 @@ def test_shares_are_of_the_whole_and_the_larger_work_has_the_larger() -> None:
         with record_function("much"):
             large @ large
 
-    parts = shares_of_parts(work, ("little", "much"))
+    seen = profiled(work)
+    parts = shares_of_parts(seen, ("little", "much"))
     assert sum(parts.values()) == pytest.approx(1)
     assert parts["much"] > parts["little"] > 0
-    operators = shares_of_operators(work)
+    operators = shares_of_operators(seen)
     assert next(iter(operators)) == "mm"
     assert sum(operators.values()) == pytest.approx(1)

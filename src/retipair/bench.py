@@ -3,7 +3,8 @@
 The work is that of `train`, `generate` and `evaluate` themselves, on folders made for it and gone afterwards.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from retipair.costs import (
     in_turns,
     matrix_rate,
     peak_memory,
+    profiled,
     shares_of_operators,
     shares_of_parts,
 )
@@ -70,6 +72,13 @@ class Cost:
     shares: dict[str, float] = field(default_factory=dict)
     operators: dict[str, float] = field(default_factory=dict)
 
+    @contextmanager
+    def memory_of(self, phase: str, device: str) -> Iterator[None]:
+        """Note the peak of what is done inside."""
+        with peak_memory(device) as peak:
+            yield
+        self.memory_gib[phase] = peak.gib
+
 
 def bench(config: BenchConfig) -> None:
     """Measure, print, and write --json. Raises UserError, before anything runs, for what cannot work."""
@@ -106,14 +115,12 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     """A step of the optimiser, as `train` takes it."""
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
-    with peak_memory(plan.device) as peak:
+    with cost.memory_of("encode and load", plan.device):
         training = set_up(plan, data, ALONE)
-    cost.memory_gib["encode and load"] = peak.gib
     ours: Work = lambda: take_step(training)  # noqa: E731
     ours()
-    with peak_memory(plan.device) as peak:
+    with cost.memory_of("step", plan.device):
         ours()
-    cost.memory_gib["step"] = peak.gib
     works, original = {"ours": ours}, None
     if config.against == "bare":
         works["other"] = bare(training)
@@ -124,7 +131,8 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     cost.seconds, cost.other = took["ours"], took.get("other", [])
     if original is not None:
         cost.other_phases = {phase: median(original.seconds[phase][-config.repeats :]) for phase in PHASES}
-    cost.shares, cost.operators = shares_of_parts(ours, PARTS), shares_of_operators(ours)
+    seen = profiled(ours)
+    cost.shares, cost.operators = shares_of_parts(seen, PARTS), shares_of_operators(seen)
     cost.flop = flop_of_step(plan)
     return cost
 
@@ -159,16 +167,14 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     works: dict[str, Callable[[], Work]] = {"ours": lambda: drawing(job)}
     if config.against == "diffusers":
         works["other"] = lambda: drawing_by_library(job)
-    with peak_memory(job.device) as peak:
+    with cost.memory_of("load", job.device):
         loaded = {"ours": works["ours"]()}
-    cost.memory_gib["load"] = peak.gib
-    with peak_memory(job.device) as peak:
+    with cost.memory_of("draw", job.device):
         loaded["ours"]()
-    cost.memory_gib["draw"] = peak.gib
     loaded |= {name: work() for name, work in works.items() if name != "ours"}
     took = in_turns(loaded, job.device, config.repeats, config.warmup)
     cost.seconds, cost.other = took["ours"], took.get("other", [])
-    cost.operators = shares_of_operators(loaded["ours"])
+    cost.operators = shares_of_operators(profiled(loaded["ours"]))
     del loaded
     if job.base.form != "random":  # making random weights is no start
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
@@ -236,17 +242,15 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
     """Joint images into latents, as `train` does once for each variant of a pair."""
     plan, data = planned(config, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size)
-    with peak_memory(plan.device) as peak:
+    with cost.memory_of("load", plan.device):
         vae = plan.base.vae(device=plan.device)
-    cost.memory_gib["load"] = peak.gib
     views = [load_views(data.train[number % len(data.train)], plan.layout.view_size) for number in range(cost.pairs)]
     joints = [plan.layout.join(*both) for both in views]
     ours: Work = lambda: [encode_moments(vae, joint[None]) for joint in joints]  # noqa: E731
-    with peak_memory(plan.device) as peak:
+    with cost.memory_of("encode", plan.device):
         ours()
-    cost.memory_gib["encode"] = peak.gib
     cost.seconds = in_turns({"ours": ours}, plan.device, config.repeats, config.warmup)["ours"]
-    cost.operators, cost.flop = shares_of_operators(ours), flop_of(ours)
+    cost.operators, cost.flop = shares_of_operators(profiled(ours)), flop_of(ours)
     return cost
 
 
@@ -256,9 +260,8 @@ def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
     kept = count(1)
     cost = Cost("pairs", len(entries))
     ours: Work = lambda: measure_set("pairs", entries, folder / f"kept{next(kept)}")  # noqa: E731
-    with peak_memory("cpu") as peak:
+    with cost.memory_of("measure", "cpu"):
         ours()
-    cost.memory_gib["measure"] = peak.gib
     cost.seconds = in_turns({"ours": ours}, "cpu", config.repeats, max(config.warmup - 1, 0))["ours"]
     return cost
 

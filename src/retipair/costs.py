@@ -115,24 +115,25 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
     return 2 * side**3 / min(seconds)
 
 
-def shares_of_parts(work: Work, parts: Sequence[str]) -> dict[str, float]:
-    """Share of a work's time that each of its parts takes, which it marks with `record_function`."""
-    took = {event.key: _total(event) for event in _profiled(work)}
-    return _shares({part: took.get(part, 0.0) for part in parts})
-
-
-def shares_of_operators(work: Work, most: int = 8) -> dict[str, float]:
-    """Share of a work's time of the operators that take most, those they call not counted."""
-    took = {e.key.removeprefix("aten::"): _own(e) for e in _profiled(work) if e.key.startswith("aten::")}
-    ranked = sorted(_shares(took).items(), key=lambda one: one[1], reverse=True)
-    return dict(ranked[:most])
-
-
-def _profiled(work: Work) -> Sequence[Any]:
+def profiled(work: Work) -> Sequence[Any]:
+    """What torch's profiler saw of a work, by operator and by marked part: for the shares below."""
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=kinds) as seen:
         work()
     return seen.key_averages()
+
+
+def shares_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
+    """Share of a work's time that each of its parts takes, which it marks with `record_function`."""
+    took = {event.key: _total(event) for event in events}
+    return _shares({part: took.get(part, 0.0) for part in parts})
+
+
+def shares_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
+    """Share of a work's time of the operators that take most, those they call not counted."""
+    took = {e.key.removeprefix("aten::"): _own(e) for e in events if e.key.startswith("aten::")}
+    ranked = sorted(_shares(took).items(), key=lambda one: one[1], reverse=True)
+    return dict(ranked[:most])
 
 
 def _total(event: Any) -> float:

@@ -6,8 +6,9 @@ Each process appends to a part of its own; `put_in_order` makes one file of them
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -28,23 +29,34 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(stream.fileno())
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content becomes the file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
 def put_in_order(path: Path, key: Key) -> None:
     """Make one file of all parts, lines by their keys, the last of those with one key; a torn last line is dropped.
 
     A file that is in order already is left as it is. What `key` raises comes through, before anything is changed.
     """
     paths = [one for one in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))) if one.is_file()]
-    keys, places, whole = array("q"), array("q"), True
+    keys, places, complete = array("q"), array("q"), True
     for number, part in enumerate(paths):
         for count, (offset, text) in enumerate(_lines(part), start=1):
             place = key(text, f"{part}, line {count}") if text.endswith("\n") else None
             if place is None:
-                whole = False
+                complete = False
             else:
                 keys.append(place)
                 places.append(offset * len(paths) + number)
     order = _order(np.array(keys))
-    if paths not in ([], [path]) or not whole or not np.array_equal(order, np.arange(len(keys))):
+    if paths not in ([], [path]) or not complete or not np.array_equal(order, np.arange(len(keys))):
         _write(path, paths, [divmod(places[at], len(paths)) for at in order])
 
 
@@ -66,16 +78,12 @@ def _order(keys: np.ndarray) -> np.ndarray:
 
 def _write(path: Path, paths: Sequence[Path], places: Sequence[tuple[int, int]]) -> None:
     """places: (offset, which of `paths`) of each line."""
-    partial = path.with_name(f".{path.name}.partial")
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open("rb")) for one in paths]
-        stream = stack.enter_context(partial.open("wb"))
+        stream = stack.enter_context(whole(path))
         for offset, number in places:
             sources[number].seek(offset)
             stream.write(sources[number].readline())
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
     for part in paths:
         if part != path:
             part.unlink()

@@ -6,7 +6,6 @@ are no timestamps, so that two runs compare.
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from retipair.data.lines import whole
 from retipair.errors import UserError
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -93,12 +93,8 @@ def to_line(record: Record) -> str:
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:
     """Write `folder/manifest.jsonl` whole or not at all."""
-    partial = folder / f".{MANIFEST_NAME}.partial"
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.writelines(map(to_line, records))
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(folder / MANIFEST_NAME)
+    with whole(folder / MANIFEST_NAME) as stream:
+        stream.writelines(to_line(record).encode() for record in records)
 
 
 def read_manifest(folder: Path) -> Iterator[Record]:
