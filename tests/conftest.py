@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
-from retipair import report, roundtrip
+from retipair import roundtrip, scoring
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
@@ -49,7 +49,7 @@ def _fewer_pairs_in_reports() -> Iterator[None]:
     """One pair through the layouts shows what a dozen do, and is measured five times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roundtrip, "MOST", 1)
-        patch.setattr(report, "SHOWN", 1)
+        patch.setattr(scoring, "SHOWN", 1)
         yield
 
 

@@ -15,7 +15,7 @@ def scores(**changes: Any) -> dict[str, Any]:
     """Of generated pairs as good as the real ones; `changes` are keys of it."""
     fine = columns(generated=0.2, train=0.2, autoencoder=0.15)
     good = {
-        "pairs": [{"set": "generated"}, {"set": "train"}] * 50,
+        "sizes": {"generated": 50, "train": 50},
         "consistency": {"correlation": columns(generated=0.55, train=0.6, mispaired=0.0)},
         "memorisation": {
             "copies": [],
@@ -55,7 +55,7 @@ def test_agreement_is_judged_between_chance_and_the_training_pairs(made: float, 
 
 
 def test_few_pairs_are_said_to_be_few_and_the_gravest_comes_first() -> None:
-    few = scores(pairs=[{"set": "generated"}, {"set": "train"}] * 8, colour={"fa": columns(generated=0.1)})
+    few = scores(sizes={"generated": 8, "train": 8}, colour={"fa": columns(generated=0.1)})
     found = verdict(few)
     assert found[0].about == "number of pairs"
     assert "8 generated and 8 real pairs" in found[0].text
@@ -66,7 +66,7 @@ def test_the_headline_follows_the_gravest() -> None:
     assert headline(scores(), verdict(scores())).startswith("As good as the real pairs")
     copied = scores(memorisation=scores()["memorisation"] | {"copies": ["7"]})
     assert headline(copied, verdict(copied)).startswith("Do not train")
-    real = scores(pairs=[{"set": "train"}])
+    real = scores(sizes={"train": 1})
     assert headline(real, verdict(real)).startswith("Nothing speaks against")
 
 
@@ -119,6 +119,6 @@ def test_only_settings_that_were_not_used_are_advised() -> None:
 
 def test_real_pairs_alone_are_judged_by_their_doubts() -> None:
     doubts = [{"id": "12", "text": "the CF has no colour"}, {"id": "12", "text": "..."}, {"id": "3", "text": "..."}]
-    [found] = verdict(scores(pairs=[{"set": "train"}], doubts=doubts))
+    [found] = verdict(scores(sizes={"train": 1}, doubts=doubts))
     assert found.level == "look"
     assert found.text.startswith("2 real pairs are in doubt, 12 first")

@@ -207,7 +207,7 @@ class EvaluateConfig:
     generated: Path | None = None
     """Folder that `generate` wrote, or a prepared one; without it the real pairs alone are checked."""
     out: Path = Path("evaluation")
-    """Folder to write: report.html, scores.json, and features/, what was measured of each pair."""
+    """Folder to write: report.html, scores.json, figures.csv, and features/, what was measured of each pair."""
     base: str | None = None
     """Base whose autoencoder bounds what a model can reach: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None

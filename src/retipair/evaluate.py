@@ -1,5 +1,6 @@
 """Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -8,23 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from retipair import __version__, roundtrip
-from retipair.config import EvaluateConfig, json_sha256, to_values
+from retipair.config import EvaluateConfig, canonical_json, to_values
 from retipair.data.dataset import Entry, pair_sha256, read_dataset
 from retipair.errors import UserError
-from retipair.measuring import RECIPE, MeasuredSet, deep_features, measure_set
+from retipair.kept import RECIPE
+from retipair.measuring import MeasuredSet, deep_features, measure_set
 from retipair.model.base import Base, open_base
 from retipair.model.deep import ImageModel, open_image_model
 from retipair.processes import Processes, processes
 from retipair.progress import console
 from retipair.report import PAGE_NAME, write_report
 from retipair.run import METRICS_NAME, Run, read_json, write_json
-from retipair.scoring import Scores, Sets, deep_distances, score
+from retipair.scoring import Scores, Sets, deep_distances, score, write_figures
 from retipair.verdict import headline, verdict
 
-SCHEMA = "retipair.scores/1"
+SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"
+FIGURES_NAME = "figures.csv"
 KEPT_NAME = "features"
-_PARTS = {"pairs", "consistency", "texture", "memorisation", "layouts", "deep", "training", "headline", "verdict"}
+_PARTS = {"sizes", "consistency", "texture", "memorisation", "layouts", "deep", "training", "headline", "verdict"}
 """Of scores.json: what lacks one of them was cut by hand, and is scored again."""
 _DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
 """Settings of a training that make its steps slower or larger."""
@@ -76,6 +79,7 @@ def _scores(
     model: ImageModel | None,
 ) -> Scores:
     """Everything that scores.json says."""
+    write_figures(config.out / FIGURES_NAME, sets)
     scores = {"schema": SCHEMA, "provenance": provenance, **score(sets)}
     scores["deep"] = _deep(sets, model, config.out / KEPT_NAME) if model else None
     scores["layouts"] = _layouts(base, sets.train.entries or sets.real.entries)
@@ -132,8 +136,11 @@ def _provenance(
 
 def _sha256(entries: Sequence[Entry]) -> str:
     """Of all that a score hangs on: what the pairs show, masks too, and which of them are of one eye and side."""
-    told = [[entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)] for entry in entries]
-    return json_sha256(told)
+    digest = hashlib.sha256()
+    for entry in entries:
+        told = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        digest.update(canonical_json(told).encode())
+    return digest.hexdigest()
 
 
 def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
@@ -144,7 +151,7 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    if there and SCORES_NAME not in there and there != {KEPT_NAME}:
+    if there and SCORES_NAME not in there and not there <= {KEPT_NAME, FIGURES_NAME}:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for --out")
     if SCORES_NAME not in there:
         return None
@@ -155,7 +162,8 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     for name in ("real", "generated"):
         if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
             raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
-    return scores if before == provenance and set(scores) >= _PARTS else None
+    complete = set(scores) >= _PARTS and FIGURES_NAME in there
+    return scores if before == provenance and complete else None
 
 
 def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], crew: Processes) -> Sets:

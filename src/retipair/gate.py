@@ -13,7 +13,7 @@ from retipair.data.lines import put_in_order
 from retipair.data.pair import Pair
 from retipair.errors import UserError
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import likenesses, nearest, pair_print, vessel_print
+from retipair.metrics.memorisation import nearest, pair_print, vessel_print
 from retipair.parallel import in_order
 from retipair.progress import watched
 
@@ -46,7 +46,7 @@ class Gate:
         if self.min_consistency is not None and consistency < self.min_consistency:
             reasons.append("consistency")
         if self.max_copy is not None and self.known is not None:
-            [found] = nearest(likenesses(print_of(pair)[None], self.known))
+            [found] = nearest(print_of(pair)[None], self.known)
             likeness = round(found.likeness, 4)
             if likeness > self.max_copy:
                 reasons.append("copy")

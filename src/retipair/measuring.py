@@ -1,49 +1,81 @@
 """Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
 
-import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
-from retipair.data.dataset import Entry, load_pair, pair_sha256
+from retipair.data.dataset import Entry, load_pair
+from retipair.data.lines import whole
 from retipair.data.manifest import Split
 from retipair.data.pair import chroma, load_image
-from retipair.metrics.consistency import Consistency
-from retipair.metrics.figures import Figures, Neighbours, figures_of, neighbours
+from retipair.kept import (
+    KeptPrints,
+    has_figures,
+    has_link,
+    keep_figures,
+    keep_link,
+    key_of,
+    link_of,
+    read_figures,
+    read_link,
+)
+from retipair.metrics.figures import Figures, figures_of, neighbours
 from retipair.metrics.measured import Measured, measure
 from retipair.model.deep import ImageModel
 from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.processes import ALONE, Processes
 from retipair.progress import progress, watched
-from retipair.run import read_json, write_json
 
-RECIPE = 2
-"""Raised when a figure changes its meaning: what was kept under another number is measured again."""
-_KEPT = ("names", "values", "features", "power", "prints")
+Columns = dict[str, np.ndarray]
+"""Figures by name, (n,) float64 each."""
 
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """The figures of each pair, in the manifest's order, and links: of pairs with a pair of another eye each."""
+    """The figures of n pairs, a row each in the manifest's order; what is large of each stays on disk.
+
+    features (n, D) and power (n, 2, 16) float32, as in metrics.figures.Figures; links: of pairs with a pair of another
+    eye each, "mispaired.dice" and the like, "alike.cf" and "alike.fa".
+    """
 
     entries: list[Entry]
-    figures: list[Figures]
-    links: list[Neighbours]
+    keys: list[str]
+    kept: Path
+    values: Columns
+    features: np.ndarray
+    power: np.ndarray
+    links: Columns
+
+    @property
+    def prints(self) -> KeptPrints:
+        return KeptPrints(self.kept, self.keys)
+
+    def figures(self, at: int) -> Figures:
+        """All that was measured of one pair."""
+        values = {name: float(column[at]) for name, column in self.values.items()}
+        return replace(read_figures(self.kept, self.keys[at]), values=values)
+
+    def some(self, rows: Sequence[int]) -> "MeasuredSet":
+        """The pairs in these rows, without links."""
+        return MeasuredSet(
+            [self.entries[row] for row in rows],
+            [self.keys[row] for row in rows],
+            self.kept,
+            {name: column[rows] for name, column in self.values.items()},
+            self.features[rows],
+            self.power[rows],
+            {},
+        )
 
     def of_split(self, split: Split) -> "MeasuredSet":
         """The pairs of one side, without links."""
-        both = [pair for pair in zip(self.entries, self.figures, strict=True) if pair[0].split == split]
-        return MeasuredSet([entry for entry, _ in both], [figures for _, figures in both], [])
+        return self.some([row for row, entry in enumerate(self.entries) if entry.split == split])
 
 
 def measure_set(
@@ -53,10 +85,11 @@ def measure_set(
 
     Several processes measure a stretch each, and return when all is kept.
     """
-    ordered = _eyes_apart(entries)
-    keys = [_key(entry) for entry in ordered]
-    links = _links(ordered, keys)
-    todo = _not_kept(keys, links, kept)
+    keys = [key_of(entry) for entry in entries]
+    order = _eyes_apart(entries)
+    ordered, ordered_keys = [entries[at] for at in order], [keys[at] for at in order]
+    links = _links(ordered, ordered_keys)
+    todo = _not_kept(ordered_keys, links, kept)
     crew.wait()  # before any of them keeps more
     mine = set(np.array_split(np.array(todo, dtype=int), crew.count)[crew.rank].tolist())
     beside = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
@@ -70,25 +103,49 @@ def measure_set(
             advance()
             if index not in mine:
                 continue
-            _keep_figures(kept / f"{keys[index]}.npz", of_pair)
+            keep_figures(kept, ordered_keys[index], of_pair)
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in around and second in around:
-                    write_json(kept / f"{links[first, second]}.json", asdict(neighbours(around[first], around[second])))
+                    keep_link(kept, links[first, second], neighbours(around[first], around[second]))
     crew.wait()
-    figures = [_read_figures(kept / f"{_key(entry)}.npz", entry) for entry in entries]
-    return MeasuredSet(list(entries), figures, [_read_link(kept / f"{link}.json") for link in links.values()])
+    return _read_set(entries, keys, list(links.values()), kept)
+
+
+def _read_set(entries: Sequence[Entry], keys: list[str], links: Sequence[str], kept: Path) -> MeasuredSet:
+    first = read_figures(kept, keys[0])
+    values = {name: np.empty(len(keys)) for name in first.values}
+    features, power = (np.empty((len(keys), *one.shape), np.float32) for one in (first.features, first.power))
+    for at, (entry, key) in enumerate(zip(entries, keys, strict=True)):
+        found = read_figures(kept, key)
+        features[at], power[at] = found.features, found.power
+        for name, value in found.values.items():
+            values[name][at] = value
+        if entry.fa_chroma is not None:
+            values["fa.chroma"][at] = entry.fa_chroma
+    return MeasuredSet(list(entries), keys, kept, values, features, power, _read_links(links, kept))
+
+
+def _read_links(links: Sequence[str], kept: Path) -> Columns:
+    columns: Columns = {}
+    for at, link in enumerate(links):
+        found = read_link(kept, link)
+        named = {"mispaired": asdict(found.mispaired), "alike": found.alike}
+        for name, value in ((f"{kind}.{name}", value) for kind, one in named.items() for name, value in one.items()):
+            columns.setdefault(name, np.empty(len(links)))[at] = value
+    return columns
 
 
 def deep_features(name: str, entries: Sequence[Entry], model: ImageModel, kept: Path) -> np.ndarray:
     """What an image model sees in CF and FA of each pair, (n, 2, D) float64; kept as the figures are."""
     rows = []
     for entry in watched(f"Looking at {name} with the image model", entries, len(entries)):
-        path = kept / f"{_key(entry)}-{model.sha256[:12]}.npy"
+        path = kept / f"{key_of(entry)}-{model.sha256[:12]}.npy"
         seen = _kept_array(path)
         if seen is None:
             pair = load_pair(entry)
             seen = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
-            _write(path, partial(np.save, arr=seen))
+            with whole(path) as stream:
+                np.save(stream, seen)
         rows.append(seen)
     return np.stack(rows)
 
@@ -100,18 +157,14 @@ def _kept_array(path: Path) -> np.ndarray | None:
         return None
 
 
-def _eyes_apart(entries: Sequence[Entry]) -> list[Entry]:
+def _eyes_apart(entries: Sequence[Entry]) -> list[int]:
     """The first pair of every eye, then the second of those that have one, and so on: neighbours are of two eyes."""
     seen: Counter[str] = Counter()
-    numbered = []
+    rounds = []
     for entry in entries:
-        numbered.append((seen[entry.group], entry))
+        rounds.append(seen[entry.group])
         seen[entry.group] += 1
-    return [entry for _, entry in sorted(numbered, key=lambda one: one[0])]
-
-
-def _key(entry: Entry) -> str:
-    return hashlib.sha256(f"{RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
+    return np.argsort(rounds, kind="stable").tolist()
 
 
 def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int], str]:
@@ -119,27 +172,27 @@ def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int
     name under which their figures are kept.
     """
     around = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
-    apart = [(a, b) for a, b in around if entries[a].group != entries[b].group]
-    return {(a, b): f"{keys[a][:12]}-{keys[b][:12]}" for a, b in apart}
+    return {(a, b): link_of(keys[a], keys[b]) for a, b in around if entries[a].group != entries[b].group}
 
 
 def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path) -> list[int]:
-    """The pairs to measure, in order: whose figures are missing, and both of each link that is."""
+    """The pairs to measure, in order: whose figures are missing, and both of each link that is.
+
+    Of equal pairs, or links, the first.
+    """
     kept.mkdir(parents=True, exist_ok=True)
-    missing = {index for index, key in enumerate(keys) if not _is_whole(kept / f"{key}.npz")}
-    apart = {index for link, name in links.items() if not _is_whole(kept / f"{name}.json") for index in link}
-    return sorted(missing | apart)
+    missing = {index for index in _firsts(keys) if not has_figures(kept, keys[index])}
+    places = list(links)
+    lost = (places[at] for at in _firsts(list(links.values())) if not has_link(kept, links[places[at]]))
+    return sorted(missing | {index for link in lost for index in link})
 
 
-def _is_whole(path: Path) -> bool:
-    """False for what is missing, or what a full disk or a copy cut off left: it is measured again."""
-    try:
-        if path.suffix == ".json":
-            return set(json.loads(path.read_text(encoding="utf-8"))) == {field.name for field in fields(Neighbours)}
-        with np.load(path) as kept:
-            return set(kept) == set(_KEPT)
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile):
-        return False
+def _firsts(names: Sequence[str]) -> Iterator[int]:
+    seen = set[str]()
+    for at, name in enumerate(names):
+        if name not in seen:
+            seen.add(name)
+            yield at
 
 
 def _look(entry: Entry) -> tuple[Measured, Figures]:
@@ -148,36 +201,3 @@ def _look(entry: Entry) -> tuple[Measured, Figures]:
     figures = figures_of(seen)
     figures.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))
     return seen, figures
-
-
-def _keep_figures(path: Path, figures: Figures) -> None:
-    fill = partial(
-        np.savez,
-        names=np.array(list(figures.values)),
-        values=np.array(list(figures.values.values())),
-        features=figures.features,
-        power=figures.power,
-        prints=figures.prints.astype(np.float16),
-    )
-    _write(path, fill)
-
-
-def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """Whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as stream:
-        save(stream)
-    beside.replace(path)
-
-
-def _read_figures(path: Path, entry: Entry) -> Figures:
-    with np.load(path) as kept:
-        values = dict(zip(kept["names"].tolist(), kept["values"].tolist(), strict=True))
-        if entry.fa_chroma is not None:
-            values["fa.chroma"] = entry.fa_chroma
-        return Figures(values, kept["features"], kept["power"], kept["prints"].astype(np.float32))
-
-
-def _read_link(path: Path) -> Neighbours:
-    values = read_json(path)
-    return Neighbours(Consistency(**values["mispaired"]), values["alike"])

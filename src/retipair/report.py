@@ -3,11 +3,11 @@
 import io
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from retipair.data.pair import chessboard, load_image
 from retipair.run import write_text
 
 PAGE_NAME = "report.html"
-SHOWN = 3
-"""Pairs of each kind: best, middle and worst."""
 VIEW = 320
 """px of a view on the page"""
 
@@ -55,12 +53,11 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair on the page: its views and checkerboard as data URIs, and where its figures stand in the scores."""
+    """A pair on the page: its views and checkerboard as data URIs."""
 
     cf: str
     fa: str
     board: str
-    number: int
 
 
 def write_report(out: Path, scores: Scores) -> Path:
@@ -78,8 +75,8 @@ def write_report(out: Path, scores: Scores) -> Path:
         at=lambda *path: _at(scores, path),
         flags=_flags,
         plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
-        generated=_chosen(scores, entries, "generated"),
-        doubtful=_doubtful(scores, entries),
+        generated={name: [_shown(entries, one) for one in part] for name, part in scores["shown"].items()},
+        doubtful=[_shown(entries, one) for one in scores["doubtful"]],
         closest=_closest(scores, entries),
     )
     path = out / PAGE_NAME
@@ -106,36 +103,25 @@ def _at(scores: Scores, path: Sequence[str | int]) -> Any:
 
 
 def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
-    """Every pair by its set and id, the real ones under their split."""
+    """The pairs that are shown, by set and id, the real ones under their split."""
+    shown = [*chain.from_iterable(scores["shown"].values()), *scores["doubtful"]]
+    wanted = {(one["set"], one["id"]) for one in shown}
+    closest = (scores["memorisation"] or {}).get("closest", [])
+    wanted |= {pair for one in closest for pair in (("generated", one["id"]), ("train", one["train_id"]))}
     where = scores["provenance"]
-    found: dict[tuple[str, str], Entry] = {(one.split, one.id): one for one in read_dataset(Path(where["real"]))}
+    found: dict[tuple[str, str], Entry] = {(one.split, one.id): one for one in _named(Path(where["real"]), wanted)}
     if where["generated"]:
-        found |= {("generated", entry.id): entry for entry in read_dataset(Path(where["generated"]))}
+        found |= {("generated", one.id): one for one in _named(Path(where["generated"]), wanted)}
     return found
 
 
-def _chosen(scores: Scores, entries: Mapping[tuple[str, str], Entry], which: str) -> dict[str, list[Shown]]:
-    """The best, the middle and the worst by the correlation of their vessels."""
-    numbers = [number for number, pair in enumerate(scores["pairs"]) if pair["set"] == which]
-    numbers.sort(key=lambda number: -scores["pairs"][number]["consistency.correlation"])
-    middle = max(0, (len(numbers) - SHOWN) // 2)
-    if len(numbers) <= 3 * SHOWN:
-        return {"all": [_shown(scores, entries, number) for number in numbers]}
-    parts = {"best": numbers[:SHOWN], "middle": numbers[middle : middle + SHOWN], "worst": numbers[-SHOWN:]}
-    return {name: [_shown(scores, entries, number) for number in part] for name, part in parts.items()}
+def _named(folder: Path, wanted: Container[tuple[str, str]]) -> list[Entry]:
+    return [one for one in read_dataset(folder) if (one.split, one.id) in wanted or ("generated", one.id) in wanted]
 
 
-def _doubtful(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[Shown]:
-    """The real pairs in doubt, the first first."""
-    ids = list(dict.fromkeys(doubt["id"] for doubt in scores["doubts"]))[: 2 * SHOWN]
-    numbers = {pair["id"]: number for number, pair in enumerate(scores["pairs"]) if pair["set"] != "generated"}
-    return [_shown(scores, entries, numbers[one]) for one in ids if one in numbers]
-
-
-def _shown(scores: Scores, entries: Mapping[tuple[str, str], Entry], number: int) -> Shown:
-    pair = scores["pairs"][number]
+def _shown(entries: Mapping[tuple[str, str], Entry], pair: Scores) -> Shown:
     cf, fa = _views(entries[pair["set"], pair["id"]])
-    return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)), number)
+    return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
 
 
 def _closest(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[tuple[str, str]]:
@@ -172,9 +158,7 @@ def _plots(scores: Scores) -> dict[str, str]:
     for view in ("cf", "fa"):
         plots[f"{view}_spectrum"] = _plot(partial(_draw_spectrum, spectra=scores["spectra"], view=view))
         for name, (figure, label) in _DOTS.items():
-            draw = partial(
-                _draw_dots, pairs=scores["pairs"], figure=f"{view}.{figure}", label=f"{label}, {view.upper()}"
-            )
+            draw = partial(_draw_dots, scores=scores, figure=f"{view}.{figure}", label=f"{label}, {view.upper()}")
             plots[f"{view}_{name}"] = _plot(draw, (4.5, 2))
     if scores["memorisation"]:
         plots["likeness"] = _plot(lambda axes: _draw_likeness(axes, scores["memorisation"]), (6, 2.6))
@@ -196,20 +180,25 @@ def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) 
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _draw_dots(axes: Axes, pairs: Sequence[Scores], figure: str, label: str) -> None:
-    """Every pair a dot, a row for each set."""
-    rows = [name for name in ("generated", "train", "val") if any(pair["set"] == name for pair in pairs)]
-    for row, name in enumerate(rows):
-        values = [pair[figure] for pair in pairs if pair["set"] == name]
+def _draw_dots(axes: Axes, scores: Scores, figure: str, label: str) -> None:
+    """Pairs as dots, a row for each set, and its mean."""
+    rows = scores["dots"][figure]
+    for row, (name, values) in enumerate(rows.items()):
         heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
         axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
-        axes.plot(np.mean(values), row, "|", color=_COLOURS[name], markersize=24)
+        axes.plot(_mean(scores, figure, name), row, "|", color=_COLOURS[name], markersize=24)
     axes.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticklabels([_NAMES[name] for name in rows])
 
 
+def _mean(scores: Scores, figure: str, name: str) -> float:
+    """Of a set, from the table that has the figure: "cf.texture.slope" stands in texture/cf/slope."""
+    *view, table, short = figure.split(".")
+    return float(_at(scores, [table, *view, short, name, "mean"]))
+
+
 def _draw_agreement(axes: Axes, scores: Scores) -> None:
-    _draw_dots(axes, scores["pairs"], "consistency.correlation", "correlation of the vessels of CF and FA")
+    _draw_dots(axes, scores, "consistency.correlation", "correlation of the vessels of CF and FA")
     if chance := scores["consistency"]["correlation"]["mispaired"]:
         axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
         axes.legend(**_ABOVE)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair import __version__
 from retipair.config import TrainConfig, from_values, to_values
+from retipair.data.lines import whole
 from retipair.errors import UserError
 
 METRICS_NAME = "metrics.jsonl"
@@ -241,9 +242,8 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as stream:
+        stream.write(text.encode())
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -53,7 +53,7 @@ def headline(scores: Scores, found: Sequence[Finding]) -> str:
 
 
 def _judges_generated(scores: Scores) -> bool:
-    return any(pair["set"] == "generated" for pair in scores["pairs"])
+    return "generated" in scores["sizes"]
 
 
 def _mean(row: Scores, column: str) -> float | None:
@@ -196,8 +196,8 @@ def _tips(aim: str, tips: Sequence[str]) -> str:
 
 
 def _amount(scores: Scores) -> Iterator[Finding]:
-    made = sum(pair["set"] == "generated" for pair in scores["pairs"])
-    real = len(scores["pairs"]) - made
+    made = scores["sizes"]["generated"]
+    real = sum(scores["sizes"].values()) - made
     if min(made, real) < _FEW:
         text = f"{made} generated and {real} real pairs are few: intervals are wide, and distances say little."
         yield Finding("look", "number of pairs", text, f"Judge {_FEW} of each at least; 100 are better.")

@@ -8,6 +8,7 @@ from retipair.data.pair import Pair
 from retipair.metrics.checks import doubts_of, same_eyes
 from retipair.metrics.figures import Figures, figures_of
 from retipair.metrics.measured import measure
+from retipair.metrics.memorisation import Nearest
 
 
 def figures(pair: Pair, fa_chroma: float = 0.0) -> Figures:
@@ -52,9 +53,14 @@ def test_an_angiogram_in_colour_is_found(pairs):
 
 
 def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
-    ids, likeness = ["a", "b", "c"], np.array([[1, 0.1, 0.9], [0.1, 1, 0.2], [0.9, 0.2, 1]])
-    [doubt] = same_eyes(ids, groups=ids, splits=["train", "train", "val"], likeness=likeness)
+    most_like = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
+    [doubt] = same_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
     assert doubt.id == "a"
     assert "eye of c" in doubt.text
     assert "train and val" in doubt.text
-    assert same_eyes(ids, groups=["a", "b", "a"], splits=["train"] * 3, likeness=likeness) == []
+    assert same_eyes(["a", "b"], ["train"] * 2, [Nearest(1, 0.3), Nearest(0, 0.3)]) == []
+
+
+def test_of_an_eye_under_three_names_none_goes_unsaid():
+    most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
+    assert [doubt.id for doubt in same_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]

@@ -6,14 +6,17 @@ import pytest
 from scipy import ndimage
 
 from retipair.data.pair import Pair
+from retipair.metrics import distribution
 from retipair.metrics.distribution import (
     fallen,
     feature_names,
     features,
     floor,
     frechet,
+    manifolds,
     mmd2,
     normalised,
+    spread,
     unbiased_mmd2,
 )
 from retipair.metrics.measured import Measured, measure
@@ -161,6 +164,22 @@ def test_the_floor_is_what_real_sets_have_among_themselves():
     fresh = [mmd2(rng.normal(size=(30, 12)), rng.normal(size=(30, 12)), reference) for _ in range(40)]
     assert np.mean(np.array(fresh) < least) > 0.8
     assert mmd2(rng.normal(0.8, size=(30, 12)), reference, reference) > least
+
+
+def test_rows_are_compared_a_stretch_at_a_time_to_the_same_end(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 12)), rng.normal(0.3, size=(40, 12))
+    whole = unbiased_mmd2(x, y), manifolds(x, y)
+    monkeypatch.setattr(distribution, "AT_ONCE", 7)
+    assert unbiased_mmd2(x, y) == pytest.approx(whole[0])
+    assert manifolds(x, y) == whole[1]
+
+
+def test_places_are_all_or_spread_evenly():
+    assert spread(3, 5).tolist() == [0, 1, 2]
+    assert spread(101, 3).tolist() == [0, 50, 100]
+    assert spread(0, 3).tolist() == []
+    assert len(set(spread(1001, 1000))) == 1000
 
 
 def test_how_much_of_a_distance_is_gone():

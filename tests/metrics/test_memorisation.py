@@ -6,8 +6,9 @@ from scipy import ndimage
 
 from retipair.data.pair import Pair
 from retipair.data.phantom.draw import draw_phantom
+from retipair.metrics import memorisation
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import COPY, Nearest, authenticity, likenesses, nearest, pair_print, vessel_print
+from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_print
 from retipair.parallel import in_order
 
 
@@ -44,26 +45,33 @@ COPIES = {
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_is_found_however_it_was_changed(pairs, prints, how):
     for index in (2, 5):
-        [found] = nearest(likenesses(print_of(COPIES[how](pairs[index]))[None], prints))
+        [found] = nearest(print_of(COPIES[how](pairs[index]))[None], prints)
         assert found.index == index
         assert found.likeness >= COPY
 
 
 def test_other_eyes_are_no_copies(prints):
-    found = nearest(likenesses(prints[:3], prints[3:]))
+    found = nearest(prints[:3], prints[3:])
     assert max(one.likeness for one in found) < COPY
 
 
-def test_what_is_forbidden_is_not_compared(prints):
-    itself = np.eye(len(prints), dtype=bool)
-    assert all(one.index != here for here, one in enumerate(nearest(likenesses(prints, prints), forbidden=itself)))
-    assert nearest(np.ones((1, 1)), forbidden=itself[:1, :1])[0].likeness == -1
+def test_an_eye_is_not_compared_with_itself(prints):
+    eyes = np.arange(len(prints))
+    assert all(one.index != here for here, one in enumerate(nearest(prints, prints, (eyes, eyes))))
+    assert nearest(prints[:1], prints[:1], (eyes[:1], eyes[:1]))[0].likeness == -1
+
+
+def test_stretches_do_not_matter(prints, monkeypatch):
+    eyes = np.arange(len(prints)) // 2
+    whole = nearest(prints, prints, (eyes, eyes))
+    monkeypatch.setattr(memorisation, "AT_ONCE", 3)
+    assert nearest(prints, prints, (eyes, eyes)) == whole
 
 
 def test_order_and_number_do_not_matter(prints):
-    whole = nearest(likenesses(prints[:4], prints[4:]))
-    assert [nearest(likenesses(one[None], prints[4:]))[0] for one in prints[:4]] == whole
-    backwards = nearest(likenesses(prints[:4], prints[4:][::-1]))
+    whole = nearest(prints[:4], prints[4:])
+    assert [nearest(one[None], prints[4:])[0] for one in prints[:4]] == whole
+    backwards = nearest(prints[:4], prints[4:][::-1])
     assert [one.likeness for one in backwards] == pytest.approx([one.likeness for one in whole])
 
 
@@ -75,7 +83,7 @@ def test_authenticity_of_copies_is_nought_and_of_strangers_one():
 
 
 def test_an_eye_without_vessels_is_like_nothing(black, prints):
-    [found] = nearest(likenesses(print_of(black)[None], prints))
+    [found] = nearest(print_of(black)[None], prints)
     assert found.likeness == 0
 
 
@@ -86,9 +94,9 @@ def test_planted_copies_of_rendered_eyes_are_found_and_strangers_are_not_accused
     prints = np.stack(list(in_order(print_of, known)))
     copies = np.stack(list(in_order(lambda pair: print_of(in_disguise(pair)), known)))
     others = np.stack(list(in_order(print_of, strangers)))
-    found = nearest(likenesses(copies, prints))
+    found = nearest(copies, prints)
     right = [one.index == index and one.likeness >= COPY for index, one in enumerate(found)]
-    accused = [one.likeness >= COPY for one in nearest(likenesses(others, prints))]
+    accused = [one.likeness >= COPY for one in nearest(others, prints)]
     print(f"found {sum(right)} of 100 copies, accused {sum(accused)} of 100 strangers")
     assert sum(right) >= 95
     assert sum(accused) <= 2

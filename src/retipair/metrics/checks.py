@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retipair.metrics.figures import Figures
-from retipair.metrics.memorisation import COPY, best_over_shifts, nearest
+from retipair.metrics.memorisation import COPY, Nearest, best_over_shifts
 
 _GREY = 4.0
 """Chroma, grey levels: a photograph in colour has 40 and more, an angiogram none."""
@@ -64,16 +64,15 @@ def _turn_of(figures: Figures) -> str | None:
     return best if fits[best] > as_it_is + _TURNED_MORE else None
 
 
-def same_eyes(ids: Sequence[str], groups: Sequence[str], splits: Sequence[str], likeness: np.ndarray) -> list[Doubt]:
+def same_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nearest]) -> list[Doubt]:
     """Pairs of one eye under two names: on two sides of the split, validation would be on eyes that were trained on.
 
-    likeness (n, n): of each pair with each (memorisation.likenesses).
+    most_like (n): the pair of another eye that each is most like (memorisation.nearest).
     """
-    apart = np.array(groups)
     found = []
-    for here, other in enumerate(nearest(likeness, forbidden=apart[:, None] == apart[None, :])):
-        if other.likeness < COPY or (here > other.index and groups[here] != groups[other.index]):
-            continue
+    for here, other in enumerate(most_like):
+        if other.likeness < COPY or (here > other.index and most_like[other.index].index == here):
+            continue  # said once of two that are each other's
         sides = f"{splits[here]} and {splits[other.index]}"
         side = f", on two sides of the split ({sides})" if splits[here] != splits[other.index] else ""
         text = f"shows the eye of {ids[other.index]} (likeness {other.likeness:.2f}) under another name{side}"

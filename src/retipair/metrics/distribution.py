@@ -21,6 +21,10 @@ _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
 _DENSE = 0.5  # a vesselness that about a tenth of a view exceeds
 NEIGHBOURS = 5
 """Of a neighbourhood: what both papers use."""
+HALVED = 1000
+"""Rows of the reference of which halves are taken for the floor, at most."""
+AT_ONCE = 256
+"""Rows that are compared with all others at once."""
 _LEAST = 0.01  # every feature is of the order of 1: deviations below this are none
 
 
@@ -92,6 +96,11 @@ def feature_names() -> tuple[str, ...]:
 # --- Distance
 
 
+def spread(amount: int, most: int) -> np.ndarray:
+    """Places in a list of that many: all, or `most` of them, spread evenly."""
+    return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)
+
+
 def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
     """Squared kernel distance of two sets of features, x (n, D) and y (m, D), n and m >= 2; 0 is none.
 
@@ -105,14 +114,16 @@ def floor(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     """Real against real: how far random halves of the reference (r, D), r >= 4, lie apart at most (95th percentile).
 
     Their mean distance is 0 by construction; a distance below the floor cannot be told from none. On the safe side:
-    halves scatter more than whole sets do.
+    halves scatter more than whole sets do, and of more than HALVED rows as many are halved.
     """
-    kernel = _kernel(*[normalised(reference, reference)] * 2)
+    rows = normalised(reference, reference)[spread(len(reference), HALVED)]
+    kernel = _kernel(rows, rows)
     rng = np.random.default_rng(seed)
     apart = []
     for _ in range(splits):
-        a, b = np.array_split(rng.permutation(len(reference)), 2)
-        apart.append(_unbiased(kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]))
+        a, b = np.array_split(rng.permutation(len(rows)), 2)
+        within = (_mean_within(kernel[np.ix_(one, one)].sum(), kernel.diagonal()[one]) for one in (a, b))
+        apart.append(sum(within) - 2 * kernel[np.ix_(a, b)].mean())
     return float(np.quantile(apart, 0.95))
 
 
@@ -152,20 +163,30 @@ def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> M
     """Of features real (n, D) and generated (m, D), n and m > k; both in the deviations of `real`."""
     a, b = normalised(real, real), normalised(generated, real)
     assert min(len(a), len(b)) > k, f"a neighbourhood is {k} pairs"
-    across = cdist(a, b)  # (n, m)
     reach_real, reach_generated = (_reach(one, k) for one in (a, b))
-    in_real = across < reach_real[:, None]  # generated pair j within the neighbourhood of real pair i
+    held = np.zeros(len(b), int)  # in how many neighbourhoods of real pairs each generated one lies
+    recalled = covered = 0
+    for at in _stretches(a):
+        across = cdist(a[at], b)
+        held += (across < reach_real[at, None]).sum(axis=0)
+        recalled += (across < reach_generated).any(axis=1).sum()
+        covered += (across.min(axis=1) < reach_real[at]).sum()
     return Manifolds(
-        precision=float(in_real.any(axis=0).mean()),
-        recall=float((across < reach_generated[None, :]).any(axis=1).mean()),
-        density=float(in_real.sum(axis=0).mean() / k),
-        coverage=float((across.min(axis=1) < reach_real).mean()),
+        precision=float((held > 0).mean()),
+        recall=float(recalled / len(a)),
+        density=float(held.mean() / k),
+        coverage=float(covered / len(a)),
     )
 
 
 def _reach(values: np.ndarray, k: int) -> np.ndarray:
     """The distance of each from its k-th neighbour within the set, (n,)."""
-    return np.asarray(np.sort(cdist(values, values), axis=1)[:, k])
+    return np.concatenate([np.partition(cdist(values[at], values), k, axis=1)[:, k] for at in _stretches(values)])
+
+
+def _stretches(rows: np.ndarray) -> Iterator[slice]:
+    """So that what is worked out of each row with each never stands in memory whole."""
+    return (slice(begin, begin + AT_ONCE) for begin in range(0, len(rows), AT_ONCE))
 
 
 def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -179,8 +200,10 @@ def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased squared MMD of x (n, D) and y (m, D) (equation 4 of the paper) with KID's kernel."""
-    return _unbiased(_kernel(x, x), _kernel(y, y), _kernel(x, y))
+    """The unbiased squared MMD of x (n, D) and y (m, D), n and m >= 2 (equation 4 of the paper) with KID's kernel."""
+    assert min(len(x), len(y)) > 1, "a set of one has no distance within"
+    within = (_mean_within(_total(one, one), ((one**2).mean(axis=1) + 1) ** 3) for one in (x, y))
+    return float(sum(within) - 2 * _total(x, y) / (len(x) * len(y)))
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -188,9 +211,10 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
 
 
-def _unbiased(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> float:
-    """From the kernel within x (n, n), within y (m, m) and across (n, m): no pair is compared with itself."""
-    n, m = xy.shape
-    assert min(n, m) > 1, "a set of one has no distance within"
-    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within - 2 * xy.mean())
+def _total(x: np.ndarray, y: np.ndarray) -> float:
+    return sum(float(_kernel(x[at], y).sum()) for at in _stretches(x))
+
+
+def _mean_within(total: float, own: np.ndarray) -> float:
+    """The mean of a set's kernel, of which `total` is the sum and `own` (n,) the diagonal: none with itself."""
+    return float((total - own.sum()) / (len(own) * (len(own) - 1)))

@@ -4,8 +4,9 @@ Two eyes are told apart by their vessels: what they look like otherwise, a camer
 as small maps of vessels, by their best correlation over all shifts, small turns and the mirror.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import fft, ndimage
@@ -24,8 +25,17 @@ Rendered eyes have .50 at most with the nearest of 50 others, copies that were m
 6 px, made brighter and noisier all at once .81 at least; real pairs of two eyes .21, of one eye at two visits .25 to
 .89.
 """
+AT_ONCE = 256
+"""Prints that others are compared with at once: 6 MB of spectra."""
 _MOST_SHIFT = 10  # px of a print: 80 px of a view
 _PADDED = fft.next_fast_len(SIDE + _MOST_SHIFT, real=True)
+
+
+class Prints(Protocol):
+    """Any number of prints (SIDE, SIDE), of which one after another is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -51,20 +61,29 @@ def pair_print(prints: np.ndarray) -> np.ndarray:
     return _unit(prints.mean(axis=0))
 
 
-def likenesses(prints: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How like each of `prints` (n, SIDE, SIDE) is each of `among` (m, SIDE, SIDE), m >= 1: (n, m) in [-1, 1]."""
-    spectra = fft.rfft2(np.stack([_padded(one) for one in among]), workers=-1)
-    return np.stack([np.max([_best_over_shifts(turned, spectra) for turned in _turned(one)], axis=0) for one in prints])
+def nearest(
+    prints: Prints,
+    among: Prints,
+    eyes: tuple[np.ndarray, np.ndarray] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Nearest]:
+    """The most alike of `among`, m >= 1 of them, for each of `prints`; both are read as they are needed.
 
-
-def nearest(likeness: np.ndarray, forbidden: np.ndarray | None = None) -> list[Nearest]:
-    """The most alike in each row of likenesses (n, m).
-
-    forbidden (n, m) bool: what each may not be compared with, its own eye above all; where that leaves none, likeness
-    is -1.
+    eyes: whose the prints (n,) and those among them (m,) are: none is compared with its own eye, and where that leaves
+    none, likeness is -1. advance: called after each print of a stretch of `among`, n * ceil(m / AT_ONCE) times.
     """
-    allowed = likeness if forbidden is None else np.where(forbidden, -1.0, likeness)
-    return [Nearest(int(row.argmax()), float(row.max())) for row in allowed]
+    index, likeness = np.zeros(len(prints), int), np.full(len(prints), -1.0)
+    for begin in range(0, len(among), AT_ONCE):
+        stretch = range(begin, min(begin + AT_ONCE, len(among)))
+        spectra = _spectra([among[at] for at in stretch])
+        for row in range(len(prints)):
+            found = _likenesses(prints[row], spectra)
+            if eyes is not None:
+                found = np.where(eyes[1][stretch] == eyes[0][row], -1.0, found)
+            if found.max() > likeness[row]:
+                index[row], likeness[row] = begin + found.argmax(), found.max()
+            advance()
+    return [Nearest(int(at), float(most)) for at, most in zip(index, likeness, strict=True)]
 
 
 def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
@@ -98,6 +117,14 @@ def _turned(one: np.ndarray) -> Iterator[np.ndarray]:
     for mirrored in (one, one[:, ::-1]):
         for degrees in TURNS:
             yield _unit(ndimage.rotate(mirrored, degrees, reshape=False, order=1))
+
+
+def _spectra(prints: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(fft.rfft2(np.stack([_padded(one) for one in prints]), workers=-1))
+
+
+def _likenesses(one: np.ndarray, spectra: np.ndarray) -> np.ndarray:
+    return np.asarray(np.max([_best_over_shifts(turned, spectra) for turned in _turned(one)], axis=0))
 
 
 def _padded(one: np.ndarray) -> np.ndarray:
