@@ -10,7 +10,7 @@ SQUEEZING = BENCHMARKS / "squeezing.py"
 OTHERS = {
     "scaling.py": ("--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2", "### Judging against the pairs"),
     "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
-    "flat_memory.py": ("--amounts 5 10", "| train | 10 |"),
+    "flat_memory.py": ("--amounts 5 10", "| evaluate | 10 |"),
     "gpu.py": ("--small --minutes 0.1", "of a matrix product"),
 }
 
