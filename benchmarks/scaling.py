@@ -7,6 +7,8 @@ each line is a least-squares fit of the medians, and R2 says how much of their v
 """
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,13 +21,12 @@ import numpy as np
 
 from retipair.batches import make_batches
 from retipair.bench import planned
-from retipair.config import BenchConfig, PhantomConfig, PrepareConfig
+from retipair.config import BenchConfig, PhantomConfig
 from retipair.costs import Work, in_turns
 from retipair.data.dataset import read_dataset
 from retipair.measuring import measure_set
 from retipair.model.device import choose_device
 from retipair.phantom import phantom
-from retipair.prepare import prepare
 from retipair.processes import ALONE
 from retipair.progress import unsaid
 from retipair.train import set_up, take_step
@@ -89,8 +90,9 @@ def rendered(folder: Path, amount: int, **more: object) -> Path:
 def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
     turns = count()
 
-    def work(raw: Path) -> None:
-        prepare(PrepareConfig(raw=raw, out=folder / f"out{next(turns)}"))
+    def work(raw: Path) -> None:  # as a command: its workers import what its main module does
+        words = ["retipair", "prepare", raw, folder / f"out{next(turns)}"]
+        subprocess.run([sys.executable, "-m", *map(str, words)], check=True, capture_output=True)
 
     return {n: partial(work, rendered(folder / str(n), n, unregistered=True) / "raw") for n in amounts}
 

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from conftest import train_command, write_prepared
+from retipair.bench import planned
 from retipair.cli import main
+from retipair.config import BenchConfig
 from retipair.data.pair import load_image
 from retipair.model.adapter import read_tensors
+from retipair.processes import ALONE
+from retipair.train import set_up, take_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +42,17 @@ def test_pairs_do_not_depend_on_the_batch_by_more_than_a_grey_level(
     for index in range(1, 5):
         one, four = (load_image(tmp_path / size / f"{index}/joint.png", "RGB").astype(int) for size in ("1", "4"))
         assert np.abs(one - four).max() <= 1
+
+
+def test_a_step_never_waits_for_the_gpu(tmp_path: Path) -> None:
+    plan, data = planned(BenchConfig(what="train", base="random:tiny-sdxl", device="cuda", batch_size=2), tmp_path)
+    training = set_up(plan, data, ALONE)
+    take_step(training)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        take_step(training)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("base", ["random:sd15", "random:sdxl"])

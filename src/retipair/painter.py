@@ -58,7 +58,7 @@ class Painter:
         conditioning: a row a pair; with guidance the rows without a prompt come before those, 2B in all.
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
-        timesteps = timesteps_for_strength(scheduler, self.steps, strength, device)
+        timesteps = timesteps_for_strength(scheduler, self.steps, strength)
         if sources is None:
             latents = starting_noise(scheduler, self.base.latent_shape(self.layout.joint_size), generators, device)
         else:

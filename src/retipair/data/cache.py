@@ -50,8 +50,10 @@ class LatentCache:
 
 
 def _to_device(rows: Sequence[np.ndarray | torch.Tensor], device: str) -> torch.Tensor:
-    tensors = [row if isinstance(row, torch.Tensor) else torch.from_numpy(np.array(row)) for row in rows]
-    return torch.stack(tensors).to(device, torch.float32)
+    tensors = torch.stack([row if isinstance(row, torch.Tensor) else torch.from_numpy(np.array(row)) for row in rows])
+    if tensors.device.type == "cpu" and device.startswith("cuda"):
+        tensors = tensors.pin_memory()  # else the next step would wait for this one
+    return tensors.to(device, torch.float32, non_blocking=tensors.is_pinned())
 
 
 def open_or_build(

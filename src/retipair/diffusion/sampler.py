@@ -5,16 +5,19 @@ from typing import Any, TypeVar
 
 import torch
 
+from retipair.diffusion.noise import sent
+
 Hearing = TypeVar("Hearing")
 Denoise = Callable[[torch.Tensor, torch.Tensor, Hearing], torch.Tensor]
 
 
-def timesteps_for_strength(scheduler: Any, steps: int, strength: float, device: str) -> torch.Tensor:
+def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     """The last `strength` share of `steps` timesteps, all of them at 1; sets the scheduler up for them.
 
-    The share is rounded down as in the library's image-to-image pipelines; the caller sees to it that one is left.
+    The share is rounded down as in the library's image-to-image pipelines; the caller sees to it that one is left. On
+    the CPU, where the scheduler reads them: from a GPU it would wait for each.
     """
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)
     first = steps - min(int(steps * strength), steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first * scheduler.order)
@@ -26,7 +29,7 @@ def starting_noise(
 ) -> torch.Tensor:
     """Pure noise at the scheduler's scale, (B, C, h, w) float32, row i from generators[i]."""
     noise = torch.stack([torch.randn(shape, generator=source) for source in generators])
-    return noise.to(device) * scheduler.init_noise_sigma
+    return sent(noise, device) * scheduler.init_noise_sigma
 
 
 def noised(
@@ -34,7 +37,7 @@ def noised(
 ) -> torch.Tensor:
     """Clean latents (B, C, h, w) with the noise of the first of `timesteps`, in the scheduler's own way of noising."""
     noise = torch.stack([torch.randn(latents.shape[1:], generator=source) for source in generators])
-    return scheduler.add_noise(latents, noise.to(latents.device), timesteps[:1].repeat(len(latents)))
+    return scheduler.add_noise(latents, sent(noise, latents.device), timesteps[:1].repeat(len(latents)))
 
 
 @torch.no_grad()
@@ -53,9 +56,9 @@ def sample(
     With guidance_scale above 1 the conditioning has 2B rows, those without a prompt first, and each step is one
     forward of 2B (classifier-free guidance, Ho & Salimans 2022, eq. 6).
     """
-    for t in timesteps:
+    for t, t_there in zip(timesteps, sent(timesteps, latents.device), strict=True):
         repeated = torch.cat([latents] * 2) if guidance_scale > 1 else latents
-        prediction = denoise(scheduler.scale_model_input(repeated, t), t, conditioning)
+        prediction = denoise(scheduler.scale_model_input(repeated, t), t_there, conditioning)
         if guidance_scale > 1:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance_scale * (with_prompt - without)

@@ -17,9 +17,9 @@ class Conditioning:
     pooled: torch.Tensor | None = None
     size_ids: torch.Tensor | None = None
 
-    def rows(self, index: Sequence[int] | torch.Tensor) -> "Conditioning":
-        """The rows at `index`, in that order; rows may repeat."""
-        return self._map(lambda tensor: tensor[index])
+    def rows(self, index: Sequence[int]) -> "Conditioning":
+        """The rows at `index`, in that order; rows may repeat. Stacked: an index would be a copy to wait for."""
+        return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
 
     def to(self, device: torch.device | str) -> "Conditioning":
         return self._map(lambda tensor: tensor.to(device))
