@@ -11,6 +11,7 @@ OTHERS = {
     "scaling.py": ("--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2", "### Judging against the pairs"),
     "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
     "flat_memory.py": ("--amounts 5 10", "| train | 10 |"),
+    "memory.py": ("--small", "| the most |"),
     "gpu.py": ("--small --minutes 0.1", "of a matrix product"),
 }
 

@@ -14,7 +14,7 @@ from retipair.errors import UserError
 from retipair.model.adapter import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.device import choose_device, choose_dtype
-from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory
+from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, ready
 from retipair.painter import draw_prompt
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
 from retipair.run import Run, find_run, results_folder
@@ -100,7 +100,7 @@ def make_job(config: GenerateConfig) -> Job:
     sources = trained("--mode from_data") if config.mode == "from_data" else []
     known = trained("--max_copy") if config.max_copy is not None else []
     job = Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
-    return replace(job, way=choose(config.memory, job.ways, job.memory_of, lambda: 0))
+    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0)))
 
 
 def _check(config: GenerateConfig) -> None:

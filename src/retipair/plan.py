@@ -27,6 +27,7 @@ from retipair.model.memory import (
     Work,
     choose,
     next_smaller,
+    ready,
     training_memory,
 )
 from retipair.prepare import fingerprint, is_prepared, prepare
@@ -119,7 +120,7 @@ def make_plan(config: TrainConfig) -> Plan:
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
-    return replace(plan, way=_choose_way(plan))
+    return replace(plan, way=ready(_choose_way(plan)))
 
 
 def _choose_way(plan: Plan) -> Way:

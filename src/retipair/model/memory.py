@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from retipair.errors import UserError
 from retipair.model.adapter import adapter_parameters, add_adapter, lora_config
 from retipair.model.base import Base, empty_text_encoders, empty_vae
-from retipair.model.storage import Stored, store
+from retipair.model.storage import Stored, bitsandbytes, store
 
 GIB = 2**30
 
@@ -66,6 +66,13 @@ def choose(memory: str, ways: Sequence[Way], bytes_of: Callable[[Way], int], fre
         f"--memory {memory}: {bytes_of(least) / GIB:.1f} GiB is the smallest estimate, with {least.name}, and a tenth "
         "must stay free; lower --batch_size or --size"
     )
+
+
+def ready(way: Way) -> Way:
+    """The same. Raises UserError, before any work, where the library that it needs is not installed."""
+    if way.stored == "nf4":
+        bitsandbytes()
+    return way
 
 
 def next_smaller(way: Way, ways: Sequence[Way], bytes_of: Callable[[Way], int]) -> str | None:

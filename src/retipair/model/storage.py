@@ -59,11 +59,10 @@ class Nf4(nn.Module):
         return small, state.absmax
 
     def forward(self, small: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        whole = torch.empty(self.shape, dtype=self.dtype, device=small.device)
         if small.is_meta:
-            return whole
-        options = {"out": whole, "blocksize": NF4_BLOCK, "quant_type": "nf4"}
-        return bitsandbytes().dequantize_4bit(small, absmax=scales, **options)
+            return small.new_empty(self.shape, dtype=self.dtype)
+        known = {"shape": self.shape, "dtype": self.dtype, "blocksize": NF4_BLOCK, "quant_type": "nf4"}
+        return bitsandbytes().dequantize_4bit(small, bitsandbytes().QuantState(scales, **known))
 
 
 def bitsandbytes():  # type: ignore[no-untyped-def] # a module
