@@ -30,6 +30,7 @@ MEASUREMENTS = (
     replace(SDXL, batch_size=8),
     replace(SDXL, against="original", repeats=5),
     replace(SDXL, gradient_checkpointing=True),
+    replace(SDXL, memory="8"),
     replace(SDXL, what="generate", against="diffusers", repeats=3, warmup=1),
     replace(SDXL, what="generate", batch_size=8, repeats=2, warmup=1),
     replace(SDXL, what="encode"),
@@ -44,7 +45,7 @@ MEASUREMENTS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny bases, few repeats; nothing is written into docs")
-    parser.add_argument("--minutes", type=float, default=9.5, help="no measurement begins that might not end in time")
+    parser.add_argument("--minutes", type=float, default=6.5, help="no measurement begins that might not end in time")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)

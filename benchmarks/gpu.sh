@@ -8,4 +8,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${RETIPAIR_PYTHON:-$(test -x .venv/bin/python && echo .venv/bin/python || echo python)}
-exec "$PYTHON" benchmarks/gpu.py "$@"
+"$PYTHON" benchmarks/gpu.py "$@"
+case " $* " in *" --small "*) small=--small ;; *) small= ;; esac
+exec "$PYTHON" benchmarks/memory.py $small  # each way to save memory, beside its estimate; printed only

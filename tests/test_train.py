@@ -69,6 +69,12 @@ def metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     ]
 
 
+def logged(run: Path, kind: str) -> list[str]:
+    """The lines of a log that tell of a step."""
+    lines = (run / f"{kind}_log.txt").read_text().splitlines()
+    return [line for line in lines if line.startswith("step ")]
+
+
 def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / f"latest_checkpoints/step_{step:06d}/unet_lora/adapter_model.safetensors")
 
@@ -201,13 +207,13 @@ def test_consistency_needs_samples(base_folder: Folder, prepared: Path, tmp_path
 def test_logs_in_words_and_numbers_agree(system: str, trained: Folder) -> None:
     run = run_folder(trained(system), system)
     for kind in ("training", "validation"):
-        lines = (run / f"{kind}_log.txt").read_text().splitlines()
+        lines = logged(run, kind)
         numbers = metrics(run, kind)
         assert len(lines) == len(numbers) == {"training": 4, "validation": 3}[kind]
         for line, values in zip(lines, numbers, strict=True):
             assert line.startswith(f"step {values['step']:06d} ")
             assert f"loss {values['loss']:.6f}" in line
-    first = (run / "training_log.txt").read_text().splitlines()[0]
+    first = logged(run, "training")[0]
     assert re.fullmatch(
         r"step 000001 lr \S+ loss \S+ mse \S+ \(cf \S+ fa \S+\) hf \S+ \(cf \S+ fa \S+\) t \S+ \S+ s", first
     )
@@ -297,10 +303,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
             assert ours.read_bytes() == theirs.read_bytes(), name
     for kind in ("training", "validation"):
         assert metrics(run, kind) == metrics(whole, kind)
-    without_seconds = [
-        [line.rsplit(" t ", 1)[0] for line in (folder / "training_log.txt").read_text().splitlines()]
-        for folder in (run, whole)
-    ]
+    without_seconds = [[line.rsplit(" t ", 1)[0] for line in logged(folder, "training")] for folder in (run, whole)]
     assert without_seconds[0] == without_seconds[1]
     assert not same(adapter(whole, 4), adapter(whole, 6))
 

@@ -154,7 +154,7 @@ def flop_of_step(plan: Plan) -> int:
     config = plan.config
     unet = empty_unet(plan.base).train()
     add_adapter(unet, adapter_config(config))
-    if config.gradient_checkpointing:
+    if plan.way.checkpointing:
         unet.enable_gradient_checkpointing()
     return flop_of(lambda: meta_forward(unet, plan.latent_shape, config.batch_size).sum().backward())
 
@@ -199,6 +199,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Job:
             steps=config.steps,
             batch_size=config.batch_size,
             precision=config.precision,
+            memory=config.memory,
             device=config.device,
         )
     )
@@ -287,6 +288,7 @@ def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple
         batch_size=config.batch_size,
         precision=config.precision,
         gradient_checkpointing=config.gradient_checkpointing,
+        memory=config.memory,
         optimizer=config.optimizer,
         augment_variants=1,
         device=config.device,

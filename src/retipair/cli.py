@@ -23,7 +23,7 @@ from retipair.config import (
     PrepareConfig,
     TrainConfig,
 )
-from retipair.errors import UserError
+from retipair.errors import UserError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _terminate(number: int, frame: Any) -> None:
 
 def _explain(error: Exception) -> str:
     """What is nobody's bad input: a full disk or memory, or a fault of ours."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
-        return "out of memory; lower --batch_size or, to train, add --gradient_checkpointing. What was saved is whole"
+    if is_out_of_memory(error):
+        return "out of memory; what was saved is whole. Lower --batch_size or --size, or close what else is running"
     message = f"{type(error).__name__}: {error}".splitlines()[0]
     if isinstance(error, OSError):
         return f"{message}; mend that and run the same command again"

@@ -17,6 +17,7 @@ Register = Literal["auto", "points", "features", "none"]
 Benched = Literal["train", "generate", "encode", "evaluate"]
 BestBy = Literal["loss", "consistency", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
+Memory = Literal["auto", "24", "16", "12", "8"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
 
 
@@ -121,7 +122,11 @@ class TrainConfig:
     precision: Precision = "auto"
     """Arithmetic of the frozen base: auto is bf16 on CUDA that has it, else fp32. The adapter is always fp32."""
     gradient_checkpointing: bool = False
-    """Recompute activations instead of keeping them: less memory, about a third slower."""
+    """Recompute activations instead of keeping them, whatever --memory says: less memory, about a third slower."""
+    memory: Memory = "auto"
+    """GiB of device memory to stay within, by the first of these whose estimate fits: nothing saved, gradient
+    checkpointing, that and the base's weights in fp8, that and in nf4 (pip install 'retipair[nf4]'). auto: one of the
+    first two, by what is free."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     seed: int = 42
@@ -194,6 +199,9 @@ class GenerateConfig:
     """Classifier-free guidance; 1 is off and twice as fast."""
     precision: Precision = "auto"
     """Arithmetic of the UNet: auto is bf16 on CUDA that has it, else fp32. The autoencoder always decodes in fp32."""
+    memory: Memory = "auto"
+    """GiB of device memory to stay within: the base's weights as they are, else in fp8, else in nf4 (pip install
+    'retipair[nf4]'), whichever estimate fits first; pairs are then other ones. auto: as they are."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
 
@@ -280,6 +288,8 @@ class BenchConfig:
     """Arithmetic of the frozen base, as for train and generate. The original's is always fp32."""
     gradient_checkpointing: bool = False
     """train: recompute activations instead of keeping them."""
+    memory: Memory = "auto"
+    """train, generate: as there."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """train: as for train."""
     device: str = "auto"

@@ -65,21 +65,23 @@ def _used_now(device: str) -> int:
 
 @dataclass
 class Peak:
-    """GiB, once its `with` has ended."""
+    """GiB, once its `with` has ended; floor: what was in use before."""
 
     gib: float = 0.0
+    floor: float = 0.0
 
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
     """The most that is in use on the device inside; on the CPU that of this process, all libraries included."""
-    peak = Peak()
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()
+        peak = Peak(floor=memory_used(device))
         yield peak
         peak.gib = memory_used(device)
         return
+    peak = Peak(floor=memory_used(device))
     ended = threading.Event()
 
     def look() -> None:

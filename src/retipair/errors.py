@@ -3,3 +3,9 @@
 
 class UserError(ValueError):
     """Bad input. The command line prints the message alone and ends with status 2."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or torch says that memory has run out; on the CPU torch has no class for it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or "can't allocate memory" in str(error)

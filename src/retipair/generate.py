@@ -14,12 +14,13 @@ from retipair.data.lines import append_line, part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.diffusion.noise import generator
 from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
-from retipair.errors import UserError
+from retipair.errors import UserError, is_out_of_memory
 from retipair.gate import LEDGER_NAME, Gate, Ledger, prints_of, read_ledger, refusal_line
 from retipair.job import Job, make_job, settings_of
 from retipair.model.adapter import load_adapter, merge_adapter
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
+from retipair.model.memory import next_smaller
 from retipair.painter import Painted, Painter
 from retipair.processes import processes
 from retipair.progress import console, progress
@@ -31,8 +32,20 @@ def generate(config: GenerateConfig) -> Path:
 
     Launched as several processes, each draws its share, and the first puts what they wrote together.
     """
-    # Check
     job = make_job(config)
+    try:
+        return draw(job)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    smaller = smaller_flags(job)  # here, where the frames that held the memory are gone
+    raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller}")
+
+
+def draw(job: Job) -> Path:
+    """All of it; returns the folder."""
+    # Check
+    config = job.config
     settings = settings_of(job)
     crew = processes(job.device)
     with crew.first_alone():
@@ -47,6 +60,7 @@ def generate(config: GenerateConfig) -> Path:
     # Set up
     for warning in job.warnings:
         console.print(f"warning: {warning}", markup=False)
+    console.print(f"{job.said_of_memory} (--memory {config.memory})")
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
     gate = make_gate(job)
@@ -61,7 +75,7 @@ def generate(config: GenerateConfig) -> Path:
     with progress("Drawing pairs", len(mine)) as advance:
         queue = deque(mine)
         while queue:
-            batch = [queue.popleft() for _ in range(min(batch_size(job), len(queue)))]
+            batch = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
             rows = [texts.index(job.prompt(index)) for index in batch]
             drawn = paint(job, painter, conditioning, rows, [(index, tries[index]) for index in batch])
             again = []
@@ -90,9 +104,9 @@ def load(job: Job, texts: Sequence[str]) -> tuple[Painter, Conditioning]:
     """What paints, and what it hears: row i for texts[i], the last row for no prompt."""
     config = job.config
     conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
-    unet = job.base.unet(job.dtype, job.device)
+    unet = job.base.unet(job.dtype, job.device, job.way.stored)
     load_adapter(job.adapter, unet, job.base.source)
-    if job.dtype == torch.float32:  # in fewer bits the fp32 adapter would be rounded with the weights
+    if job.dtype == torch.float32 and not job.way.stored:  # in fewer bits the adapter would be rounded with the weights
         merge_adapter(unet)
     denoise = Denoiser(unet.eval(), job.dtype, job.device)
     vae = job.base.vae(device=job.device)
@@ -120,11 +134,6 @@ def say_end(job: Job, done: Drawn, ledger: Ledger) -> None:
     )
 
 
-def batch_size(job: Job) -> int:
-    """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
-    return 1 if job.device == "cpu" else job.config.batch_size
-
-
 def paint(
     job: Job, painter: Painter, conditioning: Conditioning, rows: Sequence[int], tries: Sequence[tuple[int, int]]
 ) -> list[Painted]:
@@ -135,6 +144,14 @@ def paint(
     sources = [source for index, _ in tries if (source := job.source(index))]
     joints = np.stack([job.layout.join(*load_views(s, job.layout.view_size)) for s in sources]) if sources else None
     return painter.paint(conditioning.rows(rows), generators, joints, job.strength or 1.0)
+
+
+def smaller_flags(job: Job) -> str:
+    """The flags to try when memory has run out after all."""
+    if job.batch_size > 1:
+        return "--batch_size 1"
+    smaller = next_smaller(job.way, job.ways, job.memory_of)
+    return f"--memory {smaller}, with another --savedir" if smaller else "an adapter trained at a smaller --size"
 
 
 def make_gate(job: Job) -> Gate:

@@ -1,6 +1,6 @@
 """What `generate` draws with: run, adapter, base, prompts and sources, found and checked before anything is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.errors import UserError
-from retipair.model.adapter import Description, adapter_sha256, read_description
+from retipair.model.adapter import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.device import choose_device, choose_dtype
+from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, ready
 from retipair.painter import draw_prompt
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
 from retipair.run import Run, find_run, results_folder
@@ -34,10 +35,33 @@ class Job:
     device: str
     dtype: torch.dtype
     warnings: list[str]
+    way: Way = DRAWING[0]
 
     @property
     def strength(self) -> float | None:
         return self.config.strength if self.config.mode == "from_data" else None
+
+    @property
+    def batch_size(self) -> int:
+        """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
+        return 1 if self.device == "cpu" else self.config.batch_size
+
+    def memory_of(self, way: Way) -> int:
+        """Bytes at the peak, if it saved memory in this way."""
+        at_once = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
+        latents = (at_once, *self.base.latent_shape(self.layout.joint_size))
+        work = Work(self.base, None, latents, self.dtype, self.device)
+        adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
+        return max(generation_memory(work, way, adapter, bool(self.sources)).values())
+
+    @property
+    def said_of_memory(self) -> str:
+        return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways to save memory that are open to it, from the fastest to the smallest."""
+        return [way for way in DRAWING if self.device != "mps" or not way.stored]
 
     def source(self, index: int) -> Entry | None:
         """The training pair that pair `index` varies: they take turns in order."""
@@ -75,7 +99,8 @@ def make_job(config: GenerateConfig) -> Job:
     trained = partial(training_pairs, config, run, layout, description, warnings)
     sources = trained("--mode from_data") if config.mode == "from_data" else []
     known = trained("--max_copy") if config.max_copy is not None else []
-    return Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    job = Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0)))
 
 
 def _check(config: GenerateConfig) -> None:
@@ -202,5 +227,5 @@ def settings_of(job: Job) -> dict[str, Any]:
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
         "known_sha256": content_sha256(job.known) if job.known else None,
-        "dtype": str(job.dtype).removeprefix("torch."),
+        "dtype": str(job.dtype).removeprefix("torch.") + (f", {job.way.name}" if job.way.stored else ""),
     }

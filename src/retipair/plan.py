@@ -14,14 +14,25 @@ from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.sources import find_pairs
 from retipair.errors import UserError
-from retipair.model.adapter import Description, adapter_parameters, add_adapter, lora_config
-from retipair.model.base import Base, empty_unet, open_base
+from retipair.model.adapter import Description, lora_config
+from retipair.model.base import Base, open_base
 from retipair.model.conditioning import size_ids_for
-from retipair.model.device import choose_device, choose_dtype
-from retipair.model.memory import training_memory
+from retipair.model.device import choose_device, choose_dtype, free_memory
+from retipair.model.memory import (
+    GIB,
+    TRAINING,
+    Adapter,
+    Estimate,
+    Way,
+    Work,
+    choose,
+    next_smaller,
+    ready,
+    training_memory,
+)
 from retipair.prepare import fingerprint, is_prepared, prepare
 from retipair.progress import console
-from retipair.run import results_folder
+from retipair.run import Run, results_folder
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 AT_LEAST_ONE = (
@@ -49,11 +60,37 @@ class Plan:
     device: str
     dtype: torch.dtype
     folder: Path
+    way: Way = TRAINING[0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a joint image's latents."""
         return self.base.latent_shape(self.layout.joint_size)
+
+    @property
+    def work(self) -> Work:
+        """What its memory depends on."""
+        latents = (self.config.batch_size, *self.latent_shape)
+        return Work(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
+
+    def memory(self, way: Way) -> Estimate:
+        """Bytes of each phase of the training, if it saved memory in this way."""
+        config = self.config
+        return training_memory(self.work, way, config.optimizer, config.num_samples > 0, config.ema_decay > 0)
+
+    def memory_of(self, way: Way) -> int:
+        """The most of them."""
+        return max(self.memory(way).values())
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways to save memory that are open to it, from the fastest to the smallest."""
+        return [
+            way
+            for way in TRAINING
+            if (way.checkpointing or not self.config.gradient_checkpointing)
+            and (self.device != "mps" or not way.stored)
+        ]
 
 
 @dataclass(frozen=True)
@@ -83,7 +120,25 @@ def make_plan(config: TrainConfig) -> Plan:
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
-    return plan
+    return replace(plan, way=ready(_choose_way(plan)))
+
+
+def _choose_way(plan: Plan) -> Way:
+    """What --memory leads to; a resumed run whose user leaves that to us goes on as it began."""
+    config, before = plan.config, Run(plan.folder).memory_way() if plan.config.resume else None
+    for way in plan.ways:
+        if config.memory == "auto" and way.name == before:
+            return way
+    return choose(config.memory, plan.ways, plan.memory_of, lambda: free_memory(plan.device))
+
+
+def smaller_flags(plan: Plan) -> str:
+    """The flags to try when memory has run out after all."""
+    if smaller := next_smaller(plan.way, plan.ways, plan.memory_of):
+        return f"--memory {smaller}"
+    if not plan.way.checkpointing:
+        return "--gradient_checkpointing"
+    return "a smaller --batch_size or --size, as another --name"
 
 
 def check_steps(flag: str, steps: int, base: Base) -> None:
@@ -181,17 +236,18 @@ def describe(plan: Plan, data: Data) -> Description:
 
 def adapter_config(config: TrainConfig) -> Any:
     """PEFT's settings for the adapter these settings ask for."""
-    return lora_config(config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora)
+    return lora_config(*adapter_settings(config))
+
+
+def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
+    """Those of the adapter, in the order that `lora_config` takes them."""
+    return config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora
 
 
 def print_plan(plan: Plan) -> None:
     """What --dry_run shows: what the settings lead to, then the settings."""
-    unet = empty_unet(plan.base)
-    add_adapter(unet, adapter_config(plan.config))
-    trainable = sum(parameter.numel() for parameter in adapter_parameters(unet).values())
-    memory = training_memory(
-        unet, plan.latent_shape, plan.config.batch_size, plan.dtype, plan.config.gradient_checkpointing
-    )
+    memory = plan.memory(plan.way)
+    phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
     facts = {
         "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
@@ -199,8 +255,8 @@ def print_plan(plan: Plan) -> None:
         "system": plan.base.system.name,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{trainable:,}",
-        "memory (estimate)": f"{memory / 2**30:.2f} GiB",
+        "trainable parameters": f"{plan.work.step(plan.way, learn=True).adapter:,}",
+        "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.way.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")
     resolved = {"size": plan.layout.view_size, "device": plan.device, "precision": dtype}

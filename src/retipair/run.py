@@ -23,10 +23,10 @@ METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
 MAY_CHANGE = frozenset(
     {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every"}
-    | {"data", "base", "tokenizer", "num_samples", "sample_steps"}
+    | {"data", "base", "tokenizer", "num_samples", "sample_steps", "memory", "gradient_checkpointing"}
 )
 """Settings a resumed run may have otherwise than it began: those that change nothing already done. (Data and base
-are held to their content, wherever they lie.)"""
+are held to their content, wherever they lie; what --memory changes is said when it does.)"""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,24 @@ class Run:
             raise UserError(f"{path}: not the config of a run; choose another --name")
         return from_values(TrainConfig, saved["settings"], where=str(path))
 
+    def memory_way(self) -> str | None:
+        """The name of the way to save memory that it last went with; None if it has not begun."""
+        path = self.folder / "config.json"
+        return read_json(path).get("memory_way") if path.is_file() else None
+
     def samples_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}_random_pairs"
 
     def log(self, name: str, text: str, values: Mapping[str, Any]) -> None:
         """Append a line to `{name}_log.txt` and its numbers to metrics.jsonl."""
-        with (self.folder / f"{name}_log.txt").open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        self.note(name, text)
         with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": name, **values}) + "\n")
+
+    def note(self, name: str, text: str) -> None:
+        """Append a line to `{name}_log.txt`."""
+        with (self.folder / f"{name}_log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last one is dropped. Raises UserError, naming it, if it is damaged."""

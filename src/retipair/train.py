@@ -15,31 +15,59 @@ from torch.profiler import record_function
 from retipair.batches import Batches, make_batches
 from retipair.best import Validation, better, reason
 from retipair.config import TrainConfig, to_values
-from retipair.costs import memory_used
+from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
-from retipair.errors import UserError
+from retipair.errors import UserError, is_out_of_memory
 from retipair.learner import Learner
 from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
+from retipair.model.memory import Way
 from retipair.painter import Painter, draw_prompt, synthetic_mark
-from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan, adapter_config, describe, make_plan, print_plan, read_data
+from retipair.plan import (
+    VALIDATION_TIMESTEPS,
+    Data,
+    Plan,
+    adapter_config,
+    describe,
+    make_plan,
+    print_plan,
+    read_data,
+    smaller_flags,
+)
 from retipair.processes import Processes, processes
 from retipair.progress import console, progress
-from retipair.run import Run, check_run, read_state, start_run
+from retipair.run import Run, check_run, read_state, start_run, step_of
 
 Track = Callable[[Mapping[str, float], int], None]
 
 
 def train(config: TrainConfig) -> Path | None:
     """Train an adapter; returns the run's folder (None after --dry_run)."""
-    # Check: what can be wrong is found before anything is written
     plan = make_plan(config)
     if config.dry_run:
         print_plan(plan)
         return None
     crew = processes(plan.device)
+    try:
+        with peak_memory(plan.device) as peak:
+            steps = learn(plan, crew)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        steps = -1
+    if steps < 0:  # said here, where the frames that held the memory are gone
+        raise UserError(out_of_memory(plan))
+    if crew.first:
+        say_end(plan, steps, peak)
+    return plan.folder
+
+
+def learn(plan: Plan, crew: Processes) -> int:
+    """All of it; returns how many steps it took."""
+    # Check: what can be wrong is found before anything is written
+    config = plan.config
     with crew.first_alone():  # raw views are prepared once
         data = read_data(plan)
     facts = facts_of(plan, data, crew)
@@ -47,6 +75,7 @@ def train(config: TrainConfig) -> Path | None:
 
     # Set up
     description = describe(plan, data)
+    console.print(said_of_memory(plan))
     training = set_up(plan, data, crew)
     learner, window = training.learner, training.window
 
@@ -58,12 +87,15 @@ def train(config: TrainConfig) -> Path | None:
         if crew.first:
             window.sums.copy_(tensors["window"])
         best = Validation(**values["best"]) if values["best"] else None
-    run = Run(plan.folder)
+    run, began = Run(plan.folder), learner.step
+    before = run.memory_way()
     if crew.first:
-        start_run(run, config, facts)
-        run.cut_logs(learner.step if checkpoint else -1)
+        start_run(run, config, {**facts, "memory_way": plan.way.name})
+        run.cut_logs(began if checkpoint else -1)
     if checkpoint is not None:
-        console.print(f"Resuming {run.folder} at step {learner.step}")
+        console.print(f"Resuming {run.folder} at step {began}")
+        if crew.first and before not in (None, plan.way.name):
+            say_change(run, began, str(before), plan.way)
     say_start(plan, data, training)
     warn_of_upsampling(plan, data)
 
@@ -110,9 +142,7 @@ def train(config: TrainConfig) -> Path | None:
                     advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory:.1f} GiB")
                 if learner.step % config.val_every == 0 or learner.step == config.max_steps:
                     milestone()
-    console.print(f"Trained to step {learner.step}, best at step {run.best_step()}: {run.folder}")
-    console.print(f"Next: {next_command(config)}")
-    return run.folder
+    return learner.step - began
 
 
 def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
@@ -168,9 +198,9 @@ def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
     config = plan.config
     with crew.first_alone():
         batches = make_batches(plan, data)
-    unet = plan.base.unet(plan.dtype, plan.device)
+    unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
     add_adapter(unet, adapter_config(config), config.seed)
-    if config.gradient_checkpointing:
+    if plan.way.checkpointing:
         unet.enable_gradient_checkpointing()
     scheduler = plan.base.scheduler("ddpm")
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
@@ -338,6 +368,40 @@ def say_start(plan: Plan, data: Data, training: Training) -> None:
     console.print(
         f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
+    )
+
+
+def said_of_memory(plan: Plan) -> str:
+    needed = plan.memory_of(plan.way) / GIB
+    return f"memory: {needed:.1f} GiB estimated, with {plan.way.name} (--memory {plan.config.memory})"
+
+
+def say_change(run: Run, step: int, before: str, way: Way) -> None:
+    """A resumed run that saves memory otherwise than before: fewer bits are other arithmetic."""
+    text = f"memory: from step {step} on with {way.name}, before with {before}"
+    run.note("training", text)
+    console.print(f"{text}; the base's weights in other bits make it another training than one that ran all the way")
+
+
+def say_end(plan: Plan, steps: int, peak: Peak) -> None:
+    """What was reached, and the memory it took beside the estimate."""
+    run = Run(plan.folder)
+    needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
+    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name}"
+    if steps:
+        run.note("training", memory)
+    console.print(memory)
+    console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
+    console.print(f"Next: {next_command(plan.config)}")
+
+
+def out_of_memory(plan: Plan) -> str:
+    """What to do, and what is left."""
+    whole = Run(plan.folder).checkpoints()
+    kept = f"the last checkpoint, step {step_of(whole[-1])}, is intact" if whole else "nothing was saved yet"
+    return (
+        f"out of memory, with {plan.way.name} ({plan.memory_of(plan.way) / GIB:.1f} GiB were estimated); {kept}: "
+        f"try {smaller_flags(plan)}{' --resume' if whole else ''}"
     )
 
 

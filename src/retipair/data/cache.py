@@ -18,6 +18,11 @@ STORED = np.float16
 """Rounds latents by 0.05 %, far below the autoencoder's own std, for half the memory."""
 
 
+HELD = 2**28
+"""Bytes of latents in a GPU's memory, at most: those of 250 pairs in eight variants at 1024x512. More are read from
+disk as they are drawn."""
+
+
 @dataclass(frozen=True)
 class LatentCache:
     """mean, std: (pairs, variants, C, h, w), in memory, on the device, or mapped from disk."""
@@ -38,8 +43,8 @@ class LatentCache:
         return 2 * int(np.prod(self.mean.shape)) * np.dtype(STORED).itemsize
 
     def on(self, device: str) -> "LatentCache":
-        """The cache in the device's memory, if it leaves most of what is free there; else mapped from disk as it is."""
-        if not device.startswith("cuda") or self.bytes > torch.cuda.mem_get_info(device)[0] // 5:
+        """The cache in the device's memory, if it is small beside all else there; else mapped from disk as it is."""
+        if not device.startswith("cuda") or self.bytes > HELD:
             return self
         return LatentCache(*(torch.from_numpy(np.array(part)).to(device) for part in (self.mean, self.std)))
 

@@ -33,7 +33,12 @@ def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generato
 
 @torch.no_grad()
 def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
-    """Scaled latents (B, C, h, w) -> images (B, H, W, 3) uint8."""
+    """Scaled latents (B, C, h, w) -> images (B, H, W, 3) uint8.
+
+    One by one, so that neither memory nor a pair's pixels depend on how many there are. (Not in tiles, whose borders
+    would show.)
+    """
+    vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     unit = (images * 0.5 + 0.5).clamp(0, 1)
     return (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)

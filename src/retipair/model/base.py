@@ -33,7 +33,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from retipair.errors import UserError
+from retipair.errors import UserError, is_out_of_memory
+from retipair.model.storage import Stored, store
 from retipair.model.tokenizer import byte_tokenizer
 
 # One bar for each of a base's parts says nothing: the command that loads it has its own.
@@ -144,9 +145,14 @@ class Base:
                 digest.update(stream.read())
         return digest.hexdigest()
 
-    def unet(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> UNet2DConditionModel:
-        """The UNet, frozen."""
-        return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
+    def unet(
+        self, dtype: torch.dtype = torch.float32, device: str = "cpu", stored: Stored | None = None
+    ) -> UNet2DConditionModel:
+        """The UNet, frozen. stored: the fewer bits that its weights are held in; `dtype` is what they are used in."""
+        if stored is None:
+            return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
+        whole = self._load("unet", UNet2DConditionModel, dtype, "cpu").requires_grad_(False)
+        return store(whole, stored, device)  # which never has it whole
 
     def vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderKL:
         """The autoencoder, frozen. Never in fp16: SDXL's overflows there."""
@@ -408,7 +414,7 @@ def _errors_name(source: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -418,5 +424,19 @@ def _errors_name(source: str) -> Iterator[None]:
 
 def empty_unet(base: Base) -> UNet2DConditionModel:
     """The UNet's shape without its memory (meta device): for counting and planning."""
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(base.unet_config)
+    return _empty(base, "unet", UNet2DConditionModel)
+
+
+def empty_vae(base: Base) -> AutoencoderKL:
+    """The autoencoder's shape, likewise."""
+    return _empty(base, "vae", AutoencoderKL)
+
+
+def empty_text_encoders(base: Base) -> list[torch.nn.Module]:
+    """The text encoders' shapes, likewise."""
+    return [_empty(base, name, kind) for name, kind in base.system.text_encoders.items()]
+
+
+def _empty(base: Base, name: str, kind: Any) -> Any:
+    with _errors_name(base.source), torch.device("meta"):
+        return _from_config(kind, _read_config(base.configs, name))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from retipair.errors import UserError
@@ -39,6 +40,11 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def free_memory(device: str) -> int:
+    """Bytes that nobody uses there; a Mac's GPU shares those of the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 
 @contextmanager
