@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from retipair.errors import UserError
 from retipair.model.adapter import adapter_parameters, add_adapter, lora_config
@@ -187,6 +187,42 @@ WORKSPACE = 1.0
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
+class _Form(NamedTuple):
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+_FORMS: dict[Any, Any] = {}
+"""What functions made of operands of such forms: a network repeats itself, and torch works a form out in Python."""
+
+
+def _result_of(function: Any, args: Any, kwargs: Any) -> Any:
+    """function(*args, **kwargs), of tensors without storage, worked out once for operands of one form."""
+    if any(one.alias_info for one in (*function._schema.arguments, *function._schema.returns)):
+        return function(*args, **kwargs)
+    leaves, tree = tree_flatten((args, kwargs))
+    key = (function, tree, *(_form(leaf) for leaf in leaves))
+    if key not in _FORMS:
+        made, made_tree = tree_flatten(function(*args, **kwargs))
+        _FORMS[key] = [_form(leaf) for leaf in made], made_tree
+    forms, made_tree = _FORMS[key]
+    return tree_unflatten([_new(form) for form in forms], made_tree)
+
+
+def _form(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return _Form(leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
+
+
+def _new(form: Any) -> Any:
+    if not isinstance(form, _Form):
+        return form
+    return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device)
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors made inside that are still there, and the most at any time."""
 
@@ -196,7 +232,7 @@ class LiveBytes(TorchDispatchMode):
         self._sizes = {part.untyped_storage()._cdata: 0 for part in (*model.parameters(), *model.buffers())}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        result = _result_of(function, args, kwargs or {})
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         for tensor in made:
             self._note(tensor.untyped_storage())
