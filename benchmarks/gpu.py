@@ -45,7 +45,7 @@ MEASUREMENTS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny bases, few repeats; nothing is written into docs")
-    parser.add_argument("--minutes", type=float, default=6.5, help="no measurement begins that might not end in time")
+    parser.add_argument("--minutes", type=float, default=5.5, help="no measurement begins that might not end in time")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${RETIPAIR_PYTHON:-$(test -x .venv/bin/python && echo .venv/bin/python || echo python)}
+case " $* " in
+*" --small "*) small=--small base=random:tiny-sd15 repeats=1 ;;
+*) small='' base=random:sdxl repeats=5 ;;
+esac
 "$PYTHON" benchmarks/gpu.py "$@"
-case " $* " in *" --small "*) small=--small ;; *) small= ;; esac
-exec "$PYTHON" benchmarks/memory.py $small  # each way to save memory, beside its estimate; printed only
+"$PYTHON" benchmarks/memory.py $small # each way to save memory, beside its estimate; printed only
+exec "$PYTHON" benchmarks/tricks.py --base $base --repeats $repeats # printed only

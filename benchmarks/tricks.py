@@ -48,6 +48,16 @@ def plain_attention(unet: Any, work: Work) -> Work:
     return tricked
 
 
+def tensor_float(unet: Any, work: Work) -> Work:
+    def tricked() -> None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        work()
+        torch.set_float32_matmul_precision(before)
+
+    return tricked
+
+
 def regional_compile(unet: Any, work: Work) -> Work:
     unet.compile_repeated_blocks()
     return work
@@ -60,6 +70,8 @@ TRICKS: dict[str, Trick] = {
     "repeated blocks compiled": regional_compile,
     "--precision bf16": torch.bfloat16,
 }
+if torch.cuda.is_available():  # where the usual arithmetic is bf16
+    TRICKS |= {"--precision fp32": torch.float32, "fp32 products in TF32": tensor_float}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
