@@ -60,10 +60,10 @@ def draw(job: Job) -> Path:
     # Set up
     for warning in job.warnings:
         console.print(f"warning: {warning}", markup=False)
-    console.print(f"{job.said_of_memory} (--memory {config.memory})")
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
     gate = make_gate(job)
+    console.print(f"{job.said_of_memory} (--memory {config.memory})")
     with crew.first_alone():
         job.out.mkdir(parents=True, exist_ok=True)
         (job.out / MANIFEST_NAME).touch()

@@ -75,7 +75,6 @@ def learn(plan: Plan, crew: Processes) -> int:
 
     # Set up
     description = describe(plan, data)
-    console.print(said_of_memory(plan))
     training = set_up(plan, data, crew)
     learner, window = training.learner, training.window
 
@@ -97,6 +96,7 @@ def learn(plan: Plan, crew: Processes) -> int:
         if crew.first and before not in (None, plan.way.name):
             say_change(run, began, str(before), plan.way)
     say_start(plan, data, training)
+    console.print(said_of_memory(plan))
     warn_of_upsampling(plan, data)
 
     def milestone() -> None:
