@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], object]
 GIB = 2**30
-LOOK_EVERY = 0.005
+LOOK_EVERY = 0.02
 """Seconds between looks at a process's memory, where the device keeps no account of its own."""
 SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
 """Of the square matrices whose product is the limit: large enough that larger ones are no faster."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from retipair.config import GenerateConfig
+from retipair.costs import peak_memory
 from retipair.data.dataset import load_views
 from retipair.data.lines import append_line, part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
@@ -34,12 +35,17 @@ def generate(config: GenerateConfig) -> Path:
     """
     job = make_job(config)
     try:
-        return draw(job)
+        with peak_memory(job.device) as peak:
+            out = draw(job)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    smaller = smaller_flags(job)  # here, where the frames that held the memory are gone
-    raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller}")
+        out = None
+    if out is None:  # said here, where the frames that held the memory are gone
+        raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller_flags(job)}")
+    if config.memory != "auto":
+        console.print(f"{job.said_of_memory}, {peak.gib - peak.floor:.1f} GiB used at most")
+    return out
 
 
 def draw(job: Job) -> Path:
@@ -63,7 +69,8 @@ def draw(job: Job) -> Path:
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
     gate = make_gate(job)
-    console.print(f"{job.said_of_memory} (--memory {config.memory})")
+    if config.memory != "auto":  # to count it takes a second or more
+        console.print(f"{job.said_of_memory} (--memory {config.memory})")
     with crew.first_alone():
         job.out.mkdir(parents=True, exist_ok=True)
         (job.out / MANIFEST_NAME).touch()

@@ -38,7 +38,7 @@ class Way:
 
 
 TRAINING = (Way(), Way(checkpointing=True), Way(True, "fp8"), Way(True, "nf4"))
-"""From the fastest to the smallest. Eight-bit integers are not among them: no smaller than fp8, and slower."""
+"""From the fastest to the smallest. Eight-bit integers are not among them: they are no smaller than fp8."""
 DRAWING = tuple(dict.fromkeys(replace(way, checkpointing=False) for way in TRAINING))
 """The same for drawing, which has no backward pass to keep anything for."""
 PRESETS = ("24", "16", "12", "8")
