@@ -151,6 +151,8 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
+        raise UserError(f"{out}: has folders where files of ours would be; choose a new or empty folder for --out")
     if there and SCORES_NAME not in there and not there <= {KEPT_NAME, FIGURES_NAME}:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for --out")
     if SCORES_NAME not in there:

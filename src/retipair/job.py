@@ -59,6 +59,11 @@ class Job:
         return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
 
     @property
+    def less(self) -> str:
+        """What to do where no way to save memory is enough."""
+        return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
+
+    @property
     def ways(self) -> list[Way]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
         return [way for way in DRAWING if self.device != "mps" or not way.stored]
@@ -100,7 +105,7 @@ def make_job(config: GenerateConfig) -> Job:
     sources = trained("--mode from_data") if config.mode == "from_data" else []
     known = trained("--max_copy") if config.max_copy is not None else []
     job = Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
-    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0)))
+    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0, job.less)))
 
 
 def _check(config: GenerateConfig) -> None:

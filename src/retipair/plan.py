@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def _choose_way(plan: Plan) -> Way:
     for way in plan.ways:
         if config.memory == "auto" and way.name == before:
             return way
-    return choose(config.memory, plan.ways, plan.memory_of, lambda: free_memory(plan.device))
+    free = partial(free_memory, plan.device)
+    return choose(config.memory, plan.ways, plan.memory_of, free, "lower --batch_size or --size")
 
 
 def smaller_flags(plan: Plan) -> str:

@@ -29,9 +29,9 @@ VIEW = 320
 """px of a view on the page"""
 
 Scores = Mapping[str, Any]
-_NAMES = {"generated": "generated", "train": "training", "val": "validation", "mispaired": "mispaired"}
+_NAMES = {"generated": "generated", "train": "training", "val": "validation", "test": "test", "mispaired": "mispaired"}
 _NAMES |= {"real": "real", "autoencoder": "training, through the autoencoder"}
-_COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "mispaired": "#8d8d8d"}
+_COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "test": "#9b6bab", "mispaired": "#8d8d8d"}
 _INK = "#010203"  # stands for the colour of the page's text, light or dark
 _DOTS = {
     "fine": ("texture.fine_share", "share of fine detail"),

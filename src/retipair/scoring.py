@@ -58,8 +58,8 @@ class Sets:
     @cached_property
     def named(self) -> dict[str, MeasuredSet]:
         """A column of every table, left out where there are no such pairs."""
-        val = self.real.of_split("val")
-        columns = {"generated": self.generated, "train": self.train, "val": val}
+        held_out: dict[str, MeasuredSet] = {side: self.real.of_split(side) for side in ("val", "test")}
+        columns = {"generated": self.generated, "train": self.train, **held_out}
         return {name: one for name, one in columns.items() if one is not None and one.entries}
 
 

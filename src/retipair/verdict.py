@@ -65,14 +65,18 @@ def _agreement(scores: Scores) -> Iterator[Finding]:
     """Whether the halves match: the one thing that everything else hangs on."""
     row = scores["consistency"]["correlation"]
     made, real, chance = (_mean(row, name) for name in ("generated", "train", "mispaired"))
-    if made is None or real is None:
+    if made is None:
         return
-    chance = chance or 0.0  # also where all real pairs are of one eye
-    share = (made - chance) / (real - chance) if real > chance else 0.0
-    text = (
-        f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs "
-        f"and by {round(chance, 2) + 0:.2f} in mispaired ones."
-    )
+    if real is None:
+        text = (
+            f"The vessels of CF and FA correlate by {made:.2f} in generated pairs; there are no training pairs beside."
+        )
+        yield Finding("look", "agreement", text, "Give --real the folder that was trained on.")
+        return
+    least = chance or 0.0  # where all real pairs are of one eye none can be mispaired
+    share = (made - least) / (real - least) if real > least else 0.0
+    text = f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs"
+    text += "." if chance is None else f" and by {round(chance, 2) + 0:.2f} in mispaired ones."
     if share >= _MOST_OF:
         yield Finding("good", "agreement", f"{text} The halves match.", "")
     elif share >= _HALF:

@@ -54,28 +54,28 @@ def test_what_each_number_leads_to_for_sdxl(memory: str, way: int) -> None:
     """At 1024x512, one pair a step, bf16 on CUDA."""
     full = work("sdxl", LATENTS["sdxl"])
     needed: Callable[[Way], int] = lambda way: max(training_memory(full, way).values())  # noqa: E731
-    chosen = choose(memory, TRAINING, needed, free=lambda: 0)
+    chosen = choose(memory, TRAINING, needed, lambda: 0, "")
     assert chosen == TRAINING[way]
     assert needed(chosen) < int(memory) * GIB
 
 
 def test_a_number_takes_the_first_that_fits_and_leaves_a_tenth_free() -> None:
     needed = sized(20, 10, 7.3, 7.1)
-    assert [choose(memory, TRAINING, needed, lambda: 0) for memory in PRESETS] == [
+    assert [choose(memory, TRAINING, needed, lambda: 0, "") for memory in PRESETS] == [
         TRAINING[1] if memory == "16" or memory == "12" else TRAINING[0 if memory == "24" else 3] for memory in PRESETS
     ]
 
 
 def test_what_cannot_fit_is_refused_with_the_smallest_estimate() -> None:
     with pytest.raises(UserError, match=r"--memory 8: 9\.5 GiB is the smallest estimate, with .*nf4.*--batch_size"):
-        choose("8", TRAINING, sized(30, 20, 10, 9.5), lambda: 0)
+        choose("8", TRAINING, sized(30, 20, 10, 9.5), lambda: 0, "lower --batch_size")
 
 
 def test_auto_only_recomputes_and_only_when_it_must() -> None:
     needed = sized(20, 10, 7, 4)
     for free, way in ((24, 0), (22, 1), (12, 1), (2, 1)):  # what does not fit goes on with what changes nothing
-        assert choose("auto", TRAINING, needed, lambda free=free: free * GIB) == TRAINING[way]  # type: ignore[misc]
-    assert choose("auto", DRAWING, sized(), lambda: 0) == Way()
+        assert choose("auto", TRAINING, needed, lambda free=free: free * GIB, "") == TRAINING[way]  # type: ignore[misc]
+    assert choose("auto", DRAWING, sized(), lambda: 0, "") == Way()
 
 
 def test_after_running_out_the_next_smaller_number_is_named() -> None:

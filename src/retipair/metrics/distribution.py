@@ -181,7 +181,10 @@ def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> M
 
 def _reach(values: np.ndarray, k: int) -> np.ndarray:
     """The distance of each from its k-th neighbour within the set, (n,)."""
-    return np.concatenate([np.partition(cdist(values[at], values), k, axis=1)[:, k] for at in _stretches(values)])
+    reach = np.empty(len(values))
+    for at in _stretches(values):
+        reach[at] = np.partition(cdist(values[at], values), k, axis=1)[:, k]
+    return reach
 
 
 def _stretches(rows: np.ndarray) -> Iterator[slice]:

@@ -49,10 +49,13 @@ Estimate = dict[str, int]
 """Phase -> bytes at its peak."""
 
 
-def choose(memory: str, ways: Sequence[Way], bytes_of: Callable[[Way], int], free: Callable[[], int]) -> Way:
+def choose(
+    memory: str, ways: Sequence[Way], bytes_of: Callable[[Way], int], free: Callable[[], int], advice: str
+) -> Way:
     """The first way whose bytes fit: for "auto" the `free` ones, of the ways that change no result; else that many GiB.
 
-    Raises UserError if none fits a number of GiB. Estimates take a second or more: none is made that is not needed.
+    Raises UserError, with `advice`, if none fits a number of GiB. Estimates take a second or more: none is made that is
+    not needed.
     """
     if memory == "auto":
         harmless = [way for way in ways if way.stored is None] or list(ways[:1])
@@ -64,7 +67,7 @@ def choose(memory: str, ways: Sequence[Way], bytes_of: Callable[[Way], int], fre
     least = min(ways, key=bytes_of)
     raise UserError(
         f"--memory {memory}: {bytes_of(least) / GIB:.1f} GiB is the smallest estimate, with {least.name}, and a tenth "
-        "must stay free; lower --batch_size or --size"
+        f"must stay free; {advice}"
     )
 
 
@@ -79,7 +82,7 @@ def next_smaller(way: Way, ways: Sequence[Way], bytes_of: Callable[[Way], int]) 
     """The largest preset that takes a smaller way than this one; None if there is none."""
     for memory in PRESETS:
         try:
-            chosen = choose(memory, ways, bytes_of, lambda: 0)
+            chosen = choose(memory, ways, bytes_of, lambda: 0, "")
         except UserError:
             return None
         if ways.index(chosen) > ways.index(way):
