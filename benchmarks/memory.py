@@ -49,7 +49,7 @@ CASES = (
     Case("random:sd15", 512, 1, "fp32", 1),
     Case("random:sd15", 256, 4, "bf16", 0),
     Case("random:tiny-sdxl", 256, 64, "fp32", 0),
-    Case("random:sdxl", 256, 1, "bf16", 2),
+    Case("random:sd15", 256, 4, "bf16", 2),
 )
 ON_GPU = tuple(Case("random:sdxl", 512, 1, "bf16", way) for way in range(len(TRAINING)))
 SMALL = (Case("random:tiny-sd15", 128, 2, "fp32", 0), Case("random:tiny-sdxl", 128, 2, "fp32", 2))

@@ -12,6 +12,7 @@ OTHERS = {
     "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
     "flat_memory.py": ("--amounts 5 10", "| evaluate | 10 |"),
     "starting.py": ("--repeats 1", "| retipair train, until the first step |"),
+    "fewer_bits.py": ("--bases random:tiny-sd15 --samples 1", "| random:tiny-sd15 | fp8 |"),
     "memory.py": ("--small", "| the most |"),
     "gpu.py": ("--small --minutes 0.1", "of a matrix product"),
 }
