@@ -61,8 +61,10 @@ def losses(results: Path, kind: str) -> list[dict[str, float]]:
 
 
 def scores(out: Path) -> dict[str, Any]:
-    """What was found of the pairs; tests look at fewer of them through the layouts (conftest) than a launched one."""
-    return {name: value for name, value in json.loads((out / "scores.json").read_text()).items() if name != "layouts"}
+    """What was found of the pairs; tests show fewer, and pass fewer through the layouts (conftest) than a launched one."""
+    found = json.loads((out / "scores.json").read_text())
+    figures = (out / "figures.csv").read_text()
+    return {"figures": figures} | {k: v for k, v in found.items() if k not in {"layouts", "shown", "doubtful"}}
 
 
 def drawing(results: Path, out: Path, amount: int) -> list[object]:
