@@ -23,8 +23,8 @@ NEIGHBOURS = 5
 """Of a neighbourhood: what both papers use."""
 HALVED = 1000
 """Rows of the reference of which halves are taken for the floor, at most."""
-AT_ONCE = 256
-"""Rows that are compared with all others at once."""
+AT_ONCE = 2**18
+"""Comparisons that stand in memory at once, 2 MB of them: of a stretch of rows with all others."""
 _LEAST = 0.01  # every feature is of the order of 1: deviations below this are none
 
 
@@ -166,7 +166,7 @@ def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> M
     reach_real, reach_generated = (_reach(one, k) for one in (a, b))
     held = np.zeros(len(b), int)  # in how many neighbourhoods of real pairs each generated one lies
     recalled = covered = 0
-    for at in _stretches(a):
+    for at in _stretches(a, b):
         across = cdist(a[at], b)
         held += (across < reach_real[at, None]).sum(axis=0)
         recalled += (across < reach_generated).any(axis=1).sum()
@@ -182,14 +182,15 @@ def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> M
 def _reach(values: np.ndarray, k: int) -> np.ndarray:
     """The distance of each from its k-th neighbour within the set, (n,)."""
     reach = np.empty(len(values))
-    for at in _stretches(values):
+    for at in _stretches(values, values):
         reach[at] = np.partition(cdist(values[at], values), k, axis=1)[:, k]
     return reach
 
 
-def _stretches(rows: np.ndarray) -> Iterator[slice]:
-    """So that what is worked out of each row with each never stands in memory whole."""
-    return (slice(begin, begin + AT_ONCE) for begin in range(0, len(rows), AT_ONCE))
+def _stretches(rows: np.ndarray, others: np.ndarray) -> Iterator[slice]:
+    """So that what is worked out of each row with each other never stands in memory whole."""
+    length = max(1, AT_ONCE // len(others))
+    return (slice(begin, begin + length) for begin in range(0, len(rows), length))
 
 
 def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -215,7 +216,7 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _total(x: np.ndarray, y: np.ndarray) -> float:
-    return sum(float(_kernel(x[at], y).sum()) for at in _stretches(x))
+    return sum(float(_kernel(x[at], y).sum()) for at in _stretches(x, y))
 
 
 def _mean_within(total: float, own: np.ndarray) -> float:
