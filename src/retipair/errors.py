@@ -1,8 +1,23 @@
 """What a user did that cannot work: said in one line, with the file or flag and the remedy."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
 
 class UserError(ValueError):
     """Bad input. The command line prints the message alone and ends with status 2."""
+
+
+def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
+    """What `work` returns; None where memory has run out, by when the frames that held it are gone."""
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -81,7 +81,7 @@ def _scores(
     """Everything that scores.json says."""
     write_figures(config.out / FIGURES_NAME, sets)
     scores = {"schema": SCHEMA, "provenance": provenance, **score(sets)}
-    scores["deep"] = _deep(sets, model, config.out / KEPT_NAME) if model else None
+    scores["deep"] = _deep(sets, model) if model else None
     scores["layouts"] = _layouts(base, sets.train.entries or sets.real.entries)
     if base:
         _add_ceiling(scores, base)
@@ -178,11 +178,11 @@ def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence
 # --- What an image model sees, what bounds a model, and how it was trained
 
 
-def _deep(sets: Sets, model: ImageModel, kept: Path) -> Scores | None:
+def _deep(sets: Sets, model: ImageModel) -> Scores | None:
     if sets.generated is None:
         return None
     named = {"generated pairs": sets.generated, "real pairs": sets.real}
-    return deep_distances(*(deep_features(name, one.entries, model, kept) for name, one in named.items()))
+    return deep_distances(*(deep_features(name, one, model) for name, one in named.items()))
 
 
 def _layouts(base: Base | None, real: Sequence[Entry]) -> Scores:

@@ -15,7 +15,7 @@ from retipair.data.lines import append_line, part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.diffusion.noise import generator
 from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
-from retipair.errors import UserError, is_out_of_memory
+from retipair.errors import UserError, unless_out_of_memory
 from retipair.gate import LEDGER_NAME, Gate, Ledger, prints_of, read_ledger, refusal_line
 from retipair.job import Job, make_job, settings_of
 from retipair.model.adapter import load_adapter, merge_adapter
@@ -34,14 +34,9 @@ def generate(config: GenerateConfig) -> Path:
     Launched as several processes, each draws its share, and the first puts what they wrote together.
     """
     job = make_job(config)
-    try:
-        with peak_memory(job.device) as peak:
-            out = draw(job)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        out = None
-    if out is None:  # said here, where the frames that held the memory are gone
+    with peak_memory(job.device) as peak:
+        out = unless_out_of_memory(lambda: draw(job))
+    if out is None:
         raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller_flags(job)}")
     if config.memory != "auto":
         console.print(f"{job.said_of_memory}, {peak.gib - peak.floor:.1f} GiB used at most")

@@ -135,11 +135,12 @@ def _read_links(links: Sequence[str], kept: Path) -> Columns:
     return columns
 
 
-def deep_features(name: str, entries: Sequence[Entry], model: ImageModel, kept: Path) -> np.ndarray:
+def deep_features(name: str, measured: MeasuredSet, model: ImageModel) -> np.ndarray:
     """What an image model sees in CF and FA of each pair, (n, 2, D) float64; kept as the figures are."""
     rows = []
-    for entry in watched(f"Looking at {name} with the image model", entries, len(entries)):
-        path = kept / f"{key_of(entry)}-{model.sha256[:12]}.npy"
+    pairs = zip(measured.entries, measured.keys, strict=True)
+    for entry, key in watched(f"Looking at {name} with the image model", pairs, len(measured.keys)):
+        path = measured.kept / f"{key}-{model.sha256[:12]}.npy"
         seen = _kept_array(path)
         if seen is None:
             pair = load_pair(entry)

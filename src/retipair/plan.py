@@ -27,6 +27,7 @@ from retipair.model.memory import (
     Way,
     Work,
     choose,
+    count_step,
     next_smaller,
     ready,
     training_memory,
@@ -257,7 +258,7 @@ def print_plan(plan: Plan) -> None:
         "system": plan.base.system.name,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{plan.work.step(plan.way, learn=True).adapter:,}",
+        "trainable parameters": f"{count_step(plan.work, plan.way, learn=True).adapter:,}",
         "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.way.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")

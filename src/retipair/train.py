@@ -19,7 +19,7 @@ from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
-from retipair.errors import UserError, is_out_of_memory
+from retipair.errors import UserError, unless_out_of_memory
 from retipair.learner import Learner
 from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
@@ -50,14 +50,9 @@ def train(config: TrainConfig) -> Path | None:
         print_plan(plan)
         return None
     crew = processes(plan.device)
-    try:
-        with peak_memory(plan.device) as peak:
-            steps = learn(plan, crew)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        steps = -1
-    if steps < 0:  # said here, where the frames that held the memory are gone
+    with peak_memory(plan.device) as peak:
+        steps = unless_out_of_memory(lambda: learn(plan, crew))
+    if steps is None:
         raise UserError(out_of_memory(plan))
     if crew.first:
         say_end(plan, steps, peak)

@@ -16,6 +16,7 @@ from retipair.model.memory import (
     Way,
     Work,
     choose,
+    count_step,
     generation_memory,
     next_smaller,
     training_memory,
@@ -85,21 +86,23 @@ def test_after_running_out_the_next_smaller_number_is_named() -> None:
 
 @pytest.mark.parametrize("system", LATENTS)
 def test_the_weights_are_those_that_are_known(system: str) -> None:
-    step = work(system, LATENTS[system]).step(Way(), learn=False)
+    step = count_step(work(system, LATENTS[system]), Way(), learn=False)
     millions = {"sdxl": 2567, "sd15": 860}[system]
     assert step.whole == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
 
 def test_fewer_bits_are_that_much_smaller() -> None:
     full = work("sd15", LATENTS["sd15"])
-    whole, fp8, nf4 = (full.step(way, learn=False).weights for way in DRAWING)
+    whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in DRAWING)
     assert fp8 / whole == pytest.approx(8 / 16, abs=0.01)
     assert nf4 / whole == pytest.approx(4.5 / 16, abs=0.01)
 
 
 def test_more_pairs_take_more_to_learn_and_to_denoise_but_not_to_decode() -> None:
     one, four = (work("tiny-sdxl", (pairs, 4, 16, 32), torch.float32, "cpu") for pairs in (1, 4))
-    assert four.step(Way(), learn=True).live == pytest.approx(4 * one.step(Way(), learn=True).live, rel=0.1)
+    assert count_step(four, Way(), learn=True).live == pytest.approx(
+        4 * count_step(one, Way(), learn=True).live, rel=0.1
+    )
     drawn = [generation_memory(each, Way()) for each in (one, four)]
     assert drawn[0]["decode"] == drawn[1]["decode"]
     assert drawn[0]["denoise"] < drawn[1]["denoise"]

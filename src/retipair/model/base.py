@@ -58,9 +58,9 @@ SAMPLERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
-    """What tells SDXL from SD1.5 outside the network itself. published: the hub id of its base."""
+    """What tells SDXL from SD1.5 outside the network itself. published: the hub id of its base. There are but two."""
 
     name: Literal["sdxl", "sd15"]
     published: str

@@ -1,6 +1,5 @@
 """How much memory a command takes, counted on tensors without storage before anything is loaded; how to take less."""
 
-import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from retipair.errors import UserError
 from retipair.model.adapter import adapter_parameters, add_adapter, lora_config
-from retipair.model.base import Base, empty_text_encoders, empty_vae
+from retipair.model.base import Base, empty_text_encoders, empty_unet, empty_vae
 from retipair.model.storage import Stored, bitsandbytes, store
 
 GIB = 2**30
@@ -117,11 +116,6 @@ class Work:
     dtype: torch.dtype
     device: str
 
-    def step(self, way: Way, learn: bool) -> "Counted":
-        """One call of the UNet, to learn with its way back."""
-        config = json.dumps(self.base.unet_config, sort_keys=True)
-        return _count_step(config, self.adapter, self.latents, self.dtype, self.device.startswith("cuda"), way, learn)
-
     @property
     def text(self) -> int:
         """Bytes to encode sentences: the encoders' weights; what they work on is small."""
@@ -136,7 +130,7 @@ def training_memory(
     work: Work, way: Way, optimizer: str = "adamw", samples: bool = True, ema: bool = False
 ) -> Estimate:
     """Bytes of each phase of a training. samples: whether it draws some; ema: whether it keeps an average."""
-    step = work.step(way, learn=True)
+    step = count_step(work, way, learn=True)
     pairs = count_autoencoder(work)
     kept = step.weights + step.adapter * (4 + MOMENTS[optimizer] + 4 * ema)
     phases = {
@@ -155,7 +149,7 @@ def generation_memory(work: Work, way: Way, adapter: int = 0, sources: bool = Fa
 
     work.latents: of all that is denoised at once; adapter: its bytes; sources: whether real pairs are varied.
     """
-    step, pairs = work.step(way, learn=False), count_autoencoder(work)
+    step, pairs = count_step(work, way, learn=False), count_autoencoder(work)
     kept = step.weights + adapter + pairs.weights
     return {
         "text": work.text,
@@ -258,36 +252,28 @@ class LiveBytes(TorchDispatchMode):
 
 
 @cache
-def _count_step(
-    config: str,
-    adapter: Adapter | None,
-    latents: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    cuda: bool,
-    way: Way,
-    learn: bool,
-) -> Counted:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(json.loads(config)).requires_grad_(False).train(learn)
-    unet.to(dtype)
+def count_step(work: Work, way: Way, learn: bool) -> Counted:
+    """One call of the UNet, to learn with its way back."""
+    unet = empty_unet(work.base).requires_grad_(False).train(learn).to(work.dtype)
     whole = _bytes(unet)
     if way.stored:
         store(unet, way.stored, "meta")
     weights = _bytes(unet)
-    if adapter:
-        add_adapter(unet, lora_config(*adapter))
+    if work.adapter:
+        add_adapter(unet, lora_config(*work.adapter))
     trainable = sum(parameter.numel() for parameter in adapter_parameters(unet).values())
     if way.checkpointing:
         unet.enable_gradient_checkpointing()
-    if dtype != torch.float32:
-        _as_autocast(unet, dtype, cuda)
+    if work.dtype != torch.float32:
+        _as_autocast(unet, work.dtype, work.device.startswith("cuda"))
     with _fused_attention(), torch.set_grad_enabled(learn), LiveBytes(unet) as live:
-        predicted = meta_forward(unet, latents[1:], latents[0], dtype).float()
+        predicted = meta_forward(unet, work.latents[1:], work.latents[0], work.dtype).float()
         if learn:
             predicted.sum().backward()
     return Counted(whole, weights, trainable, live.peak)
 
 
+@cache
 def count_autoencoder(work: Work) -> CountedPairs:
     """For one pair: they are encoded and decoded one by one, in fp32."""
     vae = empty_vae(work.base).requires_grad_(False)
