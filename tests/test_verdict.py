@@ -108,12 +108,13 @@ def test_tint_distance_and_sameness_are_named() -> None:
 
 def test_only_settings_that_were_not_used_are_advised() -> None:
     cost = {"seconds_per_step": 1.5, "memory_gib": 12.0}
-    frugal = {"batch_size": 1, "gradient_accumulation_steps": 4, "gradient_checkpointing": True, "precision": "fp32"}
+    frugal = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "fp32"}
+    frugal["memory"] = "gradient checkpointing and weights in fp8"
     found = verdict(scores(training={"cost": cost, "settings": frugal}))
     assert about(found, "memory of training").advice == ""
     speed = about(found, "speed of training")
     assert "4 pairs" in speed.text
-    assert "--gradient_checkpointing" in speed.advice
+    assert "--memory 24" in speed.advice
     assert "--precision bf16" in speed.advice
 
 

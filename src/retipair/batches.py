@@ -14,7 +14,7 @@ from retipair.config import TrainConfig, json_sha256
 from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.cache import Encode, LatentCache, draw, open_or_build
 from retipair.data.dataset import Entry, content_sha256, load_views
-from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for
+from retipair.diffusion.noise import clean_halves, generator, noise_like, sent, timesteps_for
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan
@@ -61,7 +61,7 @@ class Batches:
         """The batch of these numbers of the endless stream of samples: pair, variant and all the rest of a batch."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
-        mean, std = self.train.moments(pairs, variants, self.device)
+        mean, std = (sent(part, self.device).float() for part in self.train.moments(pairs, variants))
         latents = mean + std * noise_like(mean, *((seed, "posterior", s) for s in samples))
         keys = [(seed, "noise", s) for s in samples]
         noise = noise_like(latents, *keys, offset=self.config.offset_noise_strength)
@@ -87,7 +87,8 @@ class Batches:
         """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
         for number, row in crew.share([*enumerate(self.val_prompts)]):
-            latents, _ = self.val.moments([number], [0], self.device)
+            mean, _ = self.val.moments([number], [0])
+            latents = sent(mean, self.device).float()
             for place, t in enumerate(VALIDATION_TIMESTEPS):
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)

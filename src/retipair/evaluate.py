@@ -29,7 +29,7 @@ FIGURES_NAME = "figures.csv"
 KEPT_NAME = "features"
 _PARTS = {"sizes", "consistency", "texture", "memorisation", "layouts", "deep", "training", "headline", "verdict"}
 """Of scores.json: what lacks one of them was cut by hand, and is scored again."""
-_DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
+_DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "precision")
 """Settings of a training that make its steps slower or larger."""
 
 
@@ -222,7 +222,8 @@ def _training(run: Run) -> Scores:
         known = False
     if not known or not lines["training"]:
         raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
-    return {**lines, "cost": _cost(lines["training"]), "settings": {name: settings[name] for name in _DECIDE_COST}}
+    decide = {name: settings[name] for name in _DECIDE_COST} | {"memory": run.memory_way()}
+    return {**lines, "cost": _cost(lines["training"]), "settings": decide}
 
 
 def _cost(lines: Sequence[Scores]) -> Scores:

@@ -14,7 +14,7 @@ from retipair.errors import UserError
 from retipair.model.adapter import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.device import choose_device, choose_dtype
-from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, ready
+from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.painter import draw_prompt
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
 from retipair.run import Run, find_run, results_folder
@@ -66,7 +66,7 @@ class Job:
     @property
     def ways(self) -> list[Way]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
-        return [way for way in DRAWING if self.device != "mps" or not way.stored]
+        return open_to(self.device, DRAWING)
 
     def source(self, index: int) -> Entry | None:
         """The training pair that pair `index` varies: they take turns in order."""

@@ -29,6 +29,7 @@ from retipair.model.memory import (
     choose,
     count_step,
     next_smaller,
+    open_to,
     ready,
     training_memory,
 )
@@ -87,12 +88,8 @@ class Plan:
     @property
     def ways(self) -> list[Way]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
-        return [
-            way
-            for way in TRAINING
-            if (way.checkpointing or not self.config.gradient_checkpointing)
-            and (self.device != "mps" or not way.stored)
-        ]
+        ways = [way for way in TRAINING if way.checkpointing or not self.config.gradient_checkpointing]
+        return open_to(self.device, ways)
 
 
 @dataclass(frozen=True)

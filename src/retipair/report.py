@@ -3,7 +3,7 @@
 import io
 import re
 from base64 import b64encode
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -109,14 +109,10 @@ def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
     closest = (scores["memorisation"] or {}).get("closest", [])
     wanted |= {pair for one in closest for pair in (("generated", one["id"]), ("train", one["train_id"]))}
     where = scores["provenance"]
-    found: dict[tuple[str, str], Entry] = {(one.split, one.id): one for one in _named(Path(where["real"]), wanted)}
-    if where["generated"]:
-        found |= {("generated", one.id): one for one in _named(Path(where["generated"]), wanted)}
-    return found
-
-
-def _named(folder: Path, wanted: Container[tuple[str, str]]) -> list[Entry]:
-    return [one for one in read_dataset(folder) if (one.split, one.id) in wanted or ("generated", one.id) in wanted]
+    real = read_dataset(Path(where["real"]))
+    generated = read_dataset(Path(where["generated"])) if where["generated"] else []
+    named = [((one.split, one.id), one) for one in real] + [(("generated", one.id), one) for one in generated]
+    return {name: one for name, one in named if name in wanted}
 
 
 def _shown(entries: Mapping[tuple[str, str], Entry], pair: Scores) -> Shown:

@@ -177,15 +177,16 @@ def _cost(scores: Scores) -> Iterator[Finding]:
     if scores["training"] is None:
         return
     cost, settings = scores["training"]["cost"], scores["training"]["settings"]
-    checkpointing, batch = settings["gradient_checkpointing"], settings["batch_size"]
+    way, batch = settings["memory"] or "", settings["batch_size"]
     if cost["seconds_per_step"] is not None:
         pairs = batch * settings["gradient_accumulation_steps"]
-        faster = ["leave --gradient_checkpointing out if memory allows (a third faster)"] if checkpointing else []
+        saved = "gradient checkpointing" in way
+        faster = ["save less memory, if there is enough (--memory 24: a third faster)"] if saved else []
         faster += ["--precision bf16 on a GPU that has it"] if settings["precision"] == "fp32" else []
         text = f"A step of {_count(pairs, 'pair')} took {cost['seconds_per_step']:.2f} s."
         yield Finding("good", "speed of training", text, _tips("For faster steps", faster))
     if cost["memory_gib"] is not None:
-        smaller = [] if checkpointing else ["--gradient_checkpointing"]
+        smaller = [] if "weights in" in way else ["--memory 8"]
         smaller += [f"--batch_size 1 with --gradient_accumulation_steps {batch}"] if batch > 1 else []
         text = f"Training used {cost['memory_gib']:.1f} GiB at most."
         yield Finding("good", "memory of training", text, _tips("For less", smaller))

@@ -25,10 +25,10 @@ disk as they are drawn."""
 
 @dataclass(frozen=True)
 class LatentCache:
-    """mean, std: (pairs, variants, C, h, w), in memory, on the device, or mapped from disk."""
+    """mean, std: (pairs, variants, C, h, w) float16, on the device or mapped from disk."""
 
-    mean: np.ndarray | torch.Tensor
-    std: np.ndarray | torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
     @property
     def pairs(self) -> int:
@@ -40,25 +40,18 @@ class LatentCache:
 
     @property
     def bytes(self) -> int:
-        return 2 * int(np.prod(self.mean.shape)) * np.dtype(STORED).itemsize
+        return self.mean.nbytes + self.std.nbytes
 
     def on(self, device: str) -> "LatentCache":
         """The cache in the device's memory, if it is small beside all else there; else mapped from disk as it is."""
         if not device.startswith("cuda") or self.bytes > HELD:
             return self
-        return LatentCache(*(torch.from_numpy(np.array(part)).to(device) for part in (self.mean, self.std)))
+        return LatentCache(self.mean.to(device), self.std.to(device))
 
-    def moments(self, pairs: Sequence[int], variants: Sequence[int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """mean and std of the chosen pairs' variants, (B, C, h, w) float32 on the device."""
-        mean, std = ([part[p, v] for p, v in zip(pairs, variants, strict=True)] for part in (self.mean, self.std))
-        return _to_device(mean, device), _to_device(std, device)
-
-
-def _to_device(rows: Sequence[np.ndarray | torch.Tensor], device: str) -> torch.Tensor:
-    tensors = torch.stack([row if isinstance(row, torch.Tensor) else torch.from_numpy(np.array(row)) for row in rows])
-    if tensors.device.type == "cpu" and device.startswith("cuda"):
-        tensors = tensors.pin_memory()  # else the next step would wait for this one
-    return tensors.to(device, torch.float32, non_blocking=tensors.is_pinned())
+    def moments(self, pairs: Sequence[int], variants: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """mean and std of the chosen pairs' variants, (B, C, h, w) float16, where the cache lies."""
+        chosen = [*zip(pairs, variants, strict=True)]  # one by one: a GPU would wait for lists of indices
+        return torch.stack([self.mean[one] for one in chosen]), torch.stack([self.std[one] for one in chosen])
 
 
 def open_or_build(
@@ -86,9 +79,9 @@ def _open(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
     if not (folder / "done.json").is_file():
         return None
     try:
-        parts = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("mean", "std")]
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("mean", "std")]
         if all(part.shape == shape for part in parts):
-            return LatentCache(*parts)
+            return LatentCache(*map(torch.from_numpy, parts))
     except (OSError, ValueError):  # cut off, or a file of it deleted
         pass
     shutil.rmtree(folder)

@@ -23,8 +23,8 @@ def noise_like(latents: torch.Tensor, *keys: tuple[int | str, ...], offset: floa
 
 
 def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """A tensor of the CPU's on the device. A GPU takes it from pinned memory, for which nobody waits."""
-    if torch.device(device).type != "cuda":
+    """The tensor on the device. A GPU takes one of the CPU's from pinned memory, for which nobody waits."""
+    if torch.device(device).type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -70,6 +70,11 @@ def choose(
     )
 
 
+def open_to(device: str, ways: Sequence[Way]) -> list[Way]:
+    """Those of the ways that the device can go: Apple's GPUs have no arithmetic on fewer bits."""
+    return [way for way in ways if device != "mps" or not way.stored]
+
+
 def ready(way: Way) -> Way:
     """The same. Raises UserError, before any work, where the library that it needs is not installed."""
     if way.stored == "nf4":
