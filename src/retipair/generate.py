@@ -66,10 +66,11 @@ def draw(job: Job) -> Path:
     gate = make_gate(job)
     if config.memory != "auto":  # to count it takes a second or more
         console.print(f"{job.said_of_memory} (--memory {config.memory})")
-    with crew.first_alone():
+    if crew.first:
         job.out.mkdir(parents=True, exist_ok=True)
         (job.out / MANIFEST_NAME).touch()
         write_json(job.out / "settings.json", {"base": job.base.source, **settings, "environment": environment()})
+    crew.wait()
 
     # Draw
     mine = crew.share(missing)
