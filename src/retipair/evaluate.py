@@ -55,8 +55,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     scores = earlier
     if scores is None:
+        layouts = _layouts(base, real) if crew.first else {}  # its images are gone before many figures are held
         sets = _measured(config, real, generated, crew)
-        scores = _scores(config, provenance, sets, base, training, model) if crew.first else {}
+        scores = _scores(config, provenance, sets, layouts, base, training, model) if crew.first else {}
     if not crew.first:  # it has measured its share
         return page
     write_json(config.out / SCORES_NAME, scores)
@@ -74,6 +75,7 @@ def _scores(
     config: EvaluateConfig,
     provenance: Scores,
     sets: Sets,
+    layouts: Scores,
     base: Base | None,
     training: Scores | None,
     model: ImageModel | None,
@@ -82,7 +84,7 @@ def _scores(
     write_figures(config.out / FIGURES_NAME, sets)
     scores = {"schema": SCHEMA, "provenance": provenance, **score(sets)}
     scores["deep"] = _deep(sets, model) if model else None
-    scores["layouts"] = _layouts(base, sets.train.entries or sets.real.entries)
+    scores["layouts"] = layouts
     if base:
         _add_ceiling(scores, base)
     scores["training"] = training
@@ -189,7 +191,8 @@ def _layouts(base: Base | None, real: Sequence[Entry]) -> Scores:
     """What each layout leaves of the real pairs and, with a base, what its autoencoder does beside."""
     ways = {"nothing": roundtrip.nothing} | ({"autoencoder": roundtrip.autoencoder(base)} if base else {})
     size = base.view_size if base else roundtrip.USUAL_SIZE
-    return {"size": size, "rows": roundtrip.ceilings(real, size, ways)}
+    train = [entry for entry in real if entry.split == "train"]
+    return {"size": size, "rows": roundtrip.ceilings(train or real, size, ways)}
 
 
 def _add_ceiling(scores: Scores, base: Base) -> None:
