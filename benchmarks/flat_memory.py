@@ -4,8 +4,8 @@
 
 Draws that many pairs of a small random base in one step; trains one step on as many lines of a manifest that name the
 same hundred pairs again and again; judges as many lines that name the same hundred generated ones. Prints a Markdown
-table; "grown" is against the first amount. glibc keeps freed memory by threads and luck, 8 % more or less from run to
-run: here it is told to give it back.
+table; "grown" is against the first amount. glibc keeps what each thread frees apart, 8 % more or less from run to run
+by luck: here it is told to keep it together.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from memory import GIVE_BACK
 
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 
 BASE, SIZE = "random:tiny-sd15", 64
+TOGETHER = {"MALLOC_ARENA_MAX": "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,7 +88,7 @@ def retipair(*arguments: object) -> tuple[float, float]:
     """(peak MiB, seconds) of a command."""
     began, peak = time.monotonic(), 0
     words = [sys.executable, "-m", "retipair", *map(str, arguments)]
-    running = psutil.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | GIVE_BACK)
+    running = psutil.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | TOGETHER)
     while running.poll() is None:
         try:
             peak = max(peak, running.memory_info().rss)

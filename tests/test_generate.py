@@ -22,9 +22,9 @@ from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
-from retipair.data.lines import append_line
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
+from retipair.disk import append_line
 from retipair.drawn import SHARD
 from retipair.errors import UserError
 from retipair.gate import Refusal, read_ledger, refusal_line

@@ -22,6 +22,7 @@ from retipair.config import DEFAULT_PROMPT, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.diffusion.objective import Losses
+from retipair.disk import damage
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
 from retipair.processes import ALONE
@@ -91,12 +92,16 @@ def test_the_tree_is_the_originals(system: str, trained: Folder) -> None:
     checkpoints = {
         f"latest_checkpoints/step_{step:06d}/{name}"
         for step in (0, 2, 4)
-        for name in ("state.json", "state.safetensors", *(f"unet_lora/{part}" for part in ADAPTER))
+        for name in ("state.json", "state.safetensors", "checksums.json", *(f"unet_lora/{part}" for part in ADAPTER))
     }
     samples = {
         f"step_{step:06d}_random_pairs/pair_00/{view}.png" for step in (0, 2, 4) for view in ("cf", "fa", "joint")
     }
-    best = {"best_checkpoint/reason.json", *(f"best_checkpoint/unet_lora/{part}" for part in ADAPTER)}
+    best = {
+        "best_checkpoint/reason.json",
+        "best_checkpoint/checksums.json",
+        *(f"best_checkpoint/unet_lora/{part}" for part in ADAPTER),
+    }
     logs = {"training_log.txt", "validation_log.txt", "metrics.jsonl", "config.json", "environment.json"}
     assert files(run) == checkpoints | samples | best | logs
     assert {path.name for path in trained(system).iterdir()} == {run.parent.name, "latents"}
@@ -120,7 +125,7 @@ def test_training_that_diverges_stops_and_keeps_nothing_of_it(
     flags += ("--log_every", log_every, "--val_every", val_every)
     assert main(train_command("exp", base_folder("sdxl"), prepared, tmp_path, *flags)) == 2
     run, line = run_folder(tmp_path, "sdxl"), capsys.readouterr().err.splitlines()[-1]
-    assert f"{run}: by step 3" in line
+    assert f"{run}: at step 2 no number: the prediction of pair eye" in line
     assert "--learning_rate" in line
     assert [path.name for path in (run / "latest_checkpoints").iterdir()] == ["step_000000"]
     assert "nan" not in (run / "metrics.jsonl").read_text().lower()
@@ -434,15 +439,51 @@ def test_an_unknown_setting_in_a_runs_config_is_refused(
     assert contents(tmp_path / "r") == before
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_a_damaged_state_is_named(
-    name: str, refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+@pytest.mark.parametrize("harm", ["cut off", "one bit", "gone", "no checksums"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
+    harm: str, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder, capsys: Capture
 ) -> None:
     shutil.copytree(trained("sd15"), tmp_path / "r")
-    path = run_folder(tmp_path / "r", "sd15") / "latest_checkpoints/step_000004" / name
-    path.write_bytes(path.read_bytes()[:-20])
-    line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6))
-    assert str(path) in line
+    run = run_folder(tmp_path / "r", "sd15")
+    path = run / "latest_checkpoints/step_000004/state.safetensors"
+    if harm == "cut off":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif harm == "one bit":
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+    else:
+        (path if harm == "gone" else path.with_name("checksums.json")).unlink()
+    intact = adapter(run_folder(trained("sd15"), "sd15"), 4)
+    assert main(train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume")) == 0
+    said = capsys.readouterr().err
+    assert f"warning: {path.parent}: " in said
+    assert "at step 2" in said
+    assert same(adapter(run, 4), intact)
+    assert damage(path.parent) is None
+
+
+def test_generate_refuses_a_damaged_adapter(refused: Refused, tmp_path: Path, trained: Folder) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    best = run_folder(tmp_path / "r", "sd15") / "best_checkpoint"
+    path = best / "unet_lora/adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    line = refused("generate", "-n", "exp", "--results", tmp_path / "r", "--savedir", "s", "--device", "cpu")
+    assert f"{best}: unet_lora/adapter_model.safetensors is not what was written" in line
+
+
+def test_a_best_checkpoint_that_a_kill_had_put_aside_comes_back(
+    base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
+) -> None:
+    shutil.copytree(trained("sd15"), tmp_path / "r")
+    run = run_folder(tmp_path / "r", "sd15")
+    before = contents(run / "best_checkpoint")
+    (run / "best_checkpoint").rename(run / ".best_checkpoint.before")
+    assert main(train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume")) == 0
+    assert contents(run / "best_checkpoint") == before
+    assert not (run / ".best_checkpoint.before").exists()
 
 
 # What counts
@@ -950,8 +991,8 @@ def test_a_resume_that_is_refused_changes_nothing(
     refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, *QUICK)
-    state = run / "latest_checkpoints/step_000004/state.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
+    for state in run.rglob("state.safetensors"):
+        state.write_bytes(state.read_bytes()[:100])
     before = contents(run)
     more = [*QUICK, "--max_steps", 6, "--resume"]
     line = refused(*train_command("exp", base_folder("sd15"), prepared, tmp_path, *more))

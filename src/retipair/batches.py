@@ -12,11 +12,13 @@ import torch
 
 from retipair.config import TrainConfig, json_sha256
 from retipair.data.augment import apply_variant, draw_variant
-from retipair.data.cache import Encode, LatentCache, draw, open_or_build
+from retipair.data.cache import Encode, LatentCache, draw, open_cache, open_or_build
 from retipair.data.dataset import Entry, content_sha256, load_views
 from retipair.diffusion.noise import clean_halves, generator, noise_like, sent, timesteps_for
+from retipair.errors import UserError
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
+from retipair.owner import owned
 from retipair.plan import VALIDATION_TIMESTEPS, Data, Plan
 from retipair.processes import Processes
 from retipair.progress import progress
@@ -70,6 +72,10 @@ class Batches:
         clean = clean_halves(self.config.half_clean_fraction, latents.device, *halves)
         rows = [self._row(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
         return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
+
+    def pairs_of(self, samples: Sequence[int]) -> list[int]:
+        """The places of their pairs among those of the training."""
+        return [draw(self.config.seed, sample, self.train.pairs, self.train.variants)[0] for sample in samples]
 
     def _row(self, sample: int, pair: int) -> int:
         dropout = self.config.prompt_dropout
@@ -135,22 +141,36 @@ def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: s
     }
     folder = plan.config.results / "latents" / json_sha256(key)[:16]
 
+    now = entries[0]
+
+    def joints(begun: int) -> Iterator[np.ndarray]:
+        nonlocal now
+        with progress("Encoding pairs", len(entries) * variants, begun) as advance:
+            for number, now in enumerate(entries[begun // variants :], begun // variants):
+                views = load_views(now, plan.layout.view_size)
+                for variant in range(max(0, begun - number * variants), variants):
+                    yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
+                    advance()
+
     def encoder() -> Encode:
         vae.to(plan.device)
-        return lambda joint: _one(encode_moments(vae, joint[None]))
+        return lambda joint: encoded(vae, joint, now)
 
     shape = (len(entries), variants, *plan.latent_shape)
-    return open_or_build(folder, shape, lambda: _joints(plan, entries, variants), encoder)
+    if (found := open_cache(folder, shape)) is not None:
+        return found
+    with owned(folder, wait=True):  # of two runs that need the same, one encodes
+        return open_or_build(folder, shape, joints, encoder)
 
 
-def _one(moments: Any) -> tuple[np.ndarray, np.ndarray]:
+def encoded(vae: Any, joint: np.ndarray, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """mean, std of a joint image's latents, (C, h, w). Raises UserError, naming pair and half, for no numbers."""
+    moments = encode_moments(vae, joint[None])
+    for half, view in enumerate(("CF", "FA")):
+        parts = (part.chunk(2, dim=-1)[half].to(torch.float16) for part in (moments.mean, moments.std))
+        if not all(part.isfinite().all() for part in parts):
+            raise UserError(
+                f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder gives no numbers; take a base with "
+                "a sound one (SDXL's overflows in fp16: take it in fp32, or sdxl-vae-fp16-fix)"
+            )
     return moments.mean[0].numpy(), moments.std[0].numpy()
-
-
-def _joints(plan: Plan, entries: list[Entry], variants: int) -> Iterator[np.ndarray]:
-    with progress("Encoding pairs", len(entries) * variants) as advance:
-        for number, entry in enumerate(entries):
-            views = load_views(entry, plan.layout.view_size)
-            for variant in range(variants):
-                yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
-                advance()

@@ -26,6 +26,7 @@ from retipair.costs import (
     shares_of_parts,
 )
 from retipair.data.dataset import load_views, read_dataset
+from retipair.disk import write_json
 from retipair.drawn import write_pair
 from retipair.errors import UserError
 from retipair.generate import load, paint
@@ -41,7 +42,7 @@ from retipair.phantom import phantom
 from retipair.plan import Data, Plan, adapter_config, check_size, describe, make_plan, read_data
 from retipair.processes import ALONE
 from retipair.progress import console, unsaid
-from retipair.run import environment, write_json
+from retipair.run import environment
 from retipair.train import PARTS, Training, set_up, take_step
 
 SCHEMA = "retipair.bench/1"

@@ -23,7 +23,7 @@ from retipair.config import (
     PrepareConfig,
     TrainConfig,
 )
-from retipair.errors import UserError, is_out_of_memory
+from retipair.errors import Stopped, UserError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"retipair {__version__}")
         return 0
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            signal.signal(number, _terminate)
     try:
         verb, config = _parse(arguments)
         module, function = verb.function.split(":")
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         word, status = ("stopped", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
         return _fail(f"{word}; what was saved is whole. The same command goes on (train: with --resume)", status)
+    except Stopped as stop:
+        return _fail(str(stop), 128 + stop.number)
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

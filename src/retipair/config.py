@@ -132,6 +132,8 @@ class TrainConfig:
     seed: int = 42
     """Everything random is a function of this and the step."""
 
+    on_nan: Literal["stop", "skip"] = "stop"
+    """When a step's gradient is no number: stop, or leave the step out and say so. No checkpoint ever has it."""
     val_every: int = 500
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100

@@ -11,10 +11,10 @@ from retipair.data.dataset import Entry, load_views
 from retipair.data.lines import put_in_order
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image
+from retipair.disk import read_json
 from retipair.errors import UserError
 from retipair.job import Job
 from retipair.painter import Painted, synthetic_mark
-from retipair.run import read_json
 
 SHARD = 10_000
 """Pairs in one folder; the original's flat tree up to here, then a folder more."""

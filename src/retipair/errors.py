@@ -1,4 +1,4 @@
-"""What a user did that cannot work: said in one line, with the file or flag and the remedy."""
+"""Why a command ends early: what cannot work, said in one line with the file or flag and the remedy."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,6 +8,14 @@ Result = TypeVar("Result")
 
 class UserError(ValueError):
     """Bad input. The command line prints the message alone and ends with status 2."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """The work ended early, kept as its message says. number: the signal that asked for it."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:

@@ -11,6 +11,7 @@ import numpy as np
 from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig, canonical_json, to_values
 from retipair.data.dataset import Entry, pair_sha256, read_dataset
+from retipair.disk import read_json, write_json, write_text
 from retipair.errors import UserError
 from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
@@ -19,7 +20,7 @@ from retipair.model.deep import ImageModel, open_image_model
 from retipair.processes import Processes, processes
 from retipair.progress import console
 from retipair.report import PAGE_NAME, write_report
-from retipair.run import METRICS_NAME, Run, read_json, write_json
+from retipair.run import METRICS_NAME, Run
 from retipair.scoring import Scores, Sets, deep_distances, score, write_figures
 from retipair.verdict import headline, verdict
 
@@ -245,7 +246,7 @@ def _cost(lines: Sequence[Scores]) -> Scores:
 
 def _write_withheld(path: Path, scores: Scores) -> None:
     copies = (scores["memorisation"] or {}).get("copies", [])
-    path.write_text("".join(f"{one}\n" for one in copies), encoding="utf-8")
+    write_text(path, "".join(f"{one}\n" for one in copies))
 
 
 def _say(scores: Scores) -> None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -11,21 +12,24 @@ import torch
 from retipair.config import GenerateConfig
 from retipair.costs import peak_memory
 from retipair.data.dataset import load_views
-from retipair.data.lines import append_line, part_of
+from retipair.data.lines import part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.diffusion.noise import generator
+from retipair.disk import append_line, write_json
 from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
-from retipair.errors import UserError, unless_out_of_memory
+from retipair.errors import Stopped, UserError, unless_out_of_memory
 from retipair.gate import LEDGER_NAME, Gate, Ledger, prints_of, read_ledger, refusal_line
 from retipair.job import Job, make_job, settings_of
 from retipair.model.adapter import load_adapter, merge_adapter
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.model.memory import next_smaller
+from retipair.owner import owned
 from retipair.painter import Painted, Painter
-from retipair.processes import processes
+from retipair.processes import Processes, processes
 from retipair.progress import console, progress
-from retipair.run import environment, write_json
+from retipair.run import environment
+from retipair.stopping import stoppable
 
 
 def generate(config: GenerateConfig) -> Path:
@@ -34,8 +38,9 @@ def generate(config: GenerateConfig) -> Path:
     Launched as several processes, each draws its share, and the first puts what they wrote together.
     """
     job = make_job(config)
-    with peak_memory(job.device) as peak:
-        out = unless_out_of_memory(lambda: draw(job))
+    crew = processes(job.device)
+    with owned(job.out) if crew.first else nullcontext(), peak_memory(job.device) as peak:
+        out = unless_out_of_memory(lambda: draw(job, crew))
     if out is None:
         raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller_flags(job)}")
     if config.memory != "auto":
@@ -43,12 +48,11 @@ def generate(config: GenerateConfig) -> Path:
     return out
 
 
-def draw(job: Job) -> Path:
+def draw(job: Job, crew: Processes) -> Path:
     """All of it; returns the folder."""
     # Check
     config = job.config
     settings = settings_of(job)
-    crew = processes(job.device)
     with crew.first_alone():
         check_folder(job.out, settings)
         done, ledger = read_drawn(job.out), read_ledger(job.out)
@@ -75,9 +79,9 @@ def draw(job: Job) -> Path:
     # Draw
     mine = crew.share(missing)
     manifest, refused = (part_of(job.out / name, crew.rank) for name in (MANIFEST_NAME, LEDGER_NAME))
-    with progress("Drawing pairs", len(mine)) as advance:
+    with progress("Drawing pairs", len(mine)) as advance, stoppable("the pairs in hand are finished") as stop:
         queue = deque(mine)
-        while queue:
+        while queue and not stop.asked:
             batch = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
             rows = [texts.index(job.prompt(index)) for index in batch]
             drawn = paint(job, painter, conditioning, rows, [(index, tries[index]) for index in batch])
@@ -99,7 +103,12 @@ def draw(job: Job) -> Path:
     # Put together
     crew.wait()
     if crew.first:
-        say_end(job, read_drawn(job.out), read_ledger(job.out))
+        done, ledger = read_drawn(job.out), read_ledger(job.out)
+    if stop.asked and queue:
+        text = f"stopped with {len(done.indices)} of {config.amount} pairs drawn; the same command goes on"
+        raise Stopped(text, stop.number)
+    if crew.first:
+        say_end(job, done, ledger)
     return job.out
 
 

@@ -10,11 +10,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from retipair.data.dataset import Entry, pair_sha256
-from retipair.data.lines import whole
+from retipair.disk import read_json, whole, write_json
 from retipair.metrics.consistency import Consistency
 from retipair.metrics.figures import Figures, Neighbours
 from retipair.metrics.memorisation import pair_print
-from retipair.run import read_json, write_json
 
 RECIPE = 2
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""

@@ -22,23 +22,35 @@ class Learner:
         self.parameters = adapter_parameters(unet)
         self.step = 0
         self._optimizer = _build_optimizer(config, list(self.parameters.values()))
+        self._masks = bool(self._optimizer.defaults.get("fused"))
         self._average = running_average(self.parameters.values(), config.ema_decay) if config.ema_decay else None
 
     @property
     def learning_rate(self) -> float:
         return learning_rate(self.step, self.config)
 
-    def update(self) -> None:
-        """One optimiser step along the gradients gathered so far."""
+    def update(self) -> torch.Tensor:
+        """One optimiser step along the gradients gathered so far, or none where they are no numbers.
+
+        Returns whether they are, () bool, on the device: a GPU leaves the step out by itself, and nobody waits for it.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
+        gradients = [one.grad for one in self.parameters.values() if one.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = norm.isfinite()
         if self.config.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
-        self._optimizer.step()
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
+        if self._masks:
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # fused steps heed it
+            self._optimizer.step()
+        elif finite:
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.step(self.parameters.values())
         self.step += 1
+        return finite
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -99,7 +111,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def _build_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **options)
+        return torch.optim.AdamW(parameters, fused=parameters[0].is_cuda or None, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:

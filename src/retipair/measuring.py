@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from retipair.data.dataset import Entry, load_pair
-from retipair.data.lines import whole
 from retipair.data.manifest import Split
 from retipair.data.pair import chroma, load_image
+from retipair.disk import whole
 from retipair.kept import (
     KeptPrints,
     has_figures,

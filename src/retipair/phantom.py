@@ -4,7 +4,6 @@ Each pair's truth.json is written last of its files and names their hashes, so t
 where it stopped; the manifest comes last of all. The settings of the run are kept in OUT/.phantom.json.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from retipair.data.phantom.draw import Phantom, draw_phantom
 from retipair.data.phantom.lesions import DISEASES
 from retipair.data.phantom.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.data.split import split_groups
+from retipair.disk import is_leftover, sha256_of, write_text
 from retipair.errors import UserError
 from retipair.model.device import one_thread
 from retipair.parallel import in_order
@@ -103,7 +103,7 @@ def _check_out(config: PhantomConfig) -> None:
     out = config.out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another OUT")
-    if not out.is_dir() or all(path.name == f"{STATE_NAME}.partial" for path in out.iterdir()):
+    if not out.is_dir() or all(map(is_leftover, out.iterdir())):
         return
     began = _read_state(out)
     if began is None:
@@ -134,10 +134,7 @@ def _read_state(out: Path) -> dict[str, Any] | None:
 
 
 def _write_state(config: PhantomConfig) -> None:
-    config.out.mkdir(parents=True, exist_ok=True)
-    partial = config.out / f"{STATE_NAME}.partial"
-    partial.write_text(canonical_json({"schema": _STATE_SCHEMA, "settings": _settings(config)}), encoding="utf-8")
-    partial.replace(config.out / STATE_NAME)
+    write_text(config.out / STATE_NAME, canonical_json({"schema": _STATE_SCHEMA, "settings": _settings(config)}))
 
 
 def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
@@ -160,15 +157,11 @@ def _begun_before(config: PhantomConfig) -> list[int]:
 
 def _is_whole(out: Path, truth: Truth) -> bool:
     files = {out / name: sha256 for name, sha256 in truth.files_sha256.items()}
-    return all(path.is_file() and _sha256_of_file(path) == sha256 for path, sha256 in files.items())
+    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items())
 
 
 def _source_sha256(config: PhantomConfig, number: int) -> str:
     return json_sha256([_settings(config), number])
-
-
-def _sha256_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # --- Draw
@@ -211,7 +204,7 @@ def _write_pair(config: PhantomConfig, number: int) -> Truth:
         lesions=drawn.lesions,
         consistency=consistency,
         source_sha256=_source_sha256(config, number),
-        files_sha256={path: _sha256_of_file(config.out / path) for path in (*images, *points)},
+        files_sha256={path: sha256_of(config.out / path) for path in (*images, *points)},
     )
     write_truth(config.out / "truth" / name / TRUTH_NAME, truth)
     return truth
@@ -232,7 +225,7 @@ def _write_points(out: Path, drawn: Phantom, name: str) -> list[str]:
         return []
     points = {f"raw/{name}/{name}_01.txt": drawn.landmarks.cf, f"raw/{name}/{name}_02.txt": drawn.landmarks.fa}
     for path, places in points.items():
-        (out / path).write_text("".join(f"{x:.3f} {y:.3f}\n" for x, y in places), encoding="utf-8", newline="\n")
+        write_text(out / path, "".join(f"{x:.3f} {y:.3f}\n" for x, y in places))
     return list(points)
 
 

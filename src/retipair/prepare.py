@@ -5,7 +5,6 @@ do the views move to their places, the manifest last. What each view was made fr
 that the next run redoes only what changed.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from retipair.data.pair import Pair, load_image, px_at_512, save_image, syntheti
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
+from retipair.disk import is_leftover, sha256_of, write_text
 from retipair.errors import UserError
 from retipair.parallel import in_order
 from retipair.progress import watched
@@ -162,13 +162,8 @@ def _check_out(raw: Path, out: Path) -> None:
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another OUT")
-    if out.is_dir() and not all(map(_is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
+    if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
-
-
-def _is_leftover(path: Path) -> bool:
-    """What a run that was cut off left: .partial, .prepare.json.partial and the like."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
@@ -279,7 +274,7 @@ def _stage(task: Task, pair: Pair) -> dict[str, str]:
     mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
     for view, path in paths.items():
         save_image(path, views[view], mark)
-    return {view: _sha256_of_file(path) for view, path in paths.items()}
+    return {view: sha256_of(path) for view, path in paths.items()}
 
 
 def _workers(asked: int, jobs: int) -> int:
@@ -314,7 +309,7 @@ def _is_current(task: Task, earlier: dict[str, Outcome], out: Path) -> bool:
     if before is None or before.key != task.key:
         return False
     files = {out / _file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
-    return all(path.is_file() and _sha256_of_file(path) == sha256 for path, sha256 in files.items())
+    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items())
 
 
 # --- Results
@@ -368,10 +363,7 @@ def _move_into_place(out: Path, earlier: dict[str, Outcome], outcomes: Sequence[
 
 def _write_state(out: Path, outcomes: Sequence[Outcome]) -> None:
     state = {"schema": _STATE_SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
-    partial_file = out / f"{STATE_NAME}.partial"
-    partial_file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file.write_text(canonical_json(state), encoding="utf-8")
-    partial_file.replace(out / STATE_NAME)
+    write_text(out / STATE_NAME, canonical_json(state))
 
 
 def _describe(
@@ -419,8 +411,4 @@ def _file(view: str, name: str) -> str:
 def _sha256_of(pair: RawPair) -> str:
     """Of the content of all the pair's files and what each is."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
-    return json_sha256([None if path is None else _sha256_of_file(path) for path in files])
-
-
-def _sha256_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return json_sha256([None if path is None else sha256_of(path) for path in files])

@@ -58,6 +58,14 @@ class Processes:
         with _peers_may_end():
             return reduce(tensor, "sum")
 
+    def any_now_and_then(self, flag: bool, step: int) -> bool:
+        """Whether any process has the flag; several ask one another at each tenth step, for a GPU waits for that."""
+        if self.count == 1:
+            return flag
+        if step % 10:
+            return False
+        return bool(self.total(torch.tensor(float(flag), device=_state().device)))
+
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
         """Put the mean over all processes in place of each tensor: one message for all of them."""
         if self.count > 1:

@@ -22,7 +22,7 @@ from PIL import Image
 from retipair import __version__
 from retipair.data.dataset import Entry, read_dataset
 from retipair.data.pair import chessboard, load_image
-from retipair.run import write_text
+from retipair.disk import write_text
 
 PAGE_NAME = "report.html"
 VIEW = 320

@@ -16,13 +16,17 @@ from safetensors.torch import load_file, save_file
 
 from retipair import __version__
 from retipair.config import TrainConfig, from_values, to_values
-from retipair.data.lines import whole
+from retipair.disk import damage, read_json, restore, seal, write_folder, write_json, write_text
 from retipair.errors import UserError
+from retipair.progress import console
+
+SaveAdapter = Callable[[Path], None]
+"""Writes an adapter into a folder."""
 
 METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
 MAY_CHANGE = frozenset(
-    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every"}
+    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every", "on_nan"}
     | {"data", "base", "tokenizer", "num_samples", "sample_steps", "memory", "gradient_checkpointing"}
 )
 """Settings a resumed run may have otherwise than it began: those that change nothing already done. (Data and base
@@ -43,19 +47,43 @@ class Run:
     def _latest(self) -> Path:
         return self.folder / "latest_checkpoints"
 
+    @property
+    def _stopped(self) -> Path:
+        """Holds the state that a run was stopped in between two checkpoints, until the next of these."""
+        return self.folder / "stopped_checkpoint"
+
+    @property
+    def _best(self) -> Path:
+        return self.folder / "best_checkpoint"
+
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        found = [path for path in self._latest.glob("step_*") if re.fullmatch(r"step_\d{6,}", path.name)]
-        return sorted(found, key=step_of)
+        """Those to go on from, oldest first; damaged ones too."""
+        found = [*self._latest.glob("step_*"), *self._stopped.glob("step_*")]
+        return sorted((path for path in found if re.fullmatch(r"step_\d{6,}", path.name)), key=step_of)
+
+    def is_stopped(self, checkpoint: Path) -> bool:
+        """Whether it was written between two others: what is due at its step may not have been done."""
+        return checkpoint.parent == self._stopped
+
+    def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
+        """The last checkpoint that is as it was written; None if there is none. warn: told of those that are not."""
+        for checkpoint in reversed(self.checkpoints()):
+            if (wrong := damage(checkpoint)) is None:
+                return checkpoint
+            warn(f"{checkpoint}: {wrong}")
+        return None
 
     def adapter_folder(self, which: str) -> Path:
-        """The adapter of "best" or "latest". Raises UserError if the run has none yet."""
-        whole = self.checkpoints()
-        folder = self.folder / "best_checkpoint" if which == "best" else (whole[-1] if whole else None)
+        """The adapter of "best" or "latest". Raises UserError if the run has none yet, or only damaged ones."""
+        damaged: list[str] = []
+        folder = self._best if which == "best" else self.latest(damaged.append)
         if folder is None or not folder.is_dir():
+            why = f"; {damaged[0]}" if damaged else ""
             raise UserError(
-                f"{self.folder}: no {which} checkpoint; train it first: `retipair train -n {self.name} ...`"
+                f"{self.folder}: no {which} checkpoint{why}; train it first: `retipair train -n {self.name} ...`"
             )
+        if wrong := damage(folder):
+            raise UserError(f"{folder}: {wrong}; draw with another --checkpoint, or resume the training")
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
@@ -102,32 +130,58 @@ class Run:
             write_text(path, "".join(whole))
 
     def save_checkpoint(
-        self, step: int, save_adapter: Callable[[Path], None], tensors: Mapping[str, torch.Tensor], state: Any
+        self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
         """Write `latest_checkpoints/step_xxxxxx` whole or not at all, then drop all but the last three."""
-
-        def fill(folder: Path) -> None:
-            save_adapter(folder / "unet_lora")
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
-            (folder / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
-
-        folder = write_folder(self._latest / f"step_{step:06d}", fill)
+        folder = write_folder(self._latest / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
+        shutil.rmtree(self._stopped, ignore_errors=True)
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
         return folder
 
-    def save_best(self, save_adapter: Callable[[Path], None], reason: Mapping[str, Any]) -> None:
+    def save_stopped(
+        self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
+    ) -> Path:
+        """The same between two checkpoints, which it does not count among: the next one replaces it."""
+        if damage(checkpoint := self._latest / f"step_{step:06d}") is None:
+            return checkpoint  # it has just been written
+        folder = write_folder(self._stopped / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
+        for other in self._stopped.glob("step_*"):
+            if other != folder:
+                shutil.rmtree(other)
+        return folder
+
+    def save_best(self, save_adapter: SaveAdapter, reason: Mapping[str, Any]) -> None:
         """Write `best_checkpoint`, with the reason beside the adapter."""
 
         def fill(folder: Path) -> None:
             save_adapter(folder / "unet_lora")
-            (folder / "reason.json").write_text(json.dumps(reason, indent=2))
+            write_json(folder / "reason.json", dict(reason))
+            seal(folder)
 
-        write_folder(self.folder / "best_checkpoint", fill)
+        write_folder(self._best, fill)
 
     def best_step(self) -> int:
         """The step of `best_checkpoint`."""
-        return int(read_json(self.folder / "best_checkpoint" / "reason.json")["step"])
+        return int(read_json(self._best / "reason.json")["step"])
+
+    def mend(self) -> None:
+        """Put in order what a kill left half done. For whoever owns the run."""
+        restore(self._best)
+
+
+def _state_of(
+    step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
+) -> Callable[[Path], None]:
+    """What fills the folder of a checkpoint."""
+
+    def fill(folder: Path) -> None:
+        save_adapter(folder / "unet_lora")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        write_json(folder / "state.json", {"step": step, **state})
+        seal(folder)
+
+    return fill
 
 
 def step_of(checkpoint: Path) -> int:
@@ -178,8 +232,13 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     if not config.resume:
         raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
     _check_same(run, config, facts)
-    whole = run.checkpoints()
-    return whole[-1] if whole else None
+    damaged: list[str] = []
+    checkpoint = run.latest(damaged.append)
+    if damaged and checkpoint is None:
+        raise UserError(f"{damaged[0]}; nor is any other checkpoint whole: start again with another --name")
+    for text in damaged:
+        console.print(f"warning: {text}", markup=False)
+    return checkpoint
 
 
 def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
@@ -231,36 +290,3 @@ def _logged_step(line: str) -> int:
     """The step of a log line; -1 for one that is not ours, which stays."""
     found = re.match(r'(?:step |\{.*?"step": )(\d+)', line)
     return int(found[1]) if found else -1
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it was damaged, choose another name or folder") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object; it was damaged, choose another name or folder")
-    return values
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole(path) as stream:
-        stream.write(text.encode())
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside and move it into place."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
-    return folder

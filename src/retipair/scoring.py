@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from retipair.data.lines import whole
+from retipair.disk import whole
 from retipair.kept import KeptPrints
 from retipair.measuring import MeasuredSet
 from retipair.metrics import distribution, memorisation

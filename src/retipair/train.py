@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator, with_clean_halves
 from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
-from retipair.errors import UserError, unless_out_of_memory
+from retipair.errors import Stopped, UserError, unless_out_of_memory
+from retipair.finite import Lost, culprit
 from retipair.learner import Learner
 from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
 from retipair.model.memory import Way
+from retipair.owner import owned
 from retipair.painter import Painter, draw_prompt, synthetic_mark
 from retipair.plan import (
     VALIDATION_TIMESTEPS,
@@ -39,8 +41,13 @@ from retipair.plan import (
 from retipair.processes import Processes, processes
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run, step_of
+from retipair.stopping import stoppable
 
 Track = Callable[[Mapping[str, float], int], None]
+_REMEDY = "the last checkpoint is good; another run with --precision fp32 or a lower --learning_rate may get further"
+_EXPLODED = 100.0
+_MOST_LOST = 10
+"""Steps left out between two lines of the log, from which on something is wrong with more than a pair."""
 
 
 def train(config: TrainConfig) -> Path | None:
@@ -50,7 +57,7 @@ def train(config: TrainConfig) -> Path | None:
         print_plan(plan)
         return None
     crew = processes(plan.device)
-    with peak_memory(plan.device) as peak:
+    with owned(plan.folder) if crew.first else nullcontext(), peak_memory(plan.device) as peak:
         steps = unless_out_of_memory(lambda: learn(plan, crew))
     if steps is None:
         raise UserError(out_of_memory(plan))
@@ -66,6 +73,10 @@ def learn(plan: Plan, crew: Processes) -> int:
     with crew.first_alone():  # raw views are prepared once
         data = read_data(plan)
     facts = facts_of(plan, data, crew)
+    run = Run(plan.folder)
+    if crew.first:
+        run.mend()
+    crew.wait()
     checkpoint = check_run(plan.folder, config, facts)
 
     # Set up
@@ -81,8 +92,7 @@ def learn(plan: Plan, crew: Processes) -> int:
         if crew.first:
             window.sums.copy_(tensors["window"])
         best = Validation(**values["best"]) if values["best"] else None
-    run, began = Run(plan.folder), learner.step
-    before = run.memory_way()
+    began, before = learner.step, run.memory_way()
     if crew.first:
         start_run(run, config, {**facts, "memory_way": plan.way.name})
         run.cut_logs(began if checkpoint else -1)
@@ -94,49 +104,75 @@ def learn(plan: Plan, crew: Processes) -> int:
     console.print(said_of_memory(plan))
     warn_of_upsampling(plan, data)
 
-    def milestone() -> None:
+    def whole_state() -> dict[str, torch.Tensor]:
+        """Everything that a resumed run needs, of all processes."""
+        return {**learner.state(), "window": crew.total(window.sums.clone())}
+
+    def save_now(folder: Path) -> None:
+        """The adapter as it is, and says that it is."""
+        save_adapter(folder, plan.base, training.unet, replace(description, step=learner.step))
+
+    def milestone() -> bool:
         """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it.
 
-        All processes look, the first writes.
+        All processes look, the first writes. False where the command was told to stop meanwhile: it is done again.
         """
         nonlocal best
-        state = {**learner.state(), "window": crew.total(window.sums.clone())}
+        state = whole_state()
         with learner.averaged():
-            now = replace(description, step=learner.step)
-            save: Callable[[Path], None] = lambda folder: save_adapter(folder, plan.base, training.unet, now)  # noqa: E731
             losses = validate(training.denoise, training.scheduler, training.batches, crew)
             check_finite(run, learner.step, losses["loss"], config)
             if config.num_samples:
                 folder = run.samples_folder(learner.step)
-                losses["consistency"] = write_samples(folder, plan, description, training)
+                matching = write_samples(folder, plan, description, training, lambda: crew.count == 1 and stop.asked)
+                if matching is None:
+                    return False
+                losses["consistency"] = matching
             if crew.first:
                 log_validation(run, learner.step, losses, track)
                 judged = Validation(losses["loss"], losses.get("consistency"))
                 if better(judged, best, config.best_by):
-                    run.save_best(save, reason(learner.step, judged, best, config.best_by))
+                    run.save_best(save_now, reason(learner.step, judged, best, config.best_by))
                     best = judged
                     console.print(f"best so far, by {config.best_by}: step {learner.step}, validation {said(judged)}")
-                run.save_checkpoint(learner.step, save, state, {"best": asdict(best) if best else None})
+                run.save_checkpoint(learner.step, save_now, state, {"best": asdict(best) if best else None})
         crew.wait()
+        return True
+
+    def stop_here() -> Stopped:
+        """Save the state between two checkpoints, and say how to go on."""
+        state = whole_state()
+        with learner.averaged():
+            if crew.first:
+                run.save_stopped(learner.step, save_now, state, {"best": asdict(best) if best else None})
+        crew.wait()
+        text = f"stopped after step {learner.step}, which is saved; the same command with --resume goes on"
+        return Stopped(text, stop.number)
 
     # Train
-    with tracking(config, run, crew) as track:
-        if checkpoint is None:
-            milestone()
+    with tracking(config, run, crew) as track, stoppable("this step is finished and saved") as stop:
+        if (checkpoint is None or run.is_stopped(checkpoint)) and is_milestone(config, began) and not milestone():
+            raise stop_here()
         with progress("Training", config.max_steps, learner.step) as advance:
             started = time.monotonic()
             while learner.step < config.max_steps:
                 rate = take_step(training)
                 advance()
-                if learner.step % config.log_every == 0 or learner.step == config.max_steps:
+                logging = learner.step % config.log_every == 0 or learner.step == config.max_steps
+                if training.lost.free or logging:
+                    heed_lost(run, training, data)
+                if logging:
+                    training.lost.lately = 0
                     means = window.read(crew)
-                    check_finite(run, learner.step, means["loss"], config)
+                    check_bounded(run, learner.step, means["mse"], config)
                     memory = memory_used(plan.device)
                     if crew.first:
                         log_training(run, learner.step, rate, means, time.monotonic() - started, memory, track)
                     advance(0, note=f"loss {window.last:.4f} lr {rate:.1e} {memory:.1f} GiB")
-                if learner.step % config.val_every == 0 or learner.step == config.max_steps:
-                    milestone()
+                if is_milestone(config, learner.step) and not milestone():
+                    raise stop_here()
+                if learner.step < config.max_steps and crew.any_now_and_then(stop.asked, learner.step):
+                    raise stop_here()
     return learner.step - began
 
 
@@ -151,6 +187,10 @@ def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
     }
 
 
+def is_milestone(config: TrainConfig, step: int) -> bool:
+    return step % config.val_every == 0 or step == config.max_steps
+
+
 def high_frequency(config: TrainConfig) -> HighFrequency:
     return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
 
@@ -161,10 +201,16 @@ def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
         return
     if step == 0:
         raise UserError(f"{config.base}: the base alone predicts values that are no numbers; try --precision fp32")
-    raise UserError(
-        f"{run.folder}: by step {step} the loss is no number any more; the checkpoints before are good. "
-        f"Start another run with a --learning_rate lower than {config.learning_rate:g}"
-    )
+    raise UserError(f"{run.folder}: validation at step {step} gives no number; {_REMEDY}")
+
+
+def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
+    """Raise UserError when the loss explodes: predicting nothing at all has one of about 1."""
+    if mse > _EXPLODED:
+        raise UserError(
+            f"{run.folder}: by step {step} the loss is {mse:.3g}, where predicting nothing has 1; {_REMEDY}, "
+            f"lower than {config.learning_rate:g}"
+        )
 
 
 # One step
@@ -185,6 +231,7 @@ class Training:
     objective: Objective
     learner: Learner
     window: "Window"
+    lost: Lost
     crew: Processes
 
 
@@ -201,17 +248,16 @@ def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
     objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
     learner, window = Learner(unet, config), Window(plan.device)
-    return Training(config, batches, unet, denoise, scheduler, objective, learner, window, crew)
+    lost = Lost(plan.device)
+    return Training(config, batches, unet, denoise, scheduler, objective, learner, window, lost, crew)
 
 
 def take_step(training: Training) -> float:
     """One step of the optimiser; returns the learning rate that it had. The processes share its samples."""
     config, learner, crew = training.config, training.learner, training.crew
     for part in range(config.gradient_accumulation_steps):
-        turn = (learner.step * config.gradient_accumulation_steps + part) * crew.count + crew.rank
-        first = turn * config.batch_size
         with record_function("draw"):
-            batch = training.batches.draw(range(first, first + config.batch_size))
+            batch = training.batches.draw(samples_of(config, learner.step, part, crew))
             noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
             noisy = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
@@ -224,8 +270,50 @@ def take_step(training: Training) -> float:
     rate = learner.learning_rate
     with record_function("update"):
         crew.average([parameter.grad for parameter in learner.parameters.values() if parameter.grad is not None])
-        learner.update()
+        training.lost.add(learner.update(), learner.step - 1)
     return rate
+
+
+def samples_of(config: TrainConfig, step: int, part: int, crew: Processes) -> range:
+    """The numbers of the samples in one forward pass of this process, of `gradient_accumulation_steps` in a step."""
+    turn = (step * config.gradient_accumulation_steps + part) * crew.count + crew.rank
+    return range(turn * config.batch_size, (turn + 1) * config.batch_size)
+
+
+# Steps that give no number
+
+
+def heed_lost(run: Run, training: Training, data: Data) -> None:
+    """Name the step whose gradient was no number, if there was one since the last look; go on only if told to."""
+    count, first = training.lost.read()
+    if not count:
+        return
+    config, crew = training.config, training.crew
+    found = named(training, data, first)
+    text = f"at step {first + 1} no number: {found}"
+    if config.on_nan == "stop":
+        raise UserError(f"{run.folder}: {text}; {_REMEDY}; --on_nan skip leaves such steps out")
+    if training.lost.lately > _MOST_LOST:
+        raise UserError(f"{run.folder}: {text}, as in {training.lost.lately} steps since the last log line; {_REMEDY}")
+    more = f", and {count - 1} more" if count > 1 else ""
+    console.print(f"warning: {text}; left out{more}")
+    if crew.first:
+        run.note("training", f"step {first + 1:06d} left out: {found}{more}")
+
+
+@torch.no_grad()
+def named(training: Training, data: Data, step: int) -> str:
+    """What is no number in a step: its batches are drawn once more, for they are functions of its number."""
+    seen: list[str] = []
+    for part in range(training.config.gradient_accumulation_steps):
+        samples = samples_of(training.config, step, part, training.crew)
+        batch = training.batches.draw(samples)
+        names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
+        noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        if found := culprit(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
+            return found
+        seen += names
+    return f"the gradient of {'pair' if len(seen) == 1 else 'pairs'} {', '.join(dict.fromkeys(seen))}"
 
 
 # Validate and sample
@@ -247,10 +335,13 @@ def validate(denoise: Denoiser, scheduler: Any, batches: Batches, crew: Processe
     return {"loss": sum(parts.values()) / len(parts), **parts}
 
 
-def write_samples(folder: Path, plan: Plan, description: Description, training: Training) -> float:
+def write_samples(
+    folder: Path, plan: Plan, description: Description, training: Training, told: Callable[[], bool] = lambda: False
+) -> float | None:
     """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each.
 
-    Returns how well their halves match: the mean correlation of the vessels of both views.
+    Returns how well their halves match: the mean correlation of the vessels of both views; None as soon as it is told
+    to stop.
     """
     config, crew = plan.config, training.crew
     matches = torch.zeros(config.num_samples, device=plan.device)
@@ -267,6 +358,8 @@ def write_samples(folder: Path, plan: Plan, description: Description, training: 
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
             matches[number] = painted.pair.consistency()
             advance()
+            if told():
+                return None
     return float(crew.total(matches).mean())
 
 
@@ -284,12 +377,14 @@ class Window:
         singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
         count = torch.full((1,), len(t), device=t.device)
         halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)  # (B, 8)
-        self.sums += torch.cat([singles, count, halves.sum(0)])
+        sums = torch.cat([singles, count, halves.sum(0)])
+        self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
 
     def read(self, crew: Processes) -> dict[str, float]:
         """Means since the last call, over all processes; those of a half are over the samples that it counts in."""
         total, t, count, *halves = crew.total(self.sums).tolist()
         self.sums.zero_()
+        count = max(count, 1.0)  # none, where every step was left out
         self.last = total / count
         mse, mse_cf, mse_fa = half_means(halves[0:2], halves[4:6])
         hf, hf_cf, hf_fa = half_means(halves[2:4], halves[6:8])
@@ -392,8 +487,8 @@ def say_end(plan: Plan, steps: int, peak: Peak) -> None:
 
 def out_of_memory(plan: Plan) -> str:
     """What to do, and what is left."""
-    whole = Run(plan.folder).checkpoints()
-    kept = f"the last checkpoint, step {step_of(whole[-1])}, is intact" if whole else "nothing was saved yet"
+    whole = Run(plan.folder).latest()
+    kept = f"the last checkpoint, step {step_of(whole)}, is intact" if whole else "nothing was saved yet"
     return (
         f"out of memory, with {plan.way.name} ({plan.memory_of(plan.way) / GIB:.1f} GiB were estimated); {kept}: "
         f"try {smaller_flags(plan)}{' --resume' if whole else ''}"

@@ -1,5 +1,6 @@
 """The latents: encoded once, never stale, and drawn from by (seed, sample) alone."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from conftest import VIEW, write_prepared
 from retipair.batches import make_batches
 from retipair.config import TrainConfig
+from retipair.data import cache
 from retipair.data.augment import apply_variant, draw_variant
-from retipair.data.cache import LatentCache, draw, open_or_build
+from retipair.data.cache import LatentCache, draw, open_cache, open_or_build
 from retipair.data.dataset import load_views
 from retipair.model.autoencoder import encode_moments
 from retipair.plan import make_plan, read_data
@@ -65,47 +67,66 @@ def encode_number(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_each_pair_and_variant_is_found_at_its_place(tmp_path: Path) -> None:
     shape = (3, 2, 4, 1, 2)
-    cache = open_or_build(tmp_path / "c", shape, lambda: iter(numbered(3, 2)), lambda: encode_number)
-    assert (cache.pairs, cache.variants) == (3, 2)
-    mean, std = cache.moments([2, 0, 1], [1, 0, 0])
+    built = open_or_build(tmp_path / "c", shape, lambda begun: iter(numbered(3, 2)), lambda: encode_number)
+    assert (built.pairs, built.variants) == (3, 2)
+    mean, std = built.moments([2, 0, 1], [1, 0, 0])
     assert mean.dtype == std.dtype == torch.float16
     assert mean[:, 0, 0, 0].tolist() == [5, 0, 2]
     assert std[:, 0, 0, 0].tolist() == [5 / 8, 0, 2 / 8]
 
 
-def test_what_is_there_is_not_encoded_again_and_what_was_cut_off_is(tmp_path: Path) -> None:
+def test_what_is_there_is_not_encoded_again(tmp_path: Path) -> None:
     shape = (2, 1, 4, 1, 2)
+    built = open_or_build(tmp_path / "c", shape, lambda begun: iter(numbered(2, 1)), lambda: encode_number)
 
-    def broken() -> object:
-        yield numbered(2, 1)[0]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        open_or_build(tmp_path / "c", shape, broken, lambda: encode_number)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
-    built = open_or_build(tmp_path / "c", shape, lambda: iter(numbered(2, 1)), lambda: encode_number)
-
-    def never() -> object:
+    def never(*arguments: object) -> object:
         raise AssertionError("encoded again")
 
     again = open_or_build(tmp_path / "c", shape, never, never)  # type: ignore[arg-type]
-    assert np.array_equal(again.mean, built.mean)
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert torch.equal(again.mean, built.mean)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"mean.npy", "std.npy", "done.json"}
 
 
-def test_two_runs_may_build_at_once(tmp_path: Path) -> None:
-    """A second one starts, and ends, while the first is half-way."""
-    shape = (2, 1, 4, 1, 2)
+@pytest.mark.parametrize("harm", [None, "mean.npy", "begun.json"])
+def test_what_was_cut_off_goes_on_where_it_was(
+    harm: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_KEEP_EVERY", 2)
+    shape, seen = (5, 1, 4, 1, 2), list[int]()
 
-    def slow() -> Iterator[np.ndarray]:
-        first, second = numbered(2, 1)
-        yield first
-        open_or_build(tmp_path / "c", shape, lambda: iter(numbered(2, 1)), lambda: encode_number)
-        yield second
+    def joints(begun: int) -> Iterator[np.ndarray]:
+        for number, joint in enumerate(numbered(5, 1)[begun:], begun):
+            seen.append(number)
+            if seen == [0, 1, 2, 3]:
+                raise KeyboardInterrupt
+            yield joint
 
-    cache = open_or_build(tmp_path / "c", shape, slow, lambda: encode_number)
-    assert cache.moments([0, 1], [0, 0])[0][:, 0, 0, 0].tolist() == [0, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(tmp_path / "c", shape, joints, lambda: encode_number)
+    assert open_cache(tmp_path / "c", shape) is None
+    if harm:
+        path = tmp_path / "c" / harm
+        path.write_bytes(path.read_bytes()[:5])
+    built = open_or_build(tmp_path / "c", shape, joints, lambda: encode_number)
+    assert seen[4:] == ([0, 1, 2, 3, 4] if harm else [2, 3, 4])
+    assert built.mean[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_space_is_taken_before_anything_is_encoded(tmp_path: Path) -> None:
+    """Writing into a mapped file for which a full disk has no room kills a process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system cannot")
+    shape = (400, 1, 4, 8, 16)
+
+    def joints(begun: int) -> Iterator[np.ndarray]:
+        for name in ("mean", "std"):
+            found = (tmp_path / f"c/{name}.npy").stat()
+            assert found.st_blocks * 512 >= np.prod(shape) * 2
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(tmp_path / "c", shape, joints, lambda: encode_number)
 
 
 # In a run
@@ -138,12 +159,12 @@ def test_cached_latents_are_the_autoencoders_within_rounding(
     assert train.mean.shape == (3, 2, *plan.latent_shape)
     assert val.mean.shape == (1, 1, *plan.latent_shape)
     vae = plan.base.vae()
-    for cache, entries in ((train, data.train), (val, data.val)):
+    for side, entries in ((train, data.train), (val, data.val)):
         for pair, entry in enumerate(entries):
-            for variant in range(cache.variants):
+            for variant in range(side.variants):
                 views = apply_variant(*load_views(entry, VIEW), draw_variant(variant, config.seed, pair))
                 exact = encode_moments(vae, plan.layout.join(*views)[None])
-                mean, std = cache.moments([pair], [variant])
+                mean, std = side.moments([pair], [variant])
                 assert (mean - exact.mean).abs().max() <= HALF * exact.mean.abs().max()
                 assert (std - exact.std).abs().max() <= HALF * exact.std.abs().max()
                 assert exact.std.min() > 0

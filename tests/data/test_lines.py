@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retipair.data.lines import append_line, part_of, put_in_order
+from retipair.data.lines import part_of, put_in_order
+from retipair.disk import append_line
 from retipair.errors import UserError
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from conftest import prepared_record
-from retipair.data.lines import append_line
 from retipair.data.manifest import (
     GeneratedPair,
     PreparedPair,
@@ -16,6 +15,7 @@ from retipair.data.manifest import (
     to_line,
     write_manifest,
 )
+from retipair.disk import append_line
 from retipair.errors import UserError
 
 PREPARED = replace(

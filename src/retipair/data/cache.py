@@ -1,19 +1,25 @@
 """The latents of every pair in its variants: encoded once, then drawn from by (seed, sample) alone."""
 
-import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
 
+from retipair.disk import read_json, write_json
+from retipair.errors import UserError
+
 # What an encoder gives for one joint image: mean and std of its latents, (C, h, w) each.
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
+_PARTS = ("mean", "std")
+_BEGUN, _DONE = "begun.json", "done.json"
+_KEEP_EVERY = 64
+"""Joint images, between two notes of how far it got: some minutes of SDXL's autoencoder on a CPU."""
 STORED = np.float16
 """Rounds latents by 0.05 %, far below the autoencoder's own std, for half the memory."""
 
@@ -57,53 +63,78 @@ class LatentCache:
 def open_or_build(
     folder: Path,
     shape: tuple[int, int, int, int, int],
-    joints: Callable[[], Iterator[np.ndarray]],
+    joints: Callable[[int], Iterator[np.ndarray]],
     encoder: Callable[[], Encode],
 ) -> LatentCache:
-    """The cache in `folder`, built first if it is not there.
+    """The cache in `folder`, built first if it is not there, from where an earlier call was cut off.
 
-    folder: named after everything its content depends on, so that what is there is never stale.
-    shape: (pairs, variants, C, h, w). joints: joint images (H, W, 3) uint8 in the order pair, variant.
+    folder: named after everything its content depends on, so that what is there is never stale; the caller's alone.
+    shape: (pairs, variants, C, h, w). joints: joint images (H, W, 3) uint8 in the order pair, variant, from a place on.
     encoder: gives the encoding function; called only when there is something to encode.
     """
-    if (found := _open(folder, shape)) is not None:
+    if (found := open_cache(folder, shape)) is not None:
         return found
-    _build(folder, shape, joints(), encoder())
-    built = _open(folder, shape)
+    try:
+        _build(folder, shape, joints, encoder())
+    except UserError:  # once that is mended it is another cache
+        shutil.rmtree(folder)
+        raise
+    built = open_cache(folder, shape)
     assert built is not None
     return built
 
 
-def _open(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
+def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
     """The cache in `folder`; None if it is not there or not whole."""
-    if not (folder / "done.json").is_file():
+    if not (folder / _DONE).is_file():
         return None
     try:
-        parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("mean", "std")]
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in _PARTS]
         if all(part.shape == shape for part in parts):
             return LatentCache(*map(torch.from_numpy, parts))
     except (OSError, ValueError):  # cut off, or a file of it deleted
         pass
-    shutil.rmtree(folder)
     return None
 
 
-def _build(folder: Path, shape: tuple[int, ...], joints: Iterator[np.ndarray], encode: Encode) -> None:
-    partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.partial")  # its own: two runs may build at once
-    partial.mkdir(parents=True)
-    try:
-        stores = [np.lib.format.open_memmap(partial / f"{n}.npy", "w+", STORED, shape) for n in ("mean", "std")]
-        for number, joint in enumerate(joints):
-            for store, value in zip(stores, encode(joint), strict=True):
-                store[divmod(number, shape[1])] = value
+def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterator[np.ndarray]], encode: Encode) -> None:
+    """In place: what says how far it got is written after that is on disk, what says that it is done last of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _DONE).unlink(missing_ok=True)
+    begun, stores = _taken_up(folder, shape) or (0, [_allocated(folder / f"{name}.npy", shape) for name in _PARTS])
+
+    def keep(amount: int) -> None:
         for store in stores:
             store.flush()
-        (partial / "done.json").write_text(json.dumps({"shape": shape}))
-        if not (folder / "done.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(folder / _BEGUN, {"encoded": amount})
+
+    for number, joint in enumerate(joints(begun), start=begun):
+        for store, value in zip(stores, encode(joint), strict=True):
+            store[divmod(number, shape[1])] = value
+        if (number + 1) % _KEEP_EVERY == 0:
+            keep(number + 1)
+    keep(shape[0] * shape[1])
+    write_json(folder / _DONE, {"shape": shape})
+    (folder / _BEGUN).unlink()
+
+
+def _taken_up(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]] | None:
+    """(how many are encoded, what they are in) of a call that was cut off; None if there is nothing to take up."""
+    try:
+        begun = int(read_json(folder / _BEGUN)["encoded"])
+        stores = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
+    except (UserError, OSError, ValueError, KeyError):
+        return None
+    return (begun, stores) if all(store.shape == shape for store in stores) else None
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """An array on disk, whose space is there: a full disk would kill whoever writes into a file that is mapped."""
+    store = np.lib.format.open_memmap(path, "w+", STORED, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return store
 
 
 def draw(seed: int, sample: int, pairs: int, variants: int) -> tuple[int, int]:

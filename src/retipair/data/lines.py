@@ -3,14 +3,14 @@
 Each process appends to a part of its own; `put_in_order` makes one file of them, without holding their lines.
 """
 
-import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+
+from retipair.disk import whole
 
 Key = Callable[[str, str], int | None]
 """(line, where it is) -> its place among the others; None: it is dropped."""
@@ -19,25 +19,6 @@ Key = Callable[[str, str], int | None]
 def part_of(path: Path, rank: int) -> Path:
     """The file that process `rank` appends to: the first writes the file itself."""
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add one line, on disk when this returns."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(line)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def put_in_order(path: Path, key: Key) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from retipair.data.lines import whole
+from retipair.disk import whole
 from retipair.errors import UserError
 
 MANIFEST_NAME = "manifest.jsonl"

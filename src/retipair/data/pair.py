@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from retipair.disk import whole
 from retipair.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
@@ -109,13 +110,11 @@ def _mark_of(path: Path) -> dict[str, str]:
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
     """Write (H, W, 3) or (H, W) uint8 as PNG, whole or not at all, with texts in its metadata; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(image).save(partial, format="PNG", pnginfo=info)
-    partial.replace(path)
+    with whole(path) as stream:
+        Image.fromarray(image).save(stream, format="PNG", pnginfo=info)
 
 
 def chroma(pixels: np.ndarray) -> float:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL as Autoencoder
 
+from retipair.errors import UserError
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -36,12 +38,15 @@ def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Scaled latents (B, C, h, w) -> images (B, H, W, 3) uint8.
 
     One by one, so that neither memory nor a pair's pixels depend on how many there are. (Not in tiles, whose borders
-    would show.)
+    would show.) Raises UserError where it gives no numbers.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-    unit = (images * 0.5 + 0.5).clamp(0, 1)
-    return (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+    unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    if not np.isfinite(unit).all():
+        whose = "the latents are" if not latents.isfinite().all() else "the autoencoder gives"
+        raise UserError(f"{whose} no numbers: try --precision fp32, or an adapter from an earlier checkpoint")
+    return np.asarray((unit * 255).round().astype(np.uint8))
 
 
 def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:

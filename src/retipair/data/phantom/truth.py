@@ -12,6 +12,7 @@ from retipair.data.phantom.anatomy import Eye
 from retipair.data.phantom.lesions import LESION_KINDS
 from retipair.data.phantom.maps import CHANNELS, DISC_ASPECT, Frame, vessel_mask
 from retipair.data.phantom.vessels import FA_ONLY, SEEN_BY_BOTH
+from retipair.disk import write_text
 from retipair.errors import UserError
 
 TRUTH_NAME = "truth.json"
@@ -59,10 +60,7 @@ def write_truth(path: Path, truth: Truth) -> None:
     ordered = {"schema": values.pop("schema"), **values}
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in ordered.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
 
 
 def read_truth(path: Path) -> Truth:

@@ -1,0 +1,149 @@
+"""What is written appears whole or not at all, and is still there after a power cut."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from retipair.errors import UserError
+
+CHECKSUMS_NAME = "checksums.json"
+LOCK_NAME = ".lock"
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file or folder grows until it is whole. What a killed run left there is overwritten by the next."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it is what a run that was cut off left, or a lock: no content of its folder."""
+    return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+# --- Files
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content becomes the file, whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_of(path)
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, above all
+        raise
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8, lines end in \\n) whole or not at all."""
+    with whole(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); it was damaged, choose another name or folder") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object; it was damaged, choose another name or folder")
+    return values
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line, on disk when this returns. Killed meanwhile, it leaves a torn last line for readers to drop."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- Folders
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder and put it in place of the one that may be there, whole or not at all."""
+    partial, before = partial_of(folder), _before(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        restore(folder)
+        if folder.exists():
+            folder.replace(before)
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        restore(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+    return folder
+
+
+def restore(folder: Path) -> None:
+    """Put back what `write_folder` had put aside when it was killed, or clear it away."""
+    if folder.exists():
+        shutil.rmtree(_before(folder), ignore_errors=True)
+    elif _before(folder).exists():
+        _before(folder).replace(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write down the checksums of all files in a folder, for `damage` to read."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(folder / CHECKSUMS_NAME, {path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder; None if it is as it was sealed."""
+    try:
+        sums = read_json(folder / CHECKSUMS_NAME)
+    except UserError:
+        return f"{CHECKSUMS_NAME} is missing or damaged"
+    for name, sha256 in sums.items():
+        try:
+            if sha256_of(folder / name) != sha256:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _before(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _sync(path: Path) -> None:
+    """A file's content, or what a folder's entries are named, to disk; Windows lets nobody ask for that afterwards."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

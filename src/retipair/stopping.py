@@ -1,0 +1,50 @@
+"""Told to stop, a command finishes the step or pair in hand and keeps it; told again, it ends at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+"""A user's Ctrl-C, a cluster's end of time: SIGTERM, and what schedulers send some time before."""
+
+
+class Stop:
+    """number: the signal that asked to stop; 0 while none has."""
+
+    number = 0
+
+    @property
+    def asked(self) -> bool:
+        return self.number > 0
+
+
+@contextmanager
+def stoppable(finishing: str) -> Iterator[Stop]:
+    """Inside, the first signal sets a mark for the work to see; the second does what it would have done without this.
+
+    finishing: what is still finished, as the user is told.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.number = number
+        restore()
+        os.write(2, f"\nStopping: {finishing} first; once more to end at once\n".encode())  # no lock to wait for
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        restore()

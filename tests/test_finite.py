@@ -1,0 +1,184 @@
+"""Numbers that go wrong in training: found at once, named, and nothing of them is kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import train_command
+from retipair import batches
+from retipair.cli import main
+from retipair.config import TrainConfig
+from retipair.disk import damage
+from retipair.errors import UserError
+from retipair.learner import Learner
+from retipair.model import autoencoder
+from retipair.model.autoencoder import Moments, decode
+from retipair.model.base import open_base
+from retipair.run import Run
+from retipair.train import check_bounded
+
+Folder = Callable[[str], Path]
+QUICK = ("--num_samples", 0, "--augment_variants", 1, "--log_every", 2, "--max_steps", 6)
+
+
+def run_of(results: Path) -> Path:
+    return results / "out_joint_sd15_cffa_pairs/exp"
+
+
+def poison(results: Path) -> None:
+    """No number in the FA of the second training pair's latents."""
+    [path] = [one for one in (results / "latents").glob("*/mean.npy") if np.load(one).shape[0] == 3]
+    mean = np.load(path)
+    mean[1, :, :, :, mean.shape[-1] // 2] = np.nan
+    np.save(path, mean)
+
+
+def nan_gradients(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """At these steps, counted from 1."""
+    update = Learner.update
+
+    def poisoned(self: Learner) -> torch.Tensor:
+        if self.step + 1 in steps:
+            next(iter(self.parameters.values())).grad.fill_(np.nan)  # type: ignore[union-attr]
+        return update(self)
+
+    monkeypatch.setattr(Learner, "update", poisoned)
+
+
+def clean(run: Path) -> bool:
+    """Nothing that is kept has a number that is none."""
+    whole = all(damage(checkpoint) is None for checkpoint in Run(run).checkpoints())
+    return whole and "nan" not in (run / "metrics.jsonl").read_text().lower()
+
+
+@pytest.fixture
+def command(base_folder: Folder, prepared: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """More flags -> the training "exp" of SD1.5 in tmp_path/r; its latents are there already."""
+    make = lambda name, *more: train_command(name, base_folder("sd15"), prepared, tmp_path / "r", *QUICK, *more)  # noqa: E731
+    assert main(make("first", "--max_steps", 1)) == 0
+    return lambda *more: make("exp", *more)
+
+
+def test_latents_are_named_by_pair_and_half(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(tmp_path / "r")
+    assert main(command()) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "no number: the latents of pair eye2, FA" in line
+    assert "--on_nan skip" in line
+    assert clean(run_of(tmp_path / "r"))
+
+
+def test_steps_are_left_out_where_that_is_asked(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(tmp_path / "r")
+    assert main(command("--on_nan", "skip")) == 0
+    run = run_of(tmp_path / "r")
+    assert "warning: at step" in capsys.readouterr().err
+    assert (run / "training_log.txt").read_text().count("left out: the latents of pair eye2, FA") == 2  # epochs
+    assert clean(run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "training"] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("flags", [(), ("--batch_size", 2, "--gradient_accumulation_steps", 2)])
+def test_a_gradient_is_found_at_its_step(
+    flags: tuple[object, ...],
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nan_gradients(monkeypatch, 3)
+    assert main(command(*flags)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "at step 3 no number: the gradient of pair" in line
+    assert clean(run_of(tmp_path / "r"))
+    monkeypatch.undo()
+    assert main(command(*flags, "--resume")) == 0  # the last checkpoint was good
+
+
+def test_a_step_left_out_changes_nothing_of_the_adapter(base_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retipair.model.adapter import add_adapter
+    from retipair.plan import adapter_config
+
+    config = TrainConfig(name="x", ema_decay=0.9)
+    unet = open_base(str(base_folder("sd15"))).unet()
+    add_adapter(unet, adapter_config(config), 0)
+    learner = Learner(unet, config)
+
+    def step(value: float) -> torch.Tensor:
+        for parameter in learner.parameters.values():
+            parameter.grad = torch.full_like(parameter, value)
+        return learner.update()
+
+    assert step(1.0)
+    before = learner.state()
+    for value in (np.nan, np.inf, -np.inf):
+        assert not step(value)
+        after = learner.state()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert step(1.0)
+    assert not all(torch.equal(before[name], learner.state()[name]) for name in before)
+
+
+def test_too_many_steps_left_out_end_the_training(
+    command: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nan_gradients(monkeypatch, *range(2, 100))
+    assert main(command("--on_nan", "skip", "--max_steps", 40, "--log_every", 20, "--val_every", 40)) == 2
+    assert "as in 11 steps since the last log line" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_explodes_is_said(tmp_path: Path) -> None:
+    config = TrainConfig(name="x")
+    check_bounded(Run(tmp_path), 5, 1.5, config)
+    with pytest.raises(UserError, match="by step 5 the loss is 150, .* lower than 5e-05"):
+        check_bounded(Run(tmp_path), 5, 150.0, config)
+
+
+# The autoencoder
+
+
+def test_an_autoencoder_that_overflows_is_named_with_the_pair(
+    base_folder: Folder,
+    prepared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode, calls = batches.encode_moments, 0
+
+    def overflows(vae: object, images: np.ndarray) -> Moments:
+        nonlocal calls
+        calls += 1
+        moments = encode(vae, images)  # type: ignore[arg-type]
+        if calls == 2:
+            moments.mean[..., 0] = 1e6  # more than 16 bits hold
+        return moments
+
+    monkeypatch.setattr(batches, "encode_moments", overflows)
+    assert main(train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", *QUICK)) == 2
+    assert "pair eye2, CF: the base's autoencoder gives no numbers" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "r/latents").exists()
+
+
+def test_images_that_are_no_numbers_are_not_written_as_black(base_folder: Folder) -> None:
+    vae = open_base(str(base_folder("sd15"))).vae()
+    latents = torch.zeros(1, vae.config.latent_channels, 8, 8)
+    decode(vae, latents)
+    with pytest.raises(UserError, match="the latents are no numbers"):
+        decode(vae, latents + np.nan)
+    vae.decoder.conv_out.bias.data.fill_(np.inf)
+    vae.decoder.conv_out.weight.data.fill_(np.nan)
+    with pytest.raises(UserError, match="the autoencoder gives no numbers"):
+        decode(vae, latents)
+    assert autoencoder.decode is decode

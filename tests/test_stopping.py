@@ -1,0 +1,144 @@
+"""Told to stop, a command keeps the step in hand, says how to go on, and goes on to what it would have been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import train_command
+from retipair import generate, train
+from retipair.cli import main
+from retipair.run import Run
+
+Folder = Callable[[str], Path]
+FLAGS = ("--num_samples", 0, "--max_steps", 6, "--val_every", 4, "--log_every", 3)
+
+
+def told_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, number: int) -> None:
+    """This process is sent the signal in the middle of the call of a function, counted from 1."""
+    original, calls = getattr(owner, name), 0
+
+    def counted(*arguments: object, **more: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"latest_checkpoints/step_{step:06d}/unet_lora/adapter_model.safetensors")
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "status"), [(2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (5, signal.SIGUSR1, 138)]
+)
+def test_training_keeps_its_step_and_goes_on_to_the_bit(
+    call: int,
+    number: int,
+    status: int,
+    base_folder: Folder,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command(results: str) -> list[str]:
+        return train_command("exp", base_folder("sd15"), prepared, tmp_path / results, *FLAGS)
+
+    told_at(monkeypatch, train, "take_step", call, number)
+    assert main(command("a")) == status
+    monkeypatch.undo()
+    assert f"stopped after step {call}, which is saved; the same command with --resume" in capsys.readouterr().err
+    run, whole = (tmp_path / name / "out_joint_sd15_cffa_pairs/exp" for name in "ab")
+    assert f"step_{call:06d}" in str(Run(run).latest())
+
+    assert main([*command("a"), "--resume"]) == 0
+    assert f"at step {call}" in capsys.readouterr().err
+    assert main(command("b")) == 0
+    assert files(run) == files(whole)  # what it was stopped in is gone
+    assert all(torch.equal(value, adapter(whole, 6)[name]) for name, value in adapter(run, 6).items())
+
+
+def test_told_while_it_samples_it_samples_again(
+    base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--num_samples", 2, "--sample_steps", 1, "--max_steps", 4, "--val_every", 2)
+
+    def command(results: str) -> list[str]:
+        return train_command("exp", base_folder("sd15"), prepared, tmp_path / results, *flags)
+
+    told_at(monkeypatch, train.Painter, "paint", 3, signal.SIGTERM)  # the first of step 2
+    assert main(command("a")) == 143
+    monkeypatch.undo()
+    run, whole = (tmp_path / name / "out_joint_sd15_cffa_pairs/exp" for name in "ab")
+    assert [path.name for path in Run(run).checkpoints()] == ["step_000000", "step_000002"]
+    assert not (run / "step_000002_random_pairs/pair_01").exists()
+    assert main([*command("a"), "--resume"]) == 0
+    assert main(command("b")) == 0
+    assert files(run) == files(whole)
+    assert (run / "validation_log.txt").read_text() == (whole / "validation_log.txt").read_text()
+
+
+def test_generate_finishes_the_pair_in_hand(
+    trained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(out: str) -> list[str]:
+        words = ["generate", "-n", "exp", "--results", trained("sd15"), "--device", "cpu", "--steps", 1, "--amount", 4]
+        return [*map(str, words), "--out", str(tmp_path / out)]
+
+    told_at(monkeypatch, generate, "paint", 2, signal.SIGTERM)
+    assert main(command("a")) == 143
+    monkeypatch.undo()
+    assert "stopped with 2 of 4 pairs drawn; the same command goes on" in capsys.readouterr().err
+    assert main(command("a")) == 0
+    assert main(command("b")) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    for name in files(tmp_path / "a") - {"settings.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_told_twice_it_ends_at_once_and_loses_nothing_older(
+    base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, *FLAGS, "--max_steps", 10**6)
+    run = tmp_path / "out_joint_sd15_cffa_pairs/exp"
+    with started(command) as process:
+        wait_for(lambda: (run / "latest_checkpoints/step_000004").exists(), process)
+        process.send_signal(signal.SIGSTOP)  # so that both come before it can finish anything
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) in (130, 143)
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    checkpoint = Run(run).latest()
+    assert checkpoint is not None
+    assert int(checkpoint.name[-6:]) >= 4
+
+
+def started(command: Sequence[str]) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "retipair", *command]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.05)
