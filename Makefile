@@ -4,13 +4,14 @@
 # make docs    write docs/reference.md from --help
 # make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
 # make test-gpu    what only an accelerator can show
+# make soak    training and drawing, killed 60 times, and compared with what nobody killed (about 15 minutes)
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-slow test-gpu test-browser clean
+.PHONY: demo test check docs test-slow test-gpu test-browser soak clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ test-gpu: $(INSTALLED)
 
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak.py --kills 60
 
 docs: $(INSTALLED)
 	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md

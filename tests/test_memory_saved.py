@@ -51,7 +51,7 @@ def way_of(run: Path) -> str:
 
 
 def test_what_fits_is_left_as_it_is(trained: Folder, prepared: Path, base_folder: Folder) -> None:
-    assert way_of(run_of(trained("sdxl"))) == "nothing saved"
+    assert way_of(run_of(trained("sdxl"))) == "no memory savings"
     settings = {"name": "x", "data": prepared, "base": str(base_folder("sdxl"))}
     assert make_plan(TrainConfig(**settings, memory="8")).way == TRAINING[0]  # type: ignore[arg-type]
     assert make_plan(TrainConfig(**settings, gradient_checkpointing=True)).way == TRAINING[1]  # type: ignore[arg-type]
@@ -63,8 +63,8 @@ def test_the_estimate_is_said_first_and_the_truth_last(
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path, "--num_samples", 0, "--max_steps", 1)
     assert main([*command, "--memory", "12"]) == 0
     said = capsys.readouterr().err
-    assert "memory: 0.0 GiB estimated, with nothing saved (--memory 12)\n" in said
-    last = re.search(r"memory: 0\.0\d GiB estimated, \d\.\d\d GiB used at most, with nothing saved\n", said)
+    assert "memory: 0.0 GiB estimated, with no memory savings (--memory 12)\n" in said
+    last = re.search(r"memory: 0\.0\d GiB estimated, \d\.\d\d GiB used at most, with no memory savings\n", said)
     assert last
     assert last[0] in (run_of(tmp_path, "sd15") / "training_log.txt").read_text()
 
@@ -177,7 +177,7 @@ def test_running_out_of_memory_is_one_line_that_says_what_to_try(
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("retipair: out of memory, with nothing saved (9.2 GiB were estimated); ")
+    assert line.startswith("retipair: out of memory, with no memory savings (9.2 GiB were estimated); ")
     assert line.endswith("the last checkpoint, step 0, is intact: try --memory 8 --resume")
     [kept] = Run(run_of(tmp_path)).checkpoints()
     assert read_state(kept)[1]["step"] == 0

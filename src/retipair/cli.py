@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), status=2)
     except KeyboardInterrupt as stop:
         word, status = ("stopped", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            return _fail(f"{word} with the other processes; if one of them failed, its own line says why", status)
         return _fail(f"{word}; what was saved is whole. The same command goes on (train: with --resume)", status)
     except Stopped as stop:
         return _fail(str(stop), 128 + stop.number)

@@ -17,7 +17,7 @@ LOCK_NAME = ".lock"
 
 def partial_of(path: Path) -> Path:
     """Where a file or folder grows until it is whole. What a killed run left there is overwritten by the next."""
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name.removeprefix('.')}.partial")
 
 
 def is_leftover(path: Path) -> bool:

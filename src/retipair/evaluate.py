@@ -17,6 +17,7 @@ from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
 from retipair.model.base import Base, open_base
 from retipair.model.deep import ImageModel, open_image_model
+from retipair.owner import owned
 from retipair.processes import Processes, processes
 from retipair.progress import console
 from retipair.report import PAGE_NAME, write_report
@@ -53,20 +54,20 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     # Measure and score
     crew, page = processes("cpu"), config.out / PAGE_NAME
-    config.out.mkdir(parents=True, exist_ok=True)
-    scores = earlier
-    if scores is None:
-        layouts = _layouts(base, real) if crew.first else {}  # its images are gone before many figures are held
-        sets = _measured(config, real, generated, crew)
-        scores = _scores(config, provenance, sets, layouts, base, training, model) if crew.first else {}
-    if not crew.first:  # it has measured its share
-        return page
-    write_json(config.out / SCORES_NAME, scores)
-    if config.withhold_copies:
-        _write_withheld(config.out / "withheld.txt", scores)
+    with owned(config.out, crew.first):
+        scores = earlier
+        if scores is None:
+            layouts = _layouts(base, real) if crew.first else {}  # its images are gone before many figures are held
+            sets = _measured(config, real, generated, crew)
+            scores = _scores(config, provenance, sets, layouts, base, training, model) if crew.first else {}
+        if not crew.first:  # it has measured its share
+            return page
+        write_json(config.out / SCORES_NAME, scores)
+        if config.withhold_copies:
+            _write_withheld(config.out / "withheld.txt", scores)
 
-    # Report
-    write_report(config.out, scores)
+        # Report
+        write_report(config.out, scores)
     _say(scores)
     print(f"Look at {page.resolve()}")
     return page

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -39,7 +38,7 @@ def generate(config: GenerateConfig) -> Path:
     """
     job = make_job(config)
     crew = processes(job.device)
-    with owned(job.out) if crew.first else nullcontext(), peak_memory(job.device) as peak:
+    with owned(job.out, crew.first), peak_memory(job.device) as peak:
         out = unless_out_of_memory(lambda: draw(job, crew))
     if out is None:
         raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller_flags(job)}")

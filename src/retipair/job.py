@@ -148,7 +148,15 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
     adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
     description = read_description(adapter)
     system = system or (description.system if description else None)
-    return (find_run(config.results, config.name, system) if config.name else None), adapter
+    if config.name is None:
+        return None, adapter
+    try:
+        return find_run(config.results, config.name, system), adapter
+    except UserError:
+        raise UserError(
+            f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "
+            "leave -n out and say with --out DIR where they go"
+        ) from None
 
 
 def _recorded_base(description: Description | None, adapter: Path) -> str:

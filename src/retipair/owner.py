@@ -17,12 +17,16 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def owned(folder: Path, wait: bool = False) -> Iterator[None]:
+def owned(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None]:
     """Inside, the folder is this process's alone; made if it is missing, and gone again if nothing is put into it.
 
+    first: whether this is the first of the processes that share a command; it takes the folder for all of them.
     The operating system holds the lock, and lets go of it when the process ends in whatever way: none is ever stale.
     Raises UserError, with process and host, where another has it; or, told to, waits for that.
     """
+    if not first:
+        yield
+        return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another folder")
     made = [one for one in (folder, *folder.parents) if not one.exists()]

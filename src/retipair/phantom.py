@@ -29,6 +29,7 @@ from retipair.data.split import split_groups
 from retipair.disk import is_leftover, sha256_of, write_text
 from retipair.errors import UserError
 from retipair.model.device import one_thread
+from retipair.owner import owned
 from retipair.parallel import in_order
 from retipair.progress import progress
 from retipair.vision.ridges import vesselness_correlation
@@ -53,23 +54,23 @@ def phantom(config: PhantomConfig) -> Path:
     done = _drawn_before(config)
     wanted = range(1, max(config.amount, *done, *_begun_before(config), 0) + 1)
 
-    # Draw
-    (config.out / MANIFEST_NAME).unlink(missing_ok=True)
-    _write_state(config)
-    missing = [number for number in wanted if number not in done]
-    with progress("Drawing eyes", len(wanted), len(done)) as advance:
-        for number, truth in zip(missing, _write_pairs(config, missing), strict=True):
-            done[number] = truth
-            advance()
+    with owned(config.out):
+        # Draw
+        (config.out / MANIFEST_NAME).unlink(missing_ok=True)
+        _write_state(config)
+        missing = [number for number in wanted if number not in done]
+        with progress("Drawing eyes", len(wanted), len(done)) as advance:
+            for number, truth in zip(missing, _write_pairs(config, missing), strict=True):
+                done[number] = truth
+                advance()
 
-    # Describe
-    truths = [done[number] for number in wanted]
-    if config.unregistered:
-        print(
-            f"{len(truths)} rendered raw pairs in {config.out / 'raw'}; what is true of each in {config.out / 'truth'}"
-        )
-    else:
-        _describe(config, truths)
+        # Describe
+        truths = [done[number] for number in wanted]
+        if config.unregistered:
+            raw, told = config.out / "raw", config.out / "truth"
+            print(f"{len(truths)} rendered raw pairs in {raw}; what is true of each in {told}")
+        else:
+            _describe(config, truths)
     return config.out
 
 

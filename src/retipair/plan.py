@@ -129,7 +129,10 @@ def _choose_way(plan: Plan) -> Way:
         if config.memory == "auto" and way.name == before:
             return way
     free = partial(free_memory, plan.device)
-    return choose(config.memory, plan.ways, plan.memory_of, free, "lower --batch_size or --size")
+    advice = "lower --batch_size or --size"
+    if plan.dtype == torch.float32:
+        advice = f"try --precision bf16 (it loads half as much), or {advice}"
+    return choose(config.memory, plan.ways, plan.memory_of, free, advice)
 
 
 def smaller_flags(plan: Plan) -> str:

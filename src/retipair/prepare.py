@@ -31,8 +31,9 @@ from retipair.data.pair import Pair, load_image, px_at_512, save_image, syntheti
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
-from retipair.disk import is_leftover, sha256_of, write_text
+from retipair.disk import is_leftover, sha256_of, write_json, write_text
 from retipair.errors import UserError
+from retipair.owner import owned
 from retipair.parallel import in_order
 from retipair.progress import watched
 
@@ -99,25 +100,31 @@ def prepare(config: PrepareConfig) -> Path:
     read = _read_all(pairs, config)
     _check_copies(read)
     tasks = [_task(seen, config) for seen in read]
-    earlier = _earlier_outcomes(config.out)
-
-    # Align what is new or changed
-    created = not config.out.exists()
-    shutil.rmtree(config.out / _STAGING, ignore_errors=True)
-    try:
-        redo = [task for task in tasks if not _is_current(task, earlier, config.out)]
-        done = {outcome.id: outcome for outcome in _align_all(redo, config.workers)}
-        outcomes = [done.get(task.pair.id) or earlier[task.pair.id] for task in tasks]
-
-        # Say what became of them, and keep what can be used
-        sides = _say_and_split([task.pair for task in tasks], outcomes, config)
-        _move_into_place(config.out, earlier, outcomes)
-        _describe(config, [task.pair for task in tasks], outcomes, sides)
-    finally:
+    with owned(config.out):
+        try:
+            _prepare_tasks(tasks, config)
+        except UserError:  # killed or told to stop, what is aligned stays for the next run
+            shutil.rmtree(config.out / _STAGING, ignore_errors=True)
+            raise
         shutil.rmtree(config.out / _STAGING, ignore_errors=True)
-        if created and config.out.is_dir() and not any(config.out.iterdir()):
-            config.out.rmdir()
     return config.out
+
+
+def _prepare_tasks(tasks: Sequence[Task], config: PrepareConfig) -> None:
+    # Align what is new or changed
+    earlier = _earlier_outcomes(config.out)
+    current = {name: one for name, one in earlier.items() if _is_whole(one, config.out)}
+    current |= _staged_outcomes(config.out)
+    redo = [task for task in tasks if not ((known := current.get(task.pair.id)) and known.key == task.key)]
+    if replaced := sum(task.pair.id in earlier for task in redo):
+        print(f"{replaced} pairs of an earlier call are aligned anew: their files or the settings are others")
+    current |= {outcome.id: outcome for outcome in _align_all(redo, config.workers)}
+    outcomes = [current[task.pair.id] for task in tasks]
+
+    # Say what became of them, and keep what can be used
+    sides = _say_and_split([task.pair for task in tasks], outcomes, config)
+    _move_into_place(config.out, earlier, outcomes)
+    _describe(config, [task.pair for task in tasks], outcomes, sides)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -253,7 +260,7 @@ def _align(task: Task) -> Outcome:
     landmarks = _landmarks(task.pair, cf.shape, fa.shape)
     aligned = align(cf, fa, landmarks, task.how, task.size, task.max_residual_px)
     files = {} if aligned.refused else _stage(task, aligned.pair)
-    return Outcome(
+    outcome = Outcome(
         id=task.pair.id,
         key=task.key,
         source_sha256=task.source_sha256,
@@ -266,6 +273,8 @@ def _align(task: Task) -> Outcome:
         consistency=round(aligned.consistency, 4),
         files_sha256=files,
     )
+    write_json(task.staging / f"{task.pair.id}.json", asdict(outcome))
+    return outcome
 
 
 def _stage(task: Task, pair: Pair) -> dict[str, str]:
@@ -303,12 +312,22 @@ def _is_outcome(values: Any) -> bool:
     return isinstance(values, dict) and set(values) == names and not mistyped(Outcome, values)
 
 
-def _is_current(task: Task, earlier: dict[str, Outcome], out: Path) -> bool:
-    """Whether nothing the pair depends on has changed, nor the files it was written to."""
-    before = earlier.get(task.pair.id)
-    if before is None or before.key != task.key:
-        return False
-    files = {out / _file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
+def _staged_outcomes(out: Path) -> dict[str, Outcome]:
+    """What a run that was cut off had aligned, by id, and where it still is."""
+    found: dict[str, Outcome] = {}
+    for path in (out / _STAGING).glob("*.json"):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if _is_outcome(values) and _is_whole(one := Outcome(**values), out / _STAGING):
+            found[one.id] = one
+    return found
+
+
+def _is_whole(outcome: Outcome, folder: Path) -> bool:
+    """Whether the views are as they were written."""
+    files = {folder / _file(view, outcome.id): sha256 for view, sha256 in outcome.files_sha256.items()}
     return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items())
 
 

@@ -1,9 +1,10 @@
 """Manifest -> adapter."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def train(config: TrainConfig) -> Path | None:
         print_plan(plan)
         return None
     crew = processes(plan.device)
-    with owned(plan.folder) if crew.first else nullcontext(), peak_memory(plan.device) as peak:
+    with owned(plan.folder, crew.first), peak_memory(plan.device) as peak:
         steps = unless_out_of_memory(lambda: learn(plan, crew))
     if steps is None:
         raise UserError(out_of_memory(plan))
@@ -147,7 +148,7 @@ def learn(plan: Plan, crew: Processes) -> int:
                 run.save_stopped(learner.step, save_now, state, {"best": asdict(best) if best else None})
         crew.wait()
         text = f"stopped after step {learner.step}, which is saved; the same command with --resume goes on"
-        return Stopped(text, stop.number)
+        return Stopped(text, stop.number or signal.SIGTERM)  # another process may have been told
 
     # Train
     with tracking(config, run, crew) as track, stoppable("this step is finished and saved") as stop:
@@ -482,6 +483,10 @@ def say_end(plan: Plan, steps: int, peak: Peak) -> None:
         run.note("training", memory)
     console.print(memory)
     console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
+    if run.best_step() == 0:
+        console.print(
+            "warning: no step is better than the untrained base; train longer, or draw with --checkpoint latest"
+        )
     console.print(f"Next: {next_command(plan.config)}")
 
 

@@ -186,7 +186,8 @@ def _cost(scores: Scores) -> Iterator[Finding]:
         text = f"A step of {_count(pairs, 'pair')} took {cost['seconds_per_step']:.2f} s."
         yield Finding("good", "speed of training", text, _tips("For faster steps", faster))
     if cost["memory_gib"] is not None:
-        smaller = [] if "weights in" in way else ["--memory 8"]
+        preset = next((f"--memory {gib}" for gib in (16, 12, 8) if gib < cost["memory_gib"]), None)
+        smaller = [] if "weights in" in way or not preset else [preset]
         smaller += [f"--batch_size 1 with --gradient_accumulation_steps {batch}"] if batch > 1 else []
         text = f"Training used {cost['memory_gib']:.1f} GiB at most."
         yield Finding("good", "memory of training", text, _tips("For less", smaller))

@@ -121,7 +121,9 @@ def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line
 
 
 def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no manifest\.jsonl here; make one with `retipair prepare"):
+    with pytest.raises(
+        UserError, match=r"no manifest\.jsonl here; raw views become a folder that has one by `retipair prepare"
+    ):
         list(read_manifest(tmp_path))
 
 

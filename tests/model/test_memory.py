@@ -22,7 +22,7 @@ from retipair.model.memory import (
     training_memory,
 )
 
-NAMES = ["nothing saved", "gradient checkpointing"] + [
+NAMES = ["no memory savings", "gradient checkpointing"] + [
     f"gradient checkpointing and weights in {bits}" for bits in ("fp8", "nf4")
 ]
 LATENTS = {"sdxl": (1, 4, 64, 128), "sd15": (1, 4, 64, 64)}
@@ -40,7 +40,7 @@ def sized(*gib: float) -> Callable[[Way], int]:
 
 def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
     assert [way.name for way in TRAINING] == NAMES
-    assert [way.name for way in DRAWING] == ["nothing saved", "weights in fp8", "weights in nf4"]
+    assert [way.name for way in DRAWING] == ["no memory savings", "weights in fp8", "weights in nf4"]
     small = work("tiny-sdxl", (8, 4, 16, 32))
     for phase in ("load", "step"):
         needed = [training_memory(small, way)[phase] for way in TRAINING]

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from retipair.disk import whole
 from retipair.errors import UserError
 
+_HOW = "raw views become a folder that has one by `retipair prepare RAW NEW_FOLDER`"
 MANIFEST_NAME = "manifest.jsonl"
 PREPARED_SCHEMA = "retipair.prepared/1"
 GENERATED_SCHEMA = "retipair.generated/1"
@@ -105,7 +106,9 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise UserError(f"{folder}: no {MANIFEST_NAME} here; make one with `retipair prepare RAW {folder}`")
+        within = sorted(one.parent.name for one in folder.glob(f"*/{MANIFEST_NAME}"))
+        advice = f"take one of the folders in it: {', '.join(within[:5])}" if within else _HOW
+        raise UserError(f"{folder}: no {MANIFEST_NAME} here; {advice}")
     seen: set[tuple[str, str]] = set()
     with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
         for number, line in enumerate(stream, start=1):

@@ -49,7 +49,9 @@ def load_image(path: Path, mode: str) -> np.ndarray:
             return np.asarray(_on_black(_eight_bits(ImageOps.exif_transpose(image))).convert(mode))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: no image of a kind that is known; replace or remove it") from None
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
 
 

@@ -33,7 +33,7 @@ class Way:
     def name(self) -> str:
         parts = ["gradient checkpointing"] * self.checkpointing
         parts += [f"weights in {self.stored}"] if self.stored else []
-        return " and ".join(parts) or "nothing saved"
+        return " and ".join(parts) or "no memory savings"
 
 
 TRAINING = (Way(), Way(checkpointing=True), Way(True, "fp8"), Way(True, "nf4"))
