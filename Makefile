@@ -5,13 +5,14 @@
 # make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
 # make test-gpu    what only an accelerator can show
 # make soak    training and drawing, killed 60 times, and compared with what nobody killed (about 15 minutes)
+# make fuzz    what reads images, points and tables, fed what a fuzzer finds for ten minutes (Linux)
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-slow test-gpu test-browser soak clean
+.PHONY: demo test check docs test-slow test-gpu test-browser soak fuzz clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -34,6 +35,10 @@ test-browser: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 60
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	for reader in image points table; do $(BIN)/python tests/fuzz/readers.py $$reader -max_total_time=200 || exit 1; done
 
 docs: $(INSTALLED)
 	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md

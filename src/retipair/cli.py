@@ -23,7 +23,7 @@ from retipair.config import (
     PrepareConfig,
     TrainConfig,
 )
-from retipair.errors import Stopped, UserError, is_out_of_memory
+from retipair.errors import Stopped, UserError, is_out_of_memory, printable
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def _in_one_line(parse: Callable[[], Any], hint: str) -> Any:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"retipair: {message}", file=sys.stderr)
+    print(f"retipair: {printable(message)}", file=sys.stderr)
     return status

@@ -35,6 +35,10 @@ class PrepareConfig:
     """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
     """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is."""
+    skip_bad: bool = False
+    """Go on without the pairs whose files cannot be used, and list them in OUT/skipped.txt; else none is prepared."""
+    max_megapixels: int = 200
+    """Refuse larger images: a small file may claim to hold gigabytes."""
     val_fraction: float = 0.2
     """Share of eyes (patients where known) kept for validation."""
     test_fraction: float = 0.0

@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); it was damaged, choose another name or folder") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a JSON object; it was damaged, choose another name or folder")

@@ -18,6 +18,11 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
         self.number = number
 
 
+def printable(text: str) -> str:
+    """In one line, and without what would move a terminal's cursor: names in it may come from anywhere."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
     """What `work` returns; None where memory has run out, by when the frames that held it are gone."""
     try:

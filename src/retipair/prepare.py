@@ -32,12 +32,14 @@ from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
 from retipair.disk import is_leftover, sha256_of, write_json, write_text
-from retipair.errors import UserError
+from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
-from retipair.progress import watched
+from retipair.progress import console, watched
 
 STATE_NAME = ".prepare.json"
+SKIPPED_NAME = "skipped.txt"
+_SMALLEST = 32  # px
 _STATE_SCHEMA = "retipair.prepare-state/1"
 _STAGING = ".partial"
 _VIEWS = ("cf", "fa", "mask")
@@ -66,6 +68,7 @@ class Task:
     how: How
     size: int
     max_residual_px: float
+    megapixels: int
     staging: Path
 
 
@@ -97,12 +100,13 @@ def prepare(config: PrepareConfig) -> Path:
     pairs = find_pairs(config.raw)
     split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
     _check_out(config.raw, config.out)
-    read = _read_all(pairs, config)
+    read, skipped = _read_all(pairs, config)
     _check_copies(read)
     tasks = [_task(seen, config) for seen in read]
     with owned(config.out):
         try:
             _prepare_tasks(tasks, config)
+            _list_skipped(config.out, skipped)
         except UserError:  # killed or told to stop, what is aligned stays for the next run
             shutil.rmtree(config.out / _STAGING, ignore_errors=True)
             raise
@@ -155,6 +159,8 @@ def _check_settings(config: PrepareConfig) -> None:
         raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+    if config.max_megapixels < 1:
+        raise UserError(f"--max_megapixels {config.max_megapixels}: must be 1 or more")
     val, test = config.val_fraction, config.test_fraction
     if not (val > 0 and test >= 0 and val + test < 1):
         raise UserError(
@@ -173,14 +179,40 @@ def _check_out(raw: Path, out: Path) -> None:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
-def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> list[Seen]:
-    """Read every file whole, so that what is broken is known before anything is written."""
-    read = partial(_read, register=config.register)
-    seen = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
+def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> tuple[list[Seen], list[str]]:
+    """Read every file whole, so that what is broken is known before anything is written: (what can be used, why others
+    cannot). Raises UserError for the first that cannot, the others listed, unless they are to be left out.
+    """
+    read = partial(_read_or_why, config=config)
+    found = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
+    seen, bad = [one for one in found if isinstance(one, Seen)], [one for one in found if isinstance(one, str)]
+    if bad and not config.skip_bad:
+        for text in bad[1:]:
+            console.print(printable(text), markup=False)
+        more = f" ({len(bad) - 1} more pairs cannot be used, see above; --skip_bad leaves them out)" if bad[1:] else ""
+        raise UserError(f"{bad[0]}{more}")
+    for text in bad:
+        console.print(f"left out: {printable(text)}", markup=False)
+    if not seen:
+        raise UserError(f"{config.raw}: no pair can be used")
     for one in seen:
         if one.swapped:
             print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
-    return seen
+    return seen, bad
+
+
+def _read_or_why(pair: RawPair, config: PrepareConfig) -> Seen | str:
+    try:
+        return _read(pair, config.register, config.max_megapixels)
+    except UserError as error:
+        return str(error)
+
+
+def _list_skipped(out: Path, skipped: Sequence[str]) -> None:
+    if skipped:
+        write_text(out / SKIPPED_NAME, "".join(f"{text}\n" for text in skipped))
+    else:
+        (out / SKIPPED_NAME).unlink(missing_ok=True)
 
 
 def _check_copies(read: Sequence[Seen]) -> None:
@@ -194,8 +226,12 @@ def _check_copies(read: Sequence[Seen]) -> None:
             )
 
 
-def _read(pair: RawPair, register: Register) -> Seen:
-    cf, fa = load_image(pair.cf, "RGB"), load_image(pair.fa, "RGB")
+def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
+    cf, fa = (load_image(path, "RGB", megapixels) for path in (pair.cf, pair.fa))
+    for path, view in ((pair.cf, cf), (pair.fa, fa)):
+        if min(view.shape[:2]) < _SMALLEST:
+            height, width = view.shape[:2]
+            raise UserError(f"{path}: {width} x {height} px is no view of an eye; at least {_SMALLEST} px each way")
     swapped = _chroma(fa) > _CLEARLY * _chroma(cf)
     if swapped:
         pair, cf, fa = pair.swapped(), fa, cf
@@ -237,6 +273,7 @@ def _task(seen: Seen, config: PrepareConfig) -> Task:
         how=how,
         size=config.size,
         max_residual_px=config.max_residual_px,
+        megapixels=config.max_megapixels,
         staging=config.out / _STAGING,
     )
 
@@ -256,7 +293,7 @@ def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
 
 def _align(task: Task) -> Outcome:
     """Align one pair and stage its views, unless it is refused."""
-    cf, fa = load_image(task.pair.cf, "RGB"), load_image(task.pair.fa, "L")
+    cf, fa = load_image(task.pair.cf, "RGB", task.megapixels), load_image(task.pair.fa, "L", task.megapixels)
     landmarks = _landmarks(task.pair, cf.shape, fa.shape)
     aligned = align(cf, fa, landmarks, task.how, task.size, task.max_residual_px)
     files = {} if aligned.refused else _stage(task, aligned.pair)

@@ -16,6 +16,11 @@ Key = Callable[[str, str], int | None]
 """(line, where it is) -> its place among the others; None: it is dropped."""
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written: JSON may name halves of characters that no file can hold."""
+    return text.isascii() or text.encode(errors="replace").decode() == text
+
+
 def part_of(path: Path, rank: int) -> Path:
     """The file that process `rank` appends to: the first writes the file itself."""
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from retipair.data.lines import is_text
 from retipair.disk import whole
 from retipair.errors import UserError
 
@@ -123,7 +124,7 @@ def parse_line(line: str, where: str) -> Record:
     """One manifest line -> its record; `where` names the place in errors."""
     try:
         values = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); make the folder again") from None
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
@@ -162,6 +163,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in inner)
     if hint is NoneType:
         return value is None
+    if hint is str:
+        return isinstance(value, str) and is_text(value)
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is hint

@@ -13,6 +13,9 @@ from retipair.disk import whole
 from retipair.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
+MEGAPIXELS = 200
+"""More than any fundus camera has."""
 _MARK = ("Synthetic", "Software", "Seed", "Base")
 """Keys under which a picture that is no photograph says so, and how it was made."""
 
@@ -38,21 +41,36 @@ class Pair:
         return vesselness_correlation(self.cf, self.fa, self.mask)
 
 
-def load_image(path: Path, mode: str) -> np.ndarray:
+def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarray:
     """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
 
     As it is displayed: turned as its EXIF orientation says, black where it is transparent.
-    Raises UserError, naming the file, if it is missing or cannot be read whole.
+    Raises UserError, naming the file, if it is missing, cannot be read whole, holds several pictures, or is larger than
+    so many megapixels (a small file may say that it holds gigabytes).
     """
     try:
         with _opened(path) as image:
+            _check_header(path, image, megapixels)
             return np.asarray(_on_black(_eight_bits(ImageOps.exif_transpose(image))).convert(mode))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: no image of a kind that is known; replace or remove it") from None
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+
+
+def _check_header(path: Path, image: Image.Image, megapixels: int) -> None:
+    width, height = image.size
+    if width * height > megapixels * 10**6:
+        raise UserError(
+            f"{path}: {width} x {height} px, more than {megapixels} megapixels; if it is a photograph, make it smaller "
+            "(or raise --max_megapixels of `retipair prepare`)"
+        )
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise UserError(f"{path}: holds {frames} pictures; save the one that is meant in a file of its own")
 
 
 @contextmanager

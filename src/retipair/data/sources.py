@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from retipair.data.landmarks import read_text
+from retipair.data.lines import is_text
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, Split
 from retipair.errors import UserError
 
@@ -27,6 +28,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
+_LONGEST_ID = 200  # bytes: file systems take 255, and files grow under longer names
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
 
 
@@ -242,13 +244,15 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: not an object; write one {{...}} a line")
         for key, cell in row.items():
             if not isinstance(cell, str | None) and (key == "caption" or type(cell) not in (int, float)):
                 raise UserError(f"{where}: {key} is no text; put it in quotes")
+            if isinstance(cell, str) and not is_text(cell):
+                raise UserError(f"{where}: {key} holds half a character (a lone surrogate); write it again")
         if row:
             yield where, row
 
@@ -264,6 +268,10 @@ def _split(row: dict[str, str], where: str) -> Split | None:
 
 
 def _check(pair: RawPair) -> None:
+    if len(pair.id.encode(errors="replace")) > _LONGEST_ID:
+        raise UserError(
+            f"{pair.cf}: its name is too long for the files that are made of it; rename it, and its partner"
+        )
     if not _SAFE_ID.fullmatch(pair.id):
         raise UserError(f"{pair.cf}: id {pair.id!r} is no safe file name; use letters, digits, . _ + and -")
     if (pair.cf_points is None) != (pair.fa_points is None):
