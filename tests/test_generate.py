@@ -149,7 +149,7 @@ def test_the_manifest_says_how_each_pair_was_made(
         assert (record.seed, record.attempt, record.mode, record.size) == (0, 0, mode, VIEW)
         assert record.strength == (0.5 if mode == "from_data" else None)
         assert record.prompt == DEFAULT_PROMPT
-        assert record.base == str(base_folder(system))
+        assert record.base == base_folder(system).name
         assert record.adapter_sha256 == adapter_sha256(best)
         assert -1 <= record.consistency <= 1
     assert len({record.settings_sha256 for record in lines}) == 1

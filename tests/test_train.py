@@ -235,7 +235,7 @@ def test_the_adapter_describes_its_training(system: str, base_folder: Folder, tr
     assert description.system == system
     assert description.layout == {"sdxl": "side_by_side", "sd15": "squeezed"}[system]
     assert (description.view_size, description.rank, description.alpha, description.step) == (VIEW, 4, 4, 4)
-    assert description.base == str(base_folder(system))
+    assert description.base == base_folder(system).name
     assert description.prompts == [(DEFAULT_PROMPT, 3)]
     assert description.size_ids == {"sdxl": [VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW], "sd15": []}[system]
     assert description.data_sha256 == json.loads((run / "config.json").read_text())["data_sha256"]

@@ -35,6 +35,9 @@ class PrepareConfig:
     """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
     """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is."""
+    anonymise: Path | None = None
+    """A key file, made if it is missing: ids, eyes and patients become keyed hashes in OUT, and so in all that is made
+    of it. Keep it, and the table of names beside it, apart: the same key gives the same hashes."""
     skip_bad: bool = False
     """Go on without the pairs whose files cannot be used, and list them in OUT/skipped.txt; else none is prepared."""
     max_megapixels: int = 200

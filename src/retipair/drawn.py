@@ -72,7 +72,7 @@ def write_pair(
     folder, config = pair_folder(index), job.config
     source = job.source(index)
     how = f"variation of pair {source.id} at strength {job.strength}" if source else "from noise"
-    mark = synthetic_mark(config.seed, index, job.base.source, how)
+    mark = synthetic_mark(config.seed, index, job.base.name, how)
     images = {
         "cf": painted.cf,
         "joint": painted.joint,
@@ -95,7 +95,7 @@ def write_pair(
         cf=f"{folder}/cf.png",
         fa=f"{folder}/fa.png",
         size=job.layout.view_size,
-        base=job.base.source,
+        base=job.base.name,
         adapter_sha256=settings["adapter_sha256"],
         settings_sha256=json_sha256(settings),
         fa_chroma=round(painted.fa_chroma, 3),

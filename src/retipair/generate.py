@@ -72,7 +72,7 @@ def draw(job: Job, crew: Processes) -> Path:
     if crew.first:
         job.out.mkdir(parents=True, exist_ok=True)
         (job.out / MANIFEST_NAME).touch()
-        write_json(job.out / "settings.json", {"base": job.base.source, **settings, "environment": environment()})
+        write_json(job.out / "settings.json", {"base": job.base.name, **settings, "environment": environment()})
     crew.wait()
 
     # Draw

@@ -17,7 +17,7 @@ from retipair.model.device import choose_device, choose_dtype
 from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.painter import draw_prompt
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
-from retipair.run import Run, find_run, results_folder
+from retipair.run import METRICS_NAME, Run, find_run, results_folder
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ def make_job(config: GenerateConfig) -> Job:
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_description(adapter)
-    base = base or open_base(_recorded_base(description, adapter), config.tokenizer)
+    base = base or open_base(_recorded_base(run or _run_around(adapter), description, adapter), config.tokenizer)
     check_steps("--steps", config.steps, base)
     warnings: list[str] = []
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
+    if description and base.fingerprint() != description.base_sha256:
+        warnings.append(f"{base.source}: its weights are not those of {description.base}, on which this was trained")
     out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
@@ -159,7 +161,16 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         ) from None
 
 
-def _recorded_base(description: Description | None, adapter: Path) -> str:
+def _run_around(adapter: Path) -> Run | None:
+    """The run that an adapter's folder lies in, if it still does."""
+    folders = (folder for folder in adapter.resolve().parents if (folder / METRICS_NAME).is_file())
+    return next((Run(folder) for folder in folders), None)
+
+
+def _recorded_base(run: Run | None, description: Description | None, adapter: Path) -> str:
+    """Where the base is: the run knows the path, the adapter, which is shared, but a name."""
+    if run is not None:
+        return run.read_config().base
     if description is None:
         raise UserError(f"{adapter}: does not say which base it was trained on; pass --base (and --prompt, --size)")
     return description.base

@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from retipair.config import PrepareConfig, Register, canonical_json, json_sha256
 from retipair.data.align import How, align
+from retipair.data.anonymise import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, mistyped, write_manifest
@@ -102,11 +103,13 @@ def prepare(config: PrepareConfig) -> Path:
     _check_out(config.raw, config.out)
     read, skipped = _read_all(pairs, config)
     _check_copies(read)
+    if config.anonymise:
+        read = _anonymous(read, config.anonymise)
     tasks = [_task(seen, config) for seen in read]
     with owned(config.out):
         try:
             _prepare_tasks(tasks, config)
-            _list_skipped(config.out, skipped)
+            _list_skipped(config.out, [] if config.anonymise else skipped)  # which names files
         except UserError:  # killed or told to stop, what is aligned stays for the next run
             shutil.rmtree(config.out / _STAGING, ignore_errors=True)
             raise
@@ -159,6 +162,8 @@ def _check_settings(config: PrepareConfig) -> None:
         raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+    if config.anonymise and config.out.resolve() in config.anonymise.resolve().parents:
+        raise UserError(f"--anonymise {config.anonymise}: lies in OUT, which is shared; keep the key elsewhere")
     if config.max_megapixels < 1:
         raise UserError(f"--max_megapixels {config.max_megapixels}: must be 1 or more")
     val, test = config.val_fraction, config.test_fraction
@@ -224,6 +229,18 @@ def _check_copies(read: Sequence[Seen]) -> None:
             raise UserError(
                 f"{pair.cf}: pair {pair.id!r} has the same files as {other.id!r}; remove one, or give both one eye"
             )
+
+
+def _anonymous(read: Sequence[Seen], path: Path) -> list[Seen]:
+    """Under other names, in their order, so that not even that tells who was first."""
+    key = read_key(path)
+    names = path.with_name(f"{path.name}.csv")
+    write_names(names, key, [one.pair for one in read])
+    print(f"ids are hashed with the key in {path}; which is whose stands in {names}: keep both apart")
+    if any(one.pair.caption for one in read):
+        console.print("warning: captions stay as they are: look whether they name anybody")
+    others = [replace(one, pair=anonymous(one.pair, key), sha256=hashed(key, "files", one.sha256)) for one in read]
+    return sorted(others, key=lambda one: one.pair.id)
 
 
 def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:

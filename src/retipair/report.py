@@ -50,6 +50,8 @@ _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
 }
 
+_FOLDERS = ("real", "generated", "adapter")
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -70,6 +72,7 @@ def write_report(out: Path, scores: Scores) -> Path:
     entries = _entries(scores)
     text = page.from_string(template).render(
         scores=scores,
+        told=_told(scores["provenance"]),
         version=__version__,
         names=_NAMES,
         at=lambda *path: _at(scores, path),
@@ -82,6 +85,13 @@ def write_report(out: Path, scores: Scores) -> Path:
     path = out / PAGE_NAME
     write_text(path, text)
     return path
+
+
+def _told(provenance: Scores) -> Scores:
+    """The page is shared: of paths it says the last parts alone, for what is before them may name people."""
+    folders = {name: "/".join(Path(provenance[name]).parts[-2:]) for name in _FOLDERS if provenance[name]}
+    models = {name: provenance[name] for name in ("base", "deep") if provenance[name]}
+    return {**provenance, **folders, **{n: Path(one).name if Path(one).exists() else one for n, one in models.items()}}
 
 
 def _flags(text: str) -> Markup:

@@ -64,6 +64,7 @@ def description(base: Base, kind: str) -> Description:
         prompts=[(PROMPT, 3)],
         prompt_dropout=0.0,
         size_ids=[VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW],
+        base_sha256="0" * 64,
         data_sha256="0" * 64,
         step=7,
         **KINDS[kind],  # type: ignore[arg-type]

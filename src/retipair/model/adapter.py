@@ -35,15 +35,17 @@ SCHEMA = "retipair.adapter/1"
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What sampling must know of the training, so that the two cannot disagree.
+    """What sampling must know of the training, so that the two cannot disagree. Adapters are shared: no path is in it.
 
-    prompts: (text, number of training pairs with it). size_ids: SDXL's six, empty for SD1.5.
+    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: SDXL's
+    six, empty for SD1.5.
     """
 
     system: str
     layout: str
     view_size: int
     base: str
+    base_sha256: str
     rank: int
     alpha: float
     targets: str

@@ -99,6 +99,11 @@ class Base:
     form: Literal["folder", "file", "random"]
     tokenizer: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """What others may be told: a hub id, one of ours, or the last part of a path, which may name people."""
+        return Path(self.source).name if Path(self.source).exists() else self.source
+
     @cached_property
     def unet_config(self) -> dict[str, Any]:
         return _read_config(self.configs, "unet")

@@ -1,0 +1,113 @@
+"""What is shared leads back to nobody: neither ids, nor eyes, nor patients, nor where anything lay."""
+
+import csv
+import json
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import train_command
+from eyes import write_raw
+from retipair.cli import main
+from retipair.data.manifest import PreparedPair, read_manifest
+
+Folder = Callable[[str], Path]
+NAMES = ("meier", "schulz", "lovelace", "patient7", "patient8")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs under names of people, with a table that says which eyes they are."""
+    folder = tmp_path_factory.mktemp("annas_patients")
+    write_raw(folder, n=3, size=128, jitter=0.3)
+    for number, name in enumerate(("meier", "schulz", "lovelace"), start=1):
+        (folder / f"00{number}").rename(folder / name)
+        for path in (folder / name).iterdir():
+            path.rename(path.with_name(path.name.replace(f"00{number}", name)))
+    (folder / "eyes.csv").write_text(
+        "id,eye,patient\nmeier,meier_left,patient7\nschulz,schulz_left,patient8\nlovelace,lovelace_right,\n"
+    )
+    return folder
+
+
+def prepare(raw: Path, out: Path, key: Path) -> int:
+    words = ["prepare", raw, out, "--size", 128, "--workers", 1, "--anonymise", key]
+    return main([str(word) for word in words])
+
+
+def everything_in(folder: Path) -> str:
+    """Every path within and every byte of it."""
+    texts = [path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()]
+    return "\n".join([*(path.relative_to(folder).as_posix() for path in folder.rglob("*")), *texts]).lower()
+
+
+def test_nothing_in_the_folder_names_anybody(raw: Path, tmp_path: Path) -> None:
+    assert prepare(raw, tmp_path / "out", tmp_path / "key") == 0
+    told = everything_in(tmp_path / "out")
+    assert [name for name in (*NAMES, "annas_patients", str(tmp_path)) if name in told] == []
+    records = [one for one in read_manifest(tmp_path / "out") if isinstance(one, PreparedPair)]
+    assert all(re.fullmatch("[0-9a-f]{16}", one.id) for one in records)
+    assert [one.id for one in records] == sorted(one.id for one in records)
+    assert sum(one.patient is not None for one in records) == 2
+
+
+def test_the_key_and_the_names_are_the_owners_alone(raw: Path, tmp_path: Path) -> None:
+    assert prepare(raw, tmp_path / "out", tmp_path / "key") == 0
+    with (tmp_path / "key.csv").open(newline="") as stream:
+        names = {row["id"]: row["anonymous"] for row in csv.DictReader(stream)}
+    assert set(names) == {"meier", "schulz", "lovelace"}
+    assert set(names.values()) == {record.id for record in read_manifest(tmp_path / "out")}
+    for name in ("key", "key.csv"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_the_same_key_gives_the_same_and_another_others(raw: Path, tmp_path: Path) -> None:
+    ids = {}
+    for out, key in (("a", "key"), ("b", "key"), ("c", "other")):
+        assert prepare(raw, tmp_path / out, tmp_path / key) == 0
+        records = [one for one in read_manifest(tmp_path / out) if isinstance(one, PreparedPair)]
+        ids[out] = {one.id for one in records} | {one.eye for one in records} | {one.source_sha256 for one in records}
+    assert ids["a"] == ids["b"]
+    assert not ids["a"] & ids["c"]
+
+
+@pytest.mark.parametrize("content", ["", "secret", "g" * 64, "\u00e9"])
+def test_another_file_is_no_key(content: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text(content, encoding="utf-8")
+    assert prepare(raw, tmp_path / "out", tmp_path / "key") == 2
+    assert f"{tmp_path / 'key'}: no key" in capsys.readouterr().err
+    assert (tmp_path / "key").read_text(encoding="utf-8") == content
+
+
+def test_a_key_does_not_lie_in_what_is_shared(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(raw, tmp_path / "out", tmp_path / "out/key") == 2
+    assert "--anonymise" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nor_does_anything_that_is_made_of_it(raw: Path, base_folder: Folder, tmp_path: Path) -> None:
+    """An adapter, pairs that were varied from patients' and a report: what is handed on."""
+    data, results = tmp_path / "annas_data", tmp_path / "annas_results"
+    assert prepare(raw, data, tmp_path / "key") == 0
+    base = tmp_path / "annas_models/sd15"
+    base.parent.mkdir()
+    base.symlink_to(base_folder("sd15"))
+    assert (
+        main(train_command("exp", base, data, results, "--max_steps", 1, "--num_samples", 1, "--sample_steps", 1)) == 0
+    )
+    run = results / "out_joint_sd15_cffa_pairs/exp"
+    words = ["generate", "-n", "exp", "--results", results, "--device", "cpu", "--steps", 2, "--amount", 2]
+    words += ["--mode", "from_data", "--out", tmp_path / "made"]
+    assert main([str(word) for word in words]) == 0
+    judged = tmp_path / "judged"
+    words = ["evaluate", "--real", data, "--generated", tmp_path / "made", "--out", judged, "--base", base]
+    assert main([str(word) for word in words]) == 0
+    shared = [everything_in(run / "best_checkpoint"), everything_in(tmp_path / "made")]
+    shared += [everything_in(next(run.glob("step_*_random_pairs"))), (judged / "report.html").read_text().lower()]
+    for told in shared:
+        assert [name for name in (*NAMES, "annas_models", str(tmp_path)) if name in told] == []
+    lines = [json.loads(line) for line in (tmp_path / "made/manifest.jsonl").read_text().splitlines()]
+    assert {line["base"] for line in lines} == {"sd15"}
