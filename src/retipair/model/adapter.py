@@ -6,6 +6,7 @@ On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the origi
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from retipair.disk import read_json
 from retipair.errors import UserError
 from retipair.model.base import Base
 
@@ -31,6 +33,7 @@ DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 _PEFT_PREFIX = "base_model.model."
 _METADATA_KEY = "retipair"
 SCHEMA = "retipair.adapter/1"
+_LARGEST_RANK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,11 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     state = read_tensors(folder)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"{folder}: holds values that are no numbers, its training diverged; use another checkpoint")
+    config = _read_lora_config(folder)
+    if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
+        raise UserError(f"{folder}: its tensors are not of the rank {config.r} that adapter_config.json says")
     try:
-        add_adapter(unet, _read_lora_config(folder))
-    except UserError:
-        raise
+        add_adapter(unet, config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
@@ -152,10 +156,18 @@ def merge_adapter(unet: UNet) -> None:
 
 
 def _read_lora_config(folder: Path) -> LoraConfig:
-    try:
-        return LoraConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
+    """Of PEFT's settings those that we know. Others may name modules to import, or patterns that never end."""
+    path = folder / "adapter_config.json"
+    values = read_json(path)
+    rank, alpha, targets = values.get("r"), values.get("lora_alpha"), values.get("target_modules")
+    sound = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
+    sound &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
+    if not sound:
+        raise UserError(f"{path}: damaged (r, lora_alpha or target_modules); use another checkpoint")
+    if unknown := next((key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)), None):
+        raise UserError(f"{path}: {unknown} is not supported; use an adapter with one rank and alpha for all")
+    dora, rslora = (values.get(key) is True for key in ("use_dora", "use_rslora"))
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora, use_rslora=rslora)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
