@@ -340,14 +340,13 @@ def test_forms_that_cameras_write_are_read_alike(raw: Path, tmp_path: Path, refu
 
 
 def harmed(raw: Path, folder: Path) -> Path:
-    """Four pairs, of which two cannot be used."""
+    """Five pairs, of which two cannot be used."""
     shutil.copytree(raw, folder)
     (folder / "001/001_02.png").write_bytes(b"")
     (folder / "003/003_01.txt").write_text("x y\n")
-    write_raw(folder / "more", n=2, size=96, jitter=0.3)
-    for name in ("001", "002"):
-        for path in (folder / "more" / name).iterdir():
-            shutil.move(path, folder / path.name.replace(name, f"9{name}"))
+    write_raw(folder / "more", n=5, size=96, jitter=0.3)
+    for name in ("004", "005"):
+        shutil.move(folder / "more" / name, folder / name)
     shutil.rmtree(folder / "more")
     return folder
 
@@ -381,10 +380,10 @@ def _commands(folder: Path) -> Iterator[tuple[list[str], str]]:
     (folder / "manifest").mkdir()
     line = {"schema": "retipair.generated/1", "cf": "../../x"}
     (folder / "manifest/manifest.jsonl").write_text(json.dumps(line) + "\n")
-    (folder / "t.csv").write_text("cf,fa\nbomb.png,bomb.png\n")
+    (folder / "t.csv").write_text("id,cf,fa\na,bomb.png,bomb.png\nb,bomb.png,bomb.png\n")
     yield ["prepare", str(folder / "t.csv"), str(folder / "out")], "bomb.png"
     yield ["prepare", str(folder / "nowhere"), str(folder / "out")], "nowhere"
-    yield ["train", "-n", "x", "--data", str(folder / "manifest")], "manifest.jsonl"
+    yield ["train", "-n", "x", "--base", "tiny-sd15", "--data", str(folder / "manifest")], "manifest.jsonl"
     yield ["train", "-n", "../x", "--data", str(folder)], "--name"
     yield ["train", "-n", "x", "--data", str(folder / "manifest"), "--base", str(folder / "pickle.ckpt")], "pickle.ckpt"
     yield ["generate", "-n", "x", "--amount", "1"], "'x'"

@@ -266,7 +266,7 @@ def _one_eye(raw: Path) -> None:
     [
         (_remove, "001_01.png", "partner 001_02 is missing"),
         (_truncate, "002_01.png", "cannot be read"),
-        (_garble, "002_01.png", "cannot be read"),
+        (_garble, "002_01.png", "no image of a kind that is known"),
         (_drop_a_point, "003_01.txt", "19 points but 003_02.txt has 20"),
         (_nan, "003_01.txt", "line 1"),
         (_far_away, "003_02.txt", "outside"),

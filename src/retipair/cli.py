@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, _terminate)
     try:
         verb, config = _parse(arguments)
+        if getattr(config, "offline", False):
+            os.environ["HF_HUB_OFFLINE"] = "1"
         module, function = verb.function.split(":")
         getattr(import_module(module), function)(config)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message

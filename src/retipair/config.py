@@ -134,6 +134,8 @@ class TrainConfig:
     """GiB of device memory to stay within, by the first of these whose estimate fits: nothing saved, gradient
     checkpointing, that and the base's weights in fp8, that and in nf4 (pip install 'retipair[nf4]'). auto: one of the
     first two, by what is free."""
+    offline: bool = False
+    """Never reach the network: a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     seed: int = 42
@@ -211,6 +213,8 @@ class GenerateConfig:
     memory: Memory = "auto"
     """GiB of device memory to stay within: the base's weights as they are, else in fp8, else in nf4 (pip install
     'retipair[nf4]'), whichever estimate fits first; pairs are then other ones. auto: as they are."""
+    offline: bool = False
+    """Never reach the network: a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
 
@@ -236,6 +240,8 @@ class EvaluateConfig:
     """Also write withheld.txt: the ids of generated pairs that are copies of training pairs."""
     workers: int = 0
     """Pairs measured at once; 0 is the number of cores."""
+    offline: bool = False
+    """Never reach the network: a hub id must be in the cache already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +307,8 @@ class BenchConfig:
     """train, generate: as there."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """train: as for train."""
+    offline: bool = False
+    """Never reach the network: a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     repeats: int = 10

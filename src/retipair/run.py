@@ -26,7 +26,7 @@ SaveAdapter = Callable[[Path], None]
 METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
 MAY_CHANGE = frozenset(
-    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every", "on_nan"}
+    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "offline"}
     | {"data", "base", "tokenizer", "num_samples", "sample_steps", "memory", "gradient_checkpointing"}
 )
 """Settings a resumed run may have otherwise than it began: those that change nothing already done. (Data and base

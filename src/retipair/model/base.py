@@ -7,6 +7,7 @@ random weights.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -342,7 +343,7 @@ def _from_hub(source: str) -> Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--base {source}: no such file or folder")
     try:
-        return Path(DiffusionPipeline.download(source, use_safetensors=True))
+        return Path(DiffusionPipeline.download(source, use_safetensors=True, local_files_only=_offline()))
     except Exception as error:  # the hub client raises a dozen kinds; each means the same to the user
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(
@@ -351,11 +352,19 @@ def _from_hub(source: str) -> Path:
         ) from None
 
 
+def _offline() -> bool:
+    """As the hub's own client reads it, and as --offline sets it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
     """A file has no vocabulary inside: take the published one from the cache, or from the network."""
     repository = base.system.published
     try:
-        files = [hf_hub_download(repository, file, subfolder=name) for file in ("vocab.json", "merges.txt")]
+        files = [
+            hf_hub_download(repository, file, subfolder=name, local_files_only=_offline())
+            for file in ("vocab.json", "merges.txt")
+        ]
         return CLIPTokenizer.from_pretrained(str(Path(files[0]).parent))
     except Exception:  # as in `_from_hub`: whatever the hub client raises, the vocabulary is not to be had
         raise UserError(
