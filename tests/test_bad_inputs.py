@@ -20,6 +20,8 @@ from PIL import Image
 from eyes import write_raw
 from retipair.cli import main
 from retipair.data.manifest import read_manifest
+from retipair.data.pair import load_image
+from retipair.errors import UserError
 
 SIZE = 64
 PATIENCE = 10.0
@@ -410,3 +412,18 @@ def test_a_dozen_as_real_processes(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         assert named in done.stderr.splitlines()[-1], (arguments, done.stderr)
         assert sorted(str(path) for path in tmp_path.rglob("*")) == before  # nothing is written, nor run
+
+
+# What a fuzzer begins with, and what it has found
+
+CORPUS = sorted((Path(__file__).parent / "fuzz/corpus/image").iterdir())
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=[path.name for path in CORPUS])
+def test_seeds_are_read_or_refused(path: Path) -> None:
+    refusals = {"pages.tif": "2 pictures", "second_page_without_size.tif": "cannot be read as an image"}
+    if path.name in refusals:
+        with pytest.raises(UserError, match=refusals[path.name]):
+            load_image(path, "RGB")
+    else:
+        assert load_image(path, "RGB").shape == (8, 8, 3)
