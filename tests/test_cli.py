@@ -163,3 +163,9 @@ def test_settings_survive_json_and_unknown_ones_are_refused() -> None:
         assert config.from_values(type(settings), values, "here") == settings
         with pytest.raises(UserError, match=r"config\.json: unknown setting 'more'"):
             config.from_values(type(settings), {**values, "more": 1}, "config.json")
+
+
+def test_windows_is_refused_plainly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["phantom", "nowhere"]) == 2
+    assert "WSL 2" in capsys.readouterr().err

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"retipair {__version__}")
         return 0
+    if sys.platform == "win32":
+        return _fail("Windows alone is not supported: install it in WSL 2, whose Linux is", status=2)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
             signal.signal(number, _terminate)

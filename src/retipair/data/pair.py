@@ -1,5 +1,6 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from retipair.disk import whole
 from retipair.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody reads
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
 MEGAPIXELS = 200
 """More than any fundus camera has."""
