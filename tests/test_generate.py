@@ -171,7 +171,7 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
         assert how in texts["Synthetic"]
         assert texts["Software"].startswith("retipair ")
         assert texts["Seed"] == f"0, pair {path.parent.name}"
-        assert texts["Base"] == str(base_folder(system))
+        assert texts["Base"] == base_folder(system).name
 
 
 def test_very_many_pairs_lie_in_shards(

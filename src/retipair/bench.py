@@ -195,6 +195,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Job:
     return make_job(
         GenerateConfig(
             checkpoint=str(folder / "adapter"),
+            base=config.base,
             out=folder / "drawn",
             tokenizer=config.tokenizer,
             steps=config.steps,

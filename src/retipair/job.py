@@ -94,12 +94,12 @@ def make_job(config: GenerateConfig) -> Job:
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_description(adapter)
-    base = base or open_base(_recorded_base(run or _run_around(adapter), description, adapter), config.tokenizer)
+    base = base or _recorded_base(run or _run_around(adapter), description, adapter, config.tokenizer)
     check_steps("--steps", config.steps, base)
     warnings: list[str] = []
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
-    if description and base.fingerprint() != description.base_sha256:
-        warnings.append(f"{base.source}: its weights are not those of {description.base}, on which this was trained")
+    if description and base.name == description.base and base.fingerprint() != description.base_sha256:
+        warnings.append(f"{base.source}: not the weights of that name on which the adapter was trained")
     out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
@@ -167,13 +167,18 @@ def _run_around(adapter: Path) -> Run | None:
     return next((Run(folder) for folder in folders), None)
 
 
-def _recorded_base(run: Run | None, description: Description | None, adapter: Path) -> str:
-    """Where the base is: the run knows the path, the adapter, which is shared, but a name."""
+def _recorded_base(run: Run | None, description: Description | None, adapter: Path, tokenizer: Path | None) -> Base:
+    """The base that it was trained on: the run knows its path, the adapter, which is shared, but its name."""
     if run is not None:
-        return run.read_config().base
+        return open_base(run.read_config().base, tokenizer)
     if description is None:
         raise UserError(f"{adapter}: does not say which base it was trained on; pass --base (and --prompt, --size)")
-    return description.base
+    try:
+        return open_base(description.base, tokenizer)
+    except UserError as error:
+        raise UserError(
+            f"{adapter}: was trained on {description.base}; say where that is with --base ({error})"
+        ) from None
 
 
 def _as_trained(
