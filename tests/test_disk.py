@@ -52,7 +52,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pyte
         return rename(self, target)
 
     if not Path("/proc/self/fd").exists():
-        pytest.skip("no /proc to see what is synced")
+        pytest.skip("only Linux has /proc, which tells what is synced")
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     write_json(tmp_path / "f", 1)

@@ -15,6 +15,7 @@ from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.cache import Encode, LatentCache, draw, open_cache, open_or_build
 from retipair.data.dataset import Entry, content_sha256, load_views
 from retipair.diffusion.noise import clean_halves, generator, noise_like, sent, timesteps_for
+from retipair.diffusion.objective import half_without_numbers
 from retipair.errors import UserError
 from retipair.model.autoencoder import encode_moments, fingerprint_of
 from retipair.model.conditioning import Conditioning, encode_prompts
@@ -166,9 +167,8 @@ def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: s
 def encoded(vae: Any, joint: np.ndarray, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
     """mean, std of a joint image's latents, (C, h, w). Raises UserError, naming pair and half, for no numbers."""
     moments = encode_moments(vae, joint[None])
-    for half, view in enumerate(("CF", "FA")):
-        parts = (part.chunk(2, dim=-1)[half].to(torch.float16) for part in (moments.mean, moments.std))
-        if not all(part.isfinite().all() for part in parts):
+    for part in (moments.mean, moments.std):
+        if view := half_without_numbers(part.to(torch.float16)):
             raise UserError(
                 f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder gives no numbers; take a base with "
                 "a sound one (SDXL's overflows in fp16: take it in fp32, or sdxl-vae-fp16-fix)"

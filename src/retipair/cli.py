@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.platform == "win32":
         return _fail("Windows alone is not supported: install it in WSL 2, whose Linux is", status=2)
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, _terminate)
     try:
         verb, config = _parse(arguments)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,16 +25,24 @@ def is_leftover(path: Path) -> bool:
     return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
+def told(source: str) -> str:
+    """What others may be told of what may be a path, whose folders may name people: its last part; else all of it."""
+    return Path(source).name if Path(source).exists() else source
+
+
 # --- Files
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file, whole or not at all; makes the folder."""
+def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A stream whose content becomes the file, whole or not at all; makes the folder. mode: who may read it, from the
+    first byte on, less what the umask takes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(path)
+    partial.unlink(missing_ok=True)  # with whatever mode it had
     try:
-        with partial.open("wb") as stream:
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -45,9 +53,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     _sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a text file (UTF-8, lines end in \\n) whole or not at all."""
-    with whole(path) as stream:
+    with whole(path, mode) as stream:
         stream.write(text.encode())
 
 
@@ -125,6 +133,11 @@ def damage(folder: Path) -> str | None:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
         return f"{CHECKSUMS_NAME} is missing or damaged"
+    return changed(folder, sums)
+
+
+def changed(folder: Path, sums: Mapping[str, str]) -> str | None:
+    """What is wrong with the first file of a folder that has another checksum than this; None: all are as written."""
     for name, sha256 in sums.items():
         try:
             if sha256_of(folder / name) != sha256:
@@ -139,9 +152,7 @@ def _before(folder: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """A file's content, or what a folder's entries are named, to disk; Windows lets nobody ask for that afterwards."""
-    if os.name != "posix":
-        return
+    """A file's content, or what a folder's entries are named, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

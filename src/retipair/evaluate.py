@@ -21,7 +21,7 @@ from retipair.owner import owned
 from retipair.processes import Processes, processes
 from retipair.progress import console
 from retipair.report import PAGE_NAME, write_report
-from retipair.run import METRICS_NAME, Run
+from retipair.run import METRICS_NAME, Run, run_around
 from retipair.scoring import Scores, Sets, deep_distances, score, write_figures
 from retipair.verdict import headline, verdict
 
@@ -207,9 +207,8 @@ def _add_ceiling(scores: Scores, base: Base) -> None:
 
 def _run_of(adapter: Path) -> Run:
     """The run, from any folder within it. Raises UserError if there is none."""
-    for folder in (adapter, *adapter.resolve().parents):
-        if (folder / METRICS_NAME).is_file():
-            return Run(folder)
+    if run := run_around(adapter):
+        return run
     raise UserError(
         f"{adapter}: lies in no run of `retipair train` (a folder with {METRICS_NAME}); leave --adapter out"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from retipair.batches import Batch
+from retipair.diffusion.objective import half_without_numbers
 
 
 class Lost:
@@ -38,7 +39,6 @@ def culprit(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str
     """What in a batch is no number: the latents of a pair's half or what is predicted of them; None: neither."""
     for what, values in (("the latents", batch.latents), ("the prediction", prediction)):
         for name, row in zip(names, values, strict=True):
-            for half, part in zip(("CF", "FA"), row.chunk(2, dim=-1), strict=True):
-                if not part.isfinite().all():
-                    return f"{what} of pair {name}, {half}"
+            if half := half_without_numbers(row):
+                return f"{what} of pair {name}, {half}"
     return None

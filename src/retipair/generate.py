@@ -70,7 +70,6 @@ def draw(job: Job, crew: Processes) -> Path:
     if config.memory != "auto":  # to count it takes a second or more
         console.print(f"{job.said_of_memory} (--memory {config.memory})")
     if crew.first:
-        job.out.mkdir(parents=True, exist_ok=True)
         (job.out / MANIFEST_NAME).touch()
         write_json(job.out / "settings.json", {"base": job.base.name, **settings, "environment": environment()})
     crew.wait()

@@ -17,7 +17,7 @@ from retipair.model.device import choose_device, choose_dtype
 from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.painter import draw_prompt
 from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
-from retipair.run import METRICS_NAME, Run, find_run, results_folder
+from retipair.run import Run, find_run, results_folder, run_around
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def make_job(config: GenerateConfig) -> Job:
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_description(adapter)
-    base = base or _recorded_base(run or _run_around(adapter), description, adapter, config.tokenizer)
+    base = base or _recorded_base(run or run_around(adapter), description, adapter, config.tokenizer)
     check_steps("--steps", config.steps, base)
     warnings: list[str] = []
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
@@ -159,12 +159,6 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
             f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "
             "leave -n out and say with --out DIR where they go"
         ) from None
-
-
-def _run_around(adapter: Path) -> Run | None:
-    """The run that an adapter's folder lies in, if it still does."""
-    folders = (folder for folder in adapter.resolve().parents if (folder / METRICS_NAME).is_file())
-    return next((Run(folder) for folder in folders), None)
 
 
 def _recorded_base(run: Run | None, description: Description | None, adapter: Path, tokenizer: Path | None) -> Base:

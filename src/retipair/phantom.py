@@ -26,7 +26,7 @@ from retipair.data.phantom.draw import Phantom, draw_phantom
 from retipair.data.phantom.lesions import DISEASES
 from retipair.data.phantom.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.data.split import split_groups
-from retipair.disk import is_leftover, sha256_of, write_text
+from retipair.disk import changed, is_leftover, sha256_of, write_text
 from retipair.errors import UserError
 from retipair.model.device import one_thread
 from retipair.owner import owned
@@ -146,7 +146,7 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
             truth = read_truth(path)
         except UserError:
             continue
-        if truth.source_sha256 == _source_sha256(config, truth.eye) and _is_whole(config.out, truth):
+        if truth.source_sha256 == _source_sha256(config, truth.eye) and changed(config.out, truth.files_sha256) is None:
             done[truth.eye] = truth
     return done
 
@@ -154,11 +154,6 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
 def _begun_before(config: PhantomConfig) -> list[int]:
     """Numbers of raw pairs of which something is there: what `prepare` will find must be whole."""
     return [int(path.name) for path in (config.out / "raw").glob("*") if path.name.isdecimal()]
-
-
-def _is_whole(out: Path, truth: Truth) -> bool:
-    files = {out / name: sha256 for name, sha256 in truth.files_sha256.items()}
-    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items())
 
 
 def _source_sha256(config: PhantomConfig, number: int) -> str:

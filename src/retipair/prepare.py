@@ -32,7 +32,7 @@ from retipair.data.pair import Pair, load_image, px_at_512, save_image, syntheti
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs
 from retipair.data.split import eye_names, group_of, split_pairs
-from retipair.disk import is_leftover, sha256_of, write_json, write_text
+from retipair.disk import changed, is_leftover, read_json, sha256_of, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
@@ -119,10 +119,10 @@ def prepare(config: PrepareConfig) -> Path:
 
 def _prepare_tasks(tasks: Sequence[Task], config: PrepareConfig) -> None:
     # Align what is new or changed
-    earlier = _earlier_outcomes(config.out)
-    current = {name: one for name, one in earlier.items() if _is_whole(one, config.out)}
-    current |= _staged_outcomes(config.out)
-    redo = [task for task in tasks if not ((known := current.get(task.pair.id)) and known.key == task.key)]
+    earlier, staged = _earlier_outcomes(config.out), _staged_outcomes(config.out)
+    known = [(staged, config.out / _STAGING), (earlier, config.out)]
+    current = {task.pair.id: one for task in tasks if (one := _current(task, known))}
+    redo = [task for task in tasks if task.pair.id not in current]
     if replaced := sum(task.pair.id in earlier for task in redo):
         print(f"{replaced} pairs of an earlier call are aligned anew: their files or the settings are others")
     current |= {outcome.id: outcome for outcome in _align_all(redo, config.workers)}
@@ -371,18 +371,24 @@ def _staged_outcomes(out: Path) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for path in (out / _STAGING).glob("*.json"):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            values = read_json(path)
+        except UserError:
             continue
-        if _is_outcome(values) and _is_whole(one := Outcome(**values), out / _STAGING):
-            found[one.id] = one
+        if _is_outcome(values):
+            found[values["id"]] = Outcome(**values)
     return found
 
 
-def _is_whole(outcome: Outcome, folder: Path) -> bool:
-    """Whether the views are as they were written."""
-    files = {folder / _file(view, outcome.id): sha256 for view, sha256 in outcome.files_sha256.items()}
-    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files.items())
+def _current(task: Task, known: Sequence[tuple[dict[str, Outcome], Path]]) -> Outcome | None:
+    """What became of the pair, if all it depends on and the files it was written to are unchanged; else None."""
+    for outcomes, folder in known:
+        before = outcomes.get(task.pair.id)
+        if before is None or before.key != task.key:
+            continue
+        files = {_file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
+        if changed(folder, files) is None:
+            return before
+    return None
 
 
 # --- Results

@@ -22,7 +22,7 @@ from PIL import Image
 from retipair import __version__
 from retipair.data.dataset import Entry, read_dataset
 from retipair.data.pair import chessboard, load_image
-from retipair.disk import write_text
+from retipair.disk import told, write_text
 
 PAGE_NAME = "report.html"
 VIEW = 320
@@ -90,8 +90,8 @@ def write_report(out: Path, scores: Scores) -> Path:
 def _told(provenance: Scores) -> Scores:
     """The page is shared: of paths it says the last parts alone, for what is before them may name people."""
     folders = {name: "/".join(Path(provenance[name]).parts[-2:]) for name in _FOLDERS if provenance[name]}
-    models = {name: provenance[name] for name in ("base", "deep") if provenance[name]}
-    return {**provenance, **folders, **{n: Path(one).name if Path(one).exists() else one for n, one in models.items()}}
+    models = {name: told(provenance[name]) for name in ("base", "deep") if provenance[name]}
+    return {**provenance, **folders, **models}
 
 
 def _flags(text: str) -> Markup:

@@ -218,6 +218,12 @@ def find_run(results: Path, name: str, system: str | None) -> Run:
     return Run(results_folder(results, found[0]) / name)
 
 
+def run_around(folder: Path) -> Run | None:
+    """The run that a folder is, or lies in; None if it lies in none."""
+    around = (one for one in (folder, *folder.resolve().parents) if (one / METRICS_NAME).is_file())
+    return next(map(Run, around), None)
+
+
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
     """The checkpoint to go on from, None for a fresh start; nothing is written.
 
@@ -243,7 +249,6 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
 
 def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
     """Make the run's folder and write what it was made with."""
-    run.folder.mkdir(parents=True, exist_ok=True)
     settings = to_values(config) | {"data": str(config.data.resolve()) if config.data else None}
     write_json(run.folder / "config.json", {"settings": settings, **facts})
     write_json(run.folder / "environment.json", environment())

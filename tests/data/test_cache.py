@@ -115,7 +115,7 @@ def test_what_was_cut_off_goes_on_where_it_was(
 def test_space_is_taken_before_anything_is_encoded(tmp_path: Path) -> None:
     """Writing into a mapped file for which a full disk has no room kills a process without a word."""
     if not hasattr(os, "posix_fallocate"):
-        pytest.skip("this system cannot")
+        pytest.skip("macOS cannot set space aside")
     shape = (400, 1, 4, 8, 16)
 
     def joints(begun: int) -> Iterator[np.ndarray]:

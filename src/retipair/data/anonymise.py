@@ -3,7 +3,6 @@
 import csv
 import hmac
 import io
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ from retipair.data.sources import RawPair
 from retipair.disk import write_text
 from retipair.errors import UserError
 
+_OWNER_ALONE = 0o600
 _LENGTH = 16  # hex digits: among a million names two are alike once in 37,000,000 keys
 
 
 def read_key(path: Path) -> bytes:
     """The key in a file, which is made if it is missing. Raises UserError, naming it, for other files."""
     if not path.exists():
-        write_text(path, f"{secrets.token_hex(32)}\n")
-        os.chmod(path, 0o600)  # noqa: PTH101 - on Windows it does less
+        write_text(path, f"{secrets.token_hex(32)}\n", _OWNER_ALONE)
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -52,5 +51,4 @@ def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["id", "anonymous"])
     table.writerows(sorted((pair.id, hashed(key, "pair", pair.id)) for pair in pairs))
-    write_text(path, stream.getvalue())
-    os.chmod(path, 0o600)  # noqa: PTH101
+    write_text(path, stream.getvalue(), _OWNER_ALONE)

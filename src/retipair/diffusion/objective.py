@@ -78,6 +78,12 @@ class Objective:
         return per_half((high_pass(clean, self._hf) - high_pass(latents, self._hf)).abs())
 
 
+def half_without_numbers(values: torch.Tensor) -> str | None:
+    """The first half, "CF" or "FA", of values (..., w) that has one that is no number; None if neither has."""
+    halves = zip(("CF", "FA"), values.chunk(2, dim=-1), strict=True)
+    return next((name for name, half in halves if not half.isfinite().all()), None)
+
+
 def per_half(values: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) -> means over the left and the right half, (B, 2)."""
     return values.unflatten(-1, (2, -1)).mean(dim=(1, 2, 4))

@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from retipair.disk import told
 from retipair.errors import UserError, is_out_of_memory
 from retipair.model.storage import Stored, store
 from retipair.model.tokenizer import byte_tokenizer
@@ -103,7 +104,7 @@ class Base:
     @property
     def name(self) -> str:
         """What others may be told: a hub id, one of ours, or the last part of a path, which may name people."""
-        return Path(self.source).name if Path(self.source).exists() else self.source
+        return told(self.source)
 
     @cached_property
     def unet_config(self) -> dict[str, Any]:
