@@ -5,6 +5,7 @@
 # make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
 # make test-gpu    what only an accelerator can show
 # make soak    training and drawing, killed 60 times, and compared with what nobody killed (about 15 minutes)
+# make long   memory and open files of two hours of training, then of 2,000 drawn pairs
 # make fuzz    what reads images, points and tables, fed what a fuzzer finds for ten minutes (Linux)
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-slow test-gpu test-browser soak fuzz clean
+.PHONY: demo test check docs test-slow test-gpu test-browser soak long fuzz clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -35,6 +36,9 @@ test-browser: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 60
+
+long: $(INSTALLED)
+	$(BIN)/python benchmarks/long_run.py --hours 2 --pairs 2000
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
