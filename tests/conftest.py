@@ -28,6 +28,9 @@ from retipair.vision.field_of_view import field_of_view
 VIEW = 128
 """px; what the tiny bases were made for"""
 SYSTEMS = ("sdxl", "sd15")
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

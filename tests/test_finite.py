@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import train_command
-from retipair import batches
+from conftest import CUDA, train_command
+from retipair import batches, learner
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.disk import damage
@@ -104,28 +104,41 @@ def test_a_gradient_is_found_at_its_step(
     assert main(command(*flags, "--resume")) == 0  # the last checkpoint was good
 
 
-def test_a_step_left_out_changes_nothing_of_the_adapter(base_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def fused(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """What a GPU has: it leaves steps out by itself."""
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, fused=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("build", [learner._build_optimizer, fused])
+def test_a_step_left_out_changes_nothing_of_the_adapter(
+    device: str, build: Callable[..., object], base_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from retipair.model.adapter import add_adapter
     from retipair.plan import adapter_config
 
+    monkeypatch.setattr(learner, "_build_optimizer", build)
     config = TrainConfig(name="x", ema_decay=0.9)
-    unet = open_base(str(base_folder("sd15"))).unet()
+    unet = open_base(str(base_folder("sd15"))).unet(device=device)
     add_adapter(unet, adapter_config(config), 0)
-    learner = Learner(unet, config)
+    learning = Learner(unet, config)
 
     def step(value: float) -> torch.Tensor:
-        for parameter in learner.parameters.values():
+        for parameter in learning.parameters.values():
             parameter.grad = torch.full_like(parameter, value)
-        return learner.update()
+        return learning.update()
+
+    def state() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in learning.state().items()}
 
     assert step(1.0)
-    before = learner.state()
+    before = state()
     for value in (np.nan, np.inf, -np.inf):
         assert not step(value)
-        after = learner.state()
+        after = state()
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert step(1.0)
-    assert not all(torch.equal(before[name], learner.state()[name]) for name in before)
+    assert not all(torch.equal(before[name], state()[name]) for name in before)
 
 
 def test_too_many_steps_left_out_end_the_training(

@@ -12,6 +12,8 @@ from retipair.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image
+from retipair.disk import damage
+from retipair.learner import Learner
 from retipair.model.adapter import read_tensors
 from retipair.processes import ALONE
 from retipair.train import set_up, take_step
@@ -68,3 +70,30 @@ def test_a_full_size_step_fits_the_memory_that_the_dry_run_tells(
     peak = torch.cuda.max_memory_allocated() / 2**30
     print(f"{base}: told {told:.1f} GiB, took {peak:.1f} GiB")
     assert peak < 1.5 * told
+
+
+def test_a_step_without_numbers_is_found_at_the_log_and_left_out_at_once(
+    system: str,
+    base_folder: Callable[[str], Path],
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    update, before_and_after = Learner.update, []
+
+    def poisoned(self: Learner) -> torch.Tensor:
+        if self.step != 1:
+            return update(self)
+        next(iter(self.parameters.values())).grad.fill_(np.nan)  # type: ignore[union-attr]
+        before_and_after.append([one.detach().clone() for one in self.parameters.values()])
+        finite = update(self)
+        before_and_after.append([one.detach().clone() for one in self.parameters.values()])
+        return finite
+
+    monkeypatch.setattr(Learner, "update", poisoned)
+    flags = ("--device", "cuda", "--on_nan", "skip", "--log_every", 4, "--num_samples", 0)
+    assert main(train_command("exp", base_folder(system), prepared, tmp_path, *flags)) == 0
+    assert all(torch.equal(a, b) for a, b in zip(*before_and_after, strict=True))
+    run = tmp_path / f"out_joint_{system}_cffa_pairs/exp"
+    assert "step 000002 left out: the gradient of pair" in (run / "training_log.txt").read_text()
+    assert damage(run / "latest_checkpoints/step_000004") is None

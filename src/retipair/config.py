@@ -140,6 +140,8 @@ class TrainConfig:
     """auto, cuda, mps or cpu."""
     seed: int = 42
     """Everything random is a function of this and the step."""
+    deterministic: bool = False
+    """The same bits from each run on a GPU of one kind, somewhat slower; a CPU gives them anyway."""
 
     on_nan: Literal["stop", "skip"] = "stop"
     """When a step's gradient is no number: stop, or leave the step out and say so. No checkpoint ever has it."""

@@ -25,6 +25,7 @@ from retipair.finite import Lost, culprit
 from retipair.learner import Learner
 from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
 from retipair.model.denoiser import Denoiser
+from retipair.model.device import repeatable
 from retipair.model.memory import Way
 from retipair.owner import owned
 from retipair.painter import Painter, draw_prompt, synthetic_mark
@@ -58,7 +59,7 @@ def train(config: TrainConfig) -> Path | None:
         print_plan(plan)
         return None
     crew = processes(plan.device)
-    with owned(plan.folder, crew.first), peak_memory(plan.device) as peak:
+    with owned(plan.folder, crew.first), repeatable(config.deterministic), peak_memory(plan.device) as peak:
         steps = unless_out_of_memory(lambda: learn(plan, crew))
     if steps is None:
         raise UserError(out_of_memory(plan))

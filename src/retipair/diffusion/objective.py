@@ -124,7 +124,14 @@ def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
     reach = torch.arange(kernel, device=images.device, dtype=images.dtype) - (kernel - 1) / 2
     weights = torch.exp(-0.5 * (reach / sigma) ** 2)
     weights = weights / weights.sum()
-    padded = F.pad(images, (kernel // 2,) * 4, mode="reflect")
     channels = images.shape[1]
     rows = weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    padded = _reflected(_reflected(images, kernel // 2, dim=2), kernel // 2, dim=3)
     return F.conv2d(F.conv2d(padded, rows, groups=channels), rows.transpose(2, 3), groups=channels)
+
+
+def _reflected(images: torch.Tensor, by: int, dim: int) -> torch.Tensor:
+    """Longer by so much on both ends: F.pad's "reflect", whose gradient a GPU sums in no fixed order."""
+    size = images.shape[dim]
+    before, after = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
+    return torch.cat([before.flip(dim), images, after.flip(dim)], dim)
