@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 import retipair.generate
 import retipair.train
+from folders import files, same
 from retipair.cli import main as retipair
 from retipair.run import Run
 
@@ -166,24 +167,18 @@ def ran(command: list[str]) -> None:
 
 
 def compare_runs(killed: Path, whole: Path) -> None:
-    assert names(killed) == names(whole), names(killed) ^ names(whole)
+    assert files(killed) == files(whole), files(killed) ^ files(whole)
     for path in killed.rglob("*.safetensors"):
-        ours, theirs = load_file(path), load_file(whole / path.relative_to(killed))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.items()), path
+        assert same(load_file(path), load_file(whole / path.relative_to(killed))), path
     assert logged(killed) == logged(whole)
     for path in killed.rglob("*.png"):
         assert path.read_bytes() == (whole / path.relative_to(killed)).read_bytes(), path
 
 
 def compare_files(killed: Path, whole: Path) -> None:
-    assert names(killed) == names(whole), names(killed) ^ names(whole)
-    for name in names(killed) - {"settings.json"}:  # which says on what machine, and when it was drawn last
+    assert files(killed) == files(whole), files(killed) ^ files(whole)
+    for name in files(killed) - {"settings.json"}:  # which says on what machine, and when it was drawn last
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-def names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def logged(run: Path) -> list[dict[str, object]]:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from conftest import train_command
+from folders import adapter, contents, same
 from retipair.cli import main
 from retipair.disk import damage
 from retipair.run import Run
@@ -39,10 +38,6 @@ def fill(disk: Path, free: int) -> Path:
         there = os.statvfs(disk)
         stream.write(b"0" * max(0, there.f_bavail * there.f_frsize - free))
     return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -81,9 +76,7 @@ def test_while_it_saves_a_checkpoint(
     assert main([*command, "--resume", "--val_every", "2"]) == 0
     whole = train_command("exp", base_folder("sd15"), prepared, tmp_path / "w", *QUICK)
     assert main([*whole, "--val_every", "2"]) == 0
-    name = "latest_checkpoints/step_000004/unet_lora/adapter_model.safetensors"
-    ours, theirs = load_file(run / name), load_file(tmp_path / "w/out_joint_sd15_cffa_pairs/exp" / name)
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert same(adapter(run, 4), adapter(tmp_path / "w/out_joint_sd15_cffa_pairs/exp", 4))
 
 
 def test_while_it_draws(disk: Path, trained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

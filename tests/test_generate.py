@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, Fill, train_command, write_prepared
+from folders import contents
 from killing import Death, kill_all
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
@@ -56,10 +57,6 @@ def command(results: Path, out: Path, *more: object) -> list[str]:
 def draw(results: Path, out: Path, *more: object) -> Path:
     assert main(command(results, out, *more)) == 0
     return out
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def images(folder: Path, index: int) -> dict[str, bytes]:

@@ -1,17 +1,25 @@
 """One command a folder: the second is told who has it; a dead one has nothing."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import train_command
+from eyes import write_raw
+from folders import contents
+from retipair.cli import main
 from retipair.errors import UserError
 from retipair.owner import owned
+from running import started, wait_for
 
+Folder = Callable[[str], Path]
 HOLD = """
 import pathlib, sys
 from retipair.owner import owned
@@ -61,3 +69,50 @@ def test_who_waits_is_let_in_when_the_first_ends(tmp_path: Path) -> None:
         threading.Timer(0.5, process.kill).start()
         with owned(tmp_path / "run", wait=True):
             assert process.poll() is not None or process.wait(1) is not None
+
+
+# Two commands at once
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "evaluate", "phantom"])
+def test_of_two_commands_on_one_folder_one_works_and_the_other_refuses(
+    verb: str, commands: Callable[[str], tuple[list[str], Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, folder = commands(verb)
+    lock = folder / ".lock"
+    with started(command) as first:
+        wait_for(lambda: lock.exists() and str(first.pid) in lock.read_text(), first)
+        first.send_signal(signal.SIGSTOP)
+        before = contents(folder)
+        assert main(command) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        for told in (str(folder), f"process {first.pid} on {socket.gethostname()}", "wait for that"):
+            assert told in said
+        assert contents(folder) == before
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(200) == 0
+    assert not lock.exists()
+
+
+@pytest.fixture
+def commands(
+    trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> Callable[[str], tuple[list[str], Path]]:
+    """verb -> (a command of it, the folder that it works in)."""
+
+    def command(verb: str) -> tuple[list[str], Path]:
+        out = tmp_path / "out"
+        if verb == "train":
+            words = train_command("exp", base_folder("sd15"), prepared, out, "--num_samples", 0)
+            return words, out / "out_joint_sd15_cffa_pairs/exp"
+        if verb == "prepare":
+            write_raw(tmp_path / "raw", n=3, size=96, jitter=0.3)
+            return ["prepare", str(tmp_path / "raw"), str(out), "--size", "64", "--workers", "1"], out
+        if verb == "generate":
+            words = ["-n", "exp", "--results", str(trained("sd15")), "--amount", "2", "--steps", "1"]
+            return ["generate", *words, "--device", "cpu", "--out", str(out)], out
+        if verb == "evaluate":
+            return ["evaluate", "--real", str(prepared), "--out", str(out), "--workers", "1"], out
+        return ["phantom", str(out), "--amount", "2", "--size", "64"], out
+
+    return command

@@ -17,6 +17,7 @@ import pytest
 
 import retipair
 from conftest import train_command
+from folders import contents
 from retipair.cli import main
 from retipair.processes import ALONE, Processes
 
@@ -47,10 +48,6 @@ def launch(count: int, commands: Sequence[Sequence[object]], tmp_path: Path) -> 
     command = launcher(count, script, path)
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def losses(results: Path, kind: str) -> list[dict[str, float]]:

@@ -2,20 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from conftest import train_command
+from folders import adapter, contents, files, same
 from retipair import generate, train
 from retipair.cli import main
 from retipair.run import Run
+from running import started, wait_for
 
 Folder = Callable[[str], Path]
 FLAGS = ("--num_samples", 0, "--max_steps", 6, "--val_every", 4, "--log_every", 3)
@@ -33,14 +30,6 @@ def told_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
         return original(*arguments, **more)
 
     monkeypatch.setattr(owner, name, counted)
-
-
-def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(run / f"latest_checkpoints/step_{step:06d}/unet_lora/adapter_model.safetensors")
-
-
-def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +59,7 @@ def test_training_keeps_its_step_and_goes_on_to_the_bit(
     assert f"at step {call}" in capsys.readouterr().err
     assert main(command("b")) == 0
     assert files(run) == files(whole)  # what it was stopped in is gone
-    assert all(torch.equal(value, adapter(whole, 6)[name]) for name, value in adapter(run, 6).items())
+    assert same(adapter(run, 6), adapter(whole, 6))
 
 
 def test_told_while_it_samples_it_samples_again(
@@ -106,9 +95,9 @@ def test_generate_finishes_the_pair_in_hand(
     assert "stopped with 2 of 4 pairs drawn; the same command goes on" in capsys.readouterr().err
     assert main(command("a")) == 0
     assert main(command("b")) == 0
-    assert files(tmp_path / "a") == files(tmp_path / "b")
-    for name in files(tmp_path / "a") - {"settings.json"}:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    once, twice = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert once.keys() == twice.keys()
+    assert all(once[name] == twice[name] for name in once if name != "settings.json")
 
 
 def test_told_twice_it_ends_at_once_and_loses_nothing_older(
@@ -128,17 +117,3 @@ def test_told_twice_it_ends_at_once_and_loses_nothing_older(
     checkpoint = Run(run).latest()
     assert checkpoint is not None
     assert int(checkpoint.name[-6:]) >= 4
-
-
-def started(command: Sequence[str]) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "retipair", *command]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    until = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < until
-        time.sleep(0.05)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
+from folders import adapter, contents, files, same
 from killing import Death, kill_all
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, TrainConfig
@@ -49,14 +50,6 @@ def train(system: str, base: Path, data: Path, results: Path, *more: object) -> 
     return run_folder(results, system)
 
 
-def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files(folder)}
-
-
 def losses(run: Path) -> list[dict[str, Any]]:
     """What validation says of unseen eyes, without what it says of samples."""
     return [{key: value for key, value in line.items() if key != "consistency"} for line in metrics(run, "validation")]
@@ -74,14 +67,6 @@ def logged(run: Path, kind: str) -> list[str]:
     """The lines of a log that tell of a step."""
     lines = (run / f"{kind}_log.txt").read_text().splitlines()
     return [line for line in lines if line.startswith("step ")]
-
-
-def adapter(run: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(run / f"latest_checkpoints/step_{step:06d}/unet_lora/adapter_model.safetensors")
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # The tree
