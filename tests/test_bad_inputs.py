@@ -342,7 +342,7 @@ def test_forms_that_cameras_write_are_read_alike(raw: Path, tmp_path: Path, refu
 
 
 def harmed(raw: Path, folder: Path) -> Path:
-    """Five pairs, of which two cannot be used."""
+    """Six pairs, of which three cannot be used, and an eyes.csv of all."""
     shutil.copytree(raw, folder)
     (folder / "001/001_02.png").write_bytes(b"")
     (folder / "003/003_01.txt").write_text("x y\n")
@@ -350,6 +350,11 @@ def harmed(raw: Path, folder: Path) -> Path:
     for name in ("004", "005"):
         shutil.move(folder / "more" / name, folder / name)
     shutil.rmtree(folder / "more")
+    shutil.copytree(folder / "005", folder / "006")
+    (folder / "006/005_02.png").unlink()
+    for path in (folder / "006").iterdir():
+        path.rename(path.with_name(path.name.replace("005", "006")))
+    (folder / "eyes.csv").write_text("id,eye\n" + "".join(f"00{n},{n}\n" for n in range(1, 7)))
     return folder
 
 
@@ -360,16 +365,34 @@ def test_all_that_cannot_be_used_are_listed_and_left_out_where_that_is_asked(
     command = ["prepare", str(folder), str(tmp_path / "out"), "--size", str(SIZE), "--workers", "1"]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "001_02.png" in said.splitlines()[-1]
-    assert "1 more pairs cannot be used" in said.splitlines()[-1]
+    assert "006_01.png: its partner 006_02 is missing" in said.splitlines()[-1]
+    assert "2 more pairs cannot be used" in said.splitlines()[-1]
+    assert "001_02.png" in said
     assert "003_01.txt" in said
     assert not (tmp_path / "out").exists()
     assert main([*command, "--skip_bad"]) == 0
     kept = {record.id for record in read_manifest(tmp_path / "out")}
     assert kept
-    assert kept.isdisjoint({"001", "003"})
+    assert kept.isdisjoint({"001", "003", "006"})
     listed = (tmp_path / "out/skipped.txt").read_text().splitlines()
-    assert [name in line for name, line in zip(("001_02.png", "003_01.txt"), listed, strict=True)] == [True, True]
+    bad = ("006_01.png", "001_02.png", "003_01.txt")
+    assert [name in line for name, line in zip(bad, listed, strict=True)] == [True] * 3
+
+
+def test_lines_of_a_table_without_files_are_left_out_where_that_is_asked(raw: Path, tmp_path: Path) -> None:
+    lines = [f"00{n},00{n}/00{n}_01.png,00{n}/00{n}_02.png\n" for n in range(1, 4)]
+    strange = "gone,not/here.png,001/001_02.png\n<b>,001/001_01.png,001/001_02.png\n"
+    (raw / "t.csv").write_text(f"id,cf,fa\n{''.join(lines)}{strange}")
+    command = ["prepare", str(raw / "t.csv"), str(tmp_path / "out"), "--size", str(SIZE), "--workers", "1"]
+    try:
+        assert main(command) == 2
+        assert main([*command, "--skip_bad"]) == 0
+    finally:
+        (raw / "t.csv").unlink()
+    listed = (tmp_path / "out/skipped.txt").read_text()
+    assert "here.png does not exist" in listed
+    assert "'<b>' is no safe file name" in listed
+    assert {record.id for record in read_manifest(tmp_path / "out")} == {"001", "002", "003"}
 
 
 # As real processes

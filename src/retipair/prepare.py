@@ -30,7 +30,7 @@ from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, mistyped, write_manifest
 from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
-from retipair.data.sources import RawPair, find_pairs
+from retipair.data.sources import RawPair, find_pairs, find_usable
 from retipair.data.split import eye_names, group_of, split_pairs
 from retipair.disk import changed, is_leftover, read_json, sha256_of, write_json, write_text
 from retipair.errors import UserError, printable
@@ -98,11 +98,11 @@ def prepare(config: PrepareConfig) -> Path:
     """
     # Check everything
     _check_settings(config)
-    pairs = find_pairs(config.raw)
-    split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
+    pairs, unusable = find_usable(config.raw)
     _check_out(config.raw, config.out)
-    read, skipped = _read_all(pairs, config)
+    read, skipped = _read_all(pairs, [one.why for one in unusable], config)
     _check_copies(read)
+    split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
     if config.anonymise:
         read = _anonymous(read, config.anonymise)
     tasks = [_task(seen, config) for seen in read]
@@ -184,13 +184,15 @@ def _check_out(raw: Path, out: Path) -> None:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
-def _read_all(pairs: Sequence[RawPair], config: PrepareConfig) -> tuple[list[Seen], list[str]]:
+def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: PrepareConfig) -> tuple[list[Seen], list[str]]:
     """Read every file whole, so that what is broken is known before anything is written: (what can be used, why others
-    cannot). Raises UserError for the first that cannot, the others listed, unless they are to be left out.
+    cannot, after those that were no pairs). Raises UserError for the first, the others listed, unless they are to be
+    left out.
     """
     read = partial(_read_or_why, config=config)
     found = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
-    seen, bad = [one for one in found if isinstance(one, Seen)], [one for one in found if isinstance(one, str)]
+    seen = [one for one in found if isinstance(one, Seen)]
+    bad = [*unusable, *(one for one in found if isinstance(one, str))]
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text), markup=False)

@@ -56,31 +56,51 @@ class RawPair:
         return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """What is no pair, and why, with the file and the remedy."""
+
+    id: str
+    why: str
+
+
 def find_pairs(raw: Path) -> list[RawPair]:
     """The pairs in a raw folder or table, by id.
 
     Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
     """
+    pairs, unusable = find_usable(raw)
+    if unusable:
+        raise UserError(unusable[0].why)
+    return pairs
+
+
+def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
+    """Likewise, by id, with those apart that cannot be used though others can: half a pair, a name that is not safe.
+
+    Raises UserError for what leaves all of them in doubt.
+    """
     if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
         raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
     if raw.is_dir():
-        pairs = _with_eyes(raw, list(_in_folder(raw)))
+        found = list(_in_folder(raw))
     elif raw.is_file():
-        pairs = list(_in_table(raw))
+        found = list(_in_table(raw))
     else:
         raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    for pair in pairs:
-        _check(pair)
+    checked = [one if isinstance(one, Unusable) else _checked(one) for one in found]
+    pairs = sorted((one for one in checked if isinstance(one, RawPair)), key=lambda pair: pair.id)
+    unusable = [one for one in checked if isinstance(one, Unusable)]
     # Some file systems do not tell A from a.
     if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
-    return sorted(pairs, key=lambda pair: pair.id)
+    return _with_eyes(raw, pairs, {one.id for one in unusable}), unusable
 
 
 # --- Folders
 
 
-def _in_folder(root: Path) -> Iterator[RawPair]:
+def _in_folder(root: Path) -> Iterator[RawPair | Unusable]:
     folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
     if "cf" in folders and "fa" in folders:
         return _parallel(folders["cf"], folders["fa"])
@@ -89,7 +109,7 @@ def _in_folder(root: Path) -> Iterator[RawPair]:
     return _numbered(root)
 
 
-def _numbered(root: Path) -> Iterator[RawPair]:
+def _numbered(root: Path) -> Iterator[RawPair | Unusable]:
     """The original layout, in a folder a pair or flat."""
     places = [root, *(path for path in _visible(root) if path.is_dir())]
     if not any(_images(place) for place in places):
@@ -107,7 +127,7 @@ def _numbered(root: Path) -> Iterator[RawPair]:
             yield _pair(name, pair, expected={1: f"{name}_01", 2: f"{name}_02"})
 
 
-def _parallel(cf: Path, fa: Path) -> Iterator[RawPair]:
+def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
     views: dict[str, dict[int, Path]] = {}
     for number, place in enumerate((cf, fa), start=1):
         for path in _images(place):
@@ -118,7 +138,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair]:
         yield _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
 
 
-def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair]:
+def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
     """ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the other way round."""
     if not any(_images(place) for place in folders.values()):
         raise UserError(f"{next(iter(folders.values()))}: no images in it; put n.jpg and n-n.jpg there")
@@ -138,10 +158,10 @@ def _add(views: dict[int, Path], number: int, path: Path) -> None:
     views[number] = path
 
 
-def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPair:
+def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPair | Unusable:
     if missing := [stem for number, stem in expected.items() if number not in views]:
         present = next(iter(views.values()))
-        raise UserError(f"{present}: its partner {missing[0]} is missing; add it or remove this view")
+        return Unusable(name, f"{present}: its partner {missing[0]} is missing; add it or remove this view")
     cf, fa = views[1], views[2]
     return RawPair(id=name, cf=cf, fa=fa, cf_points=_points_of(cf), fa_points=_points_of(fa))
 
@@ -163,20 +183,20 @@ def _images(folder: Path) -> list[Path]:
 # --- Tables
 
 
-def _in_table(path: Path) -> Iterator[RawPair]:
+def _in_table(path: Path) -> Iterator[RawPair | Unusable]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in _rows(path, known, needed=("cf", "fa")):
         files = {key: path.parent / row[key] for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
-        for file in files.values():
-            if not file.is_file():
-                raise UserError(f"{where}: {file} does not exist; paths are relative to the table")
-        described = {key: row[key] for key in ("eye", "patient", "caption") if key in row}
         name = row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem)
+        if missing := [file for file in files.values() if not file.is_file()]:
+            yield Unusable(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
+            continue
+        described = {key: row[key] for key in ("eye", "patient", "caption") if key in row}
         yield RawPair(id=name, **files, **described, split=_split(row, where))  # type: ignore[arg-type]
 
 
-def _with_eyes(root: Path, pairs: list[RawPair]) -> list[RawPair]:
-    """Add what `eyes.csv` says; it must speak of each pair once and of nothing else."""
+def _with_eyes(root: Path, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
+    """Add what `eyes.csv` says; it must speak of each pair once and of nothing else but those that cannot be used."""
     path = root / EYES_TABLE
     if not path.is_file():
         return pairs
@@ -186,7 +206,7 @@ def _with_eyes(root: Path, pairs: list[RawPair]) -> list[RawPair]:
             raise UserError(f"{where}: id {row['id']!r} for the second time; remove one line")
         eyes[row["id"]] = {"eye": row["eye"], "patient": row.get("patient"), "split": _split(row, where)}
     ids = {pair.id for pair in pairs}
-    if strange := sorted(set(eyes) - ids):
+    if strange := sorted(set(eyes) - ids - unusable):
         raise UserError(f"{path}: no pair has id {strange[0]!r}; correct or remove its line")
     if missing := sorted(ids - set(eyes)):
         raise UserError(f"{path}: no line for pair {missing[0]!r}; add one, so that no eye is on two sides")
@@ -267,12 +287,14 @@ def _split(row: dict[str, str], where: str) -> Split | None:
     raise UserError(f"{where}: unknown split {row['split']!r}; known are train, val and test")
 
 
-def _check(pair: RawPair) -> None:
+def _checked(pair: RawPair) -> RawPair | Unusable:
     if len(pair.id.encode(errors="replace")) > _LONGEST_ID:
-        raise UserError(
-            f"{pair.cf}: its name is too long for the files that are made of it; rename it, and its partner"
-        )
-    if not _SAFE_ID.fullmatch(pair.id):
-        raise UserError(f"{pair.cf}: id {pair.id!r} is no safe file name; use letters, digits, . _ + and -")
-    if (pair.cf_points is None) != (pair.fa_points is None):
-        raise UserError(f"{pair.cf_points or pair.fa_points}: the other view has no points; add some or remove these")
+        why = f"{pair.cf}: its name is too long for the files that are made of it; rename it, and its partner"
+    elif not _SAFE_ID.fullmatch(pair.id):
+        why = f"{pair.cf}: id {pair.id!r} is no safe file name; use letters, digits, . _ + and -"
+    elif (pair.cf_points is None) != (pair.fa_points is None):
+        points = pair.cf_points or pair.fa_points
+        why = f"{points}: the other view has no points; add some or remove these"
+    else:
+        return pair
+    return Unusable(pair.id, why)
