@@ -26,7 +26,8 @@ from retipair.model.memory import TRAINING
 from retipair.plan import Data, Plan, describe
 from retipair.processes import ALONE
 from retipair.progress import unsaid
-from retipair.train import set_up, take_step, write_samples
+from retipair.step import set_up, take_step
+from retipair.train import write_samples
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 

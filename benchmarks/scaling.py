@@ -29,7 +29,7 @@ from retipair.model.device import choose_device
 from retipair.phantom import phantom
 from retipair.processes import ALONE
 from retipair.progress import unsaid
-from retipair.train import set_up, take_step
+from retipair.step import set_up, take_step
 
 BATCHES = (1, 2, 4, 8)
 SIDES = (0.5, 0.75, 1.0, 1.25)

@@ -25,7 +25,7 @@ from retipair.job import Job
 from retipair.plan import Data, Plan
 from retipair.processes import ALONE
 from retipair.progress import unsaid
-from retipair.train import Training, set_up, take_step
+from retipair.step import Training, set_up, take_step
 
 Trick = Callable[[Any, Work], Work] | torch.dtype
 """(UNet, work) -> the work with the trick, the network may be changed; or the arithmetic that the base is loaded in."""

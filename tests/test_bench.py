@@ -20,7 +20,7 @@ from retipair.data.layout import Layout
 from retipair.model.base import open_base
 from retipair.original import PHASES, Original
 from retipair.plan import make_plan
-from retipair.train import PARTS
+from retipair.step import PARTS
 
 Capture = pytest.CaptureFixture[str]
 ALWAYS = {"schema", "what", "unit", "milliseconds", "pairs_per_second", "seconds", "memory_gib", "matrix_tflops"} | {

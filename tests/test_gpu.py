@@ -16,7 +16,7 @@ from retipair.disk import damage
 from retipair.learner import Learner
 from retipair.model.adapter import read_tensors
 from retipair.processes import ALONE
-from retipair.train import set_up, take_step
+from retipair.step import set_up, take_step
 
 pytestmark = [
     pytest.mark.gpu,

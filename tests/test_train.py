@@ -27,9 +27,9 @@ from retipair.disk import damage
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
 from retipair.processes import ALONE
-from retipair.train import Window
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
+from retipair.window import Window
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]

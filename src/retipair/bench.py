@@ -43,7 +43,7 @@ from retipair.plan import Data, Plan, adapter_config, check_size, describe, make
 from retipair.processes import ALONE
 from retipair.progress import console, unsaid
 from retipair.run import environment
-from retipair.train import PARTS, Training, set_up, take_step
+from retipair.step import PARTS, Training, set_up, take_step
 
 SCHEMA = "retipair.bench/1"
 EYES = 6

@@ -5,25 +5,22 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from torch.profiler import record_function
 
-from retipair.batches import Batches, make_batches
+from retipair.batches import Batches
 from retipair.best import Validation, better, reason
 from retipair.config import TrainConfig, to_values
 from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
-from retipair.diffusion.noise import generator, with_clean_halves
-from retipair.diffusion.objective import HighFrequency, Losses, Objective, per_half, target_for
+from retipair.diffusion.noise import generator
+from retipair.diffusion.objective import per_half, target_for
 from retipair.errors import Stopped, UserError, unless_out_of_memory
-from retipair.finite import Lost, culprit
-from retipair.learner import Learner
-from retipair.model.adapter import Description, UNet, add_adapter, save_adapter
+from retipair.model.adapter import Description, save_adapter
 from retipair.model.denoiser import Denoiser
 from retipair.model.device import repeatable
 from retipair.model.memory import Way
@@ -33,7 +30,6 @@ from retipair.plan import (
     VALIDATION_TIMESTEPS,
     Data,
     Plan,
-    adapter_config,
     describe,
     make_plan,
     print_plan,
@@ -43,6 +39,7 @@ from retipair.plan import (
 from retipair.processes import Processes, processes
 from retipair.progress import console, progress
 from retipair.run import Run, check_run, read_state, start_run, step_of
+from retipair.step import Training, named, set_up, take_step
 from retipair.stopping import stoppable
 
 Track = Callable[[Mapping[str, float], int], None]
@@ -87,24 +84,11 @@ def learn(plan: Plan, crew: Processes) -> int:
     learner, window = training.learner, training.window
 
     # Resume
-    best: Validation | None = None
-    if checkpoint is not None:
-        tensors, values = read_state(checkpoint)
-        learner.restore(values["step"], tensors)
-        if crew.first:
-            window.sums.copy_(tensors["window"])
-        best = Validation(**values["best"]) if values["best"] else None
-    began, before = learner.step, run.memory_way()
+    best = take_up(training, checkpoint)
+    began = learner.step
     if crew.first:
-        start_run(run, config, {**facts, "memory_way": plan.way.name})
-        run.cut_logs(began if checkpoint else -1)
-    if checkpoint is not None:
-        console.print(f"Resuming {run.folder} at step {began}")
-        if crew.first and before not in (None, plan.way.name):
-            say_change(run, began, str(before), plan.way)
+        begin(run, plan, facts, began if checkpoint else None)
     say_start(plan, data, training)
-    console.print(said_of_memory(plan))
-    warn_of_upsampling(plan, data)
 
     def whole_state() -> dict[str, torch.Tensor]:
         """Everything that a resumed run needs, of all processes."""
@@ -178,6 +162,26 @@ def learn(plan: Plan, crew: Processes) -> int:
     return learner.step - began
 
 
+def take_up(training: Training, checkpoint: Path | None) -> Validation | None:
+    """Go on from a checkpoint, if there is one; returns what the best step so far was judged by."""
+    if checkpoint is None:
+        return None
+    tensors, values = read_state(checkpoint)
+    training.learner.restore(values["step"], tensors)
+    if training.crew.first:
+        training.window.sums.copy_(tensors["window"])
+    return Validation(**values["best"]) if values["best"] else None
+
+
+def begin(run: Run, plan: Plan, facts: Mapping[str, str], step: int | None) -> None:
+    """Make the run's folder, or take up its logs at the step that it goes on from."""
+    before = run.memory_way()
+    start_run(run, plan.config, {**facts, "memory_way": plan.way.name})
+    run.cut_logs(-1 if step is None else step)
+    if step is not None and before not in (None, plan.way.name):
+        say_change(run, step, str(before), plan.way)
+
+
 def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
     """What the settings led to: a resumed run must find it unchanged."""
     return {
@@ -191,10 +195,6 @@ def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
 
 def is_milestone(config: TrainConfig, step: int) -> bool:
     return step % config.val_every == 0 or step == config.max_steps
-
-
-def high_frequency(config: TrainConfig) -> HighFrequency:
-    return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
 
 
 def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
@@ -213,73 +213,6 @@ def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
             f"{run.folder}: by step {step} the loss is {mse:.3g}, where predicting nothing has 1; {_REMEDY}, "
             f"lower than {config.learning_rate:g}"
         )
-
-
-# One step
-
-PARTS = ("draw", "forward", "losses", "backward", "update")
-"""Of a step, as a profile names them."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a step works with, loaded."""
-
-    config: TrainConfig
-    batches: Batches
-    unet: UNet
-    denoise: Denoiser
-    scheduler: Any
-    objective: Objective
-    learner: Learner
-    window: "Window"
-    lost: Lost
-    crew: Processes
-
-
-def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
-    """Encode what is not encoded yet, and put a fresh adapter on the base."""
-    config = plan.config
-    with crew.first_alone():
-        batches = make_batches(plan, data)
-    unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
-    add_adapter(unet, adapter_config(config), config.seed)
-    if plan.way.checkpointing:
-        unet.enable_gradient_checkpointing()
-    scheduler = plan.base.scheduler("ddpm")
-    denoise = Denoiser(unet.train(), plan.dtype, plan.device)
-    objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
-    learner, window = Learner(unet, config), Window(plan.device)
-    lost = Lost(plan.device)
-    return Training(config, batches, unet, denoise, scheduler, objective, learner, window, lost, crew)
-
-
-def take_step(training: Training) -> float:
-    """One step of the optimiser; returns the learning rate that it had. The processes share its samples."""
-    config, learner, crew = training.config, training.learner, training.crew
-    for part in range(config.gradient_accumulation_steps):
-        with record_function("draw"):
-            batch = training.batches.draw(samples_of(config, learner.step, part, crew))
-            noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
-            noisy = with_clean_halves(noisy, batch.latents, batch.clean)
-        with record_function("forward"):
-            prediction = training.denoise(noisy, batch.t, batch.conditioning)
-        with record_function("losses"):
-            losses = training.objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
-            training.window.add(losses, batch.t)
-        with record_function("backward"):
-            (losses.total / config.gradient_accumulation_steps).backward()
-    rate = learner.learning_rate
-    with record_function("update"):
-        crew.average([parameter.grad for parameter in learner.parameters.values() if parameter.grad is not None])
-        training.lost.add(learner.update(), learner.step - 1)
-    return rate
-
-
-def samples_of(config: TrainConfig, step: int, part: int, crew: Processes) -> range:
-    """The numbers of the samples in one forward pass of this process, of `gradient_accumulation_steps` in a step."""
-    turn = (step * config.gradient_accumulation_steps + part) * crew.count + crew.rank
-    return range(turn * config.batch_size, (turn + 1) * config.batch_size)
 
 
 # Steps that give no number
@@ -301,21 +234,6 @@ def heed_lost(run: Run, training: Training, data: Data) -> None:
     console.print(f"warning: {text}; left out{more}")
     if crew.first:
         run.note("training", f"step {first + 1:06d} left out: {found}{more}")
-
-
-@torch.no_grad()
-def named(training: Training, data: Data, step: int) -> str:
-    """What is no number in a step: its batches are drawn once more, for they are functions of its number."""
-    seen: list[str] = []
-    for part in range(training.config.gradient_accumulation_steps):
-        samples = samples_of(training.config, step, part, training.crew)
-        batch = training.batches.draw(samples)
-        names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
-        noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
-        if found := culprit(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
-            return found
-        seen += names
-    return f"the gradient of {'pair' if len(seen) == 1 else 'pairs'} {', '.join(dict.fromkeys(seen))}"
 
 
 # Validate and sample
@@ -368,46 +286,6 @@ def write_samples(
 # Log
 
 
-class Window:
-    """Sums since the last log line, kept on the device: reading a number at each step would make each step wait."""
-
-    def __init__(self, device: str) -> None:
-        self.sums = torch.zeros(11, device=device)
-        self.last = math.nan
-
-    def add(self, losses: Losses, t: torch.Tensor) -> None:
-        singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
-        count = torch.full((1,), len(t), device=t.device)
-        halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)  # (B, 8)
-        sums = torch.cat([singles, count, halves.sum(0)])
-        self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
-
-    def read(self, crew: Processes) -> dict[str, float]:
-        """Means since the last call, over all processes; those of a half are over the samples that it counts in."""
-        total, t, count, *halves = crew.total(self.sums).tolist()
-        self.sums.zero_()
-        count = max(count, 1.0)  # none, where every step was left out
-        self.last = total / count
-        mse, mse_cf, mse_fa = half_means(halves[0:2], halves[4:6])
-        hf, hf_cf, hf_fa = half_means(halves[2:4], halves[6:8])
-        return {
-            "loss": self.last,
-            "mse": mse,
-            "mse_cf": mse_cf,
-            "mse_fa": mse_fa,
-            "hf": hf,
-            "hf_cf": hf_cf,
-            "hf_fa": hf_fa,
-            "t": t / count,
-        }
-
-
-def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, float]:
-    """(both, CF, FA): the mean of either half, 0 if it never counted, and the mean of those that did."""
-    cf, fa = (value / max(count, 1) for value, count in zip(sums, counts, strict=True))
-    return (cf + fa) / max(sum(count > 0 for count in counts), 1), cf, fa
-
-
 def log_training(
     run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
 ) -> None:
@@ -454,6 +332,8 @@ def warn_of_upsampling(plan: Plan, data: Data) -> None:
 
 
 def say_start(plan: Plan, data: Data, training: Training) -> None:
+    if training.learner.step:
+        console.print(f"Resuming {plan.folder} at step {training.learner.step}")
     trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
     crew = training.crew
     together = f", {crew.count} processes together" if crew.count > 1 else ""
@@ -461,6 +341,8 @@ def say_start(plan: Plan, data: Data, training: Training) -> None:
         f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
     )
+    console.print(said_of_memory(plan))
+    warn_of_upsampling(plan, data)
 
 
 def said_of_memory(plan: Plan) -> str:
