@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 import retipair.generate
 import retipair.train
-from folders import files, same
+from compare import files, same
 from retipair.cli import main as retipair
 from retipair.run import Run
 

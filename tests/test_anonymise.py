@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from conftest import train_command
 from eyes import write_raw
@@ -110,3 +113,51 @@ def test_nor_does_anything_that_is_made_of_it(raw: Path, base_folder: Folder, tm
         assert [name for name in (*NAMES, "annas_models", str(tmp_path)) if name in told] == []
     lines = [json.loads(line) for line in (tmp_path / "made/manifest.jsonl").read_text().splitlines()]
     assert {line["base"] for line in lines} == {"sd15"}
+
+
+# What files say beside their pixels
+
+
+def told_in_a_png(image: Image.Image, path: Path) -> None:
+    texts = PngInfo()
+    texts.add_text("PatientName", "LOVELACE^ADA")
+    texts.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta><dc:creator>LOVELACE^ADA</dc:creator></x:xmpmeta>", zip=False)
+    texts.add(b"prVt", b"LOVELACE^ADA")  # a private chunk
+    image.save(path.with_suffix(".png"), pnginfo=texts, exif=_exif())
+
+
+def told_in_a_tiff(image: Image.Image, path: Path) -> None:
+    """DICOM's tags as some cameras export them: as text, and as private tags."""
+    tags = ImageFileDirectory_v2()
+    tags[270], tags[315] = "(0010,0010) LOVELACE^ADA", "LOVELACE^ADA"  # ImageDescription, Artist
+    tags[50838] = "LOVELACE^ADA"
+    tags.tagtype[50838] = 2
+    image.save(path.with_suffix(".tif"), tiffinfo=tags)
+
+
+def told_in_a_jpeg(image: Image.Image, path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + b"LOVELACE^ADA"
+    image.save(path.with_suffix(".jpg"), quality=98, comment=b"LOVELACE^ADA", exif=_exif(), icc_profile=profile)
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B] = "LOVELACE^ADA", "LOVELACE^ADA"
+    return exif
+
+
+@pytest.mark.parametrize("write", [told_in_a_png, told_in_a_tiff, told_in_a_jpeg])
+def test_what_a_raw_file_tells_beside_its_pixels_goes_nowhere(
+    write: Callable[[Image.Image, Path], None], tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    write_raw(raw, n=3, size=128, jitter=0.3)
+    for path in sorted(raw.rglob("*.png")):
+        with Image.open(path) as image:
+            view = image.copy()
+        path.unlink()
+        write(view, path)
+    assert "lovelace" in everything_in(raw)
+    assert main(["prepare", str(raw), str(tmp_path / "out"), "--size", "128", "--workers", "1"]) == 0
+    assert len(list(read_manifest(tmp_path / "out"))) == 3
+    assert "lovelace" not in everything_in(tmp_path / "out")

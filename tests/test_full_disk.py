@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from compare import adapter, contents, same
 from conftest import train_command
-from folders import adapter, contents, same
 from retipair.cli import main
 from retipair.disk import damage
 from retipair.run import Run

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from compare import contents
 from conftest import VIEW, Fill, train_command, write_prepared
-from folders import contents
 from killing import Death, kill_all
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from compare import contents
 from conftest import train_command
 from eyes import write_raw
-from folders import contents
 from retipair.cli import main
 from retipair.errors import UserError
 from retipair.owner import owned

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 import retipair
+from compare import contents
 from conftest import train_command
-from folders import contents
 from retipair.cli import main
 from retipair.processes import ALONE, Processes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from compare import adapter, contents, files, same
 from conftest import train_command
-from folders import adapter, contents, files, same
 from retipair import generate, train
 from retipair.cli import main
 from retipair.run import Run

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from compare import adapter, contents, files, same
 from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
-from folders import adapter, contents, files, same
 from killing import Death, kill_all
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, TrainConfig
