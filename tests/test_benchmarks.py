@@ -11,6 +11,8 @@ OTHERS = {
     "scaling.py": ("--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2", "### Judging against the pairs"),
     "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
     "flat_memory.py": ("--amounts 5 10", "| evaluate | 10 |"),
+    "long_run.py": ("--hours 0.02 --pairs 400 --every 0.2", "| generate, 400 pairs |"),
+    "checks.py": ("--base random:tiny-sd15 --repeats 5", "| random:tiny-sd15, 1 a step |"),
     "starting.py": ("--repeats 1", "| retipair train, until the first step |"),
     "fewer_bits.py": ("--bases random:tiny-sd15 --samples 1", "| random:tiny-sd15 | fp8 |"),
     "memory.py": ("--small", "| the most |"),

@@ -103,8 +103,10 @@ def draw(job: Job, crew: Processes) -> Path:
     if crew.first:
         done, ledger = read_drawn(job.out), read_ledger(job.out)
     if stop.asked and queue:
-        text = f"stopped with {len(done.indices)} of {config.amount} pairs drawn; the same command goes on"
-        raise Stopped(text, stop.number)
+        drawn = (
+            f" with {len(done.indices)} of {config.amount} pairs drawn" if crew.first else ""
+        )  # the first has counted
+        raise Stopped(f"stopped{drawn}; the same command goes on", stop.number)
     if crew.first:
         say_end(job, done, ledger)
     return job.out

@@ -1,0 +1,106 @@
+"""What it costs a training step to look for numbers that are none: the same step with and without, in turns.
+
+    python benchmarks/checks.py --base tiny-sdxl --repeats 60
+
+Without: the gradient's norm is still clipped, but nobody asks whether it is a number, counts the steps left out or
+reads that count, and a loss that is no number is summed like others. Prints a Markdown table; the interval holds the true
+median with 95 % (order statistics, Conover 1999, sec. 3.2).
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import torch
+from scipy.stats import binom
+
+from retipair.bench import planned
+from retipair.config import BenchConfig
+from retipair.costs import in_turns
+from retipair.diffusion.objective import Losses
+from retipair.finite import Lost
+from retipair.learner import Learner
+from retipair.processes import ALONE
+from retipair.progress import unsaid
+from retipair.step import Training, set_up, take_step
+from retipair.window import Window
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="tiny-sdxl")
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=60)
+    args = parser.parse_args(arguments)
+    config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size)
+    with TemporaryDirectory() as folder, unsaid():
+        plan, data = planned(config, Path(folder))
+        training = set_up(plan, data, ALONE)
+        works = {"checked": partial(checked, training), "unchecked": partial(unchecked, training)}
+        took = in_turns(works, plan.device, args.repeats, 3)
+    more = [1000 * (one - other) for one, other in zip(took["checked"], took["unchecked"], strict=True)]
+    low, high = interval(more)
+    step = 1000 * median(took["unchecked"])
+    print("| a step of | without, ms | with: more ms (95 %) | more % (95 %) |\n|---|---|---|---|")
+    share = [f"{100 * value / step:+.2f}" for value in (median(more), low, high)]
+    print(
+        f"| {args.base}, {args.batch_size} a step | {step:.1f} | {median(more):+.2f} ({low:+.2f} to {high:+.2f}) "
+        f"| {share[0]} ({share[1]} to {share[2]}) |"
+    )
+
+
+def checked(training: Training) -> None:
+    take_step(training)
+    if training.lost.free:
+        training.lost.read()
+
+
+def unchecked(training: Training) -> None:
+    with without_checks():
+        take_step(training)
+
+
+@contextmanager
+def without_checks() -> Iterator[None]:
+    with patch.object(Learner, "update", update), patch.object(Lost, "add", leave), patch.object(Window, "add", add):
+        yield
+
+
+def update(learner: Learner) -> torch.Tensor | None:
+    """As `Learner.update`, but for the looks."""
+    for group in learner._optimizer.param_groups:
+        group["lr"] = learner.learning_rate
+    if learner.config.max_grad_norm > 0:
+        torch.nn.utils.clip_grad_norm_(learner.parameters.values(), learner.config.max_grad_norm)
+    learner._optimizer.step()
+    learner._optimizer.zero_grad(set_to_none=True)
+    learner.step += 1
+    return None
+
+
+def leave(lost: Lost, finite: torch.Tensor, step: int) -> None:
+    pass
+
+
+def add(window: Window, losses: Losses, t: torch.Tensor) -> None:
+    """As `Window.add`, but for the look."""
+    singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
+    count = torch.full((1,), len(t), device=t.device)
+    halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)
+    window.sums += torch.cat([singles, count, halves.sum(0)])
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The order statistics between which the median lies."""
+    count, low = len(values), int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    ordered = sorted(values)
+    return ordered[max(low - 1, 0)], ordered[min(count - low, count - 1)]
+
+
+if __name__ == "__main__":
+    main()
