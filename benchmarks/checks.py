@@ -3,8 +3,8 @@
     python benchmarks/checks.py --base tiny-sdxl --repeats 60
 
 Without: the gradient's norm is still clipped, but nobody asks whether it is a number, counts the steps left out or
-reads that count, and a loss that is no number is summed like others. Prints a Markdown table; the interval holds the true
-median with 95 % (order statistics, Conover 1999, sec. 3.2).
+reads that count, and a loss that is no number is summed like others. Prints a Markdown table; the true median lies in
+the interval with 95 % (order statistics, Conover 1999, sec. 3.2).
 """
 
 import argparse

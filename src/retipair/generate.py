@@ -103,10 +103,8 @@ def draw(job: Job, crew: Processes) -> Path:
     if crew.first:
         done, ledger = read_drawn(job.out), read_ledger(job.out)
     if stop.asked and queue:
-        drawn = (
-            f" with {len(done.indices)} of {config.amount} pairs drawn" if crew.first else ""
-        )  # the first has counted
-        raise Stopped(f"stopped{drawn}; the same command goes on", stop.number)
+        count = f" with {len(done.indices)} of {config.amount} pairs drawn" if crew.first else ""  # who has counted
+        raise Stopped(f"stopped{count}; the same command goes on", stop.number)
     if crew.first:
         say_end(job, done, ledger)
     return job.out
