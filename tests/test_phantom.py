@@ -15,6 +15,7 @@ from conftest import train_command
 from eyes import apply
 from killing import Death, kill_all
 from retipair import phantom as verb
+from retipair.aligned import STATE_NAME
 from retipair.cli import main
 from retipair.data.landmarks import Landmarks, read_points
 from retipair.data.manifest import PreparedPair, read_manifest
@@ -25,7 +26,6 @@ from retipair.data.phantom.truth import LAYERS, Truth, read_truth
 from retipair.data.registration import View, register_points
 from retipair.data.sources import find_pairs
 from retipair.errors import UserError
-from retipair.prepare import STATE_NAME
 
 SIZE = 64
 Refused = Callable[..., str]

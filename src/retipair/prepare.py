@@ -5,45 +5,50 @@ do the views move to their places, the manifest last. What each view was made fr
 that the next run redoes only what changed.
 """
 
-import json
 import math
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from retipair.config import PrepareConfig, Register, canonical_json, json_sha256
+from retipair.aligned import (
+    STAGING,
+    STATE_NAME,
+    VIEWS,
+    Outcome,
+    earlier_outcomes,
+    staged_outcomes,
+    still_valid,
+    view_file,
+    write_state,
+)
+from retipair.config import PrepareConfig, Register, json_sha256
 from retipair.data.align import How, align
 from retipair.data.anonymise import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.landmarks import Landmarks, read_landmarks
-from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, mistyped, write_manifest
+from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs, find_usable
 from retipair.data.split import eye_names, group_of, split_pairs
-from retipair.disk import changed, is_leftover, read_json, sha256_of, write_json, write_text
+from retipair.disk import is_leftover, sha256_of, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
 from retipair.progress import console, watched
 
-STATE_NAME = ".prepare.json"
 SKIPPED_NAME = "skipped.txt"
 _SMALLEST = 32  # px
-_STATE_SCHEMA = "retipair.prepare-state/1"
-_STAGING = ".partial"
-_VIEWS = ("cf", "fa", "mask")
 _RECIPE = 4  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _LARGEST = 4096  # px: above any camera's
@@ -73,23 +78,6 @@ class Task:
     staging: Path
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused."""
-
-    id: str
-    key: str
-    source_sha256: str
-    refused: str | None
-    fa_to_cf: list[list[float]]
-    points: list[list[float]]
-    inliers: int | None
-    residual_px: float | None
-    consistency_before: float
-    consistency: float
-    files_sha256: dict[str, str]
-
-
 def prepare(config: PrepareConfig) -> Path:
     """Align every raw pair and write the prepared folder; returns it.
 
@@ -111,17 +99,17 @@ def prepare(config: PrepareConfig) -> Path:
             _prepare_tasks(tasks, config)
             _list_skipped(config.out, [] if config.anonymise else skipped)  # which names files
         except UserError:  # killed or told to stop, what is aligned stays for the next run
-            shutil.rmtree(config.out / _STAGING, ignore_errors=True)
+            shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
-        shutil.rmtree(config.out / _STAGING, ignore_errors=True)
+        shutil.rmtree(config.out / STAGING, ignore_errors=True)
     return config.out
 
 
 def _prepare_tasks(tasks: Sequence[Task], config: PrepareConfig) -> None:
     # Align what is new or changed
-    earlier, staged = _earlier_outcomes(config.out), _staged_outcomes(config.out)
-    known = [(staged, config.out / _STAGING), (earlier, config.out)]
-    current = {task.pair.id: one for task in tasks if (one := _current(task, known))}
+    earlier, staged = earlier_outcomes(config.out), staged_outcomes(config.out)
+    known = [(staged, config.out / STAGING), (earlier, config.out)]
+    current = {task.pair.id: one for task in tasks if (one := still_valid(task.pair.id, task.key, known))}
     redo = [task for task in tasks if task.pair.id not in current]
     if replaced := sum(task.pair.id in earlier for task in redo):
         print(f"{replaced} pairs of an earlier call are aligned anew: their files or the settings are others")
@@ -293,7 +281,7 @@ def _task(seen: Seen, config: PrepareConfig) -> Task:
         size=config.size,
         max_residual_px=config.max_residual_px,
         megapixels=config.max_megapixels,
-        staging=config.out / _STAGING,
+        staging=config.out / STAGING,
     )
 
 
@@ -335,7 +323,7 @@ def _align(task: Task) -> Outcome:
 
 def _stage(task: Task, pair: Pair) -> dict[str, str]:
     views = {"cf": pair.cf, "fa": pair.fa, "mask": pair.mask.astype(np.uint8) * 255}
-    paths = {view: task.staging / _file(view, task.pair.id) for view in views}
+    paths = {view: task.staging / view_file(view, task.pair.id) for view in views}
     mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
     for view, path in paths.items():
         save_image(path, views[view], mark)
@@ -344,53 +332,6 @@ def _stage(task: Task, pair: Pair) -> dict[str, str]:
 
 def _workers(asked: int, jobs: int) -> int:
     return max(1, min(asked or os.cpu_count() or 1, jobs))
-
-
-# --- What earlier runs left
-
-
-def _earlier_outcomes(out: Path) -> dict[str, Outcome]:
-    """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
-    try:
-        state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    if not isinstance(state, dict) or state.get("schema") != _STATE_SCHEMA:
-        return {}
-    pairs = state.get("pairs")
-    if not isinstance(pairs, list) or not all(map(_is_outcome, pairs)):
-        return {}
-    return {values["id"]: Outcome(**values) for values in pairs}
-
-
-def _is_outcome(values: Any) -> bool:
-    names = {field.name for field in fields(Outcome)}
-    return isinstance(values, dict) and set(values) == names and not mistyped(Outcome, values)
-
-
-def _staged_outcomes(out: Path) -> dict[str, Outcome]:
-    """What a run that was cut off had aligned, by id, and where it still is."""
-    found: dict[str, Outcome] = {}
-    for path in (out / _STAGING).glob("*.json"):
-        try:
-            values = read_json(path)
-        except UserError:
-            continue
-        if _is_outcome(values):
-            found[values["id"]] = Outcome(**values)
-    return found
-
-
-def _current(task: Task, known: Sequence[tuple[dict[str, Outcome], Path]]) -> Outcome | None:
-    """What became of the pair, if all it depends on and the files it was written to are unchanged; else None."""
-    for outcomes, folder in known:
-        before = outcomes.get(task.pair.id)
-        if before is None or before.key != task.key:
-            continue
-        files = {_file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
-        if changed(folder, files) is None:
-            return before
-    return None
 
 
 # --- Results
@@ -430,21 +371,16 @@ def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: d
 def _move_into_place(out: Path, earlier: dict[str, Outcome], outcomes: Sequence[Outcome]) -> None:
     """New views replace old ones and those of pairs that are gone are removed; without a manifest meanwhile."""
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    _write_state(out, outcomes)
-    gone = set(earlier) - {outcome.id for outcome in outcomes if not outcome.refused}
-    for view in _VIEWS:
+    for name in set(earlier) - {outcome.id for outcome in outcomes if not outcome.refused}:
+        for view in VIEWS:  # before the state forgets them
+            (out / view_file(view, name)).unlink(missing_ok=True)
+    write_state(out, outcomes)
+    for view in VIEWS:
         (out / view).mkdir(parents=True, exist_ok=True)
-        for name in gone:
-            (out / _file(view, name)).unlink(missing_ok=True)
         for outcome in outcomes:
-            staged = out / _STAGING / _file(view, outcome.id)
+            staged = out / STAGING / view_file(view, outcome.id)
             if staged.is_file():
-                staged.replace(out / _file(view, outcome.id))
-
-
-def _write_state(out: Path, outcomes: Sequence[Outcome]) -> None:
-    state = {"schema": _STATE_SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
-    write_text(out / STATE_NAME, canonical_json(state))
+                staged.replace(out / view_file(view, outcome.id))
 
 
 def _describe(
@@ -469,7 +405,7 @@ def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -
         eye=eye,
         patient=pair.patient,
         split=side,
-        **{view: _file(view, pair.id) for view in _VIEWS},
+        **{view: view_file(view, pair.id) for view in VIEWS},
         size=size,
         caption=pair.caption,
         source_sha256=outcome.source_sha256,
@@ -480,10 +416,6 @@ def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -
         consistency_before=outcome.consistency_before,
         consistency=outcome.consistency,
     )
-
-
-def _file(view: str, name: str) -> str:
-    return f"{view}/{name}.png"
 
 
 # --- Hashes

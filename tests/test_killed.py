@@ -1,0 +1,72 @@
+"""Killed at any of its writes, a command that is given again leaves what one leaves that nobody killed."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compare import contents
+from eyes import write_raw
+from killing import Death, kill_all
+from retipair.cli import main
+
+Command = Callable[[Path], list[str]]
+
+
+def aligned(folder: Path) -> tuple[Path, Command]:
+    """What an earlier call prepared of raw views, of which since then one pair is gone, one other, one new."""
+    raw, before = folder / "raw", folder / "before"
+    command = lambda out: ["prepare", str(raw), str(out), "--size", "64", "--workers", "1"]  # noqa: E731
+    write_raw(raw, n=5, size=96, jitter=0.3)
+    later = shutil.move(raw / "005", folder / "005")
+    assert main(command(before)) == 0
+    shutil.move(later, raw / "005")
+    shutil.rmtree(raw / "001")
+    for view in ("01", "02"):
+        path = raw / f"002/002_{view}.txt"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    return before, command
+
+
+def rendered(folder: Path) -> tuple[Path, Command]:
+    """Two eyes, to which one is added."""
+    before = folder / "before"
+    command = lambda out, amount=3: ["phantom", str(out), "--size", "64", "--amount", str(amount)]  # noqa: E731
+    assert main(command(before, 2)) == 0
+    return before, command
+
+
+def judged(folder: Path) -> tuple[Path, Command]:
+    """Nothing."""
+    eyes, before = folder / "eyes", folder / "before"
+    assert main(["phantom", str(eyes), "--size", "64", "--amount", "3"]) == 0
+    before.mkdir()
+    return before, lambda out: ["evaluate", "--real", str(eyes), "--out", str(out), "--workers", "1"]
+
+
+@pytest.mark.parametrize("begin", [aligned, rendered, judged])
+def test_at_any_write(
+    begin: Callable[[Path], tuple[Path, Command]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, command = begin(tmp_path)
+    whole = shutil.copytree(before, tmp_path / "whole")
+    sync, syncs = os.fsync, 0
+
+    def counted(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", counted)
+        assert main(command(whole)) == 0
+    assert syncs > 5
+    outs = {number: shutil.copytree(before, tmp_path / f"{number}") for number in range(1, syncs + 1)}
+    kill_all([Death(command(out), "os:fsync", number) for number, out in outs.items()])
+    for number, out in outs.items():
+        assert main(command(out)) == 0
+        made = contents(out)
+        assert made.keys() == contents(whole).keys(), number
+        assert [name for name, content in contents(whole).items() if made[name] != content] == [], number
