@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -17,6 +18,7 @@ from conftest import train_command
 from eyes import write_raw
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.data.pair import save_image
 
 Folder = Callable[[str], Path]
 NAMES = ("meier", "schulz", "lovelace", "patient7", "patient8")
@@ -86,10 +88,56 @@ def test_another_file_is_no_key(content: str, raw: Path, tmp_path: Path, capsys:
     assert (tmp_path / "key").read_text(encoding="utf-8") == content
 
 
-def test_a_key_does_not_lie_in_what_is_shared(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prepare(raw, tmp_path / "out", tmp_path / "out/key") == 2
-    assert "--anonymise" in capsys.readouterr().err
+def test_a_key_does_not_lie_among_the_pairs(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in (tmp_path / "out/key", raw / "key"):
+        assert prepare(raw, tmp_path / "out", key) == 2
+        assert "--anonymise" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        assert not key.exists()
+
+
+def test_a_table_that_lies_where_the_names_would_is_not_overwritten(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.csv").write_text("id,eye\nmeier,left\n")
+    assert prepare(raw, tmp_path / "out", tmp_path / "study") == 2
+    assert f"{tmp_path / 'study.csv'}: no table of names" in capsys.readouterr().err
+    assert (tmp_path / "study.csv").read_text() == "id,eye\nmeier,left\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_another_set_stay_in_the_table(raw: Path, tmp_path: Path) -> None:
+    write_raw(tmp_path / "others", n=3, size=128, jitter=0.3)
+    assert prepare(raw, tmp_path / "a", tmp_path / "key") == 0
+    assert prepare(tmp_path / "others", tmp_path / "b", tmp_path / "key") == 0
+    with (tmp_path / "key.csv").open(newline="") as stream:
+        assert {row["id"] for row in csv.DictReader(stream)} == {"meier", "schulz", "lovelace", "001", "002", "003"}
+
+
+def test_what_was_prepared_under_names_leaves_none_behind(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["prepare", str(raw), str(out), "--size", "128", "--workers", "1"]) == 0
+    (out / ".prepare.json").write_text("{}")  # as a later version might see it
+    (out / "skipped.txt").write_text("meier: cannot be used\n")
+    (out / ".partial/cf").mkdir(parents=True)
+    (out / ".partial/cf/schulz.png").touch()
+    assert prepare(raw, out, tmp_path / "key") == 0
+    told = everything_in(out)
+    assert [name for name in NAMES if name in told] == []
+
+
+def test_what_is_said_of_synthetic_views_names_nobody(raw: Path, tmp_path: Path) -> None:
+    views = tmp_path / "varied"
+    write_raw(views, n=3, size=128, jitter=0.3)
+    for path in views.rglob("*.png"):
+        with Image.open(path) as image:
+            view = np.asarray(image)
+        save_image(path, view, {"Synthetic": "yes: variation of pair meier at strength 0.6", "Seed": "3"})
+    assert prepare(views, tmp_path / "out", tmp_path / "key") == 0
+    assert "meier" not in everything_in(tmp_path / "out")
+    for path in (tmp_path / "out/cf").iterdir():
+        with Image.open(path) as image:
+            assert image.info["Synthetic"].startswith("yes")
 
 
 def test_nor_does_anything_that_is_made_of_it(raw: Path, base_folder: Folder, tmp_path: Path) -> None:

@@ -2,23 +2,28 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import CUDA, train_command
-from retipair import batches, learner
+from retipair import batches, finite, learner
+from retipair.bench import planned
 from retipair.cli import main
-from retipair.config import TrainConfig
+from retipair.config import BenchConfig, TrainConfig
 from retipair.disk import damage
 from retipair.errors import UserError
 from retipair.learner import Learner
 from retipair.model import autoencoder
 from retipair.model.autoencoder import Moments, decode
 from retipair.model.base import open_base
+from retipair.processes import ALONE, Processes
 from retipair.run import Run
+from retipair.step import named, set_up
 from retipair.train import check_bounded
 
 Folder = Callable[[str], Path]
@@ -139,6 +144,52 @@ def test_a_step_left_out_changes_nothing_of_the_adapter(
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert step(1.0)
     assert not all(torch.equal(before[name], state()[name]) for name in before)
+
+
+def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As on a GPU, where a look waits for the device."""
+    nan_gradients(monkeypatch, 2)
+    monkeypatch.setattr(finite.Lost, "free", property(lambda self: False, lambda self, free: None), raising=False)
+    assert main(command("--log_every", 6, "--val_every", 3)) == 2
+    assert "at step 2 no number: the gradient of pair" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in Run(run_of(tmp_path / "r")).checkpoints()] == ["step_000000"]
+
+
+def test_a_pair_of_another_process_is_named(tmp_path: Path) -> None:
+    plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu"), tmp_path)
+    training = set_up(plan, data, ALONE)
+    [at] = training.batches.pairs_of([1])  # what the second of two processes draws in the first step
+    training.batches.train.mean[at] = np.nan
+    together = replace(training, crew=Processes(rank=0, count=2))
+    assert named(together, data, 0) == f"the latents of pair {data.train[at].id}, CF"
+
+
+def test_an_optimiser_that_counts_without_tensors_is_kept(base_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retipair.model.adapter import add_adapter
+    from retipair.plan import adapter_config
+
+    config = TrainConfig(name="x")
+    unet = open_base(str(base_folder("sd15"))).unet()
+    add_adapter(unet, adapter_config(config), 0)
+    learning = Learner(unet, config)
+    for parameter in learning.parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    learning.update()
+    for entry in learning._optimizer.state.values():
+        entry["step"] = 7  # as bitsandbytes does
+    kept = learning.state()
+    assert all(isinstance(value, torch.Tensor) for value in kept.values())
+    loaded: dict[str, Any] = {}
+    monkeypatch.setattr(learning._optimizer, "load_state_dict", loaded.update)  # torch's own would make tensors of them
+    learning.restore(1, kept)
+    assert [(type(entry["step"]), entry["step"]) for entry in loaded["state"].values()] == [(int, 7)] * len(
+        learning.parameters
+    )
 
 
 def test_too_many_steps_left_out_end_the_training(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from compare import contents
 from conftest import VIEW, Fill, train_command, write_prepared
 from killing import Death, kill_all
+from retipair import generate
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.dataset import read_dataset
@@ -889,3 +890,27 @@ def test_gates_that_cannot_work_are_refused(
 ) -> None:
     assert said in refused(*command(trained("sd15"), tmp_path / "o", *flags))
     assert not (tmp_path / "o").exists()
+
+
+def test_an_adapter_that_is_replaced_while_it_is_read_is_not_drawn_with(
+    trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = shutil.copytree(trained("sd15"), tmp_path / "r")
+    run = results / "out_joint_sd15_cffa_pairs/exp"
+    load = generate.load
+
+    def replacing(*arguments: Any) -> Any:
+        loaded = load(*arguments)
+        shutil.rmtree(run / "best_checkpoint/unet_lora")
+        other = "step_000004" if best_step(run) != 4 else "step_000002"
+        shutil.copytree(run / f"latest_checkpoints/{other}/unet_lora", run / "best_checkpoint/unet_lora")
+        return loaded
+
+    monkeypatch.setattr(generate, "load", replacing)
+    line = refused(*command(results, tmp_path / "out"))
+    assert "replaced it meanwhile" in line
+    assert not (tmp_path / "out").exists()
+
+
+def best_step(run: Path) -> int:
+    return int(json.loads((run / "best_checkpoint/reason.json").read_text())["step"])

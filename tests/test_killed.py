@@ -15,7 +15,7 @@ from retipair.cli import main
 Command = Callable[[Path], list[str]]
 
 
-def aligned(folder: Path) -> tuple[Path, Command]:
+def aligned(folder: Path, trained: Path) -> tuple[Path, Command]:
     """What an earlier call prepared of raw views, of which since then one pair is gone, one other, one new."""
     raw, before = folder / "raw", folder / "before"
     command = lambda out: ["prepare", str(raw), str(out), "--size", "64", "--workers", "1"]  # noqa: E731
@@ -30,7 +30,7 @@ def aligned(folder: Path) -> tuple[Path, Command]:
     return before, command
 
 
-def rendered(folder: Path) -> tuple[Path, Command]:
+def rendered(folder: Path, trained: Path) -> tuple[Path, Command]:
     """Two eyes, to which one is added."""
     before = folder / "before"
     command = lambda out, amount=3: ["phantom", str(out), "--size", "64", "--amount", str(amount)]  # noqa: E731
@@ -38,19 +38,40 @@ def rendered(folder: Path) -> tuple[Path, Command]:
     return before, command
 
 
-def judged(folder: Path) -> tuple[Path, Command]:
-    """Nothing."""
+def judged(folder: Path, trained: Path) -> tuple[Path, Command]:
+    """Nothing yet of two eyes: one of them passes through the layouts, in this process as in others."""
     eyes, before = folder / "eyes", folder / "before"
-    assert main(["phantom", str(eyes), "--size", "64", "--amount", "3"]) == 0
+    assert main(["phantom", str(eyes), "--size", "64", "--amount", "2"]) == 0
     before.mkdir()
     return before, lambda out: ["evaluate", "--real", str(eyes), "--out", str(out), "--workers", "1"]
 
 
-@pytest.mark.parametrize("begin", [aligned, rendered, judged])
+def drawn(folder: Path, trained: Path) -> tuple[Path, Command]:
+    """One pair, to which two are added."""
+    before = folder / "before"
+    words = ["generate", "-n", "exp", "--results", str(trained), "--device", "cpu", "--steps", "1"]
+    command = lambda out, amount=3: [*words, "--amount", str(amount), "--out", str(out)]  # noqa: E731
+    assert main(command(before, 1)) == 0
+    return before, command
+
+
+def drawn_first(folder: Path, trained: Path) -> tuple[Path, Command]:
+    """No pair yet."""
+    _, command = drawn(folder / "other", trained)
+    (folder / "before").mkdir()
+    return folder / "before", command
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("begin", [aligned, rendered, judged, drawn, drawn_first])
 def test_at_any_write(
-    begin: Callable[[Path], tuple[Path, Command]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: bool,
+    begin: Callable[[Path, Path], tuple[Path, Command]],
+    trained: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, command = begin(tmp_path)
+    before, command = begin(tmp_path, trained("sd15"))
     whole = shutil.copytree(before, tmp_path / "whole")
     sync, syncs = os.fsync, 0
 
@@ -63,10 +84,12 @@ def test_at_any_write(
         patch.setattr(os, "fsync", counted)
         assert main(command(whole)) == 0
     assert syncs > 5
-    outs = {number: shutil.copytree(before, tmp_path / f"{number}") for number in range(1, syncs + 1)}
+    numbers = range(1, syncs + 1) if every else (1, 2, syncs // 2, syncs - 1, syncs)
+    outs = {number: shutil.copytree(before, tmp_path / f"{number}") for number in numbers}
     kill_all([Death(command(out), "os:fsync", number) for number, out in outs.items()])
     for number, out in outs.items():
         assert main(command(out)) == 0
         made = contents(out)
         assert made.keys() == contents(whole).keys(), number
-        assert [name for name, content in contents(whole).items() if made[name] != content] == [], number
+        others = [name for name, content in contents(whole).items() if made[name] != content]
+        assert set(others) <= {"settings.json"}, number  # which says with how many threads

@@ -1,5 +1,7 @@
 """One command a folder: the second is told who has it; a dead one has nothing."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -69,6 +71,20 @@ def test_who_waits_is_let_in_when_the_first_ends(tmp_path: Path) -> None:
         threading.Timer(0.5, process.kill).start()
         with owned(tmp_path / "run", wait=True):
             assert process.poll() is not None or process.wait(1) is not None
+
+
+def test_without_locks_it_works_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    for _ in range(2):
+        with owned(tmp_path / "run"):
+            (tmp_path / "run/kept").touch()
+        assert "no locks" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
 
 
 # Two commands at once

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ from retipair.config import PrepareConfig
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
 from retipair.prepare import fingerprint, is_prepared
+from running import started, wait_for
 
 SIZE = "128"
 
@@ -400,3 +402,15 @@ def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "drawn") == 2
     assert "holds other files" in capsys.readouterr().err
     assert _content(tmp_path / "drawn") == before
+
+
+def test_workers_are_gone_when_the_command_is_killed(raw, tmp_path):
+    command = ["prepare", str(raw), str(tmp_path / "out"), "--size", "128", "--workers", "2"]
+    with started(command) as process:
+        staging = tmp_path / "out/.partial"
+        wait_for(lambda: staging.exists() and any(staging.glob("*.json")), process)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,42 @@ def test_generate_finishes_the_pair_in_hand(
     once, twice = contents(tmp_path / "a"), contents(tmp_path / "b")
     assert once.keys() == twice.keys()
     assert all(once[name] == twice[name] for name in once if name != "settings.json")
+
+
+def test_told_by_cluster_and_launcher_alike_it_still_finishes(
+    base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, *FLAGS, "--max_steps", 10**6)
+    run = tmp_path / "out_joint_sd15_cffa_pairs/exp"
+    with started(command) as process:
+        wait_for(lambda: (run / "latest_checkpoints/step_000004").exists(), process)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+        assert process.wait(60) == 143
+        assert process.stderr is not None
+        assert "which is saved" in process.stderr.read()
+
+
+def test_what_it_was_stopped_in_is_validated_once_in_the_log(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in (0, 4):
+        run.log("training", f"step {step:06d} loss", {"step": step})
+        run.log("validation", f"step {step:06d} loss", {"step": step})
+    logs = ("training_log.txt", "validation_log.txt", "metrics.jsonl")
+    before = [(tmp_path / name).read_text() for name in logs]
+    run.cut_logs(tmp_path / "latest_checkpoints/step_000004")
+    assert [(tmp_path / name).read_text() for name in logs] == before
+    run.cut_logs(tmp_path / "stopped_checkpoint/step_000004")
+    assert (tmp_path / "training_log.txt").read_text() == before[0]
+    assert (tmp_path / "validation_log.txt").read_text() == "step 000000 loss\n"
+    assert [(line["kind"], line["step"]) for line in run.read_metrics()][2:] == [("training", 4)]
+
+
+def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> None:
+    for place in ("stopped_checkpoint", "latest_checkpoints"):
+        (tmp_path / place / "step_000004").mkdir(parents=True)
+    assert not Run(tmp_path).is_stopped(Run(tmp_path).checkpoints()[-1])
 
 
 def test_told_twice_it_ends_at_once_and_loses_nothing_older(

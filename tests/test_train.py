@@ -673,6 +673,8 @@ def test_the_tracker_gets_the_metrics(base_folder: Folder, prepared: Path, tmp_p
     written = b"".join(path.read_bytes() for path in events)
     for name in (b"training/loss", b"training/mse_cf", b"validation/loss", b"validation/t500_fa"):
         assert name in written
+    for private in (str(tmp_path), str(prepared), str(base_folder("sd15"))):
+        assert private.encode() not in written
 
 
 def schedule(**values: object) -> Callable[[int], float]:

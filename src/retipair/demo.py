@@ -83,7 +83,7 @@ def demo(config: DemoConfig) -> Path:
     base = open_base(SETTINGS.bases[config.system])
     stages = stages_of(config, base.view_size)
     for number, stage in enumerate(stages, start=1):
-        console.print(f"\n{number} of {len(stages)}: {stage.purpose}\n  {stage.command}", markup=False)
+        console.print(f"\n{number} of {len(stages)}: {stage.purpose}\n  {stage.command}")
         stage.run()
     print(f"Next, with your own pairs in the folder eyes: {NEXT}")
     return config.out / REPORTS[config.system] / PAGE_NAME

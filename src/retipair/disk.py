@@ -50,7 +50,7 @@ def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)  # on a full disk, above all
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
@@ -99,7 +99,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     try:
         fill(partial)
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         restore(folder)
         if folder.exists():
             folder.replace(before)
@@ -108,7 +108,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         restore(folder)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
     return folder
 
@@ -151,7 +151,7 @@ def _before(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """A file's content, or what a folder's entries are named, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -254,5 +254,5 @@ def _say(scores: Scores) -> None:
     columns = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
     console.print(f"Vessels of the two views correlate by: {columns}")
     for doubt in scores["doubts"]:
-        console.print(f"look at {doubt['id']}: {doubt['text']}", markup=False)
+        console.print(f"look at {doubt['id']}: {doubt['text']}")
     console.print(scores["headline"])

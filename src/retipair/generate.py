@@ -19,7 +19,7 @@ from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
 from retipair.errors import Stopped, UserError, unless_out_of_memory
 from retipair.gate import LEDGER_NAME, Gate, Ledger, prints_of, read_ledger, refusal_line
 from retipair.job import Job, make_job, settings_of
-from retipair.model.adapter import load_adapter, merge_adapter
+from retipair.model.adapter import adapter_sha256, load_adapter, merge_adapter
 from retipair.model.conditioning import Conditioning, encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.model.memory import next_smaller
@@ -63,15 +63,17 @@ def draw(job: Job, crew: Processes) -> Path:
 
     # Set up
     for warning in job.warnings:
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}")
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
+    if adapter_sha256(job.adapter) != settings["adapter_sha256"]:
+        raise UserError(f"{job.adapter}: its training went on and replaced it meanwhile; give the command again")
     gate = make_gate(job)
     if config.memory != "auto":  # to count it takes a second or more
         console.print(f"{job.said_of_memory} (--memory {config.memory})")
     if crew.first:
-        (job.out / MANIFEST_NAME).touch()
         write_json(job.out / "settings.json", {"base": job.base.name, **settings, "environment": environment()})
+        (job.out / MANIFEST_NAME).touch()  # after what says whose folder it is
     crew.wait()
 
     # Draw
@@ -135,12 +137,11 @@ def say_end(job: Job, done: Drawn, ledger: Ledger) -> None:
     if refused:
         given_up = job.config.amount - pairs
         rest = f"; {given_up} pairs given up after {job.config.max_tries} tries each" if given_up > 0 else ""
-        console.print(f"Refused {refused} draws ({ledger.tally}){rest}", markup=False)
+        console.print(f"Refused {refused} draws ({ledger.tally}){rest}")
     console.print(
         f"{pairs} synthetic pairs: {job.out}\n"
         f"Vessels of the two views correlate by {median(done.consistencies):.2f} (median); "
-        "real pairs reach 0.4 to 0.7, views of different eyes about 0",
-        markup=False,
+        "real pairs reach 0.4 to 0.7, views of different eyes about 0"
     )
 
 

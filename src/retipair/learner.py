@@ -69,7 +69,7 @@ class Learner:
         """Everything the next step depends on, by name: the raw adapter, the optimiser, the average."""
         tensors = {f"adapter.{name}": p.detach().clone() for name, p in self.parameters.items()}
         for number, entry in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in entry.items()}
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         if self._average is not None:
             tensors |= {f"average.{number}": value for number, value in enumerate(self._average.shadow_params)}
         return tensors
@@ -79,11 +79,13 @@ class Learner:
         self.step = step
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
+        moments: dict[int, dict[str, torch.Tensor | int]] = {}
         for key in tensors:
             if key.startswith("optimizer."):
                 _, number, name = key.split(".", 2)
-                moments.setdefault(int(number), {})[name] = tensors[key]
+                value = tensors[key]
+                counted = value.dtype == torch.int64 and value.ndim == 0  # adamw8bit's steps are no tensor
+                moments.setdefault(int(number), {})[name] = int(value) if counted else value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._average is not None:
             self._average.optimization_step = step

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,7 +32,7 @@ def owned(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         _acquire(lock, folder, wait)
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
@@ -48,7 +48,7 @@ def owned(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None
         path.unlink(missing_ok=True)  # before it is let go: another would take it while it is removed
         lock.release()
         for one in made:
-            if one.is_dir() and not any(one.iterdir()):
+            with suppress(OSError):  # somebody has put something into it
                 one.rmdir()
 
 

@@ -8,12 +8,13 @@ that the next run redoes only what changed.
 import math
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from retipair.data.pair import Pair, load_image, px_at_512, save_image, syntheti
 from retipair.data.registration import single_threaded
 from retipair.data.sources import RawPair, find_pairs, find_usable
 from retipair.data.split import eye_names, group_of, split_pairs
-from retipair.disk import is_leftover, sha256_of, write_json, write_text
+from retipair.disk import is_leftover, sha256_of, sync, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
@@ -75,6 +76,7 @@ class Task:
     size: int
     max_residual_px: float
     megapixels: int
+    anonymous: bool
     staging: Path
 
 
@@ -96,16 +98,14 @@ def prepare(config: PrepareConfig) -> Path:
     tasks = [_task(seen, config) for seen in read]
     with owned(config.out):
         try:
-            _prepare_tasks(tasks, config)
-            _list_skipped(config.out, [] if config.anonymise else skipped)  # which names files
+            _prepare_tasks(tasks, [] if config.anonymise else skipped, config)  # which names files
         except UserError:  # killed or told to stop, what is aligned stays for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
-        shutil.rmtree(config.out / STAGING, ignore_errors=True)
     return config.out
 
 
-def _prepare_tasks(tasks: Sequence[Task], config: PrepareConfig) -> None:
+def _prepare_tasks(tasks: Sequence[Task], skipped: Sequence[str], config: PrepareConfig) -> None:
     # Align what is new or changed
     earlier, staged = earlier_outcomes(config.out), staged_outcomes(config.out)
     known = [(staged, config.out / STAGING), (earlier, config.out)]
@@ -118,7 +118,8 @@ def _prepare_tasks(tasks: Sequence[Task], config: PrepareConfig) -> None:
 
     # Say what became of them, and keep what can be used
     sides = _say_and_split([task.pair for task in tasks], outcomes, config)
-    _move_into_place(config.out, earlier, outcomes)
+    _move_into_place(config.out, outcomes)
+    _list_skipped(config.out, skipped)
     _describe(config, [task.pair for task in tasks], outcomes, sides)
 
 
@@ -150,8 +151,8 @@ def _check_settings(config: PrepareConfig) -> None:
         raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
-    if config.anonymise and config.out.resolve() in config.anonymise.resolve().parents:
-        raise UserError(f"--anonymise {config.anonymise}: lies in OUT, which is shared; keep the key elsewhere")
+    if config.anonymise and {config.out.resolve(), config.raw.resolve()} & set(config.anonymise.resolve().parents):
+        raise UserError(f"--anonymise {config.anonymise}: lies in RAW or OUT; keep the key apart from the pairs")
     if config.max_megapixels < 1:
         raise UserError(f"--max_megapixels {config.max_megapixels}: must be 1 or more")
     val, test = config.val_fraction, config.test_fraction
@@ -183,11 +184,11 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
     bad = [*unusable, *(one for one in found if isinstance(one, str))]
     if bad and not config.skip_bad:
         for text in bad[1:]:
-            console.print(printable(text), markup=False)
+            console.print(printable(text))
         more = f" ({len(bad) - 1} more pairs cannot be used, see above; --skip_bad leaves them out)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     for text in bad:
-        console.print(f"left out: {printable(text)}", markup=False)
+        console.print(f"left out: {printable(text)}")
     if not seen:
         raise UserError(f"{config.raw}: no pair can be used")
     for one in seen:
@@ -281,6 +282,7 @@ def _task(seen: Seen, config: PrepareConfig) -> Task:
         size=config.size,
         max_residual_px=config.max_residual_px,
         megapixels=config.max_megapixels,
+        anonymous=config.anonymise is not None,
         staging=config.out / STAGING,
     )
 
@@ -291,11 +293,24 @@ def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     if count == 1:
         yield from watched("Aligning", map(_align, tasks), len(tasks))
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=single_threaded) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         try:
             yield from watched("Aligning", pool.map(_align, tasks), len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread each; and gone when the command is, which kill -9 leaves no time to say so."""
+    single_threaded()
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _align(task: Task) -> Outcome:
@@ -325,6 +340,8 @@ def _stage(task: Task, pair: Pair) -> dict[str, str]:
     views = {"cf": pair.cf, "fa": pair.fa, "mask": pair.mask.astype(np.uint8) * 255}
     paths = {view: task.staging / view_file(view, task.pair.id) for view in views}
     mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
+    if mark and task.anonymous:
+        mark = {"Synthetic": "yes: prepared from synthetic views"}  # which may say whose variation they are
     for view, path in paths.items():
         save_image(path, views[view], mark)
     return {view: sha256_of(path) for view, path in paths.items()}
@@ -368,12 +385,10 @@ def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: d
     (screen if screen.is_terminal else Console(width=160)).print(table)
 
 
-def _move_into_place(out: Path, earlier: dict[str, Outcome], outcomes: Sequence[Outcome]) -> None:
-    """New views replace old ones and those of pairs that are gone are removed; without a manifest meanwhile."""
+def _move_into_place(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """New views replace old ones, and whatever else lies beside them goes; without a manifest meanwhile."""
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for name in set(earlier) - {outcome.id for outcome in outcomes if not outcome.refused}:
-        for view in VIEWS:  # before the state forgets them
-            (out / view_file(view, name)).unlink(missing_ok=True)
+    kept = {f"{outcome.id}.png" for outcome in outcomes if not outcome.refused}
     write_state(out, outcomes)
     for view in VIEWS:
         (out / view).mkdir(parents=True, exist_ok=True)
@@ -381,6 +396,11 @@ def _move_into_place(out: Path, earlier: dict[str, Outcome], outcomes: Sequence[
             staged = out / STAGING / view_file(view, outcome.id)
             if staged.is_file():
                 staged.replace(out / view_file(view, outcome.id))
+        for path in (out / view).iterdir():
+            if path.name not in kept:
+                path.unlink()
+        sync(out / view)
+    shutil.rmtree(out / STAGING, ignore_errors=True)
 
 
 def _describe(

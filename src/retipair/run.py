@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair import __version__
 from retipair.config import TrainConfig, from_values, to_values
-from retipair.disk import damage, read_json, restore, seal, write_folder, write_json, write_text
+from retipair.disk import append_line, damage, read_json, restore, seal, write_folder, write_json, write_text
 from retipair.errors import UserError
 from retipair.progress import console
 
@@ -59,7 +59,8 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Those to go on from, oldest first; damaged ones too."""
         found = [*self._latest.glob("step_*"), *self._stopped.glob("step_*")]
-        return sorted((path for path in found if re.fullmatch(r"step_\d{6,}", path.name)), key=step_of)
+        found = [path for path in found if re.fullmatch(r"step_\d{6,}", path.name)]
+        return sorted(found, key=lambda path: (step_of(path), not self.is_stopped(path)))
 
     def is_stopped(self, checkpoint: Path) -> bool:
         """Whether it was written between two others: what is due at its step may not have been done."""
@@ -105,13 +106,11 @@ class Run:
     def log(self, name: str, text: str, values: Mapping[str, Any]) -> None:
         """Append a line to `{name}_log.txt` and its numbers to metrics.jsonl."""
         self.note(name, text)
-        with (self.folder / METRICS_NAME).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"kind": name, **values}) + "\n")
+        append_line(self.folder / METRICS_NAME, json.dumps({"kind": name, **values}) + "\n")
 
     def note(self, name: str, text: str) -> None:
         """Append a line to `{name}_log.txt`."""
-        with (self.folder / f"{name}_log.txt").open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        append_line(self.folder / f"{name}_log.txt", f"{text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last one is dropped. Raises UserError, naming it, if it is damaged."""
@@ -122,12 +121,17 @@ class Run:
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}); mend that line or remove it") from None
 
-    def cut_logs(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run writes it again."""
+    def cut_logs(self, checkpoint: Path | None) -> None:
+        """Drop what was logged after a checkpoint, or all: a resumed run writes it again, the validation of one that it
+        was stopped in too.
+        """
+        step = step_of(checkpoint) if checkpoint else -1
+        validated = step - 1 if checkpoint and self.is_stopped(checkpoint) else step
         for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n") and _logged_step(line) <= step]
-            write_text(path, "".join(whole))
+            ends = [validated if _is_validation(path, line) else step for line in lines]
+            kept = [line for line, end in zip(lines, ends, strict=True) if _logged_step(line) <= end]
+            write_text(path, "".join(line for line in kept if line.endswith("\n")))
 
     def save_checkpoint(
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
@@ -243,7 +247,7 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     if damaged and checkpoint is None:
         raise UserError(f"{damaged[0]}; nor is any other checkpoint whole: start again with another --name")
     for text in damaged:
-        console.print(f"warning: {text}", markup=False)
+        console.print(f"warning: {text}")
     return checkpoint
 
 
@@ -289,6 +293,10 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def _is_validation(path: Path, line: str) -> bool:
+    return path.name == "validation_log.txt" or line.startswith('{"kind": "validation"')
 
 
 def _logged_step(line: str) -> int:

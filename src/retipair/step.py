@@ -1,6 +1,7 @@
 """One training step, and what it works with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -89,10 +90,13 @@ def samples_of(config: TrainConfig, step: int, part: int, crew: Processes) -> ra
 
 @torch.no_grad()
 def named(training: Training, data: Data, step: int) -> str:
-    """What is no number in a step: its batches are drawn once more, for they are functions of its number."""
+    """What is no number in a step: its batches, those of all processes, are drawn once more, for they are functions of
+    its number.
+    """
     seen: list[str] = []
-    for part in range(training.config.gradient_accumulation_steps):
-        samples = samples_of(training.config, step, part, training.crew)
+    crews = [replace(training.crew, rank=rank) for rank in range(training.crew.count)]
+    for part, crew in product(range(training.config.gradient_accumulation_steps), crews):
+        samples = samples_of(training.config, step, part, crew)
         batch = training.batches.draw(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)

@@ -1,14 +1,20 @@
 """Told to stop, a command finishes the step or pair in hand and keeps it; told again, it ends at once."""
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
 """A user's Ctrl-C, a cluster's end of time: SIGTERM, and what schedulers send some time before."""
+
+
+_ECHO = 5.0
+"""Seconds."""
 
 
 class Stop:
@@ -23,7 +29,8 @@ class Stop:
 
 @contextmanager
 def stoppable(finishing: str) -> Iterator[Stop]:
-    """Inside, the first signal sets a mark for the work to see; the second does what it would have done without this.
+    """Inside, the first signal sets a mark for the work to see; the second does what it would have done without this,
+    but for a SIGTERM soon after another: a cluster and the launcher both send one.
 
     finishing: what is still finished, as the user is told.
     """
@@ -32,14 +39,21 @@ def stoppable(finishing: str) -> Iterator[Stop]:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    asked = -math.inf
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.number = number
-        restore()
+        nonlocal asked
+        if stop.asked:
+            if number == stop.number == signal.SIGTERM and time.monotonic() - asked < _ECHO:
+                return
+            restore()
+            signal.raise_signal(number)
+            return
+        stop.number, asked = number, time.monotonic()
         os.write(2, f"\nStopping: {finishing} first; once more to end at once\n".encode())  # no lock to wait for
 
     for number in SIGNALS:

@@ -19,7 +19,8 @@ from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import per_half, target_for
-from retipair.errors import Stopped, UserError, unless_out_of_memory
+from retipair.disk import told
+from retipair.errors import Stopped, UserError, printable, unless_out_of_memory
 from retipair.model.adapter import Description, save_adapter
 from retipair.model.denoiser import Denoiser
 from retipair.model.device import repeatable
@@ -87,7 +88,7 @@ def learn(plan: Plan, crew: Processes) -> int:
     best = take_up(training, checkpoint)
     began = learner.step
     if crew.first:
-        begin(run, plan, facts, began if checkpoint else None)
+        begin(run, plan, facts, checkpoint)
     say_start(plan, data, training)
 
     def whole_state() -> dict[str, torch.Tensor]:
@@ -127,6 +128,7 @@ def learn(plan: Plan, crew: Processes) -> int:
 
     def stop_here() -> Stopped:
         """Save the state between two checkpoints, and say how to go on."""
+        heed_lost(run, training, data)
         state = whole_state()
         with learner.averaged():
             if crew.first:
@@ -145,7 +147,7 @@ def learn(plan: Plan, crew: Processes) -> int:
                 rate = take_step(training)
                 advance()
                 logging = learner.step % config.log_every == 0 or learner.step == config.max_steps
-                if training.lost.free or logging:
+                if training.lost.free or logging or is_milestone(config, learner.step):
                     heed_lost(run, training, data)
                 if logging:
                     training.lost.lately = 0
@@ -173,13 +175,13 @@ def take_up(training: Training, checkpoint: Path | None) -> Validation | None:
     return Validation(**values["best"]) if values["best"] else None
 
 
-def begin(run: Run, plan: Plan, facts: Mapping[str, str], step: int | None) -> None:
-    """Make the run's folder, or take up its logs at the step that it goes on from."""
+def begin(run: Run, plan: Plan, facts: Mapping[str, str], checkpoint: Path | None) -> None:
+    """Make the run's folder, or take up its logs where it goes on."""
     before = run.memory_way()
     start_run(run, plan.config, {**facts, "memory_way": plan.way.name})
-    run.cut_logs(-1 if step is None else step)
-    if step is not None and before not in (None, plan.way.name):
-        say_change(run, step, str(before), plan.way)
+    run.cut_logs(checkpoint)
+    if checkpoint is not None and before not in (None, plan.way.name):
+        say_change(run, step_of(checkpoint), str(before), plan.way)
 
 
 def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
@@ -231,7 +233,7 @@ def heed_lost(run: Run, training: Training, data: Data) -> None:
     if training.lost.lately > _MOST_LOST:
         raise UserError(f"{run.folder}: {text}, as in {training.lost.lately} steps since the last log line; {_REMEDY}")
     more = f", and {count - 1} more" if count > 1 else ""
-    console.print(f"warning: {text}; left out{more}")
+    console.print(f"warning: {printable(text)}; left out{more}")
     if crew.first:
         run.note("training", f"step {first + 1:06d} left out: {found}{more}")
 
@@ -318,7 +320,9 @@ def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
     from accelerate import Accelerator
 
     accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
-    accelerator.init_trackers("retipair", {k: v for k, v in to_values(config).items() if v is not None})
+    known = {k: v for k, v in to_values(config).items() if v is not None and k not in ("data", "results", "tokenizer")}
+    where = {"wandb": {"dir": str(run.folder)}}
+    accelerator.init_trackers("retipair", {**known, "base": told(config.base)}, where)
     yield lambda values, step: accelerator.log(dict(values), step=step)
     accelerator.end_training()
 

@@ -65,6 +65,15 @@ def test_what_is_in_order_is_left_alone(tmp_path: Path) -> None:
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
 
 
+def test_a_file_that_only_looks_like_a_part_is_none(tmp_path: Path) -> None:
+    path, other = tmp_path / "all.jsonl", tmp_path / "all.backup.jsonl"
+    path.write_text("2 b\n1 a\n")
+    other.write_text("1 old\n")
+    put_in_order(path, number)
+    assert written(path) == ["1 a", "2 b"]
+    assert written(other) == ["1 old"]
+
+
 def test_a_damaged_line_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     path.write_text("2 b\n1 a\n")

@@ -101,6 +101,8 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path
         (to_line(PREPARED), "id '001' for the second time"),
         (changed(PREPARED, id=["003"]), 'id cannot be ["003"]'),
         (changed(PREPARED, id=3), "id cannot be 3"),
+        (changed(PREPARED, id="\x1b[2J"), "id holds what no screen can show"),
+        (changed(GENERATED, source_id="a\nb"), "source_id holds what no screen can show"),
         (changed(PREPARED, cf=None), "cf cannot be null"),
         (changed(PREPARED, caption=5), "caption cannot be 5"),
         (changed(PREPARED, size=128.0), "size cannot be 128.0"),

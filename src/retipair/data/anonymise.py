@@ -14,6 +14,7 @@ from retipair.disk import write_text
 from retipair.errors import UserError
 
 _OWNER_ALONE = 0o600
+_HEADER = ["id", "anonymous"]
 _LENGTH = 16  # hex digits: among a million names two are alike once in 37,000,000 keys
 
 
@@ -46,9 +47,24 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
 
 
 def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """A table of old and new ids, to look a pair up by; it belongs beside the key, and nowhere else."""
+    """Add pairs to a table of old and new ids, to look one up by; it belongs beside the key, and nowhere else.
+
+    Raises UserError for a file there that is none.
+    """
+    rows = _read_names(path) | {(pair.id, hashed(key, "pair", pair.id)) for pair in pairs}
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["id", "anonymous"])
-    table.writerows(sorted((pair.id, hashed(key, "pair", pair.id)) for pair in pairs))
+    table.writerows([_HEADER, *sorted(rows)])
     write_text(path, stream.getvalue(), _OWNER_ALONE)
+
+
+def _read_names(path: Path) -> set[tuple[str, ...]]:
+    if not path.exists():
+        return set()
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
+    except (OSError, ValueError, csv.Error):
+        header, rows = [], []
+    if header != _HEADER or any(len(row) != len(_HEADER) for row in rows):
+        raise UserError(f"{path}: no table of names of ours, and would be overwritten; name another key file")
+    return set(map(tuple, rows))

@@ -1,7 +1,6 @@
 """The latents of every pair in its variants: encoded once, then drawn from by (seed, sample) alone."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,7 +76,8 @@ def open_or_build(
     try:
         _build(folder, shape, joints, encoder())
     except UserError:  # once that is mended it is another cache
-        shutil.rmtree(folder)
+        for name in (_BEGUN, *(f"{part}.npy" for part in _PARTS)):
+            (folder / name).unlink(missing_ok=True)
         raise
     built = open_cache(folder, shape)
     assert built is not None

@@ -3,6 +3,7 @@
 Each process appends to a part of its own; `put_in_order` makes one file of them, without holding their lines.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -31,11 +32,13 @@ def put_in_order(path: Path, key: Key) -> None:
 
     A file that is in order already is left as it is. What `key` raises comes through, before anything is changed.
     """
-    paths = [one for one in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))) if one.is_file()]
+    part = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
+    parts = sorted(one for one in path.parent.glob(f"{path.stem}.*{path.suffix}") if part.fullmatch(one.name))
+    paths = [one for one in (path, *parts) if one.is_file()]
     keys, places, complete = array("q"), array("q"), True
-    for number, part in enumerate(paths):
-        for count, (offset, text) in enumerate(_lines(part), start=1):
-            place = key(text, f"{part}, line {count}") if text.endswith("\n") else None
+    for number, one in enumerate(paths):
+        for count, (offset, text) in enumerate(_lines(one), start=1):
+            place = key(text, f"{one}, line {count}") if text.endswith("\n") else None
             if place is None:
                 complete = False
             else:

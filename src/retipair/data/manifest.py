@@ -84,6 +84,7 @@ class GeneratedPair:
 
 
 Record = PreparedPair | GeneratedPair
+_NAMES = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
 
@@ -134,6 +135,8 @@ def parse_line(line: str, where: str) -> Record:
         raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}; correct it")
     if key := mistyped(kind, values):
         raise UserError(f"{where}: {key} cannot be {json.dumps(values[key])[:40]}; make the folder again")
+    if key := next((key for key in _NAMES if not str(values.get(key, "")).isprintable()), None):
+        raise UserError(f"{where}: {key} holds what no screen can show; make the folder again")
     record = kind(**values)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
