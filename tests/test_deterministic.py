@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CUDA, train_command
+from operations import Seen
 from retipair import train
 from retipair.cli import main
 from retipair.model.adapter import read_tensors
@@ -23,18 +23,6 @@ WITHOUT_ORDER = {
     *("grid_sampler_2d_backward", "cumsum", "histc", "bincount", "put_", "nll_loss_backward", "nll_loss2d_backward"),
     *("median", "kthvalue", "max_unpool2d", "_ctc_loss_backward"),
 }
-
-
-class Seen(TorchDispatchMode):
-    """Names of the operations inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
 
 
 def test_a_step_needs_nothing_that_a_gpu_sums_in_no_fixed_order(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conftest import CUDA, train_command
+from operations import Seen
 from retipair import batches, finite, learner
 from retipair.bench import planned
 from retipair.cli import main
@@ -23,7 +24,7 @@ from retipair.model.autoencoder import Moments, decode
 from retipair.model.base import open_base
 from retipair.processes import ALONE, Processes
 from retipair.run import Run
-from retipair.step import named, set_up
+from retipair.step import named, set_up, take_step
 from retipair.train import check_bounded
 
 Folder = Callable[[str], Path]
@@ -158,6 +159,21 @@ def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
     assert main(command("--log_every", 6, "--val_every", 3)) == 2
     assert "at step 2 no number: the gradient of pair" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in Run(run_of(tmp_path / "r")).checkpoints()] == ["step_000000"]
+
+
+def test_a_step_asks_the_device_for_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the optimiser that a GPU has: to look for numbers that are none makes nobody wait."""
+    monkeypatch.setattr(learner, "_build_optimizer", fused)
+    plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu", batch_size=2), tmp_path)
+    training = set_up(plan, data, ALONE)
+    take_step(training)
+    with Seen() as seen:
+        take_step(training)
+    assert "_fused_adamw_" in seen.names
+    assert not seen.names & {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select"}
+    nan_gradients(monkeypatch, 3)
+    take_step(training)
+    assert training.lost.read() == (1, 2)
 
 
 def test_a_pair_of_another_process_is_named(tmp_path: Path) -> None:

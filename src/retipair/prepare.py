@@ -397,7 +397,7 @@ def _move_into_place(out: Path, outcomes: Sequence[Outcome]) -> None:
             if staged.is_file():
                 staged.replace(out / view_file(view, outcome.id))
         for path in (out / view).iterdir():
-            if path.name not in kept:
+            if path.name not in kept and not path.is_dir():
                 path.unlink()
         sync(out / view)
     shutil.rmtree(out / STAGING, ignore_errors=True)
