@@ -12,6 +12,8 @@ import pytest
 from conftest import prepared_record, write_prepared
 from retipair.cli import main
 from retipair.data.manifest import read_manifest, write_manifest
+from retipair.data.pair import load_image
+from retipair.errors import UserError
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]
@@ -119,3 +121,24 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     assert main(["evaluate", "--real", str(data), "--out", str(tmp_path / "judged")]) == 0
     page = (tmp_path / "judged/report.html").read_text()
     assert script not in page
+
+
+def test_an_image_models_code_is_not_run(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, model = write_prepared(tmp_path / "data", ["train", "val", "train"]), tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").touch()
+    code = {"AutoConfig": "conf.Config", "AutoModel": "conf.Model"}
+    (model / "config.json").write_text(json.dumps({"model_type": "evilnet", "auto_map": code}))
+    (model / "conf.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *words: "y")
+    line = refused("evaluate", "--real", data, "--generated", data, "--out", tmp_path / "e", "--deep", model)
+    assert str(model) in line
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_image_that_a_program_would_draw_is_none(tmp_path: Path) -> None:
+    """PostScript under another name: Pillow would start Ghostscript."""
+    path = tmp_path / "001_01.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="no image of a kind that is known"):
+        load_image(path, "RGB")

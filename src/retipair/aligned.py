@@ -43,7 +43,7 @@ def earlier_outcomes(out: Path) -> dict[str, Outcome]:
     """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
         return {}

@@ -22,6 +22,7 @@ from retipair.config import (
     PhantomConfig,
     PrepareConfig,
     TrainConfig,
+    check_values,
 )
 from retipair.errors import Stopped, UserError, is_out_of_memory, printable
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, _terminate)
     try:
         verb, config = _parse(arguments)
+        check_values(config)
         if getattr(config, "offline", False):
             os.environ["HF_HUB_OFFLINE"] = "1"
         module, function = verb.function.split(":")

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -321,7 +322,33 @@ class BenchConfig:
     """Also write the figures to this file."""
 
 
+MOST_PAIRS = 10_000_000
+_MOST = 2**32
 Config = TypeVar("Config")
+
+
+def check_values(config: Any) -> None:
+    """Refuse settings that no command can work with: numbers beyond all use, names that no file system takes."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} {value}: must be a finite number")
+        if isinstance(value, int) and abs(value) > _MOST:
+            raise UserError(f"--{name} {value!s:.20}: beyond all use; at most 2^32")
+        if isinstance(value, str | Path) and "\0" in str(value).encode(errors="replace").decode():
+            raise UserError(f"--{name}: holds a NUL; write it again")
+        if isinstance(value, str | Path) and str(value).encode(errors="replace").decode() != str(value):
+            raise UserError(f"--{name} {value}: is not UTF-8; rename it, or write it again")
+        if isinstance(value, Path):
+            _check_path(value)
+
+
+def _check_path(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be reached ({error.strerror}); give another path") from None
 
 
 def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Config:
@@ -329,8 +356,21 @@ def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Confi
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
         raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
+    hints = get_type_hints(kind)
+    if wrong := next((key for key, value in values.items() if not _is_setting(value, hints[key])), None):
+        raise UserError(f"{where}: {wrong} cannot be {values[wrong]!r:.40}; it was edited or damaged")
     paths = {"data", "results", "out", "raw", "tokenizer", "real", "generated", "adapter"}
     return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values.items()})
+
+
+def _is_setting(value: Any, hint: Any) -> bool:
+    """Whether a JSON value can be a setting of that type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is not None:  # a union
+        return any(_is_setting(value, one) for one in get_args(hint))
+    kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
+    return type(value) in kinds
 
 
 def to_values(config: Any) -> dict[str, Any]:

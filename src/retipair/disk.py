@@ -133,17 +133,21 @@ def damage(folder: Path) -> str | None:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
         return f"{CHECKSUMS_NAME} is missing or damaged"
-    return changed(folder, sums)
+    return changed(folder, sums) if sums else f"{CHECKSUMS_NAME} names no file"
 
 
 def changed(folder: Path, sums: Mapping[str, str]) -> str | None:
     """What is wrong with the first file of a folder that has another checksum than this; None: all are as written."""
     for name, sha256 in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{name!r} is not in it"
         try:
+            if not (folder / name).is_file():  # a pipe would be waited for
+                return f"{name} is missing"
             if sha256_of(folder / name) != sha256:
                 return f"{name} is not what was written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read ({error})"
     return None
 
 

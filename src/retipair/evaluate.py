@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from retipair import __version__, roundtrip
-from retipair.config import EvaluateConfig, canonical_json, to_values
+from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
 from retipair.data.dataset import Entry, pair_sha256, read_dataset
 from retipair.disk import read_json, write_json, write_text
-from retipair.errors import UserError
+from retipair.errors import UserError, printable
 from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
 from retipair.model.base import Base, open_base
@@ -29,8 +29,6 @@ SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"
 FIGURES_NAME = "figures.csv"
 KEPT_NAME = "features"
-_PARTS = {"sizes", "consistency", "texture", "memorisation", "layouts", "deep", "training", "headline", "verdict"}
-"""Of scores.json: what lacks one of them was cut by hand, and is scored again."""
 _DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "precision")
 """Settings of a training that make its steps slower or larger."""
 
@@ -62,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             scores = _scores(config, provenance, sets, layouts, base, training, model) if crew.first else {}
         if not crew.first:  # it has measured its share
             return page
-        write_json(config.out / SCORES_NAME, scores)
+        write_json(config.out / SCORES_NAME, {**scores, "sha256": json_sha256(scores)})
         if config.withhold_copies:
             _write_withheld(config.out / "withheld.txt", scores)
 
@@ -168,8 +166,8 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     for name in ("real", "generated"):
         if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
             raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
-    complete = set(scores) >= _PARTS and FIGURES_NAME in there
-    return scores if before == provenance and complete else None
+    whole = scores.pop("sha256", None) == json_sha256(scores) and FIGURES_NAME in there
+    return scores if before == provenance and whole else None
 
 
 def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], crew: Processes) -> Sets:
@@ -222,7 +220,8 @@ def _training(run: Run) -> Scores:
         lines = {kind: [line for line in logged if line["kind"] == kind] for kind in ("training", "validation")}
         known = all({"step", "seconds", "mse_cf", "mse_fa"} <= set(line) for line in lines["training"])
         known &= all({"step", "loss"} <= set(line) for line in lines["validation"])
-    except (KeyError, TypeError):
+        known &= all(type(value) in (int, float) for line in logged for key, value in line.items() if key != "kind")
+    except (KeyError, TypeError, AttributeError):
         known = False
     if not known or not lines["training"]:
         raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
@@ -255,4 +254,4 @@ def _say(scores: Scores) -> None:
     console.print(f"Vessels of the two views correlate by: {columns}")
     for doubt in scores["doubts"]:
         console.print(f"look at {doubt['id']}: {doubt['text']}")
-    console.print(scores["headline"])
+    console.print(printable(scores["headline"]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from retipair.data.dataset import Entry, load_pair
 from retipair.data.lines import put_in_order
+from retipair.data.manifest import mistyped
 from retipair.data.pair import Pair
 from retipair.errors import UserError
 from retipair.metrics.measured import measure
@@ -94,9 +95,12 @@ def read_ledger(folder: Path) -> Ledger:
 
     def place_of(line: str, where: str) -> int:
         try:
-            refusal = Refusal(**json.loads(line))
+            values = json.loads(line)
+            refusal = Refusal(**values)
+            if wrong := mistyped(Refusal, values):
+                raise ValueError(f"{wrong} cannot be {values[wrong]!r:.40}")
             place = refusal.index * _MOST_TRIES + refusal.attempt
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{where}: damaged ({error}); remove it, its pair is drawn again") from None
         if place not in seen:
             seen.add(place)

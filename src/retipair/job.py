@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.errors import UserError
@@ -16,7 +16,7 @@ from retipair.model.base import Base, open_base
 from retipair.model.device import choose_device, choose_dtype
 from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.painter import draw_prompt
-from retipair.plan import check_finite, check_folder_name, check_size, check_steps, prepared_folder
+from retipair.plan import check_folder_name, check_size, check_steps, prepared_folder
 from retipair.run import Run, find_run, results_folder, run_around
 
 
@@ -114,6 +114,8 @@ def _check(config: GenerateConfig) -> None:
     for name in ("amount", "steps", "batch_size", "max_tries"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    if config.amount > MOST_PAIRS:
+        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
     if not 0 < config.strength <= 1:
         raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
     if config.mode == "noise" and config.strength != GenerateConfig.strength:
@@ -129,7 +131,6 @@ def _check(config: GenerateConfig) -> None:
         raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
     if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
-    check_finite(config)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
     check_size(config.size)

@@ -34,7 +34,7 @@ def has_figures(folder: Path, key: str) -> bool:
     """False for what is missing, or what a full disk or a copy cut off left: it is measured again."""
     try:
         with np.load(folder / f"{key}.npz") as kept:
-            return set(kept) == set(_PARTS)
+            return set(kept) == set(_PARTS) and kept.zip.testzip() is None
     except (OSError, ValueError, EOFError, BadZipFile):
         return False
 

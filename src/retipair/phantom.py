@@ -7,6 +7,7 @@ where it stopped; the manifest comes last of all. The settings of the run are ke
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from retipair import __version__
-from retipair.config import PhantomConfig, PrepareConfig, canonical_json, json_sha256, to_values
+from retipair.config import MOST_PAIRS, PhantomConfig, PrepareConfig, canonical_json, json_sha256, to_values
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, titled
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import save_image
@@ -83,6 +84,8 @@ def _check_settings(config: PhantomConfig) -> None:
     if config.amount < (least := 1 if config.unregistered else 2):
         why = "" if config.unregistered else ": one eye to train on, one to validate"
         raise UserError(f"--amount {config.amount}: must be at least {least}{why}")
+    if config.amount > MOST_PAIRS:
+        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
     for name, known in (("camera", tuple(CAMERAS)), ("disease", DISEASES)):
@@ -128,7 +131,7 @@ def _read_state(out: Path) -> dict[str, Any] | None:
     """The settings that OUT was begun with; None where it is not ours."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     ours = isinstance(state, dict) and state.get("schema") == _STATE_SCHEMA and isinstance(state.get("settings"), dict)
     return state["settings"] if ours else None
@@ -153,7 +156,10 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
 
 def _begun_before(config: PhantomConfig) -> list[int]:
     """Numbers of raw pairs of which something is there: what `prepare` will find must be whole."""
-    return [int(path.name) for path in (config.out / "raw").glob("*") if path.name.isdecimal()]
+    names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
+    if strange := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
+        raise UserError(f"{config.out / 'raw' / strange[0]}: no eye of ours; move it elsewhere")
+    return [int(name) for name in names]
 
 
 def _source_sha256(config: PhantomConfig, number: int) -> str:

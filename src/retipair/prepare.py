@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -296,6 +297,8 @@ def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         try:
             yield from watched("Aligning", pool.map(_align, tasks), len(tasks))
+        except BrokenProcessPool:
+            raise ChildProcessError("a worker was killed, for want of memory perhaps; try --workers 1") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

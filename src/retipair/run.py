@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from retipair import __version__
+from retipair.best import Validation
 from retipair.config import TrainConfig, from_values, to_values
 from retipair.disk import append_line, damage, read_json, restore, seal, write_folder, write_json, write_text
 from retipair.errors import UserError
@@ -69,7 +70,7 @@ class Run:
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
         """The last checkpoint that is as it was written; None if there is none. warn: told of those that are not."""
         for checkpoint in reversed(self.checkpoints()):
-            if (wrong := damage(checkpoint)) is None:
+            if (wrong := damage(checkpoint) or _misnamed(checkpoint)) is None:
                 return checkpoint
             warn(f"{checkpoint}: {wrong}")
         return None
@@ -115,10 +116,10 @@ class Run:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last one is dropped. Raises UserError, naming it, if it is damaged."""
         path = self.folder / METRICS_NAME
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         try:
             return [json.loads(line) for line in lines if line.endswith("\n")]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error}); mend that line or remove it") from None
 
     def cut_logs(self, checkpoint: Path | None) -> None:
@@ -128,7 +129,7 @@ class Run:
         step = step_of(checkpoint) if checkpoint else -1
         validated = step - 1 if checkpoint and self.is_stopped(checkpoint) else step
         for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             ends = [validated if _is_validation(path, line) else step for line in lines]
             kept = [line for line, end in zip(lines, ends, strict=True) if _logged_step(line) <= end]
             write_text(path, "".join(line for line in kept if line.endswith("\n")))
@@ -188,6 +189,12 @@ def _state_of(
     return fill
 
 
+def _misnamed(checkpoint: Path) -> str | None:
+    """What is wrong with the name of a whole checkpoint; None if it is that of its step."""
+    step = read_json(checkpoint / "state.json").get("step")
+    return None if step == step_of(checkpoint) else f"was renamed: its state is that of step {step}"
+
+
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
@@ -199,8 +206,10 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         tensors, values = load_file(path), read_json(checkpoint / "state.json")
         if not {"step", "best"} <= set(values) or "window" not in tensors:
             raise OSError("incomplete")
+        if values["best"] is not None:
+            Validation(**values["best"])
         return tensors, values
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); delete {checkpoint} and resume from the one before") from None
 
 
@@ -301,5 +310,5 @@ def _is_validation(path: Path, line: str) -> bool:
 
 def _logged_step(line: str) -> int:
     """The step of a log line; -1 for one that is not ours, which stays."""
-    found = re.match(r'(?:step |\{.*?"step": )(\d+)', line)
+    found = re.match(r'(?:step |\{.*?"step": )(\d{1,15})', line)
     return int(found[1]) if found else -1

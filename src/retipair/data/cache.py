@@ -90,7 +90,7 @@ def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
         return None
     try:
         parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in _PARTS]
-        if all(part.shape == shape for part in parts):
+        if all(part.shape == shape and part.dtype == STORED for part in parts):
             return LatentCache(*map(torch.from_numpy, parts))
     except (OSError, ValueError):  # cut off, or a file of it deleted
         pass
@@ -121,11 +121,12 @@ def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterato
 def _taken_up(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]] | None:
     """(how many are encoded, what they are in) of a call that was cut off; None if there is nothing to take up."""
     try:
-        begun = int(read_json(folder / _BEGUN)["encoded"])
+        begun = read_json(folder / _BEGUN)["encoded"]
         stores = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
     except (UserError, OSError, ValueError, KeyError):
         return None
-    return (begun, stores) if all(store.shape == shape for store in stores) else None
+    fits = all(store.shape == shape and store.dtype == STORED for store in stores)
+    return (begun, stores) if fits and begun in range(shape[0] * shape[1] + 1) else None
 
 
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -1,5 +1,6 @@
 """One reader for prepared and generated folders: what training and from_data take pairs from."""
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -137,6 +138,8 @@ def pair_sha256(entry: Entry) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: named in the manifest but not readable ({error.strerror}); prepare again") from None

@@ -5,7 +5,7 @@ are no timestamps, so that two runs compare.
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -84,6 +84,7 @@ class GeneratedPair:
 
 
 Record = PreparedPair | GeneratedPair
+_LARGEST = 2**63
 _NAMES = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
@@ -126,7 +127,10 @@ def parse_line(line: str, where: str) -> Record:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); make the folder again") from None
+        advice = "make the folder again"
+        if not line.endswith("\n"):  # the last, of a command that was killed
+            advice = "give the command that wrote it again, which mends that"
+        raise UserError(f"{where}: not JSON ({error}); {advice}") from None
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
@@ -169,7 +173,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is str:
         return isinstance(value, str) and is_text(value)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return type(value) is int and abs(value) < _LARGEST
     return type(value) is hint
 
 

@@ -18,6 +18,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
 MEGAPIXELS = 200
 """More than any fundus camera has."""
+_KINDS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "GIF", "WEBP")
+"""Pillow's names: of others it would start programs, for PostScript above all."""
 _MARK = ("Synthetic", "Software", "Seed", "Base")
 """Keys under which a picture that is no photograph says so, and how it was made."""
 
@@ -57,7 +59,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: no image of a kind that is known; replace or remove it") from None
+        raise UserError(f"{path}: no image of a kind that is known (PNG, JPEG, TIFF, BMP); save it as one") from None
     except UserError:
         raise
     except Exception as error:  # a fuzzer has Pillow's readers raise nearly every kind
@@ -78,7 +80,7 @@ def _check_header(path: Path, image: Image.Image, megapixels: int) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Through a stream: given the path, Pillow 13 maps an uncompressed TIFF and scrambles it if it lies on its side."""
-    with path.open("rb") as stream, Image.open(stream) as image:
+    with path.open("rb") as stream, Image.open(stream, formats=_KINDS) as image:
         yield image
 
 

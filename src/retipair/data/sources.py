@@ -188,11 +188,18 @@ def _in_table(path: Path) -> Iterator[RawPair | Unusable]:
     for where, row in _rows(path, known, needed=("cf", "fa")):
         files = {key: path.parent / row[key] for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
         name = row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem)
-        if missing := [file for file in files.values() if not file.is_file()]:
+        if missing := [file for file in files.values() if not _is_file(file)]:
             yield Unusable(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
         described = {key: row[key] for key in ("eye", "patient", "caption") if key in row}
         yield RawPair(id=name, **files, **described, split=_split(row, where))  # type: ignore[arg-type]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no name that a file can have
+        return False
 
 
 def _with_eyes(root: Path, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:

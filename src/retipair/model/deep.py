@@ -64,7 +64,12 @@ def open_image_model(folder: Path) -> ImageModel:
 def _load(folder: Path) -> tuple[ImageModel, list[str]]:
     """The model, and the names of weights that its files lack; a pooler's are not used."""
     network, info = AutoModel.from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,  # else it asks, on a terminal, whether to run code that lies there
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     if hasattr(network.config, "mask_ratio"):
         network.config.mask_ratio = 0.0  # a masked autoencoder hides three quarters of an image, at random
