@@ -18,8 +18,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
 MEGAPIXELS = 200
 """More than any fundus camera has."""
-_KINDS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "GIF", "WEBP")
+_KINDS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
 """Pillow's names: of others it would start programs, for PostScript above all."""
+Image.init()  # only then does it know all of these by name
 _MARK = ("Synthetic", "Software", "Seed", "Base")
 """Keys under which a picture that is no photograph says so, and how it was made."""
 
