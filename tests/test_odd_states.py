@@ -62,6 +62,23 @@ def test_a_checkpoint_under_another_name_is_passed_over(
     assert "step_000099: was renamed: its state is that of step 2" in capsys.readouterr().err
 
 
+def test_a_damaged_best_is_said_and_another_is_kept(
+    run: Path,
+    base_folder: Folder,
+    prepared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
+) -> None:
+    (run / "best_checkpoint/unet_lora/adapter_model.safetensors").write_bytes(b"cut")
+    draw = ["generate", "-n", "exp", "--results", tmp_path / "r", "--amount", 1, "--steps", 1, "--device", "cpu"]
+    assert "draw with --checkpoint latest" in refused(*draw)
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
+    assert main(command) == 0
+    assert "the next step that is validated is kept as the best" in capsys.readouterr().err
+    assert main([str(word) for word in draw]) == 0
+
+
 @pytest.mark.parametrize(
     ("sums", "said"),
     [

@@ -1,5 +1,6 @@
 """Told to stop, a command keeps the step in hand, says how to go on, and goes on to what it would have been."""
 
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from conftest import train_command
 from retipair import generate, train
 from retipair.cli import main
 from retipair.run import Run
+from retipair.stopping import end_on_signals, stoppable
 from running import started, wait_for
 
 Folder = Callable[[str], Path]
@@ -114,6 +116,17 @@ def test_told_by_cluster_and_launcher_alike_it_still_finishes(
         assert process.wait(60) == 143
         assert process.stderr is not None
         assert "which is saved" in process.stderr.read()
+
+
+def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
+    end_on_signals()
+    with contextlib.suppress(KeyboardInterrupt):  # as in a __del__
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stoppable("this"):
+        pass
+    end_on_signals()
+    with stoppable("this") as stop:
+        assert not stop.asked
 
 
 def test_what_it_was_stopped_in_is_validated_once_in_the_log(tmp_path: Path) -> None:

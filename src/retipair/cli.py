@@ -1,9 +1,7 @@
 """Verb -> function, nothing else. Verbs are imported when they run, so that `--help` never waits for torch."""
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from retipair.config import (
     check_values,
 )
 from retipair.errors import Stopped, UserError, is_out_of_memory, printable
+from retipair.stopping import Terminated, end_on_signals
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if sys.platform == "win32":
         return _fail("Windows alone is not supported: install it in WSL 2, whose Linux is", status=2)
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _terminate)
+    end_on_signals()
     try:
         verb, config = _parse(arguments)
         check_values(config)
@@ -72,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt as stop:
-        word, status = ("stopped", 143) if isinstance(stop, _Terminated) else ("interrupted", 130)
+        word, status = ("stopped", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _fail(f"{word} with the other processes; if one of them failed, its own line says why", status)
         return _fail(f"{word}; what was saved is whole. The same command goes on (train: with --resume)", status)
@@ -86,14 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(_explain(error), status=1)
     return 0
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: a cluster's scheduler, or the launcher when another process has ended."""
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated
 
 
 def _explain(error: Exception) -> str:

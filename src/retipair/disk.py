@@ -13,6 +13,8 @@ from retipair.errors import UserError
 
 CHECKSUMS_NAME = "checksums.json"
 LOCK_NAME = ".lock"
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # to read it is to set it
 
 
 def partial_of(path: Path) -> Path:
@@ -99,6 +101,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     try:
         fill(partial)
         for path in (*partial.rglob("*"), partial):
+            if path.is_file():
+                path.chmod(0o666 & ~_UMASK)  # safetensors writes for its owner alone
             sync(path)
         restore(folder)
         if folder.exists():

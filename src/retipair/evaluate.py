@@ -246,6 +246,7 @@ def _cost(lines: Sequence[Scores]) -> Scores:
 def _write_withheld(path: Path, scores: Scores) -> None:
     copies = (scores["memorisation"] or {}).get("copies", [])
     write_text(path, "".join(f"{one}\n" for one in copies))
+    print(f"{len(copies)} copies of training pairs, listed in {path}")
 
 
 def _say(scores: Scores) -> None:

@@ -122,6 +122,9 @@ def _prepare_tasks(tasks: Sequence[Task], skipped: Sequence[str], config: Prepar
     _move_into_place(config.out, outcomes)
     _list_skipped(config.out, skipped)
     _describe(config, [task.pair for task in tasks], outcomes, sides)
+    if skipped:
+        print(f"{len(skipped)} more were left out, for reasons in {config.out / SKIPPED_NAME}")
+    print(f"Next: retipair train -n first --data {config.out}")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -186,7 +189,10 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text))
-        more = f" ({len(bad) - 1} more pairs cannot be used, see above; --skip_bad leaves them out)" if bad[1:] else ""
+        others = (
+            f"{len(bad) - 1} more pair{'s' if bad[2:] else ''} cannot be used, see above; --skip_bad leaves them out"
+        )
+        more = f" ({others})" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     for text in bad:
         console.print(f"left out: {printable(text)}")
@@ -297,6 +303,9 @@ def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         try:
             yield from watched("Aligning", pool.map(_align, tasks), len(tasks))
+        except KeyboardInterrupt:
+            console.print("Stopping: the pairs in hand are finished first; once more to end at once")
+            raise
         except BrokenProcessPool:
             raise ChildProcessError("a worker was killed, for want of memory perhaps; try --workers 1") from None
         finally:
@@ -419,7 +428,7 @@ def _describe(
     counts = Counter(record.split for record in records)
     sides_text = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({sides_text})")
-    print(f"Look at {SHEET_NAME}{more}: vessels must run on from tile to tile")
+    print(f"Look at {config.out / SHEET_NAME}{more}: vessels must run on from tile to tile")
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:

@@ -85,7 +85,7 @@ class Run:
                 f"{self.folder}: no {which} checkpoint{why}; train it first: `retipair train -n {self.name} ...`"
             )
         if wrong := damage(folder):
-            raise UserError(f"{folder}: {wrong}; draw with another --checkpoint, or resume the training")
+            raise UserError(f"{folder}: {wrong}; draw with --checkpoint {'latest' if which == 'best' else 'best'}")
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
@@ -169,6 +169,11 @@ class Run:
     def best_step(self) -> int:
         """The step of `best_checkpoint`."""
         return int(read_json(self._best / "reason.json")["step"])
+
+    def damage_of_best(self) -> str | None:
+        """What is wrong with `best_checkpoint`; None if it is as it was written."""
+        wrong = damage(self._best)
+        return f"{self._best}: {wrong}" if wrong else None
 
     def mend(self) -> None:
         """Put in order what a kill left half done. For whoever owns the run."""
@@ -278,9 +283,9 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     before, now = to_values(run.read_config()), to_values(config)
     for key, value in before.items():
         if key not in MAY_CHANGE and now[key] != value:
-            raise UserError(
-                f"{run.folder}: was started with --{key} {value}, not {now[key]}; keep it, or use another --name"
-            )
+            how = f"with --{key} {value}, not {now[key]}" if not isinstance(value, bool) else ""
+            how = how or f"{'with' if value else 'without'} --{key}"
+            raise UserError(f"{run.folder}: was started {how}; keep to that, or use another --name")
     if config.max_steps < run.read_config().max_steps:
         raise UserError(
             f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered"

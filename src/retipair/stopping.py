@@ -15,6 +15,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
 
 _ECHO = 5.0
 """Seconds."""
+_seen: list[int] = []
+"""Signals that came before there was work to finish."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a cluster's scheduler, or the launcher when another process has ended."""
+
+
+def end_on_signals() -> None:
+    """From here on signals end the command, but for those that it was started to ignore (`nohup`)."""
+    _seen.clear()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _seen.append(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 class Stop:
@@ -35,6 +55,8 @@ def stoppable(finishing: str) -> Iterator[Stop]:
     finishing: what is still finished, as the user is told.
     """
     stop = Stop()
+    if _seen:  # raised where Python swallows it, in a __del__ of what was being loaded
+        _end(_seen[0], None)
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield stop
         return

@@ -44,7 +44,7 @@ from retipair.step import Training, named, set_up, take_step
 from retipair.stopping import stoppable
 
 Track = Callable[[Mapping[str, float], int], None]
-_REMEDY = "the last checkpoint is good; another run with --precision fp32 or a lower --learning_rate may get further"
+_REMEDY = "the last checkpoint is good; a run with a lower --learning_rate (or, if in bf16, --precision fp32) may go on"
 _EXPLODED = 100.0
 _MOST_LOST = 10
 """Steps left out between two lines of the log, from which on something is wrong with more than a pair."""
@@ -87,6 +87,9 @@ def learn(plan: Plan, crew: Processes) -> int:
     # Resume
     best = take_up(training, checkpoint)
     began = learner.step
+    if best and (wrong := run.damage_of_best()):
+        console.print(f"warning: {wrong}; the next step that is validated is kept as the best")
+        best = None
     if crew.first:
         begin(run, plan, facts, checkpoint)
     say_start(plan, data, training)
@@ -374,7 +377,7 @@ def say_end(plan: Plan, steps: int, peak: Peak) -> None:
         console.print(
             "warning: no step is better than the untrained base; train longer, or draw with --checkpoint latest"
         )
-    console.print(f"Next: {next_command(plan.config)}")
+    console.print(f"Next: {next_command(plan.config, untrained=run.best_step() == 0)}")
 
 
 def out_of_memory(plan: Plan) -> str:
@@ -387,8 +390,9 @@ def out_of_memory(plan: Plan) -> str:
     )
 
 
-def next_command(config: TrainConfig) -> str:
+def next_command(config: TrainConfig, untrained: bool) -> str:
     flags = f" --results {config.results}" if config.results != Path("results") else ""
+    flags += " --checkpoint latest" if untrained else ""
     return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
 
 
