@@ -22,6 +22,7 @@ from retipair.owner import owned
 from running import started, wait_for
 
 Folder = Callable[[str], Path]
+SLOW = pytest.mark.slow
 HOLD = """
 import pathlib, sys
 from retipair.owner import owned
@@ -90,7 +91,9 @@ def test_without_locks_it_works_and_says_so(
 # Two commands at once
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "evaluate", "phantom"])
+@pytest.mark.parametrize(
+    "verb", ["train", "generate", *(pytest.param(verb, marks=SLOW) for verb in ("prepare", "evaluate", "phantom"))]
+)
 def test_of_two_commands_on_one_folder_one_works_and_the_other_refuses(
     verb: str, commands: Callable[[str], tuple[list[str], Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
