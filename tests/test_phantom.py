@@ -211,7 +211,7 @@ def test_out_must_not_hold_other_files(refused: Refused, tmp_path: Path) -> None
         (("--jitter", 2), "add --unregistered"),
         (("--points", 3, "--unregistered"), "from 4 to 50"),
         (("--points", 51, "--unregistered"), "from 4 to 50"),
-        (("--jitter", "nan", "--unregistered"), "0 or more"),
+        (("--jitter", "nan", "--unregistered"), "finite number"),
         (("--jitter", -1, "--unregistered"), "0 or more"),
         (("--wrong", 21, "--unregistered"), "from 0 to --points 20"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from eyes import draw_pair, draw_raw, write_eye, write_raw
+from retipair.aligned import earlier_outcomes
 from retipair.cli import main
 from retipair.config import PrepareConfig
 from retipair.data.manifest import read_manifest
@@ -337,15 +338,13 @@ _SCHEMA = '{"schema": "retipair.prepare-state/1"'
 
 @pytest.mark.parametrize("state", ["", "[]", "null", f"{_SCHEMA}}}", f'{_SCHEMA}, "pairs": [1]}}', "mistyped"])
 def test_a_state_file_of_another_shape_is_none(prepared, tmp_path, state):
-    from retipair import prepare as verb
-
     if state == "mistyped":
         values = json.loads((prepared / ".prepare.json").read_text())
         values["pairs"][0]["id"] = ["001"]
         state = json.dumps(values)
     (tmp_path / ".prepare.json").write_text(state)
-    assert verb._earlier_outcomes(tmp_path) == {}
-    assert len(verb._earlier_outcomes(prepared)) == 3
+    assert earlier_outcomes(tmp_path) == {}
+    assert len(earlier_outcomes(prepared)) == 3
 
 
 def test_the_same_files_under_two_ids_must_be_of_one_eye(raw, tmp_path, capsys):

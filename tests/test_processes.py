@@ -61,7 +61,9 @@ def scores(out: Path) -> dict[str, Any]:
     """What was found of the pairs; tests show fewer of them, and take fewer through the layouts (conftest)."""
     found = json.loads((out / "scores.json").read_text())
     figures = (out / "figures.csv").read_text()
-    return {"figures": figures} | {k: v for k, v in found.items() if k not in {"layouts", "shown", "doubtful"}}
+    return {"figures": figures} | {
+        k: v for k, v in found.items() if k not in {"layouts", "shown", "doubtful", "sha256"}
+    }
 
 
 def drawing(results: Path, out: Path, amount: int) -> list[object]:

@@ -121,7 +121,7 @@ def test_told_by_cluster_and_launcher_alike_it_still_finishes(
 def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
     end_on_signals()
     with contextlib.suppress(KeyboardInterrupt):  # as in a __del__
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), stoppable("this"):
         pass
     end_on_signals()
