@@ -43,6 +43,12 @@ def test_other_floats_are_refused(tmp_path: Path) -> None:
         load_image(tmp_path / "view.tif", "L")
 
 
+def test_values_that_no_camera_has_are_refused(tmp_path: Path) -> None:
+    Image.fromarray((VIEW * 1e30).astype(np.float32)).save(tmp_path / "view.tif")
+    with pytest.raises(UserError, match=r"view\.tif: .*its values reach .*save it with 8 or 16 bits"):
+        load_image(tmp_path / "view.tif", "L")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_is_black(tmp_path: Path, mode: str) -> None:
     hidden = Image.new("RGBA", (4, 4), (200, 200, 200, 0))

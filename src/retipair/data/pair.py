@@ -16,6 +16,7 @@ from retipair.vision.ridges import vesselness_correlation
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody reads
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
+_DEEPEST = 32  # bits
 MEGAPIXELS = 200
 """More than any fundus camera has."""
 _KINDS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
@@ -102,6 +103,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         if (values != np.rint(values)).any():
             raise ValueError(f"its values reach {highest:g}, neither 1 nor whole numbers: save it with 8 or 16 bits")
     bits = max(8, int(values.max(initial=0)).bit_length())
+    if bits > _DEEPEST:
+        raise ValueError(f"its values reach {values.max():g}: save it with 8 or 16 bits")
     return Image.fromarray(np.rint(values * 255 / (2**bits - 1)).astype(np.uint8))
 
 
