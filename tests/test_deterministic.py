@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from compare import same
 from conftest import CUDA, train_command
 from operations import Seen
 from retipair import train
@@ -53,7 +54,7 @@ def test_two_runs_are_equal_to_the_bit(
         assert main(train_command("exp", base_folder(system), prepared, tmp_path / results, *flags)) == 0
         runs.append(tmp_path / results / f"out_joint_{system}_cffa_pairs/exp")
     last = [read_tensors(run / "latest_checkpoints/step_000004/unet_lora") for run in runs]
-    assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
+    assert same(*last)
     losses = [[json.loads(line).get("loss") for line in (run / "metrics.jsonl").open()] for run in runs]
     assert losses[0] == losses[1]
     for image in (runs[0] / "step_000004_random_pairs").rglob("*.png"):

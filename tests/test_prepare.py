@@ -8,6 +8,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from compare import contents
 from eyes import draw_pair, draw_raw, write_eye, write_raw
 from retipair.aligned import earlier_outcomes
 from retipair.cli import main
@@ -22,10 +23,6 @@ SIZE = "128"
 
 def _prepare(raw: Path, out: Path, *flags: str) -> int:
     return main(["prepare", str(raw), str(out), "--size", SIZE, "--workers", "1", *flags])
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +89,7 @@ def test_the_table_is_on_screen(raw, tmp_path, capsys):
 
 def test_workers_do_not_change_a_byte(raw, prepared, tmp_path):
     assert _prepare(raw, tmp_path / "out", "--workers", "2") == 0
-    assert _content(tmp_path / "out") == _content(prepared)
+    assert contents(tmp_path / "out") == contents(prepared)
 
 
 def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypatch):
@@ -106,14 +103,14 @@ def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypa
     monkeypatch.setattr(verb, "_align", lambda task: redone.append(task.pair.id) or align(task))
     assert _prepare(changed, out) == 0
     assert redone == []
-    assert _content(out) == _content(prepared)
+    assert contents(out) == contents(prepared)
 
     write_eye(changed / "002", "002", draw_raw(seed=9, size=224))
     (out / "fa/003.png").write_bytes(b"damaged")
     assert _prepare(changed, out) == 0
     assert redone == ["002", "003"]
     assert _prepare(changed, tmp_path / "fresh") == 0
-    assert _content(out) == _content(tmp_path / "fresh")
+    assert contents(out) == contents(tmp_path / "fresh")
 
 
 def test_a_pair_that_is_gone_leaves_with_its_files(raw, prepared, tmp_path):
@@ -135,7 +132,7 @@ def test_swapped_views_are_put_right_with_their_points(raw, prepared, tmp_path, 
             shutil.copy(raw / name / f"{name}_02.{suffix}", swapped / name / f"{name}_01.{suffix}")
     assert _prepare(swapped, tmp_path / "out") == 0
     assert "002_02.png is the view in colour" in capsys.readouterr().out
-    assert _content(tmp_path / "out") == _content(prepared)
+    assert contents(tmp_path / "out") == contents(prepared)
 
 
 def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
@@ -330,7 +327,7 @@ def test_what_a_run_that_was_cut_off_left_is_no_other_file(raw, prepared, tmp_pa
     for name in (".prepare.json.partial", ".manifest.jsonl.partial", ".contact_sheet.png.partial"):
         (tmp_path / "out" / name).touch()
     assert _prepare(raw, tmp_path / "out") == 0
-    assert _content(tmp_path / "out") == _content(prepared)
+    assert contents(tmp_path / "out") == contents(prepared)
 
 
 _SCHEMA = '{"schema": "retipair.prepare-state/1"'
@@ -397,10 +394,10 @@ def test_the_state_holds_no_times_and_no_places(prepared, raw):
 
 def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, capsys):
     assert main(["phantom", str(tmp_path / "drawn"), "--amount", "2", "--size", "64"]) == 0
-    before = _content(tmp_path / "drawn")
+    before = contents(tmp_path / "drawn")
     assert _prepare(raw, tmp_path / "drawn") == 2
     assert "holds other files" in capsys.readouterr().err
-    assert _content(tmp_path / "drawn") == before
+    assert contents(tmp_path / "drawn") == before
 
 
 def test_workers_are_gone_when_the_command_is_killed(raw, tmp_path):

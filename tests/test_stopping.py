@@ -3,8 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,20 @@ def test_generate_finishes_the_pair_in_hand(
     assert all(once[name] == twice[name] for name in once if name != "settings.json")
 
 
+@contextlib.contextmanager
+def training(base: Path, prepared: Path, results: Path) -> "Iterator[subprocess.Popen[str]]":
+    """A training without end, from its checkpoint of step 4 on."""
+    command = train_command("exp", base, prepared, results, *FLAGS, "--max_steps", 10**6)
+    checkpoint = results / "out_joint_sd15_cffa_pairs/exp/latest_checkpoints/step_000004"
+    with started(command) as process:
+        wait_for(checkpoint.exists, process)
+        yield process
+
+
 def test_told_by_cluster_and_launcher_alike_it_still_finishes(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, *FLAGS, "--max_steps", 10**6)
-    run = tmp_path / "out_joint_sd15_cffa_pairs/exp"
-    with started(command) as process:
-        wait_for(lambda: (run / "latest_checkpoints/step_000004").exists(), process)
+    with training(base_folder("sd15"), prepared, tmp_path) as process:
         for _ in range(3):
             process.send_signal(signal.SIGTERM)
             time.sleep(0.02)
@@ -153,10 +161,7 @@ def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> N
 def test_told_twice_it_ends_at_once_and_loses_nothing_older(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, *FLAGS, "--max_steps", 10**6)
-    run = tmp_path / "out_joint_sd15_cffa_pairs/exp"
-    with started(command) as process:
-        wait_for(lambda: (run / "latest_checkpoints/step_000004").exists(), process)
+    with training(base_folder("sd15"), prepared, tmp_path) as process:
         process.send_signal(signal.SIGSTOP)  # so that both come before it can finish anything
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
@@ -164,6 +169,6 @@ def test_told_twice_it_ends_at_once_and_loses_nothing_older(
         assert process.wait(30) in (130, 143)
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
-    checkpoint = Run(run).latest()
+    checkpoint = Run(tmp_path / "out_joint_sd15_cffa_pairs/exp").latest()
     assert checkpoint is not None
     assert int(checkpoint.name[-6:]) >= 4

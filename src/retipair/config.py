@@ -334,7 +334,7 @@ def check_values(config: Any) -> None:
             raise UserError(f"--{name} {value}: must be a finite number")
         if isinstance(value, int) and abs(value) > _MOST:
             raise UserError(f"--{name} {value!s:.20}: beyond all use; at most 2^32")
-        if isinstance(value, str | Path) and "\0" in str(value).encode(errors="replace").decode():
+        if isinstance(value, str | Path) and "\0" in str(value):
             raise UserError(f"--{name}: holds a NUL; write it again")
         if isinstance(value, str | Path) and str(value).encode(errors="replace").decode() != str(value):
             raise UserError(f"--{name} {value}: is not UTF-8; rename it, or write it again")
