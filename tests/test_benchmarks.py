@@ -14,6 +14,7 @@ OTHERS = {
     "long_run.py": ("--hours 0.02 --pairs 400 --every 0.2", "| generate, 400 pairs |"),
     "checks.py": ("--base random:tiny-sd15 --repeats 5", "| random:tiny-sd15, 1 a step |"),
     "starting.py": ("--repeats 1", "| retipair train, until the first step |"),
+    "shared_cpu.py": ("--base random:tiny-sd15 --rounds 1 --repeats 1", "| 1 | as retipair chooses |"),
     "fewer_bits.py": ("--bases random:tiny-sd15 --samples 1", "| random:tiny-sd15 | fp8 |"),
     "memory.py": ("--small", "| the most |"),
     "gpu.py": ("--small --minutes 0.1", "of a matrix product"),

@@ -1,6 +1,5 @@
 """Many at once are what they are one by one, in order, and few of them are held."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from eyes import draw_pair
 from retipair.data.pair import Pair
 from retipair.metrics.measured import measure
 from retipair.parallel import in_order
+from retipair.threads import available_cores
 
 
 def test_many_are_measured_as_one_by_one() -> None:
@@ -43,7 +43,7 @@ def test_no_more_than_the_cores_are_held() -> None:
 
     results = in_order(str, endless())
     assert next(results) == "0"
-    assert len(taken) <= (os.cpu_count() or 1) + 1
+    assert len(taken) <= available_cores() + 1
     results.close()
 
 

@@ -131,7 +131,7 @@ def test_the_same_seed_is_the_same_bytes_and_the_amount_changes_none(registered:
 
 def test_any_number_of_cores_draws_the_same(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores in (1, 3):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("retipair.phantom.available_cores", lambda cores=cores: cores)
         assert main(command(tmp_path / str(cores))) == 0
         assert content(tmp_path / str(cores)) == content(registered)
 

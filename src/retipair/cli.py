@@ -24,6 +24,7 @@ from retipair.config import (
 )
 from retipair.errors import Stopped, UserError, is_out_of_memory, printable
 from retipair.stopping import Terminated, end_on_signals
+from retipair.threads import configure_threads
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_values(config)
         if getattr(config, "offline", False):
             os.environ["HF_HUB_OFFLINE"] = "1"
+        if chosen := configure_threads():
+            print(chosen, file=sys.stderr)
         module, function = verb.function.split(":")
         getattr(import_module(module), function)(config)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message

@@ -1,6 +1,5 @@
 """Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from retipair.model.device import one_thread
 from retipair.parallel import in_order
 from retipair.processes import ALONE, Processes
 from retipair.progress import progress, watched
+from retipair.threads import available_cores
 
 Columns = dict[str, np.ndarray]
 """Figures by name, (n,) float64 each."""
@@ -94,7 +94,7 @@ def measure_set(
     mine = set(np.array_split(np.array(todo, dtype=int), crew.count)[crew.rank].tolist())
     beside = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
     looks = sorted(mine | (beside & set(todo)))
-    workers = workers or max((os.cpu_count() or 1) // crew.count, 1)
+    workers = workers or max(available_cores() // crew.count, 1)
     with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(looks)) as advance:
         seen_pairs = in_order(_look, [ordered[index] for index in looks], workers)
         around: dict[int, Measured] = {}  # the first, and the one before

@@ -1,10 +1,11 @@
 """The same for many items on every core, in order, holding no more of them than are in work."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from retipair.threads import available_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,7 +17,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     For work that lets go of Python's lock. Items are taken and results held only as they are asked for; what
     `function` raises comes at its item's turn, after those already begun have ended.
     """
-    count = workers or os.cpu_count() or 1
+    count = workers or available_cores()
     running: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(count) as pool:
         for item in items:

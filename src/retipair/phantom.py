@@ -6,7 +6,6 @@ where it stopped; the manifest comes last of all. The settings of the run are ke
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from retipair.model.device import one_thread
 from retipair.owner import owned
 from retipair.parallel import in_order
 from retipair.progress import progress
+from retipair.threads import available_cores
 from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
@@ -173,7 +173,7 @@ def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Trut
     """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
     in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
     with one_thread():
-        yield from in_order(partial(_write_pair, config), numbers, min(os.cpu_count() or 1, in_memory))
+        yield from in_order(partial(_write_pair, config), numbers, min(available_cores(), in_memory))
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:

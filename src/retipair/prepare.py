@@ -48,6 +48,7 @@ from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
 from retipair.progress import console, watched
+from retipair.threads import available_cores
 
 SKIPPED_NAME = "skipped.txt"
 _SMALLEST = 32  # px
@@ -360,7 +361,7 @@ def _stage(task: Task, pair: Pair) -> dict[str, str]:
 
 
 def _workers(asked: int, jobs: int) -> int:
-    return max(1, min(asked or os.cpu_count() or 1, jobs))
+    return max(1, min(asked or available_cores(), jobs))
 
 
 # --- Results

@@ -1,6 +1,7 @@
 """The run directory: resolved config, environment, logs, checkpoints, and the state to resume from."""
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -306,6 +307,7 @@ def environment() -> dict[str, Any]:
         **{name: version(name) for name in packages},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
 
 

@@ -1,0 +1,76 @@
+"""Choose how many CPU threads to use and how they wait for one another, before torch is loaded.
+
+OpenMP's threads spin while they wait, which is fastest on an idle machine. Where another program needs the same core,
+a spinning thread takes time from the thread it waits for, and a training step takes several times as long. Threads
+that wait passively (sleep) lose little there, but are slower on an idle machine; docs/benchmarks.md has the figures.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+_INTERVAL = 0.2
+"""Seconds over which the load of the cores is measured."""
+_TOLERATED = 0.3
+"""Busy cores beyond those left free: background services of an idle machine stay below."""
+_WAIT_POLICY = "OMP_WAIT_POLICY"
+_NUM_THREADS = "OMP_NUM_THREADS"
+_WAITING = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+"""With any of these the user has chosen how threads wait."""
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use, at least 1: its CPU affinity, limited by the cgroup's quota."""
+    return max(1, math.ceil(min(len(_affinity()), cpu_quota())))
+
+
+def cpu_quota(cgroup: Path = CGROUP) -> float:
+    """Return the CPU time a container may use, in cores; infinity without a limit (cgroup v2, else v1)."""
+    try:
+        if (limits := cgroup / "cpu.max").is_file():
+            quota, period = limits.read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # no cgroup here, or "max"
+        return math.inf
+
+
+def configure_threads() -> str | None:
+    """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its children, unless the user has set them.
+
+    Returns a sentence that says what was chosen, or None where OpenMP's defaults are kept. Has no effect once torch is
+    loaded: OpenMP reads its environment only then.
+    """
+    if "torch" in sys.modules:
+        return None
+    cores = available_cores()
+    if limited := cores < len(_affinity()):
+        os.environ.setdefault(_NUM_THREADS, str(cores))
+    chosen = os.environ.get(_NUM_THREADS, "")
+    threads = int(chosen) if chosen.isdigit() else cores
+    busy = 0.0 if threads == 1 or _WAITING & set(os.environ) else busy_cores()
+    if busy > len(_affinity()) - threads + _TOLERATED:
+        os.environ[_WAIT_POLICY] = "PASSIVE"
+        return (
+            f"other programs keep {busy:.1f} of {len(_affinity())} cores busy: {threads} threads, waiting passively "
+            f"({_WAIT_POLICY}=PASSIVE)"
+        )
+    return f"this container may use {cores} cores: {threads} threads" if limited else None
+
+
+def busy_cores() -> float:
+    """Return how many of the cores this process may use are busy with other programs, measured over 0.2 s."""
+    percent = psutil.cpu_percent(interval=_INTERVAL, percpu=True)
+    return sum(percent[core] for core in _affinity() if core < len(percent)) / 100
+
+
+def _affinity() -> list[int]:
+    """The numbers of the cores this process may run on; all of them where the system has no affinity (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
