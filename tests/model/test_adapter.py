@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig, PeftModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +20,7 @@ from retipair.errors import UserError
 from retipair.model.adapter import (
     DIFFUSERS_WEIGHTS,
     PEFT_WEIGHTS,
+    TARGETS,
     Description,
     adapter_parameters,
     adapter_sha256,
@@ -28,6 +29,7 @@ from retipair.model.adapter import (
     lora_config,
     merge_adapter,
     read_description,
+    read_tensors,
     save_adapter,
 )
 from retipair.model.base import Base, open_base
@@ -76,8 +78,11 @@ def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
     unet = base.unet().eval()
     add_adapter(unet, config_of(kind, targets), seed=1)
     for number, (name, parameter) in enumerate(adapter_parameters(unet).items()):
+        moved = torch.randn(parameter.shape, generator=generator(5, number))
         if "lora_B" in name:
-            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator(5, number))
+            parameter.data = 0.5 * moved
+        elif "lora_magnitude_vector" in name:
+            parameter.data *= 1 + 0.2 * moved
     return unet
 
 
@@ -89,7 +94,7 @@ def paint(base: Base, unet: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize("targets", TARGETS)
 def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets: str) -> None:
     fresh = base.unet().eval()
     add_adapter(fresh, config_of(kind, targets))
@@ -104,8 +109,11 @@ def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_image_through_ours_through_diffusers_and_through_peft(base: Base, kind: str, tmp_path: Path) -> None:
-    unet = with_adapter(base, kind)
+@pytest.mark.parametrize("targets", TARGETS)
+def test_the_same_image_through_ours_through_diffusers_and_through_peft(
+    base: Base, kind: str, targets: str, tmp_path: Path
+) -> None:
+    unet = with_adapter(base, kind, targets)
     expected = paint(base, unet)
     assert np.abs(expected.astype(int) - paint(base, base.unet().eval())).mean() > 1, "the adapter does nothing"
     save_adapter(tmp_path, base, unet, description(base, kind))
@@ -114,13 +122,26 @@ def test_the_same_image_through_ours_through_diffusers_and_through_peft(base: Ba
     load_adapter(tmp_path, ours, base.source)
     assert np.array_equal(paint(base, ours), expected)
 
-    kinds: dict[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sd15": StableDiffusionPipeline}
-    pipe = kinds[base.system.name].from_pretrained(base.source)
-    pipe.load_lora_weights(str(tmp_path))
-    assert np.array_equal(paint(base, pipe.unet.eval()), expected)
+    loaded = loaded_by_diffusers(base, tmp_path)
+    assert_same_tensors(get_peft_model_state_dict(loaded, adapter_name="default_0"), read_tensors(tmp_path))
+    assert np.array_equal(paint(base, loaded), expected)
 
     peft = PeftModel.from_pretrained(base.unet(), str(tmp_path)).eval()
     assert np.array_equal(paint(base, peft), expected)
+
+
+def loaded_by_diffusers(base: Base, folder: Path) -> UNet2DConditionModel:
+    """The UNet of a diffusers pipeline that has loaded the adapter with `load_lora_weights`."""
+    kinds: dict[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sd15": StableDiffusionPipeline}
+    pipe = kinds[base.system.name].from_pretrained(base.source)
+    pipe.load_lora_weights(str(folder))
+    return pipe.unet.eval()
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

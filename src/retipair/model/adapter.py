@@ -2,6 +2,8 @@
 
 On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the original system wrote, and as
 `pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both carry the description.
+The latter has PEFT's names too, under `unet.`: the loader decides by the first name how all are spelled, and drops the
+names of a second spelling, which `convert_state_dict_to_diffusers` leaves wherever a layer is not `to_q/k/v/out`.
 """
 
 import hashlib
@@ -15,7 +17,6 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel as UNet
 from diffusers.training_utils import EMAModel, _collate_lora_metadata, cast_training_params
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -94,7 +95,7 @@ def save_adapter(folder: Path, base: Base, unet: UNet, description: Description)
     unet.peft_config["default"].save_pretrained(str(folder))
     save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
     pipeline: Any = base.system.pipeline
-    pipeline.save_lora_weights(folder, convert_state_dict_to_diffusers(state), **_collate_lora_metadata({"unet": unet}))
+    pipeline.save_lora_weights(folder, state, **_collate_lora_metadata({"unet": unet}))
     _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
 
 
