@@ -5,6 +5,7 @@ The way back is the library's `from_single_file`: this is its inverse, for any n
 
 import json
 import re
+from math import prod
 from pathlib import Path
 
 import torch
@@ -26,6 +27,44 @@ def write_single_file(folder: Path, target: Path) -> None:
     else:
         state |= _clip(folder / "text_encoder", "cond_stage_model.transformer.")
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, target, {"format": "pt"})
+
+
+def write_empty_file(target: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None) -> None:
+    """A .safetensors file of half-precision zeros with these names and shapes, which takes no space on disk."""
+    end = 0
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with target.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)
+
+
+def add_to_file(target: Path, tensors: State, metadata: dict[str, str]) -> None:
+    """Add tensors and metadata to a .safetensors file."""
+    save_file(load_file(target) | tensors, target, {"format": "pt", **metadata})
+
+
+_UNET_PREFIX = "model.diffusion_model."
+_CONTEXT = "transformer_blocks.0.attn2.to_k.weight"
+SD15_SHAPES: dict[str, tuple[int, ...]] = {
+    f"{_UNET_PREFIX}input_blocks.0.0.weight": (320, 4, 3, 3),
+    f"{_UNET_PREFIX}input_blocks.2.1.{_CONTEXT}": (320, 768),
+    "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
+}
+"""What tells SD1.5 from other models: some names and shapes of the published file."""
+SDXL_SHAPES: dict[str, tuple[int, ...]] = {
+    f"{_UNET_PREFIX}input_blocks.0.0.weight": (320, 4, 3, 3),
+    f"{_UNET_PREFIX}input_blocks.4.1.{_CONTEXT}": (640, 2048),
+    f"{_UNET_PREFIX}label_emb.0.0.weight": (1280, 2816),
+    "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
+    "conditioner.embedders.1.model.positional_embedding": (77, 1280),
+}
+SHAPES = {"sd15": SD15_SHAPES, "sdxl": SDXL_SHAPES}
 
 
 def _weights(folder: Path) -> State:

@@ -13,7 +13,7 @@ from conftest import VIEW
 from retipair.errors import UserError
 from retipair.model.base import SAMPLERS, Base, open_base
 from retipair.model.conditioning import encode_prompts
-from single_file import write_single_file
+from single_file import SHAPES, write_empty_file, write_single_file
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def test_a_file_loads_as_its_folder_does(system: str, folder: Path, tmp_path: Pa
     torch.testing.assert_close(ours.pooled, theirs.pooled)
 
 
-def test_a_file_takes_the_published_configs_and_says_what_it_lacks(folder: Path, tmp_path: Path) -> None:
-    write_single_file(folder, tmp_path / "one.safetensors")
+def test_a_file_takes_the_published_configs_and_says_what_it_lacks(system: str, tmp_path: Path) -> None:
+    write_empty_file(tmp_path / "one.safetensors", SHAPES[system])
     base = open_base(str(tmp_path / "one.safetensors"))
     assert base.view_size == 512
     with pytest.raises(UserError, match="--tokenizer FOLDER"):
@@ -56,12 +56,17 @@ def test_view_size_and_layout_are_the_bases(system: str, folder: Path) -> None:
     assert open_base(str(folder)).system.layout == layout
 
 
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_the_system_is_told_by_the_conditioning_not_by_channels(folder: Path, system: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    config = json.loads((copy / "unet/config.json").read_text())
-    config["cross_attention_dim"] = 768 if system == "sdxl" else 2048
-    (copy / "unet/config.json").write_text(json.dumps(config))
+    widths = {"sdxl": {"text_encoder": 256, "text_encoder_2": 512}, "sd15": {"text_encoder": 2048}}[system]
+    edit(copy / "unet/config.json", cross_attention_dim=sum(widths.values()))
+    for encoder, width in widths.items():
+        edit(copy / encoder / "config.json", hidden_size=width)
     assert open_base(str(copy)).system.name == system
 
 

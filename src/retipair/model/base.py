@@ -30,12 +30,24 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from retipair.disk import told
 from retipair.errors import UserError, is_out_of_memory
+from retipair.model.single_file import (
+    NOTHING_DECLARED,
+    UNET,
+    Declared,
+    Header,
+    declared_schedule,
+    family_by_inputs,
+    missing_part,
+    other_family,
+    read_header,
+    unet_inputs,
+)
 from retipair.model.storage import Stored, store
 from retipair.model.tokenizer import byte_tokenizer
 
@@ -100,6 +112,7 @@ class Base:
     configs: Path
     form: Literal["folder", "file", "random"]
     tokenizer: Path | None = None
+    declared: Declared = NOTHING_DECLARED
 
     @property
     def name(self) -> str:
@@ -141,8 +154,12 @@ class Base:
         return width // 2 if self.system.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """A hash of the UNet's config and of both ends of its files: cheap, and another for other weights."""
+        """A hash of the UNet's config, of what a file declares, and of both ends of its files: cheap, and another for
+        other weights.
+        """
         digest = hashlib.sha256(json.dumps(self.unet_config, sort_keys=True).encode())
+        if self.declared.settings:
+            digest.update(json.dumps(self.declared.settings, sort_keys=True).encode())
         single = [Path(self.source)] if self.form == "file" else []
         for path in single or sorted((self.configs / "unet").glob("*.safetensors")):
             digest.update(f"{path.name} {path.stat().st_size}".encode())
@@ -208,8 +225,18 @@ class Base:
 
         Clipping to [-1, 1] is off whatever the class's default: latents are not pixels.
         """
-        config = _read_config(self.configs, "scheduler", "scheduler_config.json")
+        config = _read_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
         return SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
+
+    @property
+    def prediction(self) -> str:
+        """Say what the UNet predicts, and where that is declared."""
+        config = self.scheduler("ddpm").config
+        zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
+        where = " and ".join(self.declared.found) or (
+            "the file declares nothing else" if self.form == "file" else "its scheduler config"
+        )
+        return f"{config.prediction_type}{zero} ({where})"
 
     @property
     def _extras(self) -> dict[str, Any]:
@@ -258,16 +285,13 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
     if source.startswith("random:"):
         return _open_random(source)
     if source in bundled_bases():
-        folder = BUNDLED / source
-        return _checked(Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer))
+        return _open_folder(source, BUNDLED / source, "folder", tokenizer)
     path = Path(source)
     if path.exists():
         source = str(path.resolve())  # an adapter names its base: that must hold from every folder
     if path.is_file():
-        system = _system_of_file(path)
-        return Base(source, system, configs or CONFIGS / system.name, "file", tokenizer)
-    folder = path if path.is_dir() else _from_hub(source)
-    return _checked(Base(source, _system_of_folder(folder, source), folder, "folder", tokenizer))
+        return _open_file(path.resolve(), tokenizer, configs)
+    return _open_folder(source, path if path.is_dir() else _from_hub(source), "folder", tokenizer)
 
 
 def _checked(base: Base) -> Base:
@@ -280,11 +304,31 @@ def _checked(base: Base) -> Base:
     return base
 
 
+def _open_folder(source: str, folder: Path, form: Literal["folder", "random"], tokenizer: Path | None = None) -> Base:
+    with _errors_name(source):
+        return _checked(Base(source, _system_of_folder(folder, source), folder, form, tokenizer))
+
+
+def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base:
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"--base {path}: only .safetensors files are read, pickled checkpoints can run code; "
+            "convert it with diffusers' scripts or download the .safetensors version"
+        )
+    with _errors_name(str(path)):
+        header = read_header(path)
+        system = _system_of_file(header)
+        folder, declared = configs or CONFIGS / system.name, declared_schedule(header)
+        base = _checked(Base(str(path), system, folder, "file", tokenizer, declared))
+        _check_inputs(path, unet_inputs(header), (base.latent_channels, base.unet_config["cross_attention_dim"]))
+    return base
+
+
 def _open_random(source: str) -> Base:
     folder = CONFIGS / source.removeprefix("random:")
     if folder.parent != CONFIGS or not folder.is_dir():
         raise UserError(f"--base {source}: there are {', '.join(random_bases())}")
-    return Base(source, _system_of_folder(folder, source), folder, "random")
+    return _open_folder(source, folder, "random")
 
 
 def bundled_bases() -> list[str]:
@@ -306,34 +350,46 @@ def _system_of_folder(folder: Path, source: str) -> System:
             f"--base {source}: no model_index.json in this folder; give a diffusers folder of SDXL or SD1.5, "
             "a .safetensors file or a hub id"
         )
+    index = _read_json(folder / "model_index.json")
+    if "unet" not in index:
+        raise _not_supported(source, f"a {index.get('_class_name')}, which has no UNet")
     unet = _read_config(folder, "unet")
     kind = unet.get("addition_embed_type")
     system = {"text_time": SDXL, None: SD15}.get(kind)
-    encoders = system is not None and all((folder / part).is_dir() for part in (*system.text_encoders, "vae"))
-    channels = _read_config(folder, "vae").get("latent_channels") if encoders else None
-    if system is None or unet.get("_class_name") != "UNet2DConditionModel" or channels != unet.get("in_channels"):
+    if system is None or unet.get("_class_name") != "UNet2DConditionModel":
         raise UserError(
             f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning {kind}); "
-            "inpainting models, refiners and other families are not supported"
+            "other families are not supported"
         )
+    inputs = unet.get("in_channels", 0), unet.get("cross_attention_dim", 0)
+    if family := family_by_inputs(*inputs):
+        raise _not_supported(source, family)
+    width = sum(_read_config(folder, name).get("hidden_size", 0) for name in system.text_encoders)
+    _check_inputs(source, inputs, (_read_config(folder, "vae").get("latent_channels", 0), width))
     return system
 
 
-def _system_of_file(path: Path) -> System:
-    if path.suffix != ".safetensors":
+def _system_of_file(header: Header) -> System:
+    if family := other_family(header) or family_by_inputs(*unet_inputs(header)):
+        raise _not_supported(header.path, family)
+    system = SDXL if UNET + "label_emb.0.0.weight" in header.shapes else SD15
+    if part := missing_part(header, system.name):
+        raise UserError(f"--base {header.path}: has no {part}; give a file of the whole base")
+    return system
+
+
+def _check_inputs(source: object, inputs: tuple[int, int], given: tuple[int, int]) -> None:
+    """Refuse a UNet that takes other (channels, width of text features) than its base, or its system, gives."""
+    if inputs != given:
+        takes, gives = (f"{channels} channels and text features {width} wide" for channels, width in (inputs, given))
         raise UserError(
-            f"--base {path}: only .safetensors files are read, pickled checkpoints can run code; "
-            "convert it with diffusers' scripts or download the .safetensors version"
+            f"--base {source}: neither SDXL nor SD1.5: its UNet takes {takes}, where the base has {gives}; "
+            "other families are not supported"
         )
-    with _errors_name(str(path)), safe_open(path, framework="pt") as file:
-        keys = set(file.keys())
-    if "model.diffusion_model.input_blocks.0.0.weight" not in keys:
-        raise UserError(f"--base {path}: holds no SDXL or SD1.5 UNet (no model.diffusion_model.* tensors)")
-    if "model.diffusion_model.label_emb.0.0.weight" not in keys:
-        return SD15
-    if not any(key.startswith("conditioner.embedders.1.") for key in keys):
-        raise UserError(f"--base {path}: has one text encoder only (an SDXL refiner?); give an SDXL base or SD1.5")
-    return SDXL
+
+
+def _not_supported(source: object, family: str) -> UserError:
+    return UserError(f"--base {source}: is {family}; give a base of SDXL or SD1.5")
 
 
 # Where does it lie?
@@ -428,7 +484,7 @@ def _errors_name(source: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
