@@ -16,7 +16,7 @@ from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.diffusion.noise import generator
 from retipair.disk import append_line, write_json
 from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
-from retipair.errors import Stopped, UserError, unless_out_of_memory
+from retipair.errors import Stopped, UserError, printable, unless_out_of_memory
 from retipair.gate import LEDGER_NAME, Gate, Ledger, prints_of, read_ledger, refusal_line
 from retipair.job import Job, make_job, settings_of
 from retipair.model.adapter import adapter_sha256, load_adapter, merge_adapter
@@ -62,8 +62,10 @@ def draw(job: Job, crew: Processes) -> Path:
         return job.out
 
     # Set up
+    if job.base.declared.found:
+        console.print(f"the base predicts {job.base.prediction}")
     for warning in job.warnings:
-        console.print(f"warning: {warning}")
+        console.print(f"warning: {printable(warning)}")
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
     if adapter_sha256(job.adapter) != settings["adapter_sha256"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from retipair.captions import prompt_warnings
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
@@ -96,7 +97,7 @@ def make_job(config: GenerateConfig) -> Job:
     description = read_description(adapter)
     base = base or _recorded_base(run or run_around(adapter), description, adapter, config.tokenizer)
     check_steps("--steps", config.steps, base)
-    warnings: list[str] = []
+    warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
     if description and base.name == description.base and base.fingerprint() != description.base_sha256:
         warnings.append(f"{base.source}: not the weights of that name on which the adapter was trained")

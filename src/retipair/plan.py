@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from retipair.captions import caption_warnings
 from retipair.config import PrepareConfig, TrainConfig, to_values
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.sources import find_pairs
-from retipair.errors import UserError
+from retipair.errors import UserError, printable
 from retipair.model.adapter import Description, lora_config
 from retipair.model.base import Base, open_base
 from retipair.model.conditioning import size_ids_for
@@ -102,6 +103,10 @@ class Data:
     def prompts(self, default: str) -> list[tuple[str, int]]:
         """Distinct sentences of the training pairs, with how many have each."""
         return sorted(Counter(entry.caption or default for entry in self.train).items())
+
+    def captions(self, default: str) -> list[tuple[str, str]]:
+        """Each pair's id and sentence, of both sides of the split."""
+        return [(entry.id, entry.caption or default) for entry in (*self.train, *self.val)]
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -244,10 +249,13 @@ def print_plan(plan: Plan) -> None:
     memory = plan.memory(plan.way)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
+    pairs, captions = _pairs_and_captions(plan.config)
+    warnings = [*plan.base.warnings, *caption_warnings(plan.base, captions)]
     facts = {
         "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
-        "pairs": _count_pairs(plan.config),
+        "pairs": pairs,
         "system": plan.base.system.name,
+        "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
         "trainable parameters": f"{count_step(plan.work, plan.way, learn=True).adapter:,}",
@@ -257,11 +265,18 @@ def print_plan(plan: Plan) -> None:
     resolved = {"size": plan.layout.view_size, "device": plan.device, "precision": dtype}
     for name, value in {**facts, **to_values(plan.config), **resolved}.items():
         print(f"{name:28} {value}")
+    for warning in warnings:
+        console.print(f"warning: {printable(warning)}")
 
 
-def _count_pairs(config: TrainConfig) -> str:
+def _pairs_and_captions(config: TrainConfig) -> tuple[str, list[tuple[str, str]]]:
+    """Count the pairs, and read (id, caption) of those that training reads."""
     assert config.data is not None
     if not is_prepared(config.data):
-        return f"{len(find_pairs(config.data))} raw ones in {config.data}, prepared when training starts"
-    counts = Counter(entry.split for entry in read_dataset(config.data))
-    return f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"
+        raw = find_pairs(config.data)
+        count = f"{len(raw)} raw ones in {config.data}, prepared when training starts"
+        return count, [(pair.id, pair.caption or config.prompt) for pair in raw]
+    entries = read_dataset(config.data)
+    counts = Counter(entry.split for entry in entries)
+    count = f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"
+    return count, [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]

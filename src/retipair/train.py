@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from retipair.batches import Batches
 from retipair.best import Validation, better, reason
+from retipair.captions import caption_warnings
 from retipair.config import TrainConfig, to_values
 from retipair.costs import GIB, Peak, memory_used, peak_memory
 from retipair.data.pair import image_size, save_image
@@ -72,6 +73,7 @@ def learn(plan: Plan, crew: Processes) -> int:
     config = plan.config
     with crew.first_alone():  # raw views are prepared once
         data = read_data(plan)
+    warnings = [*plan.base.warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
     facts = facts_of(plan, data, crew)
     run = Run(plan.folder)
     if crew.first:
@@ -92,7 +94,7 @@ def learn(plan: Plan, crew: Processes) -> int:
         best = None
     if crew.first:
         begin(run, plan, facts, checkpoint)
-    say_start(plan, data, training)
+    say_start(plan, data, training, warnings)
 
     def whole_state() -> dict[str, torch.Tensor]:
         """Everything that a resumed run needs, of all processes."""
@@ -338,7 +340,7 @@ def warn_of_upsampling(plan: Plan, data: Data) -> None:
         )
 
 
-def say_start(plan: Plan, data: Data, training: Training) -> None:
+def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
     if training.learner.step:
         console.print(f"Resuming {plan.folder} at step {training.learner.step}")
     trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
@@ -348,7 +350,10 @@ def say_start(plan: Plan, data: Data, training: Training) -> None:
         f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
     )
+    console.print(f"the base predicts {plan.base.prediction}")
     console.print(said_of_memory(plan))
+    for warning in warnings:
+        console.print(f"warning: {printable(warning)}")
     warn_of_upsampling(plan, data)
 
 

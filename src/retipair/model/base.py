@@ -199,7 +199,7 @@ class Base:
 
     def _pipeline_with(self, parts: dict[str, Any], dtype: torch.dtype, device: str) -> DiffusionPipeline:
         """The library's pipeline of these parts, and of what the base has of text encoders and tokenizers."""
-        parts = parts | {name: self._load_tokenizer(name) for name in self.system.tokenizers}
+        parts = parts | dict(zip(self.system.tokenizers, self.tokenizers(), strict=True))
         parts |= {**self._extras, "scheduler": self.scheduler("ddpm")}
         if self.form != "file":
             encoders = {n: self._load(n, kind, dtype, device) for n, kind in self.system.text_encoders.items()}
@@ -239,6 +239,13 @@ class Base:
         return f"{config.prediction_type}{zero} ({where})"
 
     @property
+    def warnings(self) -> list[str]:
+        """Say what in it contradicts itself."""
+        if not self.declared.contradicted:
+            return []
+        return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which holds"]
+
+    @property
     def _extras(self) -> dict[str, Any]:
         """Arguments of the pipeline's constructor that are no models, as the base's model_index.json has them."""
         if self.system is SDXL:
@@ -265,13 +272,21 @@ class Base:
             }
             return kind.from_pretrained(str(self.configs), **options, dtype=dtype).eval().to(device)
 
+    def tokenizers(self) -> list[CLIPTokenizer]:
+        """The base's own tokenizers, one for each text encoder; those are not loaded."""
+        with _errors_name(self.source):
+            return [self._load_tokenizer(name) for name in self.system.tokenizers]
+
     def _load_tokenizer(self, name: str) -> CLIPTokenizer:
         if self.form == "random":
             return byte_tokenizer("!") if name == "tokenizer_2" else byte_tokenizer()
-        folder = self.tokenizer or self.configs
-        if (folder / name / "vocab.json").is_file() or (folder / name / "tokenizer.json").is_file():
-            return CLIPTokenizer.from_pretrained(str(folder / name))
-        return _cached_tokenizer(self, name)
+        folder = (self.tokenizer or self.configs) / name
+        if not ((folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()):
+            folder = _cached_vocabulary(self, name)
+        published = _read_config(CONFIGS / self.system.name, name, "tokenizer_config.json")
+        bare = not (folder / "tokenizer_config.json").is_file()  # a vocabulary alone has no length and no padding
+        options = {key: published[key] for key in ("model_max_length", "pad_token")} if bare else {}
+        return CLIPTokenizer.from_pretrained(str(folder), **options)
 
 
 def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
@@ -414,15 +429,15 @@ def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _cached_tokenizer(base: Base, name: str) -> CLIPTokenizer:
-    """A file has no vocabulary inside: take the published one from the cache, or from the network."""
+def _cached_vocabulary(base: Base, name: str) -> Path:
+    """A file has no vocabulary inside: take the published one's folder from the cache, or from the network."""
     repository = base.system.published
     try:
         files = [
             hf_hub_download(repository, file, subfolder=name, local_files_only=_offline())
             for file in ("vocab.json", "merges.txt")
         ]
-        return CLIPTokenizer.from_pretrained(str(Path(files[0]).parent))
+        return Path(files[0]).parent
     except Exception:  # as in `_from_hub`: whatever the hub client raises, the vocabulary is not to be had
         raise UserError(
             f"--base {base.source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "

@@ -35,6 +35,35 @@ def stacked(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
 
+@dataclass(frozen=True)
+class Truncated:
+    """A prompt as the base reads it. Token ids, a row a tokenizer: all of `tokens`, and those that are `kept`.
+
+    cut: the end of the text that is not read, "" if all is; limit: tokens that fit between begin and end.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[int, ...], ...]
+    cut: str
+    limit: int
+
+
+def truncate_prompts(base: Base, prompts: Sequence[str]) -> dict[str, Truncated]:
+    """Prompt -> what the base's tokenizers keep of it. No text encoder is loaded."""
+    tokenizers = base.tokenizers()
+    return {prompt: _truncate(tokenizers, prompt) for prompt in prompts}
+
+
+def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
+    """As the library's pipelines do: the first tokens, and the end token in the last place."""
+    encoded = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
+    tokens = tuple(tuple(one.input_ids) for one in encoded)
+    last = min(tokenizer.model_max_length for tokenizer in tokenizers) - 1  # where the end token stands
+    starts = [one.offset_mapping[last][0] for one in encoded if len(one.input_ids) > last + 1]
+    cut = prompt[min(starts) :] if starts else ""
+    return Truncated(tokens, tuple(ids[:last] for ids in tokens), cut, last - 1)
+
+
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
     """SDXL's size ids: original (h, w), crop (top, left), target (h, w), nothing resized or cropped; SD1.5 has none."""
     height, width = joint_size

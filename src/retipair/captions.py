@@ -1,0 +1,55 @@
+"""Check captions against the base's tokenizers: warn of what is cut off, refuse captions that become one."""
+
+from collections.abc import Sequence
+from textwrap import shorten
+
+from retipair.errors import UserError
+from retipair.model.base import Base
+from retipair.model.conditioning import Truncated, truncate_prompts
+
+_SHOWN = 100
+"""Characters of a caption in a message."""
+
+
+def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
+    """Count the captions, given as (pair's id, caption), that are too long, and show what is cut off the first.
+
+    Raises UserError, naming two pairs, where captions that differ become one.
+    """
+    truncated = truncate_prompts(base, sorted({caption for _, caption in captions}))
+    _check_distinct(captions, truncated)
+    long = [(name, caption) for name, caption in captions if truncated[caption].cut]
+    if not long:
+        return []
+    name, caption = long[0]
+    return [
+        f"{len(long)} of {len(captions)} captions are longer than the {truncated[caption].limit} tokens that "
+        f"{base.name} takes; of the first, that of {name}, this is cut off: {_shown(truncated[caption].cut)}"
+    ]
+
+
+def prompt_warnings(base: Base, prompt: str) -> list[str]:
+    """Show what is cut off a prompt that is too long."""
+    truncated = truncate_prompts(base, [prompt])[prompt]
+    if not truncated.cut:
+        return []
+    return [
+        f"--prompt is longer than the {truncated.limit} tokens that {base.name} takes; "
+        f"this is cut off: {_shown(truncated.cut)}"
+    ]
+
+
+def _check_distinct(captions: Sequence[tuple[str, str]], truncated: dict[str, Truncated]) -> None:
+    first: dict[object, tuple[str, str]] = {}
+    for name, caption in captions:
+        other, before = first.setdefault(truncated[caption].kept, (name, caption))
+        if truncated[caption].tokens != truncated[before].tokens:
+            ends = " and ".join(_shown(truncated[text].cut) for text in (before, caption))
+            raise UserError(
+                f"the captions of {other} and {name} differ only after the {truncated[caption].limit} tokens that "
+                f"the base takes ({ends}); shorten them, or put first what tells them apart"
+            )
+
+
+def _shown(text: str) -> str:
+    return repr(shorten(text, _SHOWN, placeholder=" ..."))
