@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from retipair.errors import UserError
+from retipair.model import base as base_module
 from retipair.model.base import CONFIGS, SAMPLERS, open_base
-from single_file import SD15_SHAPES, SDXL_SHAPES, SHAPES, add_to_file, write_empty_file, write_single_file
+from retipair.model.single_file import NOTHING_DECLARED
+from single_file import SD15_SHAPES, SDXL_SHAPES, SHAPES, write_empty_file, write_single_file
 
 Shapes = dict[str, tuple[int, ...]]
 UNET = "model.diffusion_model."
@@ -106,6 +109,33 @@ def test_a_folder_of_another_family_is_refused_by_what_it_is(kind: str, tmp_path
     assert str(folder) in str(refusal.value)
 
 
+def test_a_hub_id_of_another_family_is_refused_before_its_weights_are_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "x"]}')
+    asked = []
+    monkeypatch.setattr(base_module, "snapshot_download", lambda source, **options: asked.append(options) or tmp_path)
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloads the weights"))
+    with pytest.raises(UserError, match="somebody/flux: is a FluxPipeline"):
+        open_base("somebody/flux")
+    assert asked[0]["allow_patterns"] == ["model_index.json", "*/config.json"]
+
+
+@pytest.mark.parametrize("part", ["model.diffusion_model.middle_block.", "first_stage_model.decoder.mid.", ".0.mlp."])
+def test_a_file_that_lacks_tensors_is_refused_when_they_are_loaded(
+    part: str, system: str, base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As distilled models do, which have fewer blocks."""
+    path, folder = tmp_path / "one.safetensors", base_folder(system)
+    write_single_file(folder, path)
+    kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
+    assert len(kept) < len(load_file(path))
+    save_file(kept, path, {"format": "pt"})
+    base = open_base(str(path), tokenizer=folder, configs=folder)
+    with pytest.raises(UserError, match=str(path)):
+        base.pipeline()
+
+
 DECLARED: dict[str, tuple[tuple[str, ...], str | None, tuple[str, bool]]] = {  # keys, metadata -> (predicts, zero SNR)
     "nothing": ((), None, ("epsilon", False)),
     "v_pred": (("v_pred",), None, ("v_prediction", False)),
@@ -160,15 +190,9 @@ def test_a_schedule_that_cannot_be_is_refused(
     assert str(path) in str(refusal.value)
 
 
-def test_declaring_v_makes_another_base_and_declaring_noise_does_not(
-    system: str, base_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    path, folder = tmp_path / "one.safetensors", base_folder(system)
-    write_single_file(folder, path)
-    plain = open_base(str(path), configs=folder)
-    before = plain.fingerprint()
-    add_to_file(path, {"v_pred": torch.tensor([])}, {})
-    declared = open_base(str(path), configs=folder)
-    assert declared.fingerprint() != before
-    without_markers = replace(declared, declared=plain.declared)
-    assert declared.fingerprint() != without_markers.fingerprint(), "as read by a version that passed the key over"
+def test_what_a_file_declares_is_part_of_its_fingerprint(system: str, tmp_path: Path) -> None:
+    """So that an adapter is told from one of the same file whose keys were passed over."""
+    path = tmp_path / "one.safetensors"
+    write_empty_file(path, SHAPES[system] | {"v_pred": (0,)})
+    base = open_base(str(path))
+    assert base.fingerprint() != replace(base, declared=NOTHING_DECLARED).fingerprint()

@@ -29,7 +29,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -63,6 +63,8 @@ CONFIGS = Path(__file__).parent / "configs"
 
 _END = 2**20
 """Bytes at either end of a file that tell it from another."""
+
+_CONFIG_FILES = ["model_index.json", "*/config.json"]
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -208,7 +210,7 @@ class Base:
             whole = self.system.pipeline.from_single_file(
                 self.source, config=str(self.configs), local_files_only=True, torch_dtype=dtype, **parts
             )
-        return whole.to(device)
+            return whole.to(device)
 
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
         """The libraries load a cut-off encoder or an empty vocabulary without a word."""
@@ -415,7 +417,11 @@ def _from_hub(source: str) -> Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--base {source}: no such file or folder")
     try:
+        configs = snapshot_download(source, allow_patterns=_CONFIG_FILES, local_files_only=_offline())
+        _system_of_folder(Path(configs), source)  # before many GB of another family are downloaded
         return Path(DiffusionPipeline.download(source, use_safetensors=True, local_files_only=_offline()))
+    except UserError:
+        raise
     except Exception as error:  # the hub client raises a dozen kinds; each means the same to the user
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(

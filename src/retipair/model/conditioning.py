@@ -58,10 +58,10 @@ def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
     """As the library's pipelines do: the first tokens, and the end token in the last place."""
     encoded = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
     tokens = tuple(tuple(one.input_ids) for one in encoded)
-    last = min(tokenizer.model_max_length for tokenizer in tokenizers) - 1  # where the end token stands
-    starts = [one.offset_mapping[last][0] for one in encoded if len(one.input_ids) > last + 1]
-    cut = prompt[min(starts) :] if starts else ""
-    return Truncated(tokens, tuple(ids[:last] for ids in tokens), cut, last - 1)
+    ends = [tokenizer.model_max_length - 1 for tokenizer in tokenizers]  # where the end token stands at the latest
+    kept = tuple(ids[:end] for ids, end in zip(tokens, ends, strict=True))
+    cuts = [one.offset_mapping[end][0] for one, end in zip(encoded, ends, strict=True) if len(one.input_ids) > end + 1]
+    return Truncated(tokens, kept, prompt[min(cuts) :] if cuts else "", min(ends) - 1)
 
 
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
