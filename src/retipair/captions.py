@@ -1,7 +1,6 @@
 """Check captions against the base's tokenizers: warn of what is cut off, refuse captions that become one."""
 
 from collections.abc import Sequence
-from textwrap import shorten
 
 from retipair.errors import UserError
 from retipair.model.base import Base
@@ -52,4 +51,4 @@ def _check_distinct(captions: Sequence[tuple[str, str]], truncated: dict[str, Tr
 
 
 def _shown(text: str) -> str:
-    return repr(shorten(text, _SHOWN, placeholder=" ..."))
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...")

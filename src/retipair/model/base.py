@@ -39,7 +39,7 @@ from retipair.errors import UserError, is_out_of_memory
 from retipair.model.single_file import (
     NOTHING_DECLARED,
     UNET,
-    Declared,
+    DeclaredSchedule,
     Header,
     declared_schedule,
     family_by_inputs,
@@ -114,7 +114,7 @@ class Base:
     configs: Path
     form: Literal["folder", "file", "random"]
     tokenizer: Path | None = None
-    declared: Declared = NOTHING_DECLARED
+    declared: DeclaredSchedule = NOTHING_DECLARED
 
     @property
     def name(self) -> str:

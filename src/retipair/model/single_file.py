@@ -11,8 +11,8 @@ from retipair.errors import UserError
 
 UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
-VAE = "first_stage_model."
-TEXT_ENCODERS = {"sd15": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.0.", "conditioner.embedders.1.")}
+_VAE = "first_stage_model."
+_TEXT_ENCODERS = {"sd15": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.0.", "conditioner.embedders.1.")}
 
 _FAMILIES = {  # the start of a tensor name, or of its later part, that no SDXL or SD1.5 base has
     "lora_down.": "a LoRA, which changes a base",
@@ -34,7 +34,7 @@ _FAMILIES = {  # the start of a tensor name, or of its later part, that no SDXL 
 _LONE_PARTS = {  # a tensor name that a file has which holds one part of a base, and no UNet of the original format
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
-    VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
+    _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     "text_model.embeddings.position_embedding.weight": "a text encoder alone",
 }
 _BY_CHANNELS = {
@@ -61,7 +61,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredSchedule:
     """What a file declares of its noise schedule that the published configs, which predict noise, do not say.
 
     found: what declares it. contradicted: metadata that says otherwise and does not count.
@@ -81,7 +81,7 @@ class Declared:
         return settings
 
 
-NOTHING_DECLARED = Declared()
+NOTHING_DECLARED = DeclaredSchedule()
 
 
 def read_header(path: Path) -> Header:
@@ -104,7 +104,7 @@ def other_family(header: Header) -> str | None:
 
 def missing_part(header: Header, system: str) -> str | None:
     """Name the first part of a base of this system that the file lacks; None if it has all."""
-    parts = {VAE: "autoencoder", **dict.fromkeys(TEXT_ENCODERS[system], "text encoder")}
+    parts = {_VAE: "autoencoder", **dict.fromkeys(_TEXT_ENCODERS[system], "text encoder")}
     lacking = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
     return next(lacking, None)
 
@@ -120,7 +120,7 @@ def family_by_inputs(in_channels: int, context: int) -> str | None:
     return _BY_CHANNELS.get(in_channels) or _BY_CONTEXT.get(context)
 
 
-def declared_schedule(header: Header) -> Declared:
+def declared_schedule(header: Header) -> DeclaredSchedule:
     """Read what the file declares: empty tensors named `v_pred` and `ztsnr`, and `modelspec.prediction_type`.
 
     Samplers read the tensor names (ComfyUI, Forge), so `v_pred` outweighs metadata that contradicts it.
@@ -138,5 +138,5 @@ def declared_schedule(header: Header) -> Declared:
             "nor its metadata says that it predicts v; add the key v_pred if it does"
         )
     if kind and by_key and not by_metadata:
-        return Declared(True, "ztsnr" in header.shapes, keys, metadata)
-    return Declared(by_key or by_metadata, "ztsnr" in header.shapes, (*keys, *([metadata] if kind else [])))
+        return DeclaredSchedule(True, "ztsnr" in header.shapes, keys, metadata)
+    return DeclaredSchedule(by_key or by_metadata, "ztsnr" in header.shapes, (*keys, *([metadata] if kind else [])))
