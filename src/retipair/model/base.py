@@ -285,9 +285,10 @@ class Base:
         folder = (self.tokenizer or self.configs) / name
         if not ((folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()):
             folder = _cached_vocabulary(self, name)
+        if (folder / "tokenizer_config.json").is_file():
+            return CLIPTokenizer.from_pretrained(str(folder))
         published = _read_config(CONFIGS / self.system.name, name, "tokenizer_config.json")
-        bare = not (folder / "tokenizer_config.json").is_file()  # a vocabulary alone has no length and no padding
-        options = {key: published[key] for key in ("model_max_length", "pad_token")} if bare else {}
+        options = {key: published[key] for key in ("model_max_length", "pad_token")}  # which a vocabulary does not have
         return CLIPTokenizer.from_pretrained(str(folder), **options)
 
 
