@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from eyes import draw_pair
+from retipair.data.augment import Variant, apply_variant
 from retipair.data.manifest import GeneratedPair, write_manifest
 from retipair.data.pair import save_image
 
 SIZE = 128
 SPLITS = ["train"] * 5 + ["val"] * 2
 COPIED = 1
-"""The index of the generated pair that is a mirrored training pair."""
+"""The index of the generated pair that is a training pair in another pose."""
+COPY_POSE = Variant(flip_vertical=True, turn_degrees=100, scale=0.9)
 
 
 def generated_record(index: int) -> GeneratedPair:
@@ -31,11 +33,11 @@ def generated_record(index: int) -> GeneratedPair:
 
 
 def write_generated(folder: Path, amount: int) -> Path:
-    """Drawn eyes that nobody trained on, but for the first, which is one of write_prepared's, mirrored."""
+    """Drawn eyes that nobody trained on, but for the first, which is one of write_prepared's in another pose."""
     records = [generated_record(index) for index in range(1, amount + 1)]
     for record in records:
         cf, fa = draw_pair(2 if record.index == COPIED else 100 + record.index, SIZE)
-        views = (cf[:, ::-1], fa[:, ::-1]) if record.index == COPIED else (cf, fa)
+        views = apply_variant(cf, fa, COPY_POSE) if record.index == COPIED else (cf, fa)
         for path, view in zip((record.cf, record.fa), views, strict=True):
             save_image(folder / path, np.ascontiguousarray(view))
     write_manifest(folder, records)

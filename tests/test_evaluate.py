@@ -37,7 +37,7 @@ def test_each_figure_of_agreement_stands_beside_its_references(scores):
     assert row["val"]["low"] is None, "two pairs have no interval"
 
 
-def test_a_mirrored_copy_is_named_and_withheld(evaluated, scores):
+def test_a_copy_upside_down_is_named_and_withheld(evaluated, scores):
     found = scores["memorisation"]
     assert found["copies"] == ["1"]
     assert found["closest"][0]["id"] == "1"

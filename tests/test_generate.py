@@ -22,20 +22,25 @@ from killing import Death, kill_all
 from retipair import generate
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
+from retipair.data.augment import apply_variant, draw_variant
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout, to_grey
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
+from retipair.data.pair import Pair
 from retipair.diffusion.noise import generator
 from retipair.disk import append_line
 from retipair.drawn import SHARD
 from retipair.errors import UserError
-from retipair.gate import Refusal, read_ledger, refusal_line
+from retipair.gate import Gate, Refusal, print_of, read_ledger, refusal_line
+from retipair.metrics import memorisation
+from retipair.metrics.memorisation import COPY
 from retipair.model.adapter import adapter_sha256
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
 from retipair.model.denoiser import Denoiser
 from retipair.painter import Painter
+from retipair.vision.field_of_view import field_of_view
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]
@@ -875,6 +880,26 @@ def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, r
     assert all(-1 < (refusal.likeness or 0) < 1 for refusal in read_refusals(tmp_path / "all"))
     assert len(records(draw(trained("sd15"), tmp_path / "none", "--max_copy", 1, "--amount", 2))) == 2
     assert read_refusals(tmp_path / "none") == []
+
+
+def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: list[Pair]) -> None:
+    gate = Gate(max_copy=COPY, known=np.stack([print_of(pair) for pair in pairs[:2]]))
+    for variant in (draw_variant(number, 0, 0) for number in range(1, 7)):
+        cf, fa = apply_variant(pairs[1].cf, pairs[1].fa, variant)
+        refusal = gate.refusal(5, 0, Pair(cf, fa, field_of_view(cf)), consistency=1.0)
+        assert getattr(refusal, "why", None) == "copy", variant
+    assert gate.refusal(5, 0, pairs[2], consistency=1.0) is None
+
+
+def test_pairs_kept_by_another_search_for_copies_are_not_gone_on_with(
+    trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict, free = tmp_path / "strict", tmp_path / "free"
+    draw(trained("sd15"), strict, "--max_copy", 1, "--amount", 1)
+    draw(trained("sd15"), free, "--amount", 1)
+    monkeypatch.setattr(memorisation, "VERSION", memorisation.VERSION + 1)
+    assert "copy_search" in refused(*command(trained("sd15"), strict, "--max_copy", 1, "--amount", 2))
+    draw(trained("sd15"), free, "--amount", 2)
 
 
 @pytest.mark.parametrize(

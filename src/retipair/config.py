@@ -204,7 +204,7 @@ class GenerateConfig:
     min_consistency: float | None = None
     """Keep a pair only if the vessels of its views correlate by this at least, and draw it again else; try 0.4."""
     max_copy: float | None = None
-    """Keep a pair only if its likeness to every training pair is this at most (docs/metrics.md); try 0.6."""
+    """Keep a pair only if its likeness to every training pair is this at most (docs/metrics.md); try 0.55."""
     max_tries: int = 8
     """How often a pair is drawn before it is given up, with the former two; may be raised later."""
     sampler: SamplerName = "ddpm"

@@ -15,6 +15,7 @@ from retipair.disk import read_json, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
+from retipair.metrics import memorisation
 from retipair.model.base import Base, open_base
 from retipair.model.deep import ImageModel, open_image_model
 from retipair.owner import owned
@@ -123,6 +124,7 @@ def _provenance(
     return {
         "retipair": __version__,
         "recipe": RECIPE,
+        "copy_search": memorisation.VERSION,
         "real": str(config.real),
         "real_sha256": _sha256(real),
         "generated": str(config.generated) if config.generated else None,

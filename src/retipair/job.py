@@ -12,6 +12,7 @@ from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.errors import UserError
+from retipair.metrics import memorisation
 from retipair.model.adapter import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.model.base import Base, open_base
 from retipair.model.device import choose_device, choose_dtype
@@ -251,6 +252,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "guidance_scale": config.guidance_scale,
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
+        **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
         "known_sha256": content_sha256(job.known) if job.known else None,
         "dtype": str(job.dtype).removeprefix("torch.") + (f", {job.way.name}" if job.way.stored else ""),
     }

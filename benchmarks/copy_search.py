@@ -1,0 +1,132 @@
+"""How well and how fast copies are found: rendered eyes in random poses against those of the search.
+
+`python benchmarks/copy_search.py --eyes 40 --poses 8` compares ways to search: the share of copies that is found, the
+share of other eyes that is taken for copies, and CPU time per comparison. Thresholds were chosen on other eyes
+(`--seed 501 --eyes 25 --poses 12`).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import process_time
+
+import numpy as np
+
+from retipair.data.augment import Variant, apply_variant
+from retipair.data.pair import Pair
+from retipair.data.phantom.draw import draw_phantom
+from retipair.gate import print_of
+from retipair.metrics.memorisation import COPY
+from retipair.metrics.pose_search import Spectra, best_over_poses, best_over_shifts, move, pose_matrices, spectra
+
+Search = Callable[[np.ndarray, Spectra], np.ndarray]
+MAX_SCALE, MAX_SHIFT = 1.2, 0.06
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Prints (n, 64, 64) of known eyes and of other eyes; copies (n * poses, 64, 64) of the known ones, in order."""
+
+    known: np.ndarray
+    copies: np.ndarray
+    others: np.ndarray
+
+
+def main() -> None:
+    options = _options()
+    sample = draw_sample(options.seed, options.eyes, options.poses)
+    few = slice(0, options.exhaustive)
+    small = Sample(sample.known[few], sample.copies[: options.exhaustive * options.poses], sample.others[few])
+    before = grid_search(np.arange(-8, 9, 2), np.ones(1))
+    every = grid_search(np.arange(0, 360, 4), np.geomspace(1 / MAX_SCALE, MAX_SCALE, 9))
+    print("| Search | copies found | likeness of copies: least, median | of other eyes: most | false alarms | CPU ms |")
+    print("|---|---|---|---|---|---|")
+    for name, search, held in (
+        ("mirror, turns up to 8 degrees", before, sample),
+        ("Fourier-Mellin, then shifts", best_over_poses, sample),
+        (f"the same, {options.exhaustive} eyes", best_over_poses, small),
+        (f"every 4 degrees and 5 %, {options.exhaustive} eyes", every, small),
+    ):
+        print(f"| {name} | {row_of(search, held)} |", flush=True)
+
+
+def draw_sample(seed: int, eyes: int, poses: int) -> Sample:
+    """Render the eyes; every second copy is also brighter and noisier."""
+    known, others = ([_eye(one, number) for number in range(eyes)] for one in (seed, seed + 1))
+    copies = [copy for number, eye in enumerate(known) for copy in copies_of(eye, poses, [seed, number])]
+    return Sample(*(np.stack([print_of(pair) for pair in pairs]) for pairs in (known, copies, others)))
+
+
+def copies_of(eye: Pair, poses: int, seed: list[int]) -> Iterator[Pair]:
+    """A pair mirrored or not, in any rotation, scaled by 20 % and shifted by 31 px at most."""
+    rng = np.random.default_rng(seed)
+    for number in range(poses):
+        variant = Variant(
+            flip_horizontal=bool(rng.integers(2)),
+            turn_degrees=float(rng.uniform(0, 360)),
+            scale=float(rng.uniform(2 - MAX_SCALE, MAX_SCALE)),
+            shift=(float(rng.uniform(-MAX_SHIFT, MAX_SHIFT)), float(rng.uniform(-MAX_SHIFT, MAX_SHIFT))),
+        )
+        copy = in_pose(eye, variant)
+        yield noisier(copy, rng) if number % 2 else copy
+
+
+def in_pose(pair: Pair, variant: Variant) -> Pair:
+    """A pair and its mask, seen so."""
+    white = pair.mask.astype(np.uint8) * 255
+    cf, fa = apply_variant(pair.cf, pair.fa, variant)
+    _, mask = apply_variant(pair.cf, white, replace(variant, cf_gain=1.0, fa_gain=1.0))
+    return Pair(cf, fa, mask > 127)
+
+
+def noisier(pair: Pair, rng: np.random.Generator) -> Pair:
+    cf, fa = (
+        np.clip(view * 1.25 + rng.normal(0, 10, view.shape), 0, 255).astype(np.uint8) for view in (pair.cf, pair.fa)
+    )
+    return Pair(cf, fa, pair.mask)
+
+
+def grid_search(degrees: np.ndarray, scales: np.ndarray) -> Search:
+    """Try every rotation and scale, mirrored and not."""
+    grid = np.meshgrid([False, True], np.deg2rad(degrees), scales, indexing="ij")
+    poses = pose_matrices(*(values.ravel() for values in grid))
+
+    def search(one: np.ndarray, others: Spectra) -> np.ndarray:
+        moved = (move(one, pose[None])[0] for pose in poses)
+        return np.asarray(np.max([best_over_shifts(turned, others.of_maps) for turned in moved], axis=0))
+
+    return search
+
+
+def row_of(search: Search, sample: Sample) -> str:
+    known, poses = spectra(sample.known), len(sample.copies) // len(sample.known)
+    begun = process_time()
+    copies, others = (np.stack([search(one, known) for one in prints]) for prints in (sample.copies, sample.others))
+    ms = 1000 * (process_time() - begun) / (copies.size + others.size)
+    own = np.arange(len(copies)) // poses
+    right = copies[np.arange(len(copies)), own]
+    found = (right >= COPY) & (copies.argmax(axis=1) == own)
+    alarms = others.max(axis=1)
+    least, median = np.quantile(right, (0, 0.5))
+    return (
+        f"{found.sum()} of {len(found)} | {least:.2f}, {median:.2f} | {alarms.max():.2f} "
+        f"| {(alarms >= COPY).sum()} of {len(alarms)} | {ms:.2f}"
+    )
+
+
+def _eye(seed: int, number: int) -> Pair:
+    drawn = draw_phantom(seed, number, 512, None, None, None)
+    return Pair(drawn.cf, drawn.fa, drawn.field)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=777)
+    parser.add_argument("--eyes", type=int, default=40, help="known eyes, and as many others")
+    parser.add_argument("--poses", type=int, default=8, help="copies of each known eye")
+    parser.add_argument("--exhaustive", type=int, default=5, help="eyes that the search of every pose is tried on")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
