@@ -2,9 +2,9 @@
 
 import pytest
 
-from retipair.best import Validation, better
+from retipair.best import Validation, better, reason, validation_of
 
-BEST = Validation(loss=0.5, consistency=0.4)
+BEST = Validation(step=2, loss=0.5, consistency=0.4)
 LOWER, HIGHER = -0.01, 0.01
 
 
@@ -21,9 +21,14 @@ LOWER, HIGHER = -0.01, 0.01
     ],
 )
 def test_a_step_is_better_by_what_was_asked(loss: float, consistency: float, by: set[str]) -> None:
-    now = Validation(BEST.loss + loss, 0.4 + consistency)
+    now = Validation(4, BEST.loss + loss, 0.4 + consistency)
     assert {how for how in ("loss", "consistency", "both") if better(now, BEST, how)} == by  # type: ignore[arg-type]
 
 
 def test_the_first_is_the_best_so_far() -> None:
     assert better(BEST, None, "both")
+
+
+@pytest.mark.parametrize("before", [None, BEST])
+def test_a_reason_keeps_the_validation(before: Validation | None) -> None:
+    assert validation_of(reason(BEST, before, "loss")) == BEST

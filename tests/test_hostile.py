@@ -5,6 +5,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     script = "<script>alert(1)</script>"
     records = [*read_manifest(data)]
     first = prepared_record("eye0", "train", caption=script)
-    write_manifest(data, [type(first)(**{**vars(first), "id": script, "eye": script}), *records[1:]])
+    write_manifest(data, [replace(first, id=script, eye=script), *records[1:]])
     assert main(["evaluate", "--real", str(data), "--out", str(tmp_path / "judged")]) == 0
     page = (tmp_path / "judged/report.html").read_text()
     assert script not in page

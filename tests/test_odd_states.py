@@ -62,7 +62,13 @@ def test_a_checkpoint_under_another_name_is_passed_over(
     assert "step_000099: was renamed: its state is that of step 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(True, "made again from that step's checkpoint"), (False, "the next validated step is kept as the best")],
+)
 def test_a_damaged_best_is_said_and_another_is_kept(
+    kept: bool,
+    said: str,
     run: Path,
     base_folder: Folder,
     prepared: Path,
@@ -71,11 +77,13 @@ def test_a_damaged_best_is_said_and_another_is_kept(
     refused: Refused,
 ) -> None:
     (run / "best_checkpoint/unet_lora/adapter_model.safetensors").write_bytes(b"cut")
+    if not kept:  # its checkpoint is gone, too
+        shutil.rmtree(run / f"latest_checkpoints/step_{Run(run).best_step():06d}")
     draw = ["generate", "-n", "exp", "--results", tmp_path / "r", "--amount", 1, "--steps", 1, "--device", "cpu"]
     assert "draw with --checkpoint latest" in refused(*draw)
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
     assert main(command) == 0
-    assert "the next step that is validated is kept as the best" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert main([str(word) for word in draw]) == 0
 
 
@@ -95,7 +103,7 @@ def test_checksums_lead_nowhere_else(sums: dict[str, str], said: str, tmp_path: 
     assert said in str(damage(tmp_path))
 
 
-@pytest.mark.parametrize("best", [5, {"a": 1}])
+@pytest.mark.parametrize("best", [5, {"a": 1}, {"step": 4, "loss": 0.5}])
 def test_a_state_that_is_none_is_named(
     best: Any, run: Path, base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
 ) -> None:

@@ -27,6 +27,7 @@ from retipair.disk import damage
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
 from retipair.processes import ALONE
+from retipair.run import Run, step_of
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 from retipair.window import Window
@@ -37,6 +38,7 @@ Capture = pytest.CaptureFixture[str]
 JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
 """(width, height) px"""
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"}
+PEFT = "adapter_model.safetensors"
 QUICK = ("--num_samples", 0)
 
 
@@ -142,15 +144,15 @@ def test_the_best_is_the_lowest_validation_and_says_why(
 ) -> None:
     run = train(system, base_folder(system), prepared, tmp_path, "--learning_rate", "1e-2", "--val_every", 1, *QUICK)
     losses = {line["step"]: line["loss"] for line in metrics(run, "validation")}
-    best, before = 0, None
+    best, former, before = 0, None, None
     for step, loss in losses.items():  # a new best is one by more than 1e-4
         if step > 0 and loss < losses[best] - 1e-4:
-            best, before = step, losses[best]
+            best, former, before = step, best, losses[best]
     assert best > 0
     reason = json.loads((run / "best_checkpoint/reason.json").read_text())
     assert reason == {
         **{"step": best, "by": "loss", "loss": losses[best], "consistency": None},
-        "before": {"loss": before, "consistency": None},
+        "before": {"step": former, "loss": before, "consistency": None},
     }
     description = read_description(run / "best_checkpoint/unet_lora")
     assert description is not None
@@ -319,6 +321,44 @@ def test_the_average_is_what_is_saved_and_the_raw_adapter_what_goes_on(
 
 
 # Going on
+
+
+@pytest.fixture(scope="module")
+def killed_at_the_best(tmp_path_factory: pytest.TempPathFactory, base_folder: Folder, prepared: Path) -> Path:
+    """RESULTS for each function: runs whose step 4 is the best so far, killed just before that function runs there."""
+    root = tmp_path_factory.mktemp("killed_at_the_best")
+    flags = ["--learning_rate", "1e-2", "--max_steps", 6, *QUICK]
+    kill_all(
+        [
+            Death(train_command("exp", base_folder("sd15"), prepared, root / name, *flags), f"retipair.run:{name}", 3)
+            for name in SAVING
+        ]
+    )
+    return root
+
+
+SAVING = ("Run.save_checkpoint", "Run.save_best")
+
+
+@pytest.mark.parametrize("function", SAVING)
+def test_the_best_is_never_later_than_the_state_that_is_resumed(
+    function: str, killed_at_the_best: Path, base_folder: Folder, prepared: Path
+) -> None:
+    results = killed_at_the_best / function
+    run = run_folder(results, "sd15")
+    losses = [line["loss"] for line in metrics(run, "validation")]
+    assert losses == sorted(losses, reverse=True)  # each was the best so far
+    flags = ["--learning_rate", "1e-2", "--max_steps", 6, *QUICK, "--val_every", 6, "--resume"]
+    command = train_command("exp", base_folder("sd15"), prepared, results, *flags)
+    kill_all([Death(command, "retipair.learner:Learner.update", 2)])  # after it has resumed, before it validates
+    checkpoint = Run(run).latest()
+    assert checkpoint is not None
+    best = json.loads((checkpoint / "state.json").read_text())["best"]
+    assert json.loads((run / "best_checkpoint/reason.json").read_text()) == best
+    assert best["step"] == step_of(checkpoint)
+    assert read_description(run / "best_checkpoint/unet_lora").step == best["step"]  # type: ignore[union-attr]
+    same_adapter = (load_file(folder / f"unet_lora/{PEFT}") for folder in (run / "best_checkpoint", checkpoint))
+    assert same(*same_adapter)
 
 
 def test_resume_where_nothing_is_starts(base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder) -> None:

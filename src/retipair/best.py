@@ -1,6 +1,7 @@
 """Which step of a training is the best: by loss on unseen eyes, by how well its samples' halves match, or both."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from retipair.config import BestBy
@@ -11,11 +12,12 @@ LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
 
 @dataclass(frozen=True)
 class Validation:
-    """Of one validation: mean squared error on unseen pairs, and the mean correlation of its samples' vessels.
+    """The result of one validation: mean squared error on unseen pairs, mean vessel correlation of the samples.
 
-    consistency is None where there are no samples.
+    step: number of optimiser steps before it. consistency is None where there are no samples.
     """
 
+    step: int
     loss: float
     consistency: float | None
 
@@ -37,6 +39,11 @@ def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
     return one_improves and loss >= -LOSS_AT_LEAST and consistency >= -CONSISTENCY_AT_LEAST
 
 
-def reason(step: int, now: Validation, before: Validation | None, by: BestBy) -> dict[str, Any]:
-    """What `best_checkpoint/reason.json` says."""
-    return {"step": step, "by": by, **asdict(now), "before": asdict(before) if before else None}
+def reason(now: Validation, before: Validation | None, by: BestBy) -> dict[str, Any]:
+    """Return what `best_checkpoint/reason.json` says, and `state.json` beside each checkpoint."""
+    return {"by": by, **asdict(now), "before": asdict(before) if before else None}
+
+
+def validation_of(reason: Mapping[str, Any]) -> Validation:
+    """Return the validation that made a step the best. Raises KeyError or TypeError if `reason` is not a reason."""
+    return Validation(**{field.name: reason[field.name] for field in fields(Validation)})

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from retipair import __version__
-from retipair.best import Validation
+from retipair.best import validation_of
 from retipair.config import TrainConfig, from_values, to_values
 from retipair.disk import append_line, damage, read_json, restore, seal, write_folder, write_json, write_text
 from retipair.errors import UserError
@@ -158,7 +158,7 @@ class Run:
         return folder
 
     def save_best(self, save_adapter: SaveAdapter, reason: Mapping[str, Any]) -> None:
-        """Write `best_checkpoint`, with the reason beside the adapter."""
+        """Write `best_checkpoint`, with the reason beside the adapter. Write the checkpoint of its step first."""
 
         def fill(folder: Path) -> None:
             save_adapter(folder / "unet_lora")
@@ -171,10 +171,24 @@ class Run:
         """The step of `best_checkpoint`."""
         return int(read_json(self._best / "reason.json")["step"])
 
-    def damage_of_best(self) -> str | None:
-        """What is wrong with `best_checkpoint`; None if it is as it was written."""
+    def restore_best(self, reason: Mapping[str, Any]) -> bool:
+        """Make `best_checkpoint` that of the step which a resumed state names as the best; False if this is impossible.
+
+        A kill between checkpoint and best, or a damaged last checkpoint, leaves them at different steps. The checkpoint
+        of the best step holds the same adapter, as long as it is kept.
+        """
+        step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
         wrong = damage(self._best)
-        return f"{self._best}: {wrong}" if wrong else None
+        if wrong is None and (found := self.best_step()) != step:
+            wrong = f"is of step {found}, but the state that is resumed names step {step}"
+        if wrong is None:
+            return True
+        possible = damage(source) is None
+        if possible:
+            self.save_best(lambda folder: shutil.copytree(source / "unet_lora", folder), reason)
+        remedy = "made again from that step's checkpoint" if possible else "the next validated step is kept as the best"
+        console.print(f"warning: {self._best}: {wrong}; {remedy}")
+        return possible
 
     def mend(self) -> None:
         """Put in order what a kill left half done. For whoever owns the run."""
@@ -213,9 +227,9 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         if not {"step", "best"} <= set(values) or "window" not in tensors:
             raise OSError("incomplete")
         if values["best"] is not None:
-            Validation(**values["best"])
+            validation_of(values["best"])
         return tensors, values
-    except (SafetensorError, OSError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); delete {checkpoint} and resume from the one before") from None
 
 

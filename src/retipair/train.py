@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from retipair.batches import Batches
-from retipair.best import Validation, better, reason
+from retipair.best import Validation, better, reason, validation_of
 from retipair.captions import caption_warnings
 from retipair.config import TrainConfig, to_values
 from retipair.costs import GIB, Peak, memory_used, peak_memory
@@ -89,10 +89,9 @@ def learn(plan: Plan, crew: Processes) -> int:
     # Resume
     best = take_up(training, checkpoint)
     began = learner.step
-    if best and (wrong := run.damage_of_best()):
-        console.print(f"warning: {wrong}; the next step that is validated is kept as the best")
-        best = None
     if crew.first:
+        if best and not run.restore_best(best):
+            best = None
         begin(run, plan, facts, checkpoint)
     say_start(plan, data, training, warnings)
 
@@ -105,7 +104,7 @@ def learn(plan: Plan, crew: Processes) -> int:
         save_adapter(folder, plan.base, training.unet, replace(description, step=learner.step))
 
     def milestone() -> bool:
-        """Validate, sample, keep the best, save the state: in this order, so that a saved state has all before it.
+        """Validate, sample, save the state, keep the best: in this order, so that the best is never ahead of the state.
 
         All processes look, the first writes. False where the command was told to stop meanwhile: it is done again.
         """
@@ -122,12 +121,14 @@ def learn(plan: Plan, crew: Processes) -> int:
                 losses["consistency"] = matching
             if crew.first:
                 log_validation(run, learner.step, losses, track)
-                judged = Validation(losses["loss"], losses.get("consistency"))
-                if better(judged, best, config.best_by):
-                    run.save_best(save_now, reason(learner.step, judged, best, config.best_by))
-                    best = judged
+                judged = Validation(learner.step, losses["loss"], losses.get("consistency"))
+                before = validation_of(best) if best else None
+                if improved := better(judged, before, config.best_by):
+                    best = reason(judged, before, config.best_by)
+                run.save_checkpoint(learner.step, save_now, state, {"best": best})
+                if best and improved:  # after the state: a kill in between leaves a state from which it is restored
+                    run.save_best(save_now, best)
                     console.print(f"best so far, by {config.best_by}: step {learner.step}, validation {said(judged)}")
-                run.save_checkpoint(learner.step, save_now, state, {"best": asdict(best) if best else None})
         crew.wait()
         return True
 
@@ -137,7 +138,7 @@ def learn(plan: Plan, crew: Processes) -> int:
         state = whole_state()
         with learner.averaged():
             if crew.first:
-                run.save_stopped(learner.step, save_now, state, {"best": asdict(best) if best else None})
+                run.save_stopped(learner.step, save_now, state, {"best": best})
         crew.wait()
         text = f"stopped after step {learner.step}, which is saved; the same command with --resume goes on"
         return Stopped(text, stop.number or signal.SIGTERM)  # another process may have been told
@@ -169,15 +170,15 @@ def learn(plan: Plan, crew: Processes) -> int:
     return learner.step - began
 
 
-def take_up(training: Training, checkpoint: Path | None) -> Validation | None:
-    """Go on from a checkpoint, if there is one; returns what the best step so far was judged by."""
+def take_up(training: Training, checkpoint: Path | None) -> dict[str, Any] | None:
+    """Go on from a checkpoint, if there is one; returns the best step so far and why it is the best."""
     if checkpoint is None:
         return None
     tensors, values = read_state(checkpoint)
     training.learner.restore(values["step"], tensors)
     if training.crew.first:
         training.window.sums.copy_(tensors["window"])
-    return Validation(**values["best"]) if values["best"] else None
+    return values["best"]  # type: ignore[no-any-return]
 
 
 def begin(run: Run, plan: Plan, facts: Mapping[str, str], checkpoint: Path | None) -> None:

@@ -1,6 +1,8 @@
 """The manifest is the contract: what was written is read back, and what does not belong is refused."""
 
+import cProfile
 import json
+import pstats
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -145,3 +147,15 @@ def test_views_of_a_line_are_found_from_the_manifest(prepared: Path) -> None:
     for record in read_manifest(prepared):
         assert isinstance(record, PreparedPair)
         assert all((prepared / path).is_file() for path in (record.cf, record.fa, record.mask))
+
+
+@pytest.mark.parametrize(
+    ("record", "most"), [(replace(PREPARED, points=[[1.5, 2.0, 1.25, 2.5]] * 18), 400), (GENERATED, 120)]
+)
+def test_a_line_is_read_with_few_calls(tmp_path: Path, record: Record, most: int) -> None:
+    """A manifest may have 1,000,000 lines: types are not looked at again for each of their values."""
+    write_manifest(tmp_path, (replace(record, id=str(number)) for number in range(200)))
+    list(read_manifest(tmp_path))
+    with cProfile.Profile() as profile:
+        list(read_manifest(tmp_path))
+    assert pstats.Stats(profile).total_calls < most * 200

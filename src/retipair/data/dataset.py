@@ -69,7 +69,8 @@ def read_dataset(folder: Path) -> list[Entry]:
     if len(groups) > 1:  # one eye alone has no other side
         sides = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0)
         for at in unsplit:
-            entries[at] = replace(entries[at], split=sides[entries[at].group])
+            if (side := sides[entries[at].group]) != entries[at].split:
+                entries[at] = replace(entries[at], split=side)
     return entries
 
 

@@ -6,7 +6,7 @@ are no timestamps, so that two runs compare.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedPair:
     """A line that `prepare` wrote: one aligned pair.
 
@@ -55,7 +55,7 @@ class PreparedPair:
     schema: str = PREPARED_SCHEMA
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratedPair:
     """A line that `generate` wrote: one synthetic pair.
 
@@ -85,6 +85,7 @@ class GeneratedPair:
 
 Record = PreparedPair | GeneratedPair
 _LARGEST = 2**63
+_HIGHEST = sys.float_info.max
 _NAMES = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
@@ -149,45 +150,59 @@ def parse_line(line: str, where: str) -> Record:
 
 def mistyped(kind: type, values: dict[str, Any]) -> str | None:
     """The first key whose JSON value is not of the type that the field of the dataclass `kind` has, if any."""
-    hints = _hints(kind)
-    return next((key for key, value in values.items() if not _fits(value, hints[key])), None)
+    checks = _checks(kind)
+    return next((key for key, value in values.items() if not checks[key](value)), None)
+
+
+Check = Callable[[Any], bool]
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _checks(kind: type) -> dict[str, Check]:
+    """For each field of a dataclass the function that tells whether a JSON value is of its type."""
+    return {name: _check_for(hint) for name, hint in get_type_hints(kind).items()}
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _check_for(hint: Any) -> Check:
+    """Translate a type into a function once: to look at the type again for every value takes most of the time."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return value in inner
+        return inner.__contains__
     if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+        item = _check_for(inner[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
-    if inner:  # a union
-        return any(_fits(value, one) for one in inner)
-    if hint is NoneType:
-        return value is None
-    if hint is str:
-        return isinstance(value, str) and is_text(value)
-    if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if hint is int:
-        return type(value) is int and abs(value) < _LARGEST
-    return type(value) is hint
+        item = _check_for(inner[1])
+        return lambda value: isinstance(value, dict) and all(map(item, value.values()))
+    if inner:  # a union of two
+        first, second = map(_check_for, inner)
+        return lambda value: first(value) or second(value)
+    return _PLAIN.get(hint, lambda value: type(value) is hint)
+
+
+_PLAIN: dict[Any, Check] = {
+    NoneType: lambda value: value is None,
+    str: lambda value: isinstance(value, str) and (value.isascii() or is_text(value)),
+    float: lambda value: type(value) in (int, float) and abs(value) <= _HIGHEST,
+    int: lambda value: type(value) is int and abs(value) < _LARGEST,
+}
+
+
+@cache
+def _keys(kind: type[Record]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
 
 
 def _check_keys(kind: type[Record], values: dict[str, Any], where: str) -> None:
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(values) - known):
+    known = _keys(kind)
+    if values.keys() == known:
+        return
+    if unknown := sorted(values.keys() - known):
         raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
-    if missing := sorted(known - set(values)):
+    if missing := sorted(known - values.keys()):
         raise UserError(f"{where}: key {missing[0]!r} is missing; make the folder again")
 
 
 def _check_inside(relative: str, where: str) -> None:
-    path = Path(relative)
-    if path.is_absolute() or ".." in path.parts or "\\" in relative:
+    if relative.startswith("/") or ".." in relative.split("/") or "\\" in relative:
         raise UserError(f"{where}: path {relative!r} leaves the manifest's folder")
