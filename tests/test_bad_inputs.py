@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -366,7 +367,7 @@ def test_all_that_cannot_be_used_are_listed_and_left_out_where_that_is_asked(
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "006_01.png: its partner 006_02 is missing" in said.splitlines()[-1]
-    assert "2 more pairs cannot be used" in said.splitlines()[-1]
+    assert "2 more pairs or images cannot be used" in said.splitlines()[-1]
     assert "001_02.png" in said
     assert "003_01.txt" in said
     assert not (tmp_path / "out").exists()
@@ -392,6 +393,31 @@ def test_lines_of_a_table_without_files_are_left_out_where_that_is_asked(raw: Pa
     listed = (tmp_path / "out/skipped.txt").read_text()
     assert "here.png does not exist" in listed
     assert "'<b>' is no safe file name" in listed
+    assert {record.id for record in read_manifest(tmp_path / "out")} == {"001", "002", "003"}
+
+
+def test_stray_images_and_folders_are_listed_and_left_out_where_that_is_asked(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some of their names are not UTF-8, which no list can hold as they are."""
+    folder = shutil.copytree(raw, tmp_path / "bad")
+    (folder / "notes").mkdir()
+    (folder / "@eaDir").mkdir()
+    for place in (b"001/overview.png", b"beach/holiday.png", b"\xff.png", b"\xff_01.png", b"\xff_02.png"):
+        path = Path(os.fsdecode(bytes(folder) + b"/" + place))
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(raw / "002/002_01.png", path)
+    command = ["prepare", str(folder), str(tmp_path / "out"), "--size", str(SIZE), "--workers", "1"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    names = ("overview.png", "holiday.png", r"\udcff.png", r"\udcff_01.png")
+    assert all(name in said for name in names)
+    assert "3 more pairs or images cannot be used" in said.splitlines()[-1]
+    assert main([*command, "--skip_bad"]) == 0
+    assert "passed over, no images in: notes\n" in capsys.readouterr().err
+    listed = (tmp_path / "out/skipped.txt").read_text()
+    assert all(name in listed for name in (*names, "bad/notes: no images in it"))
+    assert len(listed.splitlines()) == 5
     assert {record.id for record in read_manifest(tmp_path / "out")} == {"001", "002", "003"}
 
 

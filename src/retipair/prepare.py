@@ -92,7 +92,10 @@ def prepare(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = find_usable(config.raw)
     _check_out(config.raw, config.out)
-    read, skipped = _read_all(pairs, [one.why for one in unusable], config)
+    read, skipped = _read_all(pairs, [one.why for one in unusable if not one.empty], config)
+    if empty := [one for one in unusable if one.empty]:
+        console.print(f"passed over, no images in: {printable(', '.join(one.id for one in empty))}")
+        skipped += [one.why for one in empty] if config.skip_bad else []
     _check_copies(read)
     split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
     if config.anonymise:
@@ -190,9 +193,7 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text))
-        others = (
-            f"{len(bad) - 1} more pair{'s' if bad[2:] else ''} cannot be used, see above; --skip_bad leaves them out"
-        )
+        others = f"{len(bad) - 1} more pairs or images cannot be used, see above; --skip_bad leaves them out"
         more = f" ({others})" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     for text in bad:
@@ -214,7 +215,7 @@ def _read_or_why(pair: RawPair, config: PrepareConfig) -> Seen | str:
 
 def _list_skipped(out: Path, skipped: Sequence[str]) -> None:
     if skipped:
-        write_text(out / SKIPPED_NAME, "".join(f"{text}\n" for text in skipped))
+        write_text(out / SKIPPED_NAME, "".join(f"{printable(text)}\n" for text in skipped))
     else:
         (out / SKIPPED_NAME).unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from retipair.disk import append_line, damage, read_json, restore, seal, write_f
 from retipair.errors import UserError
 from retipair.progress import console
 
-SaveAdapter = Callable[[Path], None]
+SaveAdapter = Callable[[Path], object]
 """Writes an adapter into a folder."""
 
 METRICS_NAME = "metrics.jsonl"

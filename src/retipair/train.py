@@ -178,7 +178,7 @@ def take_up(training: Training, checkpoint: Path | None) -> dict[str, Any] | Non
     training.learner.restore(values["step"], tensors)
     if training.crew.first:
         training.window.sums.copy_(tensors["window"])
-    return values["best"]  # type: ignore[no-any-return]
+    return values["best"]
 
 
 def begin(run: Run, plan: Plan, facts: Mapping[str, str], checkpoint: Path | None) -> None:

@@ -1,8 +1,9 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from retipair.data.sources import find_pairs
+from retipair.data.sources import find_pairs, find_usable
 from retipair.errors import UserError
 
 
@@ -113,7 +114,7 @@ FLAT = ("a_01.png", "a_02.png")
         ((*FLAT, "holiday.png"), "neither ID_01"),
         ((*FLAT, "a_01.jpg"), "the same view as"),
         ((*FLAT, "a/a_01.png", "a/a_02.png"), "'a' occurs more than once"),
-        ((*FLAT, "notes/readme.md"), "no images in it"),
+        ((*FLAT, "holiday.png", "b/beach.png"), "1 more cannot be used"),
         (("a b_01.png", "a b_02.png"), "no safe file name"),
         ((*FLAT, "a_01.txt"), "the other view has no points"),
     ],
@@ -180,3 +181,184 @@ def test_a_table_that_cannot_work_says_why(tmp_path, name, text, said):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         find_pairs(tmp_path / "gone")
+
+
+# Names: macOS decomposes characters (NFD), most other programs compose them (NFC)
+
+FORMS = ("NFC", "NFD")
+LAYOUTS = {
+    "flat": ("José_01.png", "José_02.png", "José_01.txt", "José_02.txt"),
+    "folders": ("José/José_01.png", "José/José_02.png", "José/José_01.txt", "José/José_02.txt"),
+    "parallel": ("cf/José.png", "fa/José.png", "cf/José.txt", "fa/José.txt"),
+    "isfahan": ("ABNORMAL/José.png", "ABNORMAL/José-José.png", "ABNORMAL/José.txt", "ABNORMAL/José-José.txt"),
+}
+
+
+def _in_form(form: str, *texts: str) -> list[str]:
+    return [unicodedata.normalize(form, text) for text in texts]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("images", "points", "table"), [(a, b, c) for a in FORMS for b in FORMS for c in FORMS])
+def test_names_that_differ_in_normalisation_are_one(tmp_path, layout, images, points, table):
+    cf, fa, *texts = LAYOUTS[layout]
+    _touch(tmp_path, *_in_form(images, cf, fa), *_in_form(points, *texts))
+    name = "abnormal_José" if layout == "isfahan" else "José"
+    text = f"id,eye,patient\n{name},{name},{name}\n"
+    (tmp_path / "eyes.csv").write_text(unicodedata.normalize(table, text), encoding="utf-8")
+    if layout == "folders" and images != points:  # two folders, on Linux
+        return
+    (pair,) = find_pairs(tmp_path)
+    assert [pair.id, pair.eye, pair.patient] == _in_form("NFC", name) * 3
+    assert pair.files == [tmp_path / one for one in (*_in_form(images, cf, fa), *_in_form(points, *texts))]
+    assert all(path.is_file() for path in pair.files)
+
+
+@pytest.mark.parametrize(("folder", "file", "table"), [(a, b, c) for a in FORMS for b in FORMS for c in FORMS])
+def test_files_of_a_table_are_found_under_their_own_spelling(tmp_path, folder, file, table):
+    (place,), names = _in_form(folder, "Zoë"), _in_form(file, "José_01.png", "José_02.png")
+    _touch(tmp_path / place, *names)
+    text = "cf,fa,caption\nZoë/José_01.png,Zoë/José_02.png,café\n"
+    (tmp_path / "t.csv").write_text(unicodedata.normalize(table, text), encoding="utf-8")
+    (pair,) = find_pairs(tmp_path / "t.csv")
+    assert [pair.cf, pair.fa] == [tmp_path / place / name for name in names]
+    assert [pair.id, pair.caption] == _in_form("NFC", "José", "café")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("é_01.png", "é_02.png"), "composed and decomposed"),
+        (("cf/é.png", "fa/é.png"), "composed and decomposed"),
+        (("NORMAL/é.png", "NORMAL/é-é.png"), "composed and decomposed"),
+        (("é/é_01.png", "é/é_02.png"), "occurs more than once"),
+    ],
+)
+def test_two_names_that_differ_in_normalisation_alone_are_refused(tmp_path, names, said):
+    for form in FORMS:
+        _touch(tmp_path, *_in_form(form, *names))
+    with pytest.raises(UserError, match=said):
+        find_pairs(tmp_path)
+
+
+def test_a_name_of_a_table_that_two_files_have_is_refused(tmp_path):
+    mixed = f"{unicodedata.normalize('NFC', 'é')}{unicodedata.normalize('NFD', 'é')}.png"
+    _touch(tmp_path, "a.png", *_in_form("NFC", mixed), *_in_form("NFD", mixed))
+    (tmp_path / "t.csv").write_text(f"cf,fa\na.png,{mixed}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="two files have this name"):
+        find_pairs(tmp_path / "t.csv")
+
+
+# Folders and files that are no patient's
+
+OF_SYSTEMS = ("@eaDir", "#recycle", "#Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX")
+
+
+@pytest.mark.parametrize("name", [*OF_SYSTEMS, ".Trash-1000"])
+def test_folders_of_systems_are_not_looked_into(tmp_path, name):
+    _touch(tmp_path, "a/a_01.png", "a/a_02.png", f"{name}/b_01.png", f"{name}/deleted.png", f"a/{name}/c_01.png")
+    pairs, unusable = find_usable(tmp_path)
+    assert ([pair.id for pair in pairs], unusable) == (["a"], [])
+
+
+@pytest.mark.parametrize(
+    "contents", [(), ("readme.md",), ("Thumbs.db", "desktop.ini", "~$eyes.xlsx"), ("deeper/a.png",)]
+)
+def test_a_folder_without_images_is_no_reason_to_stop(tmp_path, contents):
+    _touch(tmp_path, *FLAT, *(f"notes/{name}" for name in contents))
+    (tmp_path / "notes").mkdir(exist_ok=True)
+    pairs, (unusable,) = find_usable(tmp_path)
+    assert _ids(tmp_path) == ["a"] == [pair.id for pair in pairs]
+    assert (unusable.id, unusable.empty) == ("notes", True)
+
+
+def test_a_folder_without_images_that_eyes_csv_names_is(tmp_path):
+    _touch(tmp_path, *FLAT)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "eyes.csv").write_text("id,eye\na,1\nb,2\n")
+    with pytest.raises(UserError, match="b: no images in it"):
+        find_pairs(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    _touch(tmp_path, *FLAT, "b/b_01.png", "b/b_02.png", "lost+found/x")
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name in ("b", "lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    pairs, (unusable,) = find_usable(tmp_path)
+    assert [pair.id for pair in pairs] == ["a"]
+    assert "b: cannot be read (Permission denied)" in unusable.why
+
+
+# Tables as spreadsheets save them
+
+ROWS = [["id", "eye", "patient", "split"], ["a", "left; upper", "Meier, J", "train"], ["b", "right", "Größe", "val"]]
+
+
+def _saved(delimiter: str, end: str = "\r\n", extra: int = 0) -> str:
+    quoted = [[f'"{cell}"' if delimiter in cell else cell for cell in row] + [""] * extra for row in ROWS]
+    lines = [delimiter.join(row) for row in quoted] + [delimiter * (3 + extra)] * extra
+    return end.join(lines) + end
+
+
+FORMATS = {
+    "CSV": _saved(","),
+    "CSV in Europe": _saved(";"),
+    "text": _saved("\t"),
+    "old Mac": _saved(";", "\r"),
+    "Unix": _saved(",", "\n"),
+    "sep=,": "sep=,\r\n" + _saved(","),
+    "sep=;": "sep=;\r\n" + _saved(";"),
+    "SEP quoted": '"SEP=;"\r\n' + _saved(";"),
+    "empty cells, commas": _saved(",", extra=2),
+    "empty cells, semicolons": _saved(";", extra=2),
+    "empty cells, tabs": _saved("\t", extra=2),
+}
+UTF16 = ("utf-16", "utf-16-le", "utf-16-be")
+ENCODINGS = ("utf-8", "utf-8-sig", *UTF16)
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    return ("\ufeff" + text if encoding in UTF16[1:] else text).encode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("saved", FORMATS)
+def test_an_eyes_table_is_read_however_it_was_saved(tmp_path, saved, encoding):
+    _touch(tmp_path, *FLAT, "b_01.png", "b_02.png")
+    (tmp_path / "eyes.csv").write_bytes(_encoded(FORMATS[saved], encoding))
+    found = [[pair.id, pair.eye, pair.patient, pair.split] for pair in find_pairs(tmp_path)]
+    assert found == ROWS[1:]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("saved", FORMATS)
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt"])
+def test_a_table_of_pairs_is_read_however_it_was_saved(tmp_path, saved, encoding, name):
+    _touch(tmp_path, "left; upper", "Meier, J", "right", "Größe")
+    text = FORMATS[saved].replace("eye", "cf").replace("patient", "fa")
+    (tmp_path / name).write_bytes(_encoded(text, encoding))
+    found = [[pair.id, pair.cf.name, pair.fa.name, pair.split] for pair in find_pairs(tmp_path / name)]
+    assert found == ROWS[1:]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "latin-1"])
+@pytest.mark.parametrize("name", ["eyes.csv", "t.csv", "t.jsonl"])
+def test_other_encodings_are_refused(tmp_path, name, encoding):
+    _touch(tmp_path, *FLAT)
+    text = "id,eye\na,眼\n" if encoding == "gbk" else "id,eye\na,größe\n"
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=f"{name}: not text in UTF-8; save it again as UTF-8"):
+        find_pairs(tmp_path if name == "eyes.csv" else tmp_path / name)
+
+
+def test_an_error_in_a_table_names_the_line_of_the_file(tmp_path):
+    _touch(tmp_path, *FLAT)
+    (tmp_path / "eyes.csv").write_text("sep=;\nid;eye\na;\n")
+    with pytest.raises(UserError, match="line 3: eye is missing"):
+        find_pairs(tmp_path)

@@ -1,10 +1,12 @@
 """Matching points placed by hand: read, and refused before they can misalign anything."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from retipair.data.text_files import read_lines
 from retipair.errors import UserError
 
 _FEWEST = 4  # what a homography takes
@@ -34,20 +36,35 @@ def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_s
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Points of a text file, "x y" or "x,y" a line, -> (N, 2) float64 px. Raises UserError otherwise."""
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if words := line.replace(",", " ").replace(";", " ").split():
-            rows.append(_point(words, where=f"{path}, line {number}"))
+    """Points of a text file, two numbers a line, -> (N, 2) float64 px.
+
+    Numbers are separated by blanks, tabs, semicolons or commas; where commas stand within numbers they are decimal
+    commas. Raises UserError for other lines, and where a comma may mark decimals or thousands.
+    """
+    separator, first, text = read_lines(path)
+    places = [f"{path}, line {number}" for number, _ in enumerate(text.split("\n"), start=first)]
+    lines = [line.replace(";", " ") for line in text.split("\n")]
+    if separator != "," and any(map(_DECIMAL_COMMAS.fullmatch, lines)):
+        lines = _with_decimal_points(lines, places)
+    else:
+        lines = [line.replace(",", " ") for line in lines]
+    rows = [_point(line.split(), where) for line, where in zip(lines, places, strict=True) if line.split()]
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark. Raises UserError, naming it, otherwise."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8; save it again as UTF-8") from None
+_DECIMAL_COMMAS = re.compile(r"\s*[-+]?\d+,\d+\s+[-+]?\d+,\d+\s*", re.ASCII)
+_NO_THOUSANDS = re.compile(r"(^|\s)[-+]?(0\d*|\d{4,}),\d|,(\d{1,2}|\d{4,})(\s|$)", re.ASCII)
+
+
+def _with_decimal_points(lines: list[str], places: list[str]) -> list[str]:
+    """Replace decimal commas. Raises UserError where they may mark thousands, or where there are decimal points too."""
+    for line, where in zip(lines, places, strict=True):
+        if "." in line:
+            raise UserError(f"{where}: has a decimal point, other lines have decimal commas; use points everywhere")
+    if not any(map(_NO_THOUSANDS.search, lines)):
+        where = next(place for line, place in zip(lines, places, strict=True) if "," in line)
+        raise UserError(f"{where}: its commas may mark decimals or thousands; write numbers with a decimal point")
+    return [line.replace(",", ".") for line in lines]
 
 
 def _point(words: list[str], where: str) -> list[float]:

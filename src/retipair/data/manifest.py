@@ -189,11 +189,11 @@ _PLAIN: dict[Any, Check] = {
 
 
 @cache
-def _keys(kind: type[Record]) -> frozenset[str]:
+def _keys(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-def _check_keys(kind: type[Record], values: dict[str, Any], where: str) -> None:
+def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
     known = _keys(kind)
     if values.keys() == known:
         return

@@ -5,11 +5,9 @@
     ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            Isfahan MISP
     pairs.csv or pairs.jsonl                                  a table: columns cf, fa and what else is known
 
-A folder may have an `eyes.csv` (id, eye and, where known, patient and split).
+A folder may have an `eyes.csv` (id, eye and, where known, patient and split). Names are compared as Unicode NFC.
 """
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -18,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retipair.data.landmarks import read_text
 from retipair.data.lines import is_text
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, Split
+from retipair.data.text_files import csv_rows, nfc, on_disk, read_text
 from retipair.errors import UserError
 
 EYES_TABLE = "eyes.csv"
@@ -30,6 +28,8 @@ _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 _LONGEST_ID = 200  # bytes: file systems take 255, and files grow under longer names
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
+_OF_SYSTEMS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
+"""Folders that network drives and operating systems make, in lower case: never looked into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,11 @@ class RawPair:
 
 @dataclass(frozen=True)
 class Unusable:
-    """What is no pair, and why, with the file and the remedy."""
+    """What is no pair, and why, with the file and the remedy. empty: a folder without images, no reason to stop."""
 
     id: str
     why: str
+    empty: bool = False
 
 
 def find_pairs(raw: Path) -> list[RawPair]:
@@ -70,13 +71,15 @@ def find_pairs(raw: Path) -> list[RawPair]:
     Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
     """
     pairs, unusable = find_usable(raw)
-    if unusable:
-        raise UserError(unusable[0].why)
+    if bad := [one.why for one in unusable if not one.empty]:
+        more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
+        raise UserError(f"{bad[0]}{more}")
     return pairs
 
 
 def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
-    """Likewise, by id, with those apart that cannot be used though others can: half a pair, a name that is not safe.
+    """Likewise, by id, and apart from them what cannot be used though others can: half a pair, a name that is not safe,
+    an image that belongs to no pair, a folder without images.
 
     Raises UserError for what leaves all of them in doubt.
     """
@@ -94,7 +97,11 @@ def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
     # Some file systems do not tell A from a.
     if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
-    return _with_eyes(raw, pairs, {one.id for one in unusable}), unusable
+    eyes = _read_eyes(raw / EYES_TABLE) if (raw / EYES_TABLE).is_file() else None
+    if eyes is None:
+        return pairs, unusable
+    unusable = [replace(one, empty=one.empty and one.id not in eyes) for one in unusable]  # a pair is expected there
+    return _with_eyes(raw / EYES_TABLE, eyes, pairs, {one.id for one in unusable}), unusable
 
 
 # --- Folders
@@ -111,18 +118,22 @@ def _in_folder(root: Path) -> Iterator[RawPair | Unusable]:
 
 def _numbered(root: Path) -> Iterator[RawPair | Unusable]:
     """The original layout, in a folder a pair or flat."""
-    places = [root, *(path for path in _visible(root) if path.is_dir())]
-    if not any(_images(place) for place in places):
+    places = {path: _images_or_why(path) for path in (root, *_visible(root)) if path.is_dir()}
+    if not any(places.values()):
         raise UserError(f"{root}: no images in a layout that is known; known are {_LAYOUTS}")
-    for place in places:
-        if place != root and not _images(place):
-            raise UserError(f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it")
+    for place, images in places.items():
+        if isinstance(images, Unusable):
+            yield images
+            continue
+        if place != root and not images:
+            why = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
+            yield Unusable(nfc(place.name), why, empty=True)
         views: dict[str, dict[int, Path]] = {}
-        for path in _images(place):
-            match = _NUMBERED.fullmatch(path.stem)
-            if not match:
-                raise UserError(f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
-            _add(views.setdefault(match["id"], {}), int(match["view"]), path)
+        for path in images:
+            if match := _NUMBERED.fullmatch(nfc(path.stem)):
+                _add(views.setdefault(match["id"], {}), int(match["view"]), path)
+            else:
+                yield Unusable(nfc(path.stem), f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
         for name, pair in views.items():
             yield _pair(name, pair, expected={1: f"{name}_01", 2: f"{name}_02"})
 
@@ -131,7 +142,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
     views: dict[str, dict[int, Path]] = {}
     for number, place in enumerate((cf, fa), start=1):
         for path in _images(place):
-            _add(views.setdefault(path.stem, {}), number, path)
+            _add(views.setdefault(nfc(path.stem), {}), number, path)
     if not views:
         raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
     for name, pair in views.items():
@@ -146,15 +157,20 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
         for path in _images(place):
-            match = _DOUBLED.fullmatch(path.stem)
-            _add(views.setdefault(match["id"] if match else path.stem, {}), doubled if match else plain, path)
+            match = _DOUBLED.fullmatch(stem := nfc(path.stem))
+            _add(views.setdefault(match["id"] if match else stem, {}), doubled if match else plain, path)
         for name, pair in views.items():
             yield _pair(f"{kind}_{name}", pair, expected={plain: name, doubled: f"{name}-{name}"})
 
 
 def _add(views: dict[int, Path], number: int, path: Path) -> None:
     if number in views:
-        raise UserError(f"{path}: the same view as {views[number].name}; remove one of them")
+        other = views[number]
+        how = ", spelled with composed and decomposed characters (Unicode NFC, NFD)"
+        raise UserError(
+            f"{path}: the same view as {other.name}{how if nfc(path.name) == nfc(other.name) else ''}; "
+            "remove one of them"
+        )
     views[number] = path
 
 
@@ -167,13 +183,24 @@ def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPai
 
 
 def _points_of(view: Path) -> Path | None:
-    named = (view.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
+    named = (on_disk(view.with_suffix(suffix)) for suffix in (".txt", ".TXT", ".Txt"))
     return next((path for path in named if path.is_file()), None)
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without what operating systems hide there."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    """What is in a folder, sorted, without what network drives and operating systems put there."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); allow it, or remove the folder") from None
+    return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _OF_SYSTEMS]
+
+
+def _images_or_why(folder: Path) -> list[Path] | Unusable:
+    try:
+        return _images(folder)
+    except UserError as error:
+        return Unusable(nfc(folder.name), str(error))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -186,13 +213,21 @@ def _images(folder: Path) -> list[Path]:
 def _in_table(path: Path) -> Iterator[RawPair | Unusable]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in _rows(path, known, needed=("cf", "fa")):
-        files = {key: path.parent / row[key] for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
-        name = row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem)
+        files = {key: _named(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
+        name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
         if missing := [file for file in files.values() if not _is_file(file)]:
             yield Unusable(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
-        described = {key: row[key] for key in ("eye", "patient", "caption") if key in row}
+        described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
         yield RawPair(id=name, **files, **described, split=_split(row, where))  # type: ignore[arg-type]
+
+
+def _named(path: Path) -> Path:
+    """The path as it is spelled on disk."""
+    try:
+        return on_disk(path)
+    except OSError:  # no name that a file can have
+        return path
 
 
 def _is_file(path: Path) -> bool:
@@ -202,16 +237,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _with_eyes(root: Path, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
-    """Add what `eyes.csv` says; it must speak of each pair once and of nothing else but those that cannot be used."""
-    path = root / EYES_TABLE
-    if not path.is_file():
-        return pairs
-    eyes: dict[str, dict[str, Any]] = {}
+Eyes = dict[str, dict[str, Any]]
+"""id -> eye, patient and split."""
+
+
+def _read_eyes(path: Path) -> Eyes:
+    """What `eyes.csv` says; it must speak of each pair once."""
+    eyes: Eyes = {}
     for where, row in _rows(path, ("id", "eye", "patient", "split"), needed=("id", "eye")):
-        if row["id"] in eyes:
-            raise UserError(f"{where}: id {row['id']!r} for the second time; remove one line")
-        eyes[row["id"]] = {"eye": row["eye"], "patient": row.get("patient"), "split": _split(row, where)}
+        name, eye, patient = (nfc(row.get(key, "")) for key in ("id", "eye", "patient"))
+        if name in eyes:
+            raise UserError(f"{where}: id {name!r} for the second time; remove one line")
+        eyes[name] = {"eye": eye, "patient": patient or None, "split": _split(row, where)}
+    return eyes
+
+
+def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
+    """Add what `eyes.csv` says; it must speak of every pair and of nothing else but those that cannot be used."""
     ids = {pair.id for pair in pairs}
     if strange := sorted(set(eyes) - ids - unusable):
         raise UserError(f"{path}: no pair has id {strange[0]!r}; correct or remove its line")
@@ -222,9 +264,9 @@ def _with_eyes(root: Path, pairs: list[RawPair], unusable: set[str]) -> list[Raw
 
 def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, cells that are not empty) of each line of a CSV or JSONL table."""
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: not a table that is known; known are .csv and .jsonl, or a folder")
+        raise UserError(f"{path}: not a table that is known; known are .csv, .tsv, .txt and .jsonl, or a folder")
     rows = 0
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
@@ -237,33 +279,6 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
         yield where, row
     if not rows:
         raise UserError(f"{path}: no lines in this table; it needs the columns {', '.join(needed)}")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = _csv_lines(path)
-    _, names = next(lines, ("", []))
-    header = [name.strip().lower() for name in names]
-    if double := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise UserError(f"{path}: column {double[0]!r} occurs more than once; rename or remove one of them")
-    for where, cells in lines:
-        if len(cells) > len(header):
-            raise UserError(f"{where}: {len(cells)} cells for {len(header)} columns; quote cells with commas")
-        if any(cell.strip() for cell in cells):
-            yield where, dict(zip(header, cells, strict=False))
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of each line, or of several where a quoted cell goes on. Strict: an open quote swallows lines."""
-    lines = csv.reader(io.StringIO(read_text(path)), strict=True)
-    while True:
-        where = f"{path}, line {lines.line_num + 1}"
-        try:
-            cells = next(lines, None)
-        except csv.Error as error:
-            raise UserError(f"{where}: not CSV ({error}); close every quote, double those within quotes") from None
-        if cells is None:
-            return
-        yield where, cells
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
