@@ -222,7 +222,7 @@ def evaluated(once: Callable[[str, Fill], Path]) -> Evaluated:
             "deep": "dino",
         }
         command = ["evaluate", *(word for flag, name in flags.items() for word in (f"--{flag}", str(folder / name)))]
-        return [*command, "--base", "random:tiny-sdxl", "--withhold_copies"]
+        return [*command, "--base", "random:tiny-sdxl"]
 
     folder = once("evaluated", fill)
     return Evaluated(folder / "real", folder / "generated", folder / "out", command_of(folder))

@@ -17,6 +17,7 @@ from retipair.cli import main
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
+from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.metrics.figures import figures_of
 from retipair.metrics.measured import measure
 
@@ -37,13 +38,104 @@ def test_each_figure_of_agreement_stands_beside_its_references(scores):
     assert row["val"]["low"] is None, "two pairs have no interval"
 
 
-def test_a_copy_upside_down_is_named_and_withheld(evaluated, scores):
+def test_a_copy_upside_down_is_named(scores):
     found = scores["memorisation"]
     assert found["copies"] == ["1"]
     assert found["closest"][0]["id"] == "1"
     assert found["closest"][0]["train_id"] == "eye2"
-    assert (evaluated.out / "withheld.txt").read_text() == "1\n"
     assert any(one["level"] == "bad" and one["about"] == "copies" for one in scores["verdict"])
+    assert "copies" in scores["headline"]
+    assert scores["advice"][0] == "Leave the copies out: evaluate with --withhold_copies."
+
+
+def test_a_feature_has_a_plain_name_on_the_page(evaluated, scores):
+    page = (evaluated.out / "report.html").read_text()
+    for one in scores["distribution"]["furthest"]:
+        assert one["name"] != one["feature"]
+        assert one["feature"] not in page
+    assert scores["distribution"]["furthest"][0]["name"] in page
+
+
+# --- Rejected pairs
+
+
+@pytest.fixture
+def own(evaluated, tmp_path) -> tuple[Path, list[str]]:
+    """Generated pairs that a test may reject, judged into a folder beside; what was measured is there already."""
+    generated, out = tmp_path / "generated", tmp_path / "out"
+    shutil.copytree(evaluated.generated, generated)
+    shutil.copytree(evaluated.out / "features", out / "features")
+    words = ["--real", evaluated.real, "--generated", generated, "--out", out]
+    return generated, ["evaluate", *map(str, words)]
+
+
+def read_scores(command: list[str]) -> dict:
+    return json.loads((Path(command[-1]) / "scores.json").read_text())
+
+
+def test_withheld_copies_are_rejected_once_and_the_others_are_judged(own, capsys):
+    generated, command = own
+    (generated / REJECTED_NAME).write_text("# mine\n6\n")
+    for again in range(2):
+        assert main([*command, "--withhold_copies"]) == 0, again
+        rejected = (generated / REJECTED_NAME).read_text().splitlines()
+        assert rejected[:2] == ["# mine", "6"]
+        assert rejected[3:] == ["1"]
+        scores = read_scores(command)
+        assert scores["sizes"]["generated"] == 4
+        assert scores["memorisation"]["copies"] == []
+        assert scores["withheld"] == ["1"]
+    assert "2 listed in rejected.txt (1, 6)" in capsys.readouterr().err
+    assert not list(Path(command[-1]).glob("withheld*"))
+    assert [entry.id for entry in read_dataset(generated)] == ["2", "3", "4", "5"]
+    assert main(command) == 0, "and without the flag"
+    assert read_scores(command) == scores
+
+
+def test_copies_found_before_can_be_withheld_after(own):
+    generated, command = own
+    assert main(command) == 0
+    assert read_scores(command)["memorisation"]["copies"] == ["1"]
+    assert main([*command, "--withhold_copies"]) == 0
+    assert read_scores(command)["sizes"]["generated"] == 5
+    assert "1" in read_rejected(generated)
+
+
+@pytest.mark.parametrize("how", ["listed", "deleted"])
+def test_a_pair_thrown_out_after_a_report_is_left_out_of_the_next(how, own):
+    generated, command = own
+    assert main(command) == 0
+    if how == "listed":
+        (generated / REJECTED_NAME).write_text("1\n3\n")
+    else:
+        for id in ("1", "3"):
+            shutil.rmtree(generated / id)
+    assert main(command) == 0
+    scores = read_scores(command)
+    assert scores["sizes"]["generated"] == 4
+    assert scores["memorisation"]["copies"] == []
+    with (Path(command[-1]) / "figures.csv").open(newline="") as stream:
+        assert [row["id"] for row in csv.DictReader(stream) if row["set"] == "generated"] == ["2", "4", "5", "6"]
+
+
+def test_where_all_are_copies_they_are_rejected_and_still_reported(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train"] * 3)
+    generated = write_generated(tmp_path / "generated", 1)
+    command = ["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(tmp_path / "out")]
+    assert main([*command, "--withhold_copies"]) == 0
+    assert read_scores(command)["memorisation"]["copies"] == ["1"]
+    assert "1" in read_rejected(generated)
+    assert main(command) == 2
+
+
+@pytest.mark.parametrize("figure", ["cf", "fa"])
+def test_half_a_pair_is_named_with_what_to_do(figure, own, capsys):
+    generated, command = own
+    (generated / f"2/{figure}.png").unlink()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"2/{figure}.png" in said
+    assert "rejected.txt" in said
 
 
 def test_speed_and_memory_are_those_of_the_run_with_what_would_change_them(scores):
@@ -232,7 +324,7 @@ def test_a_black_pair_has_figures_that_are_numbers(black):
 
 def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(tmp_path, capsys):
     broken = broken_model(tmp_path / "model")
-    real = write_prepared(tmp_path / "real", ["train", "val"])
+    real, both = write_prepared(tmp_path / "real", ["train", "val"]), write_prepared(tmp_path / "both", ["train"] * 2)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("...")
     for words, said in (
@@ -246,6 +338,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(t
         (["--real", str(real), "--deep", str(broken)], "give --generated too"),
         (["--real", str(real), "--withhold_copies"], "give --generated too"),
         (["--real", str(real), "--generated", str(real), "--withhold_copies"], "fewer than two training pairs"),
+        (["--real", str(both), "--generated", str(both), "--withhold_copies"], "--generated is --real"),
         (["--real", str(real), "--workers", "-1"], "--workers -1"),
         (
             ["--real", str(real), "--adapter", str(not_a_log(tmp_path / "run", '{"kind": "training", "step": 1}'))],

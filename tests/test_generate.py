@@ -19,22 +19,24 @@ from safetensors.torch import load_file, save_file
 from compare import contents
 from conftest import VIEW, Fill, train_command, write_prepared
 from killing import Death, kill_all
-from retipair import generate
+from retipair import __version__, generate
 from retipair.cli import main
-from retipair.config import DEFAULT_PROMPT
+from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.augment import apply_variant, draw_variant
-from retipair.data.dataset import read_dataset
+from retipair.data.dataset import content_sha256, read_dataset
 from retipair.data.layout import Layout, to_grey
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
-from retipair.data.pair import Pair
+from retipair.data.pair import Pair, synthetic_mark_of
+from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.disk import append_line
 from retipair.drawn import SHARD
 from retipair.errors import UserError
 from retipair.gate import Gate, Refusal, print_of, read_ledger, refusal_line
+from retipair.job import make_job
 from retipair.metrics import memorisation
 from retipair.metrics.memorisation import COPY
-from retipair.model.adapter import adapter_sha256
+from retipair.model.adapter import adapter_sha256, read_description
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
 from retipair.model.conditioning import encode_prompts
@@ -169,12 +171,51 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
         if path.name in ORIGINALS:
             assert texts["Synthetic"].startswith("no: ")
             continue
-        how = {"noise": "from noise", "from_data": "at strength 0.5"}[mode]
-        assert texts["Synthetic"].startswith("yes: ")
-        assert how in texts["Synthetic"]
-        assert texts["Software"].startswith("retipair ")
-        assert texts["Seed"] == f"0, pair {path.parent.name}"
-        assert texts["Base"] == base_folder(system).name
+        how = {"noise": "from noise", "from_data": "a variation of a training pair at strength 0.5"}[mode]
+        assert texts.pop("Synthetic").startswith(f"yes: drawn by a diffusion model, {how}; ")
+        assert texts == {
+            "Software": f"retipair {__version__}",
+            "Seed": f"0, pair {path.parent.name}",
+            "Base": base_folder(system).name,
+            "Adapter": records(folder)[0].adapter_sha256[:12],
+            "Mode": mode,
+            "Prompt": DEFAULT_PROMPT,
+            "Steps": "2",
+            "Sampler": "ddpm",
+            "Guidance": "1",
+            "Size": str(VIEW),
+            **({"Strength": "0.5"} if mode == "from_data" else {}),
+        }
+
+
+def test_the_texts_follow_the_settings_of_each_pair(trained: Folder, tmp_path: Path) -> None:
+    flags = ["--prompt", "an early angiogram, \u00e4lter", "--sampler", "ddim", "--guidance_scale", 1.5, "--seed", 7]
+    out = draw(trained("sd15"), tmp_path / "o", *flags, "--steps", 3, "--amount", 1, "--checkpoint", "latest")
+    for path in (out / "1").iterdir():
+        texts = Image.open(path).text  # type: ignore[attr-defined]
+        asked = {key: texts[key] for key in ("Prompt", "Sampler", "Guidance", "Seed", "Steps")}
+        assert list(asked.values()) == ["an early angiogram, \u00e4lter", "ddim", "1.5", "7, pair 1", "3"]
+        assert texts["Adapter"] == adapter_sha256(unet_lora(trained("sd15"), "sd15"))[:12]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_no_file_of_a_variation_names_its_source_unless_asked(asked: bool, base_folder: Folder, tmp_path: Path) -> None:
+    """But for the manifest, which groups variations by it."""
+    data = write_prepared(tmp_path / "data", ["train", "val", "train"])
+    seen = [record for record in read_manifest(data) if isinstance(record, PreparedPair)]
+    write_manifest(data, [replace(one, id=f"MEIER{one.id}", patient=f"P-MEIER{one.id}") for one in seen])
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    out = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"), *(["--record_source"] if asked else []))
+    named = {name for name, content in contents(out).items() if b"MEIER" in content}
+    every = {f"{index}/{view}" for index in range(1, 5) for view in VIEWS | ORIGINALS}
+    assert named == {"manifest.jsonl"} | (every if asked else set())
+    assert records(out)[0].source_id == "MEIEReye0"
+
+
+def test_what_is_prepared_from_generated_views_says_how_they_were_made(drawn: Drawn, tmp_path: Path) -> None:
+    folder = drawn("sd15", "from_data")
+    paths = [folder / "1/cf.png", folder / "1/fa.png"]
+    assert synthetic_mark_of(paths) == Image.open(paths[0]).text  # type: ignore[attr-defined]
 
 
 def test_very_many_pairs_lie_in_shards(
@@ -287,15 +328,97 @@ def test_another_seed_draws_other_pairs(system: str, drawn: Drawn, trained: Fold
 
 
 @pytest.mark.parametrize("gone", [(4,), (3, 4), (2,), (1, 3)])
-def test_what_is_missing_is_drawn_again_as_it_was(
+def test_what_has_no_line_is_drawn_again_as_it_was(
     gone: tuple[int, ...], drawn: Drawn, trained: Folder, tmp_path: Path
 ) -> None:
     out = tmp_path / "o"
     shutil.copytree(drawn("sd15", "from_data"), out)
+    write_manifest(out, [record for record in records(out) if record.index not in gone])
     for index in gone:
         shutil.rmtree(out / str(index))
     draw(trained("sd15"), out, *mode_flags("from_data"))
     assert contents(out) == contents(drawn("sd15", "from_data"))
+
+
+def reject(out: Path, how: str, index: int) -> None:
+    """As a user would: by the list, by deleting the folder, or both; also when a view is lost beside."""
+    if "listed" in how:
+        (out / REJECTED_NAME).write_text(f"# blurred\n{index}\n")
+    if "deleted" in how:
+        shutil.rmtree(out / str(index))
+    if "torn" in how:
+        (out / str(index) / "fa.png").unlink()
+
+
+@pytest.mark.parametrize("how", ["listed", "deleted", "listed, deleted", "listed, torn"])
+def test_a_rejected_pair_is_not_drawn_again_and_nobody_reads_it(
+    how: str, drawn: Drawn, trained: Folder, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    reject(out, how, 2)
+    before = contents(out)
+    capsys.readouterr()
+    draw(trained("sd15"), out)
+    assert contents(out) == before
+    said = capsys.readouterr().err
+    assert "1 pair is rejected" in said
+    assert "3 synthetic pairs" in said
+    draw(trained("sd15"), out, "--amount", 5)
+    assert [entry.id for entry in read_dataset(out)] == ["1", "3", "4", "5"]
+    assert len(records(out)) == 5
+    assert images(out, 1) == images(drawn("sd15", "noise"), 1)
+
+
+def test_an_id_that_is_no_pair_is_refused_and_one_that_is_still_to_come_is_not(
+    drawn: Drawn, trained: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    for wrong in ("pair_2", "5", "0", "02", "-1", "2.5"):
+        (out / REJECTED_NAME).write_text(f"1\n{wrong}\n")
+        assert "rejected.txt, line 2" in refused(*command(trained("sd15"), out))
+    (out / REJECTED_NAME).write_text("1\n5\n")
+    draw(trained("sd15"), out, "--amount", 5)
+    assert [entry.id for entry in read_dataset(out)] == ["2", "3", "4"]
+
+
+def test_where_every_pair_is_rejected_it_is_said(
+    drawn: Drawn, trained: Folder, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    (out / REJECTED_NAME).write_text("1\n2\n3\n4\n")
+    assert main(command(trained("sd15"), out)) == 2
+    assert "every pair is rejected" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rejected_training_pairs_are_not_varied_but_copies_of_them_are_found(
+    base_folder: Folder, tmp_path: Path, capsys: Capture
+) -> None:
+    """Rejected after the training, of which the adapter knows them still."""
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"])
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    (data / REJECTED_NAME).write_text("eye2\n")
+    capsys.readouterr()
+    out = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"))
+    assert [record.source_id for record in records(out)] == ["eye0", "eye3", "eye0", "eye3"]
+    assert "1 listed in rejected.txt (eye2)" in capsys.readouterr().err
+    found = make_job(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5))
+    assert [entry.id for entry in found.known] == ["eye0", "eye2", "eye3"]
+
+
+def test_training_leaves_rejected_pairs_out(base_folder: Folder, tmp_path: Path, capsys: Capture) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"], {2: "a caption of its own"})
+    (data / REJECTED_NAME).write_text("eye2\n")
+    for view in ("cf", "fa", "mask"):
+        (data / view / "eye3.png").unlink()
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    assert capsys.readouterr().err.count("pairs left out: 1 listed in rejected.txt (eye2), 1 whose files") == 1
+    description = read_description(unet_lora(tmp_path, "sd15"))
+    assert description is not None
+    assert [tuple(prompt) for prompt in description.prompts] == [(DEFAULT_PROMPT, 1)]
+    assert description.data_sha256 == content_sha256(read_dataset(data))
 
 
 @pytest.mark.parametrize("view", ["cf", "fa"])
@@ -558,8 +681,8 @@ def test_adapters_of_the_original_system_load_with_a_warning(
     flags += ["--base", base_folder(system), "--amount", 4, "--steps", 2]
     assert main([str(part) for part in ("generate", *flags)]) == 0
     assert "warning" in capsys.readouterr().err
-    for index in range(1, 5):
-        assert images(tmp_path / "theirs", index) == images(ours, index)
+    for path in ours.glob("*/*.png"):  # their metadata says which adapter
+        assert np.array_equal(pixels(tmp_path / "theirs" / path.relative_to(ours)), pixels(path))
 
 
 def test_pickled_adapters_are_not_opened(

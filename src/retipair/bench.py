@@ -216,7 +216,7 @@ def drawing(job: Job) -> Work:
         indices = [next(numbers) for _ in range(job.config.batch_size)]
         painted = paint(job, painter, conditioning, [0] * len(indices), [(index, 0) for index in indices])
         for index, one in zip(indices, painted, strict=True):
-            write_pair(job, settings, index, 0, one, one.pair.consistency())
+            write_pair(job, painter, settings, index, 0, one, one.pair.consistency())
 
     return work
 

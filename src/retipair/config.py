@@ -193,6 +193,8 @@ class GenerateConfig:
     """Root of the output trees."""
     data: Path | None = None
     """from_data: prepared folder to take pairs from; default: the run's own."""
+    record_source: bool = False
+    """from_data: name the training pair in the metadata of the PNGs too; the manifest always names it."""
     prompt: str | None = None
     """Sentence for every pair; default: the adapter's own prompt or captions."""
     size: int | None = None
@@ -240,7 +242,8 @@ class EvaluateConfig:
     """Folder of an image model that you have (DINO, DINOv2, ViT-MAE as RETFound, as transformers saves them): adds the
     distance on its features, and FID."""
     withhold_copies: bool = False
-    """Also write withheld.txt: the ids of generated pairs that are copies of training pairs."""
+    """Add the generated pairs that are copies of training pairs to rejected.txt in --generated, which every command
+    obeys, and judge the others."""
     workers: int = 0
     """Pairs measured at once; 0 is the number of cores."""
     offline: bool = False

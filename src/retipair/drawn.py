@@ -1,31 +1,47 @@
 """A folder of generated pairs: what is there already, and how a pair is written into it."""
 
 import json
+import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from retipair.config import json_sha256
-from retipair.data.dataset import Entry, load_views
+from retipair.data.dataset import Entry, has_files, load_views
 from retipair.data.lines import put_in_order
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image
+from retipair.data.rejected import read_rejected
 from retipair.disk import read_json
 from retipair.errors import UserError
 from retipair.job import Job
-from retipair.painter import Painted, synthetic_mark
+from retipair.painter import Painted, Painter, synthetic_mark
 
 SHARD = 10_000
 """Pairs in one folder; the original's flat tree up to here, then a folder more."""
 
+_SHORT_HASH = 12
+"""Digits of the adapter's hash that a PNG has."""
+
 
 @dataclass
 class Drawn:
-    """The pairs that are there: twelve bytes each, their lines stay in the manifest."""
+    """The pairs that have a line in the manifest: twelve bytes each.
+
+    indices: of all of them; rejected: how many of those the user threw out; consistencies: of the others.
+    """
 
     indices: "array[int]" = field(default_factory=lambda: array("q"))
     consistencies: "array[float]" = field(default_factory=lambda: array("f"))
+    rejected: int = 0
+
+    def add(self, record: GeneratedPair, rejected: bool) -> None:
+        self.indices.append(record.index)
+        if rejected:
+            self.rejected += 1
+        else:
+            self.consistencies.append(record.consistency)
 
 
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
@@ -40,20 +56,35 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
             raise UserError(f"{out}: was made with {key} {saved.get(key)}, not {value}; choose another --savedir")
 
 
-def read_drawn(out: Path) -> Drawn:
-    """The whole pairs of the folder; its manifest is put in order, without those whose views are gone."""
-    found = Drawn()
+def read_drawn(out: Path, amount: int) -> Drawn:
+    """Read what the folder has of pairs 1 to `amount` and beyond, and put its manifest in order.
+
+    A pair of which one view is missing loses its line, to be drawn again. A pair that is listed in rejected.txt, or
+    whose views are both deleted, keeps its line: it is not drawn again. Raises UserError for an id in that list which
+    is no pair of this folder.
+    """
+    found, rejected, listed = Drawn(), read_rejected(out), set[str]()
 
     def index_of(line: str, where: str) -> int | None:
         record = parse_line(line, where)
-        if not isinstance(record, GeneratedPair) or not all((out / view).is_file() for view in (record.cf, record.fa)):
+        if not isinstance(record, GeneratedPair):
             return None
-        found.indices.append(record.index)
-        found.consistencies.append(record.consistency)
+        if record.id in rejected:
+            listed.add(record.id)
+        thrown_out = record.id in rejected or not has_files(out, (record.cf, record.fa))
+        if not thrown_out and not all((out / view).is_file() for view in (record.cf, record.fa)):
+            return None
+        found.add(record, thrown_out)
         return record.index
 
     put_in_order(out / MANIFEST_NAME, index_of)
+    rejected.check(listed | {id for id in rejected.lines if _is_index(id, amount)})
     return found
+
+
+def _is_index(id: str, amount: int) -> bool:
+    """Whether an id is that of a pair from 1 to `amount`, drawn or not."""
+    return re.fullmatch("[1-9][0-9]{0,9}", id) is not None and int(id) <= amount
 
 
 # Writing
@@ -66,13 +97,18 @@ def pair_folder(index: int) -> str:
 
 
 def write_pair(
-    job: Job, settings: dict[str, Any], index: int, attempt: int, painted: Painted, consistency: float
+    job: Job,
+    painter: Painter,
+    settings: dict[str, Any],
+    index: int,
+    attempt: int,
+    painted: Painted,
+    consistency: float,
 ) -> GeneratedPair:
     """Write a pair's images; returns its manifest line."""
     folder, config = pair_folder(index), job.config
     source = job.source(index)
-    how = f"variation of pair {source.id} at strength {job.strength}" if source else "from noise"
-    mark = synthetic_mark(config.seed, index, job.base.name, how)
+    mark = _mark(job, painter, settings, index, attempt)
     images = {
         "cf": painted.cf,
         "joint": painted.joint,
@@ -81,7 +117,7 @@ def write_pair(
     for name, image in {**images, "fa": painted.fa}.items():
         save_image(job.out / folder / f"{name}.png", image, mark)
     if source is not None:
-        write_original(job, source, job.out / folder)
+        _write_original(job, source, job.out / folder)
     return GeneratedPair(
         id=str(index),
         index=index,
@@ -103,8 +139,26 @@ def write_pair(
     )
 
 
-def write_original(job: Job, source: Entry, folder: Path) -> None:
+def _mark(job: Job, painter: Painter, settings: dict[str, Any], index: int, attempt: int) -> dict[str, str]:
+    """The texts of a pair's PNGs. They name the source only with --record_source: its id may be a patient's."""
+    config, source = job.config, job.source(index)
+    how = f"a variation of a training pair at strength {job.strength:g}" if source else "from noise"
+    mark = synthetic_mark(painter, job.prompt(index), config.seed, index, how)
+    mark |= {"Adapter": settings["adapter_sha256"][:_SHORT_HASH], "Mode": config.mode}
+    if attempt:
+        mark["Seed"] += f", attempt {attempt}"
+    if source:
+        mark["Strength"] = f"{job.strength:g}"
+        mark |= _source_text(job, source)
+    return mark
+
+
+def _source_text(job: Job, source: Entry) -> dict[str, str]:
+    return {"Source": source.id} if job.config.record_source else {}
+
+
+def _write_original(job: Job, source: Entry, folder: Path) -> None:
     """The pair that was varied, beside the variation, and marked as what it is."""
-    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", "Pair": source.id}
+    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(job, source)}
     for name, view in zip(("cf", "fa"), load_views(source, job.layout.view_size), strict=True):
         save_image(folder / f"{name}_original.png", view, mark)

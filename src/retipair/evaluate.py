@@ -1,8 +1,9 @@
 """Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
 
 import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
-from retipair.data.dataset import Entry, pair_sha256, read_dataset
-from retipair.disk import read_json, write_json, write_text
+from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
+from retipair.data.rejected import REJECTED_NAME, add_rejected
+from retipair.disk import read_json, write_json
 from retipair.errors import UserError, printable
 from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
@@ -19,12 +21,12 @@ from retipair.metrics import memorisation
 from retipair.model.base import Base, open_base
 from retipair.model.deep import ImageModel, open_image_model
 from retipair.owner import owned
-from retipair.processes import Processes, processes
+from retipair.processes import ALONE, Processes, processes
 from retipair.progress import console
 from retipair.report import PAGE_NAME, write_report
 from retipair.run import METRICS_NAME, Run, run_around
 from retipair.scoring import Scores, Sets, deep_distances, score, write_figures
-from retipair.verdict import headline, verdict
+from retipair.verdict import as_values, headline, verdict
 
 SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"
@@ -32,6 +34,40 @@ FIGURES_NAME = "figures.csv"
 KEPT_NAME = "features"
 _DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "precision")
 """Settings of a training that make its steps slower or larger."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what, found and checked before anything is written."""
+
+    config: EvaluateConfig
+    real: PairFolder
+    generated: PairFolder | None
+    base: Base | None
+    model: ImageModel | None
+    training: Scores | None
+
+    @property
+    def provenance(self) -> Scores:
+        """What the scores are of: equal for equal pairs and settings."""
+        config, generated = self.config, self.generated
+        return {
+            "retipair": __version__,
+            "recipe": RECIPE,
+            "copy_search": memorisation.VERSION,
+            "real": str(config.real),
+            "real_sha256": _sha256(self.real.kept),
+            "real_rejected_sha256": self.real.rejected_sha256,
+            "generated": str(config.generated) if config.generated else None,
+            "generated_sha256": _sha256(generated.kept) if generated else None,
+            "generated_rejected_sha256": generated.rejected_sha256 if generated else None,
+            "base": self.base.source if self.base else None,
+            "base_sha256": self.base.fingerprint() if self.base else None,
+            "adapter": str(config.adapter) if config.adapter else None,
+            "step": self.training["training"][-1]["step"] if self.training else None,
+            "deep": str(config.deep) if config.deep else None,
+            "deep_sha256": self.model.sha256 if self.model else None,
+        }
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -45,25 +81,24 @@ def evaluate(config: EvaluateConfig) -> Path:
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
     training = _training(_run_of(config.adapter)) if config.adapter else None
-    real, generated = _entries(config.real), _entries(config.generated) if config.generated else []
-    if config.withhold_copies and sum(entry.split == "train" for entry in real) < 2:
-        raise UserError(f"{config.real}: fewer than two training pairs to be copied; leave --withhold_copies out")
-    provenance = _provenance(config, real, generated, base, training, model)
-    earlier = _earlier_scores(config.out, provenance)
+    real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
+    if config.withhold_copies:
+        _check_withholding(config, real)
+    compared = Comparison(config, real, generated, base, model, training)
+    provenance = compared.provenance
+    scores = _earlier_scores(config.out, provenance)
 
     # Measure and score
     crew, page = processes("cpu"), config.out / PAGE_NAME
+    for note in (one.note for one in (real, generated) if one and one.note):
+        console.print(note)
     with owned(config.out, crew.first):
-        scores = earlier
-        if scores is None:
-            layouts = _layouts(base, real) if crew.first else {}  # its images are gone before many figures are held
-            sets = _measured(config, real, generated, crew)
-            scores = _scores(config, provenance, sets, layouts, base, training, model) if crew.first else {}
+        scores = _score(compared, provenance, crew) if scores is None else scores
         if not crew.first:  # it has measured its share
             return page
-        write_json(config.out / SCORES_NAME, {**scores, "sha256": json_sha256(scores)})
         if config.withhold_copies:
-            _write_withheld(config.out / "withheld.txt", scores)
+            scores = _without_copies(compared, scores)
+        write_json(config.out / SCORES_NAME, {**scores, "sha256": json_sha256(scores)})
 
         # Report
         write_report(config.out, scores)
@@ -72,27 +107,44 @@ def evaluate(config: EvaluateConfig) -> Path:
     return page
 
 
-def _scores(
-    config: EvaluateConfig,
-    provenance: Scores,
-    sets: Sets,
-    layouts: Scores,
-    base: Base | None,
-    training: Scores | None,
-    model: ImageModel | None,
-) -> Scores:
-    """Everything that scores.json says."""
-    write_figures(config.out / FIGURES_NAME, sets)
-    scores = {"schema": SCHEMA, "provenance": provenance, **score(sets)}
-    scores["deep"] = _deep(sets, model) if model else None
+def _score(compared: Comparison, provenance: Scores, crew: Processes, withheld: Sequence[str] = ()) -> Scores:
+    """Everything that scores.json says; for all processes but the first nothing."""
+    layouts = (
+        _layouts(compared.base, compared.real.kept) if crew.first else {}
+    )  # frees its images before figures are held
+    sets = _measured(compared, crew)
+    if not crew.first:
+        return {}
+    write_figures(compared.config.out / FIGURES_NAME, sets)
+    scores = {"schema": SCHEMA, "provenance": provenance, **score(sets), "withheld": list(withheld)}
+    scores["deep"] = _deep(sets, compared.model) if compared.model else None
     scores["layouts"] = layouts
-    if base:
-        _add_ceiling(scores, base)
-    scores["training"] = training
+    if compared.base:
+        _add_ceiling(scores, compared.base)
+    scores["training"] = compared.training
     findings = verdict(scores)
     scores["headline"] = headline(scores, findings)
-    scores["verdict"] = [asdict(finding) for finding in findings]
+    scores["verdict"] = [as_values(finding) for finding in findings]
+    scores["advice"] = [advice.text for finding in findings for advice in finding.advice]
     return scores
+
+
+def _without_copies(compared: Comparison, scores: Scores) -> Scores:
+    """Reject the generated pairs that copy training pairs, and score the others.
+
+    The scores stay those of all pairs if there is no copy, or if nothing but copies is there.
+    """
+    folder, copies = compared.config.generated, (scores["memorisation"] or {}).get("copies", [])
+    if not copies:
+        return scores
+    assert folder is not None
+    add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
+    print(f"{len(copies)} copies of training pairs are now rejected, in {folder / REJECTED_NAME}")
+    others = read_folder(folder)
+    if not others.kept:
+        return scores
+    remaining = replace(compared, generated=others)
+    return _score(remaining, remaining.provenance, ALONE, copies)
 
 
 # --- What is compared
@@ -106,36 +158,23 @@ def _check_flags(config: EvaluateConfig) -> None:
             raise UserError(f"{flag}: compares with generated pairs; give --generated too")
 
 
-def _entries(folder: Path) -> list[Entry]:
+def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
+    assert config.generated is not None
+    if sum(entry.split == "train" for entry in real.kept) < 2:
+        raise UserError(f"{config.real}: fewer than two training pairs to be copied; leave --withhold_copies out")
+    if config.generated.resolve() == config.real.resolve():
+        raise UserError("--withhold_copies: --generated is --real, and each pair a copy of itself; leave it out")
+    if not os.access(config.generated, os.W_OK):
+        raise UserError(f"--withhold_copies: writes {REJECTED_NAME} into {config.generated}, which is read-only")
+
+
+def _pairs(folder: Path) -> PairFolder:
+    """The folder's pairs. Raises UserError if there is no such folder, or none of its pairs is left."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a prepared or generated one")
-    return read_dataset(folder)
-
-
-def _provenance(
-    config: EvaluateConfig,
-    real: Sequence[Entry],
-    generated: Sequence[Entry],
-    base: Base | None,
-    training: Scores | None,
-    model: ImageModel | None,
-) -> Scores:
-    """What the scores are of: equal for equal pairs and settings."""
-    return {
-        "retipair": __version__,
-        "recipe": RECIPE,
-        "copy_search": memorisation.VERSION,
-        "real": str(config.real),
-        "real_sha256": _sha256(real),
-        "generated": str(config.generated) if config.generated else None,
-        "generated_sha256": _sha256(generated) if generated else None,
-        "base": base.source if base else None,
-        "base_sha256": base.fingerprint() if base else None,
-        "adapter": str(config.adapter) if config.adapter else None,
-        "step": training["training"][-1]["step"] if training else None,
-        "deep": str(config.deep) if config.deep else None,
-        "deep_sha256": model.sha256 if model else None,
-    }
+    found = read_folder(folder)
+    found.check_any_left()
+    return found
 
 
 def _sha256(entries: Sequence[Entry]) -> str:
@@ -148,7 +187,8 @@ def _sha256(entries: Sequence[Entry]) -> str:
 
 
 def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
-    """The scores of the same pairs and settings, if OUT has them; None if it is new or empty, or only measured.
+    """The scores of the same pairs and settings, if OUT has them; None if it is new or empty, or only measured, or if
+    other pairs of the same folders are rejected now.
 
     Raises UserError for other files, and for scores of other pairs: they must not be taken for these.
     """
@@ -166,17 +206,26 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
         raise UserError(f"{out / SCORES_NAME}: of another version of retipair, or damaged; choose another --out")
     before = scores["provenance"]
     for name in ("real", "generated"):
-        if before.get(f"{name}_sha256") != provenance[f"{name}_sha256"]:
+        if _others(name, before, provenance):
             raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
     whole = scores.pop("sha256", None) == json_sha256(scores) and FIGURES_NAME in there
     return scores if before == provenance and whole else None
 
 
-def _measured(config: EvaluateConfig, real: Sequence[Entry], generated: Sequence[Entry], crew: Processes) -> Sets:
-    def of(name: str, entries: Sequence[Entry]) -> MeasuredSet:
-        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, crew)
+def _others(name: str, before: Scores, now: Scores) -> bool:
+    """Whether scores are of other pairs than those rejecting some of the same folder explains."""
+    rejected = f"{name}_rejected_sha256"
+    same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]
+    return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
 
-    return Sets(of("real", real), of("generated", generated) if generated else None)
+
+def _measured(compared: Comparison, crew: Processes) -> Sets:
+    config = compared.config
+
+    def of(name: str, folder: PairFolder) -> MeasuredSet:
+        return measure_set(f"{name} pairs", folder.kept, config.out / KEPT_NAME, config.workers, crew)
+
+    return Sets(of("real", compared.real), of("generated", compared.generated) if compared.generated else None)
 
 
 # --- What an image model sees, what bounds a model, and how it was trained
@@ -243,12 +292,6 @@ def _cost(lines: Sequence[Scores]) -> Scores:
 
 
 # --- Output
-
-
-def _write_withheld(path: Path, scores: Scores) -> None:
-    copies = (scores["memorisation"] or {}).get("copies", [])
-    write_text(path, "".join(f"{one}\n" for one in copies))
-    print(f"{len(copies)} copies of training pairs, listed in {path}")
 
 
 def _say(scores: Scores) -> None:

@@ -13,6 +13,7 @@ from retipair.costs import peak_memory
 from retipair.data.dataset import load_views
 from retipair.data.lines import part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
+from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.disk import append_line, write_json
 from retipair.drawn import Drawn, check_folder, read_drawn, write_pair
@@ -54,7 +55,7 @@ def draw(job: Job, crew: Processes) -> Path:
     settings = settings_of(job)
     with crew.first_alone():
         check_folder(job.out, settings)
-        done, ledger = read_drawn(job.out), read_ledger(job.out)
+        done, ledger = read_drawn(job.out, config.amount), read_ledger(job.out)
     there, tries = set(done.indices), ledger.tries
     missing = [i for i in range(1, config.amount + 1) if i not in there and tries[i] < config.max_tries]
     if not missing:
@@ -97,7 +98,7 @@ def draw(job: Job, crew: Processes) -> Path:
                         again.append(index)
                         continue
                 else:
-                    record = write_pair(job, settings, index, tries[index], painted, consistency)
+                    record = write_pair(job, painter, settings, index, tries[index], painted, consistency)
                     append_line(manifest, to_line(record))
                 advance()
             queue.extendleft(reversed(again))
@@ -105,7 +106,7 @@ def draw(job: Job, crew: Processes) -> Path:
     # Put together
     crew.wait()
     if crew.first:
-        done, ledger = read_drawn(job.out), read_ledger(job.out)
+        done, ledger = read_drawn(job.out, config.amount), read_ledger(job.out)
     if stop.asked and queue:
         count = f" with {len(done.indices)} of {config.amount} pairs drawn" if crew.first else ""  # who has counted
         raise Stopped(f"stopped{count}; the same command goes on", stop.number)
@@ -132,14 +133,19 @@ def load(job: Job, texts: Sequence[str]) -> tuple[Painter, Conditioning]:
 
 def say_end(job: Job, done: Drawn, ledger: Ledger) -> None:
     """Where the pairs are, what was refused, and the first figure to look at."""
-    pairs, refused = len(done.indices), ledger.reasons.total()
-    if not pairs:
+    pairs, refused = len(done.consistencies), ledger.reasons.total()
+    if not done.indices:
         advice = "lower --min_consistency (with another --savedir), or train longer"
         raise UserError(f"{job.out}: every pair was given up, {refused} draws refused ({ledger.tally}); {advice}")
     if refused:
-        given_up = job.config.amount - pairs
+        given_up = job.config.amount - len(done.indices)
         rest = f"; {given_up} pairs given up after {job.config.max_tries} tries each" if given_up > 0 else ""
         console.print(f"Refused {refused} draws ({ledger.tally}){rest}")
+    if done.rejected:
+        count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
+        console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not drawn again")
+    if not pairs:
+        raise UserError(f"{job.out}: every pair is rejected; raise --amount to draw more")
     console.print(
         f"{pairs} synthetic pairs: {job.out}\n"
         f"Vessels of the two views correlate by {median(done.consistencies):.2f} (median); "

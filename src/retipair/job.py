@@ -9,7 +9,7 @@ import torch
 
 from retipair.captions import prompt_warnings
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
-from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
+from retipair.data.dataset import Entry, PairFolder, content_sha256, of_split, read_folder
 from retipair.data.layout import Layout
 from retipair.errors import UserError
 from retipair.metrics import memorisation
@@ -129,6 +129,8 @@ def _check(config: GenerateConfig) -> None:
     for name in ("min_consistency", "max_copy"):
         if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
             raise UserError(f"--{name} {value}: must be from -1 to 1")
+    if config.record_source and config.mode == "noise":
+        raise UserError("--record_source: only --mode from_data has sources; add that, or leave it out")
     if config.max_copy is not None and config.mode == "from_data":
         raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
     if not config.guidance_scale >= 1:
@@ -209,8 +211,10 @@ def training_pairs(
 ) -> list[Entry]:
     """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
 
-    Raises UserError if the run's own pairs are gone or are no longer those it was trained on: prepared again, they may
-    be split otherwise, and eyes that validated must not be varied, nor copies be looked for among other pairs.
+    Rejected pairs are not varied. Copies are looked for among all pairs that the adapter was trained on, rejected
+    since or not. Raises UserError if the run's own pairs are gone or are no longer those it was trained on: prepared
+    again, they may be split otherwise, and eyes that validated must not be varied, nor copies be looked for among other
+    pairs.
     """
     data = trained_on(config, run)
     if data is None:
@@ -218,15 +222,28 @@ def training_pairs(
     if not data.exists():
         raise UserError(f"{data}: the pairs of this run are gone; pass --data FOLDER to say where they are")
     folder = prepared_folder(data, config.results, layout.view_size)
-    entries = read_dataset(folder)
-    if description is not None and content_sha256(entries) != description.data_sha256:
+    found = read_folder(folder)
+    if found.note:
+        warnings.append(found.note)
+    trained = _trained_among(found, description)
+    if trained is None:
         if config.data is None:
             raise UserError(
                 f"{folder}: no longer what this adapter was trained on (prepared again?); "
                 "pass --data FOLDER to take its training pairs all the same"
             )
         warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
-    return of_split(entries, "train", folder)
+    return of_split(trained if trained and config.max_copy is not None else found.kept, "train", folder)
+
+
+def _trained_among(found: PairFolder, description: Description | None) -> list[Entry] | None:
+    """The pairs that the adapter was trained on: those kept, or all, if some were rejected since; None if neither."""
+    if description is None:
+        return found.kept
+    return next(
+        (some for some in (found.kept, found.entries) if content_sha256(some) == description.data_sha256),
+        None,
+    )
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
@@ -254,5 +271,6 @@ def settings_of(job: Job) -> dict[str, Any]:
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
         "known_sha256": content_sha256(job.known) if job.known else None,
+        "record_source": config.record_source or None,  # as in folders from before there was this setting
         "dtype": str(job.dtype).removeprefix("torch.") + (f", {job.way.name}" if job.way.stored else ""),
     }

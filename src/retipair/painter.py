@@ -90,11 +90,19 @@ def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> st
     return prompts[int(row)][0]
 
 
-def synthetic_mark(seed: int, index: int, base: str, how: str) -> dict[str, str]:
-    """What every generated PNG says of itself; how: "from noise", or what it is a variation of."""
+def synthetic_mark(painter: Painter, prompt: str, seed: int, index: int, how: str = "from noise") -> dict[str, str]:
+    """Return the texts that every generated PNG carries: that it is synthetic, and how it was made.
+
+    how: "from noise", or what it is a variation of. The texts are a function of these values and of the version.
+    """
     return {
         "Synthetic": f"yes: drawn by a diffusion model, {how}; not a photograph, not for clinical use",
         "Software": f"retipair {__version__}",
+        "Base": painter.base.name,
         "Seed": f"{seed}, pair {index}",
-        "Base": base,
+        "Prompt": prompt,
+        "Steps": str(painter.steps),
+        "Sampler": painter.sampler,
+        "Guidance": f"{painter.guidance_scale:g}",
+        "Size": str(painter.layout.view_size),
     }

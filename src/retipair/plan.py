@@ -198,7 +198,7 @@ def read_data(plan: Plan) -> Data:
     folder = plan.config.data
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
-    entries = read_dataset(folder)
+    entries = read_dataset(folder, console.print)
     return Data(of_split(entries, "train", folder), of_split(entries, "val", folder), content_sha256(entries))
 
 
@@ -276,7 +276,7 @@ def _pairs_and_captions(config: TrainConfig) -> tuple[str, list[tuple[str, str]]
         raw = find_pairs(config.data)
         count = f"{len(raw)} raw ones in {config.data}, prepared when training starts"
         return count, [(pair.id, pair.caption or config.prompt) for pair in raw]
-    entries = read_dataset(config.data)
+    entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)
     count = f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"
     return count, [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]

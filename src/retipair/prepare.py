@@ -37,12 +37,15 @@ from retipair.config import PrepareConfig, Register, json_sha256
 from retipair.data.align import How, align
 from retipair.data.anonymise import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
+from retipair.data.dataset import has_files, read_folder
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
+from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
 from retipair.data.sources import RawPair, find_pairs, find_usable
 from retipair.data.split import eye_names, group_of, split_pairs
+from retipair.data.text_files import nfc
 from retipair.disk import is_leftover, sha256_of, sync, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.owner import owned
@@ -100,6 +103,7 @@ def prepare(config: PrepareConfig) -> Path:
     split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
     if config.anonymise:
         read = _anonymous(read, config.anonymise)
+    read_rejected(config.out).check({nfc(one.pair.id) for one in read})
     tasks = [_task(seen, config) for seen in read]
     with owned(config.out):
         try:
@@ -113,6 +117,7 @@ def prepare(config: PrepareConfig) -> Path:
 def _prepare_tasks(tasks: Sequence[Task], skipped: Sequence[str], config: PrepareConfig) -> None:
     # Align what is new or changed
     earlier, staged = earlier_outcomes(config.out), staged_outcomes(config.out)
+    _reject_deleted(config.out, [earlier[task.pair.id] for task in tasks if task.pair.id in earlier])
     known = [(staged, config.out / STAGING), (earlier, config.out)]
     current = {task.pair.id: one for task in tasks if (one := still_valid(task.pair.id, task.key, known))}
     redo = [task for task in tasks if task.pair.id not in current]
@@ -238,7 +243,9 @@ def _anonymous(read: Sequence[Seen], path: Path) -> list[Seen]:
     write_names(names, key, [one.pair for one in read])
     print(f"ids are hashed with the key in {path}; which is whose stands in {names}: keep both apart")
     if any(one.pair.caption for one in read):
-        console.print("warning: captions stay as they are: look whether they name anybody")
+        console.print(
+            "warning: captions stay as they are, and adapters and generated PNGs hold them: do they name anybody?"
+        )
     others = [replace(one, pair=anonymous(one.pair, key), sha256=hashed(key, "files", one.sha256)) for one in read]
     return sorted(others, key=lambda one: one.pair.id)
 
@@ -417,6 +424,28 @@ def _move_into_place(out: Path, outcomes: Sequence[Outcome]) -> None:
     shutil.rmtree(out / STAGING, ignore_errors=True)
 
 
+def _reject_deleted(out: Path, earlier: Sequence[Outcome]) -> None:
+    """List the pairs whose files were all deleted by hand as rejected, before they are aligned again.
+
+    If no pair has a file left, the folder was lost and no pair was thrown out.
+    """
+    if not is_prepared(out):  # a call that was killed while it moved files
+        return
+    kept = [outcome.id for outcome in earlier if not outcome.refused]
+    gone = [id for id in kept if not has_files(out, (view_file(view, id) for view in VIEWS))]
+    if len(gone) < len(kept):
+        add_rejected(out, gone, "their files were deleted by hand")
+
+
+def _say_rejected(out: Path) -> None:
+    try:
+        note = read_folder(out).note
+    except UserError as error:  # a listed pair that is now refused
+        note = f"warning: {error}"
+    if note:
+        console.print(printable(note))
+
+
 def _describe(
     config: PrepareConfig, pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]
 ) -> None:
@@ -430,7 +459,11 @@ def _describe(
     counts = Counter(record.split for record in records)
     sides_text = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({sides_text})")
-    print(f"Look at {config.out / SHEET_NAME}{more}: vessels must run on from tile to tile")
+    print(
+        f"Look at {config.out / SHEET_NAME}{more}: vessels must run on from tile to tile; "
+        f"list the ids of pairs to leave out in {config.out / REJECTED_NAME}"
+    )
+    _say_rejected(config.out)
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:

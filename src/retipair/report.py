@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from retipair import __version__
-from retipair.data.dataset import Entry, read_dataset
+from retipair.data.dataset import Entry, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.disk import told, write_text
 
@@ -119,8 +119,8 @@ def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
     closest = (scores["memorisation"] or {}).get("closest", [])
     wanted |= {pair for one in closest for pair in (("generated", one["id"]), ("train", one["train_id"]))}
     where = scores["provenance"]
-    real = read_dataset(Path(where["real"]))
-    generated = read_dataset(Path(where["generated"])) if where["generated"] else []
+    real = read_folder(Path(where["real"])).entries
+    generated = read_folder(Path(where["generated"])).entries if where["generated"] else []
     named = [((one.split, one.id), one) for one in real] + [(("generated", one.id), one) for one in generated]
     return {name: one for name, one in named if name in wanted}
 

@@ -185,11 +185,12 @@ def _distribution(sets: Sets) -> Scores | None:
     made = sets.generated.features[spread(len(sets.generated.features), _MEASURED_APART)].astype(np.float64)
     moved = distribution.normalised(made, real).mean(axis=0)
     furthest = sorted(zip(distribution.feature_names(), moved.tolist(), strict=True), key=lambda one: -abs(one[1]))
+    plain = distribution.plain_names()
     return {
         "mmd2": distribution.mmd2(made, real, real),
         "floor": distribution.floor(real),
         **asdict(distribution.manifolds(real, made)),
-        "furthest": [{"feature": name, "deviations": far} for name, far in furthest[:CLOSEST]],
+        "furthest": [{"feature": name, "name": plain[name], "deviations": far} for name, far in furthest[:CLOSEST]],
     }
 
 

@@ -281,7 +281,7 @@ def write_samples(
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
             painted = painter.paint(training.batches.heard(prompt), [source])[0]
-            mark = synthetic_mark(config.seed, number, plan.base.name, "from noise")
+            mark = synthetic_mark(painter, prompt, config.seed, number)
             for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
             matches[number] = painted.pair.consistency()

@@ -1,7 +1,7 @@
 """What the scores mean, in plain words: what is fine, what is not, and what to try next."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Level = Literal["good", "look", "bad"]
@@ -17,37 +17,94 @@ _TINT = 3.0
 """Grey levels of colour in an FA."""
 _MORE_ALIKE = 0.1
 """MS-SSIM above that of real pairs of different eyes."""
+_AGREEMENT = {"correlation": "correlation", "dice": "vessel Dice", "cl_dice": "clDice"}
+"""The figures of agreement, each by the name that a sentence gives it."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something to try. `axis` is what it changes and `direction` (+1, -1) which way; "" and 0: nothing else can
+    contradict it.
+    """
+
+    text: str
+    axis: str = ""
+    direction: int = 0
+
+    def contradicts(self, other: "Advice") -> bool:
+        return bool(self.axis) and self.axis == other.axis and self.direction != other.direction
+
+
+_LONGER = Advice("Train for more steps (--max_steps).", "training steps", +1)
+_SHORTER = Advice("Train for fewer steps (--max_steps).", "training steps", -1)
+_MORE_TARGETS = Advice("Train with --lora_targets all.", "capacity of the adapter", +1)
+_LOWER_RANK = Advice("Train with a lower --unet_lora_rank.", "capacity of the adapter", -1)
+_SHARPER = Advice("Train with a higher --hf_lambda.")
+_MORE_EYES = Advice("Train on more eyes.")
+_MORE_SAMPLING = Advice("Generate with more --steps.")
+_KEEP_BETTER = Advice("Generate with --min_consistency, which keeps the better pairs.")
+_WITHHOLD = Advice("Leave the copies out: evaluate with --withhold_copies.")
+_LOOK_AT_SAMPLES = Advice("Look at the samples of each step of the training.")
+_OTHER_BASE = Advice("Try another base or a larger --size: it is the base's autoencoder that smooths.")
+_WITH_BASE = Advice("Evaluate with --base, to see how much detail its autoencoder can keep.")
+_BY_EYE = Advice("Compare the pairs on the report by eye.")
+_GIVE_REAL = Advice("Give --real the folder that was trained on.")
+_MORE_PAIRS = Advice(f"Judge {_FEW} pairs of each kind at least; 100 are better.")
+_MEND = Advice("Look at the real pairs listed; mend them, or list them in rejected.txt.")
+_MORE_MEMORY = Advice("For faster training steps: save less memory, if there is enough (--memory 24).", "memory", +1)
+_BF16 = Advice("For faster training steps: --precision bf16, on a GPU that has it.")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One judgement: about what, in a sentence with its figures, and what to try ("" where nothing need be)."""
+    """One judgement: about what, in a sentence with its figures, and what to try (() where nothing need be)."""
 
     level: Level
     about: str
     text: str
-    advice: str
+    advice: tuple[Advice, ...] = ()
 
 
 def verdict(scores: Scores) -> list[Finding]:
-    """What there is to say of these scores: the gravest first, else as it matters to a registration network."""
+    """Judge the scores: the gravest finding first, findings of one gravity in order of weight.
+
+    Agreement weighs most, then copies, diversity, detail, colour and the look. Advice that repeats or contradicts that
+    of a finding before it is left out, so that all advice in this order is one list that can be followed.
+    """
     found: list[Finding] = []
     if _judges_generated(scores):
-        for part in (_agreement, _copies, _detail, _tint, _distance, _diversity, _amount):
+        for part in (_agreement, _copies, _diversity, _detail, _tint, _distance, _amount):
             found += part(scores)
     found += [*_real(scores), *_cost(scores)]
-    return sorted(found, key=lambda finding: _GRAVITY.index(finding.level))
+    return _consistent(sorted(found, key=lambda finding: _GRAVITY.index(finding.level)))
+
+
+def _consistent(found: Sequence[Finding]) -> list[Finding]:
+    given: list[Advice] = []
+    kept = []
+    for finding in found:
+        new = [one for one in finding.advice if one not in given and not any(map(one.contradicts, given))]
+        given += new
+        kept.append(replace(finding, advice=tuple(new)))
+    return kept
+
+
+def as_values(finding: Finding) -> dict[str, str]:
+    """What scores.json says of a finding."""
+    return vars(finding) | {"advice": " ".join(one.text for one in finding.advice)}
 
 
 def headline(scores: Scores, found: Sequence[Finding]) -> str:
-    """The whole verdict in a sentence."""
+    """Sum the verdict up in a sentence, which follows the gravest finding."""
     worst = min((finding.level for finding in found), key=_GRAVITY.index)
     if not _judges_generated(scores):
         return "Nothing speaks against these pairs." if worst == "good" else "Look at some of these pairs first."
-    amount = sum(finding.level == "look" for finding in found)
+    points = [finding.about for finding in found if finding.level == worst]
+    if worst == "look" and _few(scores):
+        return f"Too few pairs for a verdict; look at {_count(len(points), 'point')}."
     return {
-        "bad": "Do not train on these pairs as they are.",
-        "look": f"Usable, after a look at {_count(amount, 'point')}.",
+        "bad": f"Do not train on these pairs as they are, for their {' and '.join(points)}.",
+        "look": f"Usable, after a look at {_count(len(points), 'point')}.",
         "good": "As good as the real pairs in all that is measured here.",
     }[worst]
 
@@ -61,52 +118,137 @@ def _mean(row: Scores, column: str) -> float | None:
     return found["mean"] if found else None
 
 
+def _enough(*columns: Scores | None) -> bool:
+    """Whether each column is the mean of enough pairs to decide on."""
+    return all(column is not None and column["n"] >= _FEW for column in columns)
+
+
+def _end(column: Scores, name: Literal["low", "high"]) -> float:
+    """One end of a mean's 95 % interval; the mean itself where there is no interval."""
+    end = column.get(name)
+    return float(column["mean"] if end is None else end)
+
+
+# --- Agreement
+
+
+@dataclass(frozen=True)
+class _Share:
+    """How far a figure of agreement is on the way from mispaired pairs (0) to the training pairs (1).
+
+    most: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
+    measured for a figure below half way to mean that the halves do not match.
+    """
+
+    name: str
+    text: str
+    share: float
+    most: float
+    certain: bool
+
+    @property
+    def level(self) -> Level:
+        if self.share >= _MOST_OF:
+            return "good"
+        return "bad" if self.certain and self.most < _HALF else "look"
+
+
+def _share(name: str, row: Scores) -> _Share | None:
+    """None where the training pairs do not reach more than mispaired ones: nothing can be judged by that figure."""
+    made, real, chance = (row.get(column) for column in ("generated", "train", "mispaired"))
+    least = chance["mean"] if chance else 0.0  # where all real pairs are of one eye none can be mispaired
+    assert made is not None
+    assert real is not None
+    if real["mean"] <= least:
+        return None
+    share, most = ((value - least) / (real["mean"] - least) for value in (made["mean"], _end(made, "high")))
+    text = f"{_AGREEMENT[name]} {made['mean']:.2f} in generated, {real['mean']:.2f} in training"
+    text += f", {least + 0:.2f} in mispaired pairs ({share:.0%} of the way)" if chance else f" pairs ({share:.0%})"
+    parts = (made, real, chance) if chance else (made, real)
+    certain = _enough(*parts) and _end(real, "low") > (_end(chance, "high") if chance else 0.0)
+    return _Share(_AGREEMENT[name], text, share, most, certain)
+
+
 def _agreement(scores: Scores) -> Iterator[Finding]:
-    """Whether the halves match: the one thing that everything else hangs on."""
-    row = scores["consistency"]["correlation"]
-    made, real, chance = (_mean(row, name) for name in ("generated", "train", "mispaired"))
-    if made is None:
+    """Whether the halves match, by the worst figure: the one thing that everything else hangs on."""
+    rows = {name: row for name, row in scores["consistency"].items() if name in _AGREEMENT and row.get("generated")}
+    if not rows:
         return
-    if real is None:
+    if not all(row.get("train") for row in rows.values()):
+        made = ", ".join(f"{_AGREEMENT[name]} {row['generated']['mean']:.2f}" for name, row in rows.items())
+        text = f"The vessels of CF and FA agree by {made} in generated pairs; there are no training pairs beside."
+        yield Finding("look", "agreement", text, (_GIVE_REAL,))
+        return
+    shares = sorted((share for name, row in rows.items() if (share := _share(name, row))), key=lambda one: one.share)
+    text = f"The vessels of CF and FA: {'; '.join(one.text for one in shares)}."
+    failed = next((one for one in shares if one.level == "bad"), None)  # the lowest of which that is certain
+    if failed:
+        text += f" The halves do not match, by {failed.name}."
+        yield Finding("bad", "agreement", text, (_LONGER, _MORE_TARGETS, _LOOK_AT_SAMPLES))
+    elif len(shares) < len(rows):
         text = (
-            f"The vessels of CF and FA correlate by {made:.2f} in generated pairs; there are no training pairs beside."
+            "By a figure of agreement the training pairs are no better than mispaired ones, so nothing can be judged."
         )
-        yield Finding("look", "agreement", text, "Give --real the folder that was trained on.")
-        return
-    least = chance or 0.0  # where all real pairs are of one eye none can be mispaired
-    share = (made - least) / (real - least) if real > least else 0.0
-    text = f"The vessels of CF and FA correlate by {made:.2f} in generated pairs, by {real:.2f} in the training pairs"
-    text += "." if chance is None else f" and by {round(chance, 2) + 0:.2f} in mispaired ones."
-    if share >= _MOST_OF:
-        yield Finding("good", "agreement", f"{text} The halves match.", "")
-    elif share >= _HALF:
-        advice = "Keep the better pairs: generate with --min_consistency; or train longer, or with --lora_targets all."
-        yield Finding("look", "agreement", f"{text} Most vessels match, not all.", advice)
+        yield Finding("look", "agreement", text, (_MEND,))
     else:
-        advice = "Do not train on these. Train longer, with --lora_targets all, and look at the samples of each step."
-        yield Finding("bad", "agreement", f"{text} The halves do not match.", advice)
+        yield _by_worst(shares[0], text)
+
+
+def _by_worst(worst: _Share, text: str) -> Finding:
+    """The finding of the lowest figure, where none certainly fails."""
+    if worst.level == "good":
+        return Finding("good", "agreement", f"{text} The halves match; {worst.name} is lowest.")
+    if worst.share >= _HALF:
+        text += f" Most vessels match, not all: {worst.name} is lowest."
+        return Finding("look", "agreement", text, (_KEEP_BETTER, _LONGER, _MORE_TARGETS))
+    reason = "its interval reaches further" if worst.certain else "there are too few pairs to be sure"
+    text += f" By {worst.name} the halves do not match, but {reason}."
+    return Finding("look", "agreement", text, (_LOOK_AT_SAMPLES, _LONGER, _MORE_TARGETS))
+
+
+# --- Copies, diversity
 
 
 def _copies(scores: Scores) -> Iterator[Finding]:
     found = scores["memorisation"]
     if found is None:
         text = "Generated pairs were not compared with training pairs: there are fewer than two of these."
-        yield Finding("look", "copies", text, "Give --real the folder that was trained on.")
+        yield Finding("look", "copies", text, (_GIVE_REAL,))
         return
     copies, amount = len(found["copies"]), found["likeness"]["generated"]["n"]
     if copies:
-        advice = "Leave them out (--withhold_copies lists them); fewer steps, a lower --unet_lora_rank, more eyes."
         limit = found["threshold"]
         text = f"{copies} of {amount} generated pairs are copies of training pairs (likeness {limit} or more)."
-        yield Finding("bad", "copies", text, advice)
+        yield Finding("bad", "copies", text, (_WITHHOLD, _SHORTER, _LOWER_RANK, _MORE_EYES))
     else:
-        most = found["closest"][0]["likeness"]
-        yield Finding(
-            "good",
-            "copies",
-            f"None of {amount} generated pairs copies a training pair (likeness {most:.2f} at most).",
-            "",
-        )
+        most, withheld = found["closest"][0]["likeness"], scores.get("withheld")
+        text = f"None of {amount} generated pairs copies a training pair (likeness {most:.2f} at most)."
+        if withheld:
+            text += f" {_count(len(withheld), 'copy', 'copies')} had been drawn beside them, and are rejected now."
+        yield Finding("good", "copies", text)
+
+
+def _diversity(scores: Scores) -> Iterator[Finding]:
+    """Whether the model draws many eyes. The intervals of both means must lie apart for that to be denied."""
+    for view, row in scores["diversity"].items():
+        made, real = row.get("generated"), row.get("real")
+        if not made or not real:
+            continue
+        about = f"diversity of the {view.upper()}"
+        text = f"Two generated {view.upper()} have a similarity of {made['mean']:.2f} (MS-SSIM), two real eyes one of "
+        text += f"{real['mean']:.2f}."
+        if made["mean"] <= real["mean"] + _MORE_ALIKE:
+            yield Finding("good", about, text)
+        elif not _enough(made, real):
+            few = "These are too few pairs to say that the model draws few eyes: field and shading alone are alike."
+            yield Finding("look", about, f"{text} {few}")
+        elif _end(made, "low") > _end(real, "high"):
+            yield Finding("bad", about, f"{text} The model draws few eyes.", (_SHORTER, _MORE_EYES))
+        else:
+            yield Finding("look", about, f"{text} The intervals overlap: the model may draw few eyes.", (_MORE_EYES,))
+
+
+# --- Detail, colour, the look
 
 
 def _detail(scores: Scores) -> Iterator[Finding]:
@@ -116,29 +258,27 @@ def _detail(scores: Scores) -> Iterator[Finding]:
         made, real, through = (_mean(row, name) for name in ("generated", "train", "autoencoder"))
         if made is None or not real:
             continue
+        about = f"detail of the {view.upper()}"
         text = f"Fine detail has {made:.1%} of the {view.upper()}'s power, {real:.1%} in the training pairs"
-        if through:
-            text += f", {through:.1%} in these passed through the autoencoder"
-        if made >= _HALF * real:
-            noisy = made > real / _HALF
-            advice = "Noisier than the real views: more --steps when generating, or fewer in training." if noisy else ""
-            yield Finding("look" if noisy else "good", f"detail of the {view.upper()}", f"{text}.", advice)
+        text += f", {through:.1%} in these passed through the autoencoder" if through else ""
+        if made > real / _HALF:
+            yield Finding("look", about, f"{text}: noisier than the real views.", (_MORE_SAMPLING, _SHORTER))
+        elif made >= _HALF * real:
+            yield Finding("good", about, f"{text}.")
         elif through and through < _HALF * real and made >= _HALF * through:
-            advice = "It is the base's autoencoder that smooths: no training changes that, another base or --size may."
-            yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
+            yield Finding("look", about, f"{text}: too smooth, as the autoencoder leaves it.", (_OTHER_BASE,))
         else:
-            advice = "Train longer; a higher --hf_lambda"
-            advice += "." if through else "; evaluate with --base to see what its autoencoder allows."
-            yield Finding("look", f"detail of the {view.upper()}", f"{text}: too smooth.", advice)
+            advice = (_LONGER, _SHARPER) if through else (_LONGER, _SHARPER, _WITH_BASE)
+            yield Finding("look", about, f"{text}: too smooth.", advice)
 
 
 def _tint(scores: Scores) -> Iterator[Finding]:
     made = scores["colour"]["fa"]["generated"]["mean"]
     text = f"Generated FA had {made:.1f} grey levels of colour before they were written grey."
     if made > _TINT:
-        yield Finding("look", "colour in FA", text, "A sign of too little training: train longer.")
+        yield Finding("look", "colour in FA", f"{text} That is a sign of too little training.", (_LONGER,))
     else:
-        yield Finding("good", "colour in FA", text, "")
+        yield Finding("good", "colour in FA", text)
 
 
 def _distance(scores: Scores) -> Iterator[Finding]:
@@ -149,27 +289,41 @@ def _distance(scores: Scores) -> Iterator[Finding]:
         f"Colours, spectrum and vessels lie {found['mmd2']:.2f} from the real pairs' (squared MMD); random halves "
         f"of the real pairs lie up to {found['floor']:.2f} from each other."
     )
-    names = ", ".join(one["feature"] for one in found["furthest"][:3])
+    names = "; ".join(one["name"] for one in found["furthest"][:3])
     if found["mmd2"] <= 2 * found["floor"]:
-        yield Finding("good", "the look", text, "")
+        yield Finding("good", "the look", text)
     else:
-        yield Finding("look", "the look", f"{text} Furthest: {names}.", "Train longer; compare the pairs below by eye.")
+        yield Finding("look", "the look", f"{text} Furthest: {names}.", (_LONGER, _BY_EYE))
 
 
-def _diversity(scores: Scores) -> Iterator[Finding]:
-    for view, row in scores["diversity"].items():
-        made, real = (_mean(row, name) for name in ("generated", "real"))
-        if made is None or real is None:
-            continue
-        text = (
-            f"Two generated {view.upper()} have a similarity of {made:.2f} (MS-SSIM), two real eyes one of {real:.2f}."
-        )
-        if made > real + _MORE_ALIKE:
-            yield Finding(
-                "bad", f"diversity of the {view.upper()}", text, "The model draws few eyes: fewer steps, more eyes."
-            )
-        else:
-            yield Finding("good", f"diversity of the {view.upper()}", text, "")
+# --- Numbers of pairs, real pairs, cost
+
+
+def _amounts(scores: Scores) -> tuple[int, int]:
+    """How many pairs are generated, how many real."""
+    made = scores["sizes"]["generated"]
+    return made, sum(scores["sizes"].values()) - made
+
+
+def _few(scores: Scores) -> bool:
+    return min(_amounts(scores)) < _FEW
+
+
+def _amount(scores: Scores) -> Iterator[Finding]:
+    if _few(scores):
+        made, real = _amounts(scores)
+        text = f"{made} generated and {real} real pairs are few: intervals are wide, and distances say little."
+        yield Finding("look", "number of pairs", text, (_MORE_PAIRS,))
+
+
+def _real(scores: Scores) -> Iterator[Finding]:
+    doubts = scores["doubts"]
+    if doubts:
+        pairs = len({doubt["id"] for doubt in doubts})
+        text = f"{_count(pairs, 'real pair')} in doubt, {doubts[0]['id']} first: {doubts[0]['text']}."
+        yield Finding("look", "real pairs", text, (_MEND,))
+    else:
+        yield Finding("good", "real pairs", "Nothing speaks against the real pairs.")
 
 
 def _cost(scores: Scores) -> Iterator[Finding]:
@@ -180,40 +334,20 @@ def _cost(scores: Scores) -> Iterator[Finding]:
     way, batch = settings["memory"] or "", settings["batch_size"]
     if cost["seconds_per_step"] is not None:
         pairs = batch * settings["gradient_accumulation_steps"]
-        saved = "gradient checkpointing" in way
-        faster = ["save less memory, if there is enough (--memory 24: a third faster)"] if saved else []
-        faster += ["--precision bf16 on a GPU that has it"] if settings["precision"] == "fp32" else []
+        faster: tuple[Advice, ...] = (_MORE_MEMORY,) if "gradient checkpointing" in way else ()
+        faster += (_BF16,) if settings["precision"] == "fp32" else ()
         text = f"A step of {_count(pairs, 'pair')} took {cost['seconds_per_step']:.2f} s."
-        yield Finding("good", "speed of training", text, _tips("For faster steps", faster))
+        yield Finding("good", "speed of training", text, faster)
     if cost["memory_gib"] is not None:
         preset = next((f"--memory {gib}" for gib in (16, 12, 8) if gib < cost["memory_gib"]), None)
-        smaller = [] if "weights in" in way or not preset else [preset]
-        smaller += [f"--batch_size 1 with --gradient_accumulation_steps {batch}"] if batch > 1 else []
-        text = f"Training used {cost['memory_gib']:.1f} GiB at most."
-        yield Finding("good", "memory of training", text, _tips("For less", smaller))
+        smaller: tuple[Advice, ...] = () if "weights in" in way or not preset else (_less_memory(preset),)
+        smaller += (_less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),) if batch > 1 else ()
+        yield Finding("good", "memory of training", f"Training used {cost['memory_gib']:.1f} GiB at most.", smaller)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _less_memory(how: str) -> Advice:
+    return Advice(f"For less memory in training: {how}.", "memory", -1)
 
 
-def _tips(aim: str, tips: Sequence[str]) -> str:
-    return f"{aim}: {'; '.join(tips)}." if tips else ""
-
-
-def _amount(scores: Scores) -> Iterator[Finding]:
-    made = scores["sizes"]["generated"]
-    real = sum(scores["sizes"].values()) - made
-    if min(made, real) < _FEW:
-        text = f"{made} generated and {real} real pairs are few: intervals are wide, and distances say little."
-        yield Finding("look", "number of pairs", text, f"Judge {_FEW} of each at least; 100 are better.")
-
-
-def _real(scores: Scores) -> Iterator[Finding]:
-    doubts = scores["doubts"]
-    if doubts:
-        pairs = len({doubt["id"] for doubt in doubts})
-        text = f"{pairs} real pairs are in doubt, {doubts[0]['id']} first: {doubts[0]['text']}."
-        yield Finding("look", "real pairs", text, "Look at those listed; mend or remove them and prepare again.")
-    else:
-        yield Finding("good", "real pairs", "Nothing speaks against the real pairs.", "")
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"

@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from sys import intern
 
@@ -12,12 +14,17 @@ from PIL import Image
 
 from retipair.data.manifest import PreparedPair, Record, Split, read_manifest
 from retipair.data.pair import Pair, load_image
+from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.split import split_groups
+from retipair.data.text_files import nfc
 from retipair.errors import UserError
 from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2
 """A generated folder has no split of its own: its eyes (a source pair and all its variations are one) get this one."""
+
+_NAMED = 3
+"""Ids that the line on left-out pairs names, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +59,72 @@ class Entry:
         return self.folder / self.mask_name if self.mask_name else None
 
 
-def read_dataset(folder: Path) -> list[Entry]:
-    """Every pair of a prepared or generated folder, in the manifest's order.
+@dataclass(frozen=True)
+class PairFolder:
+    """A prepared or generated folder as its manifest, its list of rejected pairs and its files say.
 
-    Raises UserError, naming the manifest, if it is missing, empty or broken.
+    entries: every pair that has files, rejected or not, in the manifest's order. rejected: the ids that are listed.
+    deleted: the ids of pairs that have no file left, which counts as rejected too.
+    """
+
+    path: Path
+    entries: list[Entry]
+    rejected: frozenset[str]
+    deleted: tuple[str, ...]
+
+    @cached_property
+    def kept(self) -> list[Entry]:
+        """The pairs to use: neither listed nor deleted."""
+        return [entry for entry in self.entries if entry.id not in self.rejected] if self.rejected else self.entries
+
+    @property
+    def note(self) -> str:
+        """How many pairs are left out and why, as one line; "" if none is."""
+        listed, deleted = (
+            _count(ids, reason)
+            for ids, reason in (
+                (sorted(self.rejected), f"listed in {REJECTED_NAME}"),
+                (self.deleted, "whose files were deleted"),
+            )
+        )
+        reasons = ", ".join(filter(None, (listed, deleted)))
+        return f"{self.path}: pairs left out: {reasons}" if reasons else ""
+
+    @property
+    def rejected_sha256(self) -> str | None:
+        """A fingerprint of which pairs are left out; None if none is."""
+        ids = sorted({*self.rejected, *self.deleted})
+        return hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else None
+
+    def check_any_left(self) -> None:
+        """Raise UserError if every pair is left out."""
+        if not self.kept:
+            raise UserError(f"{self.note}; no pair is left")
+
+
+def _count(ids: Sequence[str], reason: str) -> str:
+    first = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
+    return f"{len(ids)} {reason} ({first})" if ids else ""
+
+
+def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[Entry]:
+    """Return the pairs of a prepared or generated folder that are not rejected, in the manifest's order.
+
+    `report` is called with one line if pairs are left out. Raises UserError as `read_folder`, and if no pair is left.
+    """
+    found = read_folder(folder)
+    if found.note:
+        report(found.note)
+    found.check_any_left()
+    return found.kept
+
+
+def read_folder(folder: Path) -> PairFolder:
+    """Read a prepared or generated folder, rejected pairs included.
+
+    The split of generated pairs is drawn over rejected pairs too, so that rejecting one moves no other pair.
+    Raises UserError, naming the file, if the manifest is missing, empty or broken, or if the list of rejected pairs
+    has an id that the manifest has not.
     """
     entries: list[Entry] = []
     unsplit: list[int] = []
@@ -71,7 +140,38 @@ def read_dataset(folder: Path) -> list[Entry]:
         for at in unsplit:
             if (side := sides[entries[at].group]) != entries[at].split:
                 entries[at] = replace(entries[at], split=side)
-    return entries
+    return _without_deleted(folder, entries)
+
+
+def _without_deleted(folder: Path, entries: Sequence[Entry]) -> PairFolder:
+    listed = read_rejected(folder)
+    if listed.lines:
+        listed.check({nfc(entry.id) for entry in entries})
+    present, deleted, rejected = [], [], set()
+    for entry in entries:
+        if entry.id in listed:
+            rejected.add(entry.id)
+        if has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name)):
+            present.append(entry)
+        elif entry.id not in rejected:
+            deleted.append(entry.id)
+    return PairFolder(folder, present, frozenset(rejected), tuple(deleted))
+
+
+def has_files(folder: Path, names: Iterable[str | None]) -> bool:
+    """Whether at least one of these files exists; a pair of which none does was deleted by hand."""
+    return any(_exists(f"{folder}{os.sep}{name}") for name in names if name)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a directory entry: a dangling link and a file that may not be read are not deleted."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _entry(folder: Path, record: Record) -> Entry:
@@ -143,4 +243,7 @@ def _bytes(path: Path) -> bytes:
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: named in the manifest but not readable ({error.strerror}); prepare again") from None
+        raise UserError(
+            f"{path}: named in the manifest but not readable ({error.strerror}); make the folder again, or leave its "
+            f"pair out: list the id in {REJECTED_NAME}, or delete all files of the pair"
+        ) from None

@@ -22,7 +22,10 @@ MEGAPIXELS = 200
 _KINDS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
 """Pillow's names: of others it would start programs, for PostScript above all."""
 Image.init()  # only then does it know all of these by name
-_MARK = ("Synthetic", "Software", "Seed", "Base")
+_MARK = (
+    *("Synthetic", "Software", "Seed", "Base", "Adapter"),
+    *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
+)
 """Keys under which a picture that is no photograph says so, and how it was made."""
 
 

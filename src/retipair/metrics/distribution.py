@@ -40,46 +40,55 @@ def features(seen: Measured) -> np.ndarray:
     vessels: vesselness' mean, quantiles and mean at each scale, the share of the field above .5 (density), and the
     mean strongest scale within the segmented vessels, in units of the largest (calibre).
     """
-    return np.array([value for _, value in _named(seen)], dtype=np.float64)
+    return np.array([value for _, _, value in _named(seen)], dtype=np.float64)
 
 
-def _named(seen: Measured) -> Iterator[tuple[str, float]]:
-    """Every feature under its name: the one place that says which there are."""
+def _named(seen: Measured) -> Iterator[tuple[str, str, float]]:
+    """Yield (key, plain name, value) of every feature: the one place that defines which there are."""
     inside = seen.inside if seen.inside.any() else np.ones_like(seen.inside)
-    yield "field.share", seen.mask.mean()
-    yield "field.height", seen.mask.any(axis=1).mean()
-    yield "field.width", seen.mask.any(axis=0).mean()
-    for name, channel in (
-        *((f"cf.colour.{name}", seen.cf.pixels[..., i]) for i, name in enumerate(("red", "green", "blue"))),
-        ("fa.colour.grey", seen.fa.pixels),
+    yield "field.share", "field of view, share of the frame", seen.mask.mean()
+    yield "field.height", "field of view, height", seen.mask.any(axis=1).mean()
+    yield "field.width", "field of view, width", seen.mask.any(axis=0).mean()
+    for name, plain, channel in (
+        *(
+            (f"cf.colour.{name}", f"CF {name}", seen.cf.pixels[..., i])
+            for i, name in enumerate(("red", "green", "blue"))
+        ),
+        ("fa.colour.grey", "FA brightness", seen.fa.pixels),
     ):
-        yield from _colour(name, channel[inside] / 255.0)
+        yield from _colour(name, plain, channel[inside] / 255.0)
     for name, view in (("cf", seen.cf), ("fa", seen.fa)):
         rings = np.log10(radial_power(view.grey / 255.0))
-        yield from ((f"{name}.spectrum.k{low:03.0f}", ring) for low, ring in zip(BANDS, rings, strict=False))
-        yield from _vessels(f"{name}.vessels", view, inside)
+        for low, high, ring in zip(BANDS[:-1], BANDS[1:], rings, strict=True):
+            plain = f"{name.upper()} power from {low:.0f} to {high:.0f} cycles"
+            yield f"{name}.spectrum.k{low:03.0f}", plain, ring
+        yield from _vessels(f"{name}.vessels", name.upper(), view, inside)
 
 
-def _colour(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
+def _colour(name: str, plain: str, values: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Of (N,) values in [0, 1]."""
-    yield f"{name}.mean", values.mean()
-    yield f"{name}.deviation", values.std()
+    yield f"{name}.mean", f"{plain}, mean", values.mean()
+    yield f"{name}.deviation", f"{plain}, standard deviation", values.std()
     for q, value in zip(_COLOUR_QUANTILES, np.quantile(values, _COLOUR_QUANTILES), strict=True):
-        yield f"{name}.q{100 * q:02.0f}", value
+        yield f"{name}.q{100 * q:02.0f}", f"{plain}, {_percentile(q)}", value
 
 
-def _vessels(name: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tuple[str, float]]:
+def _percentile(q: float) -> str:
+    return "median" if q == 0.5 else f"{100 * q:.0f}th percentile"
+
+
+def _vessels(name: str, plain: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Of a view's vesselness at each scale."""
     ridges, strongest = view.ridges, view.vesselness
-    yield f"{name}.mean", strongest[inside].mean()
+    yield f"{name}.mean", f"{plain} vesselness, mean", strongest[inside].mean()
     for q, value in zip(_VESSEL_QUANTILES, np.quantile(strongest[inside], _VESSEL_QUANTILES), strict=True):
-        yield f"{name}.q{100 * q:02.0f}", value
+        yield f"{name}.q{100 * q:02.0f}", f"{plain} vesselness, {_percentile(q)}", value
     for sigma, ridge in zip(SIGMAS, ridges, strict=True):
-        yield f"{name}.sigma{sigma}", ridge[inside].mean()
-    yield f"{name}.density", (strongest[inside] > _DENSE).mean()
+        yield f"{name}.sigma{sigma}", f"{plain} vesselness at a scale of {sigma} px, mean", ridge[inside].mean()
+    yield f"{name}.density", f"{plain} vessel density", (strongest[inside] > _DENSE).mean()
     vessels = segment(strongest, inside)
     scales = np.take(SIGMAS, ridges.argmax(axis=0)[vessels]) / max(SIGMAS)
-    yield f"{name}.calibre", scales.mean() if vessels.any() else 0.0
+    yield f"{name}.calibre", f"{plain} vessel calibre", scales.mean() if vessels.any() else 0.0
 
 
 def _blank() -> Measured:
@@ -89,8 +98,14 @@ def _blank() -> Measured:
 
 @cache
 def feature_names() -> tuple[str, ...]:
-    """What each entry of `features` is: view, group, figure."""
-    return tuple(name for name, _ in _named(_blank()))
+    """Return the key of each entry of `features`: view, group, figure."""
+    return tuple(plain_names())
+
+
+@cache
+def plain_names() -> dict[str, str]:
+    """Return key -> plain name of each entry of `features`, in their order."""
+    return {key: plain for key, plain, _ in _named(_blank())}
 
 
 # --- Distance

@@ -1,0 +1,68 @@
+"""`rejected.txt` beside a manifest: the ids of pairs that a user, or `evaluate --withhold_copies`, threw out."""
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.text_files import nfc, read_text
+from retipair.disk import write_text
+from retipair.errors import UserError
+
+REJECTED_NAME = "rejected.txt"
+_COMMENT = "#"
+
+
+@dataclass(frozen=True)
+class RejectedList:
+    """The ids in a folder's list, in NFC, each with the number of its first line."""
+
+    path: Path
+    lines: dict[str, int]
+
+    def __contains__(self, id: str) -> bool:
+        return bool(self.lines) and nfc(id) in self.lines
+
+    def check(self, known: Container[str]) -> None:
+        """Raise UserError, naming the line, for an id that is not in `known` (NFC)."""
+        for id, number in self.lines.items():
+            if id not in known:
+                raise UserError(
+                    f"{self.path}, line {number}: no pair has the id {id!r}; correct or remove the line "
+                    f"({MANIFEST_NAME} has the ids)"
+                )
+
+
+def read_rejected(folder: Path) -> RejectedList:
+    """Read `folder/rejected.txt`: one id a line; blank lines and lines that begin with # do not count.
+
+    A byte order mark, CRLF line ends and spaces around an id are ignored. The list is empty if there is no such file.
+    Raises UserError, naming the file, if it is not a text file in UTF-8.
+    """
+    path = folder / REJECTED_NAME
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        id = nfc(line.strip())
+        if id and not id.startswith(_COMMENT):
+            lines.setdefault(id, number)
+    return RejectedList(path, lines)
+
+
+def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
+    """Append the ids that are not listed yet to `folder/rejected.txt`, under a comment that states the reason.
+
+    The user's own lines are kept. The file is replaced in one step. Raises UserError as `read_rejected`.
+    """
+    listed = read_rejected(folder)
+    if new := [id for id in ids if id not in listed]:
+        before = _text(listed.path)
+        gap = "" if before.endswith("\n") or not before else "\n"
+        write_text(listed.path, f"{before}{gap}{_COMMENT} {reason}\n" + "".join(f"{id}\n" for id in new))
+
+
+def _text(path: Path) -> str:
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        raise UserError(f"{path}: is not a file; move it away, or list rejected ids in a text file of that name")
+    return read_text(path)
