@@ -2,13 +2,17 @@
 
 import ast
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -151,18 +155,34 @@ def test_the_status_reaches_the_shell() -> None:
     assert status("train", "-n", "x", "--frobnicate") == 2
 
 
-def test_settings_survive_json_and_unknown_ones_are_refused() -> None:
-    for settings in (
-        config.TrainConfig(name="x", data=Path("d"), size=128),
-        config.GenerateConfig(name="x", out=Path("o"), strength=0.5),
-        config.PrepareConfig(raw=Path("r"), out=Path("o")),
-        config.PhantomConfig(out=Path("o"), camera="teal"),
-        config.DemoConfig(system="sd15"),
-    ):
-        values = config.to_values(settings)
-        assert config.from_values(type(settings), values, "here") == settings
-        with pytest.raises(UserError, match=r"config\.json: unknown setting 'more'"):
-            config.from_values(type(settings), {**values, "more": 1}, "config.json")
+def values_of(hint: Any) -> list[Any]:
+    """Values of every kind that a setting of this type can have."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if get_args(hint):
+        return [value for one in get_args(hint) for value in values_of(one)]
+    examples: dict[Any, list[Any]] = {Path: [Path("a folder/x")], str: ["text"], int: [7], float: [0.25]}
+    return {**examples, bool: [True, False], NoneType: [None]}[hint]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(v.config, f.name, id=f"{v.name}-{f.name}") for v in cli.VERBS for f in fields(v.config)],
+)
+def test_every_setting_survives_json(kind: type, name: str) -> None:
+    hints = get_type_hints(kind)
+    needed = {field.name: values_of(hints[field.name])[0] for field in fields(kind) if field.default is MISSING}
+    for value in values_of(hints[name]):
+        settings = kind(**{**needed, name: value})
+        again = config.from_values(kind, json.loads(json.dumps(config.to_values(settings))), "here")
+        assert again == settings
+        assert type(getattr(again, name)) is type(value)
+
+
+@pytest.mark.parametrize("kind", [verb.config for verb in cli.VERBS])
+def test_unknown_settings_are_refused(kind: type) -> None:
+    with pytest.raises(UserError, match=r"config\.json: unknown setting 'more'"):
+        config.from_values(kind, {"more": 1}, "config.json")
 
 
 def test_windows_is_refused_plainly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,8 @@ from retipair.vision.field_of_view import field_of_view
 USUAL = demo.SETTINGS
 QUICK = replace(
     USUAL,
-    bases={"sdxl": "random:tiny-sdxl", "sd15": "random:tiny-sd15"},
-    steps=dict.fromkeys(("sdxl", "sd15"), demo.Steps(3, 2)),
+    base="random:tiny-{system}",
+    steps=dict.fromkeys(USUAL.steps, demo.Steps(3, 2)),
     phantoms=replace(USUAL.phantoms, amount=3, size=192, seed=3),
     training=replace(
         USUAL.training,
@@ -132,7 +132,7 @@ def test_out_must_be_a_demos(tmp_path: Path, refused: Callable[..., str]) -> Non
 def test_a_missing_base_is_known_before_anything_is_drawn(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "SETTINGS", replace(QUICK, bases={"sdxl": "tiny-nothing"}))
+    monkeypatch.setattr(demo, "SETTINGS", replace(QUICK, base="tiny-nothing"))
     assert "tiny-nothing" in refused("demo", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

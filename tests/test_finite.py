@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from conftest import CUDA, train_command
 from operations import Seen
@@ -16,12 +17,17 @@ from retipair import batches, finite, learner
 from retipair.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
+from retipair.data.layout import Layout
 from retipair.disk import damage
 from retipair.errors import UserError
 from retipair.learner import Learner
-from retipair.model import autoencoder
+from retipair.model.adapter import MovingAverage, add_adapter
 from retipair.model.autoencoder import Moments, decode
 from retipair.model.base import open_base
+from retipair.model.conditioning import encode_prompts
+from retipair.model.denoiser import Denoiser
+from retipair.painter import Painter
+from retipair.plan import adapter_config
 from retipair.processes import ALONE, Processes
 from retipair.run import Run
 from retipair.step import named, set_up, take_step
@@ -120,31 +126,51 @@ def fused(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.op
 def test_a_step_left_out_changes_nothing_of_the_adapter(
     device: str, build: Callable[..., object], base_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retipair.model.adapter import add_adapter
-    from retipair.plan import adapter_config
-
     monkeypatch.setattr(learner, "_build_optimizer", build)
     config = TrainConfig(name="x", ema_decay=0.9)
-    unet = open_base(str(base_folder("sd15"))).unet(device=device)
-    add_adapter(unet, adapter_config(config), 0)
-    learning = Learner(unet, config)
 
-    def step(value: float) -> torch.Tensor:
+    def learner_at(*gradients: float) -> Learner:
+        """After one step along each of these gradients."""
+        unet = open_base(str(base_folder("sd15"))).unet(device=device)
+        add_adapter(unet, adapter_config(config), 0)
+        learning = Learner(unet, config)
+        for value in gradients:
+            take(learning, value)
+        return learning
+
+    def take(learning: Learner, value: float) -> None:
         for parameter in learning.parameters.values():
             parameter.grad = torch.full_like(parameter, value)
-        return learning.update()
+        assert bool(learning.update()) == np.isfinite(value)
 
-    def state() -> dict[str, torch.Tensor]:
-        return {name: value.clone() for name, value in learning.state().items()}
+    def assert_equal(one: Learner, other: Learner) -> None:
+        ours, theirs = one.state(), other.state()
+        assert ours.keys() == theirs.keys()
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
-    assert step(1.0)
-    before = state()
-    for value in (np.nan, np.inf, -np.inf):
-        assert not step(value)
-        after = state()
-        assert all(torch.equal(before[name], after[name]) for name in before)
-    assert step(1.0)
-    assert not all(torch.equal(before[name], state()[name]) for name in before)
+    with_lost = learner_at(np.nan, 1.0, -0.5, 2.0, np.nan, np.inf, -np.inf)
+    without = learner_at(1.0, -0.5, 2.0)
+    assert_equal(with_lost, without)
+    resumed = learner_at()
+    resumed.restore(with_lost.step, {name: value.clone() for name, value in with_lost.state().items()})
+    before = {name: value.clone() for name, value in resumed.state().items()}
+    for learning in (with_lost, without, resumed):
+        take(learning, 0.25)
+    assert_equal(with_lost, without)
+    assert_equal(with_lost, resumed)
+    moved = [name for name, value in resumed.state().items() if not torch.equal(before[name], value)]
+    assert {name.split(".")[0] for name in moved} == {"adapter", "optimizer", "average"}
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.9, 0.999])
+def test_the_average_is_the_librarys(decay: float) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(50))
+    ours, library = MovingAverage([parameter], decay), EMAModel([parameter], decay)
+    for step in range(40):
+        parameter.data = torch.randn(50, generator=torch.Generator().manual_seed(step))
+        ours.update([parameter], torch.tensor(True))
+        library.step([parameter])
+        torch.testing.assert_close(ours.shadow_params, library.shadow_params, rtol=0, atol=1e-6)
 
 
 def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
@@ -165,7 +191,7 @@ def test_a_step_asks_the_device_for_no_value(tmp_path: Path, monkeypatch: pytest
     """With the optimiser that a GPU has: to look for numbers that are none makes nobody wait."""
     monkeypatch.setattr(learner, "_build_optimizer", fused)
     plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu", batch_size=2), tmp_path)
-    training = set_up(plan, data, ALONE)
+    training = set_up(replace(plan, config=replace(plan.config, ema_decay=0.9)), data, ALONE)
     take_step(training)
     with Seen() as seen:
         take_step(training)
@@ -186,9 +212,6 @@ def test_a_pair_of_another_process_is_named(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_that_counts_without_tensors_is_kept(base_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retipair.model.adapter import add_adapter
-    from retipair.plan import adapter_config
-
     config = TrainConfig(name="x")
     unet = open_base(str(base_folder("sd15"))).unet()
     add_adapter(unet, adapter_config(config), 0)
@@ -252,13 +275,17 @@ def test_an_autoencoder_that_overflows_is_named_with_the_pair(
 
 
 def test_images_that_are_no_numbers_are_not_written_as_black(base_folder: Folder) -> None:
-    vae = open_base(str(base_folder("sd15"))).vae()
+    base = open_base(str(base_folder("sd15")))
+    vae, layout = base.vae(), Layout("squeezed", base.view_size)
+    prompt = encode_prompts(base, ["an eye"], layout.joint_size, "cpu").rows([0])
+    painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), vae, "ddpm", 2)
+    assert painter.paint(prompt, [torch.Generator()])
     latents = torch.zeros(1, vae.config.latent_channels, 8, 8)
     decode(vae, latents)
     with pytest.raises(UserError, match="the latents are no numbers"):
         decode(vae, latents + np.nan)
     vae.decoder.conv_out.bias.data.fill_(np.inf)
     vae.decoder.conv_out.weight.data.fill_(np.nan)
-    with pytest.raises(UserError, match="the autoencoder gives no numbers"):
-        decode(vae, latents)
-    assert autoencoder.decode is decode
+    for draw in (lambda: decode(vae, latents), lambda: painter.paint(prompt, [torch.Generator()])):
+        with pytest.raises(UserError, match="the autoencoder gives no numbers"):
+            draw()

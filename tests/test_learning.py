@@ -61,7 +61,7 @@ def trained_on(data: Path, base: Base, results: Path) -> Run:
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
     command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 1, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
-    return find_run(results, data.name, base.system.name)
+    return find_run(results, data.name, [base.system.name])
 
 
 def swap_sides(folder: Path, swapped: Path) -> Path:

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import retipair
+from retipair.config import SystemName
+from retipair.model.base import SYSTEMS
 
 SOURCE = Path(retipair.__file__).parent
 ROOMS = {  # what each room may import beside itself, the errors and the disk
@@ -119,17 +122,45 @@ def test_each_library_is_known_in_one_place(library: str) -> None:
     assert {path for path in knowing if not path.startswith(PLACES[library])} == set()
 
 
+def naming_a_system(source: str) -> set[int]:
+    """Lines with "sdxl" or "sd15" in them as a word of its own, in a comparison, a table, a list, an argument."""
+    constants = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return {node.lineno for node in constants if node.value in SYSTEMS}
+
+
+def choices_of_settings(source: str) -> set[int]:
+    """Lines that declare a setting's choices and default, which is all that the config may say of systems."""
+    tree = ast.parse(source)
+    declared = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)}
+    return declared | {node.lineno for node in tree.body if isinstance(node, ast.Assign)}
+
+
 def test_only_the_model_room_asks_which_system_it_is() -> None:
     asking = set()
     for name, path in modules().items():
         if name.startswith("model"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Compare | ast.Match):
-                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
-                asking |= {f"{name}, line {node.lineno}"} if words & {"sdxl", "sd15"} else set()
+        source = path.read_text(encoding="utf-8")
+        allowed = choices_of_settings(source) if name == "config" else set()
+        asking |= {f"{name}, line {line}" for line in naming_a_system(source) - allowed}
         asking |= {f"{name} imports {full}" for full in imports(name) if full.endswith((".SDXL", ".SD15"))}
     assert not asking
+    assert set(get_args(SystemName)) == set(SYSTEMS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = system == 'sdxl'",
+        "x = {'sdxl': 1, 'sd15': 2}[system]",
+        "for one in ['sdxl', 'sd15']: pass",
+        "match system:\n  case 'sd15': pass",
+        "x = system.startswith('sd15')",
+        "def f(system='sdxl'): pass",
+    ],
+)
+def test_every_way_to_ask_is_seen(source: str) -> None:
+    assert naming_a_system(source)
 
 
 def test_help_and_refusals_never_wait_for_torch() -> None:

@@ -20,6 +20,7 @@ BestBy = Literal["loss", "consistency", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
 Memory = Literal["auto", "24", "16", "12", "8"]
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "euler"]
+SystemName = Literal["sdxl", "sd15"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +283,7 @@ class DemoConfig:
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
     """Folder to write; what an earlier demo left there is used again."""
-    system: Literal["sdxl", "sd15"] = "sdxl"
+    system: SystemName = "sdxl"
     """Which small base, and with it which layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
 
 
@@ -362,8 +363,12 @@ def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Confi
     hints = get_type_hints(kind)
     if wrong := next((key for key, value in values.items() if not _is_setting(value, hints[key])), None):
         raise UserError(f"{where}: {wrong} cannot be {values[wrong]!r:.40}; it was edited or damaged")
-    paths = {"data", "results", "out", "raw", "tokenizer", "real", "generated", "adapter"}
-    return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values.items()})
+    return kind(**{key: _restored(value, hints[key]) for key, value in values.items()})
+
+
+def _restored(value: Any, hint: Any) -> Any:
+    """The setting of that type that a JSON value stands for."""
+    return Path(value) if Path in (hint, *get_args(hint)) and value is not None else value
 
 
 def _is_setting(value: Any, hint: Any) -> bool:

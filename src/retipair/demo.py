@@ -13,7 +13,7 @@ from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomC
 from retipair.errors import UserError
 from retipair.evaluate import evaluate
 from retipair.generate import generate
-from retipair.model.base import open_base
+from retipair.model.base import SYSTEMS, open_base
 from retipair.phantom import phantom
 from retipair.prepare import prepare
 from retipair.progress import console
@@ -26,7 +26,7 @@ CAMERA, DISEASE = "teal", "vein_occlusion"
 
 Mode = Literal["noise", "from_data"]
 SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
-REPORTS = {"sdxl": "report", "sd15": "report-sd15"}
+REPORTS = {name: "report" if name == DemoConfig().system else f"report-{name}" for name in SYSTEMS}
 NEXT = "retipair prepare eyes pairs"
 
 
@@ -40,9 +40,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Settings:
-    """How much of everything, by system where that differs; where the files lie comes later."""
+    """How much of everything; where the files lie comes later. base: `{system}` stands in it; steps: by layout."""
 
-    bases: Mapping[str, str]
+    base: str
     steps: Mapping[str, Steps]
     phantoms: PhantomConfig
     training: TrainConfig
@@ -53,8 +53,9 @@ class Settings:
 # The whole way in 6 minutes on two cores. Noise added in each step (ddpm) mends what earlier ones drew badly:
 # recipes/README.md.
 SETTINGS = Settings(
-    bases={"sdxl": "tiny-sdxl", "sd15": "tiny-sd15"},
-    steps={"sdxl": Steps(80, 50), "sd15": Steps(160, 100)},  # squeezed, the image and a step's time are half as large
+    base="tiny-{system}",
+    # Squeezed, the image and a step's time are half as large.
+    steps={"side_by_side": Steps(80, 50), "squeezed": Steps(160, 100)},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
         name="demo",
@@ -80,7 +81,7 @@ def demo(config: DemoConfig) -> Path:
     Raises UserError, before anything is written, if OUT is not a demo's or the base is missing.
     """
     _check_out(config.out)
-    base = open_base(SETTINGS.bases[config.system])
+    base = open_base(base_of(config))
     stages = stages_of(config, base.view_size)
     for number, stage in enumerate(stages, start=1):
         console.print(f"\n{number} of {len(stages)}: {stage.purpose}\n  {stage.command}")
@@ -144,11 +145,21 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
     ]
 
 
+def base_of(config: DemoConfig) -> str:
+    """Name the base of this demo."""
+    return SETTINGS.base.format(system=config.system)
+
+
+def steps_of(config: DemoConfig) -> Steps:
+    """Return the steps of this demo's training and drawing."""
+    return SETTINGS.steps[SYSTEMS[config.system].layout]
+
+
 def train_config(config: DemoConfig) -> TrainConfig:
     """The training of this demo."""
-    base, data = SETTINGS.bases[config.system], config.out / "pairs"
-    steps = SETTINGS.steps[config.system].training
-    return replace(SETTINGS.training, data=data, base=base, results=config.out / "results", max_steps=steps)
+    data, results = config.out / "pairs", config.out / "results"
+    steps = steps_of(config).training
+    return replace(SETTINGS.training, data=data, base=base_of(config), results=results, max_steps=steps)
 
 
 def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
@@ -156,10 +167,10 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
     return replace(
         SETTINGS.drawing,
         mode=mode,
-        steps=SETTINGS.steps[config.system].drawing,
+        steps=steps_of(config).drawing,
         savedir=SAVEDIRS[mode],
         amount=SETTINGS.amounts[mode],
-        base=SETTINGS.bases[config.system],
+        base=base_of(config),
         results=config.out / "results",
     )
 
@@ -171,6 +182,6 @@ def evaluate_config(config: DemoConfig) -> EvaluateConfig:
         real=config.out / "pairs",
         generated=results_folder(results, config.system, "_preds") / name / SAVEDIRS["noise"],
         out=config.out / REPORTS[config.system],
-        base=SETTINGS.bases[config.system],
+        base=base_of(config),
         adapter=results_folder(results, config.system) / name,
     )

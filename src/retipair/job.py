@@ -14,7 +14,7 @@ from retipair.data.layout import Layout
 from retipair.errors import UserError
 from retipair.metrics import memorisation
 from retipair.model.adapter import PEFT_WEIGHTS, Description, adapter_sha256, read_description
-from retipair.model.base import Base, open_base
+from retipair.model.base import SYSTEMS, Base, open_base
 from retipair.model.device import choose_device, choose_dtype
 from retipair.model.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.painter import draw_prompt
@@ -147,18 +147,19 @@ def _check(config: GenerateConfig) -> None:
 
 def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
     """The run, if a name tells it, and the `unet_lora` folder that --checkpoint means."""
-    system: str | None = base.system.name if base else None
+    systems: list[str] = [base.system.name] if base else list(SYSTEMS)
     if config.checkpoint in ("best", "latest"):
-        run = find_run(config.results, str(config.name), system)
+        run = find_run(config.results, str(config.name), systems)
         return run, run.adapter_folder(config.checkpoint)
     folder = Path(config.checkpoint)
     adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
     description = read_description(adapter)
-    system = system or (description.system if description else None)
+    if base is None and description:
+        systems = [description.system]
     if config.name is None:
         return None, adapter
     try:
-        return find_run(config.results, config.name, system), adapter
+        return find_run(config.results, config.name, systems), adapter
     except UserError:
         raise UserError(
             f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "

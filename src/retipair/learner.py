@@ -9,7 +9,7 @@ import torch
 
 from retipair.config import TrainConfig
 from retipair.errors import UserError
-from retipair.model.adapter import UNet, adapter_parameters, running_average
+from retipair.model.adapter import MovingAverage, UNet, adapter_parameters
 
 ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
@@ -23,16 +23,17 @@ class Learner:
         self.step = 0
         self._optimizer = _build_optimizer(config, list(self.parameters.values()))
         self._masks = bool(self._optimizer.defaults.get("fused"))
-        self._average = running_average(self.parameters.values(), config.ema_decay) if config.ema_decay else None
+        self._average = MovingAverage(self.parameters.values(), config.ema_decay) if config.ema_decay else None
 
     @property
     def learning_rate(self) -> float:
         return learning_rate(self.step, self.config)
 
     def update(self) -> torch.Tensor:
-        """One optimiser step along the gradients gathered so far, or none where they are no numbers.
+        """Take one optimiser step along the gradients gathered so far; skip it where they are NaN or infinite.
 
-        Returns whether they are, () bool, on the device: a GPU leaves the step out by itself, and nobody waits for it.
+        A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
+        Returns whether the gradients are finite, () bool on the device: a GPU skips without synchronising.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -48,7 +49,7 @@ class Learner:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
-            self._average.step(self.parameters.values())
+            self._average.update(self.parameters.values(), finite)
         self.step += 1
         return finite
 
@@ -72,6 +73,7 @@ class Learner:
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         if self._average is not None:
             tensors |= {f"average.{number}": value for number, value in enumerate(self._average.shadow_params)}
+            tensors["average.updates"] = self._average.updates
         return tensors
 
     def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
@@ -88,7 +90,7 @@ class Learner:
                 moments.setdefault(int(number), {})[name] = int(value) if counted else value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._average is not None:
-            self._average.optimization_step = step
+            self._average.updates.fill_(tensors.get("average.updates", step))  # older checkpoints have none
             for place, shadow in enumerate(self._average.shadow_params):
                 shadow.copy_(tensors[f"average.{place}"])
 

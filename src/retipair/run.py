@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -238,13 +238,13 @@ def results_folder(results: Path, system: str, kind: str = "") -> Path:
     return results / f"out_joint_{system}_cffa_pairs{kind}"
 
 
-def find_run(results: Path, name: str, system: str | None) -> Run:
-    """The run of that name, of either system if none is given. Raises UserError if there is none, or two."""
-    systems = [system] if system else ["sdxl", "sd15"]
+def find_run(results: Path, name: str, systems: Sequence[str]) -> Run:
+    """Return the run of that name, of one of these systems. Raises UserError if there is none, or more than one."""
     found = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not found:
         places = " or ".join(str(results_folder(results, s) / name) for s in systems)
-        other = f" (--base is {system}: is the run of the other system? leave --base out)" if system else ""
+        one = len(systems) == 1
+        other = f" (--base is {systems[0]}: is the run of the other system? leave --base out)" if one else ""
         raise UserError(f"no run {name!r} in {places}{other}; `retipair train -n {name} --data FOLDER` makes one")
     if len(found) > 1:
         raise UserError(f"run {name!r} exists under both systems; say which with --base")

@@ -82,9 +82,24 @@ def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
 
-def running_average(parameters: Iterable[torch.nn.Parameter], decay: float) -> EMAModel:
-    """The library's exponential moving average; it warms up: its decay at step k is at most (1 + k) / (10 + k)."""
-    return EMAModel(parameters, decay)
+class MovingAverage(EMAModel):
+    """Exponential moving average of parameters: diffusers' own, except that steps can be skipped on the device.
+
+    Update k decays by at most k / (9 + k), the first by 0 (warm-up). `updates`, (), counts them on the device.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
+        super().__init__(parameters, decay)
+        self.updates = torch.zeros((), device=self.shadow_params[0].device)
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[torch.nn.Parameter], finite: torch.Tensor) -> None:
+        """Move towards the parameters where `finite`, () bool on the device, is true; else change nothing."""
+        self.updates += finite
+        warmup = torch.where(self.updates > 1, 9 / (9 + self.updates), 1.0)
+        weight = warmup.clamp(min=1 - self.decay) * finite
+        for shadow, parameter in zip(self.shadow_params, parameters, strict=True):
+            shadow.sub_(weight * (shadow - parameter))
 
 
 def save_adapter(folder: Path, base: Base, unet: UNet, description: Description) -> None:
