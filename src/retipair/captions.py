@@ -1,6 +1,7 @@
 """Check captions against the base's tokenizers: warn of what is cut off, refuse captions that become one."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from retipair.errors import UserError
 from retipair.model.base import Base
@@ -22,8 +23,8 @@ def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[st
         return []
     name, caption = long[0]
     return [
-        f"{len(long)} of {len(captions)} captions are longer than the {truncated[caption].limit} tokens that "
-        f"{base.name} takes; of the first, that of {name}, this is cut off: {_shown(truncated[caption].cut)}"
+        f"captions longer than the {truncated[caption].limit} tokens that {base.name} takes: {len(long)} of "
+        f"{len(captions)}; of the first, that of {name}, this is cut off: {_shown(truncated[caption].cut)}"
     ]
 
 
@@ -43,11 +44,17 @@ def _check_distinct(captions: Sequence[tuple[str, str]], truncated: dict[str, Tr
     for name, caption in captions:
         other, before = first.setdefault(truncated[caption].kept, (name, caption))
         if truncated[caption].tokens != truncated[before].tokens:
-            ends = " and ".join(_shown(truncated[text].cut) for text in (before, caption))
+            ends = " and ".join(_shown(text) for text in _different_ends(before, caption))
             raise UserError(
                 f"the captions of {other} and {name} differ only after the {truncated[caption].limit} tokens that "
                 f"the base takes ({ends}); shorten them, or put first what tells them apart"
             )
+
+
+def _different_ends(one: str, other: str) -> tuple[str, str]:
+    """Cut off what both texts begin with."""
+    same = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(one, other, strict=False)))
+    return one[same:], other[same:]
 
 
 def _shown(text: str) -> str:

@@ -245,7 +245,7 @@ class Base:
         """Say what in it contradicts itself."""
         if not self.declared.contradicted:
             return []
-        return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which holds"]
+        return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which is used"]
 
     @property
     def _extras(self) -> dict[str, Any]:
