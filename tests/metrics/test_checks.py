@@ -8,7 +8,7 @@ from retipair.data.pair import Pair
 from retipair.metrics.checks import doubts_of, same_eyes
 from retipair.metrics.figures import Figures, figures_of
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import Nearest
+from retipair.metrics.memorisation import COPY, Nearest
 
 
 def figures(pair: Pair, fa_chroma: float = 0.0) -> Figures:
@@ -64,3 +64,8 @@ def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
 def test_of_an_eye_under_three_names_none_goes_unsaid():
     most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
     assert [doubt.id for doubt in same_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
+
+
+def test_an_eye_under_two_names_is_found_if_only_one_likeness_reaches_the_threshold():
+    for most_like in ([Nearest(1, COPY + 0.01), Nearest(0, COPY - 0.01)], [Nearest(1, COPY - 0.01), Nearest(0, COPY)]):
+        assert len(same_eyes(["a", "b"], ["train"] * 2, most_like)) == 1

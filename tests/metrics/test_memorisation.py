@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,14 @@ def test_authenticity_of_copies_is_nought_and_of_strangers_one():
     assert authenticity([Nearest(0, 0.9), Nearest(1, 0.8)], train) == 0
     assert authenticity([Nearest(0, 0.1), Nearest(1, 0.2)], train) == 1
     assert authenticity([Nearest(0, 0.1), Nearest(1, 0.8)], train) == 0.5
+
+
+def test_texts_name_the_threshold():
+    root = Path(__file__).parents[2]
+    assert f"From {COPY:.2f} on a pair is called a copy".replace("0.", ".") in (root / "docs/metrics.md").read_text()
+    for name in ("README.md", "README.zh-CN.md"):
+        assert f"--max_copy {COPY}`" in (root / name).read_text(encoding="utf-8")
+    assert f"try {COPY}." in (root / "src/retipair/config.py").read_text(encoding="utf-8")
 
 
 def test_an_eye_without_vessels_is_like_nothing(black, prints):

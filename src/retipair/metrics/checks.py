@@ -71,7 +71,8 @@ def same_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nea
     """
     found = []
     for here, other in enumerate(most_like):
-        if other.likeness < COPY or (here > other.index and most_like[other.index].index == here):
+        back = most_like[other.index]
+        if other.likeness < COPY or (here > other.index and back.index == here and back.likeness >= COPY):
             continue  # said once of two that are each other's
         sides = f"{splits[here]} and {splits[other.index]}"
         side = f", on two sides of the split ({sides})" if splits[here] != splits[other.index] else ""

@@ -24,7 +24,7 @@ COPY = 0.55
 Halfway between what 25 rendered eyes have at most with each other in any pose, .45, and what copies of them have at
 least in any pose, brighter and noisier, .67. docs/metrics.md has what other eyes have.
 """
-AT_ONCE = 256
+AT_ONCE = 128
 """Prints that others are compared with at once: 13 MB of spectra, and as much again while they are compared."""
 
 
