@@ -145,6 +145,85 @@ def test_a_refusal_that_is_none_is_named(
     assert "refused.jsonl, line 1: damaged" in refused(*command, "--out", tmp_path / "o")
 
 
+# Files where folders are needed, and the reverse
+
+PLACES = [
+    ("train", "r"),
+    ("train", "r/out_joint_sd15_cffa_pairs"),
+    ("train", "r/out_joint_sd15_cffa_pairs/new"),
+    ("train", "r/latents"),
+    ("resume", "latest_checkpoints"),
+    ("resume", "stopped_checkpoint"),
+    ("resume", "best_checkpoint"),
+    ("resume", "step_000008_random_pairs"),
+    ("generate", "o"),
+    ("generate", "o/deeper"),
+    ("prepare", "p"),
+    ("prepare", "p/deeper"),
+    *(("prepared before", f"p/{name}") for name in ("cf", "fa", "mask", ".partial")),
+    ("phantom", "e"),
+    ("phantom", "e/deeper"),
+    ("evaluate", "j"),
+    ("evaluate", "j/deeper"),
+    ("judged before", "j/features"),
+    ("demo", "d"),
+    ("demo", "d/deeper"),
+    ("bench", "b"),
+]
+
+
+def command_at(what: str, place: Path, run: Path, base: Path, data: Path, tmp_path: Path) -> list[object]:
+    """The command that needs a folder at `place`, or in it."""
+    results = next((one for one in (place, *place.parents) if one.name == "r"), tmp_path / "r")
+    deep = place / "x" if place.name == "deeper" else place
+    if what == "train":
+        return list(train_command("new", base, data, results))
+    if what == "resume":
+        return list(train_command("exp", base, data, tmp_path / "r", "--resume", "--max_steps", 8))
+    return {
+        "generate": ["generate", "-n", "exp", "--results", tmp_path / "r", "--amount", 1, "--steps", 1, "--out", deep],
+        "prepare": ["prepare", tmp_path / "raw", deep, "--size", 64, "--workers", 1],
+        "prepared before": ["prepare", tmp_path / "raw", tmp_path / "p", "--size", 64, "--workers", 1],
+        "phantom": ["phantom", deep, "--amount", 2, "--size", 64],
+        "evaluate": ["evaluate", "--real", data, "--out", deep, "--workers", 1],
+        "judged before": ["evaluate", "--real", data, "--out", tmp_path / "j", "--workers", 1],
+        "demo": ["demo", deep],
+        "bench": ["bench", "encode", "--size", 64, "--json", place / "figures.json"],
+    }[what]
+
+
+@pytest.mark.parametrize(("what", "name"), PLACES)
+def test_a_file_in_a_folders_place_is_named_and_nothing_is_changed(
+    what: str, name: str, run: Path, base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    place = (run if what == "resume" else tmp_path) / name
+    if name == "r" or name.endswith("cffa_pairs"):
+        shutil.rmtree(place)
+    if what in ("prepare", "prepared before"):
+        write_raw(tmp_path / "raw", n=3, size=96, jitter=0.3)
+    if what == "prepared before":
+        (tmp_path / "p").mkdir()
+        (tmp_path / "p/.prepare.json").write_text("{}")
+    if place.exists():
+        shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("mine")
+    before = contents(tmp_path)
+    line = refused(*command_at(what, place, run, base_folder("sd15"), prepared, tmp_path))
+    assert str(place) in line
+    assert "a file where a folder is needed" in line or "cannot be reached" in line
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_in_a_files_place_is_named(
+    run: Path, base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    (run / "environment.json").unlink()
+    (run / "environment.json").mkdir()
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
+    assert "environment.json: is a folder where a file is needed" in refused(*command)
+
+
 # Pairs
 
 

@@ -22,6 +22,7 @@ from retipair.config import (
     TrainConfig,
     check_values,
 )
+from retipair.disk import check_places
 from retipair.errors import Stopped, UserError, is_out_of_memory, printable
 from retipair.stopping import Terminated, end_on_signals
 from retipair.threads import configure_threads
@@ -82,10 +83,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if said := _misplaced(error):
+            return _fail(said, status=2)
         if os.environ.get("RETIPAIR_DEBUG"):
             raise
         return _fail(_explain(error), status=1)
     return 0
+
+
+def _misplaced(error: Exception) -> str | None:
+    """Say which file stands in a folder's place, or the reverse, if that is why the system failed."""
+    try:
+        if isinstance(error, OSError):
+            check_places(error)
+    except UserError as found:
+        return str(found)
+    return None
 
 
 def _explain(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
+from retipair.disk import check_folder_place
 from retipair.errors import UserError
 from retipair.evaluate import evaluate
 from retipair.generate import generate
@@ -92,8 +93,7 @@ def demo(config: DemoConfig) -> Path:
 
 def _check_out(out: Path) -> None:
     """OUT is new, empty, or what a demo began: its phantoms come first."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; choose another OUT")
+    check_folder_place(out)
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if there and ("phantoms" not in there or there - {"phantoms", "pairs", "results", *REPORTS.values()}):
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")

@@ -32,6 +32,27 @@ def told(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
 
 
+def check_folder_place(folder: Path) -> None:
+    """Raise UserError, naming it, if something that is no folder stands at this path or above it."""
+    for one in (folder, *folder.parents):
+        if one.is_dir():
+            return
+        if os.path.lexists(one):
+            raise UserError(f"{one}: is a file where a folder is needed; move it, or choose another folder")
+
+
+def check_places(error: OSError) -> None:
+    """Raise UserError, naming it, if the system failed since a file stands in a folder's place or the reverse."""
+    if not isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        return
+    for path in (Path(name) for name in (error.filename2, error.filename) if name):
+        check_folder_place(path.parent)
+        if isinstance(error, IsADirectoryError) and path.is_dir():
+            raise UserError(f"{path}: is a folder where a file is needed; move it, or choose another folder")
+        if not isinstance(error, IsADirectoryError):
+            check_folder_place(path)
+
+
 # --- Files
 
 

@@ -13,7 +13,7 @@ from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
 from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME, add_rejected
-from retipair.disk import read_json, write_json
+from retipair.disk import check_folder_place, read_json, write_json
 from retipair.errors import UserError, printable
 from retipair.kept import RECIPE
 from retipair.measuring import MeasuredSet, deep_features, measure_set
@@ -192,8 +192,7 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
 
     Raises UserError for other files, and for scores of other pairs: they must not be taken for these.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; choose another --out")
+    check_folder_place(out / KEPT_NAME)
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
         raise UserError(f"{out}: has folders where files of ours would be; choose a new or empty folder for --out")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from retipair.disk import LOCK_NAME
+from retipair.disk import LOCK_NAME, check_folder_place
 from retipair.errors import UserError
 from retipair.progress import console
 
@@ -27,8 +27,7 @@ def owned(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None
     if not first:
         yield
         return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; choose another folder")
+    check_folder_place(folder)
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME

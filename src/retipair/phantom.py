@@ -26,7 +26,7 @@ from retipair.data.phantom.draw import Phantom, draw_phantom
 from retipair.data.phantom.lesions import DISEASES
 from retipair.data.phantom.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.data.split import split_groups
-from retipair.disk import changed, is_leftover, sha256_of, write_text
+from retipair.disk import changed, check_folder_place, is_leftover, sha256_of, write_text
 from retipair.errors import UserError
 from retipair.model.device import one_thread
 from retipair.owner import owned
@@ -105,8 +105,8 @@ def _check_settings(config: PhantomConfig) -> None:
 def _check_out(config: PhantomConfig) -> None:
     """OUT is new, empty, or what these settings (but for --amount) began."""
     out = config.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; choose another OUT")
+    for place in ("cf", "fa", "mask", "truth", "raw"):
+        check_folder_place(out / place)
     if not out.is_dir() or all(map(is_leftover, out.iterdir())):
         return
     began = _read_state(out)

@@ -46,7 +46,7 @@ from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
 from retipair.data.sources import RawPair, find_pairs, find_usable
 from retipair.data.split import eye_names, group_of, split_pairs
 from retipair.data.text_files import nfc
-from retipair.disk import is_leftover, sha256_of, sync, write_json, write_text
+from retipair.disk import check_folder_place, is_leftover, sha256_of, sync, write_json, write_text
 from retipair.errors import UserError, printable
 from retipair.owner import owned
 from retipair.parallel import in_order
@@ -180,8 +180,8 @@ def _check_out(raw: Path, out: Path) -> None:
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; choose another OUT")
+    for place in (STAGING, *VIEWS):
+        check_folder_place(out / place)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 

@@ -18,7 +18,17 @@ from safetensors.torch import load_file, save_file
 from retipair import __version__
 from retipair.best import validation_of
 from retipair.config import TrainConfig, from_values, to_values
-from retipair.disk import append_line, damage, read_json, restore, seal, write_folder, write_json, write_text
+from retipair.disk import (
+    append_line,
+    check_folder_place,
+    damage,
+    read_json,
+    restore,
+    seal,
+    write_folder,
+    write_json,
+    write_text,
+)
 from retipair.errors import UserError
 from retipair.progress import console
 
@@ -191,7 +201,12 @@ class Run:
         return possible
 
     def mend(self) -> None:
-        """Put in order what a kill left half done. For whoever owns the run."""
+        """Put in order what a kill left half done. For whoever owns the run.
+
+        Raises UserError if a file stands where a folder of the run is: its checkpoints would be taken for none.
+        """
+        for path in (self._latest, self._stopped, self._best, *self.folder.glob("step_*_random_pairs")):
+            check_folder_place(path)
         restore(self._best)
 
 
