@@ -1,5 +1,7 @@
 """What the loss means: nothing is lost on a perfect prediction, and what is wrong in one half stays there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,44 @@ def test_the_library_agrees_on_the_clean_latents(kind: str) -> None:
     for row, t in enumerate(T.tolist()):
         theirs = scheduler(kind).step(wrong[row], t, noisy[row], generator=generator(0)).pred_original_sample
         assert torch.allclose(ours[row], theirs, rtol=1e-4, atol=1e-4)
+
+
+def zero_snr(kind: str) -> DDPMScheduler:
+    """A schedule whose last timestep is noise alone."""
+    return DDPMScheduler.from_config(scheduler(kind).config, rescale_betas_zero_snr=True)
+
+
+@both_predictions
+@both_filters
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+@pytest.mark.parametrize("limit", [300, 1000])
+def test_at_zero_terminal_snr_losses_and_gradients_are_finite(
+    kind: str, settings: HighFrequency, gamma: float, limit: int
+) -> None:
+    latents, noise = normal("latents"), normal("noise")
+    prediction = normal("prediction").requires_grad_()
+    objective = Objective(zero_snr(kind), replace(settings, max_timestep=limit), gamma)
+    result = objective(prediction, latents, noise, T)
+    result.total.backward()
+    assert result.total.isfinite()
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
+    assert result.hf.isfinite().all()
+    target = noise if kind == "epsilon" else -latents  # v = alpha noise - sigma x, with alpha 0
+    expected = (prediction - target)[-1].detach().square()
+    assert torch.allclose(result.mse[-1], torch.stack([half.mean() for half in expected.chunk(2, -1)]))
+    counted = limit == 1000 and kind == "v_prediction"  # noise alone says nothing of the eye
+    assert result.hf_counts[-1].tolist() == [float(counted)] * 2
+    if counted:  # clean = alpha noisy - sigma v = -v
+        difference = high_pass(-prediction[-1:].clamp(-10, 10), settings) - high_pass(latents[-1:], settings)
+        assert torch.allclose(result.hf[-1], torch.stack([h.abs().mean() for h in difference.chunk(2, -1)]), rtol=1e-4)
+
+
+@both_predictions
+def test_min_snr_at_zero_terminal_snr_is_its_limit(kind: str) -> None:
+    """min(SNR, 5) / SNR -> 1; / (SNR + 1) -> 0."""
+    weight = min_snr_weight(zero_snr(kind), torch.tensor([999]), gamma=5.0)
+    assert weight.tolist() == [1.0 if kind == "epsilon" else 0.0]
 
 
 def test_mse_is_the_mean_square_of_each_half() -> None:

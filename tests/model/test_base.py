@@ -99,6 +99,24 @@ def test_schedulers_are_the_bases_own_and_never_clip(folder: Path, sampler: str)
     assert not scheduler.config.get("clip_sample", False)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_noise_predicted_with_zero_terminal_snr_is_refused_by_name(
+    folder: Path, tmp_path: Path, sampler: str, kind: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "scheduler/scheduler_config.json"
+    changes = {"prediction_type": kind, "rescale_betas_zero_snr": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if kind == "v_prediction":
+        assert open_base(str(copy)).scheduler(sampler).config.prediction_type == kind
+        return
+    with pytest.raises(
+        UserError, match=r"copy: predicts noise \(epsilon\) with zero terminal SNR.*scheduler_config.json"
+    ):
+        open_base(str(copy)).scheduler(sampler)
+
+
 def test_a_text_encoder_without_its_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

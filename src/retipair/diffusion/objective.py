@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+_LEAST_ALPHA = 1e-6
+"""Divisor where the signal is gone (zero terminal SNR): finite, so that no gradient is NaN."""
 CLEAN_RANGE = 10.0
 """Predicted clean latents are clamped to this before the high-pass, as in the original system."""
 
@@ -24,8 +26,9 @@ class HighFrequency:
 class Losses:
     """A batch's losses. total: scalar with gradient; the rest (B, 2): a column a half, CF then FA, detached.
 
-    mse and hf are zero where a half does not count, hf also where the timestep is not below the limit; mse_counts and
-    hf_counts are one where they count, else zero.
+    mse and hf are zero where a half does not count. hf also where the timestep is not below the limit, and where noise
+    is predicted of latents without any signal, which implies no clean ones. mse_counts and hf_counts are one where they
+    count, else zero.
     """
 
     total: torch.Tensor
@@ -63,7 +66,7 @@ class Objective:
         share = counts / counts.mean(1, keepdim=True)  # of the sample's loss: 1 and 1, or 0 and 2
         mse = per_half((prediction - target_for(self._scheduler, latents, noise, t)) ** 2) * counts
         weighted = mse if self._gamma <= 0 else mse * min_snr_weight(self._scheduler, t, self._gamma)[:, None]
-        hf_counts = counts * (t < self._hf.max_timestep)[:, None]
+        hf_counts = counts * ((t < self._hf.max_timestep) & implies_clean(self._scheduler, t))[:, None]
         hf = self._high_frequency(prediction, latents, noise, t) * hf_counts
         total = (weighted * share).mean() + self._hf.weight * (hf * share).mean()
         return Losses(total, mse.detach(), counts, hf.detach(), hf_counts)
@@ -96,21 +99,32 @@ def target_for(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, t: to
     return noise if kind == "epsilon" else scheduler.get_velocity(latents, noise, t)
 
 
+def implies_clean(scheduler: Any, t: torch.Tensor) -> torch.Tensor:
+    """Whether a prediction implies clean latents, (B,) bool: predicted noise does not at an SNR of zero.
+
+    See Lin et al. 2023, arXiv 2305.08891, sec. 3.2.
+    """
+    if scheduler.config.prediction_type == "v_prediction":
+        return torch.ones_like(t, dtype=torch.bool)
+    return scheduler.alphas_cumprod.to(t.device)[t] > 0
+
+
 def clean_latents(scheduler: Any, prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The clean latents a prediction implies: x0 = (x_t - sigma eps) / alpha (DDPM, eq. 15), or alpha x_t - sigma v."""
     alpha2 = scheduler.alphas_cumprod.to(noisy.device)[t].view(-1, 1, 1, 1)
     alpha, sigma = alpha2.sqrt(), (1 - alpha2).sqrt()
     if scheduler.config.prediction_type == "v_prediction":
         return alpha * noisy - sigma * prediction
-    return (noisy - sigma * prediction) / alpha
+    return (noisy - sigma * prediction) / alpha.clamp(min=_LEAST_ALPHA)
 
 
 def min_snr_weight(scheduler: Any, t: torch.Tensor, gamma: float) -> torch.Tensor:
     """min(SNR, gamma) / SNR for noise, / (SNR + 1) for v: (B,) (Hang et al. 2023, arXiv 2303.09556, eq. 8)."""
     alpha2 = scheduler.alphas_cumprod.to(t.device)[t]
     snr = alpha2 / (1 - alpha2)
-    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
-    return snr.clamp(max=gamma) / divisor
+    if scheduler.config.prediction_type == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1)
+    return (gamma / snr).clamp(max=1)  # the same, and 1 where the SNR is 0
 
 
 def high_pass(latents: torch.Tensor, settings: HighFrequency) -> torch.Tensor:

@@ -66,6 +66,9 @@ _END = 2**20
 
 _CONFIG_FILES = ["model_index.json", "*/config.json"]
 
+_NO_SIGNAL = 1e-7
+"""alphas_cumprod of the last timestep where terminal SNR is zero: some of the library's schedulers put 2^-24 for 0."""
+
 SAMPLERS = {
     "ddpm": DDPMScheduler,
     "ddim": DDIMScheduler,
@@ -225,10 +228,18 @@ class Base:
     def scheduler(self, sampler: str) -> Any:
         """The library's scheduler with the base's own betas, prediction type and spacing.
 
-        Clipping to [-1, 1] is off whatever the class's default: latents are not pixels.
+        Clipping to [-1, 1] is off whatever the class's default: latents are not pixels. Raises UserError for a base
+        that predicts noise with zero terminal SNR: its last timestep has no answer (Lin et al. 2023, arXiv 2305.08891).
         """
         config = _read_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
-        return SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
+        made = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
+        if made.config.prediction_type == "epsilon" and made.alphas_cumprod[-1] < _NO_SIGNAL:
+            raise UserError(
+                f"--base {self.source}: predicts noise (epsilon) with zero terminal SNR, which gives NaN at the last "
+                "timestep; in scheduler_config.json set prediction_type to v_prediction if it was trained so, else "
+                "rescale_betas_zero_snr to false"
+            )
+        return made
 
     @property
     def prediction(self) -> str:
