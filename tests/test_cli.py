@@ -81,6 +81,59 @@ def test_an_unknown_flag_is_refused_by_name(refused: Refused, words: tuple[str, 
     assert f"retipair {words[0]} --help" in line
 
 
+POSITIONAL = {"raw", "out", "what"}
+FLAGS = [
+    (verb.name, field.name)
+    for verb in VERBS
+    for field in fields(verb.config)
+    if not (field.name in POSITIONAL and verb.name in ("prepare", "phantom", "demo", "bench"))
+]
+
+
+def test_a_mistyped_flag_of_any_command_is_answered_by_the_right_one(refused: Refused) -> None:
+    for verb, name in FLAGS:
+        for typed in (f"--{name}x", f"--{name}x=3", f"-{name}x", f"--{name.upper()}"):
+            if typed.startswith(("-n", "-h")):
+                continue  # which are -n and -h, with what follows for a value
+            line = refused(verb, typed)
+            assert f"unknown argument '{typed.partition('=')[0]}'; did you mean --{name}?" in line
+            assert f"retipair {verb} --help" in line
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+def test_a_mistyped_command_is_answered_by_the_right_one(refused: Refused, verb: str) -> None:
+    for typed in (verb[:-1], verb[:2] + verb[3:], verb[1] + verb[0] + verb[2:], verb.upper(), f"{verb}s"):
+        assert f"no command '{typed}'; did you mean {verb}?" in refused(typed, "-n", "x")
+
+
+def test_the_issues_example_is_answered(refused: Refused) -> None:
+    assert "did you mean --max_steps?" in refused("train", "-n", "x", "--max_step", "3")
+    assert "did you mean" not in refused("train", "-n", "x", "--quite_another_thing", "3")
+
+
+def test_values_that_look_like_flags_and_hyphens_are_left_alone() -> None:
+    _, settings = cli._parse(["train", "-nx", "--max-steps=3", "--learning_rate", "-1e-5", "--prompt=--an eye"])
+    assert (settings.name, settings.max_steps, settings.learning_rate) == ("x", 3, -1e-5)
+    assert settings.prompt == "--an eye"
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [("train", "with --resume goes on"), ("bench", "bench keeps nothing"), ("generate", "same command goes on")],
+)
+def test_an_interruption_says_what_is_left(
+    verb: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(name: str) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupt)
+    assert main([verb, *(["train"] if verb == "bench" else ["-n", "x"])]) == 130
+    message = capsys.readouterr().err
+    assert said in message
+    assert ("--resume" in message) == (verb == "train")
+
+
 @pytest.mark.parametrize("words", [("nonsense",), ("--frobnicate",), ("trian", "-n", "x")])
 def test_an_unknown_verb_is_refused_by_name(refused: Refused, words: tuple[str, ...]) -> None:
     line = refused(*words)

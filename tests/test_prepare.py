@@ -135,6 +135,78 @@ def test_swapped_views_are_put_right_with_their_points(raw, prepared, tmp_path, 
     assert contents(tmp_path / "out") == contents(prepared)
 
 
+def _arranged(raw: Path, folder: Path, form: str) -> Path:
+    """The raw pairs in a form whose source names the views: a table's columns or folders; what to prepare."""
+    views = [(name, view, number) for name in ("001", "002", "003") for view, number in (("cf", 1), ("fa", 2))]
+    if form in ("table.csv", "table.jsonl"):
+        shutil.copytree(raw, folder / "raw", dirs_exist_ok=True)
+        keys = {"cf": "01.png", "fa": "02.png", "cf_points": "01.txt", "fa_points": "02.txt"}
+        rows = [
+            {"id": name, **{key: f"raw/{name}/{name}_{end}" for key, end in keys.items()}}
+            for name in ("001", "002", "003")
+        ]
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        lines = [json.dumps(row) for row in rows] if form == "table.jsonl" else lines
+        (folder / form).write_text("".join(f"{line}\n" for line in lines))
+        return folder / form
+    for name, view, number in views:
+        (folder / "raw" / view).mkdir(parents=True, exist_ok=True)
+        for suffix in ("png", "txt"):
+            shutil.copy(raw / name / f"{name}_0{number}.{suffix}", folder / "raw" / view / f"{name}.{suffix}")
+    return folder / "raw"
+
+
+@pytest.fixture
+def red_free(raw, tmp_path) -> Path:
+    """The raw folder with CF of one channel, as a camera with a green filter takes them."""
+    folder = tmp_path / "red_free"
+    shutil.copytree(raw, folder)
+    for path in folder.rglob("*_01.png"):
+        Image.open(path).getchannel("G").save(path)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["table.csv", "table.jsonl", "folders"])
+def test_a_grey_cf_is_taken_where_the_source_names_it(red_free, tmp_path, capsys, form):
+    out = tmp_path / "out"
+    assert _prepare(_arranged(red_free, tmp_path, form), out) == 0
+    assert "3 CF without colour (red-free?), 001 first" in capsys.readouterr().out
+    for record in read_manifest(out):
+        assert np.asarray(Image.open(out / record.cf)).std(axis=2).max() == 0
+        assert record.consistency > 0.4
+    assert main(["evaluate", "--real", str(out), "--out", str(tmp_path / "scores")]) == 0
+    doubts = json.loads((tmp_path / "scores/scores.json").read_text())["doubts"]
+    assert "swapped" not in {doubt["kind"] for doubt in doubts}
+
+
+def test_a_grey_cf_is_refused_where_numbers_alone_name_it(red_free, tmp_path, capsys):
+    assert _prepare(red_free, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "001_01.png: neither" in said
+    assert "a table (columns cf and fa)" in said
+
+
+@pytest.mark.parametrize("form", ["table.csv", "table.jsonl", "folders"])
+def test_views_that_the_source_names_are_never_swapped(raw, tmp_path, capsys, form):
+    crossed = tmp_path / "crossed"
+    shutil.copytree(raw, crossed)
+    for name in ("001", "002", "003"):
+        for suffix in ("png", "txt"):
+            one, two, held = (crossed / name / f"{name}_0{number}.{suffix}" for number in (1, 2, 3))
+            one.rename(held), two.rename(one), held.rename(two)
+    assert _prepare(_arranged(crossed, tmp_path, form), tmp_path / "out", "--register", "none") == 2
+    said = capsys.readouterr()
+    assert "3 FA have more colour than their CF, 001 first; kept as the source names them" in said.err
+    assert "(swapped)" not in said.out
+    assert "all 3 pairs were refused" in said.err.splitlines()[-1]
+
+
+def test_the_form_of_the_source_is_part_of_the_fingerprint(raw, tmp_path):
+    table = _arranged(raw, tmp_path, "table.csv")
+    ours, theirs = (fingerprint(PrepareConfig(raw=path, out=tmp_path / "out")) for path in (raw, table))
+    assert ours != theirs, "the one may swap views, the other never does"
+
+
 def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
     bare = tmp_path / "raw"
     for view, number in (("cf", "01"), ("fa", "02")):
@@ -200,7 +272,10 @@ def test_views_that_do_not_match_are_refused_whatever_the_points_say(tmp_path, c
     wrong = {"another eye": draw_pair(9, 224)[1], "black": np.zeros((224, 224), np.uint8)}
     Image.fromarray(wrong[fault]).save(raw / "1/1_02.png")
     assert _prepare(raw, tmp_path / "out", "--register", register) == 0
-    assert "vessels correlate by" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().out
+    [row] = [cells for line in said.splitlines() if (cells := line.strip("│┃ ").split("│"))[0].strip() == "1"]
+    shown = row[5].split("->")[1].strip()
+    assert f"refused: consistency {shown} < 0." in " ".join(row[6].split())
     assert [record.id for record in read_manifest(tmp_path / "out")] == ["2", "3"]
 
 
@@ -208,7 +283,9 @@ def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
     residuals = [record.residual_px for record in read_manifest(prepared)]
     limit = f"{min(residuals) * 2:.2f}"  # at 128 px, half of which is below every residual
     assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 2
-    assert "3 of 3 pairs were refused" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "all 3 pairs were refused" in said.err
+    assert "px at 512" in said.out
     limit = f"{max(residuals) * 4.1:.2f}"
     assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 0
 
@@ -216,7 +293,10 @@ def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
 def test_too_few_pairs_left_write_nothing(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--max_residual_px", "0.0001") == 2
     said = capsys.readouterr()
-    assert "3 of 3 pairs were refused" in said.err
+    assert "all 3 pairs were refused" in said.err
+    assert "(001: median residual" in said.err
+    assert "prepare again" in said.err
+    assert "eye(s)" not in said.err
     assert "median residual" in said.out
     assert not (tmp_path / "out").exists()
 

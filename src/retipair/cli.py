@@ -1,10 +1,12 @@
 """Verb -> function, nothing else. Verbs are imported when they run, so that `--help` never waits for torch."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
 from typing import Annotated, Any, Union
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         word, status = ("stopped", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _fail(f"{word} with the other processes; if one of them failed, its own line says why", status)
-        return _fail(f"{word}; what was saved is whole. The same command goes on (train: with --resume)", status)
+        return _fail(f"{word}; {_after_interrupt(arguments)}", status)
     except Stopped as stop:
         return _fail(str(stop), 128 + stop.number)
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
@@ -101,6 +103,14 @@ def _misplaced(error: Exception) -> str | None:
     return None
 
 
+def _after_interrupt(arguments: Sequence[str]) -> str:
+    """Say what is left of an interrupted command, and how to go on."""
+    if arguments[:1] == ["bench"]:
+        return "bench keeps nothing: start it again"
+    more = " with --resume" if arguments[:1] == ["train"] else ""
+    return f"what was saved is whole. The same command{more} goes on"
+
+
 def _explain(error: Exception) -> str:
     """What is nobody's bad input: a full disk or memory, or a fault of ours."""
     if is_out_of_memory(error):
@@ -115,7 +125,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     if not arguments:
         arguments = ["--help"]
     if arguments[0] not in ("-h", "--help", *(verb.name for verb in VERBS)):
-        raise UserError(f"no command {arguments[0]!r}; `retipair --help` lists them")
+        meant = _did_you_mean(arguments[0], [verb.name for verb in VERBS])
+        raise UserError(f"no command {arguments[0]!r};{meant} `retipair --help` lists them")
+    for asked in (verb for verb in VERBS if verb.name == arguments[0]):
+        _check_flags(asked, arguments[1:])
     commands: Any = Union[  # noqa: UP007 - built from a tuple
         tuple(Annotated[v.config, tyro.conf.subcommand(v.name, description=v.summary)] for v in VERBS)
     ]
@@ -134,6 +147,26 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     if unknown:
         raise UserError(f"unknown argument {unknown[0]!r}; `retipair {verb.name} --help` lists the flags")
     return verb, config
+
+
+def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:
+    """Refuse the first unknown --flag, before a missing or unreadable value is complained of."""
+    known = ["--help", *(f"--{field.name}" for field in fields(verb.config))]
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if re.match(r"--?[A-Za-z]{2}", word) and not word.startswith(("-n", "-h")) and _spelt(flag) not in known:
+            meant = _did_you_mean(f"--{_spelt(flag).lstrip('-')}", known)
+            raise UserError(f"unknown argument {flag!r};{meant} `retipair {verb.name} --help` lists the flags")
+
+
+def _spelt(flag: str) -> str:
+    """Return a flag as the help spells it: with underscores."""
+    return flag[:2] + flag[2:].replace("-", "_")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word.lower(), known, n=1)
+    return f" did you mean {close[0]}?" if close else ""
 
 
 def _in_one_line(parse: Callable[[], Any], hint: str) -> Any:

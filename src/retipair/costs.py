@@ -1,5 +1,6 @@
 """What work costs: its time beside other work's, its peak of memory, its arithmetic, and the machine's own limit."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,13 @@ def in_turns(works: Mapping[str, Work], device: str, repeats: int, warmup: int) 
 
 
 # Memory
+
+
+def memory_kind(device: str) -> str:
+    """Name what the figures of used memory count on this device."""
+    if device.startswith("cuda"):
+        return "allocated by torch on the GPU"
+    return "allocated by Metal" if device == "mps" else "resident memory of the process"
 
 
 def memory_used(device: str) -> float:
@@ -119,6 +127,7 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
 
 def profiled(work: Work) -> Sequence[Any]:
     """What torch's profiler saw of a work, by operator and by marked part: for the shares below."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints to stderr when it starts and stops
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=kinds) as seen:
         work()

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -55,7 +56,7 @@ from retipair.threads import available_cores
 
 SKIPPED_NAME = "skipped.txt"
 _SMALLEST = 32  # px
-_RECIPE = 4  # raise it whenever the same raw views would be aligned otherwise
+_RECIPE = 5  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _LARGEST = 4096  # px: above any camera's
 _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
@@ -63,10 +64,13 @@ _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
 
 @dataclass(frozen=True)
 class Seen:
-    """A raw pair after its files were read whole: views the right way round, and a hash of all its files."""
+    """A raw pair after its files were read whole: views the right way round, and a hash of all its files.
+
+    colour: what the views' colours say against their names: "swapped", "kept" though the FA has more, "grey" CF.
+    """
 
     pair: RawPair
-    swapped: bool
+    colour: Literal["as named", "swapped", "kept", "grey"]
     sha256: str
 
 
@@ -147,7 +151,8 @@ def fingerprint(config: PrepareConfig) -> str:
     Neither where the raw files lie, nor OUT, nor the number of workers. Raises UserError like `find_pairs`.
     """
     known = [
-        [pair.id, pair.eye, pair.patient, pair.split, pair.caption, _sha256_of(pair)] for pair in find_pairs(config.raw)
+        [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, _sha256_of(pair)]
+        for pair in find_pairs(config.raw)
     ]
     settings = [config.size, config.register, config.max_residual_px]
     split = [config.val_fraction, config.test_fraction, config.seed]
@@ -205,10 +210,22 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
         console.print(f"left out: {printable(text)}")
     if not seen:
         raise UserError(f"{config.raw}: no pair can be used")
-    for one in seen:
-        if one.swapped:
-            print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
+    _say_colours(seen)
     return seen, bad
+
+
+def _say_colours(read: Sequence[Seen]) -> None:
+    """Print one line for each swapped pair, and one for all whose names are kept although their colours contradict."""
+    for one in read:
+        if one.colour == "swapped":
+            print(f"{one.pair.id}: {one.pair.cf.name} is the view in colour, so it is taken as the CF (swapped)")
+    if grey := [one.pair.id for one in read if one.colour == "grey"]:
+        print(
+            f"{len(grey)} CF without colour (red-free?), {grey[0]} first: taken as CF because the source names them so"
+        )
+    if kept := [one.pair.id for one in read if one.colour == "kept"]:
+        text = f"warning: {len(kept)} FA have more colour than their CF, {kept[0]} first; kept as the source names them"
+        console.print(f"{text}: correct the source if the views are swapped")
 
 
 def _read_or_why(pair: RawPair, config: PrepareConfig) -> Seen | str:
@@ -256,17 +273,30 @@ def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
         if min(view.shape[:2]) < _SMALLEST:
             height, width = view.shape[:2]
             raise UserError(f"{path}: {width} x {height} px is no view of an eye; at least {_SMALLEST} px each way")
-    swapped = _chroma(fa) > _CLEARLY * _chroma(cf)
-    if swapped:
+    colour = _colour(pair, _chroma(cf), _chroma(fa))
+    if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
-    if _chroma(cf) < _GREY:
-        raise UserError(f"{pair.cf}: neither this nor {pair.fa.name} is in colour; one must be the CF")
     if register == "none" and cf.shape != fa.shape:
         raise UserError(f"{pair.fa}: its size is not that of {pair.cf.name}, so they are not aligned; register them")
     if register == "points" and pair.cf_points is None:
         raise UserError(f"{pair.cf}: no points for this pair; add them or use --register auto")
     _landmarks(pair, cf.shape, fa.shape)
-    return Seen(pair, swapped, _sha256_of(pair))
+    return Seen(pair, colour, _sha256_of(pair))
+
+
+def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:
+    """Judge the views' names by their chroma, [0, 255]. A source that names them explicitly is believed."""
+    swapped = fa > _CLEARLY * cf
+    if pair.views_named:
+        if swapped and fa >= _GREY:
+            return "kept"
+        return "grey" if cf < _GREY else "as named"
+    if (fa if swapped else cf) < _GREY:
+        raise UserError(
+            f"{pair.cf}: neither this nor {pair.fa.name} is in colour, so which is the CF cannot be told; "
+            "name them in a table (columns cf and fa), or put them into folders cf/ and fa/"
+        )
+    return "swapped" if swapped else "as named"
 
 
 def _landmarks(pair: RawPair, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...]) -> Landmarks | None:
@@ -379,6 +409,12 @@ def _say_and_split(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], config
     """Print the table; the side of every pair that was kept, by id. Raises UserError if they are too few."""
     refused = {outcome.id for outcome in outcomes if outcome.refused}
     kept = [pair for pair in pairs if pair.id not in refused]
+    if not kept:
+        _print_table(pairs, outcomes, {}, config.size)
+        raise UserError(
+            f"{config.raw}: all {len(pairs)} pairs were refused, for the reasons in the table above "
+            f"({outcomes[0].id}: {outcomes[0].refused}); correct views, points or limits and prepare again"
+        )
     try:
         sides = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
@@ -389,7 +425,7 @@ def _say_and_split(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], config
 
 
 def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split], size: int) -> None:
-    table = Table("id", "eye", "split", "inliers", "residual px", "consistency", "result")
+    table = Table("id", "eye", "split", "inliers", "residual, px at 512", "consistency", "result")
     eyes = eye_names(pairs)
     for outcome in outcomes:
         residual = "-" if outcome.residual_px is None else f"{px_at_512(outcome.residual_px, size):.2f}"

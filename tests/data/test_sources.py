@@ -38,6 +38,21 @@ def test_two_parallel_folders(tmp_path):
     assert y.cf_points is None
 
 
+@pytest.mark.parametrize(("cf", "fa"), [("CF", "FA"), ("Cf", "Fa"), ("cfs", "fas"), ("CFs", "fa")])
+def test_two_parallel_folders_in_other_spellings(tmp_path, cf, fa):
+    _touch(tmp_path, f"{cf}/x.png", f"{fa}/x.png")
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.cf, pair.fa) == (tmp_path / cf / "x.png", tmp_path / fa / "x.png")
+
+
+def test_tables_and_parallel_folders_name_their_views_and_numbers_do_not(tmp_path):
+    _touch(tmp_path, "folders/cf/x.png", "folders/fa/x.png", "numbers/x_01.png", "numbers/x_02.png")
+    _touch(tmp_path, "isfahan/NORMAL/1.jpg", "isfahan/NORMAL/1-1.jpg")
+    (tmp_path / "t.csv").write_text("cf,fa\nfolders/cf/x.png,folders/fa/x.png\n")
+    named = {name: find_pairs(tmp_path / name)[0].views_named for name in ("folders", "t.csv", "numbers", "isfahan")}
+    assert named == {"folders": True, "t.csv": True, "numbers": False, "isfahan": False}
+
+
 def test_the_isfahan_folders_name_their_views_crosswise(tmp_path):
     _touch(tmp_path, "ABNORMAL/1.jpg", "ABNORMAL/1-1.jpg", "NORMAL/1.jpg", "NORMAL/1-1.jpg")
     abnormal, normal = find_pairs(tmp_path)
@@ -109,6 +124,13 @@ FLAT = ("a_01.png", "a_02.png")
         (("b/b_02.png",), "its partner b_01 is missing"),
         (("cf/a.png", "fa/b.png"), "its partner fa/a is missing"),
         (("cf/readme.md", "fa/readme.md"), "hold no images"),
+        (("cf/a.png",), "cf: fa/ is missing beside it"),
+        (("CF/a.png", "notes.txt"), "CF: fa/ is missing"),
+        (("cfs/a_01.png", "cfs/a_02.png"), "cfs: fa/ is missing"),
+        (("Fa/a.png",), "Fa: cf/ is missing"),
+        (("FAs/a.png", "fundus/a.png"), "FAs: cf/ is missing"),
+        (("cf/a.png", "CF/a.png", "fa/a.png"), "is there too; put all CF into one"),
+        (("cf/a.png", "cfs/a.png", "fa/a.png"), "is there too; put all CF into one"),
         (("ABNORMAL/1.jpg",), "its partner 1-1 is missing"),
         (("NORMAL/readme.md",), "no images in it"),
         ((*FLAT, "holiday.png"), "neither ID_01"),

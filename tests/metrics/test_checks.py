@@ -44,6 +44,12 @@ def test_what_is_spoilt_is_found_and_called_by_its_name(pairs, spoilt, kind):
     assert kind in kinds(spoilt(pairs[0]))
 
 
+def test_a_red_free_photograph_is_not_taken_for_swapped_views(pairs):
+    red_free = replace(pairs[0], cf=np.repeat(pairs[0].cf[..., 1:2], 3, axis=2))
+    assert kinds(red_free) == []
+    assert kinds(red_free, fa_chroma=20.0) == ["swapped"]
+
+
 def test_two_different_eyes_are_unrelated(pairs):
     assert kinds(replace(pairs[0], fa=pairs[1].fa)) == ["unrelated"]
 

@@ -37,7 +37,8 @@ class Aligned:
     """Both views in one frame, and how well they fit; `refused` says why they may not be used, if so.
 
     `fa_to_frame` (3, 3) maps raw FA px to frame px; `points` (N, 4) are cf_x, cf_y, fa_x, fa_y in the frame;
-    `residual_px` is the median over all points, frame px; consistencies are vesselness correlations, [-1, 1].
+    `residual_px` is the median over all points, frame px; consistencies are vesselness correlations, [-1, 1], at 512 px
+    (at the frame's size where that is larger): smaller views show fewer vessels, and the limits were measured at 512.
     """
 
     pair: Pair
@@ -68,17 +69,15 @@ def align(
     if how != "none":
         refined = refine(cf, fa, fa_to_cf, landmarks if how == "points" else None)
     frame = common_square(cf, fa, refined, size)
-    after = render(cf, fa, frame, frame @ refined, size)
-    consistency_before = consistency = after.consistency()
+    consistency_before = consistency = _consistency(cf, fa, refined, refined, size)
     if refined is not fa_to_cf:
-        before = render(cf, fa, frame, frame @ fa_to_cf, size)
-        consistency_before = before.consistency()
+        consistency_before = _consistency(cf, fa, refined, fa_to_cf, size)
         # The frame may show the vessels otherwise than the refinement's own scale did.
         if consistency <= consistency_before:
-            refined, after, consistency = fa_to_cf, before, consistency_before
+            refined, consistency = fa_to_cf, consistency_before
     points = _carried(landmarks, frame, frame @ refined)
     aligned = Aligned(
-        pair=after,
+        pair=render(cf, fa, frame, frame @ refined, size),
         fa_to_frame=frame @ refined,
         points=points,
         inliers=inliers,
@@ -87,14 +86,14 @@ def align(
         consistency=consistency,
         refused=None,
     )
-    # Smaller views show fewer vessels: whether they are of one eye is judged where that was measured.
-    likeness = consistency if size >= WORK_SIZE else _at_work_scale(cf, fa, refined).consistency()
-    return replace(aligned, refused=_refusal(aligned, how, size, likeness, max_residual_px))
+    return replace(aligned, refused=_refusal(aligned, how, size, max_residual_px))
 
 
-def _at_work_scale(cf: View, fa: View, fa_to_cf: np.ndarray) -> Pair:
-    frame = common_square(cf, fa, fa_to_cf, WORK_SIZE)
-    return render(cf, fa, frame, frame @ fa_to_cf, WORK_SIZE)
+def _consistency(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, size: int) -> float:
+    """Vesselness correlation after `fa_to_cf` (3, 3), in the frame around what `framed_by` (3, 3) lets both show."""
+    side = max(size, WORK_SIZE)
+    frame = common_square(cf, fa, framed_by, side)
+    return render(cf, fa, frame, frame @ fa_to_cf, side).consistency()
 
 
 def _first_guess(cf: View, fa: View, landmarks: Landmarks | None, how: How) -> tuple[np.ndarray, int | None]:
@@ -121,11 +120,8 @@ def _median_residual(points: np.ndarray) -> float | None:
     return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
 
 
-def _refusal(aligned: Aligned, how: How, size: int, likeness: float, max_residual_px: float) -> str | None:
-    """Why a pair may not be used, with its numbers; None if it may.
-
-    `likeness` is the vesselness correlation at 512 px, `max_residual_px` the limit in px at 512.
-    """
+def _refusal(aligned: Aligned, how: How, size: int, max_residual_px: float) -> str | None:
+    """Why a pair may not be used, with its numbers; None if it may. `max_residual_px` is px at 512."""
     total, inliers = len(aligned.points), aligned.inliers
     if aligned.pair.mask.mean() < _LEAST_SHARED:
         return f"the views share {aligned.pair.mask.mean():.0%} of the frame"
@@ -135,6 +131,6 @@ def _refusal(aligned: Aligned, how: How, size: int, likeness: float, max_residua
         return f"median residual {residual:.2f} px at 512 > {max_residual_px:.2f}"
     if how == "features" and inliers is not None and inliers < _FEWEST_FEATURES:
         return f"only {inliers} features agree: place points"
-    if likeness < _LEAST_CONSISTENCY[how]:
-        return f"vessels correlate by {likeness:.2f} < {_LEAST_CONSISTENCY[how]}: {_REMEDY[how]}"
+    if aligned.consistency < (least := _LEAST_CONSISTENCY[how]):
+        return f"consistency {aligned.consistency:.3f} < {least:.3f}: {_REMEDY[how]}"
     return None

@@ -45,6 +45,8 @@ class RawPair:
     patient: str | None = None
     split: Split | None = None
     caption: str | None = None
+    views_named: bool = False
+    """Whether the table's columns or the folders' names say which view is the CF: then colour does not decide."""
 
     @property
     def files(self) -> list[Path]:
@@ -109,11 +111,27 @@ def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
 
 def _in_folder(root: Path) -> Iterator[RawPair | Unusable]:
     folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
-    if "cf" in folders and "fa" in folders:
-        return _parallel(folders["cf"], folders["fa"])
+    if views := _view_folders(root):
+        return _parallel(views["cf"], views["fa"])
     if "abnormal" in folders or "normal" in folders:
         return _isfahan({name: folders[name] for name in ("abnormal", "normal") if name in folders})
     return _numbered(root)
+
+
+def _view_folders(root: Path) -> dict[str, Path]:
+    """The folders of CF and FA by "cf" and "fa", in any case, singular or plural; none where there is neither."""
+    found: dict[str, Path] = {}
+    for path in _visible(root):
+        view = path.name.lower().removesuffix("s")
+        if view in ("cf", "fa") and path.is_dir():
+            if view in found:
+                raise UserError(f"{path}: {found[view].name}/ is there too; put all {view.upper()} into one of them")
+            found[view] = path
+    if len(found) == 1:
+        [(present, path)] = found.items()
+        missing = "fa" if present == "cf" else "cf"
+        raise UserError(f"{path}: {missing}/ is missing beside it; put the {missing.upper()} there under equal names")
+    return found
 
 
 def _numbered(root: Path) -> Iterator[RawPair | Unusable]:
@@ -146,7 +164,8 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
     if not views:
         raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
     for name, pair in views.items():
-        yield _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
+        found = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
+        yield replace(found, views_named=True) if isinstance(found, RawPair) else found
 
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
@@ -219,7 +238,8 @@ def _in_table(path: Path) -> Iterator[RawPair | Unusable]:
             yield Unusable(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
         described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
-        yield RawPair(id=name, **files, **described, split=_split(row, where))  # type: ignore[arg-type]
+        split = _split(row, where)
+        yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
 
 
 def _named(path: Path) -> Path:

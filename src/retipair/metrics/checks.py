@@ -1,6 +1,6 @@
 """What is wrong with a pair or a set of them: found before anybody trains on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from retipair.metrics.memorisation import COPY, Nearest, best_over_shifts
 
 _GREY = 4.0
 """Chroma, grey levels: a photograph in colour has 40 and more, an angiogram none."""
+_GAPS = 0.75
+"""Medium and wide vessels for each thin one: seven real CF have .89 and more, their FA in their place .62 at most."""
 _APART_PX = 3.0
 """px at 512: landmarks placed by hand are no better, and training learns what lies closer as a blur."""
 _UNRELATED = 0.15
@@ -37,7 +39,7 @@ class Doubt:
 def doubts_of(id: str, figures: Figures) -> list[Doubt]:
     """What one pair's figures say against it, the gravest first."""
     values, found = figures.values, []
-    if values["cf.chroma"] < _GREY:
+    if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
         found.append(Doubt(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
         found.append(Doubt(id, "colour in FA", f"the FA has colour, {values['fa.chroma']:.0f} grey levels of it"))
@@ -53,6 +55,12 @@ def doubts_of(id: str, figures: Figures) -> list[Doubt]:
             text = f"{values[f'{view}.clipped']:.0%} of the {view.upper()} is black or white"
             found.append(Doubt(id, "clipped", text))
     return found
+
+
+def _shows_gaps(values: Mapping[str, float]) -> bool:
+    """Whether the CF's vessels are bright, so that the gaps between them are found; a red-free CF's are dark."""
+    thin, medium, wide = (values[f"cf.vessels.density_{calibre}"] for calibre in ("thin", "medium", "wide"))
+    return medium + wide < _GAPS * thin
 
 
 def _turn_of(figures: Figures) -> str | None:
