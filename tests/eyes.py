@@ -1,7 +1,7 @@
 """Synthetic eyes for tests: two views that share only their vessels, and raw folders made of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,28 @@ from skimage.transform import ProjectiveTransform, warp
 
 _SUPERSAMPLE = 2
 
+Displacement = Callable[[np.ndarray], np.ndarray]
+"""Of points (N, 2) px, (N, 2) px."""
+
 
 @dataclass(frozen=True)
 class RawEye:
-    """A CF (H, W, 3), an FA (H, W) seen otherwise, matching points (N, 2) x, y, the true warp (3, 3)."""
+    """A CF (H, W, 3), an FA (H, W) seen otherwise, matching points (N, 2) x, y, the true warp (3, 3).
+
+    What the FA shows at x lies in the CF at y + bend(y), where y is x moved by the warp.
+    """
 
     cf: np.ndarray
     fa: np.ndarray
     cf_points: np.ndarray
     fa_points: np.ndarray
     fa_to_cf: np.ndarray
+    bend: Displacement
+
+    def on_cf(self, fa_points: np.ndarray) -> np.ndarray:
+        """Where points of the FA lie in the CF, (N, 2) -> (N, 2) px."""
+        moved = apply(self.fa_to_cf, fa_points)
+        return moved + self.bend(moved)
 
 
 def draw_pair(seed: int = 0, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
@@ -36,17 +48,25 @@ def draw_pair(seed: int = 0, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
     return tuple(_expose(view, aperture, rng) for view in (cf, fa))
 
 
-def draw_raw(seed: int = 0, size: int = 512, points: int = 20, jitter: float = 0.0, wrong: int = 0) -> RawEye:
-    """One eye photographed twice, points off by `jitter` px (sigma) a view, `wrong` of them nonsense."""
+def draw_raw(
+    seed: int = 0, size: int = 512, points: int = 20, jitter: float = 0.0, wrong: int = 0, bend: float = 0.0
+) -> RawEye:
+    """One eye photographed twice, points off by `jitter` px (sigma) a view, `wrong` of them nonsense.
+
+    `bend` px at 512: how far a homography must leave some places, as the eye's curvature does.
+    """
     rng = np.random.default_rng([seed, 1])
     cf, fa_aligned = draw_pair(seed, size)
     fa_to_cf = _warp(rng, size)
-    fa = warp(fa_aligned, ProjectiveTransform(fa_to_cf), order=3, preserve_range=True).round().astype(np.uint8)
+    displacement = _smooth(np.random.default_rng([seed, 2]), size, bend)
+    eye = RawEye(cf, fa_aligned, np.empty((0, 2)), np.empty((0, 2)), fa_to_cf, displacement)
+    where = eye.on_cf if bend else ProjectiveTransform(fa_to_cf)
+    fa = warp(fa_aligned, where, order=3, preserve_range=True).round().astype(np.uint8)
     on_cf = _spread(rng, size, points)
-    on_fa = apply(np.linalg.inv(fa_to_cf), on_cf)
+    on_fa = apply(np.linalg.inv(fa_to_cf), _before(on_cf, displacement))
     on_cf, on_fa = (p + rng.normal(0, jitter, p.shape) if jitter else p for p in (on_cf, on_fa))
     on_fa[:wrong] = rng.uniform(0.2, 0.8, (wrong, 2)) * size
-    return RawEye(cf, fa, on_cf, on_fa, fa_to_cf)
+    return replace(eye, fa=fa, cf_points=on_cf, fa_points=on_fa)
 
 
 def write_raw(folder: Path, n: int = 3, size: int = 256, **how: float) -> list[str]:
@@ -134,6 +154,47 @@ def _warp(rng: np.random.Generator, size: int) -> np.ndarray:
     tilt = np.eye(3)
     tilt[2, :2] = rng.uniform(-0.03, 0.03, 2) / size
     return matrix @ tilt
+
+
+def _smooth(rng: np.random.Generator, size: int, most: float) -> Displacement:
+    """A random cubic displacement of at most `most` px at 512 within the field, of which homographies fit nothing."""
+    centre = (size - 1) / 2
+    field = np.argwhere(_aperture(size)[::8, ::8])[:, ::-1] * 8 / centre - 1
+    homographies = _small_homographies(field)
+    weights = rng.normal(size=(10, 2))
+    inside = (_cubic(field) @ weights).ravel()
+    fitted = np.linalg.lstsq(homographies, inside, rcond=None)[0]
+    left = (inside - homographies @ fitted).reshape(-1, 2)
+    scale = most * size / 512 / np.linalg.norm(left, axis=1).max()
+
+    def displace(points: np.ndarray) -> np.ndarray:
+        places = points / centre - 1
+        return scale * (_cubic(places) @ weights - (_small_homographies(places) @ fitted).reshape(-1, 2))
+
+    return displace
+
+
+def _cubic(places: np.ndarray) -> np.ndarray:
+    """All products of x and y up to the third degree, (N, 2) -> (N, 10)."""
+    x, y = places.T
+    return np.column_stack([x**i * y**j for i in range(4) for j in range(4 - i)])
+
+
+def _small_homographies(places: np.ndarray) -> np.ndarray:
+    """What each of a homography's eight parameters adds to x and y, (N, 2) -> (2 N, 8)."""
+    x, y = places.T
+    one, no = np.ones_like(x), np.zeros_like(x)
+    on_x = np.column_stack([one, x, y, no, no, no, x * x, x * y])
+    on_y = np.column_stack([no, no, no, one, x, y, x * y, y * y])
+    return np.stack([on_x, on_y], axis=1).reshape(-1, 8)
+
+
+def _before(places: np.ndarray, displacement: Displacement) -> np.ndarray:
+    """What is displaced to these places, (N, 2) px -> (N, 2) px."""
+    before = places
+    for _ in range(20):
+        before = places - displacement(before)
+    return before
 
 
 def _spread(rng: np.random.Generator, size: int, count: int) -> np.ndarray:

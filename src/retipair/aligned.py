@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retipair.config import canonical_json
 from retipair.data.manifest import mistyped
+from retipair.data.pair import px_at_512
 from retipair.disk import changed, read_json, write_text
 from retipair.errors import UserError
 
@@ -15,17 +18,25 @@ STATE_NAME = ".prepare.json"
 STAGING = ".partial"
 """The folder in which views wait until all are there."""
 VIEWS = ("cf", "fa", "mask")
+_FEWEST_TO_COMPARE = 5  # pairs
+_FAR = 3 * 1.4826  # median absolute deviations: three standard deviations, were they normally distributed
+_CONSISTENCY_FLOOR = 0.15  # closer to the median is no outlier
+_RESIDUAL_FLOOR_PX = 2.0  # at 512
 _SCHEMA = "retipair.prepare-state/1"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused."""
+    """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused.
+
+    `doubt` says why to look at a pair that was kept; all else as in the manifest.
+    """
 
     id: str
     key: str
     source_sha256: str
     refused: str | None
+    doubt: str | None
     fa_to_cf: list[list[float]]
     points: list[list[float]]
     inliers: int | None
@@ -86,3 +97,35 @@ def still_valid(id: str, key: str, known: Sequence[tuple[dict[str, Outcome], Pat
 def write_state(out: Path, outcomes: Sequence[Outcome]) -> None:
     state = {"schema": _SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
     write_text(out / STATE_NAME, canonical_json(state))
+
+
+def doubtful(outcomes: Sequence[Outcome], size: int) -> dict[str, str]:
+    """Why to look at pairs that were kept, by id: doubts of their own, or figures that are outliers in the set.
+
+    Residuals at landmarks are compared with one another, and so are those over patches of vessels.
+    """
+    kept = [outcome for outcome in outcomes if not outcome.refused]
+    figures = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {one.id: -one.consistency for one in kept})]
+    for by_points in (True, False):
+        residuals = {
+            one.id: px_at_512(one.residual_px, size)
+            for one in kept
+            if one.residual_px is not None and bool(one.points) == by_points
+        }
+        figures.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, residuals))
+    found: dict[str, list[str]] = {one.id: [one.doubt] if one.doubt else [] for one in kept}
+    for text, floor, values in figures:
+        for id, median in _outliers(values, floor).items():
+            found[id].append(f"{text.format(abs(values[id]))}, the median of the others is {abs(median):.2f}")
+    return {id: "; ".join(texts) for id, texts in found.items() if texts}
+
+
+def _outliers(values: dict[str, float], floor: float) -> dict[str, float]:
+    """Those values that lie above the median by three robust deviations and by `floor`, with the others' median."""
+    if len(values) < _FEWEST_TO_COMPARE:
+        return {}
+    every = np.array(list(values.values()))
+    deviation = float(np.median(abs(every - np.median(every))))
+    limit = float(np.median(every)) + max(_FAR * deviation, floor)
+    others = {id: float(np.median([v for other, v in values.items() if other != id])) for id in values}
+    return {id: others[id] for id, value in values.items() if value > limit}

@@ -37,6 +37,11 @@ class PrepareConfig:
     """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
     """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is."""
+    min_consistency: float | None = None
+    """Refuse a pair whose vessels correlate less than this, at 512 px whatever --size is, from -1 to 1; default: 0.25
+    where it is registered by points, 0.2 by features, 0.15 with --register none."""
+    allow_mirror: bool = False
+    """Turn an FA that is mirrored left to right, where its pair fits only so; else such a pair is refused."""
     anonymise: Path | None = None
     """A key file, made if it is missing: ids, eyes and patients become keyed hashes in OUT, and so in all that is made
     of it. Keep it, and the table of names beside it, apart: the same key gives the same hashes."""

@@ -28,6 +28,7 @@ from retipair.aligned import (
     STATE_NAME,
     VIEWS,
     Outcome,
+    doubtful,
     earlier_outcomes,
     staged_outcomes,
     still_valid,
@@ -35,7 +36,7 @@ from retipair.aligned import (
     write_state,
 )
 from retipair.config import PrepareConfig, Register, json_sha256
-from retipair.data.align import How, align
+from retipair.data.align import How, Limits, align
 from retipair.data.anonymise import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.dataset import has_files, read_folder
@@ -83,7 +84,7 @@ class Task:
     source_sha256: str
     how: How
     size: int
-    max_residual_px: float
+    limits: Limits
     megapixels: int
     anonymous: bool
     staging: Path
@@ -154,7 +155,7 @@ def fingerprint(config: PrepareConfig) -> str:
         [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, _sha256_of(pair)]
         for pair in find_pairs(config.raw)
     ]
-    settings = [config.size, config.register, config.max_residual_px]
+    settings = [config.size, config.register, asdict(_limits(config))]
     split = [config.val_fraction, config.test_fraction, config.seed]
     return json_sha256([_RECIPE, settings, split, known])
 
@@ -167,6 +168,8 @@ def _check_settings(config: PrepareConfig) -> None:
         raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_LARGEST}")
     if not 0 < config.max_residual_px < math.inf:
         raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
+    if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
+        raise UserError(f"--min_consistency {config.min_consistency:g}: must be from -1 to 1")
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
     if config.anonymise and {config.out.resolve(), config.raw.resolve()} & set(config.anonymise.resolve().parents):
@@ -319,18 +322,23 @@ def _task(seen: Seen, config: PrepareConfig) -> Task:
     how: How = "points" if seen.pair.cf_points else "features"
     if config.register != "auto":
         how = config.register
-    key = json_sha256([_RECIPE, seen.sha256, how, config.size, config.max_residual_px])
+    limits = _limits(config)
+    key = json_sha256([_RECIPE, seen.sha256, how, config.size, asdict(limits)])
     return Task(
         pair=seen.pair,
         key=key,
         source_sha256=seen.sha256,
         how=how,
         size=config.size,
-        max_residual_px=config.max_residual_px,
+        limits=limits,
         megapixels=config.max_megapixels,
         anonymous=config.anonymise is not None,
         staging=config.out / STAGING,
     )
+
+
+def _limits(config: PrepareConfig) -> Limits:
+    return Limits(config.max_residual_px, config.min_consistency, config.allow_mirror)
 
 
 def _align_all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
@@ -368,13 +376,14 @@ def _align(task: Task) -> Outcome:
     """Align one pair and stage its views, unless it is refused."""
     cf, fa = load_image(task.pair.cf, "RGB", task.megapixels), load_image(task.pair.fa, "L", task.megapixels)
     landmarks = _landmarks(task.pair, cf.shape, fa.shape)
-    aligned = align(cf, fa, landmarks, task.how, task.size, task.max_residual_px)
+    aligned = align(cf, fa, landmarks, task.how, task.size, task.limits)
     files = {} if aligned.refused else _stage(task, aligned.pair)
     outcome = Outcome(
         id=task.pair.id,
         key=task.key,
         source_sha256=task.source_sha256,
         refused=aligned.refused,
+        doubt=aligned.doubt,
         fa_to_cf=aligned.fa_to_frame.tolist(),
         points=aligned.points.round(3).tolist(),
         inliers=aligned.inliers,
@@ -434,12 +443,16 @@ def _print_table(pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: d
             eyes[outcome.id],
             sides.get(outcome.id, "-"),
             "-" if outcome.inliers is None else str(outcome.inliers),
-            residual if not outcome.points else f"{residual} ({len(outcome.points)} points)",
+            residual if outcome.residual_px is None else f"{residual} ({_measured_at(outcome)})",
             f"{outcome.consistency_before:.3f} -> {outcome.consistency:.3f}",
             f"refused: {outcome.refused}" if outcome.refused else "kept",
         )
     screen = Console()
     (screen if screen.is_terminal else Console(width=160)).print(table)
+
+
+def _measured_at(outcome: Outcome) -> str:
+    return f"{len(outcome.points)} points" if outcome.points else "vessels"
 
 
 def _move_into_place(out: Path, outcomes: Sequence[Outcome]) -> None:
@@ -485,13 +498,16 @@ def _say_rejected(out: Path) -> None:
 def _describe(
     config: PrepareConfig, pairs: Sequence[RawPair], outcomes: Sequence[Outcome], sides: dict[str, Split]
 ) -> None:
-    """The contact sheet, and last of all the manifest."""
+    """The contact sheet, doubtful pairs first, and last of all the manifest."""
     eyes = eye_names(pairs)
     both = [(p, o) for p, o in zip(pairs, outcomes, strict=True) if not o.refused]
     records = [_record(pair, outcome, eyes[pair.id], sides[pair.id], config.size) for pair, outcome in both]
-    save_image(config.out / SHEET_NAME, contact_sheet(titled(config.out, record) for record in records))
+    doubts = doubtful(outcomes, config.size)
+    in_order_of_doubt = sorted(records, key=lambda record: record.id not in doubts)
+    sheet = contact_sheet(titled(config.out, record, doubts.get(record.id)) for record in in_order_of_doubt)
+    save_image(config.out / SHEET_NAME, sheet)
     write_manifest(config.out, records)
-    more = f", the first {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
+    more = f", {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
     counts = Counter(record.split for record in records)
     sides_text = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({sides_text})")
@@ -500,6 +516,10 @@ def _describe(
         f"list the ids of pairs to leave out in {config.out / REJECTED_NAME}"
     )
     _say_rejected(config.out)
+    if doubts:
+        console.print("Look at these first:")
+    for id, why in doubts.items():
+        console.print(f"  {printable(id)}: {why}")
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:

@@ -1,20 +1,25 @@
 import numpy as np
 import pytest
-from skimage.transform import ProjectiveTransform, warp
+from skimage.transform import ProjectiveTransform, SimilarityTransform, estimate_transform, warp
 
 from eyes import apply, draw_pair, draw_raw
-from retipair.data.align import align
+from retipair.data.align import Limits, _register, align
 from retipair.data.landmarks import Landmarks
+from retipair.data.pose_search import search_pose
 from retipair.data.registration import (
+    Registration,
     View,
     common_square,
+    match_features,
     move,
     refine,
     register_features,
     register_points,
+    render,
     resample,
     to_square,
 )
+from retipair.vision.patches import patch_shifts
 
 
 def _corner_error(found: np.ndarray, truth: np.ndarray, size: int) -> float:
@@ -88,9 +93,154 @@ def test_vessels_that_mislead_make_good_points_no_worse():
 def test_features_find_their_way_without_points():
     eye = draw_raw(seed=4, size=384)
     cf, fa = View(eye.cf), View(eye.fa)
-    start = register_features(cf, fa)
+    start = register_features(cf, fa, match_features(cf, fa))
     assert start.inliers > 20
     assert _corner_error(refine(cf, fa, start.fa_to_cf, None), eye.fa_to_cf, 384) < 1.5
+
+
+@pytest.mark.parametrize(("angle", "scale"), [(-40.0, 1.0), (30.0, 0.6), (0.0, 1.8)])
+def test_the_search_finds_any_turn_and_scale_in_its_range(angle, scale):
+    """To 15 px at 512 in the field's middle, from where the refinement goes on; some of the FA may lie outside."""
+    cf, fa = draw_pair(seed=3, size=512)
+    pose = SimilarityTransform(scale=scale, rotation=np.deg2rad(angle))
+    centre = np.full(2, 255.5)
+    truth = (
+        SimilarityTransform(translation=-centre) + pose + SimilarityTransform(translation=centre + np.array([8, -5]))
+    )
+    turned = warp(fa, truth, order=3, preserve_range=True).round().astype(np.uint8)
+    middle = centre + 60 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    found = move(search_pose(View(cf), View(turned)), move(np.linalg.inv(truth.params), middle))
+    assert np.linalg.norm(found - middle, axis=1).max() < 15
+
+
+def test_the_search_and_features_are_weighed_by_what_they_lead_to(monkeypatch):
+    """One of the two first guesses is quite wrong; the pair is found by the other, and agrees with its features."""
+    eye = draw_raw(seed=4, size=384)
+    away = np.array([[1.0, 0, 60], [0, 1, -40], [0, 0, 1]]) @ eye.fa_to_cf
+    wrong = {"search_pose": lambda *_: away, "register_features": lambda *_: Registration(away, 30)}
+    for name, guess in wrong.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"retipair.data.align.{name}", guess)
+            aligned = align(eye.cf, eye.fa, Landmarks(eye.cf_points, eye.fa_points), "features", 512, Limits())
+        assert aligned.refused is None
+        assert aligned.residual_px < 1
+        assert aligned.inliers > 20
+
+
+GRID = np.stack(np.meshgrid(np.linspace(80, 431, 9), np.linspace(80, 431, 9)), axis=-1).reshape(-1, 2)
+GRID = GRID[np.hypot(*(GRID - 255.5).T) < 200]
+
+
+@pytest.mark.parametrize("bend", [3.0, 6.0])
+@pytest.mark.parametrize("how", ["points", "features"])
+def test_an_eye_whose_curvature_no_homography_fits_is_registered_as_well_as_can_be(how, bend):
+    """Errors against the truth on a grid, px at 512: a homography must leave some places `bend` px off."""
+    eye = draw_raw(seed=2, size=512, jitter=1.0, bend=bend)
+    landmarks = Landmarks(eye.cf_points, eye.fa_points) if how == "points" else None
+    found = _register(View(eye.cf), View(eye.fa), landmarks, how).refined
+    errors = np.linalg.norm(move(found, GRID) - eye.on_cf(GRID), axis=1)
+    print(f"{how}, bend {bend:g}: {np.median(errors):.2f} px (median), {errors.max():.2f} (most)")
+    assert np.median(errors) < 0.3 * bend
+    assert errors.max() < 1.3 * bend
+
+
+def test_a_bent_eye_is_bent_as_much_as_it_says():
+    """And no homography undoes it: the best one, by least squares, leaves nearly all of it."""
+    eye = draw_raw(seed=2, size=512, points=200, bend=6.0)
+    assert eye.on_cf(eye.fa_points) == pytest.approx(eye.cf_points, abs=0.01)
+    inside = np.hypot(*(GRID - 255.5).T) < 250
+    displaced = np.linalg.norm(eye.bend(GRID[inside]), axis=1)
+    assert 2 < displaced.max() <= 6
+    best = estimate_transform("projective", GRID, GRID + eye.bend(GRID))
+    assert np.linalg.norm(best(GRID) - GRID - eye.bend(GRID), axis=1).max() > 0.5 * displaced.max()
+
+
+def _detail(share: float, cf_is_detail: bool) -> tuple[np.ndarray, np.ndarray, Landmarks]:
+    """A view, `share` as wide as the other, with 16 exact points."""
+    cf, fa = draw_pair(seed=3, size=1600)
+    side, corner = int(1600 * share), np.array([700, 500]) if share < 0.4 else np.array([300, 300])
+    on_detail = np.random.default_rng(0).uniform(0.1, 0.9, (16, 2)) * side
+    window = slice(corner[1], corner[1] + side), slice(corner[0], corner[0] + side)
+    if cf_is_detail:
+        return cf[window], fa, Landmarks(on_detail, on_detail + corner)
+    return cf, fa[window], Landmarks(on_detail + corner, on_detail)
+
+
+@pytest.mark.parametrize("cf_is_detail", [True, False])
+@pytest.mark.parametrize("share", [0.27, 0.2])
+def test_points_that_agree_are_believed_at_any_scale(share, cf_is_detail):
+    cf, fa, landmarks = _detail(share, cf_is_detail)
+    wrong = Landmarks(landmarks.cf, landmarks.fa[::-1])
+    assert register_points(View(cf), View(fa), landmarks).inliers == 16
+    assert register_points(View(cf), View(fa), wrong).inliers < 7
+    aligned = align(cf, fa, landmarks, "points", 512, Limits())
+    assert aligned.refused is None
+    assert aligned.residual_px < 1
+    assert aligned.pair.mask.mean() > 0.5  # the frame is that of the detail
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+@pytest.mark.parametrize("zoom", [1.0, 0.25])
+def test_nonsense_is_not_believed_at_any_scale(count, zoom):
+    """Random points, of which RANSAC finds the few that agree by chance: less than the share that prepare asks for."""
+    view = View(np.full((512, 512), 100, dtype=np.uint8))
+    most = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        cf, fa = rng.uniform(0, 511, (count, 2)), 256 + zoom * rng.uniform(-255, 255, (count, 2))
+        most.append(register_points(view, view, Landmarks(cf, fa)).inliers)
+    assert np.mean([inliers >= max(4, 0.4 * count) for inliers in most]) <= (0.5 if count == 4 else 0.1)
+
+
+@pytest.mark.slow  # four registrations by features
+def test_fields_of_view_too_far_apart_for_features_are_refused_by_that():
+    cf, fa, _ = _detail(0.2, cf_is_detail=True)
+    assert "twice as wide" in str(align(cf, fa, None, "features", 512, Limits()).refused)
+
+
+@pytest.mark.parametrize("how", ["points", pytest.param("features", marks=pytest.mark.slow)])
+def test_a_mirrored_fa_is_refused_as_such_or_turned(how):
+    eye = draw_raw(seed=4, size=384, jitter=0.3)
+    mirrored = np.ascontiguousarray(eye.fa[:, ::-1])
+    landmarks = Landmarks(eye.cf_points, np.array([383, 0]) + np.array([-1, 1]) * eye.fa_points)
+    refused = align(eye.cf, mirrored, landmarks, how, 512, Limits())
+    assert "mirrored" in str(refused.refused)
+    assert "--allow_mirror" in str(refused.refused)
+    turned = align(eye.cf, mirrored, landmarks, how, 512, Limits(allow_mirror=True))
+    upright = align(eye.cf, eye.fa, Landmarks(eye.cf_points, eye.fa_points), how, 512, Limits())
+    assert turned.refused is None
+    assert "mirrored" in str(turned.doubt)
+    assert np.linalg.det(turned.fa_to_frame) < 0 < np.linalg.det(upright.fa_to_frame)
+    assert turned.residual_px == pytest.approx(upright.residual_px)
+    assert np.array_equal(turned.pair.fa, upright.pair.fa)
+
+
+def test_what_features_leave_is_measured_by_vessels_and_doubted():
+    """The truth and the truth 4, 8 and 30 px off, as a wrong guess would leave it."""
+    eye = draw_raw(seed=4, size=512)
+    found = []
+    for px in (0, 4, 8, 30):
+        off = np.array([[1.0, 0, px], [0, 1, 0], [0, 0, 1]]) @ eye.fa_to_cf
+        frame = common_square(View(eye.cf), View(eye.fa), off, 512)
+        pair = render(View(eye.cf), View(eye.fa), frame, frame @ off, 512)
+        found.append(float(np.median(patch_shifts(pair.cf, pair.fa, pair.mask))))
+    scale = 1 / 0.97  # about: the frame is the field's square
+    assert found[0] < 0.5
+    assert found[1:3] == pytest.approx([4 * scale, 8 * scale], abs=1.0)
+    assert found[3] > 10
+
+
+def test_a_registration_that_fits_half_of_the_field_is_refused(monkeypatch):
+    """Half of its vessels correlate; by the correlation alone it would be kept."""
+    eye = draw_raw(seed=1, size=512)
+    shown, others = (draw_pair(seed)[1] for seed in (1, 21))
+    half = np.where(np.arange(512) < 256, shown, others)
+    half = warp(half, ProjectiveTransform(eye.fa_to_cf), order=3, preserve_range=True).round().astype(np.uint8)
+    monkeypatch.setattr("retipair.data.align.refine", lambda cf, fa, guess, landmarks: guess)
+    monkeypatch.setattr("retipair.data.align.search_pose", lambda cf, fa: eye.fa_to_cf)
+    aligned = align(eye.cf, half, None, "features", 512, Limits())
+    assert aligned.consistency > 0.2
+    assert "of the vessels fit within" in str(aligned.refused)
 
 
 def test_four_points_give_a_start_that_does_not_fly_off():
@@ -119,7 +269,7 @@ def eye():
 
 def test_aligned_views_share_a_frame_and_points_are_carried_along(eye):
     landmarks = Landmarks(eye.cf_points, eye.fa_points)
-    aligned = align(eye.cf, eye.fa, landmarks, "points", 128, 5.0)
+    aligned = align(eye.cf, eye.fa, landmarks, "points", 128, Limits())
     assert aligned.refused is None
     assert aligned.pair.cf.shape == (128, 128, 3)
     assert aligned.pair.fa.shape == aligned.pair.mask.shape == (128, 128)
@@ -133,25 +283,27 @@ def test_aligned_views_share_a_frame_and_points_are_carried_along(eye):
 
 def test_nonsense_points_are_refused_with_their_number(eye):
     points = np.random.default_rng(0).uniform(40, 200, eye.fa_points.shape)
-    aligned = align(eye.cf, eye.fa, Landmarks(eye.cf_points, points), "points", 128, 5.0)
+    aligned = align(eye.cf, eye.fa, Landmarks(eye.cf_points, points), "points", 128, Limits())
     assert aligned.refused is not None
     assert "of 20 points agree" in aligned.refused
 
 
 def test_a_residual_beyond_the_limit_is_refused(eye):
-    aligned = align(eye.cf, eye.fa, Landmarks(eye.cf_points, eye.fa_points), "points", 128, 0.01)
+    aligned = align(
+        eye.cf, eye.fa, Landmarks(eye.cf_points, eye.fa_points), "points", 128, Limits(max_residual_px=0.01)
+    )
     assert "median residual" in str(aligned.refused)
 
 
 def test_views_of_two_eyes_are_refused(eye):
     other = draw_raw(seed=7, size=256)
-    aligned = align(eye.cf, other.fa, None, "features", 128, 5.0)
+    aligned = align(eye.cf, other.fa, None, "features", 128, Limits())
     assert "place points" in str(aligned.refused)
 
 
 def test_views_that_are_aligned_stay_as_they_are(eye):
     grey = eye.cf[..., 1]
-    aligned = align(eye.cf, grey, None, "none", 256, 5.0)
+    aligned = align(eye.cf, grey, None, "none", 256, Limits())
     assert aligned.inliers is None
     assert aligned.residual_px is None
     assert aligned.consistency < 0  # a copy of the CF's vessels is dark where an angiogram's would be bright

@@ -21,6 +21,7 @@ from retipair.vision.ridges import correlation, vesselness
 WORK_SIZE = 512
 _LANDMARKS_AGREE_PX = 8.0  # placed by hand they scatter by about 2.5 px; three times that is no scatter
 _FEATURES_AGREE_PX = 6.0  # placed by vessels they scatter less, but many are nonsense
+_DETAIL = 2.0  # times the scale: one view shows a detail of the other
 _ENOUGH = 8  # a homography through fewer landmarks follows their jitter far outside them
 _CONTRADICTS_PX = 3.8  # vessels that leave half the landmarks further off than this are not believed alone
 _FINEST_PX = 0.5  # landmarks that seem to scatter less are few, or lucky
@@ -51,7 +52,7 @@ class View:
 
 @dataclass(frozen=True)
 class Registration:
-    """`fa_to_cf` (3, 3) maps raw FA to raw CF; `inliers` landmarks or features agreed on it."""
+    """`fa_to_cf` (3, 3) maps raw FA to raw CF; `inliers` landmarks or features agree with it."""
 
     fa_to_cf: np.ndarray
     inliers: int
@@ -77,39 +78,97 @@ def single_threaded() -> None:
 
 
 def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
-    """The homography most landmarks agree on (RANSAC), or a partial affine where too few do."""
-    return _raw(cf, fa, *_agreed(move(fa.to_work, landmarks.fa), move(cf.to_work, landmarks.cf), _LANDMARKS_AGREE_PX))
+    """The homography most landmarks agree on (RANSAC), or a partial affine where too few do.
+
+    It neither mirrors nor folds the field. Where one view shows a detail of the other, errors are measured in the
+    detail's px, and matches must agree both ways: a homography that shrinks a field to a point fits any points.
+    """
+    fa_points, cf_points = move(fa.to_work, landmarks.fa), move(cf.to_work, landmarks.cf)
+    if _spread(fa_points) > _DETAIL * _spread(cf_points):
+        cf_to_fa, inliers = _agreed(cf_points, fa_points, _LANDMARKS_AGREE_PX)
+        return Registration(to_raw(cf, fa, np.linalg.inv(cf_to_fa)), inliers)
+    work, inliers = _agreed(fa_points, cf_points, _LANDMARKS_AGREE_PX)
+    return Registration(to_raw(cf, fa, work), inliers)
 
 
-def register_features(cf: View, fa: View) -> Registration:
-    """The homography most SIFT features of the vesselness maps agree on; without any, 0 inliers."""
-    return _raw(cf, fa, *_agreed(*_matches(_ridges(fa, fa.to_work), _ridges(cf, cf.to_work)), _FEATURES_AGREE_PX))
+def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
+    """The homography most of the matched `features` agree on; without any, 0 inliers."""
+    work, inliers = _agreed(move(fa.to_work, features.fa), move(cf.to_work, features.cf), _FEATURES_AGREE_PX)
+    return Registration(to_raw(cf, fa, work), inliers)
 
 
-def _raw(cf: View, fa: View, work: np.ndarray, inliers: int) -> Registration:
+def match_features(cf: View, fa: View) -> Landmarks:
+    """SIFT features of both vesselness maps that match by Lowe's ratio test, raw px; many are wrong."""
+    on_fa, on_cf = _matches(vessel_map(fa, fa.to_work), vessel_map(cf, cf.to_work))
+    return Landmarks(move(np.linalg.inv(cf.to_work), on_cf), move(np.linalg.inv(fa.to_work), on_fa))
+
+
+def count_agreeing(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
+    """How many of the matched `features` agree with a transform (3, 3), raw FA px -> raw CF px."""
+    return int((residuals(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURES_AGREE_PX).sum())
+
+
+def distance(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
+    """How far apart two transforms (3, 3), raw FA px -> raw CF px, put what the FA shows: median, px at 512."""
+    rows, columns = np.nonzero(fa.field[::16, ::16])
+    places = 16.0 * np.column_stack([columns, rows])
+    apart = np.linalg.norm(move(a, places) - move(b, places), axis=1)
+    return float(np.median(apart) * cf.to_work[0, 0])
+
+
+def to_raw(cf: View, fa: View, work: np.ndarray) -> np.ndarray:
+    """FA work px -> CF work px becomes raw FA px -> raw CF px, (3, 3) each."""
     fa_to_cf = np.linalg.inv(cf.to_work) @ work @ fa.to_work
-    return Registration(fa_to_cf / fa_to_cf[2, 2], inliers)
+    return np.asarray(fa_to_cf / fa_to_cf[2, 2])
 
 
-def _agreed(fa_points: np.ndarray, cf_points: np.ndarray, within: float) -> tuple[np.ndarray, int]:
-    """FA to CF (3, 3) and the number of matches `within` work px of it."""
-    if len(fa_points) < 4:
+def _spread(points: np.ndarray) -> float:
+    """Median distance from the median, of points (N, 2): a few wrong ones change little."""
+    return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
+
+
+def _agreed(moving: np.ndarray, fixed: np.ndarray, within: float) -> tuple[np.ndarray, int]:
+    """The transform (3, 3) most matches (N, 2) agree on, and the number of those `within` px of it."""
+    if len(moving) < 4:
         return np.eye(3), 0
-    homography, agree = cv2.findHomography(fa_points, cf_points, cv2.RANSAC, within, maxIters=5000)
-    inliers = int(agree.sum()) if homography is not None and _is_mild(homography) else 0
+    homography, agree = cv2.findHomography(moving, fixed, cv2.RANSAC, within, maxIters=5000)
+    inliers = _believed(homography, agree, moving, fixed, within)
     if inliers >= _ENOUGH:
         return homography, inliers
-    affine, agree = cv2.estimateAffinePartial2D(fa_points, cf_points, method=cv2.RANSAC, ransacReprojThreshold=within)
-    if affine is not None and int(agree.sum()) >= inliers and _is_mild(np.vstack([affine, [0, 0, 1]])):
-        return np.vstack([affine, [0, 0, 1]]), int(agree.sum())
-    return (homography, inliers) if inliers else (np.eye(3), 0)
+    affine, agree = cv2.estimateAffinePartial2D(moving, fixed, method=cv2.RANSAC, ransacReprojThreshold=within)
+    affine = None if affine is None else np.vstack([affine, [0, 0, 1]])
+    agreed = _believed(affine, agree, moving, fixed, within)
+    if affine is not None and agreed and agreed >= inliers:
+        return affine, agreed
+    return (homography, inliers) if inliers and _is_mild(homography) else (np.eye(3), 0)
+
+
+def _believed(
+    transform: np.ndarray | None, agree: np.ndarray, moving: np.ndarray, fixed: np.ndarray, within: float
+) -> int:
+    """How many matches (N, 2) agree with what RANSAC found, 0 if no camera sees an eye so.
+
+    A large change of scale is believed where the matches agree both ways: what shrinks a field to a point fits any.
+    """
+    if transform is None or _is_mild(transform):
+        return 0 if transform is None else int(agree.sum())
+    depth, area = _depth_and_area(transform, moving[agree.ravel() > 0])
+    if 1 / 9 < np.median(area) < 9 or (area <= 0).any() or (depth / depth[0] <= 0).any():
+        return 0
+    there, back = move(transform, moving) - fixed, move(np.linalg.inv(transform), fixed) - moving
+    return int((np.maximum(np.linalg.norm(there, axis=1), np.linalg.norm(back, axis=1)) <= within).sum())
 
 
 def _is_mild(homography: np.ndarray) -> bool:
-    """A camera before the same eye neither mirrors the field nor makes it thrice as large, here or there."""
-    depth = homography[2, :2] @ _CORNERS.T + homography[2, 2]
-    area = np.linalg.det(homography) / depth**3  # the Jacobian's determinant
+    """Whether a work frame is neither mirrored nor folded nor made thrice as large or small, here or there."""
+    depth, area = _depth_and_area(homography, _CORNERS)
     return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
+
+
+def _depth_and_area(homography: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At points (N, 2): the homogeneous coordinate, and the determinant of the Jacobian, (N,) each."""
+    depth = homography[2, :2] @ points.T + homography[2, 2]
+    return depth, np.linalg.det(homography) / depth**3
 
 
 def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,21 +202,28 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     correlate best. Half the landmarks may stay about 4 px off (at 512) at most. Where more would, or where the
     landmarks hold the vessels back altogether, the best compromise of both is searched.
     """
-    to_work = cf.to_work @ fa_to_cf  # raw FA -> work CF
-    both = _inside(cf, cf.to_work) & _inside(fa, to_work)
-    maps = _Ridges(_ridges(cf, cf.to_work), _ridges(fa, to_work), both)
+    cf_to_work = _work_frame(cf, fa, fa_to_cf)
+    fa_to_work = cf_to_work @ fa_to_cf
+    both = inside_field(cf, cf_to_work) & inside_field(fa, fa_to_work)
+    maps = _Ridges(vessel_map(cf, cf_to_work), vessel_map(fa, fa_to_work), both)
     if landmarks is None:
-        return _then(_climb(maps, maps.correlation), cf, to_work)
-    in_work = Landmarks(move(cf.to_work, landmarks.cf), move(to_work, landmarks.fa))
+        return _then(_climb(maps, maps.correlation), cf_to_work, fa_to_work)
+    in_work = Landmarks(move(cf_to_work, landmarks.cf), move(fa_to_work, landmarks.fa))
     score = _weighed(maps, in_work)
     climbed = _climb(maps, score)
-    refined = _then(climbed, cf, to_work)
+    refined = _then(climbed, cf_to_work, fa_to_work)
     frame = common_square(cf, fa, refined, WORK_SIZE)
     limit = _CONTRADICTS_PX / frame[0, 0]  # raw CF px
     held_back = _stays(climbed) and not _stays(_climb(maps, maps.correlation))
     if not held_back and np.median(residuals(refined, landmarks)) <= limit:
         return refined
-    return _then(_compromise(score, climbed, in_work, limit * cf.to_work[0, 0]), cf, to_work)
+    return _then(_compromise(score, climbed, in_work, limit * cf_to_work[0, 0]), cf_to_work, fa_to_work)
+
+
+def _work_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
+    """Raw CF px -> the frame to refine in, (3, 3): the CF's work frame, or where the FA shows a detail, that detail."""
+    common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
+    return common if common[0, 0] > _DETAIL * cf.to_work[0, 0] else cf.to_work
 
 
 _Score = Callable[[np.ndarray], float]
@@ -182,17 +248,18 @@ class _Ridges:
         return self.fixed[self.both]
 
 
-def _then(step: np.ndarray, cf: View, to_work: np.ndarray) -> np.ndarray:
+def _then(step: np.ndarray, cf_to_work: np.ndarray, fa_to_work: np.ndarray) -> np.ndarray:
     """Raw FA -> raw CF by way of the work frame and one step in it."""
-    fa_to_cf = np.linalg.inv(cf.to_work) @ step @ to_work
+    fa_to_cf = np.linalg.inv(cf_to_work) @ step @ fa_to_work
     return np.asarray(fa_to_cf / fa_to_cf[2, 2])
 
 
-def _inside(view: View, to_work: np.ndarray) -> np.ndarray:
+def inside_field(view: View, to_work: np.ndarray) -> np.ndarray:
+    """Where a view shows the eye in a work frame, but for the field's rim, (512, 512) bool."""
     return erode(resample(view.field, to_work, WORK_SIZE), _RIM)
 
 
-def _ridges(view: View, to_work: np.ndarray) -> np.ndarray:
+def vessel_map(view: View, to_work: np.ndarray) -> np.ndarray:
     """Vesselness in a work frame, (512, 512) float32, 0 at the field's rim and beyond."""
     field = resample(view.field, to_work, WORK_SIZE)
     return vesselness(resample(view.image, to_work, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
