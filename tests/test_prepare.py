@@ -10,9 +10,10 @@ from PIL import Image
 
 from compare import contents
 from eyes import draw_pair, draw_raw, write_eye, write_raw
-from retipair.aligned import earlier_outcomes
+from retipair.aligned import Outcome, doubtful, earlier_outcomes
 from retipair.cli import main
 from retipair.config import PrepareConfig
+from retipair.data.contact_sheet import titled as _titled
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
 from retipair.prepare import fingerprint, is_prepared
@@ -215,9 +216,78 @@ def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
             shutil.copy(raw / name / f"{name}_{number}.png", bare / view / f"{name}.png")
     assert _prepare(bare, tmp_path / "out") == 0
     for record in read_manifest(tmp_path / "out"):
-        assert record.residual_px is None
+        assert 0 < record.residual_px < 0.5  # at 128 px, of patches of vessels
         assert record.points == []
         assert record.consistency > 0.4
+
+
+def test_a_mirrored_fa_is_named_or_turned(raw, prepared, tmp_path, capsys):
+    mirrored = tmp_path / "raw"
+    shutil.copytree(raw, mirrored)
+    fa, points = mirrored / "001/001_02.png", mirrored / "001/001_02.txt"
+    Image.fromarray(np.asarray(Image.open(fa))[:, ::-1]).save(fa)
+    np.savetxt(points, np.array([223, 0]) + np.array([-1, 1]) * np.loadtxt(points))
+    assert _prepare(mirrored, tmp_path / "out") == 0
+    assert "the FA is mirrored left to right" in " ".join(capsys.readouterr().out.split())
+    assert [record.id for record in read_manifest(tmp_path / "out")] == ["002", "003"]
+    assert _prepare(mirrored, tmp_path / "out", "--allow_mirror") == 0
+    assert "001: its FA was mirrored" in capsys.readouterr().out
+    assert (tmp_path / "out/fa/001.png").read_bytes() == (prepared / "fa/001.png").read_bytes()
+    turned, upright = (next(iter(read_manifest(folder))) for folder in (tmp_path / "out", prepared))
+    assert np.linalg.det(turned.fa_to_cf) < 0 < np.linalg.det(upright.fa_to_cf)
+    assert turned.residual_px == pytest.approx(upright.residual_px, abs=0.01)
+
+
+def test_the_limit_of_consistency_can_be_set(raw, prepared, tmp_path, capsys):
+    assert _prepare(raw, tmp_path / "out", "--min_consistency", "0.99") == 2
+    assert "< 0.99" in " ".join(capsys.readouterr().out.split())
+    assert _prepare(raw, tmp_path / "out", "--min_consistency", "-1") == 0
+    assert len(list(read_manifest(tmp_path / "out"))) == 3
+
+
+def _outcome(number: int, consistency: float, residual: float, doubt: str | None = None) -> Outcome:
+    return Outcome(
+        id=f"{number}",
+        key="",
+        source_sha256="",
+        refused=None,
+        doubt=doubt,
+        fa_to_cf=[],
+        points=[],
+        inliers=20,
+        residual_px=residual,
+        consistency_before=consistency,
+        consistency=consistency,
+        files_sha256={},
+    )
+
+
+def test_pairs_that_fit_worse_than_the_others_are_doubted():
+    """Consistencies as those of seven real pairs; .29 is what a registration that was 18 px off had."""
+    usual = [_outcome(n, consistency, 2.0) for n, consistency in enumerate((0.51, 0.67, 0.65, 0.57, 0.61, 0.66, 0.71))]
+    assert doubtful(usual, 512) == {}
+    low = doubtful([*usual, _outcome(7, 0.29, 2.0)], 512)
+    assert list(low) == ["7"]
+    assert "consistency 0.29, the median of the others is 0.65" in low["7"]
+    far = doubtful([*usual, _outcome(7, 0.6, 4.5)], 512)
+    assert far == {"7": "residual 4.5 px, the median of the others is 2.00"}
+    assert doubtful([*usual, _outcome(7, 0.6, 4.5)], 2048) == {}  # 1.1 px at 512
+    assert doubtful([*usual[:3], _outcome(7, 0.29, 9.0)], 512) == {}  # too few to compare
+    assert doubtful([_outcome(0, 0.6, 1.0, "2 features")], 512) == {"0": "2 features"}
+
+
+def test_doubtful_pairs_are_listed_last_and_shown_first(raw, tmp_path, capsys, monkeypatch):
+    from retipair import prepare as verb
+
+    shown = []
+    monkeypatch.setattr(verb, "doubtful", lambda outcomes, size: {"002": "it is odd"})
+    monkeypatch.setattr(
+        verb, "titled", lambda out, record, doubt: shown.append((record.id, doubt)) or _titled(out, record)
+    )
+    assert _prepare(raw, tmp_path / "out") == 0
+    assert shown == [("002", "it is odd"), ("001", None), ("003", None)]
+    said = capsys.readouterr().out
+    assert "002: it is odd" in said[said.index("Look at these first") :]
 
 
 def test_views_of_other_sizes_and_depths_fit_too(raw, tmp_path):
@@ -378,6 +448,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(raw, tmp_path, capsys, har
         ("--max_residual_px", "0"),
         ("--max_residual_px", "nan"),
         ("--max_residual_px", "inf"),
+        ("--min_consistency", "1.01"),
+        ("--min_consistency", "nan"),
         ("--workers", "-1"),
     ],
 )
@@ -452,7 +524,8 @@ def test_a_fingerprint_knows_content_and_settings_but_not_places(raw, tmp_path):
     shutil.copytree(raw, copy)
     same = fingerprint(config)
     assert fingerprint(replace(config, raw=copy, out=tmp_path, workers=3)) == same
-    assert fingerprint(replace(config, size=256)) != same
+    for changed in ({"size": 256}, {"min_consistency": 0.3}, {"allow_mirror": True}):
+        assert fingerprint(replace(config, **changed)) != same
     (copy / "eyes.csv").write_text("id,eye\n001,a\n002,b\n003,c\n")
     assert fingerprint(replace(config, raw=copy)) != same
     (copy / "eyes.csv").unlink()

@@ -517,9 +517,9 @@ def _describe(
     )
     _say_rejected(config.out)
     if doubts:
-        console.print("Look at these first:")
+        print("Look at these first:")
     for id, why in doubts.items():
-        console.print(f"  {printable(id)}: {why}")
+        print(f"  {printable(id)}: {why}")
 
 
 def _record(pair: RawPair, outcome: Outcome, eye: str, side: Split, size: int) -> PreparedPair:

@@ -16,7 +16,7 @@ def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray
 
     CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool; views are measured 512 px wide. Patches of 64 px on a grid of
     32 px are compared by normalised cross-correlation, up to 16 px away each way; only the half of them with the most
-    vessels in both views counts. Of seven real pairs 78 % and more lay within 5 px, of mispaired ones 27 % at most.
+    vessels in both views counts. Of seven real pairs 78 % and more lie within 5 px, of mispaired ones 27 % at most.
     """
     cf, fa, mask = (at_measured(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
