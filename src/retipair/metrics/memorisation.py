@@ -25,7 +25,7 @@ Halfway between what 25 rendered eyes have at most with each other in any pose, 
 least in any pose, brighter and noisier, .67. docs/metrics.md has what other eyes have.
 """
 AT_ONCE = 128
-"""Prints that others are compared with at once: 13 MB of spectra, and as much again while they are compared."""
+"""Prints that others are compared with at once: 6 MB of spectra, and some 30 MB more during a comparison."""
 
 
 class Prints(Protocol):
