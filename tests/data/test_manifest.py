@@ -159,3 +159,12 @@ def test_a_line_is_read_with_few_calls(tmp_path: Path, record: Record, most: int
     with cProfile.Profile() as profile:
         list(read_manifest(tmp_path))
     assert pstats.Stats(profile).total_calls < most * 200
+
+
+@pytest.mark.parametrize("key", ["id", "eye", "caption", "cf"])
+@pytest.mark.parametrize("value", [rb"a\ud800", b"a\xff", b"a\xed\xa0\x80"], ids=["lone surrogate", "latin-1", "CESU"])
+def test_text_that_no_file_can_hold_is_refused_by_its_line(tmp_path: Path, key: str, value: bytes) -> None:
+    line = changed(PREPARED, **{key: "HERE"}).encode().replace(b"HERE", value)
+    (tmp_path / "manifest.jsonl").write_bytes(line)
+    with pytest.raises(UserError, match=rf"line 1: {key} cannot be"):
+        list(read_manifest(tmp_path))

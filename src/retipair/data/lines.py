@@ -54,7 +54,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     offset = 0
     with path.open("rb") as stream:
         for line in stream:
-            yield offset, line.decode("utf-8", errors="replace")
+            yield offset, line.decode("utf-8", errors="surrogateescape")
             offset += len(line)
 
 

@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
         advice = f"take one of the folders in it: {', '.join(within[:5])}" if within else _HOW
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; {advice}")
     seen: set[tuple[str, str]] = set()
-    with path.open(encoding="utf-8", errors="replace") as stream:  # what is not UTF-8 is refused by its line
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # refused by `parse_line`
         for number, line in enumerate(stream, start=1):
             record = parse_line(line, where=f"{path}, line {number}")
             if (record.schema, record.id) in seen:

@@ -134,6 +134,7 @@ def read_description(folder: Path) -> Description | None:
         if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(Description)}:
             raise UserError(f"{folder}: written by another version of retipair; use that version")
         prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
+        "".join(prompt for prompt, _ in prompts).encode()  # a lone surrogate is no text that could be tokenized
         description = Description(**{**values, "prompts": prompts, "base": str(values["base"])})
     except UserError:
         raise
