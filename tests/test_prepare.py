@@ -14,8 +14,10 @@ from retipair.aligned import Outcome, doubtful, earlier_outcomes
 from retipair.cli import main
 from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import titled as _titled
+from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
+from retipair.data.rejected import REJECTED_NAME
 from retipair.prepare import fingerprint, is_prepared
 from running import started, wait_for
 
@@ -122,6 +124,42 @@ def test_a_pair_that_is_gone_leaves_with_its_files(raw, prepared, tmp_path):
     assert _prepare(fewer, out) == 0
     assert not list(out.rglob("001.png"))
     assert [record.id for record in read_manifest(out)] == ["002", "003"]
+
+
+def test_the_list_of_rejected_pairs_outlives_the_next_call(raw, prepared, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    (out / REJECTED_NAME).write_text("# blurred\n002\n")
+    for view in ("cf", "fa", "mask"):
+        (out / view / "003.png").unlink()
+    assert _prepare(raw, out) == 0
+    assert (out / REJECTED_NAME).read_text() == "# blurred\n002\n# their files were deleted by hand\n003\n"
+    assert "2 listed in rejected.txt (002, 003)" in capsys.readouterr().err
+    assert [record.id for record in read_manifest(out)] == ["001", "002", "003"]
+    assert [entry.id for entry in read_dataset(out)] == ["001"]
+    (out / REJECTED_NAME).unlink()
+    assert contents(out) == contents(prepared)
+
+
+def test_where_every_file_is_gone_nothing_was_rejected(raw, prepared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    for view in ("cf", "fa", "mask"):
+        shutil.rmtree(out / view)
+    assert _prepare(raw, out) == 0
+    assert contents(out) == contents(prepared)
+
+
+def test_a_rejected_id_that_is_no_pair_is_refused_before_anything_is_done(raw, prepared, tmp_path, capsys):
+    """Also the id of a pair that is now called otherwise: a name would stay beside its hash."""
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    for text, flags in (("1\n", []), ("001\n", ["--anonymise", str(tmp_path / "key")])):
+        (out / REJECTED_NAME).write_text(text)
+        before = contents(out)
+        assert _prepare(raw, out, *flags) == 2
+        assert "rejected.txt, line 1: no pair has the id" in capsys.readouterr().err
+        assert contents(out) == before
 
 
 def test_swapped_views_are_put_right_with_their_points(raw, prepared, tmp_path, capsys):
