@@ -93,7 +93,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     for note in (one.note for one in (real, generated) if one and one.note):
         console.print(note)
     with owned(config.out, crew.first):
-        scores = _score(compared, provenance, crew) if scores is None else scores
+        if scores is None:
+            # First, as its images are gone again before many figures are held.
+            layouts = _layouts(base, real.kept) if crew.first else {}
+            scores = _score(compared, provenance, layouts, crew)
         if not crew.first:  # it has measured its share
             return page
         if config.withhold_copies:
@@ -107,11 +110,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     return page
 
 
-def _score(compared: Comparison, provenance: Scores, crew: Processes, withheld: Sequence[str] = ()) -> Scores:
+def _score(
+    compared: Comparison, provenance: Scores, layouts: Scores, crew: Processes = ALONE, withheld: Sequence[str] = ()
+) -> Scores:
     """Everything that scores.json says; for all processes but the first nothing."""
-    layouts = (
-        _layouts(compared.base, compared.real.kept) if crew.first else {}
-    )  # frees its images before figures are held
     sets = _measured(compared, crew)
     if not crew.first:
         return {}
@@ -144,7 +146,7 @@ def _without_copies(compared: Comparison, scores: Scores) -> Scores:
     if not others.kept:
         return scores
     remaining = replace(compared, generated=others)
-    return _score(remaining, remaining.provenance, ALONE, copies)
+    return _score(remaining, remaining.provenance, scores["layouts"], withheld=copies)
 
 
 # --- What is compared

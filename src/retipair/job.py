@@ -239,12 +239,10 @@ def training_pairs(
 
 def _trained_among(found: PairFolder, description: Description | None) -> list[Entry] | None:
     """The pairs that the adapter was trained on: those kept, or all, if some were rejected since; None if neither."""
-    if description is None:
+    if description is None or content_sha256(found.kept) == description.data_sha256:
         return found.kept
-    return next(
-        (some for some in (found.kept, found.entries) if content_sha256(some) == description.data_sha256),
-        None,
-    )
+    whole = all(path.is_file() for entry in found.entries for path in (entry.cf, entry.fa))
+    return found.entries if whole and content_sha256(found.entries) == description.data_sha256 else None
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:

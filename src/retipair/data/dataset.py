@@ -64,29 +64,25 @@ class PairFolder:
     """A prepared or generated folder as its manifest, its list of rejected pairs and its files say.
 
     entries: every pair that has files, rejected or not, in the manifest's order. rejected: the ids that are listed.
-    deleted: the ids of pairs that have no file left, which counts as rejected too.
+    deleted: the ids of other pairs that have no file left, which counts as rejected too. Both in that order.
     """
 
     path: Path
     entries: list[Entry]
-    rejected: frozenset[str]
+    rejected: tuple[str, ...]
     deleted: tuple[str, ...]
 
     @cached_property
     def kept(self) -> list[Entry]:
         """The pairs to use: neither listed nor deleted."""
-        return [entry for entry in self.entries if entry.id not in self.rejected] if self.rejected else self.entries
+        rejected = set(self.rejected)
+        return [entry for entry in self.entries if entry.id not in rejected]
 
     @property
     def note(self) -> str:
         """How many pairs are left out and why, as one line; "" if none is."""
-        listed, deleted = (
-            _count(ids, reason)
-            for ids, reason in (
-                (sorted(self.rejected), f"listed in {REJECTED_NAME}"),
-                (self.deleted, "whose files were deleted"),
-            )
-        )
+        listed = _count(self.rejected, f"listed in {REJECTED_NAME}")
+        deleted = _count(self.deleted, "whose files were deleted")
         reasons = ", ".join(filter(None, (listed, deleted)))
         return f"{self.path}: pairs left out: {reasons}" if reasons else ""
 
@@ -140,22 +136,21 @@ def read_folder(folder: Path) -> PairFolder:
         for at in unsplit:
             if (side := sides[entries[at].group]) != entries[at].split:
                 entries[at] = replace(entries[at], split=side)
-    return _without_deleted(folder, entries)
+    return _apply_rejections(folder, entries)
 
 
-def _without_deleted(folder: Path, entries: Sequence[Entry]) -> PairFolder:
+def _apply_rejections(folder: Path, entries: Sequence[Entry]) -> PairFolder:
     listed = read_rejected(folder)
     if listed.lines:
         listed.check({nfc(entry.id) for entry in entries})
-    present, deleted, rejected = [], [], set()
+    present: list[Entry] = []
+    gone: list[Entry] = []
     for entry in entries:
-        if entry.id in listed:
-            rejected.add(entry.id)
-        if has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name)):
-            present.append(entry)
-        elif entry.id not in rejected:
-            deleted.append(entry.id)
-    return PairFolder(folder, present, frozenset(rejected), tuple(deleted))
+        has_any = has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name))
+        (present if has_any else gone).append(entry)
+    rejected = tuple(entry.id for entry in entries if entry.id in listed)
+    deleted = tuple(entry.id for entry in gone if entry.id not in listed)
+    return PairFolder(folder, present, rejected, deleted)
 
 
 def has_files(folder: Path, names: Iterable[str | None]) -> bool:
