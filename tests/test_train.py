@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -19,15 +19,17 @@ from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
 from killing import Death, kill_all
 from retipair.cli import main
-from retipair.config import DEFAULT_PROMPT, TrainConfig
+from retipair.config import DEFAULT_PROMPT, BestBy, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.diffusion.objective import Losses
 from retipair.disk import damage
+from retipair.errors import UserError
 from retipair.learner import learning_rate
 from retipair.model.adapter import read_description
+from retipair.plan import with_samples
 from retipair.processes import ALONE
-from retipair.run import Run, step_of
+from retipair.run import Run, changed_settings, check_run, start_run, step_of
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 from retipair.window import Window
@@ -1054,3 +1056,86 @@ def test_latents_cut_off_on_disk_are_made_again(base_folder: Folder, prepared: P
 )
 def test_numbers_that_cannot_be_meant_are_refused(refuses: Refused, flag: str, value: object) -> None:
     assert f"--{flag}" in refuses(f"--{flag}", value)
+
+
+# What a resume may change
+
+MOVED = {"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"}
+SAID = {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
+SAMPLES = {"num_samples", "sample_steps"}
+
+
+def another(value: Any, hint: Any) -> Any:
+    """Another value of the same setting."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return Path("elsewhere") if Path in (hint, *get_args(hint)) else f"{value}x" if isinstance(value, str) else 64
+
+
+@pytest.mark.parametrize("best_by", ["loss", "both"])
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig) if field.name not in ("name", "best_by")])
+def test_every_setting_is_kept_changed_and_said_or_refused(name: str, best_by: BestBy, tmp_path: Path) -> None:
+    began = TrainConfig(name="x", best_by=best_by, num_samples=4, sample_steps=8)
+    start_run(Run(tmp_path), began, {})
+    value = another(getattr(began, name), get_type_hints(TrainConfig)[name])
+    now = replace(began, **{"resume": True, name: value})
+    if name in MOVED | SAID or (name in SAMPLES and best_by == "loss"):
+        check_run(tmp_path, now, {})
+        expected = [] if name in MOVED else [f"--{name} {value} ({getattr(began, name)} before)"]
+        assert changed_settings(Run(tmp_path), now) == expected
+    else:
+        with pytest.raises(UserError, match=f"was started .*--{name}"):
+            check_run(tmp_path, now, {})
+
+
+def test_what_a_resume_changes_is_said_and_logged(
+    base_folder: Folder, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--max_steps", 2, "--val_every", 2)
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, *flags)
+    capsys.readouterr()
+    train("sd15", base_folder("sd15"), prepared, tmp_path, "--val_every", 2, "--sample_steps", 3, "--resume")
+    said = "resumed from step 2 with other settings: --max_steps 4 (2 before), --sample_steps 3 (2 before)"
+    assert said in capsys.readouterr().err
+    assert said in (run / "training_log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (10, 50)),
+        ({"max_steps": 500}, (10, 50)),
+        ({"max_steps": 250}, (5, 25)),
+        ({"max_steps": 20}, (2, 10)),
+        ({"max_steps": 1}, (2, 10)),
+        ({"max_steps": 20, "best_by": "both"}, (10, 50)),
+        ({"max_steps": 20, "num_samples": 0}, (0, 10)),
+        ({"max_steps": 20, "num_samples": 12, "sample_steps": 70}, (12, 70)),
+        ({"sample_steps": 20}, (10, 20)),
+    ],
+)
+def test_short_runs_sample_less_unless_asked(
+    settings: dict[str, Any], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    config = with_samples(TrainConfig(name="x", **settings), Run(tmp_path))
+    assert (config.num_samples, config.sample_steps) == expected
+    start_run(Run(tmp_path), config, {})
+    resumed = TrainConfig(name="x", resume=True, max_steps=15_000)
+    assert (with_samples(resumed, Run(tmp_path)).num_samples, config.sample_steps) == expected, "it keeps its own"
+
+
+def test_a_dry_run_says_what_is_enlarged_and_sampled(
+    base_folder: Folder, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, "--size", 2 * VIEW)
+    assert main([*command, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"views +{2 * VIEW} px, enlarged from {VIEW}: prepare them with --size {2 * VIEW}", said)
+    assert re.search("samples +1 pairs of 2 denoising steps at each validation", said)
+    assert main([*command, "--max_steps", "1", "--val_every", "1", "--num_samples", "0"]) == 0
+    said = capsys.readouterr().err
+    assert said.index("warning: views: ") < said.index("trainable parameters")

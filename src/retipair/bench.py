@@ -20,6 +20,7 @@ from retipair.costs import (
     flop_of,
     in_turns,
     matrix_rate,
+    memory_kind,
     peak_memory,
     profiled,
     shares_of_operators,
@@ -354,7 +355,9 @@ def print_figures(figures: Mapping[str, Any]) -> None:
             f"{figures['tflop']:.4g} TFLOP at {figures['tflops']:.3g} TFLOP/s, "
             f"{figures['share_of_matrix']:.0%} of a matrix product's {figures['matrix_tflops']:.3g}"
         )
-    lines["memory at most"] = ", ".join(f"{name} {gib:.2f} GiB" for name, gib in figures["memory_gib"].items())
+    memory = ", ".join(f"{name} {gib:.2f} GiB" for name, gib in figures["memory_gib"].items())
+    device = "cpu" if figures["what"] == "evaluate" else settings["device"]
+    lines["memory at most"] = f"{memory} ({memory_kind(device)})"
     lines |= {f"where the time goes, {kind}": _listed(figures[kind]) for kind in ("shares", "operators")}
     if "ratio" in figures:
         least, most = min(figures["ratios"]), max(figures["ratios"])

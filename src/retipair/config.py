@@ -156,10 +156,10 @@ class TrainConfig:
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100
     """Steps between lines of training_log.txt."""
-    num_samples: int = 10
-    """Pairs sampled at each validation."""
-    sample_steps: int = 50
-    """Denoising steps of those samples."""
+    num_samples: int | None = None
+    """Pairs sampled at each validation; default: 10, and in proportion fewer (at least 2) in runs under 500 steps."""
+    sample_steps: int | None = None
+    """Denoising steps of those samples; default: 50, and in proportion fewer (at least 10) in runs under 500 steps."""
     best_by: BestBy = "loss"
     """What makes a step the best: validation loss, how well the samples' halves match, or one of them and neither
     worse (both)."""

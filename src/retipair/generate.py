@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from retipair.config import GenerateConfig
-from retipair.costs import peak_memory
+from retipair.costs import memory_kind, peak_memory
 from retipair.data.dataset import load_views
 from retipair.data.lines import part_of
 from retipair.data.manifest import MANIFEST_NAME, to_line
@@ -44,7 +44,7 @@ def generate(config: GenerateConfig) -> Path:
     if out is None:
         raise UserError(f"out of memory ({job.said_of_memory}); what was drawn is whole: try {smaller_flags(job)}")
     if config.memory != "auto":
-        console.print(f"{job.said_of_memory}, {peak.gib - peak.floor:.1f} GiB used at most")
+        console.print(f"{job.said_of_memory}, {peak.gib - peak.floor:.1f} GiB used at most ({memory_kind(job.device)})")
     return out
 
 

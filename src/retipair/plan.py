@@ -13,6 +13,7 @@ from retipair.captions import caption_warnings
 from retipair.config import PrepareConfig, TrainConfig, to_values
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
+from retipair.data.pair import image_size
 from retipair.data.sources import find_pairs
 from retipair.errors import UserError, printable
 from retipair.model.adapter import Description, lora_config
@@ -38,6 +39,8 @@ from retipair.progress import console
 from retipair.run import Run, results_folder
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
+FULL_SAMPLES_FROM = 500
+"""Steps of a run, from which on its validations sample as many pairs as the original's."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps"),
@@ -79,7 +82,7 @@ class Plan:
     def memory(self, way: Way) -> Estimate:
         """Bytes of each phase of the training, if it saved memory in this way."""
         config = self.config
-        return training_memory(self.work, way, config.optimizer, config.num_samples > 0, config.ema_decay > 0)
+        return training_memory(self.work, way, config.optimizer, bool(config.num_samples), config.ema_decay > 0)
 
     def memory_of(self, way: Way) -> int:
         """The most of them."""
@@ -117,13 +120,29 @@ def make_plan(config: TrainConfig) -> Plan:
     folder = results_folder(config.results, base.system.name) / config.name
     layout = Layout(base.system.layout, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
-    check_steps("--sample_steps", config.sample_steps, base)
+    plan = replace(plan, config=with_samples(config, Run(folder)))
+    check_steps("--sample_steps", plan.config.sample_steps or 0, base)
     if base.timesteps <= max(VALIDATION_TIMESTEPS):
         raise UserError(f"--base {config.base}: has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
     return replace(plan, way=ready(_choose_way(plan)))
+
+
+def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
+    """Fill in how many pairs are sampled at a validation, and in how many steps, where the flags do not say.
+
+    A resumed run keeps its own. Else the original's 10 pairs of 50 steps; a run of less than 500 steps takes a share
+    of both (2 pairs of 10 steps at least), lest samples take longer than training; not where --best_by needs them.
+    """
+    share = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
+    default = max(2, round(10 * share)), max(10, round(50 * share))
+    if config.resume and (run.folder / "config.json").is_file():
+        before = run.read_config()
+        default = before.num_samples or 0, before.sample_steps or default[1]
+    number = default[0] if config.num_samples is None else config.num_samples
+    return replace(config, num_samples=number, sample_steps=config.sample_steps or default[1])
 
 
 def _choose_way(plan: Plan) -> Way:
@@ -177,7 +196,7 @@ def _check(config: TrainConfig) -> None:
             raise UserError(f"--{name} {getattr(config, name)}: must be at most {most}")
     least = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
     for name, bound in least.items():
-        if not getattr(config, name) >= bound:
+        if (value := getattr(config, name)) is not None and not value >= bound:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least {bound}")
     for name in ("ema_decay", "prompt_dropout"):
         if not 0 <= getattr(config, name) < 1:
@@ -187,7 +206,7 @@ def _check(config: TrainConfig) -> None:
     if config.hf_kernel < 3 or config.hf_kernel % 2 == 0:
         raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
     check_size(config.size)
-    if config.best_by != "loss" and not config.num_samples:
+    if config.best_by != "loss" and config.num_samples == 0:
         raise UserError(f"--best_by {config.best_by}: looks at samples; raise --num_samples, 10 is usual")
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
@@ -254,6 +273,8 @@ def print_plan(plan: Plan) -> None:
     facts = {
         "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
         "pairs": pairs,
+        "views": said_of_views(plan),
+        "samples": said_of_samples(plan.config),
         "system": plan.base.system.name,
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
@@ -267,6 +288,24 @@ def print_plan(plan: Plan) -> None:
         print(f"{name:28} {value}")
     for warning in warnings:
         console.print(f"warning: {printable(warning)}")
+
+
+def said_of_samples(config: TrainConfig) -> str:
+    """Say what each validation samples."""
+    if not config.num_samples:
+        return "none"
+    return f"{config.num_samples} pairs of {config.sample_steps} denoising steps at each validation"
+
+
+def said_of_views(plan: Plan) -> str:
+    """Say which size the views have, and if they are enlarged."""
+    data, size = plan.config.data, plan.layout.view_size
+    if data is None or not is_prepared(data):
+        return f"{size} px"
+    side = image_size(read_dataset(data)[0].cf)[0]
+    if side >= size:
+        return f"{size} px" if side == size else f"{size} px, reduced from {side}"
+    return f"{size} px, enlarged from {side}: prepare them with --size {size} for detail"
 
 
 def _pairs_and_captions(config: TrainConfig) -> tuple[str, list[tuple[str, str]]]:

@@ -37,12 +37,14 @@ SaveAdapter = Callable[[Path], object]
 
 METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
+MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
+"""Settings that a resume may change without a word: data and base are held to their content, wherever they lie."""
 MAY_CHANGE = frozenset(
-    {"resume", "dry_run", "results", "device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "offline"}
-    | {"data", "base", "tokenizer", "num_samples", "sample_steps", "memory", "gradient_checkpointing"}
+    {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
-"""Settings a resumed run may have otherwise than it began: those that change nothing already done. (Data and base
-are held to their content, wherever they lie; what --memory changes is said when it does.)"""
+"""Settings that a resume may change, and says so: they change nothing already done. max_steps may only be raised."""
+SAMPLING = frozenset({"num_samples", "sample_steps"})
+"""So may these, unless --best_by compares samples. Every other setting is refused if it changes."""
 
 
 @dataclass(frozen=True)
@@ -309,10 +311,22 @@ _SAID = {
 }
 
 
+def may_change(config: TrainConfig) -> frozenset[str]:
+    """Name the settings that a resume of this run may change, and says so."""
+    return MAY_CHANGE | (SAMPLING if config.best_by == "loss" else frozenset())
+
+
+def changed_settings(run: Run, config: TrainConfig) -> list[str]:
+    """List what a resume has otherwise than the run so far: "--val_every 100 (500 before)"."""
+    before, now = to_values(run.read_config()), to_values(config)
+    changed = [name for name in now if name not in MAY_MOVE and now[name] != before.get(name)]
+    return [f"--{name} {now[name]} ({before.get(name)} before)" for name in changed]
+
+
 def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
     before, now = to_values(run.read_config()), to_values(config)
     for key, value in before.items():
-        if key not in MAY_CHANGE and now[key] != value:
+        if key not in MAY_MOVE | may_change(config) and now[key] != value:
             how = f"with --{key} {value}, not {now[key]}" if not isinstance(value, bool) else ""
             how = how or f"{'with' if value else 'without'} --{key}"
             raise UserError(f"{run.folder}: was started {how}; keep to that, or use another --name")

@@ -16,8 +16,8 @@ from retipair.batches import Batches
 from retipair.best import Validation, better, reason, validation_of
 from retipair.captions import caption_warnings
 from retipair.config import TrainConfig, to_values
-from retipair.costs import GIB, Peak, memory_used, peak_memory
-from retipair.data.pair import image_size, save_image
+from retipair.costs import GIB, Peak, memory_kind, memory_used, peak_memory
+from retipair.data.pair import save_image
 from retipair.diffusion.noise import generator
 from retipair.diffusion.objective import per_half, target_for
 from retipair.disk import told
@@ -36,11 +36,13 @@ from retipair.plan import (
     make_plan,
     print_plan,
     read_data,
+    said_of_samples,
+    said_of_views,
     smaller_flags,
 )
 from retipair.processes import Processes, processes
 from retipair.progress import console, progress
-from retipair.run import Run, check_run, read_state, start_run, step_of
+from retipair.run import Run, changed_settings, check_run, read_state, start_run, step_of
 from retipair.step import Training, named, set_up, take_step
 from retipair.stopping import stoppable
 
@@ -80,6 +82,10 @@ def learn(plan: Plan, crew: Processes) -> int:
         run.mend()
     crew.wait()
     checkpoint = check_run(plan.folder, config, facts)
+
+    views = said_of_views(plan)
+    if crew.first:
+        console.print(f"{'warning: ' if 'enlarged' in views else ''}views: {views}")
 
     # Set up
     description = describe(plan, data)
@@ -184,8 +190,13 @@ def take_up(training: Training, checkpoint: Path | None) -> dict[str, Any] | Non
 def begin(run: Run, plan: Plan, facts: Mapping[str, str], checkpoint: Path | None) -> None:
     """Make the run's folder, or take up its logs where it goes on."""
     before = run.memory_way()
+    changes = changed_settings(run, plan.config) if checkpoint else []
     start_run(run, plan.config, {**facts, "memory_way": plan.way.name})
     run.cut_logs(checkpoint)
+    if checkpoint is not None and changes:
+        text = f"resumed from step {step_of(checkpoint)} with other settings: {', '.join(changes)}"
+        run.note("training", text)
+        console.print(text)
     if checkpoint is not None and before not in (None, plan.way.name):
         say_change(run, step_of(checkpoint), str(before), plan.way)
 
@@ -272,6 +283,8 @@ def write_samples(
     to stop.
     """
     config, crew = plan.config, training.crew
+    assert config.num_samples is not None
+    assert config.sample_steps is not None  # the plan fills both in
     matches = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
     painter = Painter(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
@@ -333,14 +346,6 @@ def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
     accelerator.end_training()
 
 
-def warn_of_upsampling(plan: Plan, data: Data) -> None:
-    if (side := image_size(data.train[0].cf)[0]) < plan.layout.view_size:
-        console.print(
-            f"warning: the pairs are {side} px and are enlarged to {plan.layout.view_size}; "
-            f"prepare them with --size {plan.layout.view_size} for detail"
-        )
-
-
 def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
     if training.learner.step:
         console.print(f"Resuming {plan.folder} at step {training.learner.step}")
@@ -353,9 +358,9 @@ def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str
     )
     console.print(f"the base predicts {plan.base.prediction}")
     console.print(said_of_memory(plan))
+    console.print(f"samples: {said_of_samples(plan.config)}")
     for warning in warnings:
         console.print(f"warning: {printable(warning)}")
-    warn_of_upsampling(plan, data)
 
 
 def said_of_memory(plan: Plan) -> str:
@@ -374,7 +379,8 @@ def say_end(plan: Plan, steps: int, peak: Peak) -> None:
     """What was reached, and the memory it took beside the estimate."""
     run = Run(plan.folder)
     needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
-    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name}"
+    kind = f"used: {memory_kind(plan.device)}, above the start's"
+    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name} ({kind})"
     if steps:
         run.note("training", memory)
     console.print(memory)
