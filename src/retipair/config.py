@@ -210,7 +210,7 @@ class GenerateConfig:
     batch_size: int = 1
     """Pairs in one forward pass (on the CPU always 1, so that the bytes never depend on it)."""
     min_consistency: float | None = None
-    """Keep a pair only if the vessels of its views correlate by this at least, and draw it again else; try 0.4."""
+    """Keep a pair only if its consistency (vesselness correlation) is this at least, else draw it again; try 0.4."""
     max_copy: float | None = None
     """Keep a pair only if its likeness to every training pair is this at most (docs/metrics.md); try 0.55."""
     max_tries: int = 8

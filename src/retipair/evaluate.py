@@ -298,7 +298,7 @@ def _cost(lines: Sequence[Scores]) -> Scores:
 def _say(scores: Scores) -> None:
     means = {name: found["mean"] for name, found in scores["consistency"]["correlation"].items() if found}
     columns = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-    console.print(f"Vessels of the two views correlate by: {columns}")
+    console.print(f"Consistency (vesselness correlation) of the two views: {columns}")
     for doubt in scores["doubts"]:
         console.print(f"look at {doubt['id']}: {doubt['text']}")
     console.print(printable(scores["headline"]))

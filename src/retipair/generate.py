@@ -148,7 +148,7 @@ def say_end(job: Job, done: Drawn, ledger: Ledger) -> None:
         raise UserError(f"{job.out}: every pair is rejected; raise --amount to draw more")
     console.print(
         f"{pairs} synthetic pairs: {job.out}\n"
-        f"Vessels of the two views correlate by {median(done.consistencies):.2f} (median); "
+        f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
         "real pairs reach 0.4 to 0.7, views of different eyes about 0"
     )
 
