@@ -32,7 +32,7 @@ _FEWEST_PATCHES = 8  # of vessels; whole views have 50
 _LEAST_PATCHES = 0.6
 _FEW_PATCHES = 0.7
 _SAME_PX = 10.0  # at 512: two first guesses closer than this lead to the same vessels
-# At 512: 26 mispaired views, pulled together all the same, reached .16, a CF given as its own FA .21; true ones .48.
+# At 512: 30 mispaired views, pulled together all the same, reached .16, a CF given as its own FA .21; true ones .48.
 _LEAST_CONSISTENCY: dict[How, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[How, str] = {
     "points": "are both views and the points of one eye, and are the FA's veins filled?",

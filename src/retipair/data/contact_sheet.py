@@ -11,7 +11,7 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MOST_PAIRS = 24  # what a screen can still scroll through, 15 MB
+MOST_PAIRS = 48  # what a screen can still scroll through; 16 MB of photographs
 _BOARD = 512  # px: of the chessboard, so that views of 512 px are shown pixel by pixel
 _SIDE = _BOARD // 2  # px of either view beside it
 _HEAD = 16  # px for the pair's title
@@ -19,7 +19,7 @@ _PER_ROW = 2
 
 
 def contact_sheet(titled: Iterable[tuple[str, Pair]]) -> np.ndarray:
-    """The first 24 pairs as (title, pair), two a row, (H, W, 3) uint8; a break in a vessel is a fault of alignment."""
+    """The first 48 pairs as (title, pair), two a row, (H, W, 3) uint8; a break in a vessel is a fault of alignment."""
     tiles = [_tile(title, pair) for title, pair in islice(titled, MOST_PAIRS)]
     rows = [_row(tiles[first : first + _PER_ROW]) for first in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
