@@ -23,6 +23,7 @@ from retipair import __version__
 from retipair.data.dataset import Entry, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.disk import told, write_text
+from retipair.verdict import LOGGED_MEMORY
 
 PAGE_NAME = "report.html"
 VIEW = 320
@@ -75,6 +76,7 @@ def write_report(out: Path, scores: Scores) -> Path:
         told=_told(scores["provenance"]),
         version=__version__,
         names=_NAMES,
+        memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(scores, path),
         flags=_flags,
         plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
@@ -204,7 +206,7 @@ def _mean(scores: Scores, figure: str, name: str) -> float:
 
 
 def _draw_agreement(axes: Axes, scores: Scores) -> None:
-    _draw_dots(axes, scores, "consistency.correlation", "correlation of the vessels of CF and FA")
+    _draw_dots(axes, scores, "consistency.correlation", "consistency (vesselness correlation)")
     if chance := scores["consistency"]["correlation"]["mispaired"]:
         axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
         axes.legend(**_ABOVE)

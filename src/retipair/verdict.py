@@ -17,7 +17,9 @@ _TINT = 3.0
 """Grey levels of colour in an FA."""
 _MORE_ALIKE = 0.1
 """MS-SSIM above that of real pairs of different eyes."""
-_AGREEMENT = {"correlation": "correlation", "dice": "vessel Dice", "cl_dice": "clDice"}
+LOGGED_MEMORY = "on a GPU allocated by torch, on a CPU resident memory of the process"
+"""What the memory in a training log counts."""
+_AGREEMENT = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """The figures of agreement, each by the name that a sentence gives it."""
 
 
@@ -342,7 +344,8 @@ def _cost(scores: Scores) -> Iterator[Finding]:
         preset = next((f"--memory {gib}" for gib in (16, 12, 8) if gib < cost["memory_gib"]), None)
         smaller: tuple[Advice, ...] = () if "weights in" in way or not preset else (_less_memory(preset),)
         smaller += (_less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),) if batch > 1 else ()
-        yield Finding("good", "memory of training", f"Training used {cost['memory_gib']:.1f} GiB at most.", smaller)
+        text = f"The log of the training shows {cost['memory_gib']:.1f} GiB at most ({LOGGED_MEMORY})."
+        yield Finding("good", "memory of training", text, smaller)
 
 
 def _less_memory(how: str) -> Advice:

@@ -46,7 +46,7 @@ def doubts_of(id: str, figures: Figures) -> list[Doubt]:
     if turn := _turn_of(figures):
         found.append(Doubt(id, "turned", f"the FA fits better {turn}"))
     elif values["consistency.correlation"] < _UNRELATED:
-        text = f"the vessels of the views correlate by {values['consistency.correlation']:.2f}: two different eyes?"
+        text = f"consistency (vesselness correlation) {values['consistency.correlation']:.2f}: two different eyes?"
         found.append(Doubt(id, "unrelated", text))
     elif values["consistency.shift_px"] > _APART_PX:
         found.append(Doubt(id, "apart", f"the FA lies {values['consistency.shift_px']:.1f} px beside the CF"))

@@ -159,12 +159,13 @@ class Base:
         return width // 2 if self.system.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """A hash of the UNet's config, of what a file declares, and of both ends of its files: cheap, and another for
-        other weights.
+        """A hash of the UNet's config, of what it predicts, and of both ends of its files: cheap, and another for other
+        weights.
         """
         digest = hashlib.sha256(json.dumps(self.unet_config, sort_keys=True).encode())
-        if self.declared.settings:
-            digest.update(json.dumps(self.declared.settings, sort_keys=True).encode())
+        scheduler = self.scheduler("ddpm").config
+        if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):
+            digest.update(json.dumps(schedule).encode())
         single = [Path(self.source)] if self.form == "file" else []
         for path in single or sorted((self.configs / "unet").glob("*.safetensors")):
             digest.update(f"{path.name} {path.stat().st_size}".encode())
