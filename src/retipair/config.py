@@ -36,8 +36,8 @@ class PrepareConfig:
     register: Register = "auto"
     """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
     max_residual_px: float = 5.0
-    """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is; without points, one
-    of which too few patches of vessels fit within it (docs/formats.md)."""
+    """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is; without points,
+    one of which too few patches of vessels fit within it (docs/formats.md)."""
     min_consistency: float | None = None
     """Refuse a pair of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is); default: 0.25
     where it is registered by points, 0.2 by features, 0.15 with --register none."""
@@ -47,8 +47,8 @@ class PrepareConfig:
     """A key file, made if it is missing: ids, eyes and patients become keyed hashes in OUT, and so in all that is made
     of it. Keep it, and the table of names beside it, apart: the same key gives the same hashes."""
     skip_bad: bool = False
-    """Leave out pairs whose files cannot be used, copies of other pairs and images that belong to no pair, and list them
-    in OUT/skipped.txt; else nothing is prepared."""
+    """Leave out pairs whose files cannot be used, copies of other pairs and images that belong to no pair, and list
+    them in OUT/skipped.txt; else nothing is prepared."""
     max_megapixels: int = 200
     """Refuse larger images: a small file may claim to hold gigabytes."""
     val_fraction: float = 0.2
