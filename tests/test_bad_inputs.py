@@ -470,7 +470,7 @@ CORPUS = sorted((Path(__file__).parent / "fuzz/corpus/image").iterdir())
 
 @pytest.mark.parametrize("path", CORPUS, ids=[path.name for path in CORPUS])
 def test_seeds_are_read_or_refused(path: Path) -> None:
-    refusals = {"pages.tif": "2 pictures", "second_page_without_size.tif": "cannot be read as an image"}
+    refusals = {"pages.tif": "several pictures", "second_page_without_size.tif": "several pictures"}
     if path.name in refusals:
         with pytest.raises(UserError, match=refusals[path.name]):
             load_image(path, "RGB")

@@ -4,12 +4,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from retipair.data.colour_profile import to_srgb
+from retipair.data.deep_image import is_deep_png, read_deep_png, to_eight_bits, used_bits
+from retipair.data.tiff import Page, main_page, read_deep_page
 from retipair.disk import whole
 from retipair.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
@@ -53,44 +58,89 @@ class Pair:
 def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarray:
     """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
 
-    As it is displayed: turned as its EXIF orientation says, black where it is transparent.
-    Raises UserError, naming the file, if it is missing, cannot be read whole, holds several pictures, or is larger than
-    so many megapixels (a small file may say that it holds gigabytes).
+    As it is displayed: in sRGB by its colour profile, turned as its EXIF orientation says, black where it is
+    transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
+    Raises UserError, naming the file, if it is missing, cannot be read whole, is of a form that is not known, holds
+    several pictures, or is larger than so many megapixels (a small file may say that it holds gigabytes).
     """
     try:
-        with _opened(path) as image:
-            _check_header(path, image, megapixels)
-            return np.asarray(_on_black(_eight_bits(ImageOps.exif_transpose(image))).convert(mode))
+        with _opened(path) as opened:
+            _check_header(path, opened, megapixels)
+            image = _decoded(path, opened)
+            profile = image.info.get("icc_profile")
+            displayed = _on_black(_eight_bits(ImageOps.exif_transpose(image)))
+            return np.asarray(to_srgb(displayed, profile).convert(mode))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: no image of a kind that is known (PNG, JPEG, TIFF, BMP); save it as one") from None
+        known = "PNG, JPEG, TIFF, BMP, WebP"
+        raise UserError(f"{path}: no image of a kind that is known ({known}); save it as one") from None
     except UserError:
         raise
     except Exception as error:  # a fuzzer has Pillow's readers raise nearly every kind
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
 
 
-def _check_header(path: Path, image: Image.Image, megapixels: int) -> None:
+def _check_header(path: Path, image: Image.Image | Page, megapixels: int) -> None:
     width, height = image.size
     if width * height > megapixels * 10**6:
         raise UserError(
             f"{path}: {width} x {height} px, more than {megapixels} megapixels; if it is a photograph, make it smaller "
             "(or raise --max_megapixels of `retipair prepare`)"
         )
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        raise UserError(f"{path}: holds {frames} pictures; save the one that is meant in a file of its own")
+    if isinstance(image, Image.Image) and (pictures := _pictures(image)) > 1:
+        raise UserError(f"{path}: holds {pictures} pictures; save the one that is meant in a file of its own")
+
+
+def _pictures(image: Image.Image) -> int:
+    """Count the pictures in a file; the thumbnails and gain maps that cameras add to a JPEG (MPO) are none."""
+    if image.format == "TIFF":
+        return 1  # `main_page` has refused others
+    if image.format == "MPO":
+        kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002]]  # type: ignore[attr-defined]
+        return 1 + sum("Multi-Frame" in kind for kind in kinds[1:])
+    return getattr(image, "n_frames", 1)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Through a stream: given the path, Pillow 13 maps an uncompressed TIFF and scrambles it if it lies on its side."""
-    with path.open("rb") as stream, Image.open(stream, formats=_KINDS) as image:
-        yield image
+def _opened(path: Path) -> Iterator[Image.Image | Page]:
+    """Open the picture in a file, not decoded yet: a TIFF page that `read_deep_page` reads, else an image of Pillow's.
+
+    Through a stream: given the path, Pillow 13 maps an uncompressed TIFF and scrambles it if it lies on its side.
+    """
+    with path.open("rb") as stream:
+        page = main_page(stream)
+        if page and page.is_deep:
+            yield page
+        else:
+            with _opened_by_pillow(stream, page) as image:
+                yield image
+
+
+def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
+    stream.seek(0)
+    try:
+        image = Image.open(stream, formats=_KINDS)
+    except UnidentifiedImageError:
+        if page is None:
+            raise
+        raise ValueError(page.not_known) from None
+    if page:
+        if page.is_misread:
+            raise ValueError(page.not_known)
+        image.seek(page.number)
+    return image
+
+
+def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
+    """Decode what was opened, as stored."""
+    if isinstance(opened, Page):
+        return read_deep_page(opened)
+    return read_deep_png(partial(_opened, path)) if is_deep_png(opened) else opened  # type: ignore[arg-type]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deeper grey images as 8 bits: Pillow would cut off what is brighter. 16 bits often hold 10, 12 or 14.
+    """Scale other values to 8 bits: Pillow would cut off what is brighter.
 
     Floating-point values are 0 to 1, or whole numbers as 16 bits have.
     """
@@ -99,29 +149,29 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
         raise ValueError("its values are not those of an image")
+    highest = values.max(initial=0)
     if image.mode.startswith("F"):
-        highest = values.max(initial=0)
         if highest <= 1:
             return Image.fromarray(np.rint(values * 255).astype(np.uint8))
         if (values != np.rint(values)).any():
             raise ValueError(f"its values reach {highest:g}, neither 1 nor whole numbers: save it with 8 or 16 bits")
-    bits = max(8, int(values.max(initial=0)).bit_length())
-    if bits > _DEEPEST:
-        raise ValueError(f"its values reach {values.max():g}: save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values * 255 / (2**bits - 1)).astype(np.uint8))
+    if (bits := used_bits(values)) > _DEEPEST:
+        raise ValueError(f"its values reach {highest:g}: save it with 8 or 16 bits")
+    return Image.fromarray(to_eight_bits(values.astype(np.int64), bits))
 
 
 def _on_black(image: Image.Image) -> Image.Image:
     """Without transparency: what lies under it is no view, whatever colour the file hides there."""
     if not image.has_transparency_data:
         return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+    return flat.convert("L") if image.mode in ("L", "LA") else flat
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file as `load_image` reads it, px."""
     with _opened(path) as image:
-        return ImageOps.exif_transpose(image).size
+        return image.size_displayed if isinstance(image, Page) else ImageOps.exif_transpose(image).size
 
 
 def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
@@ -135,7 +185,7 @@ def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
 
 def _mark_of(path: Path) -> dict[str, str]:
     with _opened(path) as image:
-        texts = {key: image.info.get(key) for key in _MARK}
+        texts = {} if isinstance(image, Page) else {key: image.info.get(key) for key in _MARK}
     return {key: str(text) for key, text in texts.items() if isinstance(text, str)}
 
 

@@ -22,7 +22,7 @@ from retipair.data.text_files import csv_rows, nfc, on_disk, read_text
 from retipair.errors import UserError
 
 EYES_TABLE = "eyes.csv"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")

@@ -1,0 +1,257 @@
+"""TIFF: which directory holds the picture, and the samples of pictures with 9 to 16 bits.
+
+Of those Pillow reads some wrongly (planes, "0 is white") and others not at all. Here Pillow parses the tags and
+decompresses; what the bytes mean is TIFF 6.0 (Adobe, 1992).
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import COMPRESSION_INFO, PREFIXES, ImageFileDirectory_v2
+
+from retipair.data.deep_image import compose
+
+_MODES = {0: "L", 1: "L", 2: "RGB", 5: "CMYK"}
+"""Photometric interpretation (0 is white, 0 is black, RGB, separated) -> Pillow's mode."""
+_ALPHA = 2  # in ExtraSamples; 0 is unspecified, 1 is alpha that colour is already multiplied by
+_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+"""Those that know bytes, not samples."""
+_MOST_DIRECTORIES, _MOST_SAMPLES = 32, 6
+_TILE_AREA = 2**22  # px: a picture smaller than a tile is padded to one
+
+
+@dataclass(frozen=True)
+class Page:
+    """A directory of an open TIFF file, with its number among them."""
+
+    stream: IO[bytes]
+    tags: ImageFileDirectory_v2
+    number: int
+    big_endian: bool
+
+    def tag(self, number: int, default: Any = None) -> Any:
+        """Return the value of a tag that has a single one."""
+        value = self.tags.get(number, default)
+        return value[0] if isinstance(value, tuple) and value else value
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """BitsPerSample, one a sample."""
+        bits = self.tags.get(258, (1,))
+        return bits * min(self.tag(277, 1), _MOST_SAMPLES + 1) if len(bits) == 1 else bits
+
+    @property
+    def photometric(self) -> int:
+        """PhotometricInterpretation; where it is missing, 0 is black."""
+        return self.tag(262, 2 if len(self.bits) >= 3 else 1)
+
+    @property
+    def orientation(self) -> int:
+        return self.tag(274, 1)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether its samples are unsigned integers of 9 to 16 bits."""
+        return self.tag(339, 1) == 1 and 8 < max(self.bits) <= 16
+
+    @property
+    def is_misread(self) -> bool:
+        """Whether Pillow would take 0 for black though it is white."""
+        return self.photometric == 0 and max(self.bits) > 8
+
+    @property
+    def not_known(self) -> str:
+        """Why it is refused, if it is."""
+        return f"{self} is not read: save it as grey or RGB with 8 or 16 bits"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as stored, px."""
+        size = self.tag(256), self.tag(257)
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError("its size is missing")
+        return size
+
+    @property
+    def size_displayed(self) -> tuple[int, int]:
+        """(width, height) as displayed, px."""
+        width, height = self.size
+        return (height, width) if self.orientation in (5, 6, 7, 8) else (width, height)
+
+    def __str__(self) -> str:
+        kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(self.tag(339, 1), "unknown")
+        names = {0: "grey, 0 is white", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
+        bits = " + ".join(map(str, self.bits))
+        return f"a TIFF of {bits} {kind} bits ({names.get(self.photometric, f'colour {self.photometric}')})"
+
+
+def main_page(stream: IO[bytes]) -> Page | None:
+    """Find the picture of a TIFF file, past thumbnails and other reduced copies; None if it is no TIFF.
+
+    Raises ValueError if it holds several pictures.
+    """
+    pages = _pages(stream)
+    pictures = [page for page in pages if not page.tag(254, 0) & 1 and page.tag(255) != 2] or pages
+    if len(pictures) > 1:
+        raise ValueError("it holds several pictures: save the one that is meant in a file of its own")
+    return pictures[0] if pictures else None
+
+
+def _pages(stream: IO[bytes]) -> list[Page]:
+    stream.seek(0)
+    header = stream.read(8)
+    if not header.startswith(tuple(PREFIXES)):
+        return []
+    header += stream.read(8) if header[2] == 43 else b""
+    pages: list[Page] = []
+    seen = {0}
+    tags = ImageFileDirectory_v2(header)
+    while tags.next not in seen and len(pages) < _MOST_DIRECTORIES:
+        seen.add(tags.next)
+        stream.seek(tags.next)
+        tags = ImageFileDirectory_v2(header)  # whose next is the first, unless it can be loaded
+        tags.load(stream)
+        pages.append(Page(stream, tags, len(pages), header.startswith(b"MM")))
+    return pages
+
+
+def read_deep_page(page: Page) -> Image.Image:
+    """Decode a page that `is_deep` to 8 bits: a Pillow image in mode L, LA, RGB, RGBA or CMYK, as stored.
+
+    Raises ValueError for a form that is not known, or if the data are not those of the tags.
+    """
+    bits, channels, alpha = _form(page)
+    samples = _samples(page, bits[0])
+    kept = [*range(channels), *([] if alpha is None else [alpha])]
+    image = compose(samples[..., kept], _MODES[page.photometric], bits[0], inverted=page.photometric == 0)
+    if profile := page.tags.get(34675):
+        image.info["icc_profile"] = profile
+    image.getexif()[274] = page.orientation
+    return image
+
+
+def _form(page: Page) -> tuple[tuple[int, ...], int, int | None]:
+    """(bits of each sample, number of colour channels, which sample is alpha if any) of a page that can be read."""
+    bits, extra = page.bits, page.tags.get(338, ())
+    channels = Image.getmodebands(_MODES[page.photometric]) if page.photometric in _MODES else 0
+    if not extra and page.photometric == 2 and len(bits) == 4:
+        extra = (_ALPHA,)  # as many programs mean it
+    known = (
+        channels
+        and page.tag(277, len(bits)) == len(bits) == channels + len(extra) <= _MOST_SAMPLES
+        and len(set(bits)) == 1
+    )
+    alpha = channels + extra.index(_ALPHA) if _ALPHA in extra else None
+    compression = COMPRESSION_INFO.get(page.tag(259, 1))
+    predictor = page.tag(317, 1)
+    if not known or page.tag(266, 1) != 1 or (alpha and page.photometric == 5):
+        raise ValueError(page.not_known)
+    if compression not in _COMPRESSIONS or predictor not in (1, 2) or (predictor == 2 and bits[0] != 16):
+        how = f"compressed by {compression or 'an unknown method'} with predictor {predictor}"
+        raise ValueError(f"{page}, {how}, is not read: save it without compression")
+    return bits, channels, alpha
+
+
+# --- Bytes -> samples
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """How a page is cut into strips or tiles: `across` x `down` blocks of (height, width) px in each plane."""
+
+    tiled: bool
+    width: int
+    height: int
+    across: int
+    down: int
+
+    def rows(self, page_height: int) -> int:
+        """How many rows the blocks of a plane have, one below the other; only tiles are padded."""
+        return self.across * self.down * self.height if self.tiled else page_height
+
+
+def _samples(page: Page, bits: int) -> np.ndarray:
+    """All samples of the page, (H, W, S) uint16."""
+    width, height = page.size
+    blocks, planes = _blocks(page), len(page.bits) if page.tag(284, 1) == 2 else 1
+    per_pixel = len(page.bits) // planes
+    shape = blocks.rows(height), math.ceil(blocks.width * per_pixel * bits / 8)
+    content = [_bytes(page, blocks, shape, plane, planes) for plane in range(planes)]
+    values = np.concatenate([_values(rows, page, blocks.width, per_pixel, bits) for rows in content], axis=-1)
+    if not blocks.tiled:
+        return values
+    grid = values.reshape(blocks.down, blocks.across, blocks.height, blocks.width, -1).swapaxes(1, 2)
+    return grid.reshape(blocks.down * blocks.height, blocks.across * blocks.width, -1)[:height, :width]
+
+
+def _blocks(page: Page) -> _Blocks:
+    width, height = page.size
+    tiled = 324 in page.tags
+    across, down = (page.tag(322, 0), page.tag(323, 0)) if tiled else (width, min(page.tag(278, height), height))
+    if not (across > 0 and down > 0) or (tiled and across * down > max(_TILE_AREA, 4 * width * height)):
+        raise ValueError("its strips or tiles are not those of a picture of its size")
+    return _Blocks(tiled, across, down, math.ceil(width / across), math.ceil(height / down))
+
+
+def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, planes: int) -> np.ndarray:
+    """Decompress one plane: rows of bytes, (rows, bytes a row) uint8."""
+    names = (324, 325) if blocks.tiled else (273, 279)
+    offsets, counts = (page.tags.get(name, ()) for name in names)
+    number = blocks.across * blocks.down
+    if not len(offsets) == len(counts) == number * planes or sum(counts) > page.stream.seek(0, io.SEEK_END):
+        raise ValueError("its strips or tiles are not all there")
+    parts = []
+    for offset, count in list(zip(offsets, counts, strict=True))[plane * number :][:number]:
+        page.stream.seek(offset)
+        parts.append(page.stream.read(count))
+    compression = page.tag(259, 1)
+    if compression == 1:
+        parts = [_cut(part, shape, blocks, index) for index, part in enumerate(parts)]
+        return np.frombuffer(b"".join(parts), np.uint8).reshape(shape)
+    return _decompressed(parts, compression, shape, blocks.height)
+
+
+def _cut(part: bytes, shape: tuple[int, int], blocks: _Blocks, index: int) -> bytes:
+    """Without what some writers pad strips with."""
+    rows = blocks.height if blocks.tiled else min(blocks.height, shape[0] - index * blocks.height)
+    return part[: rows * shape[1]]
+
+
+def _decompressed(parts: Sequence[bytes], compression: int, shape: tuple[int, int], block_height: int) -> np.ndarray:
+    """Let Pillow (libtiff) decompress blocks as the strips of a grey image of 8 bits, whose samples are the bytes."""
+    rows, row_bytes = shape
+    starts = np.cumsum([0, *map(len, parts)])
+    tags = ImageFileDirectory_v2()
+    tags.update({256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: block_height})
+    tags[273], tags[279] = tuple(starts[:-1].tolist()), tuple(map(len, parts))
+    for tag in (273, 278, 279):
+        tags.tagtype[tag] = TiffTags.LONG
+    file = io.BytesIO()
+    tags.save(file)
+    file.write(b"".join(parts))
+    with Image.open(file, formats=("TIFF",)) as image:
+        return np.asarray(image)
+
+
+def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int) -> np.ndarray:
+    """Rows of bytes -> samples, (rows, width, samples a pixel) uint16."""
+    if bits == 16:
+        values = np.ascontiguousarray(rows).view(">u2" if page.big_endian else "<u2").astype(np.uint16)
+    else:
+        values = _unpacked(rows, width * per_pixel, bits)
+    values = values.reshape(len(rows), width, per_pixel)
+    return np.cumsum(values, axis=1, dtype=np.uint16) if page.tag(317, 1) == 2 else values
+
+
+def _unpacked(rows: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """Cut rows of bytes, the most significant bit first, into `count` samples of 9 to 15 bits: (rows, count) uint16."""
+    start = np.arange(count, dtype=np.uint32) * np.uint32(bits)
+    first, shift = start // 8, np.uint32(24 - bits) - start % 8
+    padded = np.pad(rows, ((0, 0), (0, 2))).astype(np.uint32)
+    three = padded[:, first] << 16 | padded[:, first + 1] << 8 | padded[:, first + 2]
+    return (three >> shift & np.uint32(2**bits - 1)).astype(np.uint16)
