@@ -534,17 +534,112 @@ def test_a_state_file_of_another_shape_is_none(prepared, tmp_path, state):
     assert len(earlier_outcomes(prepared)) == 3
 
 
-def test_the_same_files_under_two_ids_must_be_of_one_eye(raw, tmp_path, capsys):
+def _copied(raw: Path, folder: Path, source: str, name: str) -> None:
+    """Another pair of the same views, without their points."""
+    (folder / name).mkdir(parents=True)
+    for view in ("01", "02"):
+        shutil.copy(raw / source / f"{source}_{view}.png", folder / name / f"{name}_{view}.png")
+
+
+def _as_bmp(folder: Path) -> None:
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+        path.unlink()
+
+
+def _with_metadata(folder: Path) -> None:
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image:
+            save_image(path, np.asarray(image), {"Comment": "exported twice"})
+
+
+def _stored_turned(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(path, exif=exif)
+
+
+def _swapped(folder: Path) -> None:
+    (cf, fa), other = sorted(folder.iterdir()), folder / "other.png"
+    cf.rename(other)
+    fa.rename(cf)
+    other.rename(fa)
+
+
+@pytest.mark.parametrize("change", [lambda folder: None, _as_bmp, _with_metadata, _stored_turned, _swapped])
+def test_pairs_of_equal_pixels_are_all_named_and_the_first_is_kept(raw, tmp_path, capsys, change):
     twice = tmp_path / "raw"
     shutil.copytree(raw, twice)
-    (twice / "004").mkdir()
-    for path in (raw / "001").iterdir():
-        shutil.copy(path, twice / "004" / path.name.replace("001", "004"))
+    for source, name in (("001", "004"), ("002", "005"), ("001", "006")):
+        _copied(raw, twice, source, name)
+        change(twice / name)
     assert _prepare(twice, tmp_path / "out") == 2
-    assert "'004' has the same files as '001'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for source, name in (("001", "004"), ("002", "005"), ("001", "006")):
+        assert f"pair '{name}' shows the same two images as pair '{source}'" in " ".join(said.split())
     assert not (tmp_path / "out").exists()
-    (twice / "eyes.csv").write_text("id,eye\n001,a\n002,b\n003,c\n004,a\n")
-    assert _prepare(twice, tmp_path / "out") == 0
+    assert _prepare(twice, tmp_path / "out", "--skip_bad") == 0
+    assert [record.id for record in read_manifest(tmp_path / "out")] == ["001", "002", "003"]
+    assert len((tmp_path / "out/skipped.txt").read_text().splitlines()) == 3
+
+
+def _with_frames(raw: Path, folder: Path, view: str) -> Path:
+    """Pairs 004 and 005 share one view of 001 and 002; their other view is a later frame, a little brighter."""
+    shutil.copytree(raw, folder)
+    for source, name in (("001", "004"), ("002", "005")):
+        shutil.copytree(raw / source, folder / name)
+        for path in list((folder / name).iterdir()):
+            path.rename(path.with_name(path.name.replace(source, name)))
+        path = folder / name / f"{name}_{view}.png"
+        with Image.open(path) as image:
+            frame = np.asarray(image)
+        Image.fromarray(np.where(frame > 0, frame // 2 + 60, 0).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("other", ["01", "02"])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_pairs_that_share_a_view_are_of_one_eye(raw, tmp_path, capsys, other, hidden):
+    frames = _with_frames(raw, tmp_path / "raw", other)
+    flags = ["--anonymise", str(tmp_path / "key")] if hidden else []
+    assert _prepare(frames, tmp_path / "out", *flags) == 0
+    assert "one side of the split: 001 + 004; 002 + 005" in " ".join(capsys.readouterr().out.split())
+    records = list(read_manifest(tmp_path / "out"))
+    eyes = {eye: {one.split for one in records if one.eye == eye} for eye in {one.eye for one in records}}
+    assert len(records) == 5
+    assert len(eyes) == 3
+    assert all(len(sides) == 1 for sides in eyes.values())
+    if not hidden:
+        assert [one.eye for one in records] == ["001", "002", "003", "001", "002"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("id,eye\n001,a\n002,b\n003,c\n004,d\n005,b\n", "'001' and '004' share a view but their eye is 'a' and 'd'"),
+        (
+            "id,eye,patient\n001,OD,p\n002,OD,q\n003,OD,r\n004,OD,s\n005,OD,q\n",
+            "'001' and '004' share a view but their patient is 'p' and 's'",
+        ),
+        (
+            "id,eye,split\n001,a,train\n002,b,val\n003,c,train\n004,a,train\n005,b,train\n",
+            "'002' and '005' share a view but their split is 'val' and 'train'",
+        ),
+        ("id,eye\n001,a\n002,b\n003,c\n004,a\n005,b\n", None),
+        ("id,eye,patient\n001,OD,p\n002,OD,q\n003,OD,r\n004,OD,\n005,OD,q\n", None),
+    ],
+)
+def test_a_table_that_divides_one_view_is_refused(raw, tmp_path, capsys, lines, said):
+    frames = _with_frames(raw, tmp_path / "raw", "02")
+    (frames / "eyes.csv").write_text(lines)
+    assert _prepare(frames, tmp_path / "out") == (2 if said else 0)
+    told = capsys.readouterr()
+    assert (said or "") in " ".join(told.err.split())
+    assert ("share a view (equal pixels)" in told.out) is ("004,OD,\n" in lines)
+    assert (tmp_path / "out").exists() is (said is None)
 
 
 def test_a_missing_or_empty_folder_is_named(tmp_path, capsys):

@@ -40,13 +40,14 @@ from retipair.data.align import How, Limits, align
 from retipair.data.anonymise import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.dataset import has_files, read_folder
+from retipair.data.duplicates import Views, find_duplicates, group_by_views, pixels_sha256
 from retipair.data.landmarks import Landmarks, read_landmarks
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import Pair, load_image, px_at_512, save_image, synthetic_mark_of
 from retipair.data.registration import single_threaded
 from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
 from retipair.data.sources import RawPair, find_pairs, find_usable
-from retipair.data.split import eye_names, group_of, split_pairs
+from retipair.data.split import eye_names, split_pairs
 from retipair.data.text_files import nfc
 from retipair.disk import check_folder_place, is_leftover, sha256_of, sync, write_json, write_text
 from retipair.errors import UserError, printable
@@ -65,7 +66,8 @@ _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
 
 @dataclass(frozen=True)
 class Seen:
-    """A raw pair after its files were read whole: views the right way round, and a hash of all its files.
+    """A raw pair after its files were read whole: views the right way round, a hash of all its files, and one of the
+    pixels of each view.
 
     colour: what the views' colours say against their names: "swapped", "kept" though the FA has more, "grey" CF.
     """
@@ -73,6 +75,7 @@ class Seen:
     pair: RawPair
     colour: Literal["as named", "swapped", "kept", "grey"]
     sha256: str
+    views: Views
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def prepare(config: PrepareConfig) -> Path:
     if empty := [one for one in unusable if one.empty]:
         console.print(f"passed over, no images in: {printable(', '.join(one.id for one in empty))}")
         skipped += [one.why for one in empty] if config.skip_bad else []
-    _check_copies(read)
+    read = _same_view_same_eye(read)
     split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
     if config.anonymise:
         read = _anonymous(read, config.anonymise)
@@ -201,8 +204,10 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
     """
     read = partial(_read_or_why, config=config)
     found = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
-    seen = [one for one in found if isinstance(one, Seen)]
-    bad = [*unusable, *(one for one in found if isinstance(one, str))]
+    readable = [one for one in found if isinstance(one, Seen)]
+    copies = find_duplicates([one.pair for one in readable], [one.views for one in readable])
+    seen = [one for one in readable if one.pair.id not in copies]
+    bad = [*unusable, *(one for one in found if isinstance(one, str)), *copies.values()]
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text))
@@ -245,15 +250,14 @@ def _list_skipped(out: Path, skipped: Sequence[str]) -> None:
         (out / SKIPPED_NAME).unlink(missing_ok=True)
 
 
-def _check_copies(read: Sequence[Seen]) -> None:
-    """One eye under two names could end on two sides."""
-    first: dict[str, RawPair] = {}
-    for pair, sha256 in ((seen.pair, seen.sha256) for seen in read):
-        other = first.setdefault(sha256, pair)
-        if group_of(other) != group_of(pair):
-            raise UserError(
-                f"{pair.cf}: pair {pair.id!r} has the same files as {other.id!r}; remove one, or give both one eye"
-            )
+def _same_view_same_eye(read: Sequence[Seen]) -> list[Seen]:
+    """Give pairs that share a view one eye, and print which: otherwise it could end on two sides of the split."""
+    pairs = [one.pair for one in read]
+    grouped, groups = group_by_views(pairs, [one.views for one in read])
+    if groups:
+        listed = "; ".join(" + ".join(group) for group in groups)
+        print(f"pairs that share a view (equal pixels) are of one eye and stay on one side of the split: {listed}")
+    return [replace(one, pair=pair) for one, pair in zip(read, grouped, strict=True)]
 
 
 def _anonymous(read: Sequence[Seen], path: Path) -> list[Seen]:
@@ -284,7 +288,7 @@ def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
     if register == "points" and pair.cf_points is None:
         raise UserError(f"{pair.cf}: no points for this pair; add them or use --register auto")
     _landmarks(pair, cf.shape, fa.shape)
-    return Seen(pair, colour, _sha256_of(pair))
+    return Seen(pair, colour, _sha256_of(pair), (pixels_sha256(cf), pixels_sha256(fa)))
 
 
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:

@@ -56,8 +56,13 @@ class Page:
 
     @property
     def is_deep(self) -> bool:
-        """Whether its samples are unsigned integers of 9 to 16 bits."""
-        return self.tag(339, 1) == 1 and 8 < max(self.bits) <= 16
+        """Whether `read_deep_page` is for it: unsigned integers of 9 to 16 bits.
+
+        And planes of 8 bits of which 0 is white: Pillow 13 forgets to invert them.
+        """
+        deepest = max(self.bits)
+        planes_of_8 = deepest == 8 and self.photometric == 0 and self.tag(284, 1) == 2 and self.tag(259, 1) == 1
+        return self.tag(339, 1) == 1 and (8 < deepest <= 16 or planes_of_8)
 
     @property
     def is_misread(self) -> bool:
@@ -249,7 +254,7 @@ def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int)
 
 
 def _unpacked(rows: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Cut rows of bytes, the most significant bit first, into `count` samples of 9 to 15 bits: (rows, count) uint16."""
+    """Cut rows of bytes, the most significant bit first, into `count` samples of 8 to 15 bits: (rows, count) uint16."""
     start = np.arange(count, dtype=np.uint32) * np.uint32(bits)
     first, shift = start // 8, np.uint32(24 - bits) - start % 8
     padded = np.pad(rows, ((0, 0), (0, 2))).astype(np.uint32)

@@ -1,0 +1,75 @@
+"""Views that occur in several pairs, recognised by their pixels: duplicates of pairs, and pairs of one eye."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from retipair.data.sources import RawPair
+from retipair.errors import UserError
+
+Views = tuple[str, str]
+"""Hashes of the pixels of CF and FA."""
+
+
+def pixels_sha256(view: np.ndarray) -> str:
+    """Hash the pixels of a view (H, W, 3) uint8 as loaded, whatever file they come from."""
+    return hashlib.sha256(f"{view.shape}".encode() + np.ascontiguousarray(view).data).hexdigest()
+
+
+def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[str, str]:
+    """Find pairs both of whose views are those of an earlier pair: id -> what is wrong and what to do."""
+    first: dict[tuple[str, ...], RawPair] = {}
+    found = {}
+    for pair, both in zip(pairs, views, strict=True):
+        earlier = first.setdefault(tuple(sorted(both)), pair)
+        if earlier is not pair:
+            found[pair.id] = (
+                f"{pair.cf}: pair {pair.id!r} shows the same two images as pair {earlier.id!r}; remove one of them "
+                "(--skip_bad keeps the first)"
+            )
+    return found
+
+
+def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[list[RawPair], list[list[str]]]:
+    """Give all pairs that share a view, directly or by way of others, one eye and patient: (pairs, ids of new groups).
+
+    The eye is the one that is named for any of them, else the id of the first. One CF with several FA frames is normal
+    in angiography. Raises UserError if they are said to be of several eyes, patients or sides of the split.
+    """
+    grouped, new = list(pairs), []
+    for members in _connected(views):
+        together = [pairs[at] for at in members]
+        eye, patient, _ = (_common(together, name) for name in ("eye", "patient", "split"))
+        for at in members:
+            grouped[at] = replace(pairs[at], eye=eye or together[0].id, patient=patient)
+        if any(grouped[at] != pairs[at] for at in members):
+            new.append([pair.id for pair in together])
+    return grouped, new
+
+
+def _connected(views: Sequence[Views]) -> list[list[int]]:
+    """Indices of pairs that share views, as groups of two or more, in order."""
+    groups: dict[str, list[int]] = {}  # view -> the group that has it
+    for at, both in enumerate(views):
+        joined = [at]
+        for group in {id(found): found for view in both if (found := groups.get(view))}.values():
+            joined += group
+        for member in joined:
+            groups |= dict.fromkeys(views[member], joined)
+    unique = {id(group): sorted(group) for group in groups.values() if len(group) > 1}
+    return sorted(unique.values())
+
+
+def _common(pairs: Sequence[RawPair], name: str) -> str | None:
+    """Return the value that those pairs have which have one. Raises UserError if they have several."""
+    named = [pair for pair in pairs if getattr(pair, name)]
+    for pair in named[1:]:
+        here, there = getattr(pair, name), getattr(named[0], name)
+        if here != there:
+            raise UserError(
+                f"{pair.cf}: pairs {named[0].id!r} and {pair.id!r} share a view but their {name} is {there!r} and "
+                f"{here!r}; correct that, or remove one of them"
+            )
+    return getattr(named[0], name) if named else None
