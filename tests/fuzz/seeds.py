@@ -1,9 +1,13 @@
 """Seeds for tests/fuzz/readers.py: one small file of each form that its readers know. Writes tests/fuzz/corpus."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from image_files import TiffForm, png, tiff
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -34,6 +38,32 @@ def images() -> None:
     ):
         image.save(folder / name, **more)
     view.save(folder / "pages.tif", save_all=True, append_images=[view])
+    view.save(folder / "mpo.jpg", "MPO", save_all=True, append_images=[view.resize((4, 4))])
+    view.save(folder / "lossless.webp", lossless=True)
+    view.save(folder / "profile.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    small = view.resize((4, 4))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    view.save(folder / "thumbnail.tif", save_all=True, append_images=[small])
+    deep_images(folder, pixels)
+
+
+def deep_images(folder: Path, pixels: np.ndarray) -> None:
+    deep = pixels.astype(np.uint16) * 16
+    for name, samples, form in (
+        ("white_is_0_16.tif", deep[..., :1], TiffForm(bits=16, photometric=0)),
+        ("planes16.tif", deep, TiffForm(bits=16, photometric=2, planar=True, big_endian=True)),
+        ("lzw16.tif", deep, TiffForm(bits=16, photometric=2, compression="lzw", predictor=True)),
+        ("packed12.tif", deep, TiffForm(bits=12, photometric=2, compression="deflate")),
+        ("tiles14.tif", deep, TiffForm(bits=14, photometric=2, planar=True, block=(16, 16), compression="packbits")),
+        ("cmyk16.tif", np.dstack([deep, deep[..., :1]]), TiffForm(bits=16, photometric=5)),
+    ):
+        (folder / name).write_bytes(tiff(samples, form))
+    for name, samples in (
+        ("rgb16.png", deep),
+        ("rgba16.png", np.dstack([deep, deep[..., :1]])),
+        ("grey_alpha16.png", deep[..., :2]),
+    ):
+        (folder / name).write_bytes(png(samples, interlaced=True))
 
 
 def texts() -> None:
