@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from conftest import prepared_record, write_prepared
+from conftest import VIEW, prepared_record, write_prepared
 from judging import Evaluated, write_generated, write_run
 from retipair import evaluate as evaluating
 from retipair import measuring
@@ -17,6 +18,7 @@ from retipair.cli import main
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
+from retipair.data.phantom.draw import draw_phantom
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.metrics.figures import figures_of
 from retipair.metrics.measured import measure
@@ -236,9 +238,18 @@ def write(folder: Path, id: str, views: tuple[np.ndarray, np.ndarray]) -> None:
         save_image(folder / view / f"{id}.png", np.ascontiguousarray(image))
 
 
+def write_swapped_phantom(folder: Path, id: str) -> None:
+    """A pair with vessels of every calibre, by which a grey CF is told from an FA, with its views exchanged."""
+    drawn = draw_phantom(5, 0, 4 * VIEW, None, None, None)
+    views = (drawn.cf, drawn.fa, drawn.field.astype(np.uint8) * 255)
+    cf, fa, mask = (np.asarray(Image.fromarray(view).reduce(4)) for view in views)
+    write(folder, id, swapped(cf, fa))
+    save_image(folder / f"mask/{id}.png", (mask > 127).astype(np.uint8) * 255)
+
+
 def test_each_spoilt_pair_is_doubted_by_its_name_and_no_other(tmp_path, capsys):
     real = write_prepared(tmp_path / "real", ["train"] * 5 + ["val"])
-    write(real, "eye0", swapped(*read(real, "eye0")))
+    write_swapped_phantom(real, "eye0")
     write(real, "eye1", mirrored(*read(real, "eye1")))
     write(real, "eye2", in_colour(*read(real, "eye2")))
     write(real, "eye5", read(real, "eye3"))  # an eye under another name, on the other side of the split
