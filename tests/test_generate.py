@@ -628,6 +628,29 @@ def test_an_adapter_of_a_base_of_another_shape_is_refused(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("moved_to", ["base", "another name"])
+@pytest.mark.parametrize("weights", ["same", "other"])
+def test_other_weights_of_the_same_shape_get_a_warning_whatever_their_name(
+    moved_to: str, weights: str, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "unet_lora"
+    shutil.copytree(unet_lora(trained("sd15"), "sd15"), adapter)
+    redescribe(adapter, lambda values: values.update({"base": "base"}))
+    base = shutil.copytree(base_folder("sd15"), tmp_path / moved_to)
+    if weights == "other":
+        for path in (base / "unet").glob("*.safetensors"):
+            save_file({name: 1.01 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    job = make_job(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o", base=str(base)))
+    assert any("has other weights" in warning for warning in job.warnings) == (weights == "other")
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_an_adapter_from_before_any_training_gets_a_warning(step: int, trained: Folder, tmp_path: Path) -> None:
+    adapter = unet_lora(trained("sd15"), "sd15", step)
+    job = make_job(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o"))
+    assert any("before any training" in warning for warning in job.warnings) == (step == 0)
+
+
 def redescribe(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change what an adapter says of itself, in the file that is read."""
     path = folder / "adapter_model.safetensors"

@@ -63,14 +63,14 @@ def draw(job: Job, crew: Processes) -> Path:
         return job.out
 
     # Set up
-    if job.base.declared.found:
-        console.print(f"the base predicts {job.base.prediction}")
-    for warning in job.warnings:
-        console.print(f"warning: {printable(warning)}")
     texts = sorted({job.prompt(index) for index in missing})
     painter, conditioning = load(job, texts)
     if adapter_sha256(job.adapter) != settings["adapter_sha256"]:
         raise UserError(f"{job.adapter}: its training went on and replaced it meanwhile; give the command again")
+    if job.base.declared.found:
+        console.print(f"the base predicts {job.base.prediction}")
+    for warning in job.warnings:
+        console.print(f"warning: {printable(warning)}")
     gate = make_gate(job)
     if config.memory != "auto":  # to count it takes a second or more
         console.print(f"{job.said_of_memory} (--memory {config.memory})")

@@ -100,8 +100,8 @@ def make_job(config: GenerateConfig) -> Job:
     check_steps("--steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
-    if description and base.name == description.base and base.fingerprint() != description.base_sha256:
-        warnings.append(f"{base.source}: not the weights of that name on which the adapter was trained")
+    if description:
+        warnings += adapter_warnings(adapter, description, base)
     out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
@@ -200,6 +200,19 @@ def _as_trained(
         warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
     return Layout(base.system.layout, description.view_size), prompts
+
+
+def adapter_warnings(adapter: Path, description: Description, base: Base) -> list[str]:
+    """Warn of an adapter that has not been trained, or was trained on another base."""
+    found = []
+    if base.fingerprint() != description.base_sha256:
+        found.append(
+            f"{base.source}: has other weights than the base that the adapter was trained on ({description.base}), or "
+            "the same ones in another file format; pass that base with --base"
+        )
+    if description.step == 0:
+        found.append(f"{adapter}: is of step 0, before any training, so the pairs are those of the base alone")
+    return found
 
 
 def training_pairs(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from conftest import VIEW
@@ -129,3 +130,48 @@ def test_a_text_encoder_without_its_vocabulary_is_refused(folder: Path, tmp_path
 def test_latent_shape_facts(base_folder: Callable[[str], Path]) -> None:
     base: Base = open_base(str(base_folder("sdxl")))
     assert (base.latent_factor, base.latent_channels) == (8, 4)
+
+
+@pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
+def test_a_folder_whose_schedule_has_no_betas_is_refused_by_its_name(folder: Path, tmp_path: Path, kind: type) -> None:
+    """Playground v2.5, CosXL and flow-matching models as folders: the library would take betas of its own."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    kind().save_pretrained(str(copy / "scheduler"))
+    with pytest.raises(UserError, match=rf"copy: its noise schedule is that of a {kind.__name__}"):
+        open_base(str(copy))
+
+
+def scale(path: Path) -> None:
+    save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+
+def test_the_same_base_has_one_fingerprint_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    assert (
+        open_base(str(shutil.copytree(folder, tmp_path / "copy"))).fingerprint() == open_base(str(folder)).fingerprint()
+    )
+    for name in ("one", "other"):
+        write_single_file(folder, tmp_path / f"{name}.safetensors")
+    one, other = (open_base(str(tmp_path / f"{name}.safetensors"), configs=folder) for name in ("one", "other"))
+    assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_merged_lora_changes_the_fingerprint(system: str, tmp_path: Path) -> None:
+    """It changes the attention layers alone, a quarter of a UNet or less, and neither end of a file of its size."""
+    path, side, layers = tmp_path / "one.safetensors", 1280, range(64)
+    names = [f"model.diffusion_model.middle_block.1.transformer_blocks.{n}.attn1.to_q.weight" for n in layers]
+    write_empty_file(path, SHAPES[system] | dict.fromkeys(names, (side, side)))
+    before = open_base(str(path)).fingerprint()
+    with path.open("r+b") as stream:
+        for layer in layers[10:-10:8]:
+            stream.seek(path.stat().st_size - 2 * side**2 * (len(layers) - layer))
+            stream.write(b"1" * 2 * side**2)
+    assert open_base(str(path)).fingerprint() != before
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_other_weights_of_any_part_change_the_fingerprint(part: str, folder: Path, tmp_path: Path) -> None:
+    """Latents depend on the autoencoder, conditioning on the text encoder: a resumed run must find both as before."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for path in (copy / part).glob("*.safetensors"):
+        scale(path)
+    assert open_base(str(copy)).fingerprint() != open_base(str(folder)).fingerprint()

@@ -61,8 +61,8 @@ BUNDLED = Path(__file__).parent / "bundled"
 CONFIGS = Path(__file__).parent / "configs"
 """The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
 
-_END = 2**20
-"""Bytes at either end of a file that tell it from another."""
+_SAMPLES, _SAMPLE = 256, 2**14
+"""How many stretches of a file tell it from another, spread evenly over it, and how many bytes each has."""
 
 _CONFIG_FILES = ["model_index.json", "*/config.json"]
 
@@ -159,21 +159,23 @@ class Base:
         return width // 2 if self.system.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """A hash of the UNet's config, of what it predicts, and of both ends of its files: cheap, and another for other
-        weights.
+        """Hash the configs, what the UNet predicts, and samples of all weights: cheap, and different for other weights.
+
+        The same base has the same fingerprint wherever it lies and whatever its file is called.
         """
-        digest = hashlib.sha256(json.dumps(self.unet_config, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([self.unet_config, self.vae_config], sort_keys=True).encode())
         scheduler = self.scheduler("ddpm").config
         if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):
             digest.update(json.dumps(schedule).encode())
         single = [Path(self.source)] if self.form == "file" else []
-        for path in single or sorted((self.configs / "unet").glob("*.safetensors")):
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            with path.open("rb") as stream:
-                digest.update(stream.read(_END))
-                stream.seek(max(path.stat().st_size - _END, 0))
-                digest.update(stream.read())
+        for path in single or self._weight_files():
+            _update_with_samples(digest, path)
         return digest.hexdigest()
+
+    def _weight_files(self) -> list[Path]:
+        """The weights of all parts of a folder, in an order that does not depend on where it lies."""
+        parts = ("unet", "vae", *self.system.text_encoders)
+        return [path for part in parts for path in sorted((self.configs / part).glob("*.safetensors"))]
 
     def unet(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", stored: Stored | None = None
@@ -327,11 +329,22 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
 def _checked(base: Base) -> Base:
     """The base, if its configs say what every command needs to know."""
     with _errors_name(base.source):
+        _check_schedule(base)
         kind = base.scheduler("ddpm").config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise UserError(f"--base {base.source}: predicts {kind}; only epsilon (noise) and v_prediction work")
         _ = base.view_size, base.latent_channels, base.timesteps
     return base
+
+
+def _check_schedule(base: Base) -> None:
+    """Refuse a schedule without betas (EDM, flow matching): the library would put default ones in their place."""
+    config = _read_config(base.configs, "scheduler", "scheduler_config.json")
+    if "beta_schedule" not in config and config.get("trained_betas") is None:
+        raise UserError(
+            f"--base {base.source}: its noise schedule is that of a {config.get('_class_name')}, which has no betas; "
+            "only bases of DDPM's schedule work"
+        )
 
 
 def _open_folder(source: str, folder: Path, form: Literal["folder", "random"], tokenizer: Path | None = None) -> Base:
@@ -470,6 +483,16 @@ def _has_only_fp16(folder: Path) -> bool:
 
 
 # Reading
+
+
+def _update_with_samples(digest: Any, path: Path) -> None:
+    """Hash a file's size and evenly spaced stretches of it, its beginning and its end among them."""
+    size = path.stat().st_size
+    digest.update(f"{size}".encode())
+    with path.open("rb") as stream:
+        for number in range(_SAMPLES):
+            stream.seek(max(size - _SAMPLE, 0) * number // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE))
 
 
 def _read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
