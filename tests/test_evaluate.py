@@ -103,6 +103,31 @@ def test_copies_found_before_can_be_withheld_after(own):
     assert "1" in read_rejected(generated)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
+    """A model that was trained before the pair was rejected knows it; nothing else is compared with it."""
+    real = write_prepared(tmp_path / "real", ["train", "train", split, "train", "val"])
+    generated = write_generated(tmp_path / "generated", 3)
+    (real / REJECTED_NAME).write_text("eye2\neye4\n")
+    command = ["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    scores = read_scores(command)
+    assert scores["memorisation"]["copies"] == (["1"] if split == "train" else [])
+    assert scores["sizes"] == {"generated": 3, "train": 3}
+    assert main([*command, "--withhold_copies"]) == 0
+    assert ("1" in read_rejected(generated)) == (split == "train")
+
+
+def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(tmp_path):
+    real = write_prepared(tmp_path / "real", ["train"] * 4)
+    generated = write_generated(tmp_path / "generated", 3)
+    (real / REJECTED_NAME).write_text("eye3\n")
+    (real / "fa/eye3.png").unlink()
+    command = ["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert read_scores(command)["memorisation"]["copies"] == ["1"]
+
+
 @pytest.mark.parametrize("how", ["listed", "deleted"])
 def test_a_pair_thrown_out_after_a_report_is_left_out_of_the_next(how, own):
     generated, command = own

@@ -408,6 +408,20 @@ def test_rejected_training_pairs_are_not_varied_but_copies_of_them_are_found(
     assert [entry.id for entry in found.known] == ["eye0", "eye2", "eye3"]
 
 
+def test_copies_are_looked_for_among_rejected_pairs_whenever_they_were_rejected(
+    base_folder: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"])
+    (data / REJECTED_NAME).write_text("eye0\n")
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
+    (data / REJECTED_NAME).write_text("eye0\neye2\n")
+    assert "no longer what" in refused(*command(tmp_path, tmp_path / "o", "--max_copy", 0.5))
+    for more in ("", "eye3\n"):
+        (data / REJECTED_NAME).write_text(f"eye0\neye2\n{more}")
+        found = make_job(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5, data=data))
+        assert [entry.id for entry in found.known] == ["eye0", "eye2", "eye3"]
+
+
 def test_training_leaves_rejected_pairs_out(base_folder: Folder, tmp_path: Path, capsys: Capture) -> None:
     data = write_prepared(tmp_path / "data", ["train", "val", "train", "train"], {2: "a caption of its own"})
     (data / REJECTED_NAME).write_text("eye2\n")

@@ -223,10 +223,18 @@ def _others(name: str, before: Scores, now: Scores) -> bool:
 def _measured(compared: Comparison, crew: Processes) -> Sets:
     config = compared.config
 
-    def of(name: str, folder: PairFolder) -> MeasuredSet:
-        return measure_set(f"{name} pairs", folder.kept, config.out / KEPT_NAME, config.workers, crew)
+    def of(name: str, entries: Sequence[Entry]) -> MeasuredSet:
+        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, crew)
 
-    return Sets(of("real", compared.real), of("generated", compared.generated) if compared.generated else None)
+    if compared.generated is None:
+        return Sets(of("real", compared.real.kept), None)
+    left_out = set(compared.real.rejected)
+    rejected = [entry for entry in compared.real.known if entry.id in left_out and entry.split == "train"]
+    return Sets(
+        of("real", compared.real.kept),
+        of("generated", compared.generated.kept),
+        of("rejected training", rejected) if rejected else None,
+    )
 
 
 # --- What an image model sees, what bounds a model, and how it was trained

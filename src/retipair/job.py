@@ -225,10 +225,9 @@ def training_pairs(
 ) -> list[Entry]:
     """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
 
-    Rejected pairs are not varied. Copies are looked for among all pairs that the adapter was trained on, rejected
-    since or not. Raises UserError if the run's own pairs are gone or are no longer those it was trained on: prepared
-    again, they may be split otherwise, and eyes that validated must not be varied, nor copies be looked for among other
-    pairs.
+    Rejected pairs are not varied, but copies of them are looked for, whenever they were rejected. Raises UserError if
+    the run's own pairs are gone or are no longer those it was trained on: prepared again, they may be split otherwise,
+    and eyes that validated must not be varied, nor copies be looked for among other pairs.
     """
     data = trained_on(config, run)
     if data is None:
@@ -239,23 +238,22 @@ def training_pairs(
     found = read_folder(folder)
     if found.note:
         warnings.append(found.note)
-    trained = _trained_among(found, description)
-    if trained is None:
+    if description and not _was_trained_on(found, description):
         if config.data is None:
             raise UserError(
                 f"{folder}: no longer what this adapter was trained on (prepared again?); "
                 "pass --data FOLDER to take its training pairs all the same"
             )
         warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
-    return of_split(trained if trained and config.max_copy is not None else found.kept, "train", folder)
+    return of_split(found.kept if config.max_copy is None else found.known, "train", folder)
 
 
-def _trained_among(found: PairFolder, description: Description | None) -> list[Entry] | None:
-    """The pairs that the adapter was trained on: those kept, or all, if some were rejected since; None if neither."""
-    if description is None or content_sha256(found.kept) == description.data_sha256:
-        return found.kept
-    whole = all(path.is_file() for entry in found.entries for path in (entry.cf, entry.fa))
-    return found.entries if whole and content_sha256(found.entries) == description.data_sha256 else None
+def _was_trained_on(found: PairFolder, description: Description) -> bool:
+    """Whether the adapter was trained on the pairs that are kept, or on all, if some were rejected since."""
+    if content_sha256(found.kept) == description.data_sha256:
+        return True
+    whole = len(found.known) == len(found.entries)
+    return whole and content_sha256(found.entries) == description.data_sha256
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:

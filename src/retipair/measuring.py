@@ -73,6 +73,18 @@ class MeasuredSet:
             {},
         )
 
+    def joined(self, other: "MeasuredSet") -> "MeasuredSet":
+        """These pairs and then those of another set, measured into the same folder, without links."""
+        return MeasuredSet(
+            self.entries + other.entries,
+            self.keys + other.keys,
+            self.kept,
+            {name: np.concatenate([column, other.values[name]]) for name, column in self.values.items()},
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.power, other.power]),
+            {},
+        )
+
     def of_split(self, split: Split) -> "MeasuredSet":
         """The pairs of one side, without links."""
         return self.some([row for row, entry in enumerate(self.entries) if entry.split == split])

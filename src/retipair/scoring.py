@@ -46,14 +46,23 @@ Scores = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sets:
-    """What is compared: the real pairs of both sides of the split, and the generated ones, if there are any."""
+    """What is compared: the real pairs of both sides of the split, and the generated ones, if there are any.
+
+    rejected: training pairs that are rejected and still have their files; they count only where copies are looked for.
+    """
 
     real: MeasuredSet
     generated: MeasuredSet | None
+    rejected: MeasuredSet | None = None
 
     @cached_property
     def train(self) -> MeasuredSet:
         return self.real.of_split("train")
+
+    @cached_property
+    def known(self) -> MeasuredSet:
+        """The training pairs, rejected ones too: a model may have been trained on them before that."""
+        return self.train.joined(self.rejected) if self.rejected else self.train
 
     @cached_property
     def named(self) -> dict[str, MeasuredSet]:
@@ -211,10 +220,10 @@ def deep_distances(generated: np.ndarray, real: np.ndarray) -> Scores | None:
 
 
 def _memorisation(sets: Sets) -> Scores | None:
-    if sets.generated is None or len(sets.train.entries) < 2:
+    if sets.generated is None or len(sets.known.entries) < 2:
         return None
-    of_made = _nearest("Looking for copies", sets.generated.prints, sets.train.prints)
-    of_known = _nearest_real("Holding training pairs against each other", sets.train)
+    of_made = _nearest("Looking for copies", sets.generated.prints, sets.known.prints)
+    of_known = _nearest_real("Holding training pairs against each other", sets.known)
     likeness = np.array([one.likeness for one in of_made])
     among = np.array([one.likeness for one in of_known if one.likeness > -1])  # none where all are of one eye
     order = np.argsort(-likeness, kind="stable").tolist()
@@ -249,7 +258,7 @@ def _close(sets: Sets, index: int, found: Nearest) -> Scores:
     assert sets.generated
     return {
         "id": sets.generated.entries[index].id,
-        "train_id": sets.train.entries[found.index].id,
+        "train_id": sets.known.entries[found.index].id,
         "likeness": found.likeness,
     }
 

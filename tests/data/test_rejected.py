@@ -46,6 +46,7 @@ def delete_pair(folder: Path, id: str) -> None:
         b"\xef\xbb\xbfeye1\r\n\r\neye4",
         b"# double exposure\neye1\n\n  eye4  \n# eye2\n",
         b"eye4\neye1\neye4\n",
+        "eye1\r\neye4\r\n".encode("utf-16"),
     ],
 )
 def test_listed_pairs_are_left_out_however_the_list_was_saved(text: bytes, tmp_path: Path) -> None:

@@ -78,6 +78,15 @@ class PairFolder:
         rejected = set(self.rejected)
         return [entry for entry in self.entries if entry.id not in rejected]
 
+    @cached_property
+    def known(self) -> list[Entry]:
+        """The pairs that a model may have been trained on: those kept, and rejected ones that still have both views.
+
+        Copies are looked for among these, whenever a pair was rejected.
+        """
+        rejected = set(self.rejected)
+        return [one for one in self.entries if one.id not in rejected or (one.cf.is_file() and one.fa.is_file())]
+
     @property
     def note(self) -> str:
         """How many pairs are left out and why, as one line; "" if none is."""
