@@ -384,3 +384,112 @@ def test_an_error_in_a_table_names_the_line_of_the_file(tmp_path):
     (tmp_path / "eyes.csv").write_text("sep=;\nid;eye\na;\n")
     with pytest.raises(UserError, match="line 3: eye is missing"):
         find_pairs(tmp_path)
+
+
+# What would be passed over without a word
+
+
+EYES = "id,eye\na,1\nb,1\n"
+TWO = ("a_01.png", "a_02.png", "b_01.png", "b_02.png")
+
+
+@pytest.mark.parametrize("name", ["Eyes.csv", "EYES.CSV"])
+def test_the_table_of_eyes_may_be_named_in_capitals(tmp_path, name):
+    _touch(tmp_path, *TWO)
+    (tmp_path / name).write_text(EYES)
+    assert [pair.eye for pair in find_pairs(tmp_path)] == ["1", "1"]
+
+
+@pytest.mark.parametrize("name", ["eyes.tsv", "Eyes.xlsx", "eyes.csv.txt", "eyes.jsonl"])
+def test_a_table_of_eyes_that_is_not_read_is_refused(tmp_path, name):
+    _touch(tmp_path, *TWO)
+    (tmp_path / name).write_text(EYES)
+    with pytest.raises(UserError, match=r"is not read; save it as eyes\.csv"):
+        find_pairs(tmp_path)
+    (tmp_path / "eyes.csv").write_text(EYES)  # of which it is the source
+    assert len(find_pairs(tmp_path)) == 2
+
+
+def test_two_tables_of_eyes_are_refused(tmp_path):
+    _touch(tmp_path, *TWO, "eyes.csv", "Eyes.csv")
+    with pytest.raises(UserError, match="is there too; remove one"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(("column", "refused"), [("caption", True), ("eye", False), ("patient", False)])
+def test_eyes_beside_a_table_that_tells_none_are_refused(tmp_path, column, refused):
+    _touch(tmp_path, *TWO)
+    (tmp_path / "t.csv").write_text(f"cf,fa,{column}\na_01.png,a_02.png,x\nb_01.png,b_02.png,x\n")
+    (tmp_path / "eyes.csv").write_text(EYES)
+    if refused:
+        with pytest.raises(UserError, match=r"put its columns eye and patient into t\.csv"):
+            find_pairs(tmp_path / "t.csv")
+    else:
+        assert len(find_pairs(tmp_path / "t.csv")) == 2
+
+
+@pytest.mark.parametrize("name", ["eyes.csv", "eyes.jsonl"])
+def test_a_table_of_pairs_may_have_any_name(tmp_path, name):
+    _touch(tmp_path, *FLAT)
+    text = '{"cf": "a_01.png", "fa": "a_02.png"}' if name.endswith("jsonl") else "cf,fa\na_01.png,a_02.png\n"
+    (tmp_path / name).write_text(text)
+    assert _ids(tmp_path / name) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "Pairs.csv", "pairs.jsonl"])
+def test_a_table_of_pairs_is_not_passed_over_for_its_folder(tmp_path, name):
+    _touch(tmp_path, *FLAT, name)
+    with pytest.raises(UserError, match="give it in place of its folder"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("names", [TWO, ("cf/a.png", "fa/a.png", "cf/b.png", "fa/b.png")])
+@pytest.mark.parametrize("suffix", [".gif", ".JP2", ".heic", ".avif", ".dcm"])
+def test_images_of_other_kinds_are_views_and_refused_when_they_are_read(tmp_path, names, suffix):
+    _touch(tmp_path, *names[:2], *(str(Path(name).with_suffix(suffix)) for name in names[2:]))
+    assert _ids(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("place", ["cf", "fa", "NORMAL", "ABNORMAL"])
+def test_folders_of_images_within_a_folder_of_views_are_refused(tmp_path, place):
+    views = ("cf/a.png", "fa/a.png") if place in ("cf", "fa") else (f"{place}/1.png", f"{place}/1-1.png")
+    _touch(tmp_path, *views, f"{place}/visit2/b.png", f"{place}/notes/readme.md")
+    with pytest.raises(UserError, match=f"visit2: is not looked into; move its images into {place}/"):
+        find_pairs(tmp_path)
+    pairs, unusable = find_usable(tmp_path)
+    assert len(pairs) == len(unusable) == 1
+
+
+@pytest.mark.parametrize("names", [TWO, ("cf/a.png", "fa/a.png", "cf/b.png", "fa/b.png")])
+def test_links_to_nothing_are_views_and_refused_when_they_are_read(tmp_path, names):
+    _touch(tmp_path, *names[:2])
+    for name in names[2:]:
+        (tmp_path / name).symlink_to("../.git/annex/objects/gone")
+        (tmp_path / name).with_suffix(".txt").symlink_to("../.git/annex/objects/gone")
+    assert _ids(tmp_path) == ["a", "b"]
+    assert find_pairs(tmp_path)[1].cf_points is not None
+
+
+def test_a_table_of_eyes_that_is_a_link_to_nothing_is_refused(tmp_path):
+    _touch(tmp_path, *TWO)
+    (tmp_path / "eyes.csv").symlink_to("gone")
+    with pytest.raises(UserError, match="cannot be read"):
+        find_pairs(tmp_path)
+
+
+def test_whole_numbers_in_jsonl_are_one_name(tmp_path):
+    _touch(tmp_path, *TWO)
+    lines = [
+        '{"cf": "a_01.png", "fa": "a_02.png", "patient": 7}',
+        '{"cf": "b_01.png", "fa": "b_02.png", "patient": 7.0}',
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert [pair.patient for pair in find_pairs(tmp_path / "t.jsonl")] == ["7", "7"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_is_no_name(tmp_path, value):
+    _touch(tmp_path, *FLAT)
+    (tmp_path / "t.jsonl").write_text(f'{{"cf": "a_01.png", "fa": "a_02.png", "patient": {value}}}')
+    with pytest.raises(UserError, match="is no value; write null"):
+        find_pairs(tmp_path / "t.jsonl")

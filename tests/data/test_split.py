@@ -41,7 +41,7 @@ def test_one_eye_less_moves_few_others():
 
 def test_one_eye_cannot_be_split():
     with pytest.raises(UserError, match=r"1 eye\(s\).*add pairs of other eyes"):
-        split_pairs([_pair("a", eye="L"), _pair("b", eye="L")], 0.2, 0, 0)
+        split_pairs([_pair("a", eye="1"), _pair("b", eye="1")], 0.2, 0, 0)
 
 
 def test_the_users_own_split_wins():
@@ -52,7 +52,7 @@ def test_the_users_own_split_wins():
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        ([_pair("a", "L", None, "train"), _pair("b", "L", None, "val")], "eye L is both in train and in val"),
+        ([_pair("a", "1", None, "train"), _pair("b", "1", None, "val")], "eye 1 is both in train and in val"),
         ([_pair("a", "L", "p", "train"), _pair("b", "R", "p", "val")], "patient p is both"),
         ([_pair("a", split="train"), _pair("b")], "pair 'b' has no split"),
         ([_pair("a", split="train"), _pair("b", split="test")], "no pair for val"),
@@ -63,3 +63,21 @@ def test_the_users_own_split_wins():
 def test_a_split_that_leaks_or_lacks_a_side_is_refused(pairs, said):
     with pytest.raises(UserError, match=said):
         split_pairs(pairs, 0.2, 0, 0)
+
+
+@pytest.mark.parametrize("side", ["OD", "os", "R", "Left", "右眼"])
+def test_a_side_is_no_eye_unless_the_patient_is_named(side):
+    with pytest.raises(UserError, match="which side, not whose"):
+        split_pairs([_pair("a", side), _pair("b", "x"), _pair("c", side), _pair("d", "y")], 0.2, 0, 0)
+    named = [_pair("a", side, "1"), _pair("b", side, "2"), _pair("c", side, "1")]
+    assert split_pairs(named, 0.2, 0, 0)["a"] == split_pairs(named, 0.2, 0, 0)["c"]
+    assert len(split_pairs([_pair("a", side), _pair("b", "x")], 0.2, 0, 0)) == 2  # one alone is one eye
+
+
+@pytest.mark.parametrize("other", ["p 1a", "P1a", "p1A", "p１a", "p1ａ"])
+@pytest.mark.parametrize("column", ["eye", "patient"])
+def test_names_that_differ_in_spelling_alone_are_refused(other, column):
+    pairs = [_pair("a", **{column: "p1a"}), _pair("b", **{column: other}), _pair("c", **{column: "p2"})]
+    with pytest.raises(UserError, match="differ in spelling alone"):
+        split_pairs(pairs, 0.2, 0, 0)
+    assert len(split_pairs([pairs[0], pairs[0], pairs[2]], 0.2, 0, 0)) == 2

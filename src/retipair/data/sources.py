@@ -23,6 +23,10 @@ from retipair.errors import UserError
 
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
+_UNREAD = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
+"""Other images: they are views too, but to be refused by name when they are read."""
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
+_PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
@@ -88,6 +92,7 @@ def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
     if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
         raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
     if raw.is_dir():
+        _check_no_pair_table(raw)
         found = list(_in_folder(raw))
     elif raw.is_file():
         found = list(_in_table(raw))
@@ -99,11 +104,44 @@ def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
     # Some file systems do not tell A from a.
     if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
-    eyes = _read_eyes(raw / EYES_TABLE) if (raw / EYES_TABLE).is_file() else None
-    if eyes is None:
+    if not raw.is_dir():
+        _check_eyes_known(raw, pairs)
         return pairs, unusable
+    table = _eyes_table(raw)
+    if table is None:
+        return pairs, unusable
+    eyes = _read_eyes(table)
     unusable = [replace(one, empty=one.empty and one.id not in eyes) for one in unusable]  # a pair is expected there
-    return _with_eyes(raw / EYES_TABLE, eyes, pairs, {one.id for one in unusable}), unusable
+    return _with_eyes(table, eyes, pairs, {one.id for one in unusable}), unusable
+
+
+def _check_no_pair_table(folder: Path) -> None:
+    """What a table of pairs says of eyes and splits would be lost if its folder were read."""
+    for path in _visible(folder):
+        if path.name.lower() in _PAIR_TABLES:
+            raise UserError(f"{path}: is a table of pairs; give it in place of its folder, or rename it")
+
+
+def _eyes_table(folder: Path) -> Path | None:
+    """Find the table of eyes, `eyes.csv` in any case; None if there is none.
+
+    Raises UserError for two of them, and for one that would be passed over because it is in another format.
+    """
+    found = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
+    tables = [path for path in found if path.name.lower() == EYES_TABLE]
+    if len(tables) > 1:
+        raise UserError(f"{tables[1]}: {tables[0].name} is there too; remove one of them")
+    others = [path for path in found if path.suffix.lower() in _TABLE_SUFFIXES]
+    if others and not tables:
+        raise UserError(f"{others[0]}: is not read; save it as {EYES_TABLE}, or rename it")
+    return tables[0] if tables else None
+
+
+def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
+    """A table of pairs says which eyes they show; an `eyes.csv` beside it is not read."""
+    eyes = table.parent / EYES_TABLE
+    if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
+        raise UserError(f"{eyes}: is not read beside a table; put its columns eye and patient into {table.name}")
 
 
 # --- Folders
@@ -161,6 +199,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
     for number, place in enumerate((cf, fa), start=1):
         for path in _images(place):
             _add(views.setdefault(nfc(path.stem), {}), number, path)
+        yield from _folders_with_images(place)
     if not views:
         raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
     for name, pair in views.items():
@@ -178,8 +217,16 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
         for path in _images(place):
             match = _DOUBLED.fullmatch(stem := nfc(path.stem))
             _add(views.setdefault(match["id"] if match else stem, {}), doubled if match else plain, path)
+        yield from _folders_with_images(place)
         for name, pair in views.items():
             yield _pair(f"{kind}_{name}", pair, expected={plain: name, doubled: f"{name}-{name}"})
+
+
+def _folders_with_images(place: Path) -> Iterator[Unusable]:
+    """The folders in a folder of views, which are not looked into, but for those without images."""
+    for path in _visible(place):
+        if path.is_dir() and _images_or_why(path):
+            yield Unusable(nfc(path.name), f"{path}: is not looked into; move its images into {place.name}/ or away")
 
 
 def _add(views: dict[int, Path], number: int, path: Path) -> None:
@@ -203,7 +250,7 @@ def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPai
 
 def _points_of(view: Path) -> Path | None:
     named = (on_disk(view.with_suffix(suffix)) for suffix in (".txt", ".TXT", ".Txt"))
-    return next((path for path in named if path.is_file()), None)
+    return next((path for path in named if _is_file_or_link(path)), None)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -223,7 +270,13 @@ def _images_or_why(folder: Path) -> list[Path] | Unusable:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    suffixes = (*IMAGE_SUFFIXES, *_UNREAD)
+    return [path for path in _visible(folder) if path.suffix.lower() in suffixes and _is_file_or_link(path)]
+
+
+def _is_file_or_link(path: Path) -> bool:
+    """A link to nothing counts: its content may not be fetched yet (git-annex), which must not pass unseen."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 # --- Tables
@@ -291,7 +344,7 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
             raise UserError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
-        texts = {key: "" if cell is None else str(cell).strip() for key, cell in cells.items()}
+        texts = {key: _cell_text(cell) for key, cell in cells.items()}
         row = {key: text for key, text in texts.items() if text}
         if missing := [key for key in needed if key not in row]:
             raise UserError(f"{where}: {missing[0]} is missing; fill that column in every line")
@@ -301,11 +354,22 @@ def _rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[t
         raise UserError(f"{path}: no lines in this table; it needs the columns {', '.join(needed)}")
 
 
+def _cell_text(cell: Any) -> str:
+    """1.0 is 1: a column of numbers with gaps becomes one of floating-point numbers in many programs."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return "" if cell is None else str(cell).strip()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value; write null, or leave the key out")
+
+
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = json.loads(line, parse_constant=_refuse_constant) if line.strip() else {}
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):

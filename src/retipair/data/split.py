@@ -1,21 +1,27 @@
 """Which eyes train, which validate, which are kept for the end: by patient or eye, never by image."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 
 from retipair.data.manifest import Split
 from retipair.data.sources import RawPair
 from retipair.errors import UserError
 
+_SIDES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}
+"""What tables call the right and left eye, in lower case."""
+
 
 def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
     """The side of every pair, by id: the user's own where there is one, else a seeded one.
 
-    Raises UserError when an eye or patient is on two sides, when only some pairs have a side, or when there are
-    too few eyes.
+    Raises UserError when an eye or patient is on two sides, when names leave in doubt which eyes are one, when only
+    some pairs have a side, or when there are too few eyes.
     """
     groups = {pair.id: group_of(pair) for pair in pairs}
     _check_patients(pairs)
+    _check_sides(pairs)
+    _check_spelling(groups)
     if not any(pair.split for pair in pairs):
         sides = split_groups(list(groups.values()), val_fraction, test_fraction, seed)
         return {name: sides[group] for name, group in groups.items()}
@@ -80,6 +86,28 @@ def _check_patients(pairs: Sequence[RawPair]) -> None:
     for pair in pairs:
         if pair.eye in named and not pair.patient:
             raise UserError(f"pair {pair.id!r}: eye {pair.eye!r} has a patient elsewhere; name it here too")
+
+
+def _check_sides(pairs: Sequence[RawPair]) -> None:
+    """The right eyes of all patients would be one eye."""
+    first: dict[str, RawPair] = {}
+    for pair in pairs:
+        if pair.eye and not pair.patient and pair.eye.lower() in _SIDES:
+            other = first.setdefault(pair.eye, pair)
+            if other is not pair:
+                raise UserError(
+                    f"pairs {other.id!r} and {pair.id!r}: eye {pair.eye!r} says which side, not whose; name the "
+                    "patient too (column patient), or give each eye a name of its own"
+                )
+
+
+def _check_spelling(groups: dict[str, str]) -> None:
+    """One patient in two spellings could end on two sides: P1, p1, and with the wide characters of Chinese input."""
+    first: dict[str, str] = {}
+    for name, group in groups.items():
+        other = first.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
+        if other != group:
+            raise UserError(f"pair {name!r}: {group!r} and {other!r} differ in spelling alone; use one, or rename one")
 
 
 def _share(fraction: float, total: int) -> int:

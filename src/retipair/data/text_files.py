@@ -38,13 +38,16 @@ def on_disk(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8, or UTF-16 with a byte order mark; lines end in \\n. Raises UserError, naming the file, otherwise.
+    """Read UTF-8, or UTF-16 with a byte order mark; lines end in \\n. Raises UserError, naming the file, otherwise, and
+    if it cannot be opened.
 
     Other encodings (Windows-1252, GBK) are not guessed: they cannot be told from each other.
     """
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text in UTF-8; save it again as UTF-8 (in Excel: CSV UTF-8)") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

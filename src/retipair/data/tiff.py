@@ -66,8 +66,8 @@ class Page:
 
     @property
     def is_misread(self) -> bool:
-        """Whether Pillow would take 0 for black though it is white."""
-        return self.photometric == 0 and max(self.bits) > 8
+        """Whether Pillow would take 0 for black though it is white, or signed samples for unsigned ones."""
+        return (self.photometric == 0 and max(self.bits) > 8) or (self.tag(339, 1) == 2 and max(self.bits) <= 8)
 
     @property
     def not_known(self) -> str:
