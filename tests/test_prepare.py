@@ -446,7 +446,7 @@ def _grey(raw: Path) -> None:
 
 
 def _one_eye(raw: Path) -> None:
-    (raw / "eyes.csv").write_text("id,eye\n001,L\n002,L\n003,L\n")
+    (raw / "eyes.csv").write_text("id,eye\n001,1\n002,1\n003,1\n")
 
 
 @pytest.mark.parametrize(
@@ -501,6 +501,25 @@ def test_points_cannot_be_asked_for_where_there_are_none(raw, tmp_path, capsys):
     shutil.copytree(raw, bare, ignore=shutil.ignore_patterns("*.txt"))
     assert _prepare(bare, tmp_path / "out", "--register", "points") == 2
     assert "no points for this pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_out_must_not_hold_the_raw_views(prepared, tmp_path, capsys, linked):
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    ids = [record.id for record in read_manifest(out)]
+    folder = tmp_path / "links" if linked else out
+    if linked:
+        for view in ("cf", "fa"):
+            (folder / view).mkdir(parents=True)
+            for name in ids:
+                (folder / view / f"{name}.png").symlink_to(out / view / f"{name}.png")
+    rows = [f"x{name},cf/{name}.png,fa/{name}.png\n" for name in ids]
+    (folder / "t.csv").write_text("".join(["id,cf,fa\n", *rows]))
+    before = contents(out)
+    assert _prepare(folder / "t.csv", out) == 2
+    assert "lies in OUT" in capsys.readouterr().err
+    assert contents(out) == before
 
 
 def test_out_must_not_be_among_the_raw_views_nor_hold_other_files(raw, tmp_path, capsys):

@@ -102,7 +102,7 @@ def prepare(config: PrepareConfig) -> Path:
     # Check everything
     _check_settings(config)
     pairs, unusable = find_usable(config.raw)
-    _check_out(config.raw, config.out)
+    _check_out(config.raw, config.out, pairs)
     read, skipped = _read_all(pairs, [one.why for one in unusable if not one.empty], config)
     if empty := [one for one in unusable if one.empty]:
         console.print(f"passed over, no images in: {printable(', '.join(one.id for one in empty))}")
@@ -186,11 +186,14 @@ def _check_settings(config: PrepareConfig) -> None:
         )
 
 
-def _check_out(raw: Path, out: Path) -> None:
-    """OUT is new, empty or ours, and not among the raw views."""
+def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
+    """OUT is new, empty or ours, not among the raw views, and none of them in it: they would be replaced."""
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
+    whole_out = out.resolve()
+    if within := next((file for pair in pairs for file in pair.files if whole_out in file.resolve().parents), None):
+        raise UserError(f"{within}: lies in OUT ({out}), where it would be replaced; choose another OUT")
     for place in (STAGING, *VIEWS):
         check_folder_place(out / place)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():

@@ -136,3 +136,35 @@ def test_two_kinds_of_records_read_alike(tmp_path: Path) -> None:
     entries = read_dataset(folder)
     assert [entry.split for entry in entries if entry.id == "1"][-1] == "test"
     assert np.array_equal(load_views(entries[0], VIEW)[0], load_views(entries[-1], VIEW)[0])
+
+
+@pytest.mark.parametrize("side", ["train", "val", "test"])
+@pytest.mark.parametrize("first", ["prepared", "generated"])
+def test_variations_are_on_the_side_of_their_eye_where_the_manifest_has_it(
+    tmp_path: Path, side: str, first: str
+) -> None:
+    folder = write_generated(tmp_path, [f"eye{number % 5}" for number in range(10)] + ["other"] * 4)
+    prepared = [
+        replace(prepared_record(f"eye{number}", side), cf="1/cf.png", fa="1/fa.png", mask="1/fa.png")
+        for number in range(5)
+    ]
+    generated = [*read_manifest(folder)]
+    write_manifest(folder, [*prepared, *generated] if first == "prepared" else [*generated, *prepared])
+    sides = {entry.id: entry.split for entry in read_dataset(folder) if not entry.id.startswith("eye")}
+    assert [sides[f"{index}"] for index in range(1, 11)] == [side] * 10
+    assert len({sides[f"{index}"] for index in range(11, 15)}) == 1
+
+
+@pytest.mark.parametrize("who", ["eye", "patient"])
+def test_a_manifest_that_puts_one_eye_on_two_sides_is_refused(tmp_path: Path, who: str) -> None:
+    folder = write_prepared(tmp_path, ["train", "train", "val"])
+    write_manifest(folder, [replace(record, **{who: "one"}) for record in read_manifest(folder)])
+    with pytest.raises(UserError, match=rf"manifest\.jsonl: {who} one is both in train \(eye0\) and in val"):
+        read_dataset(folder)
+
+
+def test_a_patient_and_an_eye_of_one_name_may_be_on_two_sides(tmp_path: Path) -> None:
+    folder = write_prepared(tmp_path, ["train", "val"])
+    first, second = read_manifest(folder)
+    write_manifest(folder, [replace(first, patient="1"), replace(second, eye="1")])
+    assert [entry.split for entry in read_dataset(folder)] == ["train", "val"]

@@ -12,7 +12,7 @@ from sys import intern
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import PreparedPair, Record, Split, read_manifest
+from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.split import split_groups
@@ -127,25 +127,49 @@ def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: No
 def read_folder(folder: Path) -> PairFolder:
     """Read a prepared or generated folder, rejected pairs included.
 
-    The split of generated pairs is drawn over rejected pairs too, so that rejecting one moves no other pair.
-    Raises UserError, naming the file, if the manifest is missing, empty or broken, or if the list of rejected pairs
-    has an id that the manifest has not.
+    Generated pairs are on the side of the prepared pairs of their eye, if the manifest has any; the split of the others
+    is drawn, over rejected pairs too, so that rejecting one moves no other pair.
+    Raises UserError, naming the file, if the manifest is missing, empty or broken or puts one eye or patient on two
+    sides, or if the list of rejected pairs has an id that the manifest has not.
     """
     entries: list[Entry] = []
+    prepared: dict[str, PreparedPair] = {}
+    varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
-        if not isinstance(record, PreparedPair):
-            unsplit.append(len(entries))
-        entries.append(_entry(folder, record))
+        entry = _entry(folder, record)
+        if isinstance(record, PreparedPair):
+            _check_side(folder, record, prepared)
+        else:
+            (varied if record.source_eye else unsplit).append(len(entries))
+        entries.append(entry)
     if not entries:
         raise UserError(f"{folder}: its manifest is empty; make the folder again")
+    sources = {record.patient or record.eye: record.split for record in prepared.values()}
+    unsplit += [at for at in varied if entries[at].group not in sources]
     groups = sorted({entries[at].group for at in unsplit})
-    if len(groups) > 1:  # one eye alone has no other side
-        sides = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0)
-        for at in unsplit:
-            if (side := sides[entries[at].group]) != entries[at].split:
+    drawn = (
+        split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
+    )  # one has no other side
+    for places, sides in ((varied, sources), (unsplit, drawn)):
+        for at in places:
+            if (side := sides.get(entries[at].group, "train")) != entries[at].split:
                 entries[at] = replace(entries[at], split=side)
     return _apply_rejections(folder, entries)
+
+
+def _check_side(folder: Path, record: PreparedPair, first: dict[str, PreparedPair]) -> None:
+    """`prepare` keeps eyes and patients together: a manifest that was edited or put together by hand may not.
+
+    `first` has the first record of each eye or patient, and gets this one.
+    """
+    group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
+    other = first.setdefault(group, record)
+    if record.split != other.split:
+        raise UserError(
+            f"{folder / MANIFEST_NAME}: {group} is both in {other.split} ({other.id}) and in {record.split} "
+            f"({record.id}); put all its pairs on one side"
+        )
 
 
 def _apply_rejections(folder: Path, entries: Sequence[Entry]) -> PairFolder:
