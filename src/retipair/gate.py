@@ -14,7 +14,7 @@ from retipair.data.manifest import mistyped
 from retipair.data.pair import Pair
 from retipair.errors import UserError
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import nearest, pair_print, vessel_print
+from retipair.metrics.memorisation import nearest, pair_print, vessel_prints
 from retipair.parallel import in_order
 from retipair.progress import watched
 
@@ -61,8 +61,7 @@ def prints_of(entries: Sequence[Entry]) -> np.ndarray:
 
 
 def print_of(pair: Pair) -> np.ndarray:
-    seen = measure(pair)
-    return pair_print(np.stack([vessel_print(view) for view in (seen.cf, seen.fa)]))
+    return pair_print(vessel_prints(measure(pair)))
 
 
 # --- The ledger: what was refused is not drawn again

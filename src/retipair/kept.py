@@ -15,7 +15,7 @@ from retipair.metrics.consistency import Consistency
 from retipair.metrics.figures import Figures, Neighbours
 from retipair.metrics.memorisation import pair_print
 
-RECIPE = 2
+RECIPE = 3
 """Raised when a figure changes its meaning: what was kept under another number is measured again."""
 _PARTS = ("names", "values", "features", "power", "prints")
 

@@ -8,14 +8,13 @@ from retipair.data.pair import Pair
 from retipair.data.phantom.draw import draw_phantom
 from retipair.metrics import memorisation
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_print
+from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_prints
 from retipair.parallel import in_order
 from retipair.vision.field_of_view import field_of_view
 
 
 def print_of(pair: Pair) -> np.ndarray:
-    seen = measure(pair)
-    return pair_print(np.stack([vessel_print(view) for view in (seen.cf, seen.fa)]))
+    return pair_print(vessel_prints(measure(pair)))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +80,29 @@ def test_variants_of_a_rendered_eye_are_found_among_other_eyes(prints, number):
     among = np.concatenate([prints, print_of(eye)[None]])
     for variant in (draw_variant(1 + at, 1, number) for at in range(6)):
         assert is_found(in_pose(eye, variant), len(prints), among), variant
+
+
+FAILED_VIEWS = {
+    "black": np.zeros_like,
+    "flat": lambda view: np.full_like(view, 128),
+    "nearly black": lambda view: (view // 20).astype(np.uint8),
+}
+
+
+def with_failed_view(pair: Pair, copied: str, failed: str) -> Pair:
+    """One view as it is, in place of the other what a model may draw that fails at it."""
+    cf = pair.cf if copied == "cf" else FAILED_VIEWS[failed](pair.cf)
+    fa = pair.fa if copied == "fa" else FAILED_VIEWS[failed](pair.fa)
+    return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
+
+
+@pytest.mark.parametrize("copied", ["cf", "fa"])
+@pytest.mark.parametrize("failed", FAILED_VIEWS)
+def test_one_copied_view_is_enough_where_the_other_shows_no_eye(pairs, prints, copied, failed):
+    for variant in (draw_variant(number, 0, 2) for number in range(3)):
+        assert is_found(with_failed_view(in_pose(pairs[2], variant), copied, failed), 2, prints), variant
+    [found] = nearest(print_of(with_failed_view(pairs[2], copied, failed))[None], np.delete(prints, 2, axis=0))
+    assert found.likeness < COPY, "another eye"
 
 
 def test_other_eyes_are_no_copies(prints):

@@ -10,7 +10,7 @@ from retipair.metrics.anatomy import anatomy
 from retipair.metrics.consistency import Consistency, consistency, mispaired
 from retipair.metrics.distribution import features
 from retipair.metrics.measured import Measured, MeasuredView
-from retipair.metrics.memorisation import vessel_print
+from retipair.metrics.memorisation import vessel_prints
 from retipair.metrics.similarity import ms_ssim
 from retipair.metrics.texture import radial_power, texture
 from retipair.metrics.vessels import vessel_tree
@@ -47,8 +47,7 @@ def figures_of(seen: Measured) -> Figures:
     for name, view in views.items():
         values |= {f"{name}.{figure}": value for figure, value in _of_view(view)}
     power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
-    prints = np.stack([vessel_print(view) for view in views.values()])
-    return Figures(values, features(seen), power, prints)
+    return Figures(values, features(seen), power, vessel_prints(seen))
 
 
 def neighbours(first: Measured, second: Measured) -> Neighbours:

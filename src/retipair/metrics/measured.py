@@ -33,6 +33,11 @@ class MeasuredView:
         """(512, 512) bool: what this view alone shows of the eye."""
         return field_of_view(self.pixels)
 
+    @property
+    def alone(self) -> "MeasuredView":
+        """The same view, valid wherever it shows the eye, whatever the other view shows."""
+        return MeasuredView(self.pixels, self.field, inside_rim(self.field))
+
     @cached_property
     def ridges(self) -> np.ndarray:
         """(scales, 512, 512) float32, >= 0: vesselness at each of SIGMAS."""

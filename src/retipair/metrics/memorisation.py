@@ -13,10 +13,10 @@ from scipy import ndimage
 from skimage.transform import resize
 
 from retipair.metrics import pose_search
-from retipair.metrics.measured import MeasuredView
+from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.pose_search import SIDE, best_over_poses, spectra, unit
 
-VERSION = 2
+VERSION = 3
 """Raise it whenever the same two pairs would have another likeness: earlier results are then not taken for these."""
 COPY = 0.55
 """Likeness from which a pair is called a copy.
@@ -41,6 +41,21 @@ class Nearest:
 
     index: int
     likeness: float
+
+
+def vessel_prints(seen: Measured) -> np.ndarray:
+    """The prints of CF and FA, (2, SIDE, SIDE) float32, within what both show of the eye.
+
+    Where that is less than half of what one of them shows, the other has failed (black, flat) and its print is 0: the
+    one that is left may still be a copy.
+    """
+    views = seen.cf, seen.fa
+    shown = [int(view.field.sum()) for view in views]
+    if 2 * int(seen.mask.sum()) >= max(shown):
+        return np.stack([vessel_print(view) for view in views])
+    nothing = np.zeros((SIDE, SIDE), np.float32)
+    prints = zip(views, shown, strict=True)
+    return np.stack([vessel_print(view.alone) if 2 * area >= max(shown) else nothing for view, area in prints])
 
 
 def vessel_print(view: MeasuredView) -> np.ndarray:
