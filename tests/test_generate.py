@@ -36,6 +36,7 @@ from retipair.gate import Gate, Refusal, print_of, read_ledger, refusal_line
 from retipair.job import make_job
 from retipair.metrics import memorisation
 from retipair.metrics.memorisation import COPY
+from retipair.metrics.pose_search import spectra
 from retipair.model.adapter import adapter_sha256, read_description
 from retipair.model.autoencoder import decode, encode_moments
 from retipair.model.base import open_base
@@ -1049,6 +1050,18 @@ def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: 
         refusal = gate.refusal(5, 0, Pair(cf, fa, field_of_view(cf)), consistency=1.0)
         assert getattr(refusal, "why", None) == "copy", variant
     assert gate.refusal(5, 0, pairs[2], consistency=1.0) is None
+
+
+def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(memorisation, "spectra", lambda maps: sizes.append(len(maps)) or spectra(maps))
+    monkeypatch.setattr(memorisation, "AT_ONCE", 2)
+    known = np.stack([print_of(pair) for pair in pairs[:3]])
+    gate = Gate(max_copy=-1, known=known)
+    refusals = [gate.refusal(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
+    assert sizes == [2, 1]
+    found = memorisation.nearest(np.stack([print_of(pair) for pair in pairs[2:4]]), known)
+    assert [refusal and refusal.likeness for refusal in refusals] == [round(one.likeness, 4) for one in found]
 
 
 def test_pairs_kept_by_another_search_for_copies_are_not_gone_on_with(

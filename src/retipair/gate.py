@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from retipair.data.manifest import mistyped
 from retipair.data.pair import Pair
 from retipair.errors import UserError
 from retipair.metrics.measured import measure
-from retipair.metrics.memorisation import nearest, pair_print, vessel_prints
+from retipair.metrics.memorisation import pair_print, spectra_of, vessel_prints
+from retipair.metrics.pose_search import Spectra, best_over_poses
 from retipair.parallel import in_order
 from retipair.progress import watched
 
@@ -47,11 +49,21 @@ class Gate:
         if self.min_consistency is not None and consistency < self.min_consistency:
             reasons.append("consistency")
         if self.max_copy is not None and self.known is not None:
-            [found] = nearest(print_of(pair)[None], self.known)
-            likeness = round(found.likeness, 4)
+            likeness = round(self._likeness(pair), 4)
             if likeness > self.max_copy:
                 reasons.append("copy")
         return Refusal(index, attempt, " and ".join(reasons), consistency, likeness) if reasons else None
+
+    def _likeness(self, pair: Pair) -> float:
+        """The highest likeness to a training pair, in [-1, 1]."""
+        one = print_of(pair)
+        return max(float(best_over_poses(one, others).max()) for others in self._spectra)
+
+    @cached_property
+    def _spectra(self) -> list[Spectra]:
+        """The training pairs' prints, transformed once for all draws."""
+        assert self.known is not None
+        return [others for _, others in spectra_of(self.known)]
 
 
 def prints_of(entries: Sequence[Entry]) -> np.ndarray:

@@ -4,7 +4,7 @@ The vessels identify an eye; shading and colour depend on the camera. So pairs a
 their correlation in the pose that fits best.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from skimage.transform import resize
 
 from retipair.metrics import pose_search
 from retipair.metrics.measured import Measured, MeasuredView
-from retipair.metrics.pose_search import SIDE, best_over_poses, spectra, unit
+from retipair.metrics.pose_search import SIDE, Spectra, best_over_poses, spectra, unit
 
 VERSION = 3
 """Raise it whenever the same two pairs would have another likeness: earlier results are then not taken for these."""
@@ -85,17 +85,22 @@ def nearest(
     none, likeness is -1. advance: called after each print of a stretch of `among`, n * ceil(m / AT_ONCE) times.
     """
     index, likeness = np.zeros(len(prints), int), np.full(len(prints), -1.0)
-    for begin in range(0, len(among), AT_ONCE):
-        stretch = range(begin, min(begin + AT_ONCE, len(among)))
-        others = spectra(np.stack([among[at] for at in stretch]))
+    for stretch, others in spectra_of(among):
         for row in range(len(prints)):
             found = best_over_poses(prints[row], others)
             if eyes is not None:
                 found = np.where(eyes[1][stretch] == eyes[0][row], -1.0, found)
             if found.max() > likeness[row]:
-                index[row], likeness[row] = begin + found.argmax(), found.max()
+                index[row], likeness[row] = stretch[found.argmax()], found.max()
             advance()
     return [Nearest(int(at), float(most)) for at, most in zip(index, likeness, strict=True)]
+
+
+def spectra_of(prints: Prints) -> Iterator[tuple[range, Spectra]]:
+    """Transform AT_ONCE prints after another: their places, and what `best_over_poses` compares with."""
+    for begin in range(0, len(prints), AT_ONCE):
+        stretch = range(begin, min(begin + AT_ONCE, len(prints)))
+        yield stretch, spectra(np.stack([prints[at] for at in stretch]))
 
 
 def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
