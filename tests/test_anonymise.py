@@ -126,6 +126,19 @@ def test_what_was_prepared_under_names_leaves_none_behind(raw: Path, tmp_path: P
     assert [name for name in NAMES if name in told] == []
 
 
+@pytest.mark.parametrize("comment", ["#meier", "# is blurred: schulz.", "# lovelace"])
+def test_comments_on_rejected_pairs_must_not_name_them(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], comment: str
+) -> None:
+    out = tmp_path / "out"
+    assert prepare(raw, out, tmp_path / "key") == 0
+    (out / "rejected.txt").write_text(f"# the year's worst\n{comment}\n")
+    assert prepare(raw, out, tmp_path / "key") == 2
+    assert "rejected.txt, line 2: a comment names" in capsys.readouterr().err
+    (out / "rejected.txt").write_text("# the year's worst\n")
+    assert prepare(raw, out, tmp_path / "key") == 0
+
+
 def test_what_is_said_of_synthetic_views_names_nobody(raw: Path, tmp_path: Path) -> None:
     views = tmp_path / "varied"
     write_raw(views, n=3, size=128, jitter=0.3)

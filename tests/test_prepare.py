@@ -503,6 +503,22 @@ def test_points_cannot_be_asked_for_where_there_are_none(raw, tmp_path, capsys):
     assert "no points for this pair" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("register", ["auto", "points", "features", "none"])
+@pytest.mark.parametrize("form", ["one file", "a copy", "another format"])
+def test_one_image_is_no_pair(raw, tmp_path, capsys, register, form):
+    folder = tmp_path / "raw"
+    shutil.copytree(raw, folder)
+    other = {"one file": "001_01.png", "a copy": "copy.png", "another format": "copy.tif"}[form]
+    if form != "one file":
+        with Image.open(folder / "001/001_01.png") as image:
+            image.save(folder / "001" / other)
+    rows = ["001,001/001_01.png," + f"001/{other},001/001_01.txt,001/001_01.txt\n"]
+    rows += [f"{name},{name}/{name}_01.png,{name}/{name}_02.png,,\n" for name in ("002", "003")]
+    (folder / "t.csv").write_text("".join(["id,cf,fa,cf_points,fa_points\n", *rows]))
+    assert _prepare(folder / "t.csv", tmp_path / "out", "--register", register) == 2
+    assert f"{other}: the same image as 001_01.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_out_must_not_hold_the_raw_views(prepared, tmp_path, capsys, linked):
     out = tmp_path / "out"

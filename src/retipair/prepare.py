@@ -7,6 +7,7 @@ that the next run redoes only what changed.
 
 import math
 import os
+import re
 import shutil
 import threading
 from collections import Counter
@@ -61,6 +62,7 @@ _SMALLEST = 32  # px
 _RECIPE = 5  # raise it whenever the same raw views would be aligned otherwise
 _GREY = 3.0  # mean chroma, 0 to 255, below which a view has no colour
 _LARGEST = 4096  # px: above any camera's
+_WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 _CLEARLY = 1.5  # times the chroma: an FA may be tinted, a CF pale
 
 
@@ -110,6 +112,7 @@ def prepare(config: PrepareConfig) -> Path:
     read = _same_view_same_eye(read)
     split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
     if config.anonymise:
+        _check_rejected_names_nobody(config.out, [one.pair for one in read])
         read = _anonymous(read, config.anonymise)
     read_rejected(config.out).check({nfc(one.pair.id) for one in read})
     tasks = [_task(seen, config) for seen in read]
@@ -277,6 +280,15 @@ def _anonymous(read: Sequence[Seen], path: Path) -> list[Seen]:
     return sorted(others, key=lambda one: one.pair.id)
 
 
+def _check_rejected_names_nobody(out: Path, pairs: Sequence[RawPair]) -> None:
+    """Its comments stay as they are: they must not hold names of before."""
+    names = {name for pair in pairs for name in (pair.id, pair.eye, pair.patient) if name}
+    read = read_rejected(out)
+    for number, line in read.comments.items():
+        if found := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
+            raise UserError(f"{read.path}, line {number}: a comment names {found[0]!r}; remove the line")
+
+
 def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
     cf, fa = (load_image(path, "RGB", megapixels) for path in (pair.cf, pair.fa))
     for path, view in ((pair.cf, cf), (pair.fa, fa)):
@@ -290,8 +302,11 @@ def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
         raise UserError(f"{pair.fa}: its size is not that of {pair.cf.name}, so they are not aligned; register them")
     if register == "points" and pair.cf_points is None:
         raise UserError(f"{pair.cf}: no points for this pair; add them or use --register auto")
+    views = pixels_sha256(cf), pixels_sha256(fa)
+    if views[0] == views[1]:
+        raise UserError(f"{pair.fa}: the same image as {pair.cf.name}; a pair is a CF and an FA")
     _landmarks(pair, cf.shape, fa.shape)
-    return Seen(pair, colour, _sha256_of(pair), (pixels_sha256(cf), pixels_sha256(fa)))
+    return Seen(pair, colour, _sha256_of(pair), views)
 
 
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:

@@ -192,6 +192,14 @@ def test_deeper_integers_of_which_zero_is_white_are_refused_by_name(tmp_path: Pa
         load_image(path, "RGB")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_signed_8_bits_are_refused_by_name(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "view.tif"
+    tifffile.imwrite(path, (view(channels, 8).squeeze() // 2).astype(np.int8))
+    with pytest.raises(UserError, match=r"view\.tif: .*8 signed bits"):
+        load_image(path, "RGB")
+
+
 # Files that lie
 
 

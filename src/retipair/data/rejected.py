@@ -15,10 +15,11 @@ _COMMENT = "#"
 
 @dataclass(frozen=True)
 class RejectedList:
-    """The ids in a folder's list, in NFC, each with the number of its first line."""
+    """The ids in a folder's list, in NFC, each with the number of its first line; its comments, by their lines."""
 
     path: Path
     lines: dict[str, int]
+    comments: dict[int, str]
 
     def __contains__(self, id: str) -> bool:
         return bool(self.lines) and nfc(id) in self.lines
@@ -41,11 +42,14 @@ def read_rejected(folder: Path) -> RejectedList:
     """
     path = folder / REJECTED_NAME
     lines: dict[str, int] = {}
+    comments: dict[int, str] = {}
     for number, line in enumerate(_text(path).splitlines(), start=1):
         id = nfc(line.strip())
-        if id and not id.startswith(_COMMENT):
+        if id.startswith(_COMMENT):
+            comments[number] = id
+        elif id:
             lines.setdefault(id, number)
-    return RejectedList(path, lines)
+    return RejectedList(path, lines, comments)
 
 
 def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
