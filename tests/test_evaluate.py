@@ -15,7 +15,7 @@ from judging import Evaluated, write_generated, write_run
 from retipair import evaluate as evaluating
 from retipair import measuring
 from retipair.cli import main
-from retipair.data.dataset import read_dataset
+from retipair.data.dataset import content_sha256, read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.data.phantom.draw import draw_phantom
@@ -116,6 +116,35 @@ def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
     assert scores["sizes"] == {"generated": 3, "train": 3}
     assert main([*command, "--withhold_copies"]) == 0
     assert ("1" in read_rejected(generated)) == (split == "train")
+
+
+@pytest.mark.parametrize(("trained_on", "looks"), [("real", False), ("another folder", True)])
+def test_where_training_was_on_other_pairs_the_verdict_says_that_its_copies_were_not_looked_for(
+    trained_on, looks, tmp_path
+):
+    real = write_prepared(tmp_path / "real", ["train", "train", "val"])
+    other = write_prepared(tmp_path / "another folder", ["train", "val", "train"])
+    generated = write_generated(tmp_path / "generated", 2)
+    write_run(tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data_sha256"] = content_sha256(read_dataset(real if trained_on == "real" else other))
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    if trained_on == "real":
+        (real / REJECTED_NAME).write_text("eye2\n")
+    command = [
+        "evaluate",
+        "--real",
+        real,
+        "--generated",
+        generated,
+        "--adapter",
+        tmp_path / "run",
+        "--out",
+        tmp_path / "o",
+    ]
+    assert main([str(word) for word in command]) == 0
+    texts = [finding["text"] for finding in json.loads((tmp_path / "o/scores.json").read_text())["verdict"]]
+    assert any("copies of those were not looked for" in text for text in texts) == looks
 
 
 def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
-from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
+from retipair.data.dataset import Entry, PairFolder, content_sha256, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.disk import check_folder_place, read_json, write_json
 from retipair.errors import UserError, printable
@@ -80,8 +80,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     _check_flags(config)
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
-    training = _training(_run_of(config.adapter)) if config.adapter else None
     real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
+    training = _training(_run_of(config.adapter), real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
     compared = Comparison(config, real, generated, base, model, training)
@@ -272,8 +272,8 @@ def _run_of(adapter: Path) -> Run:
     )
 
 
-def _training(run: Run) -> Scores:
-    """The losses of each half over the steps, and what a step cost with which settings."""
+def _training(run: Run, real: PairFolder) -> Scores:
+    """The losses of each half over the steps, what a step cost with which settings, and whether it saw these pairs."""
     settings, path = to_values(run.read_config()), run.folder / METRICS_NAME
     try:
         logged = run.read_metrics()
@@ -286,7 +286,14 @@ def _training(run: Run) -> Scores:
     if not known or not lines["training"]:
         raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
     decide = {name: settings[name] for name in _DECIDE_COST} | {"memory": run.memory_way()}
-    return {**lines, "cost": _cost(lines["training"]), "settings": decide}
+    trained_on_real = _was_trained_on(run, real)
+    return {**lines, "cost": _cost(lines["training"]), "settings": decide, "trained_on_real": trained_on_real}
+
+
+def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
+    """Whether the run was trained on these pairs, some of them rejected since or not; None if it does not say."""
+    data = read_json(run.folder / "config.json").get("data_sha256")
+    return data in (content_sha256(real.kept), content_sha256(real.known)) if data else None
 
 
 def _cost(lines: Sequence[Scores]) -> Scores:

@@ -218,6 +218,9 @@ def _copies(scores: Scores) -> Iterator[Finding]:
         yield Finding("look", "copies", text, (_GIVE_REAL,))
         return
     copies, amount = len(found["copies"]), found["likeness"]["generated"]["n"]
+    if (scores["training"] or {}).get("trained_on_real") is False:
+        text = "The training of --adapter was on other pairs than --real has: copies of those were not looked for."
+        yield Finding("look", "copies", text, (_GIVE_REAL,))
     if copies:
         limit = found["threshold"]
         text = f"{copies} of {amount} generated pairs are copies of training pairs (likeness {limit} or more)."
