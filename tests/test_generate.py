@@ -659,6 +659,20 @@ def test_other_weights_of_the_same_shape_get_a_warning_whatever_their_name(
     assert any("has other weights" in warning for warning in job.warnings) == (weights == "other")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_pairs_are_drawn_with_the_tokenizers_of_the_training(named: bool, base_folder: Folder, tmp_path: Path) -> None:
+    base, other, data = base_folder("sd15"), tmp_path / "tokenizers", write_prepared(tmp_path / "d", ["train", "val"])
+    shutil.copytree(base / "tokenizer", other / "tokenizer")
+    flags = ("--tokenizer", other, "--num_samples", 0, "--max_steps", 1)
+    assert main(train_command("exp", base, data, tmp_path, *flags)) == 0
+    given = str(base) if named else None
+    assert make_job(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer == other
+    own = GenerateConfig(name="exp", results=tmp_path, base=given, tokenizer=base)
+    assert make_job(own).base.tokenizer == base
+    shutil.rmtree(other)
+    assert make_job(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer is None
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_an_adapter_from_before_any_training_gets_a_warning(step: int, trained: Folder, tmp_path: Path) -> None:
     adapter = unet_lora(trained("sd15"), "sd15", step)

@@ -96,7 +96,10 @@ def make_job(config: GenerateConfig) -> Job:
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_description(adapter)
-    base = base or _recorded_base(run or run_around(adapter), description, adapter, config.tokenizer)
+    trained_by = run or run_around(adapter)
+    base = base or _recorded_base(trained_by, description, adapter, config.tokenizer)
+    if config.tokenizer is None and trained_by is not None:
+        base = replace(base, tokenizer=_recorded_tokenizer(trained_by))
     check_steps("--steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
@@ -179,6 +182,12 @@ def _recorded_base(run: Run | None, description: Description | None, adapter: Pa
         raise UserError(
             f"{adapter}: was trained on {description.base}; say where that is with --base ({error})"
         ) from None
+
+
+def _recorded_tokenizer(run: Run) -> Path | None:
+    """The tokenizers that the run was given, if they are still there; with others the same prompt is another one."""
+    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _as_trained(
