@@ -24,7 +24,7 @@ from retipair.errors import UserError
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 _UNREAD = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Other images: they are views too, but to be refused by name when they are read."""
+"""Images of other kinds: views too, which reading refuses by name where it cannot read them."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
