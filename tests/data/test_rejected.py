@@ -183,3 +183,23 @@ def test_the_lists_of_the_manifest_stay_as_they_are(tmp_path: Path) -> None:
     assert ids(folder) == ["eye0", "eye1", "eye3", "eye4"]
     (folder / REJECTED_NAME).unlink()
     assert ids(folder) == [record.id for record in manifest]
+
+
+@both_kinds
+@pytest.mark.parametrize("name", ["Rejected.txt", "REJECTED.TXT", "rejected.csv", "rejected.txt.txt", "rejected.xlsx"])
+def test_a_list_under_nearly_the_same_name_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    folder = FOLDERS[kind](tmp_path)
+    first = ids(folder)[0]
+    (folder / name).write_text(f"{first}\n")
+    with pytest.raises(UserError, match=rf"{name}: is not read; save it as rejected\.txt"):
+        read_dataset(folder)
+    (folder / REJECTED_NAME).write_text(f"{first}\n")  # of which it is a copy
+    assert first not in [entry.id for entry in read_dataset(folder)]
+
+
+@both_kinds
+def test_a_list_that_is_a_link_to_nothing_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = FOLDERS[kind](tmp_path)
+    (folder / REJECTED_NAME).symlink_to("gone")
+    with pytest.raises(UserError, match=r"rejected\.txt: "):
+        read_dataset(folder)

@@ -1,6 +1,8 @@
 """`rejected.txt` beside a manifest: the ids of pairs that a user, or `evaluate --withhold_copies`, threw out."""
 
+import os
 from collections.abc import Container, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def read_rejected(folder: Path) -> RejectedList:
     """Read `folder/rejected.txt`: one id a line; blank lines and lines that begin with # do not count.
 
     A byte order mark, CRLF line ends and spaces around an id are ignored. The list is empty if there is no such file.
-    Raises UserError, naming the file, if it is not a text file in UTF-8.
+    Raises UserError, naming the file, if it is not a text file in UTF-8, or if only a file of nearly that name exists.
     """
     path = folder / REJECTED_NAME
     lines: dict[str, int] = {}
@@ -65,8 +67,17 @@ def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
 
 
 def _text(path: Path) -> str:
-    if not path.exists():
+    if not os.path.lexists(path):
+        _check_no_other(path.parent)
         return ""
     if not path.is_file():
         raise UserError(f"{path}: is not a file; move it away, or list rejected ids in a text file of that name")
     return read_text(path)
+
+
+def _check_no_other(folder: Path) -> None:
+    """A list under nearly the same name (rejected.csv, Rejected.txt) would have no effect."""
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as found:
+        others = sorted(one.name for one in found if one.name.lower().startswith("rejected."))
+    if others:
+        raise UserError(f"{folder / others[0]}: is not read; save it as {REJECTED_NAME}, or rename it")
