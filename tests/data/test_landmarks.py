@@ -84,3 +84,9 @@ def test_commas_that_cannot_mark_thousands_are_decimal(tmp_path, text):
     (tmp_path / "points.txt").write_text(text)
     x, y = text.replace(",", ".").split()
     assert np.array_equal(read_points(tmp_path / "points.txt"), [[float(x), float(y)]])
+
+
+def test_shares_of_the_image_are_no_pixels(tmp_path):
+    shares = "0.1 0.1\n0.9 0.12\n0.5 0.8\n0.2 1\n"
+    with pytest.raises(UserError, match=r"cf\.txt: all points lie within the first pixel; write px"):
+        _read(tmp_path, shares, shares)

@@ -308,3 +308,26 @@ def test_views_that_are_aligned_stay_as_they_are(eye):
     assert aligned.consistency < 0  # a copy of the CF's vessels is dark where an angiogram's would be bright
     side = 256 / aligned.fa_to_frame[0, 0]
     assert aligned.fa_to_frame[1, 1] == pytest.approx(256 / side)
+
+
+@pytest.mark.parametrize(("seed", "scale"), [(1, 0.5), (3, 0.5), (4, 0.8), (5, 0.5)])
+def test_points_of_images_of_another_size_are_doubted(seed: int, scale: float) -> None:
+    """They agree with one another, so that their residual is small, and some are close enough to be kept."""
+    eye = draw_raw(seed=seed, points=20, jitter=1.0)
+    right = align(eye.cf, eye.fa, Landmarks(eye.cf_points, eye.fa_points), "points", 512, Limits())
+    assert (right.refused, right.doubt) == (None, None)
+    scaled = Landmarks(scale * eye.cf_points, scale * eye.fa_points)
+    aligned = align(eye.cf, eye.fa, scaled, "points", 512, Limits())
+    assert aligned.residual_px is not None
+    assert aligned.residual_px < 5
+    assert "of its vessels fit within 5 px at 512; were its points placed on images of another size?" in str(
+        aligned.doubt
+    )
+
+
+def test_aligned_views_that_are_off_are_doubted() -> None:
+    cf, fa = draw_pair(3)
+    assert align(cf, fa, None, "none", 512, Limits()).doubt is None
+    aligned = align(cf, np.roll(fa, 6, axis=1), None, "none", 512, Limits())
+    assert (aligned.refused, aligned.residual_px) == (None, None)
+    assert "of its vessels fit" in str(aligned.doubt)

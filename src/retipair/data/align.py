@@ -120,21 +120,22 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, how: How, size: int,
         # The frame may show the vessels otherwise than the refinement's own scale did.
         if consistency <= consistency_before:
             refined, measured, consistency = found.guess, before, consistency_before
-    shifts = patch_shifts(measured.cf, measured.fa, measured.mask) if how == "features" else None
+    shifts = patch_shifts(measured.cf, measured.fa, measured.mask)
+    by_features = shifts if how == "features" else None
     points = _carried(landmarks, frame, frame @ refined)
     aligned = Aligned(
         pair=measured if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         fa_to_frame=frame @ refined,
         points=points,
         inliers=found.inliers,
-        residual_px=_median_residual(points, shifts, size),
+        residual_px=_median_residual(points, by_features, size),
         consistency_before=consistency_before,
         consistency=consistency,
         refused=None,
         doubt=None,
     )
-    refused = _refusal(aligned, how, size, limits) or _patches_refused(shifts, limits.max_residual_px)
-    return replace(aligned, refused=refused, doubt=_doubt(found, shifts, limits) if shifts is not None else None)
+    refused = _refusal(aligned, how, size, limits) or _patches_refused(by_features, limits.max_residual_px)
+    return replace(aligned, refused=refused, doubt=_doubt(found, how, shifts, limits))
 
 
 def _measured(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
@@ -216,10 +217,14 @@ def _patches_refused(shifts: np.ndarray | None, max_residual_px: float) -> str |
     return None
 
 
-def _doubt(found: _Registered, shifts: np.ndarray, limits: Limits) -> str | None:
-    """Why to look at a pair that was registered by features, its patches' shifts (N,) px at 512."""
-    if found.inliers is not None and found.inliers < _FEWEST_FEATURES:
+def _doubt(found: _Registered, how: How, shifts: np.ndarray, limits: Limits) -> str | None:
+    """Why to look at a pair, its patches' shifts (N,) px at 512.
+
+    Points that were placed on images of another size agree with one another too, and only the vessels contradict.
+    """
+    if how == "features" and found.inliers is not None and found.inliers < _FEWEST_FEATURES:
         return f"only {found.inliers} features agree with it"
-    if len(shifts) and (share := (shifts <= limits.max_residual_px).mean()) < _FEW_PATCHES:
-        return f"only {share:.0%} of its vessels fit within {limits.max_residual_px:g} px at 512"
+    if len(shifts) >= _FEWEST_PATCHES and (share := (shifts <= limits.max_residual_px).mean()) < _FEW_PATCHES:
+        size = "; were its points placed on images of another size?" if how == "points" else ""
+        return f"only {share:.0%} of its vessels fit within {limits.max_residual_px:g} px at 512{size}"
     return None

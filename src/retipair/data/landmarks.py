@@ -80,6 +80,8 @@ def _point(words: list[str], where: str) -> list[float]:
 def _check(path: Path, points: np.ndarray, shape: tuple[int, ...]) -> None:
     if len(points) < _FEWEST:
         raise UserError(f"{path}: {len(points)} points; place at least {_FEWEST}, better 10 or more")
+    if points.min() >= 0 and points.max() <= 1:
+        raise UserError(f"{path}: all points lie within the first pixel; write px, not shares of the image's size")
     height, width = shape[:2]
     # Up to the far edge, since some tools count pixels from 1.
     outside = (points < -0.5).any(axis=1) | (points > [width, height]).any(axis=1)
