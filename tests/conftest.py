@@ -4,6 +4,7 @@ import os
 import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands started as processes, beside the other tests
 if not os.environ.get("RETIPAIR_TEST_GPU"):  # `make test-gpu` sets it; elsewhere bytes are those of the CPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

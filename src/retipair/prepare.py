@@ -194,8 +194,9 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
-    whole_out = out.resolve()
-    if within := next((file for pair in pairs for file in pair.files if whole_out in file.resolve().parents), None):
+    files = (file for pair in pairs for file in pair.files)
+    # Not `resolve`, which raises for a link that leads to itself.
+    if within := next((file for file in files if out.resolve() in Path(os.path.realpath(file)).parents), None):
         raise UserError(f"{within}: lies in OUT ({out}), where it would be replaced; choose another OUT")
     for place in (STAGING, *VIEWS):
         check_folder_place(out / place)
