@@ -292,6 +292,17 @@ def test_a_source_is_heard_with_its_own_caption(base_folder: Folder, tmp_path: P
 # (seed, i) and nothing else
 
 
+def test_a_source_without_a_caption_is_heard_with_the_default_even_if_that_is_a_caption_too(
+    base_folder: Folder, tmp_path: Path
+) -> None:
+    captions = {0: DEFAULT_PROMPT, 2: "rare", 3: "common", 4: "common"}
+    data = write_prepared(tmp_path / "data", ["train", "val", "train", "train", "train", "train", "train"], captions)
+    assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0, "--max_steps", 1)) == 0
+    job = make_job(GenerateConfig(name="exp", results=tmp_path, mode="from_data"))
+    own = {index: captions.get(int(str(source.id)[3:])) for index in range(1, 31) if (source := job.source(index))}
+    assert {index: job.prompt(index) for index in own} == {i: text or DEFAULT_PROMPT for i, text in own.items()}
+
+
 @both_modes
 def test_bytes_do_not_depend_on_the_batch_size(
     system: str, mode: str, drawn: Drawn, trained: Folder, tmp_path: Path

@@ -11,7 +11,7 @@ import numpy as np
 
 from retipair import __version__, roundtrip
 from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
-from retipair.data.dataset import Entry, PairFolder, content_sha256, pair_sha256, read_folder
+from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.disk import check_folder_place, read_json, write_json
 from retipair.errors import UserError, printable
@@ -293,7 +293,7 @@ def _training(run: Run, real: PairFolder) -> Scores:
 def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
     """Whether the run was trained on these pairs, some of them rejected since or not; None if it does not say."""
     data = read_json(run.folder / "config.json").get("data_sha256")
-    return data in (content_sha256(real.kept), content_sha256(real.known)) if data else None
+    return real.has_content(data) if data else None
 
 
 def _cost(lines: Sequence[Scores]) -> Scores:

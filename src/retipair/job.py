@@ -1,5 +1,6 @@
 """What `generate` draws with: run, adapter, base, prompts and sources, found and checked before anything is loaded."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from retipair.captions import prompt_warnings
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
-from retipair.data.dataset import Entry, PairFolder, content_sha256, of_split, read_folder
+from retipair.data.dataset import Entry, content_sha256, of_split, read_folder
 from retipair.data.layout import Layout
 from retipair.errors import UserError
 from retipair.metrics import memorisation
@@ -86,8 +87,9 @@ class Job:
 
     @cached_property
     def _nobodys(self) -> list[tuple[str, int]]:
-        captions = {source.caption for source in self.sources}
-        return [(text, count) for text, count in self.prompts if text not in captions]
+        own = Counter(source.caption for source in self.sources)
+        unused = [(text, count) for text, count in self.prompts if text not in own]
+        return unused or [(text, count) for text, count in self.prompts if count > own[text]]
 
 
 def make_job(config: GenerateConfig) -> Job:
@@ -247,7 +249,7 @@ def training_pairs(
     found = read_folder(folder)
     if found.note:
         warnings.append(found.note)
-    if description and not _was_trained_on(found, description):
+    if description and not found.has_content(description.data_sha256):
         if config.data is None:
             raise UserError(
                 f"{folder}: no longer what this adapter was trained on (prepared again?); "
@@ -255,14 +257,6 @@ def training_pairs(
             )
         warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
     return of_split(found.kept if config.max_copy is None else found.known, "train", folder)
-
-
-def _was_trained_on(found: PairFolder, description: Description) -> bool:
-    """Whether the adapter was trained on the pairs that are kept, or on all, if some were rejected since."""
-    if content_sha256(found.kept) == description.data_sha256:
-        return True
-    whole = len(found.known) == len(found.entries)
-    return whole and content_sha256(found.entries) == description.data_sha256
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:

@@ -101,6 +101,10 @@ class PairFolder:
         ids = sorted({*self.rejected, *self.deleted})
         return hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else None
 
+    def has_content(self, sha256: str) -> bool:
+        """Whether `content_sha256` of the pairs that are kept, or of those and the rejected ones, is this."""
+        return any(content_sha256(entries) == sha256 for entries in (self.kept, self.known))
+
     def check_any_left(self) -> None:
         """Raise UserError if every pair is left out."""
         if not self.kept:
