@@ -222,7 +222,10 @@ def adapter_warnings(adapter: Path, description: Description, base: Base) -> lis
             "the same ones in another file format; pass that base with --base"
         )
     if description.step == 0:
-        found.append(f"{adapter}: is of step 0, before any training, so the pairs are those of the base alone")
+        found.append(
+            f"{adapter}: is of step 0, before any training, so the pairs are those of the base alone; train "
+            "longer, or choose another step with --checkpoint"
+        )
     return found
 
 

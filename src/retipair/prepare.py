@@ -133,7 +133,7 @@ def _prepare_tasks(tasks: Sequence[Task], skipped: Sequence[str], config: Prepar
     current = {task.pair.id: one for task in tasks if (one := still_valid(task.pair.id, task.key, known))}
     redo = [task for task in tasks if task.pair.id not in current]
     if replaced := sum(task.pair.id in earlier for task in redo):
-        print(f"{replaced} pairs of an earlier call are aligned anew: their files or the settings are others")
+        print(f"{replaced} pairs of an earlier call are aligned anew, because their files or the settings changed")
     current |= {outcome.id: outcome for outcome in _align_all(redo, config.workers)}
     outcomes = [current[task.pair.id] for task in tasks]
 

@@ -195,7 +195,7 @@ def test_nonsense_is_not_believed_at_any_scale(count, zoom):
 @pytest.mark.slow  # four registrations by features
 def test_fields_of_view_too_far_apart_for_features_are_refused_by_that():
     cf, fa, _ = _detail(0.2, cf_is_detail=True)
-    assert "twice as wide" in str(align(cf, fa, None, "features", 512, Limits()).refused)
+    assert "twice in width" in str(align(cf, fa, None, "features", 512, Limits()).refused)
 
 
 @pytest.mark.parametrize("how", ["points", pytest.param("features", marks=pytest.mark.slow)])

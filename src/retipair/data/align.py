@@ -36,7 +36,7 @@ _SAME_PX = 10.0  # at 512: two first guesses closer than this lead to the same v
 _LEAST_CONSISTENCY: dict[How, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[How, str] = {
     "points": "are both views and the points of one eye, and are the FA's veins filled?",
-    "features": "place points (without any, one field of view may be twice as wide as the other at most)",
+    "features": "place points (without any, fields of view that differ more than twice in width cannot be aligned)",
     "none": "register them, or are they of two eyes?",
 }
 _LEAST_SHARED = 0.1  # of the frame

@@ -32,7 +32,7 @@ class RejectedList:
             if id not in known:
                 raise UserError(
                     f"{self.path}, line {number}: no pair has the id {id!r}; correct or remove the line "
-                    f"({MANIFEST_NAME} has the ids)"
+                    f"({MANIFEST_NAME} has the ids; a comment needs a line of its own)"
                 )
 
 
