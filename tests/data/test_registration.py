@@ -98,7 +98,10 @@ def test_features_find_their_way_without_points():
     assert _corner_error(refine(cf, fa, start.fa_to_cf, None), eye.fa_to_cf, 384) < 1.5
 
 
-@pytest.mark.parametrize(("angle", "scale"), [(-40.0, 1.0), (30.0, 0.6), (0.0, 1.8)])
+@pytest.mark.parametrize(
+    ("angle", "scale"),
+    [(30.0, 0.6), *(pytest.param(*pose, marks=pytest.mark.slow) for pose in ((-40.0, 1.0), (0.0, 1.8)))],
+)
 def test_the_search_finds_any_turn_and_scale_in_its_range(angle, scale):
     """To 15 px at 512 in the field's middle, from where the refinement goes on; some of the FA may lie outside."""
     cf, fa = draw_pair(seed=3, size=512)
@@ -131,7 +134,7 @@ GRID = np.stack(np.meshgrid(np.linspace(80, 431, 9), np.linspace(80, 431, 9)), a
 GRID = GRID[np.hypot(*(GRID - 255.5).T) < 200]
 
 
-@pytest.mark.parametrize("bend", [3.0, 6.0])
+@pytest.mark.parametrize("bend", [pytest.param(3.0, marks=pytest.mark.slow), 6.0])
 @pytest.mark.parametrize("how", ["points", "features"])
 def test_an_eye_whose_curvature_no_homography_fits_is_registered_as_well_as_can_be(how, bend):
     """Errors against the truth on a grid, px at 512: a homography must leave some places `bend` px off."""
@@ -167,7 +170,7 @@ def _detail(share: float, cf_is_detail: bool) -> tuple[np.ndarray, np.ndarray, L
 
 
 @pytest.mark.parametrize("cf_is_detail", [True, False])
-@pytest.mark.parametrize("share", [0.27, 0.2])
+@pytest.mark.parametrize("share", [0.27, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_points_that_agree_are_believed_at_any_scale(share, cf_is_detail):
     cf, fa, landmarks = _detail(share, cf_is_detail)
     wrong = Landmarks(landmarks.cf, landmarks.fa[::-1])
