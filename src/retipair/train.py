@@ -83,9 +83,8 @@ def learn(plan: Plan, crew: Processes) -> int:
     crew.wait()
     checkpoint = check_run(plan.folder, config, facts)
 
-    views = said_of_views(plan)
-    if crew.first:
-        console.print(f"{'warning: ' if 'enlarged' in views else ''}views: {views}")
+    if crew.first and "enlarged" in (views := said_of_views(plan)):
+        console.print(f"warning: views: {views}")
 
     # Set up
     description = describe(plan, data)
