@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eyes import write_raw
+from image_files import chunk
 from retipair.cli import main
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
@@ -81,10 +82,6 @@ def encoded(image: Image.Image, kind: str, **more: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **more)
     return stream.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def bomb(width: int, height: int) -> bytes:
