@@ -2,6 +2,7 @@
 # make test    set up .venv and run the tests
 # make check   what CI runs: format, lint, types, tests
 # make docs    write docs/reference.md from --help
+# make test-nightly   further kills, processes, seeds and poses (about 10 minutes)
 # make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
 # make test-gpu    what only an accelerator can show
 # make soak    training and drawing, killed 60 times, and compared with what nobody killed (about 15 minutes)
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-slow test-gpu test-browser soak long fuzz clean
+.PHONY: demo test check docs test-nightly test-slow test-gpu test-browser soak long fuzz clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -24,6 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+
+test-nightly: $(INSTALLED)
+	$(BIN)/python -m pytest -m nightly -n logical --maxprocesses 8 --dist worksteal
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -s

@@ -16,9 +16,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
-from retipair import roundtrip, scoring
+from retipair import measuring, prepare, roundtrip, scoring
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
@@ -57,19 +58,42 @@ def _fewer_pairs_in_reports() -> Iterator[None]:
         yield
 
 
+def _pixels_of(*pairs: Measured) -> object:
+    """What decides their figures, without what they have computed so far."""
+    return [(pair.cf.pixels, pair.fa.pixels, pair.mask) for pair in pairs]
+
+
 Fill = Callable[[Path], object]
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Fill], Path]:
-    """(name, fill) -> a folder that whichever worker asks first fills, for all of them; read only."""
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test run share."""
     root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # which all workers share
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _align_and_measure_equal_views_once(shared_root: Path) -> Iterator[None]:
+    """Cache the two slow pure functions behind `prepare` and `evaluate`: most tests use the same few eyes.
+
+    Tests of the functions themselves call them where they are defined; commands that tests start as processes, and
+    their workers, are not affected.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "align", cached(prepare.align, shared_root / "align", lambda *given: given))
+        for name in ("figures_of", "neighbours"):
+            patch.setattr(measuring, name, cached(getattr(measuring, name), shared_root / name, _pixels_of))
+        yield
+
+
+@pytest.fixture(scope="session")
+def once(shared_root: Path) -> Callable[[str, Fill], Path]:
+    """(name, fill) -> a folder that whichever worker asks first fills, for all of them; read only."""
 
     def folder(name: str, fill: Fill) -> Path:
-        path, done = root / name, root / f"{name}.done"
-        with FileLock(root / f"{name}.lock"):
+        path, done = shared_root / name, shared_root / f"{name}.done"
+        with FileLock(shared_root / f"{name}.lock"):
             if not done.exists():
                 shutil.rmtree(path, ignore_errors=True)  # what another worker left that failed
                 fill(path)

@@ -64,7 +64,12 @@ def drawn_first(folder: Path, trained: Path) -> tuple[Path, Command]:
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "begin", [aligned, drawn_first, *(pytest.param(one, marks=pytest.mark.slow) for one in (rendered, judged, drawn))]
+    "begin",
+    [
+        drawn_first,
+        pytest.param(aligned, marks=pytest.mark.nightly),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (rendered, judged, drawn)),
+    ],
 )
 def test_at_any_write(
     every: bool,

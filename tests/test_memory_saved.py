@@ -166,6 +166,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can a process be held to so many bytes")
 def test_running_out_of_memory_is_one_line_that_says_what_to_try(
     base_folder: Folder, prepared: Path, tmp_path: Path

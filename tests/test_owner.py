@@ -92,7 +92,12 @@ def test_without_locks_it_works_and_says_so(
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "generate", *(pytest.param(verb, marks=SLOW) for verb in ("prepare", "evaluate", "phantom"))]
+    "verb",
+    [
+        "generate",
+        pytest.param("train", marks=pytest.mark.nightly),
+        *(pytest.param(verb, marks=SLOW) for verb in ("prepare", "evaluate", "phantom")),
+    ],
 )
 def test_of_two_commands_on_one_folder_one_works_and_the_other_refuses(
     verb: str, commands: Callable[[str], tuple[list[str], Path]], capsys: pytest.CaptureFixture[str]

@@ -136,6 +136,7 @@ def test_any_number_of_cores_draws_the_same(registered: Path, tmp_path: Path, mo
         assert content(tmp_path / str(cores)) == content(registered)
 
 
+@pytest.mark.nightly
 def test_a_killed_run_goes_on_to_the_same_bytes(registered: Path, raw: Path, tmp_path: Path) -> None:
     places = [("save_image", 14), ("write_manifest", 1)]
     deaths = [Death(command(tmp_path / place), f"retipair.phantom:{place}", call) for place, call in places]

@@ -721,6 +721,7 @@ def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, capsys):
     assert contents(tmp_path / "drawn") == before
 
 
+@pytest.mark.nightly
 def test_workers_are_gone_when_the_command_is_killed(raw, tmp_path):
     command = ["prepare", str(raw), str(tmp_path / "out"), "--size", "128", "--workers", "2"]
     with started(command) as process:

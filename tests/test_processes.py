@@ -99,6 +99,7 @@ def check_same(count: int, base: Path, data: Path, results: Path, tmp_path: Path
             assert two == pytest.approx(one, abs=1e-5)
 
 
+@pytest.mark.nightly
 def test_two_make_what_one_makes(base_folder: Folder, trained: Folder, prepared: Path, tmp_path: Path) -> None:
     check_same(2, base_folder("sd15"), prepared, trained("sd15"), tmp_path)
 

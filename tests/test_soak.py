@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.nightly
 def test_killed_six_times_all_is_as_if_nothing_had_happened() -> None:
     script = Path(__file__).with_name("soak.py")
     done = subprocess.run([sys.executable, script, "--kills", "6"], capture_output=True, text=True, timeout=500)

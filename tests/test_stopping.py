@@ -105,9 +105,9 @@ def test_generate_finishes_the_pair_in_hand(
 
 
 @contextlib.contextmanager
-def training(base: Path, prepared: Path, results: Path) -> "Iterator[subprocess.Popen[str]]":
+def training(base: Path, prepared: Path, results: Path, *more: object) -> "Iterator[subprocess.Popen[str]]":
     """A training without end, from its checkpoint of step 4 on."""
-    command = train_command("exp", base, prepared, results, *FLAGS, "--max_steps", 10**6)
+    command = train_command("exp", base, prepared, results, *FLAGS, "--max_steps", 10**6, *more)
     checkpoint = results / "out_joint_sd15_cffa_pairs/exp/latest_checkpoints/step_000004"
     with started(command) as process:
         wait_for(checkpoint.exists, process)
@@ -117,7 +117,8 @@ def training(base: Path, prepared: Path, results: Path) -> "Iterator[subprocess.
 def test_told_by_cluster_and_launcher_alike_it_still_finishes(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    with training(base_folder("sd15"), prepared, tmp_path) as process:
+    long_steps = ("--gradient_accumulation_steps", 20)  # so that all three signals come before the process ends
+    with training(base_folder("sd15"), prepared, tmp_path, *long_steps) as process:
         for _ in range(3):
             process.send_signal(signal.SIGTERM)
             time.sleep(0.02)
@@ -158,6 +159,7 @@ def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> N
     assert not Run(tmp_path).is_stopped(Run(tmp_path).checkpoints()[-1])
 
 
+@pytest.mark.nightly
 def test_told_twice_it_ends_at_once_and_loses_nothing_older(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:

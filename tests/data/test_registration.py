@@ -116,6 +116,7 @@ def test_the_search_finds_any_turn_and_scale_in_its_range(angle, scale):
     assert np.linalg.norm(found - middle, axis=1).max() < 15
 
 
+@pytest.mark.nightly
 def test_the_search_and_features_are_weighed_by_what_they_lead_to(monkeypatch):
     """One of the two first guesses is quite wrong; the pair is found by the other, and agrees with its features."""
     eye = draw_raw(seed=4, size=384)
@@ -169,7 +170,7 @@ def _detail(share: float, cf_is_detail: bool) -> tuple[np.ndarray, np.ndarray, L
     return cf, fa[window], Landmarks(on_detail + corner, on_detail)
 
 
-@pytest.mark.parametrize("cf_is_detail", [True, False])
+@pytest.mark.parametrize("cf_is_detail", [False, pytest.param(True, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("share", [0.27, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_points_that_agree_are_believed_at_any_scale(share, cf_is_detail):
     cf, fa, landmarks = _detail(share, cf_is_detail)
@@ -297,6 +298,7 @@ def test_a_residual_beyond_the_limit_is_refused(eye):
     assert "median residual" in str(aligned.refused)
 
 
+@pytest.mark.nightly
 def test_views_of_two_eyes_are_refused(eye):
     other = draw_raw(seed=7, size=256)
     aligned = align(eye.cf, other.fa, None, "features", 128, Limits())
@@ -313,7 +315,9 @@ def test_views_that_are_aligned_stay_as_they_are(eye):
     assert aligned.fa_to_frame[1, 1] == pytest.approx(256 / side)
 
 
-@pytest.mark.parametrize(("seed", "scale"), [(1, 0.5), (3, 0.5), (4, 0.8), (5, 0.5)])
+@pytest.mark.parametrize(
+    ("seed", "scale"), [(4, 0.8), *(pytest.param(seed, 0.5, marks=pytest.mark.nightly) for seed in (1, 3, 5))]
+)
 def test_points_of_images_of_another_size_are_doubted(seed: int, scale: float) -> None:
     """They agree with one another, so that their residual is small, and some are close enough to be kept."""
     eye = draw_raw(seed=seed, points=20, jitter=1.0)
