@@ -2,7 +2,7 @@
 
 import sys
 
-from retipair.cli import main
+from retipair.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    run(["generate", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from retipair.cli import main
+from retipair.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    run(["train", *sys.argv[1:]])

@@ -379,9 +379,10 @@ def test_all_that_cannot_be_used_are_listed_and_left_out_where_that_is_asked(
 
 
 def test_lines_of_a_table_without_files_are_left_out_where_that_is_asked(raw: Path, tmp_path: Path) -> None:
-    lines = [f"00{n},00{n}/00{n}_01.png,00{n}/00{n}_02.png\n" for n in range(1, 4)]
-    strange = "gone,not/here.png,001/001_02.png\n<b>,001/001_01.png,001/001_02.png\n"
-    (raw / "t.csv").write_text(f"id,cf,fa\n{''.join(lines)}{strange}")
+    files = ("01.png", "02.png", "01.txt", "02.txt")
+    lines = [f"00{n},{','.join(f'00{n}/00{n}_{name}' for name in files)}\n" for n in range(1, 4)]
+    strange = "gone,not/here.png,001/001_02.png,,\n<b>,001/001_01.png,001/001_02.png,,\n"
+    (raw / "t.csv").write_text(f"id,cf,fa,cf_points,fa_points\n{''.join(lines)}{strange}")
     command = ["prepare", str(raw / "t.csv"), str(tmp_path / "out"), "--size", str(SIZE), "--workers", "1"]
     try:
         assert main(command) == 2
@@ -445,7 +446,7 @@ def _commands(folder: Path) -> Iterator[tuple[list[str], str]]:
     yield ["dance"], "dance"
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.nightly)])
 def test_bad_input_to_a_real_process_is_one_line_and_writes_nothing(tmp_path: Path, every: int) -> None:
     inputs = tmp_path / "inputs"
     inputs.mkdir()

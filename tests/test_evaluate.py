@@ -94,6 +94,7 @@ def test_withheld_copies_are_rejected_once_and_the_others_are_judged(own, capsys
     assert read_scores(command) == scores
 
 
+@pytest.mark.nightly
 def test_copies_found_before_can_be_withheld_after(own):
     generated, command = own
     assert main(command) == 0
@@ -103,7 +104,7 @@ def test_copies_found_before_can_be_withheld_after(own):
     assert "1" in read_rejected(generated)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.nightly)])
 def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
     """A model that was trained before the pair was rejected knows it; nothing else is compared with it."""
     real = write_prepared(tmp_path / "real", ["train", "train", split, "train", "val"])
@@ -157,7 +158,7 @@ def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(t
     assert read_scores(command)["memorisation"]["copies"] == ["1"]
 
 
-@pytest.mark.parametrize("how", ["listed", "deleted"])
+@pytest.mark.parametrize("how", ["listed", pytest.param("deleted", marks=pytest.mark.nightly)])
 def test_a_pair_thrown_out_after_a_report_is_left_out_of_the_next(how, own):
     generated, command = own
     assert main(command) == 0

@@ -715,6 +715,15 @@ def test_an_adapter_that_says_something_else_is_refused(
     assert not (tmp_path / "o").exists()
 
 
+def test_pairs_of_another_adapter_are_named_by_a_few_digits(refused: Refused, trained: Folder, tmp_path: Path) -> None:
+    out = draw(trained("sd15"), tmp_path / "o", "--amount", 1)
+    settings = json.loads((out / "settings.json").read_text())
+    now = settings["adapter_sha256"]
+    (out / "settings.json").write_text(json.dumps(settings | {"adapter_sha256": "0" * 64}))
+    line = refused(*command(trained("sd15"), out))
+    assert f"another adapter (sha256 {'0' * 12}..., not {now[:12]}...)" in line
+
+
 def test_another_size_than_the_trained_one_is_refused(refused: Refused, trained: Folder, tmp_path: Path) -> None:
     assert "--size 64" in refused(*command(trained("sd15"), tmp_path / "o", "--size", 64))
 
@@ -789,6 +798,7 @@ def test_a_prompt_is_heard_and_recorded(system: str, drawn: Drawn, trained: Fold
     assert not np.array_equal(pixels(out / "1/joint.png"), pixels(drawn(system, "noise") / "1/joint.png"))
 
 
+@pytest.mark.nightly
 def test_captions_are_drawn_by_seed_and_index(base_folder: Folder, tmp_path: Path) -> None:
     captions = {0: "rare", 1: "common", 2: "common", 3: "common", 4: "common"}
     data = write_prepared(tmp_path / "data", ["train"] * 5 + ["val"], captions)

@@ -37,6 +37,7 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, ALONE)["loss"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("system", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_look_is_learnt_and_an_eye_that_was_shown_best_of_all(system: str, tmp_path: Path) -> None:
     """The trained base on eyes of a camera it never saw: one gets easier, and easier still when it was shown."""

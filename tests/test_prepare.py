@@ -59,6 +59,23 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
         assert record.consistency >= record.consistency_before
 
 
+def test_views_that_are_enlarged_are_said(raw, tmp_path, capsys):
+    assert _prepare(raw, tmp_path / "out", "--size", "256") == 0
+    assert "warning: 3 pairs have views smaller than 256 px (224 px at least, 001 first)" in capsys.readouterr().err
+    assert _prepare(raw, tmp_path / "small") == 0
+    assert "smaller than" not in capsys.readouterr().err
+
+
+def test_too_few_eyes_after_some_were_left_out_say_so(raw, tmp_path, capsys):
+    left = tmp_path / "left"
+    shutil.copytree(raw, left)
+    for name in ("001", "002"):
+        (left / name / f"{name}_01.png").write_bytes(b"broken")
+    assert _prepare(left, tmp_path / "out", "--skip_bad") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "2 pairs or images were left out, and 1 eye(s) or patient(s) cannot be on 2 sides" in said
+
+
 def test_nothing_else_is_left_behind(prepared):
     names = sorted(path.name for path in prepared.iterdir())
     assert names == [".prepare.json", "cf", "contact_sheet.png", "fa", "manifest.jsonl", "mask"]
@@ -259,6 +276,7 @@ def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
         assert record.consistency > 0.4
 
 
+@pytest.mark.nightly
 def test_a_mirrored_fa_is_named_or_turned(raw, prepared, tmp_path, capsys):
     mirrored = tmp_path / "raw"
     shutil.copytree(raw, mirrored)
@@ -387,6 +405,7 @@ def test_views_that_do_not_match_are_refused_whatever_the_points_say(tmp_path, c
     assert [record.id for record in read_manifest(tmp_path / "out")] == ["2", "3"]
 
 
+@pytest.mark.nightly
 def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
     residuals = [record.residual_px for record in read_manifest(prepared)]
     limit = f"{min(residuals) * 2:.2f}"  # at 128 px, half of which is below every residual

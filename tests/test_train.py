@@ -342,6 +342,7 @@ def killed_at_the_best(tmp_path_factory: pytest.TempPathFactory, base_folder: Fo
 SAVING = ("Run.save_checkpoint", "Run.save_best")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("function", SAVING)
 def test_the_best_is_never_later_than_the_state_that_is_resumed(
     function: str, killed_at_the_best: Path, base_folder: Folder, prepared: Path
@@ -746,6 +747,16 @@ def test_short_runs_fall_in_proportion_and_warm_up_is_linear() -> None:
 # Raw pairs
 
 
+def test_a_name_that_is_taken_is_refused_before_raw_pairs_are_prepared(
+    base_folder: Folder, trained: Folder, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    results = shutil.copytree(trained("sd15"), tmp_path / "results")
+    write_raw(tmp_path / "raw", n=2, size=128)
+    command = train_command("exp", base_folder("sd15"), tmp_path / "raw", results)
+    assert "this run exists; add --resume" in refused(*command)
+    assert not (results / "prepared").exists()
+
+
 def test_raw_pairs_are_prepared_once(
     base_folder: Folder, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -754,7 +765,9 @@ def test_raw_pairs_are_prepared_once(
     flags = ("--max_steps", 1, *QUICK)
     run = train("sd15", base, tmp_path / "raw", results, *flags)
     (folder,) = (results / "prepared").iterdir()
-    assert str(folder) in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert str(folder) in said.err
+    assert "Next: retipair train" not in said.out + said.err
     before = contents(folder)
     assert {record.id for record in read_manifest(folder)} == {"001", "002"}
 
@@ -762,7 +775,7 @@ def test_raw_pairs_are_prepared_once(
         raise AssertionError("prepared again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("retipair.plan.prepare", never)
+        patched.setattr("retipair.plan.prepare_pairs", never)
         assert main(train_command("second", base, tmp_path / "raw", results, *flags)) == 0
     assert contents(folder) == before
     second = run_folder(results, "sd15", "second")

@@ -155,6 +155,17 @@ def test_a_copy_is_never_fine() -> None:
     assert "--withhold_copies" in advice(found)
 
 
+def test_variations_of_training_pairs_are_copies_by_intent() -> None:
+    amount = scores()["memorisation"]["likeness"]["generated"]["n"]
+    memorisation = scores()["memorisation"] | {"copies": ["7"]}
+    varied = about(verdict(scores(memorisation=memorisation | {"variations": amount})), "copies")
+    assert varied.level == "look"
+    assert "treat them as patient data" in varied.text
+    assert "--max_steps" not in advice(varied)
+    mixed = about(verdict(scores(memorisation=memorisation | {"variations": amount - 1})), "copies")
+    assert mixed.level == "bad"
+
+
 def test_copies_that_were_withheld_are_still_reported() -> None:
     found = about(verdict(scores(withheld=["7", "9"])), "copies")
     assert found.level == "good"

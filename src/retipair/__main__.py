@@ -1,7 +1,5 @@
 """`python -m retipair`."""
 
-import sys
+from retipair.cli import run
 
-from retipair.cli import main
-
-sys.exit(main())
+run()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
@@ -26,7 +26,7 @@ from retipair.config import (
 )
 from retipair.disk import check_places
 from retipair.errors import Stopped, UserError, is_out_of_memory, printable
-from retipair.stopping import Terminated, end_on_signals
+from retipair.stopping import Terminated, end_on_signals, ignore_signals
 from retipair.threads import configure_threads
 
 
@@ -47,6 +47,13 @@ VERBS = (
     Verb("bench", BenchConfig, "retipair.bench:bench", "what a step, a pair, a judgement costs on this machine"),
     Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a report to look at"),
 )
+
+
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its status, whatever signal still comes when that is decided."""
+    status = main(argv)
+    ignore_signals()
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

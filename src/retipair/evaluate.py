@@ -208,7 +208,10 @@ def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
     before = scores["provenance"]
     for name in ("real", "generated"):
         if _others(name, before, provenance):
-            raise UserError(f"{out}: has the scores of other {name} pairs ({before.get(name)}); choose another --out")
+            told = (
+                "as they were before their folder changed" if before.get(name) == provenance[name] else before.get(name)
+            )
+            raise UserError(f"{out}: has the scores of other {name} pairs ({told}); choose another --out")
     whole = scores.pop("sha256", None) == json_sha256(scores) and FIGURES_NAME in there
     return scores if before == provenance and whole else None
 

@@ -149,7 +149,8 @@ def say_end(job: Job, done: Drawn, ledger: Ledger) -> None:
     console.print(
         f"{pairs} synthetic pairs: {job.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
-        "real pairs reach 0.4 to 0.7, views of different eyes about 0"
+        "real pairs reach 0.4 to 0.7, views of different eyes about 0\n"
+        f"Next: retipair evaluate --real PREPARED --generated {job.out} (detail, diversity and copies are judged there)"
     )
 
 

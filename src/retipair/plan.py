@@ -1,6 +1,7 @@
 """Settings -> decisions: which base, layout, arithmetic and pairs a run has. `--dry_run` stops here."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ from retipair.model.memory import (
     ready,
     training_memory,
 )
-from retipair.prepare import fingerprint, is_prepared, prepare
+from retipair.prepare import fingerprint, is_prepared, prepare_pairs
 from retipair.progress import console
 from retipair.run import Run, results_folder
 
@@ -228,7 +229,7 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
     config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
     console.print(f"{data} is raw: its prepared pairs are in {config.out}")
-    return config.out if is_prepared(config.out) else prepare(config)
+    return config.out if is_prepared(config.out) else prepare_pairs(config)
 
 
 def describe(plan: Plan, data: Data) -> Description:
@@ -268,12 +269,13 @@ def print_plan(plan: Plan) -> None:
     memory = plan.memory(plan.way)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
-    pairs, captions = _pairs_and_captions(plan.config)
+    size = plan.layout.view_size
+    pairs, captions, on_disk = _described_data(plan.config, size)
     warnings = [*plan.base.warnings, *caption_warnings(plan.base, captions)]
     facts = {
         "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
         "pairs": pairs,
-        "views": said_of_views(plan),
+        "views": said_of_views(size, on_disk),
         "samples": said_of_samples(plan.config),
         "system": plan.base.system.name,
         "prediction": plan.base.prediction,
@@ -283,7 +285,7 @@ def print_plan(plan: Plan) -> None:
         "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.way.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")
-    resolved = {"size": plan.layout.view_size, "device": plan.device, "precision": dtype}
+    resolved = {"size": size, "device": plan.device, "precision": dtype}
     for name, value in {**facts, **to_values(plan.config), **resolved}.items():
         print(f"{name:28} {value}")
     for warning in warnings:
@@ -297,25 +299,27 @@ def said_of_samples(config: TrainConfig) -> str:
     return f"{config.num_samples} pairs of {config.sample_steps} denoising steps at each validation"
 
 
-def said_of_views(plan: Plan) -> str:
-    """Say which size the views have, and if they are enlarged."""
-    data, size = plan.config.data, plan.layout.view_size
-    if data is None or not is_prepared(data):
-        return f"{size} px"
-    side = image_size(read_dataset(data)[0].cf)[0]
-    if side >= size:
-        return f"{size} px" if side == size else f"{size} px, reduced from {side}"
-    return f"{size} px, enlarged from {side}: prepare them with --size {size} for detail"
+def view_size_on_disk(entries: Sequence[Entry]) -> int:
+    """Return the side of the first CF, px; `prepare` and `generate` make all of one size."""
+    return image_size(entries[0].cf)[0]
 
 
-def _pairs_and_captions(config: TrainConfig) -> tuple[str, list[tuple[str, str]]]:
-    """Count the pairs, and read (id, caption) of those that training reads."""
+def said_of_views(size: int, on_disk: int) -> str:
+    """Say which size training sees the views in, px, and if they are resized for it."""
+    if on_disk >= size:
+        return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"
+    return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for detail"
+
+
+def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
+    """Count the pairs, and read (id, caption) of those that training reads, and their views' size on disk, px."""
     assert config.data is not None
     if not is_prepared(config.data):
         raw = find_pairs(config.data)
         count = f"{len(raw)} raw ones in {config.data}, prepared when training starts"
-        return count, [(pair.id, pair.caption or config.prompt) for pair in raw]
+        return count, [(pair.id, pair.caption or config.prompt) for pair in raw], view_size
     entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)
     count = f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"
-    return count, [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]
+    captions = [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]
+    return count, captions, view_size_on_disk(entries)

@@ -72,12 +72,14 @@ class Seen:
     pixels of each view.
 
     colour: what the views' colours say against their names: "swapped", "kept" though the FA has more, "grey" CF.
+    px: the longer side of the smaller view.
     """
 
     pair: RawPair
     colour: Literal["as named", "swapped", "kept", "grey"]
     sha256: str
     views: Views
+    px: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,16 @@ class Task:
 
 
 def prepare(config: PrepareConfig) -> Path:
+    """Align every raw pair, write the prepared folder and print what to do next; returns the folder.
+
+    Raises UserError as `prepare_pairs`.
+    """
+    out = prepare_pairs(config)
+    print(f"Next: retipair train -n first --data {out}")
+    return out
+
+
+def prepare_pairs(config: PrepareConfig) -> Path:
     """Align every raw pair and write the prepared folder; returns it.
 
     Raises UserError, before anything is written, for settings or inputs that cannot work, or when too few pairs
@@ -110,7 +122,7 @@ def prepare(config: PrepareConfig) -> Path:
         console.print(f"passed over, no images in: {printable(', '.join(one.id for one in empty))}")
         skipped += [one.why for one in empty] if config.skip_bad else []
     read = _same_view_same_eye(read)
-    split_pairs([one.pair for one in read], config.val_fraction, config.test_fraction, config.seed)
+    _check_split([one.pair for one in read], skipped, config)
     if config.anonymise:
         _check_rejected_names_nobody(config.out, [one.pair for one in read])
         read = _anonymous(read, config.anonymise)
@@ -144,7 +156,6 @@ def _prepare_tasks(tasks: Sequence[Task], skipped: Sequence[str], config: Prepar
     _describe(config, [task.pair for task in tasks], outcomes, sides)
     if skipped:
         print(f"{len(skipped)} more were left out, for reasons in {config.out / SKIPPED_NAME}")
-    print(f"Next: retipair train -n first --data {config.out}")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -226,6 +237,7 @@ def _read_all(pairs: Sequence[RawPair], unusable: Sequence[str], config: Prepare
     if not seen:
         raise UserError(f"{config.raw}: no pair can be used")
     _say_colours(seen)
+    _say_enlarged(seen, config.size)
     return seen, bad
 
 
@@ -243,11 +255,30 @@ def _say_colours(read: Sequence[Seen]) -> None:
         console.print(f"{text}: correct the source if the views are swapped")
 
 
+def _say_enlarged(read: Sequence[Seen], size: int) -> None:
+    if small := [one for one in read if one.px < size]:
+        least = min(one.px for one in small)
+        console.print(
+            f"warning: {len(small)} pairs have views smaller than {size} px ({least} px at least, {small[0].pair.id} "
+            "first) and are enlarged: that adds no detail"
+        )
+
+
 def _read_or_why(pair: RawPair, config: PrepareConfig) -> Seen | str:
     try:
         return _read(pair, config.register, config.max_megapixels)
     except UserError as error:
         return str(error)
+
+
+def _check_split(pairs: Sequence[RawPair], skipped: Sequence[str], config: PrepareConfig) -> None:
+    """Raise UserError before anything is aligned if the eyes are too few for the sides of a split."""
+    try:
+        split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
+    except UserError as error:
+        if not skipped:
+            raise
+        raise UserError(f"{config.raw}: {len(skipped)} pairs or images were left out, and {error}") from None
 
 
 def _list_skipped(out: Path, skipped: Sequence[str]) -> None:
@@ -307,7 +338,7 @@ def _read(pair: RawPair, register: Register, megapixels: int) -> Seen:
     if views[0] == views[1]:
         raise UserError(f"{pair.fa}: the same image as {pair.cf.name}; a pair is a CF and an FA")
     _landmarks(pair, cf.shape, fa.shape)
-    return Seen(pair, colour, _sha256_of(pair), views)
+    return Seen(pair, colour, _sha256_of(pair), views, min(max(view.shape[:2]) for view in (cf, fa)))
 
 
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:

@@ -274,19 +274,25 @@ def run_around(folder: Path) -> Run | None:
     return next(map(Run, around), None)
 
 
+def check_name(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError if the folder is that of a run and --resume was not given, or of something else."""
+    if not (folder / "config.json").is_file():
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(f"{folder}: holds something that is no run of ours; choose another --name")
+    elif not config.resume:
+        raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
+
+
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
     """The checkpoint to go on from, None for a fresh start; nothing is written.
 
     facts: what the settings led to (system, layout, fingerprints); a resumed run must agree on them.
     Raises UserError if the run exists and --resume was not given, or was started otherwise.
     """
+    check_name(folder, config)
     run = Run(folder)
     if not (folder / "config.json").is_file():
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{folder}: holds something that is no run of ours; choose another --name")
         return None
-    if not config.resume:
-        raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
     _check_same(run, config, facts)
     damaged: list[str] = []
     checkpoint = run.latest(damaged.append)
@@ -305,7 +311,7 @@ def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
 
 
 _SAID = {
-    "data_sha256": "the content of --data",
+    "data_sha256": "the content of --data (pairs added, rejected or prepared with other settings)",
     "base_sha256": "the weights of --base",
     "processes": "the number of processes",
 }

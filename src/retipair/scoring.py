@@ -235,6 +235,7 @@ def _memorisation(sets: Sets) -> Scores | None:
         "authenticity": memorisation.authenticity(of_made, of_known) if len(among) else None,
         "threshold": memorisation.COPY,
         "copies": [sets.generated.entries[row].id for row in order if likeness[row] >= memorisation.COPY],
+        "variations": sum(entry.variation for entry in sets.generated.entries),
         "closest": [_close(sets, row, of_made[row]) for row in order[:CLOSEST]],
     }
 

@@ -32,6 +32,13 @@ def end_on_signals() -> None:
                 signal.signal(number, _end)
 
 
+def ignore_signals() -> None:
+    """For a process that has nothing left to do but exit: a cluster and a launcher may both still send one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) == _end:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     _seen.append(number)
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated

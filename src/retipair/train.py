@@ -39,10 +39,11 @@ from retipair.plan import (
     said_of_samples,
     said_of_views,
     smaller_flags,
+    view_size_on_disk,
 )
 from retipair.processes import Processes, processes
 from retipair.progress import console, progress
-from retipair.run import Run, changed_settings, check_run, read_state, start_run, step_of
+from retipair.run import Run, changed_settings, check_name, check_run, read_state, start_run, step_of
 from retipair.step import Training, named, set_up, take_step
 from retipair.stopping import stoppable
 
@@ -59,6 +60,7 @@ def train(config: TrainConfig) -> Path | None:
     if config.dry_run:
         print_plan(plan)
         return None
+    check_name(plan.folder, config)  # before raw views are prepared, which takes minutes
     crew = processes(plan.device)
     with owned(plan.folder, crew.first), repeatable(config.deterministic), peak_memory(plan.device) as peak:
         steps = unless_out_of_memory(lambda: learn(plan, crew))
@@ -83,8 +85,9 @@ def learn(plan: Plan, crew: Processes) -> int:
     crew.wait()
     checkpoint = check_run(plan.folder, config, facts)
 
-    if crew.first and "enlarged" in (views := said_of_views(plan)):
-        console.print(f"warning: views: {views}")
+    size, on_disk = plan.layout.view_size, view_size_on_disk(data.train)
+    if crew.first and on_disk < size:
+        console.print(f"warning: views: {said_of_views(size, on_disk)}")
 
     # Set up
     description = describe(plan, data)

@@ -224,7 +224,11 @@ def _copies(scores: Scores) -> Iterator[Finding]:
     if copies:
         limit = found["threshold"]
         text = f"{copies} of {amount} generated pairs are copies of training pairs (likeness {limit} or more)."
-        yield Finding("bad", "copies", text, (_WITHHOLD, _SHORTER, _LOWER_RANK, _MORE_EYES))
+        if found.get("variations", 0) == amount:
+            text += " All were varied from training pairs (--mode from_data), so that this is expected: treat them as"
+            yield Finding("look", "copies", f"{text} patient data.", (_WITHHOLD,))
+        else:
+            yield Finding("bad", "copies", text, (_WITHHOLD, _SHORTER, _LOWER_RANK, _MORE_EYES))
     else:
         most, withheld = found["closest"][0]["likeness"], scores.get("withheld")
         text = f"None of {amount} generated pairs copies a training pair (likeness {most:.2f} at most)."

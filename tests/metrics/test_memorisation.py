@@ -66,7 +66,7 @@ def test_a_brighter_and_noisier_copy_is_found(pairs, prints):
     assert is_found(noisier(in_pose(pairs[5], POSES["everything"])), 5, prints)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", [0, *(pytest.param(index, marks=pytest.mark.nightly) for index in (1, 2, 3))])
 def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, prints, index):
     """A new kind of augmentation that the search does not know fails here."""
     variants = [draw_variant(number, 0, index) for number in range(9)]
@@ -74,7 +74,7 @@ def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, prints, i
     assert [is_found(in_pose(pairs[index], one), index, prints) for one in variants] == [True] * 9
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_variants_of_a_rendered_eye_are_found_among_other_eyes(prints, number):
     eye = drawn_eye(88_002, number)
     among = np.concatenate([prints, print_of(eye)[None]])

@@ -33,6 +33,7 @@ class Entry:
 
     group: the patient, else the eye: what must be on one side of every split, with all its variations.
     fa_chroma: what a model's FA had of colour before it was written grey, in [0, 255]; None for prepared pairs.
+    variation: whether the pair was generated from another (--mode from_data).
     There may be very many: names, where a path for each would take ten times as much.
     """
 
@@ -45,6 +46,7 @@ class Entry:
     mask_name: str | None
     caption: str | None
     fa_chroma: float | None = None
+    variation: bool = False
 
     @property
     def cf(self) -> Path:
@@ -212,7 +214,8 @@ def _entry(folder: Path, record: Record) -> Entry:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         return Entry(record.id, _group_of(record), record.split, *names, record.mask, caption)
-    return Entry(record.id, _group_of(record), "train", *names, None, intern(record.prompt), record.fa_chroma)
+    heard, varied = intern(record.prompt), record.mode == "from_data"
+    return Entry(record.id, _group_of(record), "train", *names, None, heard, record.fa_chroma, varied)
 
 
 def _group_of(record: Record) -> str:
