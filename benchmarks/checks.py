@@ -19,16 +19,16 @@ from unittest.mock import patch
 import torch
 from scipy.stats import binom
 
-from retipair.bench import planned
+from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig
-from retipair.costs import in_turns
-from retipair.diffusion.objective import Losses
-from retipair.finite import Lost
-from retipair.learner import Learner
-from retipair.processes import ALONE
-from retipair.progress import unsaid
-from retipair.step import Training, set_up, take_step
-from retipair.window import Window
+from retipair.diffusion.losses import Losses
+from retipair.runtime.console import unsaid
+from retipair.runtime.distributed import ALONE
+from retipair.runtime.profiling import in_turns
+from retipair.training.meters import Window
+from retipair.training.nonfinite import Lost
+from retipair.training.optimizer import Learner
+from retipair.training.step import Training, set_up, take_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

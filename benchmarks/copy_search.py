@@ -12,12 +12,12 @@ from time import process_time
 
 import numpy as np
 
-from retipair.data.augment import Variant, apply_variant
+from retipair.data.augmentation import Variant, apply_variant
 from retipair.data.pair import Pair
-from retipair.data.phantom.draw import draw_phantom
-from retipair.gate import print_of
+from retipair.generation.filters import print_of
 from retipair.metrics.memorisation import COPY
 from retipair.metrics.pose_search import Spectra, best_over_poses, best_over_shifts, move, pose_matrices, spectra
+from retipair.phantoms.draw import draw_phantom
 
 Search = Callable[[np.ndarray, Spectra], np.ndarray]
 MAX_SCALE = 1.2

@@ -14,12 +14,12 @@ import torch
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.diffusion.noise import noise_like
-from retipair.errors import UserError
-from retipair.model.base import Base, bundled_bases, open_base
-from retipair.model.conditioning import encode_prompts
-from retipair.model.denoiser import Denoiser
-from retipair.model.storage import Stored
-from retipair.plan import VALIDATION_TIMESTEPS
+from retipair.models.base import Base, bundled_bases, open_base
+from retipair.models.conditioning import encode_prompts
+from retipair.models.denoiser import Denoiser
+from retipair.models.quantization import Stored
+from retipair.runtime.errors import UserError
+from retipair.training.plan import VALIDATION_TIMESTEPS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from retipair.bench import measured
+from retipair.benchmarking.bench import measured
 from retipair.config import BenchConfig, to_values
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 BEGIN, END = "<!-- gpu.sh writes from here -->\n", "<!-- to here -->\n"

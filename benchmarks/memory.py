@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from retipair.bench import planned
+from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig
-from retipair.costs import GIB, peak_memory
-from retipair.model.memory import TRAINING
-from retipair.plan import Data, Plan, describe
-from retipair.processes import ALONE
-from retipair.progress import unsaid
-from retipair.step import set_up, take_step
-from retipair.train import write_samples
+from retipair.models.memory import TRAINING
+from retipair.runtime.console import unsaid
+from retipair.runtime.distributed import ALONE
+from retipair.runtime.profiling import GIB, peak_memory
+from retipair.training.plan import Data, Plan, describe
+from retipair.training.step import set_up, take_step
+from retipair.training.train import write_samples
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 

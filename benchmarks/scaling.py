@@ -19,17 +19,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from retipair.batches import make_batches
-from retipair.bench import planned
+from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig, PhantomConfig
-from retipair.costs import Work, in_turns
 from retipair.data.dataset import read_dataset
-from retipair.measuring import measure_set
-from retipair.model.device import choose_device
-from retipair.phantom import phantom
-from retipair.processes import ALONE
-from retipair.progress import unsaid
-from retipair.step import set_up, take_step
+from retipair.evaluation.measurements import measure_set
+from retipair.models.device import choose_device
+from retipair.phantoms.phantom import phantom
+from retipair.runtime.console import unsaid
+from retipair.runtime.distributed import ALONE
+from retipair.runtime.profiling import Work, in_turns
+from retipair.training.batches import make_batches
+from retipair.training.step import set_up, take_step
 
 BATCHES = (1, 2, 4, 8)
 SIDES = (0.5, 0.75, 1.0, 1.25)

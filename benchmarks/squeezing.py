@@ -18,16 +18,16 @@ from scipy import ndimage
 
 from retipair.data.layout import Layout, LayoutName
 from retipair.data.pair import Pair
-from retipair.data.phantom.anatomy import Eye, draw_eye
-from retipair.data.phantom.cameras import BASE_CAMERAS, CAMERAS, draw_look
-from retipair.data.phantom.imaging import photograph
-from retipair.data.phantom.maps import CHANNELS, draw_maps, frame_of
-from retipair.data.phantom.vessels import SEEN_BY_BOTH, Tree
+from retipair.evaluation.reconstruction import Between, autoencoder, nothing, round_trip
 from retipair.metrics.consistency import dice
 from retipair.metrics.fidelity import psnr
-from retipair.metrics.measured import Measured, measure
-from retipair.model.base import open_base
-from retipair.roundtrip import Between, autoencoder, nothing, round_trip
+from retipair.metrics.views import Measured, measure
+from retipair.models.base import open_base
+from retipair.phantoms.anatomy import Eye, draw_eye
+from retipair.phantoms.cameras import BASE_CAMERAS, CAMERAS, draw_look
+from retipair.phantoms.imaging import photograph
+from retipair.phantoms.maps import CHANNELS, draw_maps, frame_of
+from retipair.phantoms.vessels import SEEN_BY_BOTH, Tree
 from retipair.vision.ridges import at_measured, segment
 
 SIZES = (256, 512)

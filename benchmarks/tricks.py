@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from retipair.bench import job_of, planned
+from retipair.benchmarking.bench import job_of, planned
 from retipair.config import BenchConfig
-from retipair.costs import Work, in_turns
-from retipair.generate import load, paint
-from retipair.job import Job
-from retipair.plan import Data, Plan
-from retipair.processes import ALONE
-from retipair.progress import unsaid
-from retipair.step import Training, set_up, take_step
+from retipair.generation.generate import load, paint
+from retipair.generation.plan import Job
+from retipair.runtime.console import unsaid
+from retipair.runtime.distributed import ALONE
+from retipair.runtime.profiling import Work, in_turns
+from retipair.training.plan import Data, Plan
+from retipair.training.step import Training, set_up, take_step
 
 Trick = Callable[[Any, Work], Work] | torch.dtype
 """(UNet, work) -> the work with the trick, the network may be changed; or the arithmetic that the base is loaded in."""

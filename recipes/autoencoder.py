@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from retipair.disk import write_folder
+from retipair.runtime.atomic_io import write_folder
 
 SEED, BATCH, JUDGED = 11, 2, 8
 AVERAGE, DECAY = 0.999, 1e-3

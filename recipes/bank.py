@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retipair.data.phantom.anatomy import draw_eye
-from retipair.data.phantom.cameras import BASE_CAMERAS, CAMERAS, draw_look
-from retipair.data.phantom.imaging import photograph
-from retipair.data.phantom.lesions import Disease
-from retipair.data.phantom.maps import CHANNELS, FIELD, draw_maps, frame_of
+from retipair.phantoms.anatomy import draw_eye
+from retipair.phantoms.cameras import BASE_CAMERAS, CAMERAS, draw_look
+from retipair.phantoms.imaging import photograph
+from retipair.phantoms.lesions import Disease
+from retipair.phantoms.maps import CHANNELS, FIELD, draw_maps, frame_of
 
 VIEW = 256
 MARGIN = 12  # px on every side, so that the field can be shifted

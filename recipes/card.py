@@ -13,7 +13,7 @@ import folders
 import grain
 import torch
 
-from retipair.model.base import open_base
+from retipair.models.base import open_base
 
 NAME = "README.md"
 _PROBED = "own"  # only the lines of a probe have it

@@ -19,14 +19,14 @@ from torch.nn import functional as F
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
+from retipair.diffusion.losses import HighFrequency, Objective, per_half, target_for
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
-from retipair.diffusion.objective import HighFrequency, Objective, per_half, target_for
-from retipair.model.autoencoder import fingerprint_of
-from retipair.model.base import open_base
-from retipair.model.conditioning import Conditioning, encode_prompts
-from retipair.model.denoiser import Denoiser
-from retipair.painter import Painter
-from retipair.parallel import in_order
+from retipair.generation.pair_generator import Painter
+from retipair.models.base import open_base
+from retipair.models.conditioning import Conditioning, encode_prompts
+from retipair.models.denoiser import Denoiser
+from retipair.models.vae import fingerprint_of
+from retipair.runtime.parallel import in_order
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2

@@ -15,8 +15,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from retipair.disk import write_folder
-from retipair.model.tokenizer import byte_tokenizer
+from retipair.models.byte_tokenizer import byte_tokenizer
+from retipair.runtime.atomic_io import write_folder
 
 SHARD = "14MB"
 VIEW = 256

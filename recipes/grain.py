@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from retipair.disk import write_folder
+from retipair.runtime.atomic_io import write_folder
 
 PHASE = autoencoder.Phase(steps=1500, patches=True, rate=5e-4, falling=0.8, warmup=50)
 DECAY, AVERAGE, KEPT_EVERY = 1e-3, 0.995, 250

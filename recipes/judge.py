@@ -25,17 +25,17 @@ from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.demo import SETTINGS, generate_config
 from retipair.diffusion.noise import generator
-from retipair.generate import generate
+from retipair.generation.generate import generate
+from retipair.generation.pair_generator import Painter
 from retipair.metrics import distribution
 from retipair.metrics.consistency import dice, mean, set_consistency
-from retipair.metrics.measured import Measured, measure
-from retipair.model.base import open_base
-from retipair.model.conditioning import Conditioning, encode_prompts
-from retipair.model.denoiser import Denoiser
-from retipair.painter import Painter
-from retipair.parallel import in_order
-from retipair.phantom import phantom
-from retipair.prepare import prepare
+from retipair.metrics.views import Measured, measure
+from retipair.models.base import open_base
+from retipair.models.conditioning import Conditioning, encode_prompts
+from retipair.models.denoiser import Denoiser
+from retipair.phantoms.phantom import phantom
+from retipair.preparation.prepare import prepare
+from retipair.runtime.parallel import in_order
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import segment
 

@@ -20,7 +20,7 @@ import folders
 import grain
 import torch
 
-from retipair.model.base import BUNDLED, open_base
+from retipair.models.base import BUNDLED, open_base
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from retipair.config import PhantomConfig
 from retipair.data.dataset import Entry, load_pair, read_dataset
 from retipair.metrics.consistency import dice
-from retipair.phantom import phantom
+from retipair.phantoms.phantom import phantom
 from retipair.vision import segmentation
 from retipair.vision.ridges import flattened, inside_rim
 from retipair.vision.segmentation import Segmenter

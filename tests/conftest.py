@@ -19,12 +19,15 @@ from filelock import FileLock
 from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
-from retipair import measuring, prepare, roundtrip, scoring
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
-from retipair.metrics.measured import Measured, measure
-from retipair.model.base import Base, open_base
+from retipair.evaluation import measurements
+from retipair.evaluation import reconstruction
+from retipair.evaluation import scores as scoring
+from retipair.metrics.views import Measured, measure
+from retipair.models.base import Base, open_base
+from retipair.preparation import prepare
 from retipair.vision.field_of_view import field_of_view
 
 VIEW = 128
@@ -53,7 +56,7 @@ def _no_mps() -> Iterator[None]:
 def _fewer_pairs_in_reports() -> Iterator[None]:
     """One pair through the layouts shows what a dozen do, and is measured five times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roundtrip, "MOST", 1)
+        patch.setattr(reconstruction, "MOST", 1)
         patch.setattr(scoring, "SHOWN", 1)
         yield
 
@@ -83,7 +86,7 @@ def _align_and_measure_equal_views_once(shared_root: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "align", cached(prepare.align, shared_root / "align", lambda *given: given))
         for name in ("figures_of", "neighbours"):
-            patch.setattr(measuring, name, cached(getattr(measuring, name), shared_root / name, _pixels_of))
+            patch.setattr(measurements, name, cached(getattr(measurements, name), shared_root / name, _pixels_of))
         yield
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from eyes import draw_pair
-from retipair.data.augment import Variant, apply_variant
+from retipair.data.augmentation import Variant, apply_variant
 from retipair.data.manifest import GeneratedPair, write_manifest
 from retipair.data.pair import save_image
 

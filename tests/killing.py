@@ -65,8 +65,8 @@ def _die(death: Death) -> None:
 def _main() -> None:
     import torch
 
-    import retipair.generate
-    import retipair.train  # noqa: F401 - loaded once for all forks
+    import retipair.generation.generate
+    import retipair.training.train  # noqa: F401 - loaded once for all forks
 
     torch.set_num_threads(1)
     for death in (Death(**values) for values in json.load(sys.stdin)):

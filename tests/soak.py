@@ -23,11 +23,11 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import load_file
 
-import retipair.generate
-import retipair.train
+import retipair.generation.generate
+import retipair.training.train
 from compare import files, same
 from retipair.cli import main as retipair
-from retipair.run import Run
+from retipair.runs.run_dir import Run
 
 BASE, SIZE = "random:tiny-sd15", 64
 STEPS_A_KILL, PAIRS_A_KILL = 12, 5

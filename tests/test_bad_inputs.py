@@ -24,7 +24,7 @@ from image_files import chunk
 from retipair.cli import main
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 SIZE = 64
 PATIENCE = 10.0

@@ -19,7 +19,7 @@ import pytest
 import retipair
 from retipair import cli, config
 from retipair.cli import VERBS, Verb, main
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 Refused = Callable[..., str]
 

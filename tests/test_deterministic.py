@@ -11,9 +11,9 @@ import torch
 from compare import same
 from conftest import CUDA, train_command
 from operations import Seen
-from retipair import train
 from retipair.cli import main
-from retipair.model.adapter import read_tensors
+from retipair.models.lora import read_tensors
+from retipair.training import train
 
 Folder = Callable[[str], Path]
 # What torch.use_deterministic_algorithms refuses on a GPU, of all that networks of this kind might use.

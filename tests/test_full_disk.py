@@ -10,8 +10,8 @@ import pytest
 from compare import adapter, contents, same
 from conftest import train_command
 from retipair.cli import main
-from retipair.disk import damage
-from retipair.run import Run
+from retipair.runs.run_dir import Run
+from retipair.runtime.atomic_io import damage
 
 Folder = Callable[[str], Path]
 QUICK = ("--num_samples", 0, "--augment_variants", 2, "--max_steps", 4)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from conftest import write_prepared
-from retipair.model.adapter import adapter_parameters, add_adapter, lora_config, read_tensors
-from retipair.model.base import empty_unet, open_base
+from retipair.models.base import empty_unet, open_base
+from retipair.models.lora import adapter_parameters, add_adapter, lora_config, read_tensors
 
 LIMIT_GB = 20
 TRAINABLE = {("sdxl", "attention"): 23_224_320, ("sdxl", "all"): 42_557_440, ("sd15", "attention"): 3_188_736}

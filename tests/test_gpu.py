@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from conftest import train_command, write_prepared
-from retipair.bench import planned
+from retipair.benchmarking.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image
-from retipair.disk import damage
-from retipair.learner import Learner
-from retipair.model.adapter import read_tensors
-from retipair.processes import ALONE
-from retipair.step import set_up, take_step
+from retipair.models.lora import read_tensors
+from retipair.runtime.atomic_io import damage
+from retipair.runtime.distributed import ALONE
+from retipair.training.optimizer import Learner
+from retipair.training.step import set_up, take_step
 
 pytestmark = [
     pytest.mark.gpu,

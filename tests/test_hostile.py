@@ -14,7 +14,7 @@ from conftest import prepared_record, write_prepared
 from retipair.cli import main
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]

@@ -14,8 +14,8 @@ from compare import contents
 from conftest import train_command, write_prepared
 from eyes import write_raw
 from retipair.cli import main
-from retipair.disk import damage, seal
-from retipair.run import Run
+from retipair.runs.run_dir import Run
+from retipair.runtime.atomic_io import damage, seal
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]

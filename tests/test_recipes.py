@@ -20,7 +20,7 @@ import latents
 import make
 import segmenter
 
-from retipair.model.base import open_base
+from retipair.models.base import open_base
 
 
 class KilledError(Exception):

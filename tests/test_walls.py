@@ -14,7 +14,7 @@ import pytest
 
 import retipair
 from retipair.config import SystemName
-from retipair.model.base import SYSTEMS
+from retipair.models.base import SYSTEMS
 
 SOURCE = Path(retipair.__file__).parent
 ROOMS = {  # what each room may import beside itself, the errors and the disk

@@ -24,10 +24,10 @@ from retipair.config import (
     TrainConfig,
     check_values,
 )
-from retipair.disk import check_places
-from retipair.errors import Stopped, UserError, is_out_of_memory, printable
-from retipair.stopping import Terminated, end_on_signals, ignore_signals
-from retipair.threads import configure_threads
+from retipair.runtime.atomic_io import check_places
+from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
+from retipair.runtime.signals import Terminated, end_on_signals, ignore_signals
+from retipair.runtime.threads import configure_threads
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,23 @@ class Verb:
 
 
 VERBS = (
-    Verb("prepare", PrepareConfig, "retipair.prepare:prepare", "raw views -> aligned pairs"),
-    Verb("train", TrainConfig, "retipair.train:train", "aligned pairs -> adapter"),
-    Verb("generate", GenerateConfig, "retipair.generate:generate", "adapter -> new pairs"),
-    Verb("evaluate", EvaluateConfig, "retipair.evaluate:evaluate", "real and generated pairs -> scores and a report"),
-    Verb("phantom", PhantomConfig, "retipair.phantom:phantom", "rendered eyes -> pairs whose answer is known"),
-    Verb("bench", BenchConfig, "retipair.bench:bench", "what a step, a pair, a judgement costs on this machine"),
-    Verb("demo", DemoConfig, "retipair.demo:demo", "the whole way on rendered eyes -> a report to look at"),
+    Verb("prepare", PrepareConfig, "preparation.prepare:prepare", "raw views -> aligned pairs"),
+    Verb("train", TrainConfig, "training.train:train", "aligned pairs -> adapter"),
+    Verb("generate", GenerateConfig, "generation.generate:generate", "adapter -> new pairs"),
+    Verb(
+        "evaluate",
+        EvaluateConfig,
+        "evaluation.evaluate:evaluate",
+        "real and generated pairs -> scores and a report",
+    ),
+    Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "rendered eyes -> pairs whose answer is known"),
+    Verb(
+        "bench",
+        BenchConfig,
+        "benchmarking.bench:bench",
+        "what a step, a pair, a judgement costs on this machine",
+    ),
+    Verb("demo", DemoConfig, "demo:demo", "the whole way on rendered eyes -> a report to look at"),
 )
 
 
@@ -76,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen := configure_threads():
             print(chosen, file=sys.stderr)
         module, function = verb.function.split(":")
-        getattr(import_module(module), function)(config)
+        getattr(import_module(f"retipair.{module}"), function)(config)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message
         return int(stop.code or 0)
     except UserError as error:

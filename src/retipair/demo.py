@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
-from retipair.disk import check_folder_place
-from retipair.errors import UserError
-from retipair.evaluate import evaluate
-from retipair.generate import generate
-from retipair.model.base import SYSTEMS, open_base
-from retipair.phantom import phantom
-from retipair.prepare import prepare
-from retipair.progress import console
-from retipair.report import PAGE_NAME
-from retipair.run import results_folder
-from retipair.train import train
+from retipair.evaluation.evaluate import evaluate
+from retipair.evaluation.report import PAGE_NAME
+from retipair.generation.generate import generate
+from retipair.models.base import SYSTEMS, open_base
+from retipair.phantoms.phantom import phantom
+from retipair.preparation.prepare import prepare
+from retipair.runs.run_dir import results_folder
+from retipair.runtime.atomic_io import check_folder_place
+from retipair.runtime.console import console
+from retipair.runtime.errors import UserError
+from retipair.training.train import train
 
 CAMERA, DISEASE = "teal", "vein_occlusion"
 """A look that the bundled bases have never seen: it is the adapter that has to learn it."""

@@ -11,7 +11,7 @@ from eyes import draw_pair
 from retipair.data.dataset import content_sha256, load_views, of_split, read_dataset
 from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 
 def write_generated(folder: Path, sources: list[str | None]) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from image_files import COMPRESSIONS, TiffForm, chunk, png, tiff
 from retipair.data.pair import image_size, load_image
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 HEIGHT, WIDTH = 13, 19  # neither a multiple of a strip, a tile or a byte of packed samples
 DEPTHS = (8, 10, 12, 14, 16)

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from image_files import TiffForm, tiff
 from retipair.data.pair import load_image
 from retipair.data.sources import find_pairs
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 VIEW = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

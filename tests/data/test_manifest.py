@@ -17,8 +17,8 @@ from retipair.data.manifest import (
     to_line,
     write_manifest,
 )
-from retipair.disk import append_line
-from retipair.errors import UserError
+from retipair.runtime.atomic_io import append_line
+from retipair.runtime.errors import UserError
 
 PREPARED = replace(
     prepared_record("001", "train", "Auge, früh: “arteriovenös”\nzweite Zeile"),

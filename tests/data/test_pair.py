@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from retipair.data.pair import image_size, load_image, save_image, synthetic_mark_of
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 VIEW = np.arange(30 * 50, dtype=np.int64).reshape(30, 50) * 255 // (30 * 50)
 

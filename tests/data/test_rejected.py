@@ -14,7 +14,7 @@ from judging import write_generated
 from retipair.data.dataset import content_sha256, pair_sha256, read_dataset, read_folder
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 Form = Literal["NFC", "NFD"]
 SPLITS = ["train", "val", "train", "test", "train"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from retipair.data.sources import find_pairs, find_usable
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 
 def _touch(root: Path, *names: str) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["retipair", "PIL", "csv", "json"]):
-    from retipair.data.landmarks import read_landmarks
     from retipair.data.pair import load_image
     from retipair.data.sources import find_pairs
-    from retipair.errors import UserError
+    from retipair.registration.landmarks import read_landmarks
+    from retipair.runtime.errors import UserError
 
 FOLDER = Path(tempfile.mkdtemp())
 CORPUS = Path(__file__).parent / "corpus"

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from retipair.data.pair import Pair
 from retipair.metrics.consistency import Consistency, cl_dice, consistency, dice, mean, set_consistency, shift_of
-from retipair.metrics.measured import Measured, measure
+from retipair.metrics.views import Measured, measure
 from retipair.vision.ridges import vesselness_correlation
 
 NOTHING = Consistency(correlation=0.0, dice=0.0, cl_dice=0.0, shift_px=0.0, field=0.0)

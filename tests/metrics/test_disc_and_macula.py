@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from retipair.data.pair import Pair
-from retipair.data.phantom.draw import Phantom, draw_phantom
 from retipair.metrics.anatomy import Anatomy, anatomy
-from retipair.metrics.measured import measure
+from retipair.metrics.views import measure
+from retipair.phantoms.draw import Phantom, draw_phantom
 
 FAR = 45.0
 """px: a disc has a radius of 36."""

@@ -19,7 +19,7 @@ from retipair.metrics.distribution import (
     spread,
     unbiased_mmd2,
 )
-from retipair.metrics.measured import Measured, measure
+from retipair.metrics.views import Measured, measure
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retipair.data.augment import Variant, apply_variant, draw_variant
+from retipair.data.augmentation import Variant, apply_variant, draw_variant
 from retipair.data.pair import Pair
-from retipair.data.phantom.draw import draw_phantom
 from retipair.metrics import memorisation
-from retipair.metrics.measured import measure
 from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_prints
-from retipair.parallel import in_order
+from retipair.metrics.views import measure
+from retipair.phantoms.draw import draw_phantom
+from retipair.runtime.parallel import in_order
 from retipair.vision.field_of_view import field_of_view
 
 

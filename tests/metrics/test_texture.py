@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.texture import BANDS, Texture, radial_power, texture
+from retipair.metrics.views import Measured, MeasuredView
 
 
 def of(view: MeasuredView, change) -> Texture:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from skimage.draw import line
 
-from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.vessels import VesselTree, fractal_dimension, tortuosity, vessel_tree
+from retipair.metrics.views import Measured, MeasuredView
 
 
 class Drawn(MeasuredView):

@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from retipair.data.phantom.cameras import CAMERAS
-from retipair.data.phantom.draw import Phantom, draw_phantom
 from retipair.metrics.consistency import dice
+from retipair.phantoms.cameras import CAMERAS
+from retipair.phantoms.draw import Phantom, draw_phantom
 from retipair.vision.ridges import inside_rim
 from retipair.vision.segmentation import vessel_probability, vessels
 

@@ -15,9 +15,9 @@ from PIL import Image
 from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
-from retipair.data.split import split_groups
-from retipair.data.text_files import nfc
-from retipair.errors import UserError
+from retipair.data.splits import split_groups
+from retipair.runtime.errors import UserError
+from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2

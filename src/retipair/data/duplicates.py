@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from retipair.data.sources import RawPair
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
 
 Views = tuple[str, str]
 """Hashes of the pixels of CF and FA."""

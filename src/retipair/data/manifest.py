@@ -13,9 +13,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from retipair.data.lines import is_text
-from retipair.disk import whole
-from retipair.errors import UserError
+from retipair.runtime.atomic_io import whole
+from retipair.runtime.errors import UserError
+from retipair.runtime.jsonl import is_text
 
 _HOW = "raw views become a folder that has one by `retipair prepare RAW NEW_FOLDER`"
 MANIFEST_NAME = "manifest.jsonl"

@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 from retipair.data.colour_profile import to_srgb
 from retipair.data.deep_image import is_deep_png, read_deep_png, to_eight_bits, used_bits
 from retipair.data.tiff import Page, main_page, read_deep_page
-from retipair.disk import whole
-from retipair.errors import UserError
+from retipair.runtime.atomic_io import whole
+from retipair.runtime.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody reads

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retipair.data.manifest import MANIFEST_NAME
-from retipair.data.text_files import nfc, read_text
-from retipair.disk import write_text
-from retipair.errors import UserError
+from retipair.runtime.atomic_io import write_text
+from retipair.runtime.errors import UserError
+from retipair.runtime.text_files import nfc, read_text
 
 REJECTED_NAME = "rejected.txt"
 _COMMENT = "#"

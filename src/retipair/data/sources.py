@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retipair.data.lines import is_text
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, Split
-from retipair.data.text_files import csv_rows, nfc, on_disk, read_text
-from retipair.errors import UserError
+from retipair.runtime.errors import UserError
+from retipair.runtime.jsonl import is_text
+from retipair.runtime.text_files import csv_rows, nfc, on_disk, read_text
 
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")

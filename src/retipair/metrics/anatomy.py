@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.feature import structure_tensor
 from skimage.morphology import skeletonize
 
-from retipair.metrics.measured import MeasuredView
+from retipair.metrics.views import MeasuredView
 
 _COARSE = 4  # px of a view to one of the votes'
 _REACH = 40  # px of the votes': how far a vessel points

@@ -7,7 +7,7 @@ import numpy as np
 from skimage.morphology import skeletonize
 from skimage.registration import phase_cross_correlation
 
-from retipair.metrics.measured import Measured, MeasuredView
+from retipair.metrics.views import Measured, MeasuredView
 from retipair.vision.ridges import correlation
 
 _SHIFT_STEPS = 20  # a pixel

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.texture import BANDS, WINDOW, radial_power
+from retipair.metrics.views import Measured, MeasuredView
 from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from retipair.data.pair import Pair
 from retipair.metrics.consistency import dice
-from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.texture import texture
 from retipair.metrics.vessels import THIN, widths_along
+from retipair.metrics.views import Measured, MeasuredView
 
 NEAR = 2
 """px at 512: how far from a vessel it is looked for."""

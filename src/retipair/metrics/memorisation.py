@@ -13,8 +13,8 @@ from scipy import ndimage
 from skimage.transform import resize
 
 from retipair.metrics import pose_search
-from retipair.metrics.measured import Measured, MeasuredView
 from retipair.metrics.pose_search import SIDE, Spectra, best_over_poses, spectra, unit
+from retipair.metrics.views import Measured, MeasuredView
 
 VERSION = 3
 """Raise it whenever the same two pairs would have another likeness: earlier results are then not taken for these."""

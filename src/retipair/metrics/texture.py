@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import estimate_sigma
 
-from retipair.metrics.measured import MeasuredView
+from retipair.metrics.views import MeasuredView
 
 WINDOW = 256
 """px: spectrum and noise are those of the middle, which is field in every view."""

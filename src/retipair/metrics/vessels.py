@@ -7,7 +7,7 @@ from scipy import ndimage
 from skan import Skeleton, summarize
 from skimage.morphology import skeletonize
 
-from retipair.metrics.measured import MeasuredView
+from retipair.metrics.views import MeasuredView
 
 THIN, WIDE = 3.0, 6.0
 """px at 512 (75 and 150 um in a 45-degree field): thin vessels are narrower, wide ones at least as wide."""

@@ -1,0 +1,95 @@
+"""The original system's training step, made again from its description, for `bench` to hold ours against.
+
+Everything in fp32; the pair is read, encoded and its prompt encoded again in every step; one offset constant for both
+halves; the high-pass loss at every timestep, blurred with zeros beyond the border.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from retipair.data.dataset import Entry, load_views
+from retipair.data.layout import Layout
+from retipair.diffusion.losses import clean_latents
+from retipair.diffusion.noise import generator
+from retipair.models.base import Base
+from retipair.models.conditioning import encode_once, stacked, with_size_ids
+from retipair.models.denoiser import Denoiser
+from retipair.models.lora import adapter_parameters, add_adapter, lora_config
+from retipair.models.vae import encode_sample
+from retipair.runtime.profiling import seconds_of
+
+RANK, RATE, WEIGHT_DECAY = 16, 5e-5, 1e-2
+OFFSET, HF_WEIGHT, KERNEL, SIGMA, CLEAN_RANGE = 0.1, 0.5, 7, 1.5, 10.0
+PHASES = ("encoders", "autoencoder", "loop")
+
+
+@dataclass
+class Original:
+    """A run of it, loaded. seconds: of every step so far, by phase."""
+
+    base: Base
+    layout: Layout
+    entries: Sequence[Entry]
+    prompt: str
+    batch_size: int
+    device: str
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+
+    def __post_init__(self) -> None:
+        self.unet = self.base.unet(device=self.device).train()
+        add_adapter(self.unet, lora_config(RANK, RANK, "attention", dora=False, rslora=False))
+        self.vae = self.base.vae(device=self.device)
+        self.text = self.base.text_pipeline(device=self.device)
+        self.scheduler: Any = self.base.scheduler("ddpm")
+        self.denoise = Denoiser(self.unet, torch.float32, self.device)
+        parameters = list(adapter_parameters(self.unet).values())
+        self.optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=WEIGHT_DECAY)
+        self.number = 0
+
+    def step(self) -> None:
+        """One step; each phase is waited for, which costs nothing beside what it takes."""
+        work = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._learn}
+        for phase, function in work.items():
+            self.seconds[phase].append(seconds_of(function, self.device))
+        self.number += 1
+
+    def _encode_images(self) -> None:
+        """As many pairs as a batch has -> latents (B, C, h, w)."""
+        first = self.number * self.batch_size
+        chosen = [self.entries[(first + place) % len(self.entries)] for place in range(self.batch_size)]
+        joints = [self.layout.join(*load_views(entry, self.layout.view_size)) for entry in chosen]
+        source = generator(0, "original", self.number)
+        self.latents = torch.cat([encode_sample(self.vae, joint, source) for joint in joints])
+
+    def _encode_prompts(self) -> None:
+        rows = stacked([encode_once(self.text, self.prompt, self.device)] * self.batch_size)
+        self.heard = with_size_ids(rows, self.base, self.layout.joint_size)
+
+    def _learn(self) -> None:
+        latents, device = self.latents, self.latents.device
+        noise = torch.randn_like(latents)
+        noise = noise + OFFSET * torch.randn(*latents.shape[:2], 1, 1, device=device)
+        t = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), device=device)
+        noisy = self.scheduler.add_noise(latents, noise, t)
+        prediction = self.denoise(noisy, t, self.heard)
+        if self.scheduler.config.prediction_type == "v_prediction":  # the original knew bases that predict noise only
+            noise = self.scheduler.get_velocity(latents, noise, t)
+        clean = clean_latents(self.scheduler, prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
+        loss = F.mse_loss(prediction, noise) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _high_pass(latents: torch.Tensor) -> torch.Tensor:
+    """x - GaussianBlur(x) of the joint image, zeros beyond its border."""
+    reach = torch.arange(KERNEL, device=latents.device) - KERNEL // 2
+    weights = torch.exp(-0.5 * (reach / SIGMA) ** 2)
+    square = torch.outer(weights, weights) / weights.sum() ** 2
+    channels = latents.shape[1]
+    kernel = square.expand(channels, 1, KERNEL, KERNEL)
+    return latents - F.conv2d(latents, kernel, padding=KERNEL // 2, groups=channels)

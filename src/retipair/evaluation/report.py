@@ -1,0 +1,242 @@
+"""scores.json and the pairs' images -> one page that works offline. It only reads: every figure on it is a score."""
+
+import io
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from itertools import chain, cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from retipair import __version__
+from retipair.data.dataset import Entry, read_folder
+from retipair.data.pair import chessboard, load_image
+from retipair.evaluation.verdict import LOGGED_MEMORY
+from retipair.runtime.atomic_io import told, write_text
+
+PAGE_NAME = "report.html"
+VIEW = 320
+"""px of a view on the page"""
+
+Scores = Mapping[str, Any]
+_NAMES = {"generated": "generated", "train": "training", "val": "validation", "test": "test", "mispaired": "mispaired"}
+_NAMES |= {"real": "real", "autoencoder": "training, through the autoencoder"}
+_COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "test": "#9b6bab", "mispaired": "#8d8d8d"}
+_INK = "#010203"  # stands for the colour of the page's text, light or dark
+_DOTS = {
+    "fine": ("texture.fine_share", "share of fine detail"),
+    "thin": ("vessels.density_thin", "share of the field in thin vessels"),
+}
+"""Figures of each view whose spread is drawn beside their table."""
+_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
+"""Where a legend hides no dot."""
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "retipair",
+    "font.family": "sans-serif",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
+
+_FOLDERS = ("real", "generated", "adapter")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair on the page: its views and checkerboard as data URIs."""
+
+    cf: str
+    fa: str
+    board: str
+
+
+def write_report(out: Path, scores: Scores) -> Path:
+    """Write OUT/report.html from these scores and the folders they name, whole or not at all; returns its path.
+
+    Raises UserError if the pairs' images are gone.
+    """
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = files("retipair").joinpath("report.html.j2").read_text(encoding="utf-8")
+    entries = _entries(scores)
+    text = page.from_string(template).render(
+        scores=scores,
+        told=_told(scores["provenance"]),
+        version=__version__,
+        names=_NAMES,
+        memory_kinds=LOGGED_MEMORY,
+        at=lambda *path: _at(scores, path),
+        flags=_flags,
+        plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
+        generated={name: [_shown(entries, one) for one in part] for name, part in scores["shown"].items()},
+        doubtful=[_shown(entries, one) for one in scores["doubtful"]],
+        closest=_closest(scores, entries),
+    )
+    path = out / PAGE_NAME
+    write_text(path, text)
+    return path
+
+
+def _told(provenance: Scores) -> Scores:
+    """The page is shared: of paths it says the last parts alone, for what is before them may name people."""
+    folders = {name: "/".join(Path(provenance[name]).parts[-2:]) for name in _FOLDERS if provenance[name]}
+    models = {name: told(provenance[name]) for name in ("base", "deep") if provenance[name]}
+    return {**provenance, **folders, **models}
+
+
+def _flags(text: str) -> Markup:
+    """A sentence whose flags are not broken at their hyphens."""
+    return Markup(re.sub(r"(--\w+)", r'<span class="flag">\1</span>', str(escape(text))))
+
+
+def _at(scores: Scores, path: Sequence[str | int]) -> Any:
+    """The score at a path of keys and places; None where a part of it is missing."""
+    found: Any = scores
+    for key in path:
+        if found is None or (isinstance(found, Mapping) and key not in found):
+            return None
+        found = found[key]
+    return found
+
+
+# --- Pairs
+
+
+def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
+    """The pairs that are shown, by set and id, the real ones under their split."""
+    shown = [*chain.from_iterable(scores["shown"].values()), *scores["doubtful"]]
+    wanted = {(one["set"], one["id"]) for one in shown}
+    closest = (scores["memorisation"] or {}).get("closest", [])
+    wanted |= {pair for one in closest for pair in (("generated", one["id"]), ("train", one["train_id"]))}
+    where = scores["provenance"]
+    real = read_folder(Path(where["real"])).entries
+    generated = read_folder(Path(where["generated"])).entries if where["generated"] else []
+    named = [((one.split, one.id), one) for one in real] + [(("generated", one.id), one) for one in generated]
+    return {name: one for name, one in named if name in wanted}
+
+
+def _shown(entries: Mapping[tuple[str, str], Entry], pair: Scores) -> Shown:
+    cf, fa = _views(entries[pair["set"], pair["id"]])
+    return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
+
+
+def _closest(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[tuple[str, str]]:
+    """Generated pairs beside the training pairs they are most like, each CF and FA in one picture."""
+    found = (scores["memorisation"] or {}).get("closest", [])
+    sides = [(entries["generated", one["id"]], entries["train", one["train_id"]]) for one in found]
+    return [(_strip(made), _strip(known)) for made, known in sides]
+
+
+def _views(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
+    views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
+    cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
+    return cf, fa
+
+
+def _strip(entry: Entry) -> str:
+    cf, fa = _views(entry)
+    return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
+
+
+def _uri(image: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{b64encode(stream.getvalue()).decode()}"
+
+
+# --- Plots
+
+
+def _plots(scores: Scores) -> dict[str, str]:
+    """Every plot of the page as an SVG element."""
+    plots = {"agreement": _plot(lambda axes: _draw_agreement(axes, scores), (6, 2.6))}
+    for view in ("cf", "fa"):
+        plots[f"{view}_spectrum"] = _plot(partial(_draw_spectrum, spectra=scores["spectra"], view=view))
+        for name, (figure, label) in _DOTS.items():
+            draw = partial(_draw_dots, scores=scores, figure=f"{view}.{figure}", label=f"{label}, {view.upper()}")
+            plots[f"{view}_{name}"] = _plot(draw, (4.5, 2))
+    if scores["memorisation"]:
+        plots["likeness"] = _plot(lambda axes: _draw_likeness(axes, scores["memorisation"]), (6, 2.6))
+    if scores["training"]:
+        plots["cf_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "cf"))
+        plots["fa_training"] = _plot(lambda axes: _draw_training(axes, scores["training"], "fa"))
+    return plots
+
+
+def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) -> str:
+    """What `draw` draws as an SVG element, the same for the same scores, in the colour of the page's text."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    svg = stream.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+
+
+def _draw_dots(axes: Axes, scores: Scores, figure: str, label: str) -> None:
+    """Pairs as dots, a row for each set, and its mean."""
+    rows = scores["dots"][figure]
+    for row, (name, values) in enumerate(rows.items()):
+        heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
+        axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
+        axes.plot(_mean(scores, figure, name), row, "|", color=_COLOURS[name], markersize=24)
+    axes.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticklabels([_NAMES[name] for name in rows])
+
+
+def _mean(scores: Scores, figure: str, name: str) -> float:
+    """Of a set, from the table that has the figure: "cf.texture.slope" stands in texture/cf/slope."""
+    *view, table, short = figure.split(".")
+    return float(_at(scores, [table, *view, short, name, "mean"]))
+
+
+def _draw_agreement(axes: Axes, scores: Scores) -> None:
+    _draw_dots(axes, scores, "consistency.correlation", "consistency (vesselness correlation)")
+    if chance := scores["consistency"]["correlation"]["mispaired"]:
+        axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
+        axes.legend(**_ABOVE)
+
+
+def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
+    """How like its nearest training pair each pair is, and from where on it is called a copy."""
+    likenesses = memorisation["likenesses"]
+    bins = np.histogram_bin_edges([*likenesses["generated"], *likenesses["train"], memorisation["threshold"]], 20)
+    for name, values in ((name, values) for name, values in likenesses.items() if values):
+        weights = np.full(len(values), 1 / len(values))
+        axes.hist(values, bins.tolist(), weights=weights, color=_COLOURS[name], alpha=0.6, label=_NAMES[name])
+    axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="copies from here on")
+    axes.set(xlabel="likeness to the nearest training pair (of another eye)", ylabel="share of pairs")
+    axes.legend(**_ABOVE)
+
+
+def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:
+    for name, power in spectra[view].items():
+        axes.loglog(spectra["cycles"], power, color=_COLOURS[name], label=_NAMES[name])
+    axes.set(xlabel="cycles over 256 px", ylabel=f"power, {view.upper()}")
+    axes.legend()
+
+
+def _draw_training(axes: Axes, training: Scores, view: str) -> None:
+    """The error of one half: in training, and of eyes held out, the mean over the timesteps of validation."""
+    steps = [line["step"] for line in training["training"]]
+    axes.plot(steps, [line[f"mse_{view}"] for line in training["training"]], color=_COLOURS["train"], label="training")
+    lines = training["validation"]
+    held_out = [np.mean([value for key, value in line.items() if key.endswith(f"_{view}")]) for line in lines]
+    axes.plot([line["step"] for line in lines], held_out, "o-", color=_COLOURS["val"], label="validation")
+    axes.set(xlabel="step", ylabel=f"mean squared error, {view.upper()}")
+    axes.legend()

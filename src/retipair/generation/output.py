@@ -1,0 +1,172 @@
+"""A folder of generated pairs: what is there already, and how a pair is written into it."""
+
+import json
+import re
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retipair.config import json_sha256
+from retipair.data.dataset import Entry, has_files, load_views
+from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
+from retipair.data.pair import chessboard, save_image
+from retipair.data.rejected import read_rejected
+from retipair.generation.pair_generator import Painted, Painter, synthetic_mark
+from retipair.generation.plan import Job
+from retipair.runtime.atomic_io import read_json
+from retipair.runtime.errors import UserError
+from retipair.runtime.jsonl import put_in_order
+
+SHARD = 10_000
+"""Pairs in one folder; the original's flat tree up to here, then a folder more."""
+
+_SHORT_HASH = 12
+"""Digits of the adapter's hash that a PNG has."""
+
+
+@dataclass
+class Drawn:
+    """The pairs that have a line in the manifest: twelve bytes each.
+
+    indices: of all of them; rejected: how many of those the user threw out; consistencies: of the others.
+    """
+
+    indices: "array[int]" = field(default_factory=lambda: array("q"))
+    consistencies: "array[float]" = field(default_factory=lambda: array("f"))
+    rejected: int = 0
+
+    def add(self, record: GeneratedPair, rejected: bool) -> None:
+        self.indices.append(record.index)
+        if rejected:
+            self.rejected += 1
+        else:
+            self.consistencies.append(record.consistency)
+
+
+def check_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Raises UserError if the folder holds something else than pairs of these settings, before any is overwritten."""
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
+        return
+    if not (out / "settings.json").is_file():
+        raise UserError(f"{out}: is not empty and not ours; choose another --savedir or --out")
+    saved = read_json(out / "settings.json")
+    for key, value in json.loads(json.dumps(settings)).items():
+        if saved.get(key) != value:
+            raise UserError(f"{out}: was made with {_other(key, saved.get(key), value)}; choose another --savedir")
+
+
+def _other(key: str, before: object, now: object) -> str:
+    """Say what differs. Nobody can compare 64 digits."""
+    if key.endswith("_sha256"):
+        key, before, now = key.removesuffix("_sha256"), str(before)[:12], str(now)[:12]
+        return f"another {key} (sha256 {before}..., not {now}...)"
+    return f"{key} {before}, not {now}"
+
+
+def read_drawn(out: Path, amount: int) -> Drawn:
+    """Read what the folder has of pairs 1 to `amount` and beyond, and put its manifest in order.
+
+    A pair of which one view is missing loses its line, to be drawn again. A pair that is listed in rejected.txt, or
+    whose views are both deleted, keeps its line: it is not drawn again. Raises UserError for an id in that list which
+    is no pair of this folder.
+    """
+    found, rejected, listed = Drawn(), read_rejected(out), set[str]()
+
+    def index_of(line: str, where: str) -> int | None:
+        record = parse_line(line, where)
+        if not isinstance(record, GeneratedPair):
+            return None
+        if record.id in rejected:
+            listed.add(record.id)
+        thrown_out = record.id in rejected or not has_files(out, (record.cf, record.fa))
+        if not thrown_out and not all((out / view).is_file() for view in (record.cf, record.fa)):
+            return None
+        found.add(record, thrown_out)
+        return record.index
+
+    put_in_order(out / MANIFEST_NAME, index_of)
+    rejected.check(listed | {id for id in rejected.lines if _is_index(id, amount)})
+    return found
+
+
+def _is_index(id: str, amount: int) -> bool:
+    """Whether an id is that of a pair from 1 to `amount`, drawn or not."""
+    return re.fullmatch("[1-9][0-9]{0,9}", id) is not None and int(id) <= amount
+
+
+# Writing
+
+
+def pair_folder(index: int) -> str:
+    """Where pair `index` (from 1) lies: a numbered folder; past 10,000 in a folder of its ten thousand."""
+    shard = (index - 1) // SHARD
+    return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
+
+
+def write_pair(
+    job: Job,
+    painter: Painter,
+    settings: dict[str, Any],
+    index: int,
+    attempt: int,
+    painted: Painted,
+    consistency: float,
+) -> GeneratedPair:
+    """Write a pair's images; returns its manifest line."""
+    folder, config = pair_folder(index), job.config
+    source = job.source(index)
+    mark = _mark(job, painter, settings, index, attempt)
+    images = {
+        "cf": painted.cf,
+        "joint": painted.joint,
+        "cf_fa_chessboard": chessboard(painted.cf, painted.fa),
+    }
+    for name, image in {**images, "fa": painted.fa}.items():
+        save_image(job.out / folder / f"{name}.png", image, mark)
+    if source is not None:
+        _write_original(job, source, job.out / folder)
+    return GeneratedPair(
+        id=str(index),
+        index=index,
+        seed=config.seed,
+        attempt=attempt,
+        mode=config.mode,
+        source_id=source.id if source else None,
+        source_eye=source.group if source else None,
+        strength=job.strength,
+        prompt=job.prompt(index),
+        cf=f"{folder}/cf.png",
+        fa=f"{folder}/fa.png",
+        size=job.layout.view_size,
+        base=job.base.name,
+        adapter_sha256=settings["adapter_sha256"],
+        settings_sha256=json_sha256(settings),
+        fa_chroma=round(painted.fa_chroma, 3),
+        consistency=consistency,
+    )
+
+
+def _mark(job: Job, painter: Painter, settings: dict[str, Any], index: int, attempt: int) -> dict[str, str]:
+    """The texts of a pair's PNGs. They name the source only with --record_source: its id may be a patient's."""
+    config, source = job.config, job.source(index)
+    how = f"a variation of a training pair at strength {job.strength:g}" if source else "from noise"
+    mark = synthetic_mark(painter, job.prompt(index), config.seed, index, how)
+    mark |= {"Adapter": settings["adapter_sha256"][:_SHORT_HASH], "Mode": config.mode}
+    if attempt:
+        mark["Seed"] += f", attempt {attempt}"
+    if source:
+        mark["Strength"] = f"{job.strength:g}"
+        mark |= _source_text(job, source)
+    return mark
+
+
+def _source_text(job: Job, source: Entry) -> dict[str, str]:
+    return {"Source": source.id} if job.config.record_source else {}
+
+
+def _write_original(job: Job, source: Entry, folder: Path) -> None:
+    """The pair that was varied, beside the variation, and marked as what it is."""
+    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(job, source)}
+    for name, view in zip(("cf", "fa"), load_views(source, job.layout.view_size), strict=True):
+        save_image(folder / f"{name}_original.png", view, mark)

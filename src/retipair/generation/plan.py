@@ -1,0 +1,292 @@
+"""What `generate` draws with: run, adapter, base, prompts and sources, found and checked before anything is loaded."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
+from retipair.data.dataset import Entry, content_sha256, of_split, read_folder
+from retipair.data.layout import Layout
+from retipair.generation.pair_generator import draw_prompt
+from retipair.metrics import memorisation
+from retipair.models.base import SYSTEMS, Base, open_base
+from retipair.models.captions import prompt_warnings
+from retipair.models.device import choose_device, choose_dtype
+from retipair.models.lora import PEFT_WEIGHTS, Description, adapter_sha256, read_description
+from retipair.models.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
+from retipair.runs.run_dir import Run, find_run, results_folder, run_around
+from retipair.runtime.errors import UserError
+from retipair.training.plan import check_folder_name, check_size, check_steps, prepared_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw with, found and checked before anything is loaded or written."""
+
+    config: GenerateConfig
+    base: Base
+    layout: Layout
+    adapter: Path
+    prompts: list[tuple[str, int]]
+    out: Path
+    sources: list[Entry]
+    known: list[Entry]
+    device: str
+    dtype: torch.dtype
+    warnings: list[str]
+    way: Way = DRAWING[0]
+
+    @property
+    def strength(self) -> float | None:
+        return self.config.strength if self.config.mode == "from_data" else None
+
+    @property
+    def batch_size(self) -> int:
+        """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
+        return 1 if self.device == "cpu" else self.config.batch_size
+
+    def memory_of(self, way: Way) -> int:
+        """Bytes at the peak, if it saved memory in this way."""
+        at_once = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
+        latents = (at_once, *self.base.latent_shape(self.layout.joint_size))
+        work = Work(self.base, None, latents, self.dtype, self.device)
+        adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
+        return max(generation_memory(work, way, adapter, bool(self.sources)).values())
+
+    @property
+    def said_of_memory(self) -> str:
+        return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
+
+    @property
+    def less(self) -> str:
+        """What to do where no way to save memory is enough."""
+        return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways to save memory that are open to it, from the fastest to the smallest."""
+        return open_to(self.device, DRAWING)
+
+    def source(self, index: int) -> Entry | None:
+        """The training pair that pair `index` varies: they take turns in order."""
+        return self.sources[(index - 1) % len(self.sources)] if self.sources else None
+
+    def prompt(self, index: int) -> str:
+        """The sentence of pair `index`: its source's own, or one of the adapter's drawn by (seed, index).
+
+        A source without a caption was trained with the sentence that is nobody's caption.
+        """
+        source = self.source(index)
+        if source is not None and source.caption in dict(self.prompts):
+            return str(source.caption)
+        return draw_prompt(self._nobodys or self.prompts, self.config.seed, index)
+
+    @cached_property
+    def _nobodys(self) -> list[tuple[str, int]]:
+        own = Counter(source.caption for source in self.sources)
+        unused = [(text, count) for text, count in self.prompts if text not in own]
+        return unused or [(text, count) for text, count in self.prompts if count > own[text]]
+
+
+def make_job(config: GenerateConfig) -> Job:
+    """Find run, adapter, base and sources. Raises UserError for what cannot work."""
+    _check(config)
+    base = open_base(config.base, config.tokenizer) if config.base else None
+    run, adapter = find_adapter(config, base)
+    description = read_description(adapter)
+    trained_by = run or run_around(adapter)
+    base = base or _recorded_base(trained_by, description, adapter, config.tokenizer)
+    if config.tokenizer is None and trained_by is not None:
+        base = replace(base, tokenizer=_recorded_tokenizer(trained_by))
+    check_steps("--steps", config.steps, base)
+    warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
+    layout, prompts = _as_trained(config, base, description, adapter, warnings)
+    if description:
+        warnings += adapter_warnings(adapter, description, base)
+    out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device)
+    trained = partial(training_pairs, config, run, layout, description, warnings)
+    sources = trained("--mode from_data") if config.mode == "from_data" else []
+    known = trained("--max_copy") if config.max_copy is not None else []
+    job = Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0, job.less)))
+
+
+def _check(config: GenerateConfig) -> None:
+    for name in ("amount", "steps", "batch_size", "max_tries"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    if config.amount > MOST_PAIRS:
+        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
+    if not 0 < config.strength <= 1:
+        raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
+    if config.mode == "noise" and config.strength != GenerateConfig.strength:
+        raise UserError(
+            f"--strength {config.strength}: only --mode from_data has a strength; add that, or leave it out"
+        )
+    if config.mode == "from_data" and int(config.steps * config.strength) < 1:
+        raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
+    for name in ("min_consistency", "max_copy"):
+        if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
+            raise UserError(f"--{name} {value}: must be from -1 to 1")
+    if config.record_source and config.mode == "noise":
+        raise UserError("--record_source: only --mode from_data has sources; add that, or leave it out")
+    if config.max_copy is not None and config.mode == "from_data":
+        raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
+    if not config.guidance_scale >= 1:
+        raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
+    check_size(config.size)
+    check_folder_name("--savedir", config.savedir)
+    if config.name is not None:
+        check_folder_name("--name", config.name)
+    if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
+        raise UserError("give the run's name with -n, or --checkpoint PATH --out DIR")
+
+
+def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
+    """The run, if a name tells it, and the `unet_lora` folder that --checkpoint means."""
+    systems: list[str] = [base.system.name] if base else list(SYSTEMS)
+    if config.checkpoint in ("best", "latest"):
+        run = find_run(config.results, str(config.name), systems)
+        return run, run.adapter_folder(config.checkpoint)
+    folder = Path(config.checkpoint)
+    adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+    description = read_description(adapter)
+    if base is None and description:
+        systems = [description.system]
+    if config.name is None:
+        return None, adapter
+    try:
+        return find_run(config.results, config.name, systems), adapter
+    except UserError:
+        raise UserError(
+            f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "
+            "leave -n out and say with --out DIR where they go"
+        ) from None
+
+
+def _recorded_base(run: Run | None, description: Description | None, adapter: Path, tokenizer: Path | None) -> Base:
+    """The base that it was trained on: the run knows its path, the adapter, which is shared, but its name."""
+    if run is not None:
+        return open_base(run.read_config().base, tokenizer)
+    if description is None:
+        raise UserError(f"{adapter}: does not say which base it was trained on; pass --base (and --prompt, --size)")
+    try:
+        return open_base(description.base, tokenizer)
+    except UserError as error:
+        raise UserError(
+            f"{adapter}: was trained on {description.base}; say where that is with --base ({error})"
+        ) from None
+
+
+def _recorded_tokenizer(run: Run) -> Path | None:
+    """The tokenizers that the run was given, if they are still there; with others the same prompt is another one."""
+    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _as_trained(
+    config: GenerateConfig, base: Base, description: Description | None, adapter: Path, warnings: list[str]
+) -> tuple[Layout, list[tuple[str, int]]]:
+    """Layout and prompts of the training, so that sampling cannot disagree with it."""
+    if description is None:
+        size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
+        warnings.append(f"{adapter} does not describe itself; taking --size {size} --prompt {prompt!r}")
+        return Layout(base.system.layout, size), [(prompt, 1)]
+    if (description.system, description.layout) != (base.system.name, base.system.layout):
+        raise UserError(
+            f"{adapter}: was trained on {description.system} ({description.layout}), but {base.source} is "
+            f"{base.system.name} ({base.system.layout}); pass the base it was trained on with --base"
+        )
+    if config.size not in (None, description.view_size):
+        raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; leave --size out")
+    if config.guidance_scale > 1 and not description.prompt_dropout:
+        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
+    prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
+    return Layout(base.system.layout, description.view_size), prompts
+
+
+def adapter_warnings(adapter: Path, description: Description, base: Base) -> list[str]:
+    """Warn of an adapter that has not been trained, or was trained on another base."""
+    found = []
+    if base.fingerprint() != description.base_sha256:
+        found.append(
+            f"{base.source}: has other weights than the base that the adapter was trained on ({description.base}), or "
+            "the same ones in another file format; pass that base with --base"
+        )
+    if description.step == 0:
+        found.append(
+            f"{adapter}: is of step 0, before any training, so the pairs are those of the base alone; train "
+            "longer, or choose another step with --checkpoint"
+        )
+    return found
+
+
+def training_pairs(
+    config: GenerateConfig,
+    run: Run | None,
+    layout: Layout,
+    description: Description | None,
+    warnings: list[str],
+    needed_by: str,
+) -> list[Entry]:
+    """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
+
+    Rejected pairs are not varied, but copies of them are looked for, whenever they were rejected. Raises UserError if
+    the run's own pairs are gone or are no longer those it was trained on: prepared again, they may be split otherwise,
+    and eyes that validated must not be varied, nor copies be looked for among other pairs.
+    """
+    data = trained_on(config, run)
+    if data is None:
+        raise UserError(f"{needed_by} needs pairs: pass --data FOLDER (a prepared folder)")
+    if not data.exists():
+        raise UserError(f"{data}: the pairs of this run are gone; pass --data FOLDER to say where they are")
+    folder = prepared_folder(data, config.results, layout.view_size)
+    found = read_folder(folder)
+    if found.note:
+        warnings.append(found.note)
+    if description and not found.has_content(description.data_sha256):
+        if config.data is None:
+            raise UserError(
+                f"{folder}: no longer what this adapter was trained on (prepared again?); "
+                "pass --data FOLDER to take its training pairs all the same"
+            )
+        warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
+    return of_split(found.kept if config.max_copy is None else found.known, "train", folder)
+
+
+def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
+    """Where the training pairs are: what --data says, else the run."""
+    return config.data or (run.read_config().data if run else None)
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Everything the pairs depend on beside their index."""
+    config = job.config
+    return {
+        "adapter_sha256": adapter_sha256(job.adapter),
+        "base_sha256": job.base.fingerprint(),
+        "layout": job.layout.name,
+        "size": job.layout.view_size,
+        "prompts": job.prompts,
+        "seed": config.seed,
+        "mode": config.mode,
+        "strength": job.strength,
+        "sources_sha256": content_sha256(job.sources) if job.sources else None,
+        "steps": config.steps,
+        "sampler": config.sampler,
+        "guidance_scale": config.guidance_scale,
+        "min_consistency": config.min_consistency,
+        "max_copy": config.max_copy,
+        **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
+        "known_sha256": content_sha256(job.known) if job.known else None,
+        "record_source": config.record_source or None,  # as in folders from before there was this setting
+        "dtype": str(job.dtype).removeprefix("torch.") + (f", {job.way.name}" if job.way.stored else ""),
+    }

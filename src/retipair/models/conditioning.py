@@ -1,0 +1,109 @@
+"""Everything the UNet hears beside latents and time: prompt embeddings and, for SDXL, pooled text and size ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from retipair.models.base import SDXL, Base
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One row a sample. embeddings (B, 77, D); SDXL also: pooled (B, P), size_ids (B, 6)."""
+
+    embeddings: torch.Tensor
+    pooled: torch.Tensor | None = None
+    size_ids: torch.Tensor | None = None
+
+    def rows(self, index: Sequence[int]) -> "Conditioning":
+        """The rows at `index`, in that order; rows may repeat. Stacked: an index would be a copy to wait for."""
+        return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Any) -> "Conditioning":
+        pooled, size_ids = (None if t is None else function(t) for t in (self.pooled, self.size_ids))
+        return Conditioning(function(self.embeddings), pooled, size_ids)
+
+
+def stacked(parts: Sequence[Conditioning]) -> Conditioning:
+    """The rows of all, without size ids."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """A prompt as the base reads it. Token ids, a row a tokenizer: all of `tokens`, and those that are `kept`.
+
+    cut: the end of the text that is not read, "" if all is; limit: tokens that fit between begin and end.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[int, ...], ...]
+    cut: str
+    limit: int
+
+
+def truncate_prompts(base: Base, prompts: Sequence[str]) -> dict[str, Truncated]:
+    """Prompt -> what the base's tokenizers keep of it. No text encoder is loaded."""
+    tokenizers = base.tokenizers()
+    return {prompt: _truncate(tokenizers, prompt) for prompt in prompts}
+
+
+def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
+    """As the library's pipelines do: the first tokens, and the end token in the last place."""
+    encoded = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
+    tokens = tuple(tuple(one.input_ids) for one in encoded)
+    ends = [tokenizer.model_max_length - 1 for tokenizer in tokenizers]  # where the end token stands at the latest
+    kept = tuple(ids[:end] for ids, end in zip(tokens, ends, strict=True))
+    cuts = [one.offset_mapping[end][0] for one, end in zip(encoded, ends, strict=True) if len(one.input_ids) > end + 1]
+    return Truncated(tokens, kept, prompt[min(cuts) :] if cuts else "", min(ends) - 1)
+
+
+def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
+    """SDXL's size ids: original (h, w), crop (top, left), target (h, w), nothing resized or cropped; SD1.5 has none."""
+    height, width = joint_size
+    return [height, width, 0, 0, height, width] if base.system is SDXL else []
+
+
+@torch.no_grad()
+def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, int], device: str) -> Conditioning:
+    """Encode prompts with the library's own pipeline; row i belongs to prompts[i], the last row to no prompt at all.
+
+    "No prompt" is what the base's pipeline uses for guidance: zeros where it says so (SDXL), else the encoding of "".
+    The text encoders are loaded here and gone afterwards.
+    """
+    pipeline = base.text_pipeline(device=device)
+    encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
+    rows = stacked([positive for positive, _ in encoded] + [encoded[-1][1]])
+    return with_size_ids(rows, base, joint_size)
+
+
+def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
+    """The same rows and, for SDXL, the size ids of a joint image of (height, width) px."""
+    if base.system is not SDXL:
+        return rows
+    ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
+    size_ids = torch.tensor(ids, dtype=torch.float32, device=rows.embeddings.device)
+    return Conditioning(rows.embeddings, rows.pooled, size_ids)
+
+
+@torch.no_grad()
+def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
+    """One row, without size ids, from a loaded pipeline: what every step pays that keeps nothing."""
+    encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return Conditioning(encoded[0], encoded[2] if len(encoded) == 4 else None)
+
+
+def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
+    """(prompt, no prompt), a row each, one prompt a forward so that a row never depends on its neighbours."""
+    encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
+    if base.system is SDXL:
+        positive, negative, pooled, negative_pooled = encoded
+        return Conditioning(positive, pooled), Conditioning(negative, negative_pooled)
+    positive, negative = encoded
+    return Conditioning(positive), Conditioning(negative)

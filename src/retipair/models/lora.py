@@ -1,0 +1,221 @@
+"""An adapter: the LoRA we learn on a base's UNet, with the description that lets it be used as it was trained.
+
+On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the original system wrote, and as
+`pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both carry the description.
+The latter has PEFT's names too, under `unet.`: the loader decides by the first name how all are spelled, and drops the
+names of a second spelling, which `convert_state_dict_to_diffusers` leaves wherever a layer is not `to_q/k/v/out`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel as UNet
+from diffusers.training_utils import EMAModel, _collate_lora_metadata, cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from retipair.models.base import Base
+from retipair.runtime.atomic_io import read_json
+from retipair.runtime.errors import UserError
+
+TARGETS = {
+    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
+    "all": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
+}
+PEFT_WEIGHTS = "adapter_model.safetensors"
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+_PEFT_PREFIX = "base_model.model."
+_METADATA_KEY = "retipair"
+SCHEMA = "retipair.adapter/1"
+_LARGEST_RANK = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What sampling must know of the training, so that the two cannot disagree. Adapters are shared: no path is in it.
+
+    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: SDXL's
+    six, empty for SD1.5.
+    """
+
+    system: str
+    layout: str
+    view_size: int
+    base: str
+    base_sha256: str
+    rank: int
+    alpha: float
+    targets: str
+    dora: bool
+    rslora: bool
+    prompts: list[tuple[str, int]]
+    prompt_dropout: float
+    size_ids: list[int]
+    data_sha256: str
+    step: int
+    schema: str = SCHEMA
+
+
+def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
+    """Add a fresh adapter, which changes nothing yet, in fp32 whatever the UNet's dtype (in bf16 it barely learns)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(config)
+    cast_training_params(unet, torch.float32)
+
+
+def lora_config(rank: int, alpha: float, targets: str, dora: bool, rslora: bool) -> LoraConfig:
+    """PEFT's settings for one of the two sets of target modules."""
+    whole = int(alpha) if float(alpha).is_integer() else alpha
+    return LoraConfig(r=rank, lora_alpha=whole, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora)
+
+
+def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
+    """The trainable parameters by name, in a fixed order."""
+    return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+
+
+class MovingAverage(EMAModel):
+    """Exponential moving average of parameters: diffusers' own, except that steps can be skipped on the device.
+
+    Update k decays by at most k / (9 + k), the first by 0 (warm-up). `updates`, (), counts them on the device.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
+        super().__init__(parameters, decay)
+        self.updates = torch.zeros((), device=self.shadow_params[0].device)
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[torch.nn.Parameter], finite: torch.Tensor) -> None:
+        """Move towards the parameters where `finite`, () bool on the device, is true; else change nothing."""
+        self.updates += finite
+        warmup = torch.where(self.updates > 1, 9 / (9 + self.updates), 1.0)
+        weight = warmup.clamp(min=1 - self.decay) * finite
+        for shadow, parameter in zip(self.shadow_params, parameters, strict=True):
+            shadow.sub_(weight * (shadow - parameter))
+
+
+def save_adapter(folder: Path, base: Base, unet: UNet, description: Description) -> None:
+    """Write the adapter into `folder` in both forms."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
+    ours = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
+    unet.peft_config["default"].save_pretrained(str(folder))
+    save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
+    pipeline: Any = base.system.pipeline
+    pipeline.save_lora_weights(folder, state, **_collate_lora_metadata({"unet": unet}))
+    _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
+
+
+def _add_metadata(path: Path, more: dict[str, str]) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata = {**(file.metadata() or {}), **more}
+    save_file(load_file(path), path, metadata)
+
+
+def read_description(folder: Path) -> Description | None:
+    """The description inside an adapter folder; None if it has none (the original system's adapters).
+
+    Raises UserError, naming the folder, if there is no readable adapter in it.
+    """
+    with _open_weights(folder) as file:
+        text = (file.metadata() or {}).get(_METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(Description)}:
+            raise UserError(f"{folder}: written by another version of retipair; use that version")
+        prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
+        "".join(prompt for prompt, _ in prompts).encode()  # a lone surrogate is no text that could be tokenized
+        description = Description(**{**values, "prompts": prompts, "base": str(values["base"])})
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder}: its description is damaged ({error}); use another checkpoint") from None
+    if not prompts or description.view_size % 64:
+        raise UserError(f"{folder}: its description is damaged (prompts or view_size); use another checkpoint")
+    return description
+
+
+def load_adapter(folder: Path, unet: UNet, base: str) -> None:
+    """Put the adapter in `folder` onto a UNet, in fp32.
+
+    Raises UserError, naming the folder, if it is unreadable, diverged, or was made for another kind of base.
+    """
+    state = read_tensors(folder)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f"{folder}: holds values that are no numbers, its training diverged; use another checkpoint")
+    config = _read_lora_config(folder)
+    if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
+        raise UserError(f"{folder}: its tensors are not of the rank {config.r} that adapter_config.json says")
+    try:
+        add_adapter(unet, config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
+    if expected != {name: tensor.shape for name, tensor in state.items()}:
+        raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
+    set_peft_model_state_dict(unet, state)
+
+
+def merge_adapter(unet: UNet) -> None:
+    """Fold the adapter into fp32 weights: the same predictions up to rounding, without its cost in every step."""
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def _read_lora_config(folder: Path) -> LoraConfig:
+    """Of PEFT's settings those that we know. Others may name modules to import, or patterns that never end."""
+    path = folder / "adapter_config.json"
+    values = read_json(path)
+    rank, alpha, targets = values.get("r"), values.get("lora_alpha"), values.get("target_modules")
+    sound = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
+    sound &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
+    if not sound:
+        raise UserError(f"{path}: damaged (r, lora_alpha or target_modules); use another checkpoint")
+    if unknown := next((key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)), None):
+        raise UserError(f"{path}: {unknown} is not supported; use an adapter with one rank and alpha for all")
+    dora, rslora = (values.get(key) is True for key in ("use_dora", "use_rslora"))
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora, use_rslora=rslora)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by name, as PEFT names them on the bare UNet."""
+    with _open_weights(folder) as file:
+        return {name.removeprefix(_PEFT_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def adapter_sha256(folder: Path) -> str:
+    """A hash over sorted tensors, LoRA settings and description: files differ from save to save, this does not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_tensors(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    description = read_description(folder)
+    lora = _read_lora_config(folder)
+    settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
+    digest.update(json.dumps([settings, asdict(description) if description else None], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _open_weights(folder: Path) -> Any:
+    path = folder / PEFT_WEIGHTS
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise UserError(
+            f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load and save it once "
+            "with PEFT (save_pretrained writes .safetensors)"
+        )
+    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter here ({PEFT_WEIGHTS} and adapter_config.json); check --checkpoint")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); use another checkpoint") from None

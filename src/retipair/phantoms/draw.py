@@ -1,0 +1,106 @@
+"""Seed and number -> one rendered pair with everything that is known of it."""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from retipair.phantoms import truth
+from retipair.phantoms.anatomy import draw_eye
+from retipair.phantoms.cameras import BASE_CAMERAS, CAMERAS, Look, draw_look
+from retipair.phantoms.clicks import Clicks, forks_and_crossings, place
+from retipair.phantoms.imaging import photograph
+from retipair.phantoms.lesions import Disease
+from retipair.phantoms.maps import FIELD, draw_maps, frame_of
+from retipair.phantoms.pose import MARGIN, draw_pose, seen_by_first, seen_by_second
+from retipair.registration.landmarks import Landmarks
+
+BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
+"""Drawn evenly where none is asked for."""
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One eye seen twice. cf (S, S, 3), fa (S, S) uint8, black where the camera shows nothing; field (S, S) bool.
+
+    `fa_to_cf` (3, 3) maps FA pixel centres to CF pixel centres: the identity, and no landmarks, for a registered pair.
+    The rest is what `truth.Truth` says of the eye; `layers`: `truth.LAYERS`.
+    """
+
+    cf: np.ndarray
+    fa: np.ndarray
+    field: np.ndarray
+    fa_to_cf: np.ndarray
+    landmarks: Landmarks | None
+    wrong_points: list[int]
+    side: str
+    disease: Disease
+    camera: str
+    phase: float
+    disc: list[float]
+    disc_radii: list[float]
+    fovea: list[float]
+    lesions: list[dict[str, str | float]]
+    layers: dict[str, np.ndarray]
+
+
+def draw_phantom(
+    seed: int, number: int, size: int, camera: str | None, disease: Disease | None, clicks: Clicks | None
+) -> Phantom:
+    """Pair `number` of a seed at `size` px; without `clicks` registered, with them the FA's camera has moved.
+
+    Camera and disease are drawn where they are None; the eye's vessels do not depend on camera, size or clicks.
+    """
+    disease = disease or BASE_DISEASES[_rng(seed, number, "disease").integers(len(BASE_DISEASES))]
+    camera = camera or BASE_CAMERAS[_rng(seed, number, "camera").integers(len(BASE_CAMERAS))]
+    eye = draw_eye(_rng(seed, number, "eye"), disease)
+    rng = _rng(seed, number, "look")
+    look = draw_look(rng, CAMERAS[camera])
+    frame, fa_to_cf = frame_of(eye, size), np.eye(3)
+    if clicks is None:
+        maps = draw_maps(eye, frame)
+        cf, fa, field = _photographs(rng, maps, look)
+        landmarks, wrong = None, cast("list[int]", [])
+    else:
+        side = size + 2 * int(size * MARGIN)
+        wide = draw_maps(eye, frame_of(eye, side, FIELD * side / size))
+        fa_to_cf = draw_pose(_rng(seed, number, "pose"), size)
+        maps = seen_by_first(wide, size)
+        cf, _, field = _photographs(rng, maps, look)
+        moved_look = replace(look, shift=draw_look(rng, CAMERAS[camera]).shift)
+        _, fa, fa_field = _photographs(rng, seen_by_second(wide, size, fa_to_cf), moved_look)
+        where = frame.pixels(forks_and_crossings(eye))
+        landmarks, wrong = place(_rng(seed, number, "clicks"), where, (field, fa_field), fa_to_cf, clicks)
+    disc, disc_radii, fovea = truth.places(eye, frame)
+    return Phantom(
+        cf=cf,
+        fa=fa,
+        field=field,
+        fa_to_cf=fa_to_cf,
+        landmarks=landmarks,
+        wrong_points=wrong,
+        side=eye.side,
+        disease=disease,
+        camera=camera,
+        phase=look.phase,
+        disc=disc,
+        disc_radii=disc_radii,
+        fovea=fovea,
+        lesions=truth.seen_lesions(eye, frame, field),
+        layers=truth.draw_layers(eye, maps, frame, field),
+    )
+
+
+def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """CF (S, S, 3) and FA (S, S) uint8, black outside the field (S, S) bool."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    seen = photograph(maps[None], [look], [generator])
+    field = (seen.aperture[0, 0] > 0.5).numpy()
+    cf_image, fa_image = ((view[0] * 255).round().byte().numpy() for view in (seen.cf, seen.fa))
+    return cf_image.transpose(1, 2, 0) * field[..., None], fa_image[0] * field, field
+
+
+def _rng(seed: int, number: int, what: str) -> np.random.Generator:
+    """For one use each, so that a setting which changes one leaves the others alone."""
+    return np.random.default_rng([seed, number, int.from_bytes(what.encode(), "little")])

@@ -1,0 +1,194 @@
+"""Two imaging models over one geometry: what a fundus camera sees in white light, and in the dye's light.
+
+Batched torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B generators -> views in [0, 1].
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from retipair.phantoms.anatomy import MACULA_RADIUS
+from retipair.phantoms.cameras import Look, stack
+from retipair.phantoms.maps import CHANNELS, FIELD, WIDEST
+
+# Absorption of a vessel 0.1 mm thick, RGB: blood hardly dims red light; venous blood is darker.
+_ARTERY_ABSORBS = (0.10, 0.62, 0.55)
+_VEIN_ABSORBS = (0.28, 0.88, 0.75)
+_BLOOD = (0.60, 0.26, 0.28)
+_LIPID = (1.0, 0.90, 0.50)
+_MACULAR_PIGMENT = (0.35, 1.0, 1.4)
+_REFERENCE = 512  # px: the width at which blur and noise are stated
+_BLUR_REACH = 4  # px there, and in smaller views
+
+Looks = dict[str, torch.Tensor]
+Generators = Sequence[torch.Generator]
+
+
+class _Scene:
+    """Maps by name, (B, 1, H, W) each, and what both cameras need of them."""
+
+    def __init__(self, maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> None:
+        assert maps.shape[1] == len(CHANNELS), maps.shape
+        self.look: Looks = stack(list(looks), maps.device)
+        self.generators = generators
+        self.size = maps.shape[-1]
+        self.device = maps.device
+        self._maps = maps
+        ticks = (torch.arange(self.size, device=maps.device) + 0.5) / self.size * 2 - 1
+        self.x, self.y = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)  # the view from -1 to 1
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        return self._maps[:, CHANNELS.index(name)][:, None]
+
+    def thickness(self, name: str) -> torch.Tensor:
+        """Of a vessel, in tenths of a millimetre."""
+        return getattr(self, name) * (WIDEST / 0.1)
+
+    def fovea(self, radius: float) -> torch.Tensor:
+        """A Gaussian of that radius, mm, around the fovea."""
+        distance = -MACULA_RADIUS * self.macula.clamp(min=1e-4).log()
+        return torch.exp(-((distance / radius) ** 2))
+
+    def clouds(self, wavelength: float, channels: int = 1) -> torch.Tensor:
+        """Smooth noise (B, channels, H, W), deviation about 1; the wavelength in mm."""
+        n = max(4, round(FIELD / wavelength))
+        grid = self.noise((channels, n, n))
+        return 1.4 * F.interpolate(grid, size=(self.size, self.size), mode="bicubic", align_corners=False)
+
+    def noise(self, shape: tuple[int, ...]) -> torch.Tensor:
+        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.device)
+
+    def light(self, view: int) -> torch.Tensor:
+        """Flash of the CF (0) or FA (1): a vignette and an off-centre gradient, (B, 1, H, W)."""
+        look = self.look
+        across = look["gradient"][:, 2 * view, None] * self.x + look["gradient"][:, 2 * view + 1, None] * self.y
+        lost = look["vignette"][:, view, None] * (self.x**2 + self.y**2).clamp(max=1.3) ** 1.5
+        return ((1 - lost) * (1 + across)).clamp(min=0.03)
+
+    def aperture(self) -> torch.Tensor:
+        """The field of view (B, 1, H, W) in [0, 1]: a circle, clipped at top and bottom, perhaps with a tab."""
+        look = self.look
+        x, y = self.x - look["shift"][:, :1], self.y - look["shift"][:, 1:]
+        edge = self.size / 2
+        circle = (look["radius"] - torch.hypot(x, y)) * edge
+        clipped = (look["radius"] * (1 - look["clip"]) - y.abs()) * edge
+        angle = look["notch_angle"]
+        out = x * angle.cos() + y * angle.sin() - look["radius"]
+        aside = y * angle.cos() - x * angle.sin()
+        tab = torch.minimum(0.05 - out, 0.045 - aside.abs()) * edge
+        tab = torch.where(angle.isnan(), -edge, tab).nan_to_num(-edge)
+        tab = torch.where(out > -0.1, tab, -edge)
+        return torch.maximum(torch.minimum(circle, clipped), tab).add(0.5).clamp(0, 1)
+
+
+def _rgb(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Views:
+    """CF (B, 3, H, W), FA and aperture, the field of view, (B, 1, H, W), all in [0, 1].
+
+    clean_cf, clean_fa: the same from a sensor without noise.
+    """
+
+    cf: torch.Tensor
+    fa: torch.Tensor
+    aperture: torch.Tensor
+    clean_cf: torch.Tensor
+    clean_fa: torch.Tensor
+
+
+@torch.no_grad()
+def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> Views:
+    """Each of B eyes in white light and in the dye's."""
+    scene = _Scene(maps, looks, generators)
+    aperture = scene.aperture()
+    cf, clean_cf = (one * aperture for one in _expose(scene, _colour_fundus(scene), view=0))
+    fa, clean_fa = (one * aperture for one in _expose(scene, _angiogram(scene), view=1))
+    return Views(cf, fa, aperture, clean_cf, clean_fa)
+
+
+def _colour_fundus(scene: _Scene) -> torch.Tensor:
+    """White light from pigment and choroid, dimmed by macular pigment and blood, (B, 3, H, W)."""
+    look = scene.look
+    mottle = 0.8 * scene.clouds(3.0) + 0.35 * scene.clouds(1.0) + 0.3 * scene.clouds(0.35)
+    rim = (scene.x**2 + scene.y**2).clamp(max=1.2) ** 2 * look["vignette"][:, :1]
+    ground = torch.lerp(look["fundus"], look["edge"], rim.clamp(0, 1)) * (1 + look["texture"] * mottle)
+    ground = ground * torch.exp(-look["pigment"] * _rgb(_MACULAR_PIGMENT, ground) * scene.fovea(0.75))
+    nerve = torch.lerp(0.5 * (look["disc"] + ground), look["disc"], 0.35 + 0.65 * scene.cup) * 1.05
+    ground = torch.lerp(ground, nerve, scene.disc)
+    ground = torch.lerp(ground, _rgb(_LIPID, ground) * 0.95, 0.85 * scene.exudate)
+    bled = 1 - (1 - _rgb(_BLOOD, ground)) * torch.maximum(scene.haemorrhage, 0.9 * scene.microaneurysm)
+    absorbed = scene.thickness("artery") * _rgb(_ARTERY_ABSORBS, ground)
+    absorbed = absorbed + scene.thickness("vein") * _rgb(_VEIN_ABSORBS, ground)
+    shine = _reflex(scene.artery_axis, scene.thickness("artery")) + 0.35 * _reflex(
+        scene.vein_axis, scene.thickness("vein")
+    )
+    return ground * bled * torch.exp(-look["contrast"][:, :1] * absorbed) + look["reflex"] * shine * ground
+
+
+def _reflex(axis: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
+    """Light from the rounded middle of vessels wider than about 0.06 mm."""
+    return torch.exp(-(((1 - axis) / 0.3) ** 2)) * ((thickness - 0.6) / 0.4).clamp(0, 1)
+
+
+def _angiogram(scene: _Scene) -> torch.Tensor:
+    """The dye's light from choroid, vessels and leaks, (B, 1, H, W)."""
+    look = scene.look
+    phase = look["phase"]
+    granules = 0.5 * scene.clouds(0.10) + 0.4 * scene.clouds(0.3) + 0.4 * scene.clouds(2.5)
+    ground = 0.27 * look["flush"] * (0.55 + 0.6 * phase - 0.25 * phase**2) * (1 + look["grain"] * granules)
+    ground = ground * (1 - 0.72 * scene.fovea(0.62))
+    rim = (4 * scene.disc * (1 - scene.disc)).clamp(0, 1)
+    ground = torch.lerp(ground, 0.65 * ground + 0.10 * phase, scene.disc) + 0.14 * rim * (0.3 + phase)
+    perfused = 1 - scene.nonperfusion
+    ground = ground * (0.55 + 0.45 * perfused) * (1 - 0.08 * scene.exudate)
+    capillaries = _ramp(phase, 0.05, 0.35)
+    ground = ground + 0.85 * look["fine"] * capillaries * perfused * scene.thickness("fine")
+    ground = ground * (1 - 0.78 * scene.haemorrhage) + 0.55 * scene.leakage * phase**1.3
+    artery = 0.95 * _ramp(phase, -0.1, 0.1) * (1 - 0.35 * _ramp(phase, 0.4, 1))
+    walls = 1 - scene.vein_axis  # laminar flow: dye runs along the walls first
+    filled = _ramp(phase, 0.2, 0.5)
+    vein = 0.92 * _ramp(phase, 0.03, 0.4) * (filled + (1 - filled) * (0.35 + 0.65 * walls))
+    vein = vein * (1 - 0.25 * _ramp(phase, 0.6, 1))
+    for name, dye in (("vein", vein), ("artery", artery)):
+        seen = 1 - torch.exp(-2.2 * look["contrast"][:, 1:] * scene.thickness(name))
+        ground = torch.lerp(ground, dye, seen * (1 - 0.6 * scene.haemorrhage))
+    return torch.maximum(ground, 0.85 * scene.microaneurysm * (0.4 + 0.6 * capillaries))
+
+
+def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
+    """0 before start, 1 after end, smooth between."""
+    share = ((values - start) / (end - start)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def _expose(scene: _Scene, seen: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flash, optics and sensor: (B, C, H, W) in [0, 1], with the sensor's noise and without."""
+    look: dict[str, Any] = scene.look
+    lit = seen * scene.light(view) * look["exposure"][:, view, None]
+    sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
+    # Shot noise grows with the light's root, read noise stays; smaller pixels average less of both.
+    deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
+    noisy = sharp + deviation * scene.noise(tuple(seen.shape[1:]))
+    gamma = look["gamma"][:, view, None]
+    return noisy.clamp(0.004, 1) ** gamma, sharp.clamp(0.004, 1) ** gamma
+
+
+def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Each of (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
+    batch, channels = images.shape[:2]
+    reach = _BLUR_REACH * max(1, math.ceil(images.shape[-1] / _REFERENCE))
+    ticks = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    weights = torch.exp(-0.5 * (ticks / sigmas[:, None].clamp(min=0.05)) ** 2)
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)  # (B * C, 2 reach + 1)
+    flat = F.pad(images.reshape(1, batch * channels, *images.shape[2:]), (reach,) * 4, mode="replicate")
+    groups = batch * channels
+    flat = F.conv2d(flat, weights.view(groups, 1, 1, -1), groups=groups)
+    return F.conv2d(flat, weights.view(groups, 1, -1, 1), groups=groups).view_as(images)

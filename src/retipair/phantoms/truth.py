@@ -1,0 +1,124 @@
+"""What is known of a rendered pair beside its views: pictures of what lies where, and numbers."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from retipair.data.manifest import mistyped
+from retipair.phantoms.anatomy import Eye
+from retipair.phantoms.lesions import LESION_KINDS
+from retipair.phantoms.maps import CHANNELS, DISC_ASPECT, Frame, vessel_mask
+from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH
+from retipair.runtime.atomic_io import write_text
+from retipair.runtime.errors import UserError
+
+TRUTH_NAME = "truth.json"
+TRUTH_SCHEMA = "retipair.phantoms.phantom-truth/1"
+LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
+"""The pictures beside truth.json, {layer}.png."""
+ARTERY, VEIN, CROSSING = 1, 2, 3
+"""In arteries_veins.png."""
+
+_COVERED = {"leakage": float(np.exp(-2))}  # it fades slowly; this is how bright it still is at its radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """truth.json: one rendered pair. Places are (x, y) px in the CF's frame, pixel centres at whole numbers.
+
+    `eye` is the pair's number from 1, all else a function of it, `seed` and the settings; `phase` of the dye: 0
+    arterial, 1 late. `disc_radii`: across and down. `fa_to_cf` (3x3) is the true homography; `wrong_points` are the
+    points of the files, from 0, that were put in nonsense places. A lesion: kind, x, y, radius. `source_sha256` is
+    over seed, number and settings; `files_sha256` over the views, points and pictures, by path.
+    """
+
+    id: str
+    eye: int
+    seed: int
+    side: str
+    disease: str
+    camera: str
+    phase: float
+    disc: list[float]
+    disc_radii: list[float]
+    fovea: list[float]
+    fa_to_cf: list[list[float]]
+    wrong_points: list[int]
+    lesions: list[dict[str, str | float]]
+    consistency: float | None
+    source_sha256: str
+    files_sha256: dict[str, str]
+    schema: str = TRUTH_SCHEMA
+
+
+def write_truth(path: Path, truth: Truth) -> None:
+    """Write truth.json whole or not at all; makes its folder."""
+    values = asdict(truth)
+    ordered = {"schema": values.pop("schema"), **values}
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in ordered.items())
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_text(path, text)
+
+
+def read_truth(path: Path) -> Truth:
+    """What `write_truth` wrote. Raises UserError, naming the file, where it is not that."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); draw the phantoms again") from None
+    names = {field.name for field in fields(Truth)}
+    right = isinstance(values, dict) and set(values) == names and values["schema"] == TRUTH_SCHEMA
+    if not right or mistyped(Truth, values):
+        raise UserError(f"{path}: not the truth of a phantom that this version reads; draw the phantoms again")
+    return Truth(**values)
+
+
+def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -> dict[str, np.ndarray]:
+    """The LAYERS, (size, size) uint8 each, black outside the field (size, size) bool. maps: as drawn in this frame.
+
+    Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING. lesions: 1 + the kind's place in LESION_KINDS;
+    where two kinds lie on one another, the first.
+    """
+    artery, vein = (vessel_mask(tree, SEEN_BY_BOTH, frame) for tree in (eye.arteries, eye.veins))
+    fine = vessel_mask(eye.arteries, FA_ONLY, frame) | vessel_mask(eye.veins, FA_ONLY, frame)
+    disc = maps[CHANNELS.index("disc")].numpy() > 0.5
+    masks = {"vessels": artery | vein, "fine": fine & ~artery & ~vein, "disc": disc, "field": field}
+    labels = {"arteries_veins": ARTERY * artery + VEIN * vein, "lesions": _lesion_kinds(eye, maps, frame)}
+    layers = {name: mask * np.uint8(255) for name, mask in masks.items()} | labels
+    return {name: layers[name].astype(np.uint8) * field for name in LAYERS}
+
+
+def _lesion_kinds(eye: Eye, maps: torch.Tensor, frame: Frame) -> np.ndarray:
+    kinds = np.zeros((frame.size, frame.size), dtype=np.uint8)
+    for number, kind in reversed([*enumerate(LESION_KINDS, start=1)]):
+        kinds[maps[CHANNELS.index(kind)].numpy() > _COVERED.get(kind, 0.5)] = number
+        columns, rows = np.rint(frame.pixels(_centres(eye, kind))).astype(int).T  # also of those less than a pixel wide
+        inside = (columns >= 0) & (rows >= 0) & (columns < frame.size) & (rows < frame.size)
+        kinds[rows[inside], columns[inside]] = number
+    return kinds
+
+
+def _centres(eye: Eye, kind: str) -> np.ndarray:
+    return np.array([(one.x, one.y) for one in eye.lesions if one.kind == kind]).reshape(-1, 2)
+
+
+def places(eye: Eye, frame: Frame) -> tuple[list[float], list[float], list[float]]:
+    """disc, disc_radii and fovea of truth.json."""
+    disc, fovea = frame.pixels(np.array([eye.disc, (0.0, 0.0)])).round(3).tolist()
+    radius = eye.disc_radius * frame.px_per_mm
+    return disc, [round(radius / DISC_ASPECT**0.5, 3), round(radius * DISC_ASPECT**0.5, 3)], fovea
+
+
+def seen_lesions(eye: Eye, frame: Frame, field: np.ndarray) -> list[dict[str, str | float]]:
+    """The lesions whose centre the field (size, size) bool shows, as truth.json lists them."""
+    listed: list[dict[str, str | float]] = []
+    for one in eye.lesions:
+        x, y = frame.pixels(np.array([[one.x, one.y]]))[0]
+        column, row = round(x), round(y)
+        if 0 <= column < frame.size and 0 <= row < frame.size and field[row, column]:
+            radius = one.radius * frame.px_per_mm
+            listed.append({"kind": one.kind, "x": round(x, 3), "y": round(y, 3), "radius": round(radius, 3)})
+    return listed

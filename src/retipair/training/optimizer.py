@@ -1,0 +1,123 @@
+"""What is being learnt: the adapter, its optimiser and running average, and how they are saved and taken up again."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from retipair.config import TrainConfig
+from retipair.models.lora import MovingAverage, UNet, adapter_parameters
+from retipair.runtime.errors import UserError
+
+ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
+
+
+class Learner:
+    """Where the adapter's parameters, the optimiser and the average stand after `step` steps."""
+
+    def __init__(self, unet: UNet, config: TrainConfig) -> None:
+        self.config = config
+        self.parameters = adapter_parameters(unet)
+        self.step = 0
+        self._optimizer = _build_optimizer(config, list(self.parameters.values()))
+        self._masks = bool(self._optimizer.defaults.get("fused"))
+        self._average = MovingAverage(self.parameters.values(), config.ema_decay) if config.ema_decay else None
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.step, self.config)
+
+    def update(self) -> torch.Tensor:
+        """Take one optimiser step along the gradients gathered so far; skip it where they are NaN or infinite.
+
+        A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
+        Returns whether the gradients are finite, () bool on the device: a GPU skips without synchronising.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        gradients = [one.grad for one in self.parameters.values() if one.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = norm.isfinite()
+        if self.config.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
+        if self._masks:
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # fused steps heed it
+            self._optimizer.step()
+        elif finite:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self.parameters.values(), finite)
+        self.step += 1
+        return finite
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network has the averaged adapter in place of the raw one, where averaging is on."""
+        if self._average is None:
+            yield
+            return
+        self._average.store(self.parameters.values())
+        self._average.copy_to(self.parameters.values())
+        try:
+            yield
+        finally:
+            self._average.restore(self.parameters.values())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything the next step depends on, by name: the raw adapter, the optimiser, the average."""
+        tensors = {f"adapter.{name}": p.detach().clone() for name, p in self.parameters.items()}
+        for number, entry in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+        if self._average is not None:
+            tensors |= {f"average.{number}": value for number, value in enumerate(self._average.shadow_params)}
+            tensors["average.updates"] = self._average.updates
+        return tensors
+
+    def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up the state of `step` steps."""
+        self.step = step
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"adapter.{name}"])
+        moments: dict[int, dict[str, torch.Tensor | int]] = {}
+        for key in tensors:
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".", 2)
+                value = tensors[key]
+                counted = value.dtype == torch.int64 and value.ndim == 0  # adamw8bit's steps are no tensor
+                moments.setdefault(int(number), {})[name] = int(value) if counted else value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        if self._average is not None:
+            self._average.updates.fill_(tensors.get("average.updates", step))  # older checkpoints have none
+            for place, shadow in enumerate(self._average.shadow_params):
+                shadow.copy_(tensors[f"average.{place}"])
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of the step that follows `step` others: linear warm-up, then the schedule; a function of these alone.
+
+    original: constant for 4,000 steps, then cosine to lr_end at max_steps; a run of less than 15,000 steps is constant
+    for the same share of them.
+    """
+    warm = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
+    if config.lr_schedule == "constant":
+        return warm * config.learning_rate
+    flat = 0
+    if config.lr_schedule == "original":
+        flat = min(ORIGINAL_CONSTANT_STEPS, round(config.max_steps * ORIGINAL_CONSTANT_STEPS / ORIGINAL_STEPS))
+    share = min(max(step - flat, 0) / max(config.max_steps - flat, 1), 1.0)
+    end = min(config.lr_end, config.learning_rate)
+    return warm * (end + (config.learning_rate - end) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def _build_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, fused=parameters[0].is_cuda or None, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError("--optimizer adamw8bit needs bitsandbytes: pip install 'retipair[adamw8bit]'") from None
+    return AdamW8bit(parameters, **options)

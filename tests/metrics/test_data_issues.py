@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from retipair.data.pair import Pair
+from retipair.metrics.data_issues import doubts_of, same_eyes
+from retipair.metrics.memorisation import COPY, Nearest
+from retipair.metrics.pair_metrics import Figures, figures_of
+from retipair.metrics.views import measure
+
+
+def figures(pair: Pair, fa_chroma: float = 0.0) -> Figures:
+    found = figures_of(measure(pair))
+    found.values["fa.chroma"] = fa_chroma
+    return found
+
+
+def kinds(pair: Pair, fa_chroma: float = 0.0) -> list[str]:
+    return [doubt.kind for doubt in doubts_of("one", figures(pair, fa_chroma))]
+
+
+def swapped(pair: Pair) -> Pair:
+    return Pair(np.repeat(pair.fa[..., None], 3, axis=2), pair.cf[..., 1], pair.mask)
+
+
+def test_nothing_speaks_against_a_good_pair(pairs):
+    assert kinds(pairs[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "kind"),
+    [
+        (swapped, "swapped"),
+        (lambda pair: replace(pair, fa=pair.fa[:, ::-1]), "turned"),
+        (lambda pair: replace(pair, fa=pair.fa[::-1]), "turned"),
+        (lambda pair: replace(pair, fa=pair.fa[::-1, ::-1]), "turned"),
+        (lambda pair: replace(pair, fa=ndimage.shift(pair.fa, (0, 5), order=1)), "apart"),
+        (lambda pair: replace(pair, cf=np.minimum(pair.cf.astype(int) * 2, 255).astype(np.uint8)), "clipped"),
+    ],
+)
+def test_what_is_spoilt_is_found_and_called_by_its_name(pairs, spoilt, kind):
+    assert kind in kinds(spoilt(pairs[0]))
+
+
+def test_a_red_free_photograph_is_not_taken_for_swapped_views(pairs):
+    red_free = replace(pairs[0], cf=np.repeat(pairs[0].cf[..., 1:2], 3, axis=2))
+    assert kinds(red_free) == []
+    assert kinds(red_free, fa_chroma=20.0) == ["swapped"]
+
+
+def test_two_different_eyes_are_unrelated(pairs):
+    assert kinds(replace(pairs[0], fa=pairs[1].fa)) == ["unrelated"]
+
+
+def test_an_angiogram_in_colour_is_found(pairs):
+    assert kinds(pairs[0], fa_chroma=20.0) == ["colour in FA"]
+
+
+def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
+    most_like = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
+    [doubt] = same_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
+    assert doubt.id == "a"
+    assert "eye of c" in doubt.text
+    assert "train and val" in doubt.text
+    assert same_eyes(["a", "b"], ["train"] * 2, [Nearest(1, 0.3), Nearest(0, 0.3)]) == []
+
+
+def test_of_an_eye_under_three_names_none_goes_unsaid():
+    most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
+    assert [doubt.id for doubt in same_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
+
+
+def test_an_eye_under_two_names_is_found_if_only_one_likeness_reaches_the_threshold():
+    for most_like in ([Nearest(1, COPY + 0.01), Nearest(0, COPY - 0.01)], [Nearest(1, COPY - 0.01), Nearest(0, COPY)]):
+        assert len(same_eyes(["a", "b"], ["train"] * 2, most_like)) == 1

@@ -1,0 +1,202 @@
+"""An adapter changes nothing when fresh, and says and does the same however it is loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from conftest import VIEW
+from retipair.data.layout import Layout
+from retipair.diffusion.noise import generator
+from retipair.generation.pair_generator import Painter
+from retipair.models.base import Base, open_base
+from retipair.models.conditioning import encode_prompts
+from retipair.models.denoiser import Denoiser
+from retipair.models.lora import (
+    DIFFUSERS_WEIGHTS,
+    PEFT_WEIGHTS,
+    TARGETS,
+    Description,
+    adapter_parameters,
+    adapter_sha256,
+    add_adapter,
+    load_adapter,
+    lora_config,
+    merge_adapter,
+    read_description,
+    read_tensors,
+    save_adapter,
+)
+from retipair.runtime.errors import UserError
+
+PROMPT = "two views of one eye"
+KINDS = {
+    "plain": {"rank": 4, "alpha": 4.0, "dora": False, "rslora": False},
+    "alpha": {"rank": 4, "alpha": 11.0, "dora": False, "rslora": False},
+    "dora": {"rank": 4, "alpha": 8.0, "dora": True, "rslora": False},
+    "rslora": {"rank": 4, "alpha": 2.0, "dora": False, "rslora": True},
+}
+
+
+@pytest.fixture
+def base(system: str, base_folder: Callable[[str], Path]) -> Base:
+    return open_base(str(base_folder(system)))
+
+
+def config_of(kind: str, targets: str = "attention") -> LoraConfig:
+    how = KINDS[kind]
+    return lora_config(how["rank"], how["alpha"], targets, how["dora"], how["rslora"])
+
+
+def description(base: Base, kind: str) -> Description:
+    return Description(
+        system=base.system.name,
+        layout=base.system.layout,
+        view_size=VIEW,
+        base=base.source,
+        targets="attention",
+        prompts=[(PROMPT, 3)],
+        prompt_dropout=0.0,
+        size_ids=[VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW],
+        base_sha256="0" * 64,
+        data_sha256="0" * 64,
+        step=7,
+        **KINDS[kind],  # type: ignore[arg-type]
+    )
+
+
+def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
+    """A UNet whose adapter has moved."""
+    unet = base.unet().eval()
+    add_adapter(unet, config_of(kind, targets), seed=1)
+    for number, (name, parameter) in enumerate(adapter_parameters(unet).items()):
+        moved = torch.randn(parameter.shape, generator=generator(5, number))
+        if "lora_B" in name:
+            parameter.data = 0.5 * moved
+        elif "lora_magnitude_vector" in name:
+            parameter.data *= 1 + 0.2 * moved
+    return unet
+
+
+def paint(base: Base, unet: Any) -> np.ndarray:
+    layout = Layout(base.system.layout, VIEW)
+    painter = Painter(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
+    heard = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
+    return painter.paint(heard, [generator(2, 1)])[0].joint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", TARGETS)
+def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets: str) -> None:
+    fresh = base.unet().eval()
+    add_adapter(fresh, config_of(kind, targets))
+    latents, t = torch.randn(1, 4, 16, 32, generator=generator(0)), torch.tensor(500)
+    heard = encode_prompts(base, [PROMPT], (VIEW, 2 * VIEW), "cpu").rows([0])
+    with torch.no_grad():
+        outputs = [Denoiser(unet, torch.float32, "cpu")(latents, t, heard) for unet in (base.unet().eval(), fresh)]
+    if kind == "dora":  # the weight is divided by its norm and multiplied by it again
+        assert torch.allclose(*outputs, atol=1e-5)
+    else:
+        assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", TARGETS)
+def test_the_same_image_through_ours_through_diffusers_and_through_peft(
+    base: Base, kind: str, targets: str, tmp_path: Path
+) -> None:
+    unet = with_adapter(base, kind, targets)
+    expected = paint(base, unet)
+    assert np.abs(expected.astype(int) - paint(base, base.unet().eval())).mean() > 1, "the adapter does nothing"
+    save_adapter(tmp_path, base, unet, description(base, kind))
+
+    ours = base.unet().eval()
+    load_adapter(tmp_path, ours, base.source)
+    assert np.array_equal(paint(base, ours), expected)
+
+    loaded = loaded_by_diffusers(base, tmp_path)
+    assert_same_tensors(get_peft_model_state_dict(loaded, adapter_name="default_0"), read_tensors(tmp_path))
+    assert np.array_equal(paint(base, loaded), expected)
+
+    peft = PeftModel.from_pretrained(base.unet(), str(tmp_path)).eval()
+    assert np.array_equal(paint(base, peft), expected)
+
+
+def loaded_by_diffusers(base: Base, folder: Path) -> UNet2DConditionModel:
+    """The UNet of a diffusers pipeline that has loaded the adapter with `load_lora_weights`."""
+    kinds: dict[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sd15": StableDiffusionPipeline}
+    pipe = kinds[base.system.name].from_pretrained(base.source)
+    pipe.load_lora_weights(str(folder))
+    return pipe.unet.eval()
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_it_predicts_the_same_and_leaves_no_layer_behind(base: Base, kind: str) -> None:
+    unet = with_adapter(base, kind)
+    expected = paint(base, unet)
+    merge_adapter(unet)
+    assert {name for name, _ in unet.named_parameters()} == {name for name, _ in base.unet().named_parameters()}
+    assert np.abs(expected.astype(int) - paint(base, unet)).max() <= 1
+
+
+def test_weights_are_fp32_on_a_bf16_base(base: Base) -> None:
+    unet = base.unet(torch.bfloat16)
+    add_adapter(unet, config_of("plain"))
+    parameters = adapter_parameters(unet)
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    assert {p.dtype for n, p in unet.named_parameters() if n not in parameters} == {torch.bfloat16}
+
+
+def test_both_files_carry_the_description(base: Base, tmp_path: Path) -> None:
+    expected = description(base, "alpha")
+    save_adapter(tmp_path, base, with_adapter(base, "alpha"), expected)
+    assert read_description(tmp_path) == expected
+    with safe_open(tmp_path / DIFFUSERS_WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["retipair"])["rank"] == 4
+    assert json.loads(metadata["lora_adapter_metadata"])["unet.lora_alpha"] == 11
+
+
+def test_the_hash_is_of_tensors_and_description_not_of_the_file(base: Base, tmp_path: Path) -> None:
+    unet, told = with_adapter(base, "plain"), description(base, "plain")
+    for name in ("a", "b"):
+        save_adapter(tmp_path / name, base, unet, told)
+    path = tmp_path / "b" / PEFT_WEIGHTS
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    save_file(tensors, path, dict(reversed(metadata.items())))
+    assert adapter_sha256(tmp_path / "a") == adapter_sha256(tmp_path / "b")
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1e-6}, path, metadata)
+    assert adapter_sha256(tmp_path / "a") != adapter_sha256(tmp_path / "b")
+
+
+def test_an_adapter_of_the_other_system_does_not_fit(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    sdxl, sd15 = (open_base(str(base_folder(system))) for system in ("sdxl", "sd15"))
+    save_adapter(tmp_path, sdxl, with_adapter(sdxl, "plain"), description(sdxl, "plain"))
+    with pytest.raises(UserError, match="does not fit"):
+        load_adapter(tmp_path, sd15.unet(), sd15.source)
+
+
+def test_an_adapter_that_diverged_is_refused(base: Base, tmp_path: Path) -> None:
+    save_adapter(tmp_path, base, with_adapter(base, "plain"), description(base, "plain"))
+    tensors = load_file(tmp_path / PEFT_WEIGHTS)
+    tensors[next(iter(tensors))][0, 0] = float("nan")
+    save_file(tensors, tmp_path / PEFT_WEIGHTS)
+    with pytest.raises(UserError, match=r"diverged"):
+        load_adapter(tmp_path, base.unet(), base.source)

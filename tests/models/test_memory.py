@@ -1,0 +1,108 @@
+"""Memory: the table of ways to take less, which of them a number of GiB leads to, and what is counted."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from retipair.models.base import open_base
+from retipair.models.memory import (
+    DRAWING,
+    GIB,
+    PRESETS,
+    TRAINING,
+    Adapter,
+    Way,
+    Work,
+    choose,
+    count_step,
+    generation_memory,
+    next_smaller,
+    training_memory,
+)
+from retipair.runtime.errors import UserError
+
+NAMES = ["no memory savings", "gradient checkpointing"] + [
+    f"gradient checkpointing and weights in {bits}" for bits in ("fp8", "nf4")
+]
+LATENTS = {"sdxl": (1, 4, 64, 128), "sd15": (1, 4, 64, 64)}
+
+
+def work(base: str, latents: Sequence[int], dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> Work:
+    adapter = Adapter(16, 16, "attention", dora=False, rslora=False)
+    return Work(open_base(f"random:{base}"), adapter, tuple(latents), dtype, device)  # type: ignore[arg-type]
+
+
+def sized(*gib: float) -> Callable[[Way], int]:
+    """Estimates for the ways in their order."""
+    return lambda way: round(gib[TRAINING.index(way)] * GIB)
+
+
+def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
+    assert [way.name for way in TRAINING] == NAMES
+    assert [way.name for way in DRAWING] == ["no memory savings", "weights in fp8", "weights in nf4"]
+    small = work("tiny-sdxl", (8, 4, 16, 32))
+    for phase in ("load", "step"):
+        needed = [training_memory(small, way)[phase] for way in TRAINING]
+        assert needed == sorted(needed, reverse=True)
+        assert len(set(needed)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("memory", "way"), [("24", 0), ("16", 0), ("12", 0), pytest.param("8", 2, marks=pytest.mark.slow)]
+)
+def test_what_each_number_leads_to_for_sdxl(memory: str, way: int) -> None:
+    """At 1024x512, one pair a step, bf16 on CUDA."""
+    full = work("sdxl", LATENTS["sdxl"])
+    needed: Callable[[Way], int] = lambda way: max(training_memory(full, way).values())  # noqa: E731
+    chosen = choose(memory, TRAINING, needed, lambda: 0, "")
+    assert chosen == TRAINING[way]
+    assert needed(chosen) < int(memory) * GIB
+
+
+def test_a_number_takes_the_first_that_fits_and_leaves_a_tenth_free() -> None:
+    needed = sized(20, 10, 7.3, 7.1)
+    assert [choose(memory, TRAINING, needed, lambda: 0, "") for memory in PRESETS] == [
+        TRAINING[1] if memory == "16" or memory == "12" else TRAINING[0 if memory == "24" else 3] for memory in PRESETS
+    ]
+
+
+def test_what_cannot_fit_is_refused_with_the_smallest_estimate() -> None:
+    with pytest.raises(UserError, match=r"--memory 8: 9\.5 GiB is the smallest estimate, with .*nf4.*--batch_size"):
+        choose("8", TRAINING, sized(30, 20, 10, 9.5), lambda: 0, "lower --batch_size")
+
+
+def test_auto_only_recomputes_and_only_when_it_must() -> None:
+    needed = sized(20, 10, 7, 4)
+    for free, way in ((24, 0), (22, 1), (12, 1), (2, 1)):  # what does not fit goes on with what changes nothing
+        assert choose("auto", TRAINING, needed, lambda free=free: free * GIB, "") == TRAINING[way]  # type: ignore[misc]
+    assert choose("auto", DRAWING, sized(), lambda: 0, "") == Way()
+
+
+def test_after_running_out_the_next_smaller_number_is_named() -> None:
+    needed = sized(20, 10, 7, 4)
+    assert [next_smaller(way, TRAINING, needed) for way in TRAINING] == ["16", "8", None, None]
+
+
+@pytest.mark.parametrize("system", LATENTS)
+def test_the_weights_are_those_that_are_known(system: str) -> None:
+    step = count_step(work(system, LATENTS[system]), Way(), learn=False)
+    millions = {"sdxl": 2567, "sd15": 860}[system]
+    assert step.whole == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
+
+
+def test_fewer_bits_are_that_much_smaller() -> None:
+    full = work("sd15", LATENTS["sd15"])
+    whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in DRAWING)
+    assert fp8 / whole == pytest.approx(8 / 16, abs=0.01)
+    assert nf4 / whole == pytest.approx(4.5 / 16, abs=0.01)
+
+
+def test_more_pairs_take_more_to_learn_and_to_denoise_but_not_to_decode() -> None:
+    one, four = (work("tiny-sdxl", (pairs, 4, 16, 32), torch.float32, "cpu") for pairs in (1, 4))
+    assert count_step(four, Way(), learn=True).live == pytest.approx(
+        4 * count_step(one, Way(), learn=True).live, rel=0.1
+    )
+    drawn = [generation_memory(each, Way()) for each in (one, four)]
+    assert drawn[0]["decode"] == drawn[1]["decode"]
+    assert drawn[0]["denoise"] < drawn[1]["denoise"]

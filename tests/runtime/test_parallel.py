@@ -1,0 +1,63 @@
+"""Many at once are what they are one by one, in order, and few of them are held."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from eyes import draw_pair
+from retipair.data.pair import Pair
+from retipair.metrics.views import measure
+from retipair.runtime.parallel import in_order
+from retipair.runtime.threads import available_cores
+
+
+def test_many_are_measured_as_one_by_one() -> None:
+    pairs = [Pair(*draw_pair(seed, 128), np.ones((128, 128), dtype=bool)) for seed in range(3)]
+    for pair, ridges in zip(pairs, in_order(lambda pair: measure(pair).fa.ridges, pairs), strict=True):
+        assert np.array_equal(ridges, measure(pair).fa.ridges)
+
+
+def test_the_order_is_that_of_the_items_however_long_each_takes() -> None:
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number < 3 else 0)
+        return number
+
+    assert list(in_order(slow_at_first, range(12), workers=4)) == list(range(12))
+
+
+def test_as_many_work_at_once_as_asked() -> None:
+    together = threading.Barrier(3, timeout=30)
+    list(in_order(lambda _: together.wait(), range(6), workers=3))  # fewer would wait in vain
+
+
+def test_no_more_than_the_cores_are_held() -> None:
+    taken = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    results = in_order(str, endless())
+    assert next(results) == "0"
+    assert len(taken) <= available_cores() + 1
+    results.close()
+
+
+def test_a_failure_comes_at_its_turn_and_nothing_after_it_begins() -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 2:
+            raise ValueError("the third")
+        return number
+
+    results = in_order(work, range(100), workers=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="the third"):
+        next(results)
+    assert max(begun) <= 4

@@ -1,0 +1,121 @@
+"""A batch is a function of the seed and the numbers of its samples: not of its neighbours, nor of what came before."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import write_prepared
+from retipair.config import TrainConfig
+from retipair.data.latent_cache import draw
+from retipair.runtime.distributed import ALONE, Processes
+from retipair.training.batches import Batches, make_batches
+from retipair.training.plan import make_plan, read_data
+
+SAMPLES = range(40)
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str], Path]) -> Batches:
+    root = tmp_path_factory.mktemp("batches")
+    captions = {0: "first", 2: "third", 3: "never trained on"}
+    data = write_prepared(root / "data", ["train", "train", "train", "val", "val"], captions)
+    config = TrainConfig(
+        name="x", data=data, base=str(base_folder("sdxl")), results=root, device="cpu", augment_variants=2, seed=3
+    )
+    plan = make_plan(config)
+    return make_batches(plan, read_data(plan))
+
+
+def test_a_sample_does_not_depend_on_its_batch(batches: Batches) -> None:
+    batches = replace(batches, config=replace(batches.config, half_clean_fraction=0.7))
+    together = batches.draw([5, 6, 7])
+    for row, sample in enumerate((5, 6, 7)):
+        alone = batches.draw([sample])
+        assert torch.equal(alone.latents[0], together.latents[row])
+        assert torch.equal(alone.noise[0], together.noise[row])
+        assert torch.equal(alone.t[0], together.t[row])
+        assert torch.equal(alone.clean[0], together.clean[row])
+        assert torch.equal(alone.conditioning.embeddings[0], together.conditioning.embeddings[row])
+
+
+def test_samples_and_seeds_differ_in_everything_drawn(batches: Batches) -> None:
+    ours = batches.draw(SAMPLES)
+    other = replace(batches, config=replace(batches.config, seed=4)).draw(SAMPLES)
+    for batch in (ours, other):
+        assert len({noise.numpy().tobytes() for noise in batch.noise}) == len(SAMPLES)
+        assert len({latents.numpy().tobytes() for latents in batch.latents}) == len(SAMPLES)
+        assert len(set(batch.t.tolist())) > 30
+    assert not torch.equal(ours.noise, other.noise)
+    assert not torch.equal(ours.t, other.t)
+    assert not torch.equal(ours.latents, other.latents)
+
+
+def test_latents_are_drawn_from_what_the_autoencoder_says(batches: Batches) -> None:
+    batch = batches.draw(SAMPLES)
+    pairs, variants = zip(*(draw(3, sample, 3, 2) for sample in SAMPLES), strict=True)
+    mean, std = batches.train.moments(pairs, variants)
+    deviates = (batch.latents - mean) / std
+    assert deviates.mean() == pytest.approx(0, abs=0.02)
+    assert deviates.std() == pytest.approx(1, abs=0.02)
+    assert abs(torch.corrcoef(torch.stack([deviates.flatten(), batch.noise.flatten()]))[0, 1]) < 0.02
+
+
+def test_each_pair_hears_its_own_sentence(batches: Batches) -> None:
+    batch = batches.draw(SAMPLES)
+    sentences = ["first", batches.config.prompt, "third"]
+    for row, sample in enumerate(SAMPLES):
+        pair, _ = draw(3, sample, 3, 2)
+        assert torch.equal(batch.conditioning.embeddings[row], batches.heard(sentences[pair]).embeddings[0])
+
+
+def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> None:
+    """About as many as asked for; SDXL's are zeros."""
+    dropping = replace(batches, config=replace(batches.config, prompt_dropout=0.25))
+    without, usual = dropping.draw(range(400)), batches.draw(range(400))
+    dropped = ~without.conditioning.embeddings.flatten(1).any(1)
+    assert 0.18 < dropped.float().mean() < 0.32
+    assert without.conditioning.pooled is not None
+    assert not without.conditioning.pooled[dropped].any()
+    assert torch.equal(without.conditioning.embeddings[~dropped], usual.conditioning.embeddings[~dropped])
+    assert torch.equal(without.noise, usual.noise)  # nothing else changes
+
+
+def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(batches: Batches) -> None:
+    half, usual = replace(batches, config=replace(batches.config, half_clean_fraction=0.5)), batches
+    ours, theirs = half.draw(range(400)), usual.draw(range(400))
+    assert not theirs.clean.any()
+    assert ours.clean.float().mean(0).tolist() == pytest.approx([0.25, 0.25], abs=0.07)
+    for name in ("latents", "noise", "t"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+    assert torch.equal(ours.conditioning.embeddings, theirs.conditioning.embeddings)
+
+
+def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) -> None:
+    other = replace(batches, config=replace(batches.config, seed=9, offset_noise_strength=0.5, prompt_dropout=0.9))
+    other = replace(other, config=replace(other.config, half_clean_fraction=1.0))
+    ours, theirs = ([batch for _, batch in one.validation(ALONE)] for one in (batches, other))
+    assert [int(batch.t) for batch in ours] == [200, 500, 800] * 2
+    assert [place for place, _ in batches.validation(ALONE)] == [0, 1, 2] * 2
+    for one, two in zip(ours, theirs, strict=True):
+        assert torch.equal(one.latents, two.latents)
+        assert torch.equal(one.noise, two.noise)
+        assert torch.equal(one.conditioning.embeddings, two.conditioning.embeddings)
+        assert not two.clean.any()
+    means, _ = batches.val.moments([0, 1], [0, 0])
+    assert torch.equal(ours[0].latents[0], means[0].float())  # no draw: the mean
+    assert torch.equal(ours[3].latents[0], means[1].float())
+    assert len({batch.noise.numpy().tobytes() for batch in ours}) == 6
+    heard = [batch.conditioning.embeddings[0] for batch in ours]
+    assert torch.equal(heard[0], batches.heard("never trained on").embeddings[0])
+    assert torch.equal(heard[3], batches.heard(batches.config.prompt).embeddings[0])
+
+
+def test_processes_validate_each_its_share_of_the_pairs(batches: Batches) -> None:
+    shares = [list(batches.validation(Processes(rank, 2))) for rank in (0, 1)]
+    together = [batch for share in shares for _, batch in share]
+    for one, two in zip(together, (batch for _, batch in batches.validation(ALONE)), strict=True):
+        assert torch.equal(one.latents, two.latents)
+        assert torch.equal(one.noise, two.noise)
