@@ -15,8 +15,15 @@ import numpy as np
 from retipair.data.augmentation import Variant, apply_variant
 from retipair.data.pair import Pair
 from retipair.generation.filters import print_of
+from retipair.metrics.fourier_mellin import (
+    Spectra,
+    best_over_poses,
+    best_over_shifts,
+    pose_matrices,
+    spectra,
+    transform_map,
+)
 from retipair.metrics.memorisation import COPY
-from retipair.metrics.pose_search import Spectra, best_over_poses, best_over_shifts, move, pose_matrices, spectra
 from retipair.phantoms.draw import draw_phantom
 
 Search = Callable[[np.ndarray, Spectra], np.ndarray]
@@ -106,7 +113,7 @@ def grid_search(degrees: np.ndarray, scales: np.ndarray) -> Search:
     poses = pose_matrices(*(values.ravel() for values in grid))
 
     def search(one: np.ndarray, others: Spectra) -> np.ndarray:
-        moved = (move(one, pose[None])[0] for pose in poses)
+        moved = (transform_map(one, pose[None])[0] for pose in poses)
         return np.asarray(np.max([best_over_shifts(turned, others.of_maps) for turned in moved], axis=0))
 
     return search

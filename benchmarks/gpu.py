@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.bench import measured
-from retipair.config import BenchConfig, to_values
+from retipair.config import BenchConfig
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import to_values
 
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 BEGIN, END = "<!-- gpu.sh writes from here -->\n", "<!-- to here -->\n"

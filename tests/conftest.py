@@ -22,8 +22,7 @@ from judging import SPLITS, Evaluated, write_generated, write_image_model, write
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
-from retipair.evaluation import measurements
-from retipair.evaluation import reconstruction
+from retipair.evaluation import measurements, reconstruction
 from retipair.evaluation import scores as scoring
 from retipair.metrics.views import Measured, measure
 from retipair.models.base import Base, open_base

@@ -1,4 +1,4 @@
-"""The walls of the house: imports point cli -> verbs -> rooms, and each library has one place that knows it."""
+"""The walls of the house: imports point from a stage to what it stands on, and one room knows each library."""
 
 import ast
 import os
@@ -17,20 +17,36 @@ from retipair.config import SystemName
 from retipair.models.base import SYSTEMS
 
 SOURCE = Path(retipair.__file__).parent
-ROOMS = {  # what each room may import beside itself, the errors and the disk
-    "data": {"vision"},
-    "vision": set(),
-    "model": set(),
-    "diffusion": set(),
-    "metrics": {"data", "vision"},
+FLOORS = (  # a module imports from its own room and from lower floors
+    {"cli"},
+    {"demo", "benchmarking"},
+    {"training"},
+    {"generation"},
+    {"preparation", "evaluation", "phantoms"},
+    {"runs"},
+    {"registration", "metrics"},
+    {"models", "data"},
+    {"diffusion", "vision"},
+    {"config"},
+    {"runtime"},
+)
+STAGES = set().union(*FLOORS[: FLOORS.index({"runs"}) + 1])
+"""Rooms that read the settings; those below are handed plain values."""
+COMMANDS = {
+    "prepare": "preparation.prepare",
+    "train": "training.train",
+    "generate": "generation.generate",
+    "evaluate": "evaluation.evaluate",
+    "phantom": "phantoms.phantom",
+    "bench": "benchmarking.bench",
+    "demo": "demo",
 }
-VERBS = {"prepare", "train", "generate", "evaluate", "phantom", "bench", "demo"}
-PLACES = {  # library -> where it may be known
-    "diffusers": "model/",
-    "transformers": "model/",
-    "peft": "model/",
-    "tokenizers": "model/",
-    "cv2": "data/registration.py",
+PLACES = {  # library -> the room that may know it
+    "diffusers": "models/",
+    "transformers": "models/",
+    "peft": "models/",
+    "tokenizers": "models/",
+    "cv2": "registration/",
     "tyro": ("cli.py", "config.py"),
 }
 
@@ -73,37 +89,45 @@ def of_ours(name: str) -> frozenset[str]:
     return frozenset(ours - {""})
 
 
-def in_rooms() -> Iterator[tuple[str, str]]:
-    for name in modules():
-        room = name.partition(".")[0]
-        if room in ROOMS:
-            yield room, name
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
-def test_every_folder_is_a_room_with_rules() -> None:
-    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
-    assert folders == set(ROOMS)
-    assert set(modules()) > VERBS
+def floor_of(room: str) -> int:
+    [floor] = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    return floor
 
 
-def test_rooms_import_only_the_rooms_they_may_and_never_a_verb() -> None:
-    through = {
+def in_rooms() -> Iterator[str]:
+    """Every module but the package itself and `python -m retipair`."""
+    return (name for name in modules() if name not in ("", "__main__"))
+
+
+def test_every_folder_and_file_is_on_a_floor() -> None:
+    entries = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}
+    assert entries - {"__init__", "__main__"} == set().union(*FLOORS)
+    assert len(entries) <= 20
+    assert set(COMMANDS.values()) < set(modules())
+
+
+def test_imports_go_down_the_floors_only() -> None:
+    upwards = {
         f"{name} -> {other}"
-        for room, name in in_rooms()
+        for name in in_rooms()
         for other in of_ours(name)
-        if other.partition(".")[0] not in {room, "errors", "disk", *ROOMS[room]}
+        if room_of(other) != room_of(name) and floor_of(room_of(other)) <= floor_of(room_of(name))
     }
-    assert not through
+    assert not upwards
 
 
-def test_nothing_imports_the_command_line_and_no_verb_imports_a_later_one() -> None:
-    importers = {verb: {name for name in modules() if verb in of_ours(name)} for verb in (*VERBS, "cli")}
-    assert importers["cli"] == {"__main__"}
-    assert importers["demo"] | importers["bench"] == set()  # they stand on the others
-    others = importers["train"] | importers["generate"] | importers["evaluate"] | importers["phantom"]
-    assert others <= {"demo", "bench"}
-    assert importers["prepare"] <= {"plan", "demo"}  # `train --data RAW` prepares first
-    assert of_ours("cli") <= {"config", "disk", "errors", "stopping", "threads"}  # verbs are imported when they run
+def test_only_the_stages_read_the_settings() -> None:
+    reading = {name for name in in_rooms() if "config" in of_ours(name)}
+    assert {room_of(name) for name in reading} - {"config"} <= STAGES
+
+
+def test_commands_are_imported_when_they_run() -> None:
+    assert {name for name in modules() if "cli" in of_ours(name)} == {"__main__"}
+    assert {room_of(name) for name in of_ours("cli")} == {"config", "runtime"}
 
 
 def test_imports_have_no_circles() -> None:
@@ -138,7 +162,7 @@ def choices_of_settings(source: str) -> set[int]:
 def test_only_the_model_room_asks_which_system_it_is() -> None:
     asking = set()
     for name, path in modules().items():
-        if name.startswith("model"):
+        if room_of(name) == "models":
             continue
         source = path.read_text(encoding="utf-8")
         allowed = choices_of_settings(source) if name == "config" else set()
@@ -173,7 +197,7 @@ def test_help_and_refusals_never_wait_for_torch() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
     done = subprocess.run(
-        [sys.executable, "-c", script, *sorted(VERBS)], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", script, *sorted(COMMANDS)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,11 +1,9 @@
 """Every setting, once. The string under a field is its `--help` and its documentation; the default is the decision."""
 
-import hashlib
-import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -335,7 +333,6 @@ class BenchConfig:
 
 MOST_PAIRS = 10_000_000
 _MOST = 2**32
-Config = TypeVar("Config")
 
 
 def check_values(config: Any) -> None:
@@ -362,46 +359,13 @@ def _check_path(path: Path) -> None:
         raise UserError(f"{path}: cannot be reached ({error.strerror}); give another path") from None
 
 
-def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Config:
-    """Build a config from JSON values. Raises UserError, naming `where`, for an unknown key."""
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
-    hints = get_type_hints(kind)
-    if wrong := next((key for key, value in values.items() if not _is_setting(value, hints[key])), None):
-        raise UserError(f"{where}: {wrong} cannot be {values[wrong]!r:.40}; it was edited or damaged")
-    return kind(**{key: _restored(value, hints[key]) for key, value in values.items()})
+def check_folder_name(flag: str, name: str) -> None:
+    """Refuse what is not one folder's name."""
+    if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
+        raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
 
 
-def _restored(value: Any, hint: Any) -> Any:
-    """The setting of that type that a JSON value stands for."""
-    return Path(value) if Path in (hint, *get_args(hint)) and value is not None else value
-
-
-def _is_setting(value: Any, hint: Any) -> bool:
-    """Whether a JSON value can be a setting of that type."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is not None:  # a union
-        return any(_is_setting(value, one) for one in get_args(hint))
-    kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
-    return type(value) in kinds
-
-
-def to_values(config: Any) -> dict[str, Any]:
-    """The settings as JSON values."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
-
-
-def canonical_json(values: Any) -> str:
-    """One text for equal values: what every fingerprint is made over."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def json_sha256(values: Any) -> str:
-    """The fingerprint of values: equal for equal ones."""
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def check_size(size: int | None) -> None:
+    """Refuse a view size that latents cannot have; None is the base's own."""
+    if size is not None and (size < 64 or size % 64):
+        raise UserError(f"--size {size}: must be a multiple of 64")

@@ -35,8 +35,8 @@ from retipair.generation.output import SHARD
 from retipair.generation.pair_generator import Painter
 from retipair.generation.plan import make_job
 from retipair.metrics import memorisation
+from retipair.metrics.fourier_mellin import spectra
 from retipair.metrics.memorisation import COPY
-from retipair.metrics.pose_search import spectra
 from retipair.models.base import open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser

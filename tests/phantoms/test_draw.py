@@ -15,7 +15,7 @@ from retipair.phantoms.lesions import LESION_KINDS
 from retipair.phantoms.maps import FIELD
 from retipair.phantoms.pose import draw_pose, seen_by_first, seen_by_second
 from retipair.phantoms.truth import ARTERY, CROSSING, LAYERS, VEIN
-from retipair.registration.geometry import resample
+from retipair.registration.warp import resample
 from retipair.vision.field_of_view import erode
 from retipair.vision.ridges import correlation, vesselness, vesselness_correlation
 

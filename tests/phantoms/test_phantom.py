@@ -23,8 +23,9 @@ from retipair.phantoms.cameras import CAMERAS
 from retipair.phantoms.lesions import DISEASES
 from retipair.phantoms.truth import LAYERS, Truth, read_truth
 from retipair.preparation.state import STATE_NAME
-from retipair.registration.geometry import View, register_points
+from retipair.registration.estimate import register_points
 from retipair.registration.landmarks import Landmarks, read_points
+from retipair.registration.warp import View
 from retipair.runtime.errors import UserError
 
 SIZE = 64

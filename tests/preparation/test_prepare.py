@@ -407,13 +407,13 @@ def test_views_that_do_not_match_are_refused_whatever_the_points_say(tmp_path, c
 
 @pytest.mark.nightly
 def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
-    residuals = [record.residual_px for record in read_manifest(prepared)]
-    limit = f"{min(residuals) * 2:.2f}"  # at 128 px, half of which is below every residual
+    reprojection_errors = [record.residual_px for record in read_manifest(prepared)]
+    limit = f"{min(reprojection_errors) * 2:.2f}"  # at 128 px, half of which is below every residual
     assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 2
     said = capsys.readouterr()
     assert "all 3 pairs were refused" in said.err
     assert "px at 512" in said.out
-    limit = f"{max(residuals) * 4.1:.2f}"
+    limit = f"{max(reprojection_errors) * 4.1:.2f}"
     assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 0
 
 

@@ -4,22 +4,12 @@ from skimage.transform import ProjectiveTransform, SimilarityTransform, estimate
 
 from eyes import apply, draw_pair, draw_raw
 from retipair.registration.align import Limits, _register, align
-from retipair.registration.geometry import (
-    Registration,
-    View,
-    common_square,
-    match_features,
-    move,
-    refine,
-    register_features,
-    register_points,
-    render,
-    resample,
-    to_square,
-)
+from retipair.registration.estimate import Registration, match_features, register_features, register_points
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
+from retipair.registration.refine import refine
+from retipair.registration.warp import View, common_square, render, resample, to_square, transform_points
 
 
 def _corner_error(found: np.ndarray, truth: np.ndarray, size: int) -> float:
@@ -33,16 +23,20 @@ def _worst_corner(found: np.ndarray, truth: np.ndarray, size: int) -> float:
 
 def _corner_errors(found: np.ndarray, truth: np.ndarray, size: int) -> np.ndarray:
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (size - 1)
-    return np.linalg.norm(move(found, corners) - move(truth, corners), axis=1)
+    return np.linalg.norm(transform_points(found, corners) - transform_points(truth, corners), axis=1)
 
 
 def test_a_square_keeps_pixel_edges_where_they_were():
     """Resizing by s maps x to (x + 0.5) s - 0.5: 8 px to 16 px moves the first centre from 0 to 0.5."""
     everything = to_square(np.ones((8, 8), dtype=bool), 16)
-    assert move(everything, np.array([[0, 0], [7, 7]])) == pytest.approx(np.array([[0.5, 0.5], [14.5, 14.5]]))
+    assert transform_points(everything, np.array([[0, 0], [7, 7]])) == pytest.approx(
+        np.array([[0.5, 0.5], [14.5, 14.5]])
+    )
     field = np.zeros((10, 20), dtype=bool)
     field[2:6, 4:12] = True  # 8 wide, 4 high: the square runs from row 0 to row 7
-    assert move(to_square(field, 8), np.array([[4, 0], [11, 7]])) == pytest.approx(np.array([[0, 0], [7, 7]]))
+    assert transform_points(to_square(field, 8), np.array([[4, 0], [11, 7]])) == pytest.approx(
+        np.array([[0, 0], [7, 7]])
+    )
 
 
 def test_resampling_follows_pixel_centres():
@@ -53,7 +47,7 @@ def test_resampling_follows_pixel_centres():
         small = resample(image, to_frame, size).astype(float)
         rows, columns = np.mgrid[:size, :size]
         centre = np.array([(small * columns).sum(), (small * rows).sum()]) / small.sum()
-        assert centre == pytest.approx(move(to_frame, np.array([[21.5, 9.5]]))[0], abs=0.05)
+        assert centre == pytest.approx(transform_points(to_frame, np.array([[21.5, 9.5]]))[0], abs=0.05)
 
 
 def test_shrinking_does_not_alias():
@@ -112,7 +106,7 @@ def test_the_search_finds_any_turn_and_scale_in_its_range(angle, scale):
     )
     turned = warp(fa, truth, order=3, preserve_range=True).round().astype(np.uint8)
     middle = centre + 60 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
-    found = move(search_pose(View(cf), View(turned)), move(np.linalg.inv(truth.params), middle))
+    found = transform_points(search_pose(View(cf), View(turned)), transform_points(np.linalg.inv(truth.params), middle))
     assert np.linalg.norm(found - middle, axis=1).max() < 15
 
 
@@ -142,7 +136,7 @@ def test_an_eye_whose_curvature_no_homography_fits_is_registered_as_well_as_can_
     eye = draw_raw(seed=2, size=512, jitter=1.0, bend=bend)
     landmarks = Landmarks(eye.cf_points, eye.fa_points) if how == "points" else None
     found = _register(View(eye.cf), View(eye.fa), landmarks, how).refined
-    errors = np.linalg.norm(move(found, GRID) - eye.on_cf(GRID), axis=1)
+    errors = np.linalg.norm(transform_points(found, GRID) - eye.on_cf(GRID), axis=1)
     print(f"{how}, bend {bend:g}: {np.median(errors):.2f} px (median), {errors.max():.2f} (most)")
     assert np.median(errors) < 0.3 * bend
     assert errors.max() < 1.3 * bend

@@ -27,9 +27,7 @@ from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import damage
 from retipair.runtime.distributed import ALONE, Processes
 from retipair.runtime.errors import UserError
-from retipair.training import batches
-from retipair.training import nonfinite
-from retipair.training import optimizer
+from retipair.training import batches, nonfinite, optimizer
 from retipair.training.optimizer import Learner
 from retipair.training.plan import adapter_config
 from retipair.training.step import named, set_up, take_step
@@ -124,7 +122,7 @@ def fused(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.op
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("build", [learner._build_optimizer, fused])
+@pytest.mark.parametrize("build", [optimizer._build_optimizer, fused])
 def test_a_step_left_out_changes_nothing_of_the_adapter(
     device: str, build: Callable[..., object], base_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.baseline import PHASES, Original
-from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, to_values
+from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
 from retipair.generation.generate import load, paint
@@ -43,7 +43,8 @@ from retipair.runtime.profiling import (
     shares_of_operators,
     shares_of_parts,
 )
-from retipair.training.plan import Data, Plan, adapter_config, check_size, describe, make_plan, read_data
+from retipair.runtime.schema import to_values
+from retipair.training.plan import Data, Plan, adapter_config, describe, make_plan, read_data
 from retipair.training.step import PARTS, Training, set_up, take_step
 
 SCHEMA = "retipair.bench/1"

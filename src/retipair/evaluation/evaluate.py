@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from retipair import __version__
-from retipair.config import EvaluateConfig, canonical_json, json_sha256, to_values
+from retipair.config import EvaluateConfig
 from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.evaluation import reconstruction
@@ -28,6 +28,7 @@ from retipair.runtime.console import console
 from retipair.runtime.distributed import ALONE, Processes, processes
 from retipair.runtime.errors import UserError, printable
 from retipair.runtime.lock import owned
+from retipair.runtime.schema import canonical_json, json_sha256, to_values
 
 SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"

@@ -12,8 +12,8 @@ import numpy as np
 from retipair.data.dataset import Entry, load_pair
 from retipair.data.manifest import mistyped
 from retipair.data.pair import Pair
+from retipair.metrics.fourier_mellin import Spectra, best_over_poses
 from retipair.metrics.memorisation import pair_print, spectra_of, vessel_prints
-from retipair.metrics.pose_search import Spectra, best_over_poses
 from retipair.metrics.views import measure
 from retipair.runtime.console import watched
 from retipair.runtime.errors import UserError

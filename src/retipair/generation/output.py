@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retipair.config import json_sha256
 from retipair.data.dataset import Entry, has_files, load_views
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image
@@ -17,6 +16,7 @@ from retipair.generation.plan import Job
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import put_in_order
+from retipair.runtime.schema import json_sha256
 
 SHARD = 10_000
 """Pairs in one folder; the original's flat tree up to here, then a folder more."""

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig, check_folder_name, check_size
 from retipair.data.dataset import Entry, content_sha256, of_split, read_folder
 from retipair.data.layout import Layout
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
-from retipair.models.base import SYSTEMS, Base, open_base
+from retipair.models.base import SYSTEMS, Base, check_steps, open_base
 from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
 from retipair.models.lora import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.models.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
+from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import UserError
-from retipair.training.plan import check_folder_name, check_size, check_steps, prepared_folder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.transform import resize
 
-from retipair.metrics import pose_search
-from retipair.metrics.pose_search import SIDE, Spectra, best_over_poses, spectra, unit
+from retipair.metrics import fourier_mellin
+from retipair.metrics.fourier_mellin import SIDE, Spectra, best_over_poses, spectra, unit
 from retipair.metrics.views import Measured, MeasuredView
 
 VERSION = 3
@@ -105,7 +105,7 @@ def spectra_of(prints: Prints) -> Iterator[tuple[range, Spectra]]:
 
 def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
     """Return the highest correlation of two prints (SIDE, SIDE) over all shifts, in [-1, 1]; one pose only."""
-    return float(pose_search.best_over_shifts(one, spectra(other[None]).of_maps)[0])
+    return float(fourier_mellin.best_over_shifts(one, spectra(other[None]).of_maps)[0])
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:

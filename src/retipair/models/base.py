@@ -568,3 +568,9 @@ def empty_text_encoders(base: Base) -> list[torch.nn.Module]:
 def _empty(base: Base, name: str, kind: Any) -> Any:
     with _errors_name(base.source), torch.device("meta"):
         return _from_config(kind, _read_config(base.configs, name))
+
+
+def check_steps(flag: str, steps: int, base: Base) -> None:
+    """Refuse more denoising steps than the base has timesteps to step through."""
+    if steps >= base.timesteps:
+        raise UserError(f"{flag} {steps}: this base allows at most {base.timesteps - 1}")

@@ -6,8 +6,8 @@ import numpy as np
 
 from retipair.phantoms.anatomy import Eye
 from retipair.phantoms.vessels import SEEN_BY_BOTH, Tree, chosen, crossings
-from retipair.registration.geometry import move
 from retipair.registration.landmarks import Landmarks
+from retipair.registration.warp import transform_points
 from retipair.vision.field_of_view import erode
 
 _RIM = 0.03  # of the view's side: nobody clicks nearer to the field's edge
@@ -36,7 +36,7 @@ def place(
     """
     size = len(fields[0])
     cf_inside, fa_inside = (erode(field, _RIM * size) for field in fields)
-    on_fa = move(np.linalg.inv(fa_to_cf), places)
+    on_fa = transform_points(np.linalg.inv(fa_to_cf), places)
     seen = _within(cf_inside, places) & _within(fa_inside, on_fa)
     some = np.flatnonzero(seen)[_spread(rng, places[seen], clicks.points)]
     jitter = clicks.jitter * size / 512

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retipair import __version__
-from retipair.config import MOST_PAIRS, PhantomConfig, PrepareConfig, canonical_json, json_sha256, to_values
+from retipair.config import MOST_PAIRS, PhantomConfig, PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, titled
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import save_image
@@ -32,6 +32,7 @@ from retipair.runtime.console import progress
 from retipair.runtime.errors import UserError
 from retipair.runtime.lock import owned
 from retipair.runtime.parallel import in_order
+from retipair.runtime.schema import canonical_json, json_sha256, to_values
 from retipair.runtime.threads import available_cores
 from retipair.vision.ridges import vesselness_correlation
 

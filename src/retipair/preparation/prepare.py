@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from retipair.config import PrepareConfig, Register, json_sha256
+from retipair.config import PrepareConfig, Register
 from retipair.data.anonymize import anonymous, hashed, read_key, write_names
 from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
 from retipair.data.dataset import has_files, read_folder
@@ -47,13 +47,14 @@ from retipair.preparation.state import (
     write_state,
 )
 from retipair.registration.align import How, Limits, align
-from retipair.registration.geometry import single_threaded
 from retipair.registration.landmarks import Landmarks, read_landmarks
+from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, sha256_of, sync, write_json, write_text
 from retipair.runtime.console import console, watched
 from retipair.runtime.errors import UserError, printable
 from retipair.runtime.lock import owned
 from retipair.runtime.parallel import in_order
+from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 from retipair.runtime.threads import available_cores
 
@@ -602,3 +603,13 @@ def _sha256_of(pair: RawPair) -> str:
     """Of the content of all the pair's files and what each is."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
     return json_sha256([None if path is None else sha256_of(path) for path in files])
+
+
+def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
+    """The prepared (or generated) folder that `data` is, or is prepared into: once, under RESULTS/prepared."""
+    if is_prepared(data):
+        return data
+    config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
+    config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
+    console.print(f"{data} is raw: its prepared pairs are in {config.out}")
+    return config.out if is_prepared(config.out) else prepare_pairs(config)

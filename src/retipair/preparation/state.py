@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from retipair.config import canonical_json
 from retipair.data.manifest import mistyped
 from retipair.data.pair import px_at_512
 from retipair.runtime.atomic_io import changed, read_json, write_text
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import canonical_json
 
 STATE_NAME = ".prepare.json"
 STAGING = ".partial"
@@ -107,12 +107,12 @@ def doubtful(outcomes: Sequence[Outcome], size: int) -> dict[str, str]:
     kept = [outcome for outcome in outcomes if not outcome.refused]
     figures = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {one.id: -one.consistency for one in kept})]
     for by_points in (True, False):
-        residuals = {
+        reprojection_errors = {
             one.id: px_at_512(one.residual_px, size)
             for one in kept
             if one.residual_px is not None and bool(one.points) == by_points
         }
-        figures.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, residuals))
+        figures.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, reprojection_errors))
     found: dict[str, list[str]] = {one.id: [one.doubt] if one.doubt else [] for one in kept}
     for text, floor, values in figures:
         for id, median in _outliers(values, floor).items():

@@ -6,22 +6,12 @@ from typing import Literal
 import numpy as np
 
 from retipair.data.pair import Pair, px_at_512
-from retipair.registration.geometry import (
-    WORK_SIZE,
-    View,
-    common_square,
-    count_agreeing,
-    distance,
-    match_features,
-    move,
-    refine,
-    register_features,
-    register_points,
-    render,
-)
+from retipair.registration.estimate import count_agreeing, distance, match_features, register_features, register_points
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
+from retipair.registration.refine import refine
+from retipair.registration.warp import WORK_SIZE, View, common_square, render, transform_points
 
 How = Literal["points", "features", "none"]
 
@@ -99,7 +89,7 @@ def align(
     if not aligned.refused or how == "none":
         return aligned
     mirror = np.array([[-1.0, 0, fa_image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
-    turned = landmarks and Landmarks(landmarks.cf, move(mirror, landmarks.fa))
+    turned = landmarks and Landmarks(landmarks.cf, transform_points(mirror, landmarks.fa))
     mirrored = _align(View(cf_image), View(np.ascontiguousarray(fa_image[:, ::-1])), turned, how, size, limits)
     if mirrored.refused:
         return aligned
@@ -122,7 +112,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, how: How, size: int,
             refined, measured, consistency = found.guess, before, consistency_before
     shifts = patch_shifts(measured.cf, measured.fa, measured.mask)
     by_features = shifts if how == "features" else None
-    points = _carried(landmarks, frame, frame @ refined)
+    points = _transform_landmarks(landmarks, frame, frame @ refined)
     aligned = Aligned(
         pair=measured if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         fa_to_frame=frame @ refined,
@@ -172,11 +162,11 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
     return _Registered(*best, count_agreeing(cf, best[1], features))
 
 
-def _carried(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
+def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
     """The landmarks in the frame, (N, 4) cf_x, cf_y, fa_x, fa_y."""
     if landmarks is None:
         return np.empty((0, 4))
-    return np.hstack([move(cf_to_frame, landmarks.cf), move(fa_to_frame, landmarks.fa)])
+    return np.hstack([transform_points(cf_to_frame, landmarks.cf), transform_points(fa_to_frame, landmarks.fa)])
 
 
 def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -> float | None:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 
-from retipair.registration.geometry import WORK_SIZE, View, inside_field, resample, to_raw, to_square, vessel_map
+from retipair.registration.estimate import to_raw
+from retipair.registration.warp import WORK_SIZE, View, inside_field, resample, to_square, vessel_map
 
 _SIDE = 128  # px
 _BLUR = 3.0  # px at 512: vessels as wide as the steps between poses

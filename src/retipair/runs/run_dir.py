@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from retipair import __version__
-from retipair.config import TrainConfig, from_values, to_values
+from retipair.config import TrainConfig
 from retipair.runs.model_selection import validation_of
 from retipair.runtime.atomic_io import (
     append_line,
@@ -31,6 +31,7 @@ from retipair.runtime.atomic_io import (
 )
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values, to_values
 
 SaveAdapter = Callable[[Path], object]
 """Writes an adapter into a folder."""

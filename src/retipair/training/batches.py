@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retipair.config import TrainConfig, json_sha256
+from retipair.config import TrainConfig
 from retipair.data.augmentation import apply_variant, draw_variant
 from retipair.data.dataset import Entry, content_sha256, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
@@ -22,6 +22,7 @@ from retipair.runtime.console import progress
 from retipair.runtime.distributed import Processes
 from retipair.runtime.errors import UserError
 from retipair.runtime.lock import owned
+from retipair.runtime.schema import json_sha256
 from retipair.training.plan import VALIDATION_TIMESTEPS, Data, Plan
 
 RECIPE = 1

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from retipair.config import PrepareConfig, TrainConfig, to_values
+from retipair.config import TrainConfig, check_folder_name, check_size
 from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
 from retipair.data.sources import find_pairs
-from retipair.models.base import Base, open_base
+from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import caption_warnings
 from retipair.models.conditioning import size_ids_for
 from retipair.models.device import choose_device, choose_dtype, free_memory
@@ -34,10 +34,11 @@ from retipair.models.memory import (
     ready,
     training_memory,
 )
-from retipair.preparation.prepare import fingerprint, is_prepared, prepare_pairs
+from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError, printable
+from retipair.runtime.schema import to_values
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
@@ -168,24 +169,6 @@ def smaller_flags(plan: Plan) -> str:
     return "a smaller --batch_size or --size, as another --name"
 
 
-def check_steps(flag: str, steps: int, base: Base) -> None:
-    """Refuse more denoising steps than the base has timesteps to step through."""
-    if steps >= base.timesteps:
-        raise UserError(f"{flag} {steps}: this base allows at most {base.timesteps - 1}")
-
-
-def check_folder_name(flag: str, name: str) -> None:
-    """Refuse what is not one folder's name."""
-    if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
-        raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
-
-
-def check_size(size: int | None) -> None:
-    """Refuse a view size that latents cannot have; None is the base's own."""
-    if size is not None and (size < 64 or size % 64):
-        raise UserError(f"--size {size}: must be a multiple of 64")
-
-
 def _check(config: TrainConfig) -> None:
     if config.data is None:
         raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
@@ -220,16 +203,6 @@ def read_data(plan: Plan) -> Data:
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
     entries = read_dataset(folder, console.print)
     return Data(of_split(entries, "train", folder), of_split(entries, "val", folder), content_sha256(entries))
-
-
-def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
-    """The prepared (or generated) folder that `data` is, or is prepared into: once, under RESULTS/prepared."""
-    if is_prepared(data):
-        return data
-    config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
-    config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
-    console.print(f"{data} is raw: its prepared pairs are in {config.out}")
-    return config.out if is_prepared(config.out) else prepare_pairs(config)
 
 
 def describe(plan: Plan, data: Data) -> Description:

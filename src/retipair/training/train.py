@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from retipair.config import TrainConfig, to_values
+from retipair.config import TrainConfig
 from retipair.data.pair import save_image
 from retipair.diffusion.losses import per_half, target_for
 from retipair.diffusion.noise import generator
@@ -30,6 +30,7 @@ from retipair.runtime.distributed import Processes, processes
 from retipair.runtime.errors import Stopped, UserError, printable, unless_out_of_memory
 from retipair.runtime.lock import owned
 from retipair.runtime.profiling import GIB, Peak, memory_kind, memory_used, peak_memory
+from retipair.runtime.schema import to_values
 from retipair.runtime.signals import stoppable
 from retipair.training.batches import Batches
 from retipair.training.plan import (

@@ -7,7 +7,15 @@ import pytest
 from scipy import ndimage
 from skimage.transform import SimilarityTransform, warp
 
-from retipair.metrics.pose_search import MAX_SCALE, SIDE, best_over_poses, best_over_shifts, move, spectra, unit
+from retipair.metrics.fourier_mellin import (
+    MAX_SCALE,
+    SIDE,
+    best_over_poses,
+    best_over_shifts,
+    spectra,
+    transform_map,
+    unit,
+)
 
 DEGREES = range(0, 360, 15)
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)
@@ -70,5 +78,5 @@ def test_scales_beyond_the_search_are_not_promised() -> None:
 
 
 def test_moved_maps_have_unit_length() -> None:
-    moved = move(MAPS[0], np.stack([np.eye(2), 0.9 * np.eye(2)]))
+    moved = transform_map(MAPS[0], np.stack([np.eye(2), 0.9 * np.eye(2)]))
     assert (moved**2).sum(axis=(1, 2)) == pytest.approx(1, abs=1e-4)

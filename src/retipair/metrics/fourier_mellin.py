@@ -45,7 +45,7 @@ def best_over_poses(one: np.ndarray, others: Spectra) -> np.ndarray:
 
     Poses are all rotations, mirrored or not, scales from 1 / MAX_SCALE to MAX_SCALE, and shifts up to 80 px of a view.
     """
-    moved = move(one, _poses(one, others.of_magnitudes))
+    moved = transform_map(one, _poses(one, others.of_magnitudes))
     upside_down = moved[:, ::-1, ::-1]
     return np.maximum(best_over_shifts(moved, others.of_maps), best_over_shifts(upside_down, others.of_maps))
 
@@ -71,7 +71,7 @@ def pose_matrices(mirrored: np.ndarray, rotations: np.ndarray, scales: np.ndarra
     return np.stack([rows, columns], axis=-2)
 
 
-def move(one: np.ndarray, poses: np.ndarray) -> np.ndarray:
+def transform_map(one: np.ndarray, poses: np.ndarray) -> np.ndarray:
     """Move a map (SIDE, SIDE) about its centre to each of m poses (m, 2, 2), (m, SIDE, SIDE), each of unit length."""
     middle = np.full(2, (SIDE - 1) / 2)
     moved = [ndimage.affine_transform(one, pose, middle - pose @ middle, order=1) for pose in poses]

@@ -1,0 +1,163 @@
+"""Aligning the moving FA to the fixed CF: by landmarks or features, then by vessels. All that uses OpenCV.
+
+Transforms are (3, 3) homographies between pixel centres: the centre of the top-left pixel is (0, 0), so
+resizing by s maps x to (x + 0.5) s - 0.5. A view's *work frame* is the square around its field of view at
+512 px, the scale at which vessel widths and every threshold here were measured.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from retipair.registration.landmarks import Landmarks
+from retipair.registration.warp import (
+    DETAIL_RATIO,
+    WORK_CORNERS,
+    View,
+    reprojection_errors,
+    transform_points,
+    vessel_map,
+)
+
+LANDMARK_INLIER_PX = 8.0  # placed by hand they scatter by about 2.5 px; three times that is no scatter
+_FEATURE_INLIER_PX = 6.0  # placed by vessels they scatter less, but many are nonsense
+_ENOUGH_INLIERS = 8  # a homography through fewer landmarks follows their jitter far outside them
+_LOWE_RATIO = 0.85  # Lowe's ratio test; vessels look alike, so it is lenient and RANSAC judges
+
+
+@dataclass(frozen=True)
+class Registration:
+    """`fa_to_cf` (3, 3) maps raw FA to raw CF; `inliers` landmarks or features agree with it."""
+
+    fa_to_cf: np.ndarray
+    inliers: int
+
+
+# --- First guess
+
+
+def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
+    """The homography most landmarks agree on (RANSAC), or a partial affine where too few do.
+
+    It neither mirrors nor folds the field. Where one view shows a detail of the other, errors are measured in the
+    detail's px, and matches must agree both ways: a homography that shrinks a field to a point fits any points.
+    """
+    fa_points, cf_points = transform_points(fa.to_work, landmarks.fa), transform_points(cf.to_work, landmarks.cf)
+    if _spread(fa_points) > DETAIL_RATIO * _spread(cf_points):
+        cf_to_fa, inliers = _estimate_ransac(cf_points, fa_points, LANDMARK_INLIER_PX)
+        return Registration(to_raw(cf, fa, np.linalg.inv(cf_to_fa)), inliers)
+    work, inliers = _estimate_ransac(fa_points, cf_points, LANDMARK_INLIER_PX)
+    return Registration(to_raw(cf, fa, work), inliers)
+
+
+def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
+    """The homography most of the matched `features` agree on; without any, 0 inliers."""
+    work, inliers = _estimate_ransac(
+        transform_points(fa.to_work, features.fa), transform_points(cf.to_work, features.cf), _FEATURE_INLIER_PX
+    )
+    return Registration(to_raw(cf, fa, work), inliers)
+
+
+def match_features(cf: View, fa: View) -> Landmarks:
+    """SIFT features of both vesselness maps that match by Lowe's ratio test, raw px; many are wrong."""
+    on_fa, on_cf = _matches(vessel_map(fa, fa.to_work), vessel_map(cf, cf.to_work))
+    return Landmarks(
+        transform_points(np.linalg.inv(cf.to_work), on_cf), transform_points(np.linalg.inv(fa.to_work), on_fa)
+    )
+
+
+def count_agreeing(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
+    """How many of the matched `features` agree with a transform (3, 3), raw FA px -> raw CF px."""
+    return int((reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX).sum())
+
+
+def distance(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
+    """How far apart two transforms (3, 3), raw FA px -> raw CF px, put what the FA shows: median, px at 512."""
+    rows, columns = np.nonzero(fa.field[::16, ::16])
+    places = 16.0 * np.column_stack([columns, rows])
+    apart = np.linalg.norm(transform_points(a, places) - transform_points(b, places), axis=1)
+    return float(np.median(apart) * cf.to_work[0, 0])
+
+
+def to_raw(cf: View, fa: View, work: np.ndarray) -> np.ndarray:
+    """FA work px -> CF work px becomes raw FA px -> raw CF px, (3, 3) each."""
+    fa_to_cf = np.linalg.inv(cf.to_work) @ work @ fa.to_work
+    return np.asarray(fa_to_cf / fa_to_cf[2, 2])
+
+
+def _spread(points: np.ndarray) -> float:
+    """Median distance from the median, of points (N, 2): a few wrong ones change little."""
+    return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
+
+
+def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, within: float) -> tuple[np.ndarray, int]:
+    """The transform (3, 3) most matches (N, 2) agree on, and the number of those `within` px of it."""
+    if len(moving) < 4:
+        return np.eye(3), 0
+    homography, agree = cv2.findHomography(moving, fixed, cv2.RANSAC, within, maxIters=5000)
+    inliers = _count_inliers(homography, agree, moving, fixed, within)
+    if inliers >= _ENOUGH_INLIERS:
+        return homography, inliers
+    affine, agree = cv2.estimateAffinePartial2D(moving, fixed, method=cv2.RANSAC, ransacReprojThreshold=within)
+    affine = None if affine is None else np.vstack([affine, [0, 0, 1]])
+    agreed = _count_inliers(affine, agree, moving, fixed, within)
+    if affine is not None and agreed and agreed >= inliers:
+        return affine, agreed
+    return (homography, inliers) if inliers and is_plausible(homography) else (np.eye(3), 0)
+
+
+def _count_inliers(
+    transform: np.ndarray | None, agree: np.ndarray, moving: np.ndarray, fixed: np.ndarray, within: float
+) -> int:
+    """How many matches (N, 2) agree with what RANSAC found, 0 if no camera sees an eye so.
+
+    A large change of scale is believed where the matches agree both ways: what shrinks a field to a point fits any.
+    """
+    if transform is None or is_plausible(transform):
+        return 0 if transform is None else int(agree.sum())
+    depth, area = _depth_and_area(transform, moving[agree.ravel() > 0])
+    if 1 / 9 < np.median(area) < 9 or (area <= 0).any() or (depth / depth[0] <= 0).any():
+        return 0
+    there, back = (
+        transform_points(transform, moving) - fixed,
+        transform_points(np.linalg.inv(transform), fixed) - moving,
+    )
+    return int((np.maximum(np.linalg.norm(there, axis=1), np.linalg.norm(back, axis=1)) <= within).sum())
+
+
+def is_plausible(homography: np.ndarray) -> bool:
+    """Whether a work frame is neither mirrored nor folded nor made thrice as large or small, here or there."""
+    depth, area = _depth_and_area(homography, WORK_CORNERS)
+    return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
+
+
+def _depth_and_area(homography: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At points (N, 2): the homogeneous coordinate, and the determinant of the Jacobian, (N,) each."""
+    depth = homography[2, :2] @ points.T + homography[2, 2]
+    return depth, np.linalg.det(homography) / depth**3
+
+
+def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features that match by Lowe's ratio test, (N, 2) each."""
+    sift = cv2.SIFT.create(nfeatures=2000, contrastThreshold=0.02)
+    (fa_keys, fa_words), (cf_keys, cf_words) = (
+        sift.detectAndCompute(_to_uint8(ridges), None) for ridges in (fa_ridges, cf_ridges)
+    )
+    if len(fa_keys) < 2 or len(cf_keys) < 2:
+        return np.empty((0, 2)), np.empty((0, 2))
+    nearest = cv2.BFMatcher(cv2.NORM_L2).knnMatch(fa_words, cf_words, k=2)
+    good = [first for first, second in nearest if first.distance < _LOWE_RATIO * second.distance]
+    on_fa = np.array([fa_keys[match.queryIdx].pt for match in good])
+    on_cf = np.array([cf_keys[match.trainIdx].pt for match in good])
+    return on_fa.reshape(-1, 2), on_cf.reshape(-1, 2)
+
+
+def _to_uint8(ridges: np.ndarray) -> np.ndarray:
+    return np.clip(255 * ridges / (np.percentile(ridges, 99.5) + 1e-6), 0, 255).astype(np.uint8)
+
+
+# --- Refinement
+
+
+# --- The frame both views share
