@@ -45,7 +45,7 @@ def predictions(
     base: Base, samples: int, dtype: torch.dtype = torch.float32, stored: Stored | None = None
 ) -> torch.Tensor:
     """What it predicts of pure noise, (timesteps, samples, C, h, w)."""
-    layout = Layout(base.system.layout, base.view_size)
+    layout = Layout(base.family.layout, base.view_size)
     latents = noise_like(torch.zeros(samples, *base.latent_shape(layout.joint_size)), *((0, n) for n in range(samples)))
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0] * samples)
     denoise = Denoiser(base.unet(dtype, stored=stored).eval(), dtype, "cpu")

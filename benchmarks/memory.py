@@ -27,7 +27,7 @@ from retipair.runtime.distributed import ALONE
 from retipair.runtime.profiling import GIB, peak_memory
 from retipair.training.plan import Data, Plan, describe
 from retipair.training.step import set_up, take_step
-from retipair.training.train import write_samples
+from retipair.training.validation import write_samples
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 

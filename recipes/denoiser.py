@@ -121,7 +121,7 @@ class Lesson:
         folder = work / f"{name}-empty"  # its text encoders and its sampler are what is wanted
         folders.write_base(folder, name, folders.new_unet(name), vae)
         self.base = open_base(str(folder))
-        self.layout = Layout(self.base.system.layout, bank.VIEW)
+        self.layout = Layout(self.base.family.layout, bank.VIEW)
         self.prompts = [DEFAULT_PROMPT, *sorted(set(data.captions))]
         self.heard = encode_prompts(self.base, self.prompts, self.layout.joint_size, device)
         self.scheduler = self.base.scheduler("ddpm")
@@ -206,7 +206,7 @@ def train(
 
     start: a base whose UNet's weights, where they fit, are kept; done: the steps that these have behind them already.
     """
-    layout = open_base(f"random:{name}").system.layout
+    layout = open_base(f"random:{name}").family.layout
     seen = work / f"latents-{layout}-{fingerprint_of(vae)[:8]}"
     data = latents.fill(seen, PHOTOGRAPHS[name], bank.train_eyes(work, workers), vae, layout, device)
     torch.manual_seed(SEED)

@@ -107,7 +107,7 @@ def as_pair(cf: np.ndarray, fa: np.ndarray) -> Pair:
 def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
     """The first pairs that a base draws without any adapter."""
     base = open_base(name)
-    layout = Layout(base.system.layout, base.view_size)
+    layout = Layout(base.family.layout, base.view_size)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
     painter = Painter(
         base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), how.sampler, how.steps

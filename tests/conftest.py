@@ -26,12 +26,12 @@ from retipair.evaluation import measurements, reconstruction
 from retipair.evaluation import scores as scoring
 from retipair.metrics.views import Measured, measure
 from retipair.models.base import Base, open_base
-from retipair.preparation import prepare
+from retipair.preparation import alignment
 from retipair.vision.field_of_view import field_of_view
 
 VIEW = 128
 """px; what the tiny bases were made for"""
-SYSTEMS = ("sdxl", "sd15")
+FAMILIES = ("sdxl", "sd15")
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 )
@@ -83,7 +83,7 @@ def _align_and_measure_equal_views_once(shared_root: Path) -> Iterator[None]:
     their workers, are not affected.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "align", cached(prepare.align, shared_root / "align", lambda *given: given))
+        patch.setattr(alignment, "align", cached(alignment.align, shared_root / "align", lambda *given: given))
         for name in ("figures_of", "neighbours"):
             patch.setattr(measurements, name, cached(getattr(measurements, name), shared_root / name, _pixels_of))
         yield
@@ -105,7 +105,7 @@ def once(shared_root: Path) -> Callable[[str, Fill], Path]:
     return folder
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=FAMILIES)
 def system(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from conftest import write_prepared
-from retipair.models.base import empty_unet, open_base
+from retipair.models.base import open_base
+from retipair.models.empty import empty_unet
 from retipair.models.lora import adapter_parameters, add_adapter, lora_config, read_tensors
 
 LIMIT_GB = 20

@@ -14,7 +14,7 @@ import pytest
 
 import retipair
 from retipair.config import SystemName
-from retipair.models.base import SYSTEMS
+from retipair.models.families import FAMILIES
 
 SOURCE = Path(retipair.__file__).parent
 FLOORS = (  # a module imports from its own room and from lower floors
@@ -149,7 +149,7 @@ def test_each_library_is_known_in_one_place(library: str) -> None:
 def naming_a_system(source: str) -> set[int]:
     """Lines with "sdxl" or "sd15" in them as a word of its own, in a comparison, a table, a list, an argument."""
     constants = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
-    return {node.lineno for node in constants if node.value in SYSTEMS}
+    return {node.lineno for node in constants if node.value in FAMILIES}
 
 
 def choices_of_settings(source: str) -> set[int]:
@@ -169,7 +169,7 @@ def test_only_the_model_room_asks_which_system_it_is() -> None:
         asking |= {f"{name}, line {line}" for line in naming_a_system(source) - allowed}
         asking |= {f"{name} imports {full}" for full in imports(name) if full.endswith((".SDXL", ".SD15"))}
     assert not asking
-    assert set(get_args(SystemName)) == set(SYSTEMS)
+    assert set(get_args(SystemName)) == set(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from retipair.config import DemoConfig, EvaluateConfig, GenerateConfig, PhantomC
 from retipair.evaluation.evaluate import evaluate
 from retipair.evaluation.report import PAGE_NAME
 from retipair.generation.generate import generate
-from retipair.models.base import SYSTEMS, open_base
+from retipair.models.base import open_base
+from retipair.models.families import FAMILIES
 from retipair.phantoms.phantom import phantom
 from retipair.preparation.prepare import prepare
 from retipair.runs.run_dir import results_folder
@@ -27,7 +28,7 @@ CAMERA, DISEASE = "teal", "vein_occlusion"
 
 Mode = Literal["noise", "from_data"]
 SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
-REPORTS = {name: "report" if name == DemoConfig().system else f"report-{name}" for name in SYSTEMS}
+REPORTS = {name: "report" if name == DemoConfig().system else f"report-{name}" for name in FAMILIES}
 NEXT = "retipair prepare eyes pairs"
 
 
@@ -152,7 +153,7 @@ def base_of(config: DemoConfig) -> str:
 
 def steps_of(config: DemoConfig) -> Steps:
     """Return the steps of this demo's training and drawing."""
-    return SETTINGS.steps[SYSTEMS[config.system].layout]
+    return SETTINGS.steps[FAMILIES[config.system].layout]
 
 
 def train_config(config: DemoConfig) -> TrainConfig:

@@ -11,8 +11,9 @@ from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, FlowMat
 from safetensors.torch import load_file, save_file
 
 from conftest import VIEW
-from retipair.models.base import SAMPLERS, Base, open_base
+from retipair.models.base import Base, open_base
 from retipair.models.conditioning import encode_prompts
+from retipair.models.families import SAMPLERS
 from retipair.runtime.errors import UserError
 from single_file import SHAPES, write_empty_file, write_single_file
 
@@ -31,11 +32,11 @@ def test_a_file_loads_as_its_folder_does(system: str, folder: Path, tmp_path: Pa
     write_single_file(folder, tmp_path / "one.safetensors")
     one = open_base(str(tmp_path / "one.safetensors"), tokenizer=folder, configs=folder)
     whole = open_base(str(folder))
-    assert one.system is whole.system
+    assert one.family is whole.family
     assert same_weights(one.unet(), whole.unet())
     assert same_weights(one.vae(), whole.vae())
     ours, theirs = (encode_prompts(base, ["an eye"], (VIEW, VIEW), "cpu") for base in (one, whole))
-    for encoder in one.system.text_encoders:
+    for encoder in one.family.text_encoders:
         assert same_weights(getattr(one.text_pipeline(), encoder), getattr(whole.text_pipeline(), encoder))
     # Equal weights that lie otherwise aligned in memory may round the last bit of a product differently.
     torch.testing.assert_close(ours.embeddings, theirs.embeddings)
@@ -54,7 +55,7 @@ def test_view_size_and_layout_are_the_bases(system: str, folder: Path) -> None:
     assert open_base(str(folder)).view_size == VIEW
     assert open_base(f"random:{system}").view_size == 512
     layout = {"sdxl": "side_by_side", "sd15": "squeezed"}[system]
-    assert open_base(str(folder)).system.layout == layout
+    assert open_base(str(folder)).family.layout == layout
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -68,7 +69,7 @@ def test_the_system_is_told_by_the_conditioning_not_by_channels(folder: Path, sy
     edit(copy / "unet/config.json", cross_attention_dim=sum(widths.values()))
     for encoder, width in widths.items():
         edit(copy / encoder / "config.json", hidden_size=width)
-    assert open_base(str(copy)).system.name == system
+    assert open_base(str(copy)).family.name == system
 
 
 def test_random_weights_are_the_same_each_time(system: str) -> None:

@@ -15,9 +15,10 @@ from retipair.diffusion.noise import generator
 from retipair.generation.pair_generator import Painter
 from retipair.metrics.consistency import consistency, dice, mean, set_consistency
 from retipair.metrics.views import measure
-from retipair.models.base import BUNDLED, SYSTEMS, Base, bundled_bases, open_base
+from retipair.models.base import BUNDLED, Base, bundled_bases, open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
+from retipair.models.families import FAMILIES
 from retipair.models.vae import decode, encode_moments
 from retipair.phantoms.draw import draw_phantom
 from retipair.vision.field_of_view import field_of_view
@@ -52,11 +53,11 @@ def test_they_hold_nothing_that_runs_code_and_say_how_they_were_made(base: Base)
 
 
 def test_the_library_opens_them_as_its_own(base: Base) -> None:
-    pipeline = base.system.pipeline.from_pretrained(str(base.configs), local_files_only=True)
-    assert type(pipeline) is base.system.pipeline is SYSTEMS[base.system.name].pipeline
+    pipeline = base.family.pipeline.from_pretrained(str(base.configs), local_files_only=True)
+    assert type(pipeline) is base.family.pipeline is FAMILIES[base.family.name].pipeline
     assert 5e6 <= sum(parameter.numel() for parameter in pipeline.unet.parameters()) <= 14e6
     index: dict[str, Any] = json.loads((base.configs / "model_index.json").read_text())
-    assert index["_class_name"] == base.system.pipeline.__name__
+    assert index["_class_name"] == base.family.pipeline.__name__
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
 
 @pytest.mark.parametrize("base", ["tiny-sdxl", pytest.param("tiny-sd15", marks=pytest.mark.slow)], indirect=True)
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
-    layout = Layout(base.system.layout, base.view_size)
+    layout = Layout(base.family.layout, base.view_size)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
     painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddpm", 20)
     painted = [painter.paint(heard, [generator(0, "bundled", index)])[0] for index in range(2)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from conftest import SYSTEMS, VIEW, train_command, write_prepared
+from conftest import FAMILIES, VIEW, train_command, write_prepared
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.models.base import Base, bundled_bases, open_base
@@ -92,7 +92,7 @@ def merging_tokenizer(pad_token: str) -> CLIPTokenizer:
 
 
 def test_tokens_count_not_letters_and_the_tokenizer_that_takes_less_decides(base: Base, tmp_path: Path) -> None:
-    names = base.system.tokenizers
+    names = base.family.tokenizers
     for name in names:
         merging_tokenizer("!").save_pretrained(tmp_path / name)
     merging = replace(base, tokenizer=tmp_path)
@@ -104,7 +104,7 @@ def test_tokens_count_not_letters_and_the_tokenizer_that_takes_less_decides(base
     assert prompt_warnings(merging, eyes) == prompt_warnings(base, eyes)
 
 
-@pytest.mark.parametrize("source", [*bundled_bases(), *(f"random:{system}" for system in SYSTEMS)])
+@pytest.mark.parametrize("source", [*bundled_bases(), *(f"random:{system}" for system in FAMILIES)])
 def test_the_default_prompt_fits_every_base_that_ships(source: str) -> None:
     assert prompt_warnings(open_base(source), DEFAULT_PROMPT) == []
 
@@ -115,7 +115,7 @@ def test_a_vocabulary_alone_is_cut_and_padded_as_the_published_one(
     """As `--tokenizer` asks for: without a configuration, transformers would neither cut nor pad."""
     write_empty_file(tmp_path / "one.safetensors", SHAPES[system])
     base = open_base(str(tmp_path / "one.safetensors"), tokenizer=tmp_path)
-    for name in base.system.tokenizers:
+    for name in base.family.tokenizers:
         (tmp_path / name).mkdir()
         (tmp_path / name / "vocab.json").write_text(json.dumps(byte_tokenizer().get_vocab()))
         (tmp_path / name / "merges.txt").write_text("#version: 0.2\n")

@@ -58,8 +58,8 @@ def config_of(kind: str, targets: str = "attention") -> LoraConfig:
 
 def description(base: Base, kind: str) -> Description:
     return Description(
-        system=base.system.name,
-        layout=base.system.layout,
+        system=base.family.name,
+        layout=base.family.layout,
         view_size=VIEW,
         base=base.source,
         targets="attention",
@@ -87,7 +87,7 @@ def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
 
 
 def paint(base: Base, unet: Any) -> np.ndarray:
-    layout = Layout(base.system.layout, VIEW)
+    layout = Layout(base.family.layout, VIEW)
     painter = Painter(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
     heard = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
     return painter.paint(heard, [generator(2, 1)])[0].joint
@@ -133,7 +133,7 @@ def test_the_same_image_through_ours_through_diffusers_and_through_peft(
 def loaded_by_diffusers(base: Base, folder: Path) -> UNet2DConditionModel:
     """The UNet of a diffusers pipeline that has loaded the adapter with `load_lora_weights`."""
     kinds: dict[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sd15": StableDiffusionPipeline}
-    pipe = kinds[base.system.name].from_pretrained(base.source)
+    pipe = kinds[base.family.name].from_pretrained(base.source)
     pipe.load_lora_weights(str(folder))
     return pipe.unet.eval()
 

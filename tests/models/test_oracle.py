@@ -22,9 +22,10 @@ from retipair.data.layout import Layout
 from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import generator
 from retipair.generation.pair_generator import Painter
-from retipair.models.base import SAMPLERS, Base, open_base
+from retipair.models.base import Base, open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
+from retipair.models.families import SAMPLERS
 from retipair.models.lora import add_adapter, lora_config
 
 PROMPT = "two views of one eye"
@@ -39,11 +40,11 @@ def base(system: str, base_folder: Callable[[str], Path]) -> Base:
 
 @pytest.fixture
 def layout(base: Base) -> Layout:
-    return Layout(base.system.layout, VIEW)
+    return Layout(base.family.layout, VIEW)
 
 
 def pipeline(kinds: dict[str, Any], base: Base) -> Any:
-    pipe = kinds[base.system.name].from_pretrained(base.source)
+    pipe = kinds[base.family.name].from_pretrained(base.source)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -67,7 +68,7 @@ def test_prompt_embeddings_pooled_text_and_size_ids_are_the_pipelines(base: Base
     theirs = pipe.encode_prompt(PROMPT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
     assert torch.equal(ours.embeddings[0], theirs[0][0])
     assert torch.equal(ours.embeddings[-1], theirs[1][0])
-    if base.system.name == "sd15":
+    if base.family.name == "sd15":
         assert ours.pooled is None
         assert ours.size_ids is None
         assert torch.equal(ours.embeddings[-1], ours.embeddings[1])  # "unconditional" is the encoding of ""

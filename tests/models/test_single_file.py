@@ -10,8 +10,9 @@ import pytest
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from retipair.models import base as base_module
-from retipair.models.base import CONFIGS, SAMPLERS, open_base
+from retipair.models import hub
+from retipair.models.base import open_base
+from retipair.models.families import CONFIGS, SAMPLERS
 from retipair.models.single_file import NOTHING_DECLARED
 from retipair.runtime.errors import UserError
 from single_file import SD15_SHAPES, SDXL_SHAPES, SHAPES, write_empty_file, write_single_file
@@ -114,7 +115,7 @@ def test_a_hub_id_of_another_family_is_refused_before_its_weights_are_downloaded
 ) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "x"]}')
     asked = []
-    monkeypatch.setattr(base_module, "snapshot_download", lambda source, **options: asked.append(options) or tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", lambda source, **options: asked.append(options) or tmp_path)
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloads the weights"))
     with pytest.raises(UserError, match="somebody/flux: is a FluxPipeline"):
         open_base("somebody/flux")

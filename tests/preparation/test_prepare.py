@@ -18,7 +18,7 @@ from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.preparation.prepare import fingerprint, is_prepared
-from retipair.preparation.state import Outcome, doubtful, earlier_outcomes
+from retipair.preparation.state import AlignmentResult, doubtful, earlier_outcomes
 from running import started, wait_for
 
 SIZE = "128"
@@ -117,10 +117,10 @@ def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypa
     shutil.copytree(raw, changed)
     shutil.copytree(prepared, out)
     redone = []
-    from retipair.preparation import prepare as verb
+    from retipair.preparation import alignment
 
-    align = verb._align
-    monkeypatch.setattr(verb, "_align", lambda task: redone.append(task.pair.id) or align(task))
+    align = alignment.align_pair
+    monkeypatch.setattr(alignment, "align_pair", lambda task: redone.append(task.pair.id) or align(task))
     assert _prepare(changed, out) == 0
     assert redone == []
     assert contents(out) == contents(prepared)
@@ -301,8 +301,8 @@ def test_the_limit_of_consistency_can_be_set(raw, prepared, tmp_path, capsys):
     assert len(list(read_manifest(tmp_path / "out"))) == 3
 
 
-def _outcome(number: int, consistency: float, residual: float, doubt: str | None = None) -> Outcome:
-    return Outcome(
+def _outcome(number: int, consistency: float, residual: float, doubt: str | None = None) -> AlignmentResult:
+    return AlignmentResult(
         id=f"{number}",
         key="",
         source_sha256="",
@@ -333,12 +333,12 @@ def test_pairs_that_fit_worse_than_the_others_are_doubted():
 
 
 def test_doubtful_pairs_are_listed_last_and_shown_first(raw, tmp_path, capsys, monkeypatch):
-    from retipair.preparation import prepare as verb
+    from retipair.preparation import summary
 
     shown = []
-    monkeypatch.setattr(verb, "doubtful", lambda outcomes, size: {"002": "it is odd"})
+    monkeypatch.setattr(summary, "doubtful", lambda outcomes, size: {"002": "it is odd"})
     monkeypatch.setattr(
-        verb, "titled", lambda out, record, doubt: shown.append((record.id, doubt)) or _titled(out, record)
+        summary, "titled", lambda out, record, doubt: shown.append((record.id, doubt)) or _titled(out, record)
     )
     assert _prepare(raw, tmp_path / "out") == 0
     assert shown == [("002", "it is odd"), ("001", None), ("003", None)]

@@ -21,7 +21,7 @@ from retipair.runs.run_dir import Run, find_run
 from retipair.runtime.distributed import ALONE
 from retipair.training.batches import make_batches
 from retipair.training.plan import make_plan, read_data
-from retipair.training.train import validate
+from retipair.training.validation import validate
 
 STEPS = 16
 SIDE = 192
@@ -62,7 +62,7 @@ def trained_on(data: Path, base: Base, results: Path) -> Run:
     command += ["--max_steps", STEPS, "--val_every", STEPS, "--num_samples", 0, "--augment_variants", 1]
     command += ["--learning_rate", "1e-3", "--lora_targets", "all", "--batch_size", 1, "--device", "cpu"]
     assert main([str(part) for part in command]) == 0
-    return find_run(results, data.name, [base.system.name])
+    return find_run(results, data.name, [base.family.name])
 
 
 def swap_sides(folder: Path, swapped: Path) -> Path:

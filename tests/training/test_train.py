@@ -24,7 +24,8 @@ from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.diffusion.losses import Losses
 from retipair.models.lora import read_description
-from retipair.runs.run_dir import Run, changed_settings, check_run, start_run, step_of
+from retipair.runs.resume import changed_settings, check_run
+from retipair.runs.run_dir import Run, start_run, step_of
 from retipair.runtime.atomic_io import damage
 from retipair.runtime.distributed import ALONE
 from retipair.runtime.errors import UserError

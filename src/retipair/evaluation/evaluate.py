@@ -263,7 +263,7 @@ def _layouts(base: Base | None, real: Sequence[Entry]) -> Scores:
 def _add_ceiling(scores: Scores, base: Base) -> None:
     """A column more in the tables of texture: real pairs, passed through the base's layout and autoencoder."""
     for row in scores["layouts"]["rows"]:
-        if (row["layout"], row["between"]) == (base.system.layout, "autoencoder"):
+        if (row["layout"], row["between"]) == (base.family.layout, "autoencoder"):
             for name, columns in scores["texture"][row["view"]].items():
                 columns["autoencoder"] = {"mean": row[f"texture.{name}"], "low": None, "high": None, "n": row["n"]}
 

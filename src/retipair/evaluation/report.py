@@ -69,7 +69,7 @@ def write_report(out: Path, scores: Scores) -> Path:
     Raises UserError if the pairs' images are gone.
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("retipair").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = files("retipair.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     entries = _entries(scores)
     text = page.from_string(template).render(
         scores=scores,

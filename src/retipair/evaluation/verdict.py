@@ -4,12 +4,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from retipair.evaluation.advice import (
+    _BF16,
+    _BY_EYE,
+    _FEW,
+    _GIVE_REAL,
+    _KEEP_BETTER,
+    _LONGER,
+    _LOOK_AT_SAMPLES,
+    _LOWER_RANK,
+    _MEND,
+    _MORE_EYES,
+    _MORE_MEMORY,
+    _MORE_PAIRS,
+    _MORE_SAMPLING,
+    _MORE_TARGETS,
+    _OTHER_BASE,
+    _SHARPER,
+    _SHORTER,
+    _WITH_BASE,
+    _WITHHOLD,
+    Advice,
+    _less_memory,
+)
+
 Level = Literal["good", "look", "bad"]
 Scores = Mapping[str, Any]
 
 _GRAVITY: tuple[Level, ...] = ("bad", "look", "good")
-_FEW = 20
-"""Pairs of a kind, below which intervals are wide and distances between sets say little."""
 _MOST_OF = 0.8
 """A figure that reaches this share of the real pairs' is as good as theirs for most uses."""
 _HALF = 0.5
@@ -21,40 +43,6 @@ LOGGED_MEMORY = "on a GPU allocated by torch, on a CPU resident memory of the pr
 """What the memory in a training log counts."""
 _AGREEMENT = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """The figures of agreement, each by the name that a sentence gives it."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """Something to try. `axis` is what it changes and `direction` (+1, -1) which way; "" and 0: nothing else can
-    contradict it.
-    """
-
-    text: str
-    axis: str = ""
-    direction: int = 0
-
-    def contradicts(self, other: "Advice") -> bool:
-        return bool(self.axis) and self.axis == other.axis and self.direction != other.direction
-
-
-_LONGER = Advice("Train for more steps (--max_steps).", "training steps", +1)
-_SHORTER = Advice("Train for fewer steps (--max_steps).", "training steps", -1)
-_MORE_TARGETS = Advice("Train with --lora_targets all.", "capacity of the adapter", +1)
-_LOWER_RANK = Advice("Train with a lower --unet_lora_rank.", "capacity of the adapter", -1)
-_SHARPER = Advice("Train with a higher --hf_lambda.")
-_MORE_EYES = Advice("Train on more eyes.")
-_MORE_SAMPLING = Advice("Generate with more --steps.")
-_KEEP_BETTER = Advice("Generate with --min_consistency, which keeps the better pairs.")
-_WITHHOLD = Advice("Leave the copies out: evaluate with --withhold_copies.")
-_LOOK_AT_SAMPLES = Advice("Look at the samples of each step of the training.")
-_OTHER_BASE = Advice("Try another base or a larger --size: it is the base's autoencoder that smooths.")
-_WITH_BASE = Advice("Evaluate with --base, to see how much detail its autoencoder can keep.")
-_BY_EYE = Advice("Compare the pairs on the report by eye.")
-_GIVE_REAL = Advice("Give --real the folder that was trained on.")
-_MORE_PAIRS = Advice(f"Judge {_FEW} pairs of each kind at least; 100 are better.")
-_MEND = Advice("Look at the real pairs listed; mend them, or list them in rejected.txt.")
-_MORE_MEMORY = Advice("For faster training steps: save less memory, if there is enough (--memory 24).", "memory", +1)
-_BF16 = Advice("For faster training steps: --precision bf16, on a GPU that has it.")
 
 
 @dataclass(frozen=True)
@@ -353,10 +341,6 @@ def _cost(scores: Scores) -> Iterator[Finding]:
         smaller += (_less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),) if batch > 1 else ()
         text = f"The log of the training shows {cost['memory_gib']:.1f} GiB at most ({LOGGED_MEMORY})."
         yield Finding("good", "memory of training", text, smaller)
-
-
-def _less_memory(how: str) -> Advice:
-    return Advice(f"For less memory in training: {how}.", "memory", -1)
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -13,9 +13,10 @@ from retipair.data.dataset import Entry, content_sha256, of_split, read_folder
 from retipair.data.layout import Layout
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
-from retipair.models.base import SYSTEMS, Base, check_steps, open_base
+from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
+from retipair.models.families import FAMILIES
 from retipair.models.lora import PEFT_WEIGHTS, Description, adapter_sha256, read_description
 from retipair.models.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
 from retipair.preparation.prepare import prepared_folder
@@ -107,7 +108,7 @@ def make_job(config: GenerateConfig) -> Job:
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
     if description:
         warnings += adapter_warnings(adapter, description, base)
-    out = config.out or results_folder(config.results, base.system.name, "_preds") / str(config.name) / config.savedir
+    out = config.out or results_folder(config.results, base.family.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     trained = partial(training_pairs, config, run, layout, description, warnings)
@@ -152,7 +153,7 @@ def _check(config: GenerateConfig) -> None:
 
 def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
     """The run, if a name tells it, and the `unet_lora` folder that --checkpoint means."""
-    systems: list[str] = [base.system.name] if base else list(SYSTEMS)
+    systems: list[str] = [base.family.name] if base else list(FAMILIES)
     if config.checkpoint in ("best", "latest"):
         run = find_run(config.results, str(config.name), systems)
         return run, run.adapter_folder(config.checkpoint)
@@ -199,18 +200,18 @@ def _as_trained(
     if description is None:
         size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
         warnings.append(f"{adapter} does not describe itself; taking --size {size} --prompt {prompt!r}")
-        return Layout(base.system.layout, size), [(prompt, 1)]
-    if (description.system, description.layout) != (base.system.name, base.system.layout):
+        return Layout(base.family.layout, size), [(prompt, 1)]
+    if (description.system, description.layout) != (base.family.name, base.family.layout):
         raise UserError(
             f"{adapter}: was trained on {description.system} ({description.layout}), but {base.source} is "
-            f"{base.system.name} ({base.system.layout}); pass the base it was trained on with --base"
+            f"{base.family.name} ({base.family.layout}); pass the base it was trained on with --base"
         )
     if config.size not in (None, description.view_size):
         raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; leave --size out")
     if config.guidance_scale > 1 and not description.prompt_dropout:
         warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
-    return Layout(base.system.layout, description.view_size), prompts
+    return Layout(base.family.layout, description.view_size), prompts
 
 
 def adapter_warnings(adapter: Path, description: Description, base: Base) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from retipair.models.base import SDXL, Base
+from retipair.models.base import Base
+from retipair.models.families import SDXL
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
     """SDXL's size ids: original (h, w), crop (top, left), target (h, w), nothing resized or cropped; SD1.5 has none."""
     height, width = joint_size
-    return [height, width, 0, 0, height, width] if base.system is SDXL else []
+    return [height, width, 0, 0, height, width] if base.family is SDXL else []
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
 
 def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
     """The same rows and, for SDXL, the size ids of a joint image of (height, width) px."""
-    if base.system is not SDXL:
+    if base.family is not SDXL:
         return rows
     ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
     size_ids = torch.tensor(ids, dtype=torch.float32, device=rows.embeddings.device)
@@ -102,7 +103,7 @@ def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
     """(prompt, no prompt), a row each, one prompt a forward so that a row never depends on its neighbours."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-    if base.system is SDXL:
+    if base.family is SDXL:
         positive, negative, pooled, negative_pooled = encoded
         return Conditioning(positive, pooled), Conditioning(negative, negative_pooled)
     positive, negative = encoded

@@ -109,7 +109,7 @@ def save_adapter(folder: Path, base: Base, unet: UNet, description: Description)
     ours = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
     unet.peft_config["default"].save_pretrained(str(folder))
     save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
-    pipeline: Any = base.system.pipeline
+    pipeline: Any = base.family.pipeline
     pipeline.save_lora_weights(folder, state, **_collate_lora_metadata({"unet": unet}))
     _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from retipair.models.base import Base, empty_text_encoders, empty_unet, empty_vae
+from retipair.models.base import Base
+from retipair.models.empty import empty_text_encoders, empty_unet, empty_vae
 from retipair.models.lora import adapter_parameters, add_adapter, lora_config
 from retipair.models.quantization import Stored, bitsandbytes, store
 from retipair.runtime.errors import UserError

@@ -26,7 +26,7 @@ _SCHEMA = "retipair.preparation.prepare-state/1"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlignmentResult:
     """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused.
 
     `doubt` says why to look at a pair that was kept; all else as in the manifest.
@@ -50,7 +50,7 @@ def view_file(view: str, name: str) -> str:
     return f"{view}/{name}.png"
 
 
-def earlier_outcomes(out: Path) -> dict[str, Outcome]:
+def earlier_outcomes(out: Path) -> dict[str, AlignmentResult]:
     """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
@@ -61,28 +61,28 @@ def earlier_outcomes(out: Path) -> dict[str, Outcome]:
     pairs = state.get("pairs")
     if not isinstance(pairs, list) or not all(map(_is_outcome, pairs)):
         return {}
-    return {values["id"]: Outcome(**values) for values in pairs}
+    return {values["id"]: AlignmentResult(**values) for values in pairs}
 
 
 def _is_outcome(values: Any) -> bool:
-    names = {field.name for field in fields(Outcome)}
-    return isinstance(values, dict) and set(values) == names and not mistyped(Outcome, values)
+    names = {field.name for field in fields(AlignmentResult)}
+    return isinstance(values, dict) and set(values) == names and not mistyped(AlignmentResult, values)
 
 
-def staged_outcomes(out: Path) -> dict[str, Outcome]:
+def staged_outcomes(out: Path) -> dict[str, AlignmentResult]:
     """What a run that was cut off had aligned, by id, and where it still is."""
-    found: dict[str, Outcome] = {}
+    found: dict[str, AlignmentResult] = {}
     for path in (out / STAGING).glob("*.json"):
         try:
             values = read_json(path)
         except UserError:
             continue
         if _is_outcome(values):
-            found[values["id"]] = Outcome(**values)
+            found[values["id"]] = AlignmentResult(**values)
     return found
 
 
-def still_valid(id: str, key: str, known: Sequence[tuple[dict[str, Outcome], Path]]) -> Outcome | None:
+def still_valid(id: str, key: str, known: Sequence[tuple[dict[str, AlignmentResult], Path]]) -> AlignmentResult | None:
     """What became of the pair, if all it depends on and the files it was written to are unchanged; else None."""
     for outcomes, folder in known:
         before = outcomes.get(id)
@@ -94,12 +94,12 @@ def still_valid(id: str, key: str, known: Sequence[tuple[dict[str, Outcome], Pat
     return None
 
 
-def write_state(out: Path, outcomes: Sequence[Outcome]) -> None:
+def write_state(out: Path, outcomes: Sequence[AlignmentResult]) -> None:
     state = {"schema": _SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
     write_text(out / STATE_NAME, canonical_json(state))
 
 
-def doubtful(outcomes: Sequence[Outcome], size: int) -> dict[str, str]:
+def doubtful(outcomes: Sequence[AlignmentResult], size: int) -> dict[str, str]:
     """Why to look at pairs that were kept, by id: doubts of their own, or figures that are outliers in the set.
 
     Residuals at landmarks are compared with one another, and so are those over patches of vessels.

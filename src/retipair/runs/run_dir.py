@@ -38,14 +38,6 @@ SaveAdapter = Callable[[Path], object]
 
 METRICS_NAME = "metrics.jsonl"
 KEPT_CHECKPOINTS = 3
-MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
-"""Settings that a resume may change without a word: data and base are held to their content, wherever they lie."""
-MAY_CHANGE = frozenset(
-    {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
-)
-"""Settings that a resume may change, and says so: they change nothing already done. max_steps may only be raised."""
-SAMPLING = frozenset({"num_samples", "sample_steps"})
-"""So may these, unless --best_by compares samples. Every other setting is refused if it changes."""
 
 
 @dataclass(frozen=True)
@@ -275,76 +267,11 @@ def run_around(folder: Path) -> Run | None:
     return next(map(Run, around), None)
 
 
-def check_name(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the folder is that of a run and --resume was not given, or of something else."""
-    if not (folder / "config.json").is_file():
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{folder}: holds something that is no run of ours; choose another --name")
-    elif not config.resume:
-        raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
-
-
-def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to go on from, None for a fresh start; nothing is written.
-
-    facts: what the settings led to (system, layout, fingerprints); a resumed run must agree on them.
-    Raises UserError if the run exists and --resume was not given, or was started otherwise.
-    """
-    check_name(folder, config)
-    run = Run(folder)
-    if not (folder / "config.json").is_file():
-        return None
-    _check_same(run, config, facts)
-    damaged: list[str] = []
-    checkpoint = run.latest(damaged.append)
-    if damaged and checkpoint is None:
-        raise UserError(f"{damaged[0]}; nor is any other checkpoint whole: start again with another --name")
-    for text in damaged:
-        console.print(f"warning: {text}")
-    return checkpoint
-
-
 def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
     """Make the run's folder and write what it was made with."""
     settings = to_values(config) | {"data": str(config.data.resolve()) if config.data else None}
     write_json(run.folder / "config.json", {"settings": settings, **facts})
     write_json(run.folder / "environment.json", environment())
-
-
-_SAID = {
-    "data_sha256": "the content of --data (pairs added, rejected or prepared with other settings)",
-    "base_sha256": "the weights of --base",
-    "processes": "the number of processes",
-}
-
-
-def may_change(config: TrainConfig) -> frozenset[str]:
-    """Name the settings that a resume of this run may change, and says so."""
-    return MAY_CHANGE | (SAMPLING if config.best_by == "loss" else frozenset())
-
-
-def changed_settings(run: Run, config: TrainConfig) -> list[str]:
-    """List what a resume has otherwise than the run so far: "--val_every 100 (500 before)"."""
-    before, now = to_values(run.read_config()), to_values(config)
-    changed = [name for name in now if name not in MAY_MOVE and now[name] != before.get(name)]
-    return [f"--{name} {now[name]} ({before.get(name)} before)" for name in changed]
-
-
-def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
-    before, now = to_values(run.read_config()), to_values(config)
-    for key, value in before.items():
-        if key not in MAY_MOVE | may_change(config) and now[key] != value:
-            how = f"with --{key} {value}, not {now[key]}" if not isinstance(value, bool) else ""
-            how = how or f"{'with' if value else 'without'} --{key}"
-            raise UserError(f"{run.folder}: was started {how}; keep to that, or use another --name")
-    if config.max_steps < run.read_config().max_steps:
-        raise UserError(
-            f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered"
-        )
-    saved = read_json(run.folder / "config.json")
-    for key, value in facts.items():
-        if saved.get(key) != value:
-            raise UserError(f"{run.folder}: {_SAID.get(key, key)} has changed since the run began; use another --name")
 
 
 def environment() -> dict[str, Any]:

@@ -119,8 +119,8 @@ def make_plan(config: TrainConfig) -> Plan:
     _check(config)
     base = open_base(config.base, config.tokenizer)
     device = choose_device(config.device)
-    folder = results_folder(config.results, base.system.name) / config.name
-    layout = Layout(base.system.layout, config.size or base.view_size)
+    folder = results_folder(config.results, base.family.name) / config.name
+    layout = Layout(base.family.layout, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
     plan = replace(plan, config=with_samples(config, Run(folder)))
     check_steps("--sample_steps", plan.config.sample_steps or 0, base)
@@ -209,7 +209,7 @@ def describe(plan: Plan, data: Data) -> Description:
     """What the adapter will say of itself."""
     config = plan.config
     return Description(
-        system=plan.base.system.name,
+        system=plan.base.family.name,
         layout=plan.layout.name,
         view_size=plan.layout.view_size,
         base=plan.base.name,
@@ -250,7 +250,7 @@ def print_plan(plan: Plan) -> None:
         "pairs": pairs,
         "views": said_of_views(size, on_disk),
         "samples": said_of_samples(plan.config),
-        "system": plan.base.system.name,
+        "system": plan.base.family.name,
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),

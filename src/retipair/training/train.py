@@ -3,52 +3,41 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from retipair.config import TrainConfig
-from retipair.data.pair import save_image
-from retipair.diffusion.losses import per_half, target_for
-from retipair.diffusion.noise import generator
-from retipair.generation.pair_generator import Painter, draw_prompt, synthetic_mark
 from retipair.models.captions import caption_warnings
-from retipair.models.denoiser import Denoiser
 from retipair.models.device import repeatable
-from retipair.models.lora import Description, save_adapter
-from retipair.models.memory import Way
+from retipair.models.lora import save_adapter
 from retipair.runs.model_selection import Validation, better, reason, validation_of
-from retipair.runs.run_dir import Run, changed_settings, check_name, check_run, read_state, start_run, step_of
-from retipair.runtime.atomic_io import told
+from retipair.runs.resume import changed_settings, check_name, check_run
+from retipair.runs.run_dir import Run, read_state, start_run, step_of
 from retipair.runtime.console import console, progress
 from retipair.runtime.distributed import Processes, processes
 from retipair.runtime.errors import Stopped, UserError, printable, unless_out_of_memory
 from retipair.runtime.lock import owned
-from retipair.runtime.profiling import GIB, Peak, memory_kind, memory_used, peak_memory
-from retipair.runtime.schema import to_values
+from retipair.runtime.profiling import GIB, memory_used, peak_memory
 from retipair.runtime.signals import stoppable
-from retipair.training.batches import Batches
+from retipair.training.log import log_training, log_validation, said, say_change, say_end, say_start, tracking
 from retipair.training.plan import (
-    VALIDATION_TIMESTEPS,
     Data,
     Plan,
     describe,
     make_plan,
     print_plan,
     read_data,
-    said_of_samples,
     said_of_views,
     smaller_flags,
     view_size_on_disk,
 )
 from retipair.training.step import Training, named, set_up, take_step
+from retipair.training.validation import validate, write_samples
 
-Track = Callable[[Mapping[str, float], int], None]
 _REMEDY = "the last checkpoint is good; a run with a lower --learning_rate (or, if in bf16, --precision fp32) may go on"
 _EXPLODED = 100.0
 _MOST_LOST = 10
@@ -207,7 +196,7 @@ def begin(run: Run, plan: Plan, facts: Mapping[str, str], checkpoint: Path | Non
 def facts_of(plan: Plan, data: Data, crew: Processes) -> dict[str, str]:
     """What the settings led to: a resumed run must find it unchanged."""
     return {
-        "system": plan.base.system.name,
+        "system": plan.base.family.name,
         "layout": plan.layout.name,
         "base_sha256": plan.base.fingerprint(),
         "data_sha256": data.sha256,
@@ -261,138 +250,7 @@ def heed_lost(run: Run, training: Training, data: Data) -> None:
 # Validate and sample
 
 
-@torch.no_grad()
-def validate(denoise: Denoiser, scheduler: Any, batches: Batches, crew: Processes) -> dict[str, float]:
-    """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
-    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, how many
-    for row, batch in batches.validation(crew):
-        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
-        prediction = denoise(noisy, batch.t, batch.conditioning)
-        target = target_for(scheduler, batch.latents, batch.noise, batch.t)
-        sums[row] += F.pad(per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
-    sums = crew.total(sums)
-    means = (sums[:, :2] / sums[:, 2:]).tolist()
-    named = zip(VALIDATION_TIMESTEPS, means, strict=True)
-    parts = {f"t{t}_{half}": value for t, row in named for half, value in zip(("cf", "fa"), row, strict=True)}
-    return {"loss": sum(parts.values()) / len(parts), **parts}
-
-
-def write_samples(
-    folder: Path, plan: Plan, description: Description, training: Training, told: Callable[[], bool] = lambda: False
-) -> float | None:
-    """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each.
-
-    Returns how well their halves match: the mean correlation of the vessels of both views; None as soon as it is told
-    to stop.
-    """
-    config, crew = plan.config, training.crew
-    assert config.num_samples is not None
-    assert config.sample_steps is not None  # the plan fills both in
-    matches = torch.zeros(config.num_samples, device=plan.device)
-    vae = plan.base.vae(device=plan.device)
-    painter = Painter(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
-    mine = crew.share(range(config.num_samples))
-    with progress("Sampling", len(mine)) as advance:
-        for number in mine:
-            source = generator(config.seed, "sample", number)
-            prompt = draw_prompt(description.prompts, config.seed, number)
-            painted = painter.paint(training.batches.heard(prompt), [source])[0]
-            mark = synthetic_mark(painter, prompt, config.seed, number)
-            for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
-                save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
-            matches[number] = painted.pair.consistency()
-            advance()
-            if told():
-                return None
-    return float(crew.total(matches).mean())
-
-
 # Log
-
-
-def log_training(
-    run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
-) -> None:
-    text = (
-        f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} "
-        f"mse {means['mse']:.6f} (cf {means['mse_cf']:.6f} fa {means['mse_fa']:.6f}) "
-        f"hf {means['hf']:.6f} (cf {means['hf_cf']:.6f} fa {means['hf_fa']:.6f}) t {means['t']:.1f} {seconds:.1f} s"
-    )
-    cost = {"seconds": round(seconds, 3), "memory_gib": round(memory, 3)}
-    _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, track)
-
-
-def log_validation(run: Run, step: int, losses: dict[str, float], track: Track) -> None:
-    text = " ".join(f"{name} {value:.6f}" for name, value in losses.items())
-    _log(run, "validation", f"step {step:06d} {text}", {"step": step, **losses}, track)
-
-
-def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -> None:
-    run.log(kind, text, values)
-    console.print(f"{kind}: {text}")
-    track({f"{kind}/{name}": value for name, value in values.items() if name != "step"}, values["step"])
-
-
-@contextmanager
-def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
-    """A function that sends metrics to the tracker asked for, through accelerate."""
-    if config.tracker == "none" or not crew.first:
-        yield lambda values, step: None
-        return
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
-    known = {k: v for k, v in to_values(config).items() if v is not None and k not in ("data", "results", "tokenizer")}
-    where = {"wandb": {"dir": str(run.folder)}}
-    accelerator.init_trackers("retipair", {**known, "base": told(config.base)}, where)
-    yield lambda values, step: accelerator.log(dict(values), step=step)
-    accelerator.end_training()
-
-
-def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
-    if training.learner.step:
-        console.print(f"Resuming {plan.folder} at step {training.learner.step}")
-    trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
-    crew = training.crew
-    together = f", {crew.count} processes together" if crew.count > 1 else ""
-    console.print(
-        f"{plan.base.system.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
-        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
-    )
-    console.print(f"the base predicts {plan.base.prediction}")
-    console.print(said_of_memory(plan))
-    console.print(f"samples: {said_of_samples(plan.config)}")
-    for warning in warnings:
-        console.print(f"warning: {printable(warning)}")
-
-
-def said_of_memory(plan: Plan) -> str:
-    needed = plan.memory_of(plan.way) / GIB
-    return f"memory: {needed:.1f} GiB estimated, with {plan.way.name} (--memory {plan.config.memory})"
-
-
-def say_change(run: Run, step: int, before: str, way: Way) -> None:
-    """A resumed run that saves memory otherwise than before: fewer bits are other arithmetic."""
-    text = f"memory: from step {step} on with {way.name}, before with {before}"
-    run.note("training", text)
-    console.print(f"{text}; the base's weights in other bits make it another training than one that ran all the way")
-
-
-def say_end(plan: Plan, steps: int, peak: Peak) -> None:
-    """What was reached, and the memory it took beside the estimate."""
-    run = Run(plan.folder)
-    needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
-    kind = f"used: {memory_kind(plan.device)}, above the start's"
-    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name} ({kind})"
-    if steps:
-        run.note("training", memory)
-    console.print(memory)
-    console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
-    if run.best_step() == 0:
-        console.print(
-            "warning: no step is better than the untrained base; train longer, or draw with --checkpoint latest"
-        )
-    console.print(f"Next: {next_command(plan.config, untrained=run.best_step() == 0)}")
 
 
 def out_of_memory(plan: Plan) -> str:
@@ -403,14 +261,3 @@ def out_of_memory(plan: Plan) -> str:
         f"out of memory, with {plan.way.name} ({plan.memory_of(plan.way) / GIB:.1f} GiB were estimated); {kept}: "
         f"try {smaller_flags(plan)}{' --resume' if whole else ''}"
     )
-
-
-def next_command(config: TrainConfig, untrained: bool) -> str:
-    flags = f" --results {config.results}" if config.results != Path("results") else ""
-    flags += " --checkpoint latest" if untrained else ""
-    return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
-
-
-def said(validation: Validation) -> str:
-    matching = "" if validation.consistency is None else f", consistency of the samples {validation.consistency:.3f}"
-    return f"loss {validation.loss:.6f}{matching}"

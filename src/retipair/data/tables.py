@@ -1,0 +1,83 @@
+"""Tables of pairs and of eyes: .csv, .tsv and .jsonl."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retipair.data.manifest import SPLITS, Split
+from retipair.runtime.errors import UserError
+from retipair.runtime.jsonl import is_text
+from retipair.runtime.text_files import csv_rows, nfc, read_text
+
+Eyes = dict[str, dict[str, Any]]
+"""id -> eye, patient and split."""
+
+
+def read_eyes(path: Path) -> Eyes:
+    """What `eyes.csv` says; it must speak of each pair once."""
+    eyes: Eyes = {}
+    for where, row in table_rows(path, ("id", "eye", "patient", "split"), needed=("id", "eye")):
+        name, eye, patient = (nfc(row.get(key, "")) for key in ("id", "eye", "patient"))
+        if name in eyes:
+            raise UserError(f"{where}: id {name!r} for the second time; remove one line")
+        eyes[name] = {"eye": eye, "patient": patient or None, "split": split_of(row, where)}
+    return eyes
+
+
+def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, cells that are not empty) of each line of a CSV or JSONL table."""
+    readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: not a table that is known; known are .csv, .tsv, .txt and .jsonl, or a folder")
+    rows = 0
+    for where, cells in readers[path.suffix.lower()](path):
+        if unknown := [key for key in cells if key not in known]:
+            raise UserError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
+        texts = {key: _cell_text(cell) for key, cell in cells.items()}
+        row = {key: text for key, text in texts.items() if text}
+        if missing := [key for key in needed if key not in row]:
+            raise UserError(f"{where}: {missing[0]} is missing; fill that column in every line")
+        rows += 1
+        yield where, row
+    if not rows:
+        raise UserError(f"{path}: no lines in this table; it needs the columns {', '.join(needed)}")
+
+
+def _cell_text(cell: Any) -> str:
+    """1.0 is 1: a column of numbers with gaps becomes one of floating-point numbers in many programs."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return "" if cell is None else str(cell).strip()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value; write null, or leave the key out")
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line, parse_constant=_refuse_constant) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not an object; write one {{...}} a line")
+        for key, cell in row.items():
+            if not isinstance(cell, str | None) and (key == "caption" or type(cell) not in (int, float)):
+                raise UserError(f"{where}: {key} is no text; put it in quotes")
+            if isinstance(cell, str) and not is_text(cell):
+                raise UserError(f"{where}: {key} holds half a character (a lone surrogate); write it again")
+        if row:
+            yield where, row
+
+
+def split_of(row: dict[str, str], where: str) -> Split | None:
+    if "split" not in row:
+        return None
+    name = {"validation": "val", "valid": "val"}.get(row["split"].lower(), row["split"].lower())
+    for split in SPLITS:
+        if name == split:
+            return split
+    raise UserError(f"{where}: unknown split {row['split']!r}; known are train, val and test")

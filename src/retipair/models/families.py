@@ -1,0 +1,62 @@
+"""What differs between the model families: SDXL and SD1.5."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+CONFIGS = Path(__file__).parent / "configs"
+"""The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
+
+
+SAMPLERS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFamily:
+    """What tells SDXL from SD1.5 outside the network itself. published: the hub id of its base."""
+
+    name: Literal["sdxl", "sd15"]
+    published: str
+    layout: Literal["side_by_side", "squeezed"]
+    pipeline: type[DiffusionPipeline]
+    text_encoders: dict[str, type]
+    tokenizers: tuple[str, ...]
+
+
+SDXL = ModelFamily(
+    name="sdxl",
+    published="stabilityai/stable-diffusion-xl-base-1.0",
+    layout="side_by_side",
+    pipeline=StableDiffusionXLPipeline,
+    text_encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
+    tokenizers=("tokenizer", "tokenizer_2"),
+)
+
+
+SD15 = ModelFamily(
+    name="sd15",
+    published="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    layout="squeezed",
+    pipeline=StableDiffusionPipeline,
+    text_encoders={"text_encoder": CLIPTextModel},
+    tokenizers=("tokenizer",),
+)
+
+
+FAMILIES = {family.name: family for family in (SDXL, SD15)}

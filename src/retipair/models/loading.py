@@ -1,0 +1,69 @@
+"""Networks from configs and weights, and what their libraries' errors mean to the user."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from retipair.models.recognition import (
+    read_model_config,
+)
+from retipair.runtime.errors import UserError, is_out_of_memory
+
+_SAMPLES = 256
+
+
+_SAMPLE = 2**14
+"""How many stretches of a file tell it from another, spread evenly over it, and how many bytes each has."""
+
+
+def hash_samples(digest: Any, path: Path) -> None:
+    """Hash a file's size and evenly spaced stretches of it, its beginning and its end among them."""
+    size = path.stat().st_size
+    digest.update(f"{size}".encode())
+    with path.open("rb") as stream:
+        for number in range(_SAMPLES):
+            stream.seek(max(size - _SAMPLE, 0) * number // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE))
+
+
+def random_network(name: str, kind: Any, configs: Path, dtype: torch.dtype, device: str) -> Any:
+    """Random weights from a config, the same in every process; made where they are wanted, which is far quicker."""
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype), torch.device(device):
+        torch.manual_seed(0)
+        return from_config(kind, read_model_config(configs, name)).eval()
+
+
+def from_config(kind: Any, config: dict[str, Any]) -> Any:
+    if hasattr(kind, "load_config"):
+        return kind.from_config(config)
+    return kind(kind.config_class.from_dict(config))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def naming_errors(source: str) -> Iterator[None]:
+    """What the libraries raise for broken weights or configs becomes one line that names the base."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another"
+        ) from error

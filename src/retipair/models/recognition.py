@@ -1,0 +1,80 @@
+"""Which family and prediction a folder or file of weights is; what cannot work is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from retipair.models.families import SD15, SDXL, ModelFamily
+from retipair.models.single_file import (
+    UNET,
+    Header,
+    family_by_inputs,
+    missing_part,
+    other_family,
+    unet_inputs,
+)
+from retipair.runtime.errors import UserError
+
+
+def family_of_folder(folder: Path, source: str) -> ModelFamily:
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"--base {source}: no model_index.json in this folder; give a diffusers folder of SDXL or SD1.5, "
+            "a .safetensors file or a hub id"
+        )
+    index = read_model_json(folder / "model_index.json")
+    if "unet" not in index:
+        raise _unsupported(source, f"a {index.get('_class_name')}, which has no UNet")
+    unet = read_model_config(folder, "unet")
+    kind = unet.get("addition_embed_type")
+    family = {"text_time": SDXL, None: SD15}.get(kind)
+    if family is None or unet.get("_class_name") != "UNet2DConditionModel":
+        raise UserError(
+            f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning {kind}); "
+            "other families are not supported"
+        )
+    inputs = unet.get("in_channels", 0), unet.get("cross_attention_dim", 0)
+    if other := family_by_inputs(*inputs):
+        raise _unsupported(source, other)
+    width = sum(read_model_config(folder, name).get("hidden_size", 0) for name in family.text_encoders)
+    check_inputs(source, inputs, (read_model_config(folder, "vae").get("latent_channels", 0), width))
+    return family
+
+
+def family_of_file(header: Header) -> ModelFamily:
+    if other := other_family(header) or family_by_inputs(*unet_inputs(header)):
+        raise _unsupported(header.path, other)
+    family = SDXL if UNET + "label_emb.0.0.weight" in header.shapes else SD15
+    if part := missing_part(header, family.name):
+        raise UserError(f"--base {header.path}: has no {part}; give a file of the whole base")
+    return family
+
+
+def check_inputs(source: object, inputs: tuple[int, int], given: tuple[int, int]) -> None:
+    """Refuse a UNet that takes other (channels, width of text features) than its base, or its family, gives."""
+    if inputs != given:
+        takes, gives = (f"{channels} channels and text features {width} wide" for channels, width in (inputs, given))
+        raise UserError(
+            f"--base {source}: neither SDXL nor SD1.5: its UNet takes {takes}, where the base has {gives}; "
+            "other families are not supported"
+        )
+
+
+def _unsupported(source: object, family: str) -> UserError:
+    return UserError(f"--base {source}: is {family}; give a base of SDXL or SD1.5")
+
+
+def read_model_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    return read_model_json(folder / part / name)
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the base is not a whole diffusers folder") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); get the base again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object; get the base again")
+    return values

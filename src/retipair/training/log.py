@@ -1,0 +1,121 @@
+"""What training logs and prints."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from retipair.config import TrainConfig
+from retipair.models.memory import Way
+from retipair.runs.model_selection import Validation
+from retipair.runs.run_dir import Run
+from retipair.runtime.atomic_io import told
+from retipair.runtime.console import console
+from retipair.runtime.distributed import Processes
+from retipair.runtime.errors import printable
+from retipair.runtime.profiling import GIB, Peak, memory_kind
+from retipair.runtime.schema import to_values
+from retipair.training.plan import (
+    Data,
+    Plan,
+    said_of_samples,
+)
+from retipair.training.step import Training
+
+Track = Callable[[Mapping[str, float], int], None]
+
+
+def log_training(
+    run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
+) -> None:
+    text = (
+        f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} "
+        f"mse {means['mse']:.6f} (cf {means['mse_cf']:.6f} fa {means['mse_fa']:.6f}) "
+        f"hf {means['hf']:.6f} (cf {means['hf_cf']:.6f} fa {means['hf_fa']:.6f}) t {means['t']:.1f} {seconds:.1f} s"
+    )
+    cost = {"seconds": round(seconds, 3), "memory_gib": round(memory, 3)}
+    _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, track)
+
+
+def log_validation(run: Run, step: int, losses: dict[str, float], track: Track) -> None:
+    text = " ".join(f"{name} {value:.6f}" for name, value in losses.items())
+    _log(run, "validation", f"step {step:06d} {text}", {"step": step, **losses}, track)
+
+
+def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -> None:
+    run.log(kind, text, values)
+    console.print(f"{kind}: {text}")
+    track({f"{kind}/{name}": value for name, value in values.items() if name != "step"}, values["step"])
+
+
+@contextmanager
+def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
+    """A function that sends metrics to the tracker asked for, through accelerate."""
+    if config.tracker == "none" or not crew.first:
+        yield lambda values, step: None
+        return
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
+    known = {k: v for k, v in to_values(config).items() if v is not None and k not in ("data", "results", "tokenizer")}
+    where = {"wandb": {"dir": str(run.folder)}}
+    accelerator.init_trackers("retipair", {**known, "base": told(config.base)}, where)
+    yield lambda values, step: accelerator.log(dict(values), step=step)
+    accelerator.end_training()
+
+
+def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
+    if training.learner.step:
+        console.print(f"Resuming {plan.folder} at step {training.learner.step}")
+    trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
+    crew = training.crew
+    together = f", {crew.count} processes together" if crew.count > 1 else ""
+    console.print(
+        f"{plan.base.family.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
+        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
+    )
+    console.print(f"the base predicts {plan.base.prediction}")
+    console.print(said_of_memory(plan))
+    console.print(f"samples: {said_of_samples(plan.config)}")
+    for warning in warnings:
+        console.print(f"warning: {printable(warning)}")
+
+
+def said_of_memory(plan: Plan) -> str:
+    needed = plan.memory_of(plan.way) / GIB
+    return f"memory: {needed:.1f} GiB estimated, with {plan.way.name} (--memory {plan.config.memory})"
+
+
+def say_change(run: Run, step: int, before: str, way: Way) -> None:
+    """A resumed run that saves memory otherwise than before: fewer bits are other arithmetic."""
+    text = f"memory: from step {step} on with {way.name}, before with {before}"
+    run.note("training", text)
+    console.print(f"{text}; the base's weights in other bits make it another training than one that ran all the way")
+
+
+def say_end(plan: Plan, steps: int, peak: Peak) -> None:
+    """What was reached, and the memory it took beside the estimate."""
+    run = Run(plan.folder)
+    needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
+    kind = f"used: {memory_kind(plan.device)}, above the start's"
+    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name} ({kind})"
+    if steps:
+        run.note("training", memory)
+    console.print(memory)
+    console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
+    if run.best_step() == 0:
+        console.print(
+            "warning: no step is better than the untrained base; train longer, or draw with --checkpoint latest"
+        )
+    console.print(f"Next: {next_command(plan.config, untrained=run.best_step() == 0)}")
+
+
+def next_command(config: TrainConfig, untrained: bool) -> str:
+    flags = f" --results {config.results}" if config.results != Path("results") else ""
+    flags += " --checkpoint latest" if untrained else ""
+    return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
+
+
+def said(validation: Validation) -> str:
+    matching = "" if validation.consistency is None else f", consistency of the samples {validation.consistency:.3f}"
+    return f"loss {validation.loss:.6f}{matching}"
