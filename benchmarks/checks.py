@@ -22,13 +22,13 @@ from scipy.stats import binom
 from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig
 from retipair.diffusion.losses import Losses
-from retipair.runtime.console import unsaid
-from retipair.runtime.distributed import ALONE
-from retipair.runtime.profiling import in_turns
-from retipair.training.meters import Window
-from retipair.training.nonfinite import Lost
-from retipair.training.optimizer import Learner
-from retipair.training.step import Training, set_up, take_step
+from retipair.runtime.console import quiet
+from retipair.runtime.distributed import SINGLE_PROCESS
+from retipair.runtime.profiling import time_interleaved
+from retipair.training.meters import LossMeter
+from retipair.training.nonfinite import NonFiniteCounter
+from retipair.training.optimizer import LoraOptimizer
+from retipair.training.step import Training, build_training, training_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=60)
     args = parser.parse_args(arguments)
     config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size)
-    with TemporaryDirectory() as folder, unsaid():
+    with TemporaryDirectory() as folder, quiet():
         plan, data = planned(config, Path(folder))
-        training = set_up(plan, data, ALONE)
+        training = build_training(plan, data, SINGLE_PROCESS)
         works = {"checked": partial(checked, training), "unchecked": partial(unchecked, training)}
-        took = in_turns(works, plan.device, args.repeats, 3)
+        took = time_interleaved(works, plan.device, args.repeats, 3)
     more = [1000 * (one - other) for one, other in zip(took["checked"], took["unchecked"], strict=True)]
     low, high = interval(more)
     step = 1000 * median(took["unchecked"])
@@ -55,39 +55,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def checked(training: Training) -> None:
-    take_step(training)
-    if training.lost.free:
-        training.lost.read()
+    training_step(training)
+    if training.nonfinite.free:
+        training.nonfinite.read()
 
 
 def unchecked(training: Training) -> None:
     with without_checks():
-        take_step(training)
+        training_step(training)
 
 
 @contextmanager
 def without_checks() -> Iterator[None]:
-    with patch.object(Learner, "update", update), patch.object(Lost, "add", leave), patch.object(Window, "add", add):
+    with (
+        patch.object(LoraOptimizer, "update", update),
+        patch.object(NonFiniteCounter, "add", leave),
+        patch.object(LossMeter, "add", add),
+    ):
         yield
 
 
-def update(learner: Learner) -> torch.Tensor | None:
+def update(optimizer: LoraOptimizer) -> torch.Tensor | None:
     """As `Learner.update`, but for the looks."""
-    for group in learner._optimizer.param_groups:
-        group["lr"] = learner.learning_rate
-    if learner.config.max_grad_norm > 0:
-        torch.nn.utils.clip_grad_norm_(learner.parameters.values(), learner.config.max_grad_norm)
-    learner._optimizer.step()
-    learner._optimizer.zero_grad(set_to_none=True)
-    learner.step += 1
+    for group in optimizer._optimizer.param_groups:
+        group["lr"] = optimizer.learning_rate
+    if optimizer.config.max_grad_norm > 0:
+        torch.nn.utils.clip_grad_norm_(optimizer.parameters.values(), optimizer.config.max_grad_norm)
+    optimizer._optimizer.step()
+    optimizer._optimizer.zero_grad(set_to_none=True)
+    optimizer.step += 1
     return None
 
 
-def leave(lost: Lost, finite: torch.Tensor, step: int) -> None:
+def leave(lost: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
     pass
 
 
-def add(window: Window, losses: Losses, t: torch.Tensor) -> None:
+def add(window: LossMeter, losses: Losses, t: torch.Tensor) -> None:
     """As `Window.add`, but for the look."""
     singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
     count = torch.full((1,), len(t), device=t.device)

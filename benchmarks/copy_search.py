@@ -14,7 +14,7 @@ import numpy as np
 
 from retipair.data.augmentation import Variant, apply_variant
 from retipair.data.pair import Pair
-from retipair.generation.filters import print_of
+from retipair.generation.filters import descriptor_of
 from retipair.metrics.fourier_mellin import (
     Spectra,
     best_over_poses,
@@ -61,7 +61,7 @@ def draw_sample(seed: int, eyes: int, poses: int) -> Sample:
     """Render the known eyes and their copies, and other eyes of the next seed."""
     known, others = ([_eye(one, number) for number in range(eyes)] for one in (seed, seed + 1))
     copies = [copy for number, eye in enumerate(known) for copy in copies_of(eye, poses, [seed, number, 7])]
-    return Sample(*(np.stack([print_of(pair) for pair in pairs]) for pairs in (known, copies, others)))
+    return Sample(*(np.stack([descriptor_of(pair) for pair in pairs]) for pairs in (known, copies, others)))
 
 
 def copies_of(eye: Pair, poses: int, seed: list[int]) -> Iterator[Pair]:

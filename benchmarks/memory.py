@@ -21,12 +21,12 @@ import torch
 
 from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig
-from retipair.models.memory import TRAINING
-from retipair.runtime.console import unsaid
-from retipair.runtime.distributed import ALONE
+from retipair.models.memory import TRAINING_STRATEGIES
+from retipair.runtime.console import quiet
+from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import GIB, peak_memory
-from retipair.training.plan import Data, Plan, describe
-from retipair.training.step import set_up, take_step
+from retipair.training.plan import Data, Plan, describe_adapter
+from retipair.training.step import build_training, training_step
 from retipair.training.validation import write_samples
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -43,7 +43,8 @@ class Case:
     way: int
 
     def __str__(self) -> str:
-        return f"{self.base}, size {self.size}, batch {self.batch_size}, {self.precision}, {TRAINING[self.way].name}"
+        strategy = TRAINING_STRATEGIES[self.way].name
+        return f"{self.base}, size {self.size}, batch {self.batch_size}, {self.precision}, {strategy}"
 
 
 CASES = (
@@ -52,7 +53,7 @@ CASES = (
     Case("random:tiny-sdxl", 256, 64, "fp32", 0),
     Case("random:sd15", 256, 4, "bf16", 2),
 )
-ON_GPU = tuple(Case("random:sdxl", 512, 1, "bf16", way) for way in range(len(TRAINING)))
+ON_GPU = tuple(Case("random:sdxl", 512, 1, "bf16", way) for way in range(len(TRAINING_STRATEGIES)))
 SMALL = (Case("random:tiny-sd15", 128, 2, "fp32", 0), Case("random:tiny-sdxl", 128, 2, "fp32", 2))
 FITTED = (
     Case("random:sd15", 256, 1, "fp32", 0),
@@ -86,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def phases(case: Case) -> Iterator[tuple[str, tuple[float, float]]]:
     """Phase -> (estimated, measured) GiB; last of all the most of any."""
-    with TemporaryDirectory() as folder, unsaid():
+    with TemporaryDirectory() as folder, quiet():
         config = BenchConfig(what="train", base=case.base, size=case.size, batch_size=case.batch_size)
         plan, data = planned(replace(config, precision=case.precision), Path(folder))
-        plan = replace(plan, way=TRAINING[case.way])
+        plan = replace(plan, way=TRAINING_STRATEGIES[case.way])
         told = {phase: needed / GIB for phase, needed in plan.memory(plan.way).items()}
         yield from with_most(measured(plan, data), told)
 
@@ -103,16 +104,18 @@ def with_most(took: dict[str, float], told: dict[str, float]) -> Iterator[tuple[
 def measured(plan: Plan, data: Data) -> dict[str, float]:
     """Phase -> GiB, above what there was before a model was loaded."""
     with peak_memory(plan.device) as peak:
-        training = set_up(plan, data, ALONE)
+        training = build_training(plan, data, SINGLE_PROCESS)
     floor, took = peak.floor, {"set up": peak.gib - peak.floor}
     with peak_memory(plan.device) as peak:
-        take_step(training)
-        take_step(training)
+        training_step(training)
+        training_step(training)
     took["step"] = peak.gib - floor
     config = replace(plan.config, num_samples=1, sample_steps=2)
     with peak_memory(plan.device) as peak, torch.no_grad():
-        state = training.learner.state()
-        write_samples(plan.folder, replace(plan, config=config), describe(plan, data), replace(training, config=config))
+        state = training.optimizer.state()
+        write_samples(
+            plan.folder, replace(plan, config=config), describe_adapter(plan, data), replace(training, config=config)
+        )
     assert state
     return took | {"samples": peak.gib - floor}
 

@@ -25,11 +25,11 @@ from retipair.data.dataset import read_dataset
 from retipair.evaluation.measurements import measure_set
 from retipair.models.device import choose_device
 from retipair.phantoms.phantom import phantom
-from retipair.runtime.console import unsaid
-from retipair.runtime.distributed import ALONE
-from retipair.runtime.profiling import Work, in_turns
+from retipair.runtime.console import quiet
+from retipair.runtime.distributed import SINGLE_PROCESS
+from retipair.runtime.profiling import Work, time_interleaved
 from retipair.training.batches import make_batches
-from retipair.training.step import set_up, take_step
+from retipair.training.step import build_training, training_step
 
 BATCHES = (1, 2, 4, 8)
 SIDES = (0.5, 0.75, 1.0, 1.25)
@@ -67,7 +67,7 @@ def steps(base: str, batches: Sequence[int], repeats: int, folder: Path) -> None
 
 
 def step(config: BenchConfig, folder: Path) -> Work:
-    return partial(take_step, set_up(*planned(config, folder), ALONE))
+    return partial(training_step, build_training(*planned(config, folder), SINGLE_PROCESS))
 
 
 # Pairs
@@ -83,7 +83,7 @@ def pairs(base: str, amounts: Sequence[int], repeats: int, folder: Path) -> None
 
 
 def rendered(folder: Path, amount: int, **more: object) -> Path:
-    with unsaid():
+    with quiet():
         return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
 
 
@@ -124,8 +124,8 @@ def judging(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
 
 def tell(title: str, unit: str, works: Mapping[int, Work], repeats: int, warmup: int) -> None:
     """Time them in turns, and print a table of medians and the line through them."""
-    with unsaid():
-        took = in_turns(works, choose_device("auto"), repeats, warmup)
+    with quiet():
+        took = time_interleaved(works, choose_device("auto"), repeats, warmup)
     sizes, seconds = np.array(list(took), dtype=float), np.array([median(each) for each in took.values()])
     slope, start = np.polyfit(sizes, seconds, 1)
     left = seconds - (start + slope * sizes)

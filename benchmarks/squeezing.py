@@ -21,14 +21,14 @@ from retipair.data.pair import Pair
 from retipair.evaluation.reconstruction import Between, autoencoder, nothing, round_trip
 from retipair.metrics.consistency import dice
 from retipair.metrics.fidelity import psnr
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import open_base
 from retipair.phantoms.anatomy import Eye, draw_eye
 from retipair.phantoms.cameras import BASE_CAMERAS, CAMERAS, draw_look
 from retipair.phantoms.imaging import photograph
 from retipair.phantoms.maps import CHANNELS, draw_maps, frame_of
 from retipair.phantoms.vessels import SEEN_BY_BOTH, Tree
-from retipair.vision.ridges import at_measured, segment
+from retipair.vision.ridges import resize_to_reference, segment
 
 SIZES = (256, 512)
 THIN = (1.0, 2.0)
@@ -85,7 +85,7 @@ def render(number: int, size: int) -> Rendered:
     thin, thick = (_vessels(eye, size, *widths) for widths in (THIN, (THIN[1], np.inf)))
     clear = ~_near(thick)
     pair = Pair(cf, fa[..., 0], field[..., 0] > 127)
-    return Rendered(pair, at_measured(thin & clear), at_measured(_near(thin) & clear))
+    return Rendered(pair, resize_to_reference(thin & clear), resize_to_reference(_near(thin) & clear))
 
 
 def _vessels(eye: Eye, size: int, narrowest: float, widest: float) -> np.ndarray:
@@ -108,9 +108,9 @@ def _near(vessels: np.ndarray) -> np.ndarray:
 # --- Cost
 
 
-def cost(rendered: Rendered, before: Measured, outcome: Pair) -> Cost:
+def cost(rendered: Rendered, before: PairViews, outcome: Pair) -> Cost:
     """`before`: the rendered pair, measured."""
-    pair, after, inside = rendered.pair, measure(outcome), before.inside
+    pair, after, inside = rendered.pair, prepare_views(outcome), before.inside
     per_view = []
     for original, returned, ridges, new_ridges in (
         (pair.cf, outcome.cf, before.cf.vesselness, after.cf.vesselness),
@@ -152,7 +152,7 @@ def rows(amount: int, sizes: tuple[int, ...], base: str | None) -> Iterator[tupl
         costs: dict[str, list[Cost]] = {}
         for number in range(amount):
             rendered = render(number, size)
-            before = measure(rendered.pair)
+            before = prepare_views(rendered.pair)
             for layout in (Layout(name, size) for name in get_args(LayoutName)):
                 for way, between in ways.items():
                     outcome = round_trip(rendered.pair, layout, between)

@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from retipair.benchmarking.bench import job_of, planned
 from retipair.config import BenchConfig
 from retipair.generation.generate import load, paint
-from retipair.generation.plan import Job
-from retipair.runtime.console import unsaid
-from retipair.runtime.distributed import ALONE
-from retipair.runtime.profiling import Work, in_turns
+from retipair.generation.plan import GenerationPlan
+from retipair.runtime.console import quiet
+from retipair.runtime.distributed import SINGLE_PROCESS
+from retipair.runtime.profiling import Work, time_interleaved
 from retipair.training.plan import Data, Plan
-from retipair.training.step import Training, set_up, take_step
+from retipair.training.step import Training, build_training, training_step
 
 Trick = Callable[[Any, Work], Work] | torch.dtype
 """(UNet, work) -> the work with the trick, the network may be changed; or the arithmetic that the base is loaded in."""
@@ -81,30 +81,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
-        with unsaid():
+        with quiet():
             config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size, steps=10)
             plan, data = planned(config, Path(folder))
-        tell("A step", in_turns(steps(plan, data), plan.device, args.repeats, 2))
+        tell("A step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
         job = job_of(config, plan, data, Path(folder))
-        tell("A pair in 10 steps", in_turns(drawings(job), job.device, max(args.repeats // 2, 1), 1))
+        tell("A pair in 10 steps", time_interleaved(drawings(job), job.device, max(args.repeats // 2, 1), 1))
 
 
 def fused_optimiser(training: Training) -> None:
-    for group in training.learner._optimizer.param_groups:
+    for group in training.optimizer._optimizer.param_groups:
         group["fused"] = True
 
 
 def steps(plan: Plan, data: Data) -> dict[str, Work]:
     works = {}
     for name, trick in TRICKS.items():
-        training = set_up(with_dtype(plan, trick), data, ALONE)
-        works[name] = with_trick(trick, training.unet, partial(take_step, training))
-    training = set_up(plan, data, ALONE)
+        training = build_training(with_dtype(plan, trick), data, SINGLE_PROCESS)
+        works[name] = with_trick(trick, training.unet, partial(training_step, training))
+    training = build_training(plan, data, SINGLE_PROCESS)
     fused_optimiser(training)
-    return {**works, "the optimiser's steps fused": partial(take_step, training)}
+    return {**works, "the optimiser's steps fused": partial(training_step, training)}
 
 
-def drawings(job: Job) -> dict[str, Work]:
+def drawings(job: GenerationPlan) -> dict[str, Work]:
     works = {}
     for name, trick in TRICKS.items():
         changed = with_dtype(job, trick)

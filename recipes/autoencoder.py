@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from retipair.runtime.atomic_io import write_folder
+from retipair.runtime.atomic_io import atomic_write_dir
 
 SEED, BATCH, JUDGED = 11, 2, 8
 AVERAGE, DECAY = 0.999, 1e-3
@@ -106,7 +106,7 @@ def train(work: Path, device: str, workers: int) -> AutoencoderKL:
     if not (folder := work / "autoencoder").exists():
         trained = _learnt(work, device, workers)
         whiten(trained, bank.photographs(bank.train_eyes(work, workers), 64, SEED, 0, device).joint)
-        write_folder(folder, trained.half().save_pretrained)
+        atomic_write_dir(folder, trained.half().save_pretrained)
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
 
 

@@ -21,12 +21,12 @@ from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.diffusion.losses import HighFrequency, Objective, per_half, target_for
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.models.vae import fingerprint_of
-from retipair.runtime.parallel import in_order
+from retipair.runtime.parallel import parallel_map
 
 SEED = 31
 AVERAGE, DECAY = 0.999, 1e-2
@@ -175,7 +175,7 @@ class Lesson:
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
     def paint(self, unet: UNet2DConditionModel, count: int) -> list[Pair]:
-        painter = Painter(self.base, self.layout, self.denoiser(unet), self.vae, "ddpm", PROBE_STEPS)
+        painter = PairGenerator(self.base, self.layout, self.denoiser(unet), self.vae, "ddpm", PROBE_STEPS)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             return judge.painted(painter, self.heard.rows([0]), count)
 
@@ -235,7 +235,7 @@ def train(
             if training.step % KEPT_EVERY == 0 or training.step == total:
                 averaged.load_state_dict(training.averaged)
                 drawn = lesson.paint(averaged, PROBED)
-                figures |= lesson.looking_across(averaged) | judge.agreement(list(in_order(judge.looked_at, drawn)))
+                figures |= lesson.looking_across(averaged) | judge.agreement(list(parallel_map(judge.looked_at, drawn)))
                 judge.grid(drawn, columns=2).save(work / f"{name}_{training.step:06d}.png")
                 training.save()
             training.log(**figures)

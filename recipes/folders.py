@@ -16,7 +16,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from retipair.models.byte_tokenizer import byte_tokenizer
-from retipair.runtime.atomic_io import write_folder
+from retipair.runtime.atomic_io import atomic_write_dir
 
 SHARD = "14MB"
 VIEW = 256
@@ -121,4 +121,4 @@ def write_base(folder: Path, name: str, unet: UNet2DConditionModel, vae: Autoenc
     """A whole diffusers folder in fp16."""
     pipeline = pipeline_of(name, copy.deepcopy(unet), copy.deepcopy(vae)).to(torch.float16)
     pipeline.vae.register_to_config(_name_or_path=name)  # not the path of where it was made
-    write_folder(folder, partial(pipeline.save_pretrained, max_shard_size=SHARD))
+    atomic_write_dir(folder, partial(pipeline.save_pretrained, max_shard_size=SHARD))

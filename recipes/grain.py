@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from retipair.runtime.atomic_io import write_folder
+from retipair.runtime.atomic_io import atomic_write_dir
 
 PHASE = autoencoder.Phase(steps=1500, patches=True, rate=5e-4, falling=0.8, warmup=50)
 DECAY, AVERAGE, KEPT_EVERY = 1e-3, 0.995, 250
@@ -90,7 +90,7 @@ def train(vae: AutoencoderKL, work: Path, device: str, workers: int) -> Autoenco
     """The same with another decoder, float32; seven minutes on one idle core, nothing once it is there."""
     if not (folder := work / "grained").exists():
         _learn(vae, work, device, workers)
-        write_folder(folder, vae.half().save_pretrained)
+        atomic_write_dir(folder, vae.half().save_pretrained)
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
 
 

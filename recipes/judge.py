@@ -26,16 +26,16 @@ from retipair.data.pair import Pair
 from retipair.demo import SETTINGS, generate_config
 from retipair.diffusion.noise import generator
 from retipair.generation.generate import generate
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.metrics import distribution
 from retipair.metrics.consistency import dice, mean, set_consistency
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.phantoms.phantom import phantom
 from retipair.preparation.prepare import prepare
-from retipair.runtime.parallel import in_order
+from retipair.runtime.parallel import parallel_map
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import segment
 
@@ -54,16 +54,16 @@ class Shown:
     """Joint images (N, 3, S, 2S) in [-1, 1] to judge autoencoders by, and what is seen in each."""
 
     images: torch.Tensor
-    seen: list[Measured]
+    seen: list[PairViews]
 
 
 def shown_to(images: torch.Tensor) -> Shown:
-    return Shown(images, list(in_order(looked_at, map(_pair, images.split(1)))))
+    return Shown(images, list(parallel_map(looked_at, map(_pair, images.split(1)))))
 
 
-def looked_at(pair: Pair) -> Measured:
+def looked_at(pair: Pair) -> PairViews:
     """Measured, the vesselness too, which takes longest."""
-    seen = measure(pair)
+    seen = prepare_views(pair)
     assert seen.cf.vesselness.shape == seen.fa.vesselness.shape
     return seen
 
@@ -80,13 +80,13 @@ def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, 
         image_back = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
         made.append(image_back.clamp(-1, 1))
         psnr.append(float(10 * torch.log10(4 / ((made[-1] - image) ** 2).mean())))
-    after = list(in_order(looked_at, map(_pair, made)))
+    after = list(parallel_map(looked_at, map(_pair, made)))
     cf, fa = np.mean([_same_vessels(*both) for both in zip(shown.seen, after, strict=True)], axis=0).tolist()
     left = agreement(after)["correlation"] / agreement(shown.seen)["correlation"]
     return {"psnr": float(np.mean(psnr)), "vessel_dice_cf": cf, "vessel_dice_fa": fa, "agreement_left": left}
 
 
-def _same_vessels(before: Measured, after: Measured) -> tuple[float, float]:
+def _same_vessels(before: PairViews, after: PairViews) -> tuple[float, float]:
     """Dice of the CF's and of the FA's vessels."""
     views = ((before.cf, after.cf), (before.fa, after.fa))
     cf, fa = (dice(segment(a.vesselness, before.inside), segment(b.vesselness, before.inside)) for a, b in views)
@@ -109,18 +109,18 @@ def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
     base = open_base(name)
     layout = Layout(base.family.layout, base.view_size)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
-    painter = Painter(
+    painter = PairGenerator(
         base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), how.sampler, how.steps
     )
     return painted(painter, heard, count)
 
 
-def painted(painter: Painter, heard: Conditioning, count: int) -> list[Pair]:
+def painted(painter: PairGenerator, heard: Conditioning, count: int) -> list[Pair]:
     """The first pairs that hear this one row, valid where both views show the eye."""
     sources = [generator(HELD_OUT_SEED, "judge", index) for index in range(count)]
     at_once = 1 if painter.vae.device.type == "cpu" else count  # there the bytes of a pair depend on those beside it
     parts = [sources[start : start + at_once] for start in range(0, count, at_once)]
-    drawn = [one for part in parts for one in painter.paint(heard.rows([0] * len(part)), part)]
+    drawn = [one for part in parts for one in painter.sample(heard.rows([0] * len(part)), part)]
     return [one.pair for one in drawn]
 
 
@@ -139,7 +139,7 @@ def of_demo_camera(work: Path) -> list[Pair]:
     return [load_pair(entry) for entry in read_dataset(aligned.out)]
 
 
-def agreement(pairs: Sequence[Measured]) -> dict[str, float]:
+def agreement(pairs: Sequence[PairViews]) -> dict[str, float]:
     result = set_consistency(pairs)
     matched, mispaired = mean(result.matched), mean(result.mispaired)
     return {
@@ -174,12 +174,15 @@ def main() -> None:
     }
     for name, pairs in sets.items():
         grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
-    seen = {name: list(in_order(looked_at, pairs)) for name, pairs in sets.items()}
+    seen = {name: list(parallel_map(looked_at, pairs)) for name, pairs in sets.items()}
     found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
     rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
-    floor = distribution.floor(rows["phantoms"])
+    floor = distribution.null_mmd2(rows["phantoms"])
     far = {name: distribution.mmd2(rows[name], rows["phantoms"], rows["phantoms"]) for name in ("base", "adapter")}
-    found["mmd2"] = far | {"floor": floor, "fallen": distribution.fallen(far["base"], far["adapter"], floor)}
+    found["mmd2"] = far | {
+        "floor": floor,
+        "fallen": distribution.relative_improvement(far["base"], far["adapter"], floor),
+    }
     print(json.dumps(found, indent=2))
     (args.out / f"{args.what}_judged.json").write_text(json.dumps(found, indent=2) + "\n")
 

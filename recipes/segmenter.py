@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from retipair.config import PhantomConfig
-from retipair.data.dataset import Entry, load_pair, read_dataset
+from retipair.data.dataset import PairRecord, load_pair, read_dataset
 from retipair.metrics.consistency import dice
 from retipair.phantoms.phantom import phantom
 from retipair.vision import segmentation
@@ -61,7 +61,7 @@ def eyes(folder: Path, amount: int, seed: int) -> Lessons:
     return Lessons(*(np.stack(parts) for parts in zip(*views, strict=True)))
 
 
-def views_of(folder: Path, entry: Entry) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def views_of(folder: Path, entry: PairRecord) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     pair = load_pair(entry)
     true = np.asarray(Image.open(folder / "truth" / entry.id / f"{TRUTH}.png")) > 0
     return [(flattened(view, pair.mask).astype(np.float16), pair.mask, true) for view in (pair.cf, pair.fa)]

@@ -24,7 +24,7 @@ from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
 from retipair.evaluation import measurements, reconstruction
 from retipair.evaluation import scores as scoring
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import Base, open_base
 from retipair.preparation import alignment
 from retipair.vision.field_of_view import field_of_view
@@ -60,7 +60,7 @@ def _fewer_pairs_in_reports() -> Iterator[None]:
         yield
 
 
-def _pixels_of(*pairs: Measured) -> object:
+def _pixels_of(*pairs: PairViews) -> object:
     """What decides their figures, without what they have computed so far."""
     return [(pair.cf.pixels, pair.fa.pixels, pair.mask) for pair in pairs]
 
@@ -220,8 +220,8 @@ def pairs() -> list[Pair]:
 
 
 @pytest.fixture(scope="session")
-def measured(pairs: list[Pair]) -> list[Measured]:
-    return [measure(pair) for pair in pairs]
+def measured(pairs: list[Pair]) -> list[PairViews]:
+    return [prepare_views(pair) for pair in pairs]
 
 
 @pytest.fixture(scope="session")

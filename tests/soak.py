@@ -135,7 +135,7 @@ def ended(child: int, work: Work) -> bool | None:
 
 
 def die_in_a_write(ready: Callable[[], bool], count: int) -> None:
-    """From when `ready` on, kill this process at its count-th sync: before it, and before the file has its name."""
+    """Once `ready`, kill this process at its count-th sync, before the file has its name."""
     sync, seen = os.fsync, 0
 
     def counted(descriptor: int) -> None:

@@ -11,7 +11,7 @@ from compare import adapter, contents, same
 from conftest import train_command
 from retipair.cli import main
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import damage
+from retipair.runtime.atomic_io import verify_checksums
 
 Folder = Callable[[str], Path]
 QUICK = ("--num_samples", 0, "--augment_variants", 2, "--max_steps", 4)
@@ -71,7 +71,7 @@ def test_while_it_saves_a_checkpoint(
     said(capsys)
     now = contents(run / "latest_checkpoints") | contents(run / "best_checkpoint")
     assert before.items() <= now.items()
-    assert all(damage(checkpoint) is None for checkpoint in Run(run).checkpoints())
+    assert all(verify_checksums(checkpoint) is None for checkpoint in Run(run).checkpoints())
     filler.unlink()
     assert main([*command, "--resume", "--val_every", "2"]) == 0
     whole = train_command("exp", base_folder("sd15"), prepared, tmp_path / "w", *QUICK)

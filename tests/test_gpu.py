@@ -13,10 +13,10 @@ from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image
 from retipair.models.lora import read_tensors
-from retipair.runtime.atomic_io import damage
-from retipair.runtime.distributed import ALONE
-from retipair.training.optimizer import Learner
-from retipair.training.step import set_up, take_step
+from retipair.runtime.atomic_io import verify_checksums
+from retipair.runtime.distributed import SINGLE_PROCESS
+from retipair.training.optimizer import LoraOptimizer
+from retipair.training.step import build_training, training_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,11 +48,11 @@ def test_pairs_do_not_depend_on_the_batch_by_more_than_a_grey_level(
 
 def test_a_step_never_waits_for_the_gpu(tmp_path: Path) -> None:
     plan, data = planned(BenchConfig(what="train", base="random:tiny-sdxl", device="cuda", batch_size=2), tmp_path)
-    training = set_up(plan, data, ALONE)
-    take_step(training)
+    training = build_training(plan, data, SINGLE_PROCESS)
+    training_step(training)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        take_step(training)
+        training_step(training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -79,9 +79,9 @@ def test_a_step_without_numbers_is_found_at_the_log_and_left_out_at_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    update, before_and_after = Learner.update, []
+    update, before_and_after = LoraOptimizer.update, []
 
-    def poisoned(self: Learner) -> torch.Tensor:
+    def poisoned(self: LoraOptimizer) -> torch.Tensor:
         if self.step != 1:
             return update(self)
         next(iter(self.parameters.values())).grad.fill_(np.nan)  # type: ignore[union-attr]
@@ -90,10 +90,10 @@ def test_a_step_without_numbers_is_found_at_the_log_and_left_out_at_once(
         before_and_after.append([one.detach().clone() for one in self.parameters.values()])
         return finite
 
-    monkeypatch.setattr(Learner, "update", poisoned)
+    monkeypatch.setattr(LoraOptimizer, "update", poisoned)
     flags = ("--device", "cuda", "--on_nan", "skip", "--log_every", 4, "--num_samples", 0)
     assert main(train_command("exp", base_folder(system), prepared, tmp_path, *flags)) == 0
     assert all(torch.equal(a, b) for a, b in zip(*before_and_after, strict=True))
     run = tmp_path / f"out_joint_{system}_cffa_pairs/exp"
     assert "step 000002 left out: the gradient of pair" in (run / "training_log.txt").read_text()
-    assert damage(run / "latest_checkpoints/step_000004") is None
+    assert verify_checksums(run / "latest_checkpoints/step_000004") is None

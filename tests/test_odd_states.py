@@ -15,7 +15,7 @@ from conftest import train_command, write_prepared
 from eyes import write_raw
 from retipair.cli import main
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import damage, seal
+from retipair.runtime.atomic_io import verify_checksums, write_checksums
 
 Folder = Callable[[str], Path]
 Refused = Callable[..., str]
@@ -100,7 +100,7 @@ def test_a_damaged_best_is_said_and_another_is_kept(
 def test_checksums_lead_nowhere_else(sums: dict[str, str], said: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "checksums.json").write_text(json.dumps(sums))
-    assert said in str(damage(tmp_path))
+    assert said in str(verify_checksums(tmp_path))
 
 
 @pytest.mark.parametrize("best", [5, {"a": 1}, {"step": 4, "loss": 0.5}])
@@ -110,7 +110,7 @@ def test_a_state_that_is_none_is_named(
     for checkpoint in Run(run).checkpoints():
         edit(checkpoint / "state.json", best=best)
         (checkpoint / "checksums.json").unlink()
-        seal(checkpoint)
+        write_checksums(checkpoint)
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
     assert "damaged" in refused(*command)
 

@@ -26,7 +26,7 @@ from retipair.config import (
 )
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
-from retipair.runtime.signals import Terminated, end_on_signals, ignore_signals
+from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals
 from retipair.runtime.threads import configure_threads
 
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt as stop:
-        word, status = ("stopped", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        word, status = ("stopped", 143) if isinstance(stop, SigtermReceived) else ("interrupted", 130)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _fail(f"{word} with the other processes; if one of them failed, its own line says why", status)
         return _fail(f"{word}; {_after_interrupt(arguments)}", status)

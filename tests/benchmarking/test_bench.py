@@ -12,7 +12,7 @@ import torch
 
 from conftest import VIEW
 from retipair.benchmarking import baseline
-from retipair.benchmarking.baseline import PHASES, Original
+from retipair.benchmarking.baseline import PHASES, BaselineStep
 from retipair.benchmarking.bench import flop_of_step
 from retipair.cli import main
 from retipair.config import TrainConfig
@@ -113,7 +113,7 @@ def test_what_cannot_work_is_said_first(words: list[str], said: str, refused: Ca
 
 def test_the_originals_step_learns_and_tells_each_phase(prepared: Path) -> None:
     base = open_base("random:tiny-sdxl")
-    run = Original(base, Layout("side_by_side", VIEW), read_dataset(prepared), "eyes", 1, "cpu")
+    run = BaselineStep(base, Layout("side_by_side", VIEW), read_dataset(prepared), "eyes", 1, "cpu")
     before = [p.detach().clone() for p in run.unet.parameters() if p.requires_grad]
     for _ in range(2):
         run.step()

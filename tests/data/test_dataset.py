@@ -8,7 +8,7 @@ import pytest
 
 from conftest import VIEW, prepared_record, write_prepared
 from eyes import draw_pair
-from retipair.data.dataset import content_sha256, load_views, of_split, read_dataset
+from retipair.data.dataset import content_sha256, filter_split, load_views, read_dataset
 from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
 from retipair.runtime.errors import UserError
@@ -52,8 +52,8 @@ def test_a_prepared_folder_keeps_its_split_its_order_and_its_captions(tmp_path: 
     assert [entry.split for entry in entries] == splits
     assert [entry.id for entry in entries] == ["eye0", "eye1", "eye2", "eye3"]
     assert [entry.caption for entry in entries] == [None, "an early angiogram", None, None]
-    assert [entry.id for entry in of_split(entries, "train", folder)] == ["eye0", "eye3"]
-    assert [entry.id for entry in of_split(entries, "test", folder)] == ["eye2"]
+    assert [entry.id for entry in filter_split(entries, "train", folder)] == ["eye0", "eye3"]
+    assert [entry.id for entry in filter_split(entries, "test", folder)] == ["eye2"]
 
 
 def test_views_are_those_of_the_manifest_at_the_size_asked_for(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_a_generated_folder_that_varies_one_eye_only_can_be_judged_but_not_valid
     folder = write_generated(tmp_path, ["eye0"] * 4)
     assert {entry.split for entry in read_dataset(folder)} == {"train"}
     with pytest.raises(UserError, match="no pair in its val split"):
-        of_split(read_dataset(folder), "val", folder)
+        filter_split(read_dataset(folder), "val", folder)
 
 
 def test_an_empty_side_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path, ["train", "train"])
     with pytest.raises(UserError, match="no pair in its val split"):
-        of_split(read_dataset(folder), "val", folder)
+        filter_split(read_dataset(folder), "val", folder)
 
 
 def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from retipair.data.sources import find_pairs, find_usable
+from retipair.data.sources import find_pairs, scan_pairs
 from retipair.runtime.errors import UserError
 
 
@@ -279,7 +279,7 @@ OF_SYSTEMS = ("@eaDir", "#recycle", "#Recycle", "$RECYCLE.BIN", "System Volume I
 @pytest.mark.parametrize("name", [*OF_SYSTEMS, ".Trash-1000"])
 def test_folders_of_systems_are_not_looked_into(tmp_path, name):
     _touch(tmp_path, "a/a_01.png", "a/a_02.png", f"{name}/b_01.png", f"{name}/deleted.png", f"a/{name}/c_01.png")
-    pairs, unusable = find_usable(tmp_path)
+    pairs, unusable = scan_pairs(tmp_path)
     assert ([pair.id for pair in pairs], unusable) == (["a"], [])
 
 
@@ -289,7 +289,7 @@ def test_folders_of_systems_are_not_looked_into(tmp_path, name):
 def test_a_folder_without_images_is_no_reason_to_stop(tmp_path, contents):
     _touch(tmp_path, *FLAT, *(f"notes/{name}" for name in contents))
     (tmp_path / "notes").mkdir(exist_ok=True)
-    pairs, (unusable,) = find_usable(tmp_path)
+    pairs, (unusable,) = scan_pairs(tmp_path)
     assert _ids(tmp_path) == ["a"] == [pair.id for pair in pairs]
     assert (unusable.id, unusable.empty) == ("notes", True)
 
@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    pairs, (unusable,) = find_usable(tmp_path)
+    pairs, (unusable,) = scan_pairs(tmp_path)
     assert [pair.id for pair in pairs] == ["a"]
     assert "b: cannot be read (Permission denied)" in unusable.why
 
@@ -456,7 +456,7 @@ def test_folders_of_images_within_a_folder_of_views_are_refused(tmp_path, place)
     _touch(tmp_path, *views, f"{place}/visit2/b.png", f"{place}/notes/readme.md")
     with pytest.raises(UserError, match=f"visit2: is not looked into; move its images into {place}/"):
         find_pairs(tmp_path)
-    pairs, unusable = find_usable(tmp_path)
+    pairs, unusable = scan_pairs(tmp_path)
     assert len(pairs) == len(unusable) == 1
 
 

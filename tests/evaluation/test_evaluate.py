@@ -19,8 +19,8 @@ from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.evaluation import evaluate as evaluating
 from retipair.evaluation import measurements
-from retipair.metrics.pair_metrics import figures_of
-from retipair.metrics.views import measure
+from retipair.metrics.pair_metrics import compute_pair_metrics
+from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom
 
 
@@ -383,7 +383,7 @@ def test_views_of_two_sizes_are_named(tmp_path, capsys):
 
 
 def test_a_black_pair_has_figures_that_are_numbers(black):
-    figures = figures_of(measure(black))
+    figures = compute_pair_metrics(prepare_views(black))
     assert np.isfinite(list(figures.values.values())).all()
     assert np.isfinite(figures.features).all()
 

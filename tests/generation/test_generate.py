@@ -30,17 +30,17 @@ from retipair.data.pair import Pair, synthetic_mark_of
 from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.generation import generate
-from retipair.generation.filters import Gate, Refusal, print_of, read_ledger, refusal_line
+from retipair.generation.filters import QualityFilter, Rejection, descriptor_of, read_rejection_log, rejection_line
 from retipair.generation.output import SHARD
-from retipair.generation.pair_generator import Painter
-from retipair.generation.plan import make_job
+from retipair.generation.pair_generator import PairGenerator
+from retipair.generation.plan import plan_generation
 from retipair.metrics import memorisation
 from retipair.metrics.fourier_mellin import spectra
 from retipair.metrics.memorisation import COPY
 from retipair.models.base import open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
-from retipair.models.lora import adapter_sha256, read_description
+from retipair.models.lora import adapter_sha256, read_adapter_metadata
 from retipair.models.vae import decode, encode_moments
 from retipair.runtime.atomic_io import append_line
 from retipair.runtime.errors import UserError
@@ -299,7 +299,7 @@ def test_a_source_without_a_caption_is_heard_with_the_default_even_if_that_is_a_
     captions = {0: DEFAULT_PROMPT, 2: "rare", 3: "common", 4: "common"}
     data = write_prepared(tmp_path / "data", ["train", "val", "train", "train", "train", "train", "train"], captions)
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0, "--max_steps", 1)) == 0
-    job = make_job(GenerateConfig(name="exp", results=tmp_path, mode="from_data"))
+    job = plan_generation(GenerateConfig(name="exp", results=tmp_path, mode="from_data"))
     own = {index: captions.get(int(str(source.id)[3:])) for index in range(1, 31) if (source := job.source(index))}
     assert {index: job.prompt(index) for index in own} == {i: text or DEFAULT_PROMPT for i, text in own.items()}
 
@@ -328,7 +328,7 @@ def test_nothing_is_drawn_twice(trained: Folder, drawn: Drawn, monkeypatch: pyte
         raise AssertionError("painted again")
 
     before = contents(drawn("sd15", "noise"))  # trained and drawn here where no other test has been
-    monkeypatch.setattr(Painter, "paint", never)
+    monkeypatch.setattr(PairGenerator, "paint", never)
     for amount in (4, 2):
         draw(trained("sd15"), drawn("sd15", "noise"), "--amount", amount)
     assert contents(drawn("sd15", "noise")) == before
@@ -417,7 +417,7 @@ def test_rejected_training_pairs_are_not_varied_but_copies_of_them_are_found(
     out = draw(tmp_path, tmp_path / "o", *mode_flags("from_data"))
     assert [record.source_id for record in records(out)] == ["eye0", "eye3", "eye0", "eye3"]
     assert "1 listed in rejected.txt (eye2)" in capsys.readouterr().err
-    found = make_job(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5))
+    found = plan_generation(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5))
     assert [entry.id for entry in found.known] == ["eye0", "eye2", "eye3"]
 
 
@@ -431,7 +431,7 @@ def test_copies_are_looked_for_among_rejected_pairs_whenever_they_were_rejected(
     assert "no longer what" in refused(*command(tmp_path, tmp_path / "o", "--max_copy", 0.5))
     for more in ("", "eye3\n"):
         (data / REJECTED_NAME).write_text(f"eye0\neye2\n{more}")
-        found = make_job(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5, data=data))
+        found = plan_generation(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5, data=data))
         assert [entry.id for entry in found.known] == ["eye0", "eye2", "eye3"]
 
 
@@ -442,7 +442,7 @@ def test_training_leaves_rejected_pairs_out(base_folder: Folder, tmp_path: Path,
         (data / view / "eye3.png").unlink()
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
     assert capsys.readouterr().err.count("pairs left out: 1 listed in rejected.txt (eye2), 1 whose files") == 1
-    description = read_description(unet_lora(tmp_path, "sd15"))
+    description = read_adapter_metadata(unet_lora(tmp_path, "sd15"))
     assert description is not None
     assert [tuple(prompt) for prompt in description.prompts] == [(DEFAULT_PROMPT, 1)]
     assert description.data_sha256 == content_sha256(read_dataset(data))
@@ -556,11 +556,11 @@ def test_the_untrained_adapter_draws_what_the_base_alone_draws(
     base, layout = open_base(records_base(trained, system)), Layout(LAYOUT[system], VIEW)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
     denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
-    painter = Painter(base, layout, denoise, base.vae(), "ddpm", steps=2)
+    painter = PairGenerator(base, layout, denoise, base.vae(), "ddpm", steps=2)
     for index, eye in ((1, "eye0"), (3, "eye4")):
         source = layout.join(pixels(prepared / f"cf/{eye}.png"), pixels(prepared / f"fa/{eye}.png"))[None]
         given = (source, 0.5) if mode == "from_data" else ()
-        (alone,) = painter.paint(heard, [generator(0, index, 0)], *given)
+        (alone,) = painter.sample(heard, [generator(0, index, 0)], *given)
         assert np.array_equal(pixels(out / f"{index}/joint.png"), alone.joint)
 
 
@@ -667,7 +667,7 @@ def test_other_weights_of_the_same_shape_get_a_warning_whatever_their_name(
     if weights == "other":
         for path in (base / "unet").glob("*.safetensors"):
             save_file({name: 1.01 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
-    job = make_job(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o", base=str(base)))
+    job = plan_generation(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o", base=str(base)))
     assert any("has other weights" in warning for warning in job.warnings) == (weights == "other")
 
 
@@ -678,17 +678,17 @@ def test_pairs_are_drawn_with_the_tokenizers_of_the_training(named: bool, base_f
     flags = ("--tokenizer", other, "--num_samples", 0, "--max_steps", 1)
     assert main(train_command("exp", base, data, tmp_path, *flags)) == 0
     given = str(base) if named else None
-    assert make_job(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer == other
+    assert plan_generation(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer == other
     own = GenerateConfig(name="exp", results=tmp_path, base=given, tokenizer=base)
-    assert make_job(own).base.tokenizer == base
+    assert plan_generation(own).base.tokenizer == base
     shutil.rmtree(other)
-    assert make_job(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer is None
+    assert plan_generation(GenerateConfig(name="exp", results=tmp_path, base=given)).base.tokenizer is None
 
 
 @pytest.mark.parametrize("step", [0, 2])
 def test_an_adapter_from_before_any_training_gets_a_warning(step: int, trained: Folder, tmp_path: Path) -> None:
     adapter = unet_lora(trained("sd15"), "sd15", step)
-    job = make_job(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o"))
+    job = plan_generation(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o"))
     assert any("before any training" in warning for warning in job.warnings) == (step == 0)
 
 
@@ -1023,9 +1023,9 @@ def test_only_what_matches_is_kept_and_a_first_draw_that_does_is_the_ungated_one
         assert same == (record.attempt == 0)
 
 
-def read_refusals(folder: Path) -> list[Refusal]:
+def read_refusals(folder: Path) -> list[Rejection]:
     path = folder / "refused.jsonl"
-    return [Refusal(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [Rejection(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: float) -> None:
@@ -1040,13 +1040,13 @@ def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: f
 def test_a_torn_ledger_goes_on_and_a_damaged_one_is_named(gated: Path, tmp_path: Path) -> None:
     before, ledger = read_refusals(gated), tmp_path / "refused.jsonl"
     ledger.write_text((gated / "refused.jsonl").read_text()[:-30])
-    assert read_ledger(tmp_path).reasons.total() == len(before) - 1
-    append_line(ledger, refusal_line(before[-1]))
-    assert read_ledger(tmp_path).tries == Counter(one.index for one in before)
+    assert read_rejection_log(tmp_path).reasons.total() == len(before) - 1
+    append_line(ledger, rejection_line(before[-1]))
+    assert read_rejection_log(tmp_path).tries == Counter(one.index for one in before)
     assert read_refusals(tmp_path) == before
     ledger.write_text("5\n")
     with pytest.raises(UserError, match="refused.jsonl, line 1: damaged"):
-        read_ledger(tmp_path)
+        read_rejection_log(tmp_path)
 
 
 def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(
@@ -1065,7 +1065,7 @@ def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
     hopeless = ["--min_consistency", 1, "--max_tries", 2, "--amount", 2]
     assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
     assert len(read_refusals(tmp_path / "o")) == 4
-    monkeypatch.setattr(Painter, "paint", None)
+    monkeypatch.setattr(PairGenerator, "paint", None)
     assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
 
 
@@ -1080,7 +1080,7 @@ def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, r
 
 
 def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: list[Pair]) -> None:
-    gate = Gate(max_copy=COPY, known=np.stack([print_of(pair) for pair in pairs[:2]]))
+    gate = QualityFilter(max_copy=COPY, known=np.stack([descriptor_of(pair) for pair in pairs[:2]]))
     for variant in (draw_variant(number, 0, 0) for number in range(1, 7)):
         cf, fa = apply_variant(pairs[1].cf, pairs[1].fa, variant)
         refusal = gate.refusal(5, 0, Pair(cf, fa, field_of_view(cf)), consistency=1.0)
@@ -1092,11 +1092,11 @@ def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], mo
     sizes = []
     monkeypatch.setattr(memorisation, "spectra", lambda maps: sizes.append(len(maps)) or spectra(maps))
     monkeypatch.setattr(memorisation, "AT_ONCE", 2)
-    known = np.stack([print_of(pair) for pair in pairs[:3]])
-    gate = Gate(max_copy=-1, known=known)
+    known = np.stack([descriptor_of(pair) for pair in pairs[:3]])
+    gate = QualityFilter(max_copy=-1, known=known)
     refusals = [gate.refusal(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
     assert sizes == [2, 1]
-    found = memorisation.nearest(np.stack([print_of(pair) for pair in pairs[2:4]]), known)
+    found = memorisation.nearest(np.stack([descriptor_of(pair) for pair in pairs[2:4]]), known)
     assert [refusal and refusal.likeness for refusal in refusals] == [round(one.likeness, 4) for one in found]
 
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from retipair.data.pair import Pair
 from retipair.metrics.consistency import Consistency, cl_dice, consistency, dice, mean, set_consistency, shift_of
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.views import PairViews, prepare_views
 from retipair.vision.ridges import vesselness_correlation
 
 NOTHING = Consistency(correlation=0.0, dice=0.0, cl_dice=0.0, shift_px=0.0, field=0.0)
@@ -18,8 +18,8 @@ def test_it_is_the_correlation_that_manifests_record(pairs, measured):
     assert consistency(measured[0]).correlation == vesselness_correlation(pair.cf, pair.fa, pair.mask)
 
 
-def shifted(pair: Pair, right: int, down: int = 0) -> Measured:
-    return measure(replace(pair, fa=ndimage.shift(pair.fa, (down, right), order=1)))
+def shifted(pair: Pair, right: int, down: int = 0) -> PairViews:
+    return prepare_views(replace(pair, fa=ndimage.shift(pair.fa, (down, right), order=1)))
 
 
 def test_every_figure_falls_the_further_one_view_is_shifted(pairs):
@@ -88,14 +88,14 @@ def test_a_pair_scores_nearly_the_same_at_half_its_size(pairs, measured):
     def halved(view: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(view).resize((256, 256), Image.Resampling.BOX))
 
-    smaller = [measure(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs[:2]]
+    smaller = [prepare_views(Pair(halved(p.cf), halved(p.fa), p.mask[::2, ::2])) for p in pairs[:2]]
     full, half = (mean(consistency(one) for one in some) for some in (measured[:2], smaller))
     assert half.correlation == pytest.approx(full.correlation, abs=0.06)
     assert half.dice == pytest.approx(full.dice, abs=0.06)
 
 
 def test_a_pair_without_a_field_scores_zero(black, measured):
-    nothing: Measured = measure(black)
+    nothing: PairViews = prepare_views(black)
     assert consistency(nothing) == NOTHING
     assert set_consistency([nothing, measured[0]]).mispaired == (NOTHING,) * 2
 

@@ -5,20 +5,20 @@ import pytest
 from scipy import ndimage
 
 from retipair.data.pair import Pair
-from retipair.metrics.data_issues import doubts_of, same_eyes
+from retipair.metrics.data_issues import find_duplicate_eyes, find_issues
 from retipair.metrics.memorisation import COPY, Nearest
-from retipair.metrics.pair_metrics import Figures, figures_of
-from retipair.metrics.views import measure
+from retipair.metrics.pair_metrics import PairMetrics, compute_pair_metrics
+from retipair.metrics.views import prepare_views
 
 
-def figures(pair: Pair, fa_chroma: float = 0.0) -> Figures:
-    found = figures_of(measure(pair))
+def figures(pair: Pair, fa_chroma: float = 0.0) -> PairMetrics:
+    found = compute_pair_metrics(prepare_views(pair))
     found.values["fa.chroma"] = fa_chroma
     return found
 
 
 def kinds(pair: Pair, fa_chroma: float = 0.0) -> list[str]:
-    return [doubt.kind for doubt in doubts_of("one", figures(pair, fa_chroma))]
+    return [doubt.kind for doubt in find_issues("one", figures(pair, fa_chroma))]
 
 
 def swapped(pair: Pair) -> Pair:
@@ -60,18 +60,18 @@ def test_an_angiogram_in_colour_is_found(pairs):
 
 def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
     most_like = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
-    [doubt] = same_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
+    [doubt] = find_duplicate_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
     assert doubt.id == "a"
     assert "eye of c" in doubt.text
     assert "train and val" in doubt.text
-    assert same_eyes(["a", "b"], ["train"] * 2, [Nearest(1, 0.3), Nearest(0, 0.3)]) == []
+    assert find_duplicate_eyes(["a", "b"], ["train"] * 2, [Nearest(1, 0.3), Nearest(0, 0.3)]) == []
 
 
 def test_of_an_eye_under_three_names_none_goes_unsaid():
     most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
-    assert [doubt.id for doubt in same_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
+    assert [doubt.id for doubt in find_duplicate_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
 
 
 def test_an_eye_under_two_names_is_found_if_only_one_likeness_reaches_the_threshold():
     for most_like in ([Nearest(1, COPY + 0.01), Nearest(0, COPY - 0.01)], [Nearest(1, COPY - 0.01), Nearest(0, COPY)]):
-        assert len(same_eyes(["a", "b"], ["train"] * 2, most_like)) == 1
+        assert len(find_duplicate_eyes(["a", "b"], ["train"] * 2, most_like)) == 1

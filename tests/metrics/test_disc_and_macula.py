@@ -5,7 +5,7 @@ import pytest
 
 from retipair.data.pair import Pair
 from retipair.metrics.anatomy import Anatomy, anatomy
-from retipair.metrics.views import measure
+from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import Phantom, draw_phantom
 
 FAR = 45.0
@@ -18,7 +18,7 @@ def eyes() -> list[Phantom]:
 
 
 def found(drawn: Phantom, view: str, mask: np.ndarray) -> Anatomy:
-    return anatomy(getattr(measure(Pair(drawn.cf, drawn.fa, mask)), view))
+    return anatomy(getattr(prepare_views(Pair(drawn.cf, drawn.fa, mask)), view))
 
 
 @pytest.mark.parametrize("view", ["cf", "fa"])
@@ -44,4 +44,4 @@ def test_where_the_disc_is_cut_off_none_is_found(eyes: list[Phantom], view: str)
 
 
 def test_nothing_shows_nothing(black: Pair) -> None:
-    assert anatomy(measure(black).fa) == Anatomy(None, None)
+    assert anatomy(prepare_views(black).fa) == Anatomy(None, None)

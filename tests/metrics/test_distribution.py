@@ -8,27 +8,27 @@ from scipy import ndimage
 from retipair.data.pair import Pair
 from retipair.metrics import distribution
 from retipair.metrics.distribution import (
-    fallen,
+    evenly_spaced_indices,
     feature_names,
     features,
-    floor,
     frechet,
-    manifolds,
     mmd2,
-    normalised,
-    spread,
+    null_mmd2,
+    prdc,
+    relative_improvement,
+    robust_standardize,
     unbiased_mmd2,
 )
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.views import PairViews, prepare_views
 
 
 @pytest.fixture(scope="session")
-def real(measured: list[Measured]) -> np.ndarray:
+def real(measured: list[PairViews]) -> np.ndarray:
     return np.array([features(one) for one in measured])
 
 
 def of(pairs: list[Pair], change: Callable[[Pair], Pair]) -> np.ndarray:
-    return np.array([features(measure(change(pair))) for pair in pairs])
+    return np.array([features(prepare_views(change(pair))) for pair in pairs])
 
 
 # --- Features
@@ -74,7 +74,7 @@ def test_thicker_and_denser_vessels_are_seen_as_such(measured):
     def stripes(width: int, apart: int) -> dict[str, float]:
         fa = np.where(rows % apart < width, 200, 80).astype(np.uint8)
         pair = Pair(np.zeros((512, 512, 3), np.uint8), np.tile(fa, (512, 1)), np.ones((512, 512), bool))
-        return named(features(measure(pair)))
+        return named(features(prepare_views(pair)))
 
     thin, thick, sparse = stripes(3, 48), stripes(8, 48), stripes(3, 96)
     assert thin["fa.vessels.calibre"] < 0.8 * thick["fa.vessels.calibre"]
@@ -84,7 +84,7 @@ def test_thicker_and_denser_vessels_are_seen_as_such(measured):
 
 
 def test_features_are_finite_even_of_nothing(black):
-    assert np.isfinite(features(measure(black))).all()
+    assert np.isfinite(features(prepare_views(black))).all()
 
 
 # --- Distance
@@ -115,7 +115,7 @@ def test_a_set_is_no_distance_from_itself_and_order_does_not_matter(real):
     assert itself == pytest.approx(mmd2(real, real, real))
     x, y = real[:4], real[4:]
     assert mmd2(x, y, real) == pytest.approx(mmd2(y[::-1], x[::-1], rng.permutation(real)))
-    assert abs(mmd2(x, y, real)) < 1.5 * floor(real)
+    assert abs(mmd2(x, y, real)) < 1.5 * null_mmd2(real)
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,27 @@ def test_the_more_views_are_spoilt_the_further_they_are(pairs, real, change):
     sets = [real[:3], *(of(pairs[:3], lambda pair, by=by: spoilt(pair, by)) for by in (1, 2, 4))]
     distances = [mmd2(one, real, real) for one in sets]
     assert distances == sorted(distances)
-    assert distances[0] < floor(real) < distances[3]
+    assert distances[0] < null_mmd2(real) < distances[3]
 
 
 def test_normalising_is_by_the_reference_and_survives_constants_and_outliers():
     reference = np.column_stack([np.linspace(-1, 1, 101), np.full(101, 7.0)])
-    assert normalised(np.array([[0.0, 7.0]]), reference).tolist() == [[0, 0]]
-    assert normalised(np.array([[0.68, 7.01]]), reference) == pytest.approx(np.arcsinh([[1.0, 1.0]]), rel=1e-6)
+    assert robust_standardize(np.array([[0.0, 7.0]]), reference).tolist() == [[0, 0]]
+    assert robust_standardize(np.array([[0.68, 7.01]]), reference) == pytest.approx(np.arcsinh([[1.0, 1.0]]), rel=1e-6)
     spoilt = reference.copy()
     spoilt[0, 0] = 1e9
-    assert normalised(reference, spoilt)[1:] == pytest.approx(normalised(reference, reference)[1:], abs=0.1)
+    assert robust_standardize(reference, spoilt)[1:] == pytest.approx(
+        robust_standardize(reference, reference)[1:], abs=0.1
+    )
     assert np.isfinite(mmd2(spoilt, reference, spoilt))
 
 
 def test_the_floor_is_what_real_sets_have_among_themselves():
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(60, 12))
-    least = floor(reference)
+    least = null_mmd2(reference)
     assert least > 0
-    assert least == floor(reference)
+    assert least == null_mmd2(reference)
     fresh = [mmd2(rng.normal(size=(30, 12)), rng.normal(size=(30, 12)), reference) for _ in range(40)]
     assert np.mean(np.array(fresh) < least) > 0.8
     assert mmd2(rng.normal(0.8, size=(30, 12)), reference, reference) > least
@@ -169,24 +171,24 @@ def test_the_floor_is_what_real_sets_have_among_themselves():
 def test_rows_are_compared_a_stretch_at_a_time_to_the_same_end(monkeypatch):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 12)), rng.normal(0.3, size=(40, 12))
-    whole = unbiased_mmd2(x, y), manifolds(x, y)
+    whole = unbiased_mmd2(x, y), prdc(x, y)
     monkeypatch.setattr(distribution, "AT_ONCE", 7 * 40)
     assert unbiased_mmd2(x, y) == pytest.approx(whole[0])
-    assert manifolds(x, y) == whole[1]
+    assert prdc(x, y) == whole[1]
 
 
 def test_places_are_all_or_spread_evenly():
-    assert spread(3, 5).tolist() == [0, 1, 2]
-    assert spread(101, 3).tolist() == [0, 50, 100]
-    assert spread(0, 3).tolist() == []
-    assert len(set(spread(1001, 1000))) == 1000
+    assert evenly_spaced_indices(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced_indices(101, 3).tolist() == [0, 50, 100]
+    assert evenly_spaced_indices(0, 3).tolist() == []
+    assert len(set(evenly_spaced_indices(1001, 1000))) == 1000
 
 
 def test_how_much_of_a_distance_is_gone():
-    assert fallen(before=10.5, after=2.5, real=0.5) == pytest.approx(0.8)
-    assert fallen(before=10.5, after=0.2, real=0.5) == 1
-    assert fallen(before=2.5, after=4.5, real=0.5) == -1
-    assert fallen(before=0.3, after=0.2, real=0.5) == 0
+    assert relative_improvement(before=10.5, after=2.5, real=0.5) == pytest.approx(0.8)
+    assert relative_improvement(before=10.5, after=0.2, real=0.5) == 1
+    assert relative_improvement(before=2.5, after=4.5, real=0.5) == -1
+    assert relative_improvement(before=0.3, after=0.2, real=0.5) == 0
 
 
 # --- FID's distance

@@ -6,15 +6,15 @@ import pytest
 from retipair.data.augmentation import Variant, apply_variant, draw_variant
 from retipair.data.pair import Pair
 from retipair.metrics import memorisation
-from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_print, vessel_prints
-from retipair.metrics.views import measure
+from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_descriptor, vessel_prints
+from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom
-from retipair.runtime.parallel import in_order
+from retipair.runtime.parallel import parallel_map
 from retipair.vision.field_of_view import field_of_view
 
 
 def print_of(pair: Pair) -> np.ndarray:
-    return pair_print(vessel_prints(measure(pair)))
+    return pair_descriptor(vessel_prints(prepare_views(pair)))
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,9 @@ def test_an_eye_without_vessels_is_like_nothing(black, prints):
 def test_copies_of_rendered_eyes_in_any_pose_are_found_and_other_eyes_are_not_accused() -> None:
     """100 eyes trained on; of each a copy, changed in every way at once, and 100 other eyes."""
     known, strangers = ([drawn_eye(seed, number) for number in range(100)] for seed in (88_000, 88_001))
-    prints = np.stack(list(in_order(print_of, known)))
-    copies = np.stack(list(in_order(print_of, map(in_disguise, known, range(100)))))
-    others = np.stack(list(in_order(print_of, strangers)))
+    prints = np.stack(list(parallel_map(print_of, known)))
+    copies = np.stack(list(parallel_map(print_of, map(in_disguise, known, range(100)))))
+    others = np.stack(list(parallel_map(print_of, strangers)))
     found = nearest(copies, prints)
     right = [one.index == index and one.likeness >= COPY for index, one in enumerate(found)]
     accused = [one.likeness >= COPY for one in nearest(others, prints)]

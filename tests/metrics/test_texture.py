@@ -5,15 +5,15 @@ import pytest
 from scipy import ndimage
 
 from retipair.metrics.texture import BANDS, Texture, radial_power, texture
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 
 
-def of(view: MeasuredView, change) -> Texture:
+def of(view: PreparedView, change) -> Texture:
     return texture(replace(view, pixels=np.clip(change(view.pixels.astype(float)), 0, 255).astype(np.uint8)))
 
 
 @pytest.fixture
-def fa(measured: list[Measured]) -> MeasuredView:
+def fa(measured: list[PairViews]) -> PreparedView:
     return measured[0].fa
 
 
@@ -31,7 +31,7 @@ def test_noise_is_measured_in_grey_levels_and_flattens_the_spectrum():
 
     def noisy(sigma: float) -> Texture:
         pixels = np.clip(flat + rng.normal(0, sigma, flat.shape), 0, 255).round().astype(np.uint8)
-        return texture(MeasuredView(pixels, inside, inside))
+        return texture(PreparedView(pixels, inside, inside))
 
     for sigma in (4.0, 12.0):
         found = noisy(sigma)
@@ -47,7 +47,7 @@ def test_the_slope_of_a_power_law_is_its_exponent():
     image = np.fft.ifft2(spectrum).real
     image = (128 + 110 * image / abs(image).max()).round().astype(np.uint8)
     inside = np.ones((512, 512), bool)
-    found = texture(MeasuredView(image, inside, inside))
+    found = texture(PreparedView(image, inside, inside))
     assert found.slope == pytest.approx(-3, abs=0.15)  # of power, the square of amplitude
 
 

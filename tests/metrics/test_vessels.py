@@ -6,10 +6,10 @@ import pytest
 from skimage.draw import line
 
 from retipair.metrics.vessels import VesselTree, fractal_dimension, tortuosity, vessel_tree
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 
 
-class Drawn(MeasuredView):
+class Drawn(PreparedView):
     """A view whose vessels are given."""
 
     def __init__(self, vessels: np.ndarray) -> None:
@@ -57,7 +57,7 @@ def test_nothing_has_no_tree(measured):
     assert vessel_tree(Drawn(np.zeros((512, 512), bool))) == VesselTree(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def test_an_eye_has_a_tree_of_which_the_wide_vessels_are_the_least_area_lost(measured: list[Measured]):
+def test_an_eye_has_a_tree_of_which_the_wide_vessels_are_the_least_area_lost(measured: list[PairViews]):
     found = vessel_tree(measured[0].fa)
     assert 1 < found.fractal_dimension < 2
     assert 1 < found.tortuosity < 1.5

@@ -12,9 +12,9 @@ from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.diffusion.noise import generator
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.metrics.consistency import consistency, dice, mean, set_consistency
-from retipair.metrics.views import measure
+from retipair.metrics.views import prepare_views
 from retipair.models.base import BUNDLED, Base, bundled_bases, open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
@@ -72,7 +72,7 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
         error = ((decoded.astype(float) - joint) ** 2).mean()
         assert 10 * np.log10(255**2 / error) >= 30
         cf, fa = decoded[:, : base.view_size], decoded[:, base.view_size :].mean(axis=2).astype(np.uint8)
-        before, after = measure(Pair(eye.cf, eye.fa, eye.field)), measure(Pair(cf, fa, eye.field))
+        before, after = prepare_views(Pair(eye.cf, eye.fa, eye.field)), prepare_views(Pair(cf, fa, eye.field))
         for view in ("cf", "fa"):
             kept = [segment(getattr(one, view).vesselness, before.inside) for one in (before, after)]
             assert dice(*kept) >= 0.65, view  # of one pair; means are in the recipes' README
@@ -82,9 +82,9 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
     layout = Layout(base.family.layout, base.view_size)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
-    painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddpm", 20)
-    painted = [painter.paint(heard, [generator(0, "bundled", index)])[0] for index in range(2)]
-    seen = [measure(Pair(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa))) for one in painted]
+    painter = PairGenerator(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddpm", 20)
+    painted = [painter.sample(heard, [generator(0, "bundled", index)])[0] for index in range(2)]
+    seen = [prepare_views(Pair(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa))) for one in painted]
     agreement = set_consistency(seen)
     assert mean(agreement.matched).correlation >= 0.4
     assert mean(agreement.mispaired).correlation <= 0.08

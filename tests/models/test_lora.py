@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conftest import VIEW
 from retipair.data.layout import Layout
 from retipair.diffusion.noise import generator
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
@@ -24,14 +24,14 @@ from retipair.models.lora import (
     DIFFUSERS_WEIGHTS,
     PEFT_WEIGHTS,
     TARGETS,
-    Description,
+    AdapterMetadata,
     adapter_parameters,
     adapter_sha256,
     add_adapter,
     load_adapter,
     lora_config,
     merge_adapter,
-    read_description,
+    read_adapter_metadata,
     read_tensors,
     save_adapter,
 )
@@ -56,8 +56,8 @@ def config_of(kind: str, targets: str = "attention") -> LoraConfig:
     return lora_config(how["rank"], how["alpha"], targets, how["dora"], how["rslora"])
 
 
-def description(base: Base, kind: str) -> Description:
-    return Description(
+def description(base: Base, kind: str) -> AdapterMetadata:
+    return AdapterMetadata(
         system=base.family.name,
         layout=base.family.layout,
         view_size=VIEW,
@@ -88,9 +88,9 @@ def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
 
 def paint(base: Base, unet: Any) -> np.ndarray:
     layout = Layout(base.family.layout, VIEW)
-    painter = Painter(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
+    painter = PairGenerator(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
     heard = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
-    return painter.paint(heard, [generator(2, 1)])[0].joint
+    return painter.sample(heard, [generator(2, 1)])[0].joint
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +164,7 @@ def test_weights_are_fp32_on_a_bf16_base(base: Base) -> None:
 def test_both_files_carry_the_description(base: Base, tmp_path: Path) -> None:
     expected = description(base, "alpha")
     save_adapter(tmp_path, base, with_adapter(base, "alpha"), expected)
-    assert read_description(tmp_path) == expected
+    assert read_adapter_metadata(tmp_path) == expected
     with safe_open(tmp_path / DIFFUSERS_WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["retipair"])["rank"] == 4

@@ -7,17 +7,17 @@ import torch
 
 from retipair.models.base import open_base
 from retipair.models.memory import (
-    DRAWING,
+    GENERATION_STRATEGIES,
     GIB,
     PRESETS,
-    TRAINING,
+    TRAINING_STRATEGIES,
     Adapter,
-    Way,
-    Work,
-    choose,
+    MemoryStrategy,
+    Workload,
     count_step,
     generation_memory,
-    next_smaller,
+    next_smaller_preset,
+    select_strategy,
     training_memory,
 )
 from retipair.runtime.errors import UserError
@@ -28,22 +28,22 @@ NAMES = ["no memory savings", "gradient checkpointing"] + [
 LATENTS = {"sdxl": (1, 4, 64, 128), "sd15": (1, 4, 64, 64)}
 
 
-def work(base: str, latents: Sequence[int], dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> Work:
+def work(base: str, latents: Sequence[int], dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> Workload:
     adapter = Adapter(16, 16, "attention", dora=False, rslora=False)
-    return Work(open_base(f"random:{base}"), adapter, tuple(latents), dtype, device)  # type: ignore[arg-type]
+    return Workload(open_base(f"random:{base}"), adapter, tuple(latents), dtype, device)  # type: ignore[arg-type]
 
 
-def sized(*gib: float) -> Callable[[Way], int]:
+def sized(*gib: float) -> Callable[[MemoryStrategy], int]:
     """Estimates for the ways in their order."""
-    return lambda way: round(gib[TRAINING.index(way)] * GIB)
+    return lambda way: round(gib[TRAINING_STRATEGIES.index(way)] * GIB)
 
 
 def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
-    assert [way.name for way in TRAINING] == NAMES
-    assert [way.name for way in DRAWING] == ["no memory savings", "weights in fp8", "weights in nf4"]
+    assert [way.name for way in TRAINING_STRATEGIES] == NAMES
+    assert [way.name for way in GENERATION_STRATEGIES] == ["no memory savings", "weights in fp8", "weights in nf4"]
     small = work("tiny-sdxl", (8, 4, 16, 32))
     for phase in ("load", "step"):
-        needed = [training_memory(small, way)[phase] for way in TRAINING]
+        needed = [training_memory(small, way)[phase] for way in TRAINING_STRATEGIES]
         assert needed == sorted(needed, reverse=True)
         assert len(set(needed)) >= 3
 
@@ -54,55 +54,64 @@ def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
 def test_what_each_number_leads_to_for_sdxl(memory: str, way: int) -> None:
     """At 1024x512, one pair a step, bf16 on CUDA."""
     full = work("sdxl", LATENTS["sdxl"])
-    needed: Callable[[Way], int] = lambda way: max(training_memory(full, way).values())  # noqa: E731
-    chosen = choose(memory, TRAINING, needed, lambda: 0, "")
-    assert chosen == TRAINING[way]
+    needed: Callable[[MemoryStrategy], int] = lambda way: max(training_memory(full, way).values())  # noqa: E731
+    chosen = select_strategy(memory, TRAINING_STRATEGIES, needed, lambda: 0, "")
+    assert chosen == TRAINING_STRATEGIES[way]
     assert needed(chosen) < int(memory) * GIB
 
 
 def test_a_number_takes_the_first_that_fits_and_leaves_a_tenth_free() -> None:
     needed = sized(20, 10, 7.3, 7.1)
-    assert [choose(memory, TRAINING, needed, lambda: 0, "") for memory in PRESETS] == [
-        TRAINING[1] if memory == "16" or memory == "12" else TRAINING[0 if memory == "24" else 3] for memory in PRESETS
+    assert [select_strategy(memory, TRAINING_STRATEGIES, needed, lambda: 0, "") for memory in PRESETS] == [
+        TRAINING_STRATEGIES[1] if memory == "16" or memory == "12" else TRAINING_STRATEGIES[0 if memory == "24" else 3]
+        for memory in PRESETS
     ]
 
 
 def test_what_cannot_fit_is_refused_with_the_smallest_estimate() -> None:
     with pytest.raises(UserError, match=r"--memory 8: 9\.5 GiB is the smallest estimate, with .*nf4.*--batch_size"):
-        choose("8", TRAINING, sized(30, 20, 10, 9.5), lambda: 0, "lower --batch_size")
+        select_strategy("8", TRAINING_STRATEGIES, sized(30, 20, 10, 9.5), lambda: 0, "lower --batch_size")
 
 
 def test_auto_only_recomputes_and_only_when_it_must() -> None:
     needed = sized(20, 10, 7, 4)
     for free, way in ((24, 0), (22, 1), (12, 1), (2, 1)):  # what does not fit goes on with what changes nothing
-        assert choose("auto", TRAINING, needed, lambda free=free: free * GIB, "") == TRAINING[way]  # type: ignore[misc]
-    assert choose("auto", DRAWING, sized(), lambda: 0, "") == Way()
+        assert (
+            select_strategy("auto", TRAINING_STRATEGIES, needed, lambda free=free: free * GIB, "")
+            == TRAINING_STRATEGIES[way]
+        )  # type: ignore[misc]
+    assert select_strategy("auto", GENERATION_STRATEGIES, sized(), lambda: 0, "") == MemoryStrategy()
 
 
 def test_after_running_out_the_next_smaller_number_is_named() -> None:
     needed = sized(20, 10, 7, 4)
-    assert [next_smaller(way, TRAINING, needed) for way in TRAINING] == ["16", "8", None, None]
+    assert [next_smaller_preset(way, TRAINING_STRATEGIES, needed) for way in TRAINING_STRATEGIES] == [
+        "16",
+        "8",
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("system", LATENTS)
 def test_the_weights_are_those_that_are_known(system: str) -> None:
-    step = count_step(work(system, LATENTS[system]), Way(), learn=False)
+    step = count_step(work(system, LATENTS[system]), MemoryStrategy(), learn=False)
     millions = {"sdxl": 2567, "sd15": 860}[system]
     assert step.whole == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
 
 def test_fewer_bits_are_that_much_smaller() -> None:
     full = work("sd15", LATENTS["sd15"])
-    whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in DRAWING)
+    whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in GENERATION_STRATEGIES)
     assert fp8 / whole == pytest.approx(8 / 16, abs=0.01)
     assert nf4 / whole == pytest.approx(4.5 / 16, abs=0.01)
 
 
 def test_more_pairs_take_more_to_learn_and_to_denoise_but_not_to_decode() -> None:
     one, four = (work("tiny-sdxl", (pairs, 4, 16, 32), torch.float32, "cpu") for pairs in (1, 4))
-    assert count_step(four, Way(), learn=True).live == pytest.approx(
-        4 * count_step(one, Way(), learn=True).live, rel=0.1
+    assert count_step(four, MemoryStrategy(), learn=True).live == pytest.approx(
+        4 * count_step(one, MemoryStrategy(), learn=True).live, rel=0.1
     )
-    drawn = [generation_memory(each, Way()) for each in (one, four)]
+    drawn = [generation_memory(each, MemoryStrategy()) for each in (one, four)]
     assert drawn[0]["decode"] == drawn[1]["decode"]
     assert drawn[0]["denoise"] < drawn[1]["denoise"]

@@ -20,7 +20,7 @@ from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, adapter_parameters, add_adapter, load_adapter, lora_config, read_tensors
-from retipair.models.memory import DRAWING, TRAINING
+from retipair.models.memory import GENERATION_STRATEGIES, TRAINING_STRATEGIES
 from retipair.models.quantization import FP8
 from retipair.runs.run_dir import Run, read_state
 from retipair.runtime.errors import UserError
@@ -36,8 +36,12 @@ def leads_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let every number of GiB lead to that place in the table, however little a tiny base needs."""
 
     def lead(place: int) -> None:
-        monkeypatch.setattr(planning, "choose", lambda memory, *_: TRAINING[0 if memory == "auto" else place])
-        monkeypatch.setattr(drawing, "choose", lambda memory, *_: DRAWING[0 if memory == "auto" else place - 1])
+        monkeypatch.setattr(
+            planning, "choose", lambda memory, *_: TRAINING_STRATEGIES[0 if memory == "auto" else place]
+        )
+        monkeypatch.setattr(
+            drawing, "choose", lambda memory, *_: GENERATION_STRATEGIES[0 if memory == "auto" else place - 1]
+        )
 
     return lead
 
@@ -47,14 +51,14 @@ def run_of(results: Path, system: str = "sdxl") -> Path:
 
 
 def way_of(run: Path) -> str:
-    return json.loads((run / "config.json").read_text())["memory_way"]
+    return json.loads((run / "config.json").read_text())["memory_strategy"]
 
 
 def test_what_fits_is_left_as_it_is(trained: Folder, prepared: Path, base_folder: Folder) -> None:
     assert way_of(run_of(trained("sdxl"))) == "no memory savings"
     settings = {"name": "x", "data": prepared, "base": str(base_folder("sdxl"))}
-    assert make_plan(TrainConfig(**settings, memory="8")).way == TRAINING[0]  # type: ignore[arg-type]
-    assert make_plan(TrainConfig(**settings, gradient_checkpointing=True)).way == TRAINING[1]  # type: ignore[arg-type]
+    assert make_plan(TrainConfig(**settings, memory="8")).way == TRAINING_STRATEGIES[0]  # type: ignore[arg-type]
+    assert make_plan(TrainConfig(**settings, gradient_checkpointing=True)).way == TRAINING_STRATEGIES[1]  # type: ignore[arg-type]
 
 
 def test_the_estimate_is_said_first_and_the_truth_last(
@@ -76,7 +80,7 @@ def test_an_adapter_learns_on_a_base_in_fp8_and_fits_the_whole_one(
     flags = ("--memory", "8", "--learning_rate", "1e-3", "--max_steps", 6, "--num_samples", 0, "--precision", "bf16")
     assert main(train_command("exp", base_folder("sdxl"), prepared, tmp_path, *flags)) == 0
     run = run_of(tmp_path)
-    assert way_of(run) == TRAINING[2].name
+    assert way_of(run) == TRAINING_STRATEGIES[2].name
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "validation"]
     assert losses[-1] < losses[0]
@@ -142,10 +146,10 @@ def test_a_resumed_run_keeps_its_way_or_says_what_differs(
     assert "with gradient checkpointing (--memory auto)" in train(2, "--resume")  # of itself it goes on as it began
     leads_to(2)
     said = train(3, "--resume", "--memory", "8")
-    change = f"memory: from step 2 on with {TRAINING[2].name}, before with {TRAINING[1].name}"
+    change = f"memory: from step 2 on with {TRAINING_STRATEGIES[2].name}, before with {TRAINING_STRATEGIES[1].name}"
     assert change in said
     assert f"{change}\n" in (run_of(tmp_path) / "training_log.txt").read_text()
-    assert way_of(run_of(tmp_path)) == TRAINING[2].name
+    assert way_of(run_of(tmp_path)) == TRAINING_STRATEGIES[2].name
 
 
 def test_pairs_drawn_with_fewer_bits_are_other_pairs(

@@ -21,7 +21,7 @@ from conftest import VIEW
 from retipair.data.layout import Layout
 from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import generator
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
@@ -49,9 +49,9 @@ def pipeline(kinds: dict[str, Any], base: Base) -> Any:
     return pipe
 
 
-def painter(base: Base, layout: Layout, sampler: str, steps: int, guidance: float = 1.0) -> Painter:
+def painter(base: Base, layout: Layout, sampler: str, steps: int, guidance: float = 1.0) -> PairGenerator:
     denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
-    return Painter(base, layout, denoise, base.vae(), sampler, steps, guidance)
+    return PairGenerator(base, layout, denoise, base.vae(), sampler, steps, guidance)
 
 
 def conditioning(base: Base, layout: Layout, rows: list[int]) -> Conditioning:

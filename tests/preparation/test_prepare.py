@@ -18,7 +18,7 @@ from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.preparation.prepare import fingerprint, is_prepared
-from retipair.preparation.state import AlignmentResult, doubtful, earlier_outcomes
+from retipair.preparation.state import AlignmentResult, doubtful, load_previous_results
 from running import started, wait_for
 
 SIZE = "128"
@@ -584,8 +584,8 @@ def test_a_state_file_of_another_shape_is_none(prepared, tmp_path, state):
         values["pairs"][0]["id"] = ["001"]
         state = json.dumps(values)
     (tmp_path / ".prepare.json").write_text(state)
-    assert earlier_outcomes(tmp_path) == {}
-    assert len(earlier_outcomes(prepared)) == 3
+    assert load_previous_results(tmp_path) == {}
+    assert len(load_previous_results(prepared)) == 3
 
 
 def _copied(raw: Path, folder: Path, source: str, name: str) -> None:

@@ -7,13 +7,13 @@ import pytest
 
 from retipair.runtime.atomic_io import (
     append_line,
-    damage,
+    atomic_write,
+    atomic_write_dir,
     is_leftover,
-    partial_of,
-    restore,
-    seal,
-    whole,
-    write_folder,
+    recover_dir,
+    temp_path,
+    verify_checksums,
+    write_checksums,
     write_json,
 )
 
@@ -28,7 +28,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_one_before_and_nothing_else(t
     before = path.read_bytes()
 
     def fail() -> None:
-        with whole(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(b"half")
             raise FullError
 
@@ -40,8 +40,8 @@ def test_a_file_that_cannot_be_finished_leaves_the_one_before_and_nothing_else(t
 
 def test_what_a_kill_left_is_known_and_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    partial_of(path).write_bytes(b"half of something long")
-    assert is_leftover(partial_of(path))
+    temp_path(path).write_bytes(b"half of something long")
+    assert is_leftover(temp_path(path))
     assert not is_leftover(path)
     write_json(path, {})
     assert path.read_text() == "{}\n"
@@ -68,7 +68,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pyte
     write_json(tmp_path / "f", 1)
     assert told == ["sync .f.partial", "name f", f"sync {tmp_path.name}"]
     told.clear()
-    write_folder(tmp_path / "d", lambda folder: (folder / "content").write_text("x") and None)
+    atomic_write_dir(tmp_path / "d", lambda folder: (folder / "content").write_text("x") and None)
     assert told == ["sync content", "sync .d.partial", "name d", f"sync {tmp_path.name}"]
     told.clear()
     append_line(tmp_path / "log", "line\n")
@@ -82,9 +82,9 @@ def filled(folder: Path, text: str) -> Path:
     def fill(partial: Path) -> None:
         (partial / "sub").mkdir()
         (partial / "sub/f.txt").write_text(text)
-        seal(partial)
+        write_checksums(partial)
 
-    return write_folder(folder, fill)
+    return atomic_write_dir(folder, fill)
 
 
 def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_folder_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) 
         raise FullError
 
     with pytest.raises(FullError):
-        write_folder(tmp_path / "d", fail)
+        atomic_write_dir(tmp_path / "d", fail)
     assert (tmp_path / "d/sub/f.txt").read_text() == "one"
-    assert damage(tmp_path / "d") is None
+    assert verify_checksums(tmp_path / "d") is None
     assert [one.name for one in tmp_path.iterdir()] == ["d"]
 
 
@@ -124,16 +124,16 @@ def test_whenever_the_names_are_changed_one_of_both_is_there(tmp_path: Path, mon
         filled(tmp_path / "d", "two")
     monkeypatch.undo()
     assert not (tmp_path / "d").exists()
-    restore(tmp_path / "d")
+    recover_dir(tmp_path / "d")
     assert (tmp_path / "d/sub/f.txt").read_text() == "one"
-    restore(tmp_path / "d")
+    recover_dir(tmp_path / "d")
     assert (tmp_path / "d/sub/f.txt").read_text() == "one"
 
 
 @pytest.mark.parametrize("harm", ["bit", "cut", "gone", "seal"])
 def test_damage_is_named(harm: str, tmp_path: Path) -> None:
     folder = filled(tmp_path / "d", "content")
-    assert damage(folder) is None
+    assert verify_checksums(folder) is None
     path = folder / "sub/f.txt"
     if harm == "bit":
         path.write_text("contenu")
@@ -143,6 +143,6 @@ def test_damage_is_named(harm: str, tmp_path: Path) -> None:
         path.unlink()
     else:
         (folder / "checksums.json").write_text("{")
-    found = damage(folder)
+    found = verify_checksums(folder)
     assert found is not None
     assert ("checksums.json" if harm == "seal" else "sub/f.txt") in found

@@ -19,7 +19,7 @@ import retipair
 from compare import contents
 from conftest import train_command
 from retipair.cli import main
-from retipair.runtime.distributed import ALONE, Processes
+from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 
 Folder = Callable[[str], Path]
 ENVIRONMENT = {
@@ -145,7 +145,7 @@ def test_when_one_dies_all_stop_and_the_run_goes_on(base_folder: Folder, prepare
 
 def test_shares_are_all_of_it_each_once() -> None:
     items = list(range(11))
-    shares = [list(Processes(rank, 3).share(items)) for rank in range(3)]
+    shares = [list(DistributedState(rank, 3).split_between_processes(items)) for rank in range(3)]
     assert sorted(chain(*shares)) == items
     assert [len(share) for share in shares] == [4, 4, 3]
-    assert list(ALONE.share(items)) == items
+    assert list(SINGLE_PROCESS.split_between_processes(items)) == items

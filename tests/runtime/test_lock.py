@@ -18,7 +18,7 @@ from conftest import train_command
 from eyes import write_raw
 from retipair.cli import main
 from retipair.runtime.errors import UserError
-from retipair.runtime.lock import owned
+from retipair.runtime.lock import directory_lock
 from running import started, wait_for
 
 Folder = Callable[[str], Path]
@@ -42,35 +42,35 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_the_second_is_refused_with_the_firsts_process_and_host(tmp_path: Path) -> None:
     with holder(tmp_path / "run") as process:
-        with pytest.raises(UserError) as refused, owned(tmp_path / "run"):
+        with pytest.raises(UserError) as refused, directory_lock(tmp_path / "run"):
             pass
         for told in (str(tmp_path / "run"), f"process {process.pid}", socket.gethostname()):
             assert told in str(refused.value)
         process.kill()
-    with owned(tmp_path / "run"):  # whatever the killed one left
+    with directory_lock(tmp_path / "run"):  # whatever the killed one left
         assert f"process {os.getpid()}" in (tmp_path / "run/.lock").read_text()
 
 
 def test_it_is_let_go_of_at_the_end_and_after_a_mistake(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(UserError, match="mistake"), owned(tmp_path / "a/b"):
+        with pytest.raises(UserError, match="mistake"), directory_lock(tmp_path / "a/b"):
             raise UserError("mistake")
         assert not list(tmp_path.iterdir())  # nor is anything left
-    with owned(tmp_path / "a/b"):
+    with directory_lock(tmp_path / "a/b"):
         (tmp_path / "a/b/kept").touch()
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["kept"]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
-    with pytest.raises(UserError, match="is a file"), owned(tmp_path / "f"):
+    with pytest.raises(UserError, match="is a file"), directory_lock(tmp_path / "f"):
         pass
 
 
 def test_who_waits_is_let_in_when_the_first_ends(tmp_path: Path) -> None:
     with holder(tmp_path / "run") as process:
         threading.Timer(0.5, process.kill).start()
-        with owned(tmp_path / "run", wait=True):
+        with directory_lock(tmp_path / "run", wait=True):
             assert process.poll() is not None or process.wait(1) is not None
 
 
@@ -82,7 +82,7 @@ def test_without_locks_it_works_and_says_so(
 
     monkeypatch.setattr(fcntl, "flock", none)
     for _ in range(2):
-        with owned(tmp_path / "run"):
+        with directory_lock(tmp_path / "run"):
             (tmp_path / "run/kept").touch()
         assert "no locks" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]

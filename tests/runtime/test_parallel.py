@@ -9,15 +9,15 @@ import pytest
 
 from eyes import draw_pair
 from retipair.data.pair import Pair
-from retipair.metrics.views import measure
-from retipair.runtime.parallel import in_order
+from retipair.metrics.views import prepare_views
+from retipair.runtime.parallel import parallel_map
 from retipair.runtime.threads import available_cores
 
 
 def test_many_are_measured_as_one_by_one() -> None:
     pairs = [Pair(*draw_pair(seed, 128), np.ones((128, 128), dtype=bool)) for seed in range(3)]
-    for pair, ridges in zip(pairs, in_order(lambda pair: measure(pair).fa.ridges, pairs), strict=True):
-        assert np.array_equal(ridges, measure(pair).fa.ridges)
+    for pair, ridges in zip(pairs, parallel_map(lambda pair: prepare_views(pair).fa.ridges, pairs), strict=True):
+        assert np.array_equal(ridges, prepare_views(pair).fa.ridges)
 
 
 def test_the_order_is_that_of_the_items_however_long_each_takes() -> None:
@@ -25,12 +25,12 @@ def test_the_order_is_that_of_the_items_however_long_each_takes() -> None:
         time.sleep(0.02 if number < 3 else 0)
         return number
 
-    assert list(in_order(slow_at_first, range(12), workers=4)) == list(range(12))
+    assert list(parallel_map(slow_at_first, range(12), workers=4)) == list(range(12))
 
 
 def test_as_many_work_at_once_as_asked() -> None:
     together = threading.Barrier(3, timeout=30)
-    list(in_order(lambda _: together.wait(), range(6), workers=3))  # fewer would wait in vain
+    list(parallel_map(lambda _: together.wait(), range(6), workers=3))  # fewer would wait in vain
 
 
 def test_no_more_than_the_cores_are_held() -> None:
@@ -41,7 +41,7 @@ def test_no_more_than_the_cores_are_held() -> None:
             taken.append(len(taken))
             yield taken[-1]
 
-    results = in_order(str, endless())
+    results = parallel_map(str, endless())
     assert next(results) == "0"
     assert len(taken) <= available_cores() + 1
     results.close()
@@ -56,7 +56,7 @@ def test_a_failure_comes_at_its_turn_and_nothing_after_it_begins() -> None:
             raise ValueError("the third")
         return number
 
-    results = in_order(work, range(100), workers=2)
+    results = parallel_map(work, range(100), workers=2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="the third"):
         next(results)

@@ -15,7 +15,7 @@ from conftest import train_command
 from retipair.cli import main
 from retipair.generation import generate
 from retipair.runs.run_dir import Run
-from retipair.runtime.signals import end_on_signals, stoppable
+from retipair.runtime.signals import end_on_signals, graceful_shutdown
 from retipair.training import train
 from running import started, wait_for
 
@@ -134,11 +134,11 @@ def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
     end_on_signals()
     with contextlib.suppress(KeyboardInterrupt):  # as in a __del__
         os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stoppable("this"):
+    with pytest.raises(KeyboardInterrupt), graceful_shutdown("this"):
         pass
     end_on_signals()
-    with stoppable("this") as stop:
-        assert not stop.asked
+    with graceful_shutdown("this") as stop:
+        assert not stop.requested
 
 
 def test_what_it_was_stopped_in_is_validated_once_in_the_log(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import write_prepared
 from retipair.config import TrainConfig
 from retipair.data.latent_cache import draw
-from retipair.runtime.distributed import ALONE, Processes
+from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 from retipair.training.batches import Batches, make_batches
 from retipair.training.plan import make_plan, read_data
 
@@ -96,9 +96,9 @@ def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(bat
 def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) -> None:
     other = replace(batches, config=replace(batches.config, seed=9, offset_noise_strength=0.5, prompt_dropout=0.9))
     other = replace(other, config=replace(other.config, half_clean_fraction=1.0))
-    ours, theirs = ([batch for _, batch in one.validation(ALONE)] for one in (batches, other))
+    ours, theirs = ([batch for _, batch in one.validation(SINGLE_PROCESS)] for one in (batches, other))
     assert [int(batch.t) for batch in ours] == [200, 500, 800] * 2
-    assert [place for place, _ in batches.validation(ALONE)] == [0, 1, 2] * 2
+    assert [place for place, _ in batches.validation(SINGLE_PROCESS)] == [0, 1, 2] * 2
     for one, two in zip(ours, theirs, strict=True):
         assert torch.equal(one.latents, two.latents)
         assert torch.equal(one.noise, two.noise)
@@ -114,8 +114,8 @@ def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) ->
 
 
 def test_processes_validate_each_its_share_of_the_pairs(batches: Batches) -> None:
-    shares = [list(batches.validation(Processes(rank, 2))) for rank in (0, 1)]
+    shares = [list(batches.validation(DistributedState(rank, 2))) for rank in (0, 1)]
     together = [batch for share in shares for _, batch in share]
-    for one, two in zip(together, (batch for _, batch in batches.validation(ALONE)), strict=True):
+    for one, two in zip(together, (batch for _, batch in batches.validation(SINGLE_PROCESS)), strict=True):
         assert torch.equal(one.latents, two.latents)
         assert torch.equal(one.noise, two.noise)

@@ -18,7 +18,7 @@ from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import add_adapter, load_adapter, lora_config
 from retipair.runs.run_dir import Run, find_run
-from retipair.runtime.distributed import ALONE
+from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.training.batches import make_batches
 from retipair.training.plan import make_plan, read_data
 from retipair.training.validation import validate
@@ -34,7 +34,7 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
     load_adapter(adapter, unet, base)
-    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, ALONE)["loss"]
+    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, SINGLE_PROCESS)["loss"]
 
 
 @pytest.mark.nightly

@@ -17,20 +17,20 @@ from retipair.benchmarking.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
 from retipair.data.layout import Layout
-from retipair.generation.pair_generator import Painter
+from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import MovingAverage, add_adapter
 from retipair.models.vae import Moments, decode
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import damage
-from retipair.runtime.distributed import ALONE, Processes
+from retipair.runtime.atomic_io import verify_checksums
+from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 from retipair.runtime.errors import UserError
 from retipair.training import batches, nonfinite, optimizer
-from retipair.training.optimizer import Learner
+from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import adapter_config
-from retipair.training.step import named, set_up, take_step
+from retipair.training.step import build_training, describe_nonfinite_step, training_step
 from retipair.training.train import check_bounded
 
 Folder = Callable[[str], Path]
@@ -51,19 +51,19 @@ def poison(results: Path) -> None:
 
 def nan_gradients(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """At these steps, counted from 1."""
-    update = Learner.update
+    update = LoraOptimizer.update
 
-    def poisoned(self: Learner) -> torch.Tensor:
+    def poisoned(self: LoraOptimizer) -> torch.Tensor:
         if self.step + 1 in steps:
             next(iter(self.parameters.values())).grad.fill_(np.nan)  # type: ignore[union-attr]
         return update(self)
 
-    monkeypatch.setattr(Learner, "update", poisoned)
+    monkeypatch.setattr(LoraOptimizer, "update", poisoned)
 
 
 def clean(run: Path) -> bool:
     """Nothing that is kept has a number that is none."""
-    whole = all(damage(checkpoint) is None for checkpoint in Run(run).checkpoints())
+    whole = all(verify_checksums(checkpoint) is None for checkpoint in Run(run).checkpoints())
     return whole and "nan" not in (run / "metrics.jsonl").read_text().lower()
 
 
@@ -129,21 +129,21 @@ def test_a_step_left_out_changes_nothing_of_the_adapter(
     monkeypatch.setattr(optimizer, "_build_optimizer", build)
     config = TrainConfig(name="x", ema_decay=0.9)
 
-    def learner_at(*gradients: float) -> Learner:
+    def learner_at(*gradients: float) -> LoraOptimizer:
         """After one step along each of these gradients."""
         unet = open_base(str(base_folder("sd15"))).unet(device=device)
         add_adapter(unet, adapter_config(config), 0)
-        learning = Learner(unet, config)
+        learning = LoraOptimizer(unet, config)
         for value in gradients:
             take(learning, value)
         return learning
 
-    def take(learning: Learner, value: float) -> None:
+    def take(learning: LoraOptimizer, value: float) -> None:
         for parameter in learning.parameters.values():
             parameter.grad = torch.full_like(parameter, value)
         assert bool(learning.update()) == np.isfinite(value)
 
-    def assert_equal(one: Learner, other: Learner) -> None:
+    def assert_equal(one: LoraOptimizer, other: LoraOptimizer) -> None:
         ours, theirs = one.state(), other.state()
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -181,7 +181,9 @@ def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
 ) -> None:
     """As on a GPU, where a look waits for the device."""
     nan_gradients(monkeypatch, 2)
-    monkeypatch.setattr(nonfinite.Lost, "free", property(lambda self: False, lambda self, free: None), raising=False)
+    monkeypatch.setattr(
+        nonfinite.NonFiniteCounter, "free", property(lambda self: False, lambda self, free: None), raising=False
+    )
     assert main(command("--log_every", 6, "--val_every", 3)) == 2
     assert "at step 2 no number: the gradient of pair" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in Run(run_of(tmp_path / "r")).checkpoints()] == ["step_000000"]
@@ -191,31 +193,31 @@ def test_a_step_asks_the_device_for_no_value(tmp_path: Path, monkeypatch: pytest
     """With the optimiser that a GPU has: to look for numbers that are none makes nobody wait."""
     monkeypatch.setattr(optimizer, "_build_optimizer", fused)
     plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu", batch_size=2), tmp_path)
-    training = set_up(replace(plan, config=replace(plan.config, ema_decay=0.9)), data, ALONE)
-    take_step(training)
+    training = build_training(replace(plan, config=replace(plan.config, ema_decay=0.9)), data, SINGLE_PROCESS)
+    training_step(training)
     with Seen() as seen:
-        take_step(training)
+        training_step(training)
     assert "_fused_adamw_" in seen.names
     assert not seen.names & {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select"}
     nan_gradients(monkeypatch, 3)
-    take_step(training)
-    assert training.lost.read() == (1, 2)
+    training_step(training)
+    assert training.nonfinite.read() == (1, 2)
 
 
 def test_a_pair_of_another_process_is_named(tmp_path: Path) -> None:
     plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu"), tmp_path)
-    training = set_up(plan, data, ALONE)
+    training = build_training(plan, data, SINGLE_PROCESS)
     [at] = training.batches.pairs_of([1])  # what the second of two processes draws in the first step
     training.batches.train.mean[at] = np.nan
-    together = replace(training, crew=Processes(rank=0, count=2))
-    assert named(together, data, 0) == f"the latents of pair {data.train[at].id}, CF"
+    together = replace(training, dist=DistributedState(process_index=0, num_processes=2))
+    assert describe_nonfinite_step(together, data, 0) == f"the latents of pair {data.train[at].id}, CF"
 
 
 def test_an_optimiser_that_counts_without_tensors_is_kept(base_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(name="x")
     unet = open_base(str(base_folder("sd15"))).unet()
     add_adapter(unet, adapter_config(config), 0)
-    learning = Learner(unet, config)
+    learning = LoraOptimizer(unet, config)
     for parameter in learning.parameters.values():
         parameter.grad = torch.ones_like(parameter)
     learning.update()
@@ -278,14 +280,14 @@ def test_images_that_are_no_numbers_are_not_written_as_black(base_folder: Folder
     base = open_base(str(base_folder("sd15")))
     vae, layout = base.vae(), Layout("squeezed", base.view_size)
     prompt = encode_prompts(base, ["an eye"], layout.joint_size, "cpu").rows([0])
-    painter = Painter(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), vae, "ddpm", 2)
-    assert painter.paint(prompt, [torch.Generator()])
+    painter = PairGenerator(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), vae, "ddpm", 2)
+    assert painter.sample(prompt, [torch.Generator()])
     latents = torch.zeros(1, vae.config.latent_channels, 8, 8)
     decode(vae, latents)
     with pytest.raises(UserError, match="the latents are no numbers"):
         decode(vae, latents + np.nan)
     vae.decoder.conv_out.bias.data.fill_(np.inf)
     vae.decoder.conv_out.weight.data.fill_(np.nan)
-    for draw in (lambda: decode(vae, latents), lambda: painter.paint(prompt, [torch.Generator()])):
+    for draw in (lambda: decode(vae, latents), lambda: painter.sample(prompt, [torch.Generator()])):
         with pytest.raises(UserError, match="the autoencoder gives no numbers"):
             draw()

@@ -23,13 +23,13 @@ from retipair.config import DEFAULT_PROMPT, BestBy, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.diffusion.losses import Losses
-from retipair.models.lora import read_description
+from retipair.models.lora import read_adapter_metadata
 from retipair.runs.resume import changed_settings, check_run
 from retipair.runs.run_dir import Run, start_run, step_of
-from retipair.runtime.atomic_io import damage
-from retipair.runtime.distributed import ALONE
+from retipair.runtime.atomic_io import verify_checksums
+from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import UserError
-from retipair.training.meters import Window
+from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
 from retipair.training.plan import with_samples
 from retipair.vision.field_of_view import field_of_view
@@ -157,7 +157,7 @@ def test_the_best_is_the_lowest_validation_and_says_why(
         **{"step": best, "by": "loss", "loss": losses[best], "consistency": None},
         "before": {"step": former, "loss": before, "consistency": None},
     }
-    description = read_description(run / "best_checkpoint/unet_lora")
+    description = read_adapter_metadata(run / "best_checkpoint/unet_lora")
     assert description is not None
     assert description.step == best
 
@@ -220,7 +220,7 @@ def test_logs_in_words_and_numbers_agree(system: str, trained: Folder) -> None:
 
 def test_the_adapter_describes_its_training(system: str, base_folder: Folder, trained: Folder) -> None:
     run = run_folder(trained(system), system)
-    description = read_description(run / "latest_checkpoints/step_000004/unet_lora")
+    description = read_adapter_metadata(run / "latest_checkpoints/step_000004/unet_lora")
     assert description is not None
     assert description.system == system
     assert description.layout == {"sdxl": "side_by_side", "sd15": "squeezed"}[system]
@@ -239,8 +239,8 @@ EVERYTHING = [
     *("--half_clean_fraction", "0.5", "--num_samples", "0"),
 ]
 CASES = {  # name -> more flags, where it is killed
-    "plain": ([], "retipair.training.optimizer:Learner.update", 6),
-    "everything": (EVERYTHING, "retipair.training.optimizer:Learner.update", 6),
+    "plain": ([], "retipair.training.optimizer:LoraOptimizer.update", 6),
+    "everything": (EVERYTHING, "retipair.training.optimizer:LoraOptimizer.update", 6),
     "in a checkpoint": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 3),
     "in the first": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 1),
 }
@@ -359,14 +359,14 @@ def test_the_best_is_never_later_than_the_state_that_is_resumed(
     flags = ["--learning_rate", "1e-2", "--max_steps", 6, *QUICK, "--val_every", 6, "--resume"]
     command = train_command("exp", base_folder("sd15"), prepared, results, *flags)
     kill_all(
-        [Death(command, "retipair.training.optimizer:Learner.update", 2)]
+        [Death(command, "retipair.training.optimizer:LoraOptimizer.update", 2)]
     )  # after it has resumed, before it validates
     checkpoint = Run(run).latest()
     assert checkpoint is not None
     best = json.loads((checkpoint / "state.json").read_text())["best"]
     assert json.loads((run / "best_checkpoint/reason.json").read_text()) == best
     assert best["step"] == step_of(checkpoint)
-    assert read_description(run / "best_checkpoint/unet_lora").step == best["step"]  # type: ignore[union-attr]
+    assert read_adapter_metadata(run / "best_checkpoint/unet_lora").step == best["step"]  # type: ignore[union-attr]
     same_adapter = (load_file(folder / f"unet_lora/{PEFT}") for folder in (run / "best_checkpoint", checkpoint))
     assert same(*same_adapter)
 
@@ -495,7 +495,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
     assert f"warning: {path.parent}: " in said
     assert "at step 2" in said
     assert same(adapter(run, 4), intact)
-    assert damage(path.parent) is None
+    assert verify_checksums(path.parent) is None
 
 
 def test_generate_refuses_a_damaged_adapter(refused: Refused, tmp_path: Path, trained: Folder) -> None:
@@ -642,7 +642,7 @@ def test_captions_are_heard_and_recorded(system: str, base_folder: Folder, tmp_p
     silent = write_prepared(tmp_path / "silent", splits)
     spoken = write_prepared(tmp_path / "spoken", splits, {0: "early phase", 2: "late phase", 3: "late phase"})
     runs = [train(system, base_folder(system), data, tmp_path / f"to_{data.name}", *QUICK) for data in (silent, spoken)]
-    descriptions = [read_description(run / "best_checkpoint/unet_lora") for run in runs]
+    descriptions = [read_adapter_metadata(run / "best_checkpoint/unet_lora") for run in runs]
     assert [d.prompts for d in descriptions if d] == [
         [(DEFAULT_PROMPT, 3)],
         [("early phase", 1), ("late phase", 2)],
@@ -657,7 +657,7 @@ def test_a_validation_pair_hears_its_own_caption(base_folder: Folder, tmp_path: 
         data = write_prepared(tmp_path / caption, ["train", "val"], {1: caption})
         run = train("sd15", base_folder("sd15"), data, tmp_path / f"to {caption}", "--max_steps", 1, *QUICK)
         losses.append(metrics(run, "validation")[0]["loss"])
-        description = read_description(run / "best_checkpoint/unet_lora")
+        description = read_adapter_metadata(run / "best_checkpoint/unet_lora")
         assert description is not None
         assert description.prompts == [(DEFAULT_PROMPT, 1)]
     assert losses[0] != losses[1]
@@ -668,7 +668,7 @@ def test_prompt_dropout_is_recorded_and_trains_some_samples_without(
 ) -> None:
     still = ("--learning_rate", 0, *QUICK)  # so that steps differ by what they hear alone
     run = train("sd15", base_folder("sd15"), prepared, tmp_path / "some", "--prompt_dropout", 0.5, *still)
-    description = read_description(run / "best_checkpoint/unet_lora")
+    description = read_adapter_metadata(run / "best_checkpoint/unet_lora")
     assert description is not None
     assert description.prompt_dropout == 0.5
     plain = train("sd15", base_folder("sd15"), prepared, tmp_path / "none", *still)
@@ -696,11 +696,11 @@ def test_half_clean_samples_count_and_are_logged_for_one_view_and_others_for_bot
 
 
 def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
-    window, t = Window("cpu"), torch.tensor([100, 500])
+    window, t = LossMeter("cpu"), torch.tensor([100, 500])
     mse, hf = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.5], [0.0, 0.0]])
     window.add(Losses(torch.tensor(1.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
     window.add(Losses(torch.tensor(2.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    assert window.read(ALONE) == {
+    assert window.read(SINGLE_PROCESS) == {
         **{"loss": 2.0, "mse": 3.0, "mse_cf": 3.0, "mse_fa": 3.0, "hf": 0.5, "hf_cf": 0.0, "hf_fa": 0.5, "t": 300.0},
     }
 
@@ -709,7 +709,7 @@ def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, 
     run = train(system, base_folder(system), prepared, tmp_path, "--size", 64, "--max_steps", 1)
     joint = Image.open(run / "step_000001_random_pairs/pair_00/joint.png")
     assert joint.size == tuple(side // 2 for side in JOINT[system])
-    description = read_description(run / "best_checkpoint/unet_lora")
+    description = read_adapter_metadata(run / "best_checkpoint/unet_lora")
     assert description is not None
     assert description.view_size == 64
     assert description.size_ids == {"sdxl": [64, 128, 0, 0, 64, 128], "sd15": []}[system]

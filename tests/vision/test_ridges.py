@@ -9,8 +9,8 @@ from retipair.vision.ridges import (
     SIGMAS,
     _neighbourhood,
     _normalise,
-    at_measured,
     inside_rim,
+    resize_to_reference,
     segment,
     vesselness,
     vesselness_by_scale,
@@ -73,13 +73,13 @@ def test_a_view_is_measured_at_one_width_whatever_its_own():
     for size in (64, 256, 512, 900):
         mask = np.zeros((size, size), dtype=bool)
         mask[: size // 2] = True
-        resized = at_measured(mask)
+        resized = resize_to_reference(mask)
         assert resized.dtype == bool
         assert resized.mean() == pytest.approx(0.5, abs=0.01)
         for view in (np.full((size, size, 3), 90, np.uint8), np.full((size, size), 90, np.uint8)):
-            assert at_measured(view).shape == (MEASURED_AT, MEASURED_AT, *view.shape[2:])
-            assert (at_measured(view) == 90).all()
-    assert at_measured(np.zeros((300, 400), np.uint8)).shape == (384, 512)
+            assert resize_to_reference(view).shape == (MEASURED_AT, MEASURED_AT, *view.shape[2:])
+            assert (resize_to_reference(view) == 90).all()
+    assert resize_to_reference(np.zeros((300, 400), np.uint8)).shape == (384, 512)
 
 
 def test_vesselness_is_its_strongest_scale_and_thick_vessels_have_a_large_one():

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from retipair.data.dataset import Entry, load_views
+from retipair.data.dataset import PairRecord, load_views
 from retipair.data.layout import Layout
 from retipair.diffusion.losses import clean_latents
 from retipair.diffusion.noise import generator
 from retipair.models.base import Base
-from retipair.models.conditioning import encode_once, stacked, with_size_ids
+from retipair.models.conditioning import encode_once, stack_conditioning, with_size_ids
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import adapter_parameters, add_adapter, lora_config
 from retipair.models.vae import encode_sample
-from retipair.runtime.profiling import seconds_of
+from retipair.runtime.profiling import time_once
 
 RANK, RATE, WEIGHT_DECAY = 16, 5e-5, 1e-2
 OFFSET, HF_WEIGHT, KERNEL, SIGMA, CLEAN_RANGE = 0.1, 0.5, 7, 1.5, 10.0
@@ -28,12 +28,12 @@ PHASES = ("encoders", "autoencoder", "loop")
 
 
 @dataclass
-class Original:
+class BaselineStep:
     """A run of it, loaded. seconds: of every step so far, by phase."""
 
     base: Base
     layout: Layout
-    entries: Sequence[Entry]
+    entries: Sequence[PairRecord]
     prompt: str
     batch_size: int
     device: str
@@ -54,7 +54,7 @@ class Original:
         """One step; each phase is waited for, which costs nothing beside what it takes."""
         work = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._learn}
         for phase, function in work.items():
-            self.seconds[phase].append(seconds_of(function, self.device))
+            self.seconds[phase].append(time_once(function, self.device))
         self.number += 1
 
     def _encode_images(self) -> None:
@@ -66,7 +66,7 @@ class Original:
         self.latents = torch.cat([encode_sample(self.vae, joint, source) for joint in joints])
 
     def _encode_prompts(self) -> None:
-        rows = stacked([encode_once(self.text, self.prompt, self.device)] * self.batch_size)
+        rows = stack_conditioning([encode_once(self.text, self.prompt, self.device)] * self.batch_size)
         self.heard = with_size_ids(rows, self.base, self.layout.joint_size)
 
     def _learn(self) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from retipair.benchmarking.baseline import PHASES, Original
+from retipair.benchmarking.baseline import PHASES, BaselineStep
 from retipair.benchmarking.summary import Cost, figures_of, print_figures
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
 from retipair.generation.generate import load, paint
 from retipair.generation.output import write_pair
-from retipair.generation.plan import Job, make_job, settings_of
+from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
 from retipair.models.base import open_base
 from retipair.models.device import choose_device
 from retipair.models.empty import empty_unet
@@ -28,20 +28,20 @@ from retipair.models.memory import meta_forward
 from retipair.models.vae import encode_moments
 from retipair.phantoms.phantom import phantom
 from retipair.runtime.atomic_io import write_json
-from retipair.runtime.console import console, unsaid
-from retipair.runtime.distributed import ALONE
+from retipair.runtime.console import console, quiet
+from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import UserError
 from retipair.runtime.profiling import (
     Work,
-    flop_of,
-    in_turns,
+    count_flop,
     matrix_rate,
-    profiled,
-    shares_of_operators,
-    shares_of_parts,
+    profile_work,
+    time_fractions_of_operators,
+    time_fractions_of_parts,
+    time_interleaved,
 )
-from retipair.training.plan import Data, Plan, adapter_config, describe, make_plan, read_data
-from retipair.training.step import PARTS, Training, set_up, take_step
+from retipair.training.plan import Data, Plan, adapter_config, describe_adapter, make_plan, read_data
+from retipair.training.step import PARTS, Training, build_training, training_step
 
 EYES = 6
 """Rendered for it: five to train on and one to validate by, as the split has it."""
@@ -84,8 +84,8 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with cost.memory_of("encode and load", plan.device):
-        training = set_up(plan, data, ALONE)
-    ours: Work = lambda: take_step(training)  # noqa: E731
+        training = build_training(plan, data, SINGLE_PROCESS)
+    ours: Work = lambda: training_step(training)  # noqa: E731
     ours()
     with cost.memory_of("step", plan.device):
         ours()
@@ -93,14 +93,14 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     if config.against == "bare":
         works["other"] = bare(training)
     elif config.against == "original":
-        original = Original(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
+        original = BaselineStep(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
         works["other"] = original.step
-    took = in_turns(works, plan.device, config.repeats, config.warmup)
+    took = time_interleaved(works, plan.device, config.repeats, config.warmup)
     cost.seconds, cost.other = took["ours"], took.get("other", [])
     if original is not None:
         cost.other_phases = {phase: median(original.seconds[phase][-config.repeats :]) for phase in PHASES}
-    seen = profiled(ours)
-    cost.shares, cost.operators = shares_of_parts(seen, PARTS), shares_of_operators(seen)
+    seen = profile_work(ours)
+    cost.shares, cost.operators = time_fractions_of_parts(seen, PARTS), time_fractions_of_operators(seen)
     cost.flop = flop_of_step(plan)
     return cost
 
@@ -111,7 +111,7 @@ def bare(training: Training) -> Work:
 
     def work() -> None:
         training.denoise(batch.noise, batch.t, batch.conditioning).mean().backward()
-        for parameter in training.learner.parameters.values():
+        for parameter in training.optimizer.parameters.values():
             parameter.grad = None
 
     return work
@@ -124,7 +124,7 @@ def flop_of_step(plan: Plan) -> int:
     add_adapter(unet, adapter_config(config))
     if plan.way.checkpointing:
         unet.enable_gradient_checkpointing()
-    return flop_of(lambda: meta_forward(unet, plan.latent_shape, config.batch_size).sum().backward())
+    return count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size).sum().backward())
 
 
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
@@ -140,26 +140,26 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     with cost.memory_of("draw", job.device):
         loaded["ours"]()
     loaded |= {name: work() for name, work in works.items() if name != "ours"}
-    took = in_turns(loaded, job.device, config.repeats, config.warmup)
+    took = time_interleaved(loaded, job.device, config.repeats, config.warmup)
     cost.seconds, cost.other = took["ours"], took.get("other", [])
-    cost.operators = shares_of_operators(profiled(loaded["ours"]))
+    cost.operators = time_fractions_of_operators(profile_work(loaded["ours"]))
     del loaded
     if job.base.form != "random":  # making random weights is no start
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
-        cost.start = {name: min(took) for name, took in in_turns(first, job.device, 3, 0).items()}
+        cost.start = {name: min(took) for name, took in time_interleaved(first, job.device, 3, 0).items()}
     unet = empty_unet(plan.base)
     with torch.no_grad():
-        forward = flop_of(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
+        forward = count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
     cost.flop = config.steps * forward  # the autoencoder's are left out: 3 % of 50 steps of SDXL
     return cost
 
 
-def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Job:
+def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
     """What `generate` draws with: an adapter as training begins with, which changes nothing but has its cost."""
     unet = plan.base.unet()
     add_adapter(unet, adapter_config(plan.config))
-    save_adapter(folder / "adapter", plan.base, unet, describe(plan, data))
-    return make_job(
+    save_adapter(folder / "adapter", plan.base, unet, describe_adapter(plan, data))
+    return plan_generation(
         GenerateConfig(
             checkpoint=str(folder / "adapter"),
             base=config.base,
@@ -174,7 +174,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Job:
     )
 
 
-def drawing(job: Job) -> Work:
+def drawing(job: GenerationPlan) -> Work:
     """Load what draws; what is returned draws, judges and writes the next pairs."""
     text, settings, numbers = job.prompt(1), settings_of(job), count(1)
     painter, conditioning = load(job, [text])
@@ -188,7 +188,7 @@ def drawing(job: Job) -> Work:
     return work
 
 
-def drawing_by_library(job: Job) -> Work:
+def drawing_by_library(job: GenerationPlan) -> Work:
     """The same by the library's own pipeline: load it and the adapter, draw, and write the joint image."""
     pipeline = job.base.pipeline(job.dtype, job.device)
     pipeline.load_lora_weights(str(job.adapter))
@@ -219,8 +219,8 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
     ours: Work = lambda: [encode_moments(vae, joint[None]) for joint in joints]  # noqa: E731
     with cost.memory_of("encode", plan.device):
         ours()
-    cost.seconds = in_turns({"ours": ours}, plan.device, config.repeats, config.warmup)["ours"]
-    cost.operators, cost.flop = shares_of_operators(profiled(ours)), flop_of(ours)
+    cost.seconds = time_interleaved({"ours": ours}, plan.device, config.repeats, config.warmup)["ours"]
+    cost.operators, cost.flop = time_fractions_of_operators(profile_work(ours)), count_flop(ours)
     return cost
 
 
@@ -232,7 +232,7 @@ def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
     ours: Work = lambda: measure_set("pairs", entries, folder / f"kept{next(kept)}")  # noqa: E731
     with cost.memory_of("measure", "cpu"):
         ours()
-    cost.seconds = in_turns({"ours": ours}, "cpu", config.repeats, max(config.warmup - 1, 0))["ours"]
+    cost.seconds = time_interleaved({"ours": ours}, "cpu", config.repeats, max(config.warmup - 1, 0))["ours"]
     return cost
 
 
@@ -268,7 +268,7 @@ def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple
 
 def rendered(folder: Path, size: int, eyes: int) -> Path:
     """A prepared folder of rendered eyes."""
-    with unsaid():
+    with quiet():
         return phantom(PhantomConfig(out=folder / "eyes", amount=eyes, size=size))
 
 

@@ -28,7 +28,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PairRecord:
     """One pair on disk. caption is None where the pair has no sentence of its own, mask where there is no such file.
 
     group: the patient, else the eye: what must be on one side of every split, with all its variations.
@@ -70,18 +70,18 @@ class PairFolder:
     """
 
     path: Path
-    entries: list[Entry]
+    entries: list[PairRecord]
     rejected: tuple[str, ...]
     deleted: tuple[str, ...]
 
     @cached_property
-    def kept(self) -> list[Entry]:
+    def kept(self) -> list[PairRecord]:
         """The pairs to use: neither listed nor deleted."""
         rejected = set(self.rejected)
         return [entry for entry in self.entries if entry.id not in rejected]
 
     @cached_property
-    def known(self) -> list[Entry]:
+    def known(self) -> list[PairRecord]:
         """The pairs that a model may have been trained on: those kept, and rejected ones that still have both views.
 
         Copies are looked for among these, whenever a pair was rejected.
@@ -118,7 +118,7 @@ def _count(ids: Sequence[str], reason: str) -> str:
     return f"{len(ids)} {reason} ({first})" if ids else ""
 
 
-def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[Entry]:
+def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[PairRecord]:
     """Return the pairs of a prepared or generated folder that are not rejected, in the manifest's order.
 
     `report` is called with one line if pairs are left out. Raises UserError as `read_folder`, and if no pair is left.
@@ -138,7 +138,7 @@ def read_folder(folder: Path) -> PairFolder:
     Raises UserError, naming the file, if the manifest is missing, empty or broken or puts one eye or patient on two
     sides, or if the list of rejected pairs has an id that the manifest has not.
     """
-    entries: list[Entry] = []
+    entries: list[PairRecord] = []
     prepared: dict[str, PreparedPair] = {}
     varied: list[int] = []
     unsplit: list[int] = []
@@ -178,12 +178,12 @@ def _check_side(folder: Path, record: PreparedPair, first: dict[str, PreparedPai
         )
 
 
-def _apply_rejections(folder: Path, entries: Sequence[Entry]) -> PairFolder:
+def _apply_rejections(folder: Path, entries: Sequence[PairRecord]) -> PairFolder:
     listed = read_rejected(folder)
     if listed.lines:
         listed.check({nfc(entry.id) for entry in entries})
-    present: list[Entry] = []
-    gone: list[Entry] = []
+    present: list[PairRecord] = []
+    gone: list[PairRecord] = []
     for entry in entries:
         has_any = has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name))
         (present if has_any else gone).append(entry)
@@ -208,14 +208,14 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _entry(folder: Path, record: Record) -> Entry:
+def _entry(folder: Path, record: Record) -> PairRecord:
     """Of a generated pair, which is on no side yet, on that of training."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
-        return Entry(record.id, _group_of(record), record.split, *names, record.mask, caption)
+        return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption)
     heard, varied = intern(record.prompt), record.mode == "from_data"
-    return Entry(record.id, _group_of(record), "train", *names, None, heard, record.fa_chroma, varied)
+    return PairRecord(record.id, _group_of(record), "train", *names, None, heard, record.fa_chroma, varied)
 
 
 def _group_of(record: Record) -> str:
@@ -224,7 +224,7 @@ def _group_of(record: Record) -> str:
     return record.source_eye or record.id
 
 
-def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]:
+def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
     """The entries of one side of the split. Raises UserError, naming the folder, if there are none."""
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
@@ -232,7 +232,7 @@ def of_split(entries: Sequence[Entry], split: Split, where: Path) -> list[Entry]
     return chosen
 
 
-def load_pair(entry: Entry) -> Pair:
+def load_pair(entry: PairRecord) -> Pair:
     """The views as they are on disk, valid where the pair's mask says so or, without one, where both show the eye.
 
     Raises UserError, naming the CF, if they are not squares of one size.
@@ -245,7 +245,7 @@ def load_pair(entry: Entry) -> Pair:
     return Pair(cf, fa, mask)
 
 
-def load_views(entry: Entry, size: int) -> tuple[np.ndarray, np.ndarray]:
+def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
     """CF (size, size, 3) and FA (size, size), uint8; resized with antialiasing if the files are larger or smaller."""
     return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
 
@@ -256,7 +256,7 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def content_sha256(entries: Sequence[Entry]) -> str:
+def content_sha256(entries: Sequence[PairRecord]) -> str:
     """A fingerprint of the pairs: their ids, splits, captions and the bytes of both files."""
     digest = hashlib.sha256()
     for entry in entries:
@@ -266,7 +266,7 @@ def content_sha256(entries: Sequence[Entry]) -> str:
     return digest.hexdigest()
 
 
-def pair_sha256(entry: Entry) -> str:
+def pair_sha256(entry: PairRecord) -> str:
     """A fingerprint of what one pair shows: the bytes of its files."""
     files = (entry.cf, entry.fa, *([entry.mask] if entry.mask else []))
     return hashlib.sha256(b"".join(hashlib.sha256(_bytes(path)).digest() for path in files)).hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from retipair.runtime.atomic_io import whole
+from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import is_text
 
@@ -33,7 +33,7 @@ class PreparedPair:
     `points` are the landmarks in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px, FA's already moved.
     `fa_to_cf` (3x3) maps pixel centres of the raw FA to pixel centres of the prepared CF.
     `residual_px` is the median over all points of |CF point - moved FA point|, at output scale; None without points.
-    `consistency` is the vesselness correlation in [-1, 1]; `_before` is the one without refinement.
+    `consistency` is the vesselness correlation in [-1, 1]; `_backup_path` is the one without refinement.
     """
 
     id: str
@@ -98,7 +98,7 @@ def to_line(record: Record) -> str:
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:
     """Write `folder/manifest.jsonl` whole or not at all."""
-    with whole(folder / MANIFEST_NAME) as stream:
+    with atomic_write(folder / MANIFEST_NAME) as stream:
         stream.writelines(to_line(record).encode() for record in records)
 
 
@@ -138,7 +138,7 @@ def parse_line(line: str, where: str) -> Record:
     _check_keys(kind, values, where)
     if kind is PreparedPair and values["split"] not in SPLITS:
         raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}; correct it")
-    if key := mistyped(kind, values):
+    if key := find_type_error(kind, values):
         raise UserError(f"{where}: {key} cannot be {json.dumps(values[key])[:40]}; make the folder again")
     if key := next((key for key in _NAMES if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} holds what no screen can show; make the folder again")
@@ -148,7 +148,7 @@ def parse_line(line: str, where: str) -> Record:
     return record
 
 
-def mistyped(kind: type, values: dict[str, Any]) -> str | None:
+def find_type_error(kind: type, values: dict[str, Any]) -> str | None:
     """The first key whose JSON value is not of the type that the field of the dataclass `kind` has, if any."""
     checks = _checks(kind)
     return next((key for key, value in values.items() if not checks[key](value)), None)

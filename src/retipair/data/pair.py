@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from retipair.data.colour_profile import to_srgb
 from retipair.data.deep_image import is_deep_png, read_deep_png, to_eight_bits, used_bits
 from retipair.data.tiff import Page, main_page, read_deep_page
-from retipair.runtime.atomic_io import whole
+from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
@@ -194,7 +194,7 @@ def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = 
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
-    with whole(path) as stream:
+    with atomic_write(path) as stream:
         Image.fromarray(image).save(stream, format="PNG", pnginfo=info)
 
 

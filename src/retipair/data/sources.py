@@ -61,7 +61,7 @@ class RawPair:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class SkippedPair:
     """What is no pair, and why, with the file and the remedy. empty: a folder without images, no reason to stop."""
 
     id: str
@@ -74,14 +74,14 @@ def find_pairs(raw: Path) -> list[RawPair]:
 
     Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
     """
-    pairs, unusable = find_usable(raw)
+    pairs, unusable = scan_pairs(raw)
     if bad := [one.why for one in unusable if not one.empty]:
         more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     return pairs
 
 
-def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
+def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     """Likewise, by id, and apart from them what cannot be used though others can: half a pair, a name that is not safe,
     an image that belongs to no pair, a folder without images.
 
@@ -96,9 +96,9 @@ def find_usable(raw: Path) -> tuple[list[RawPair], list[Unusable]]:
         found = list(_in_table(raw))
     else:
         raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    checked = [one if isinstance(one, Unusable) else _checked(one) for one in found]
+    checked = [one if isinstance(one, SkippedPair) else _checked(one) for one in found]
     pairs = sorted((one for one in checked if isinstance(one, RawPair)), key=lambda pair: pair.id)
-    unusable = [one for one in checked if isinstance(one, Unusable)]
+    unusable = [one for one in checked if isinstance(one, SkippedPair)]
     # Some file systems do not tell A from a.
     if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
@@ -145,7 +145,7 @@ def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
 # --- Folders
 
 
-def _in_folder(root: Path) -> Iterator[RawPair | Unusable]:
+def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
     folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
     if views := _view_folders(root):
         return _parallel(views["cf"], views["fa"])
@@ -170,29 +170,29 @@ def _view_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _numbered(root: Path) -> Iterator[RawPair | Unusable]:
+def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
     """The original layout, in a folder a pair or flat."""
     places = {path: _images_or_why(path) for path in (root, *_visible(root)) if path.is_dir()}
     if not any(places.values()):
         raise UserError(f"{root}: no images in a layout that is known; known are {_LAYOUTS}")
     for place, images in places.items():
-        if isinstance(images, Unusable):
+        if isinstance(images, SkippedPair):
             yield images
             continue
         if place != root and not images:
             why = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
-            yield Unusable(nfc(place.name), why, empty=True)
+            yield SkippedPair(nfc(place.name), why, empty=True)
         views: dict[str, dict[int, Path]] = {}
         for path in images:
             if match := _NUMBERED.fullmatch(nfc(path.stem)):
                 _add(views.setdefault(match["id"], {}), int(match["view"]), path)
             else:
-                yield Unusable(nfc(path.stem), f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
+                yield SkippedPair(nfc(path.stem), f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
         for name, pair in views.items():
             yield _pair(name, pair, expected={1: f"{name}_01", 2: f"{name}_02"})
 
 
-def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
+def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
     views: dict[str, dict[int, Path]] = {}
     for number, place in enumerate((cf, fa), start=1):
         for path in _images(place):
@@ -205,7 +205,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | Unusable]:
         yield replace(found, views_named=True) if isinstance(found, RawPair) else found
 
 
-def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
+def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
     """ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the other way round."""
     if not any(_images(place) for place in folders.values()):
         raise UserError(f"{next(iter(folders.values()))}: no images in it; put n.jpg and n-n.jpg there")
@@ -220,11 +220,11 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | Unusable]:
             yield _pair(f"{kind}_{name}", pair, expected={plain: name, doubled: f"{name}-{name}"})
 
 
-def _folders_with_images(place: Path) -> Iterator[Unusable]:
+def _folders_with_images(place: Path) -> Iterator[SkippedPair]:
     """The folders in a folder of views, which are not looked into, but for those without images."""
     for path in _visible(place):
         if path.is_dir() and _images_or_why(path):
-            yield Unusable(nfc(path.name), f"{path}: is not looked into; move its images into {place.name}/ or away")
+            yield SkippedPair(nfc(path.name), f"{path}: is not looked into; move its images into {place.name}/ or away")
 
 
 def _add(views: dict[int, Path], number: int, path: Path) -> None:
@@ -238,10 +238,10 @@ def _add(views: dict[int, Path], number: int, path: Path) -> None:
     views[number] = path
 
 
-def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPair | Unusable:
+def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPair | SkippedPair:
     if missing := [stem for number, stem in expected.items() if number not in views]:
         present = next(iter(views.values()))
-        return Unusable(name, f"{present}: its partner {missing[0]} is missing; add it or remove this view")
+        return SkippedPair(name, f"{present}: its partner {missing[0]} is missing; add it or remove this view")
     cf, fa = views[1], views[2]
     return RawPair(id=name, cf=cf, fa=fa, cf_points=_points_of(cf), fa_points=_points_of(fa))
 
@@ -260,11 +260,11 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _OF_SYSTEMS]
 
 
-def _images_or_why(folder: Path) -> list[Path] | Unusable:
+def _images_or_why(folder: Path) -> list[Path] | SkippedPair:
     try:
         return _images(folder)
     except UserError as error:
-        return Unusable(nfc(folder.name), str(error))
+        return SkippedPair(nfc(folder.name), str(error))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -280,13 +280,13 @@ def _is_file_or_link(path: Path) -> bool:
 # --- Tables
 
 
-def _in_table(path: Path) -> Iterator[RawPair | Unusable]:
+def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in table_rows(path, known, needed=("cf", "fa")):
         files = {key: _named(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
         name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
         if missing := [file for file in files.values() if not _is_file(file)]:
-            yield Unusable(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
+            yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
         described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
         split = split_of(row, where)
@@ -318,7 +318,7 @@ def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str])
     return [replace(pair, **eyes[pair.id]) for pair in pairs]
 
 
-def _checked(pair: RawPair) -> RawPair | Unusable:
+def _checked(pair: RawPair) -> RawPair | SkippedPair:
     if len(pair.id.encode(errors="replace")) > _LONGEST_ID:
         why = f"{pair.cf}: its name is too long for the files that are made of it; rename it, and its partner"
     elif not _SAFE_ID.fullmatch(pair.id):
@@ -328,4 +328,4 @@ def _checked(pair: RawPair) -> RawPair | Unusable:
         why = f"{points}: the other view has no points; add some or remove these"
     else:
         return pair
-    return Unusable(pair.id, why)
+    return SkippedPair(pair.id, why)

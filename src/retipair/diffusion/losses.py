@@ -81,7 +81,7 @@ class Objective:
         return per_half((high_pass(clean, self._hf) - high_pass(latents, self._hf)).abs())
 
 
-def half_without_numbers(values: torch.Tensor) -> str | None:
+def find_nonfinite_half(values: torch.Tensor) -> str | None:
     """The first half, "CF" or "FA", of values (..., w) that has one that is no number; None if neither has."""
     halves = zip(("CF", "FA"), values.chunk(2, dim=-1), strict=True)
     return next((name for name, half in halves if not half.isfinite().all()), None)

@@ -19,10 +19,10 @@ def noise_like(latents: torch.Tensor, *keys: tuple[int | str, ...], offset: floa
     opposite brightness, one constant for both would couple them (offset noise: N. Guttenberg, 2023).
     """
     rows = [_noise(latents.shape[1:], generator(*key), offset) for key in keys]
-    return sent(torch.stack(rows), latents.device)
+    return to_device(torch.stack(rows), latents.device)
 
 
-def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """The tensor on the device. A GPU takes one of the CPU's from pinned memory, for which nobody waits."""
     if torch.device(device).type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
@@ -40,14 +40,14 @@ def _noise(shape: torch.Size, source: torch.Generator, offset: float) -> torch.T
 def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
     """Uniform timesteps in [0, count), one a key: (B,) int64."""
     drawn = [torch.randint(count, (1,), generator=generator(*key)) for key in keys]
-    return sent(torch.cat(drawn), device)
+    return to_device(torch.cat(drawn), device)
 
 
 def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
     """Which halves stay clean, (B, 2) bool: in that fraction of rows one of both, left or right evenly, else none."""
     drawn = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
     left = drawn < fraction / 2
-    return sent(torch.stack([left, ~left & (drawn < fraction)], dim=1), device)
+    return to_device(torch.stack([left, ~left & (drawn < fraction)], dim=1), device)
 
 
 def with_clean_halves(noisy: torch.Tensor, latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from retipair.diffusion.noise import sent
+from retipair.diffusion.noise import to_device
 
 Hearing = TypeVar("Hearing")
 Denoise = Callable[[torch.Tensor, torch.Tensor, Hearing], torch.Tensor]
@@ -29,7 +29,7 @@ def starting_noise(
 ) -> torch.Tensor:
     """Pure noise at the scheduler's scale, (B, C, h, w) float32, row i from generators[i]."""
     noise = torch.stack([torch.randn(shape, generator=source) for source in generators])
-    return sent(noise, device) * scheduler.init_noise_sigma
+    return to_device(noise, device) * scheduler.init_noise_sigma
 
 
 def noised(
@@ -37,7 +37,7 @@ def noised(
 ) -> torch.Tensor:
     """Clean latents (B, C, h, w) with the noise of the first of `timesteps`, in the scheduler's own way of noising."""
     noise = torch.stack([torch.randn(latents.shape[1:], generator=source) for source in generators])
-    return scheduler.add_noise(latents, sent(noise, latents.device), timesteps[:1].repeat(len(latents)))
+    return scheduler.add_noise(latents, to_device(noise, latents.device), timesteps[:1].repeat(len(latents)))
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def sample(
     With guidance_scale above 1 the conditioning has 2B rows, those without a prompt first, and each step is one
     forward of 2B (classifier-free guidance, Ho & Salimans 2022, eq. 6).
     """
-    for t, t_there in zip(timesteps, sent(timesteps, latents.device), strict=True):
+    for t, t_there in zip(timesteps, to_device(timesteps, latents.device), strict=True):
         repeated = torch.cat([latents] * 2) if guidance_scale > 1 else latents
         prediction = denoise(scheduler.scale_model_input(repeated, t), t_there, conditioning)
         if guidance_scale > 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from retipair import __version__
 from retipair.config import EvaluateConfig
-from retipair.data.dataset import Entry, PairFolder, pair_sha256, read_folder
+from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.evaluation import reconstruction
 from retipair.evaluation.measurements import MeasuredSet, deep_features, measure_set
@@ -25,9 +25,9 @@ from retipair.models.feature_extractor import ImageModel, open_image_model
 from retipair.runs.run_dir import METRICS_NAME, Run, run_around
 from retipair.runtime.atomic_io import check_folder_place, read_json, write_json
 from retipair.runtime.console import console
-from retipair.runtime.distributed import ALONE, Processes, processes
+from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState, distributed_state
 from retipair.runtime.errors import UserError, printable
-from retipair.runtime.lock import owned
+from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import canonical_json, json_sha256, to_values
 
 SCHEMA = "retipair.scores/2"
@@ -91,15 +91,15 @@ def evaluate(config: EvaluateConfig) -> Path:
     scores = _earlier_scores(config.out, provenance)
 
     # Measure and score
-    crew, page = processes("cpu"), config.out / PAGE_NAME
+    dist, page = distributed_state("cpu"), config.out / PAGE_NAME
     for note in (one.note for one in (real, generated) if one and one.note):
         console.print(note)
-    with owned(config.out, crew.first):
+    with directory_lock(config.out, dist.is_main_process):
         if scores is None:
             # First, as its images are gone again before many figures are held.
-            layouts = _layouts(base, real.kept) if crew.first else {}
-            scores = _score(compared, provenance, layouts, crew)
-        if not crew.first:  # it has measured its share
+            layouts = _layouts(base, real.kept) if dist.is_main_process else {}
+            scores = _score(compared, provenance, layouts, dist)
+        if not dist.is_main_process:  # it has measured its share
             return page
         if config.withhold_copies:
             scores = _without_copies(compared, scores)
@@ -113,11 +113,15 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 
 def _score(
-    compared: Comparison, provenance: Scores, layouts: Scores, crew: Processes = ALONE, withheld: Sequence[str] = ()
+    compared: Comparison,
+    provenance: Scores,
+    layouts: Scores,
+    dist: DistributedState = SINGLE_PROCESS,
+    withheld: Sequence[str] = (),
 ) -> Scores:
     """Everything that scores.json says; for all processes but the first nothing."""
-    sets = _measured(compared, crew)
-    if not crew.first:
+    sets = _measured(compared, dist)
+    if not dist.is_main_process:
         return {}
     write_figures(compared.config.out / FIGURES_NAME, sets)
     scores = {"schema": SCHEMA, "provenance": provenance, **score(sets), "withheld": list(withheld)}
@@ -181,7 +185,7 @@ def _pairs(folder: Path) -> PairFolder:
     return found
 
 
-def _sha256(entries: Sequence[Entry]) -> str:
+def _sha256(entries: Sequence[PairRecord]) -> str:
     """Of all that a score hangs on: what the pairs show, masks too, and which of them are of one eye and side."""
     digest = hashlib.sha256()
     for entry in entries:
@@ -225,11 +229,11 @@ def _others(name: str, before: Scores, now: Scores) -> bool:
     return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
 
 
-def _measured(compared: Comparison, crew: Processes) -> Sets:
+def _measured(compared: Comparison, dist: DistributedState) -> Sets:
     config = compared.config
 
-    def of(name: str, entries: Sequence[Entry]) -> MeasuredSet:
-        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, crew)
+    def of(name: str, entries: Sequence[PairRecord]) -> MeasuredSet:
+        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, dist)
 
     if compared.generated is None:
         return Sets(of("real", compared.real.kept), None)
@@ -252,7 +256,7 @@ def _deep(sets: Sets, model: ImageModel) -> Scores | None:
     return deep_distances(*(deep_features(name, one, model) for name, one in named.items()))
 
 
-def _layouts(base: Base | None, real: Sequence[Entry]) -> Scores:
+def _layouts(base: Base | None, real: Sequence[PairRecord]) -> Scores:
     """What each layout leaves of the real pairs and, with a base, what its autoencoder does beside."""
     ways = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})
     size = base.view_size if base else reconstruction.USUAL_SIZE
@@ -290,7 +294,7 @@ def _training(run: Run, real: PairFolder) -> Scores:
         known = False
     if not known or not lines["training"]:
         raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
-    decide = {name: settings[name] for name in _DECIDE_COST} | {"memory": run.memory_way()}
+    decide = {name: settings[name] for name in _DECIDE_COST} | {"memory": run.memory_strategy()}
     trained_on_real = _was_trained_on(run, real)
     return {**lines, "cost": _cost(lines["training"]), "settings": decide, "trained_on_real": trained_on_real}
 

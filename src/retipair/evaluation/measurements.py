@@ -8,28 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.data.dataset import Entry, load_pair
+from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.manifest import Split
 from retipair.data.pair import chroma, load_image
 from retipair.evaluation.metric_cache import (
-    KeptPrints,
-    has_figures,
+    StoredDescriptors,
     has_link,
-    keep_figures,
-    keep_link,
+    has_metrics,
     key_of,
     link_of,
-    read_figures,
-    read_link,
+    load_link,
+    load_metrics,
+    save_link,
+    save_metrics,
 )
-from retipair.metrics.pair_metrics import Figures, figures_of, neighbours
-from retipair.metrics.views import Measured, measure
+from retipair.metrics.pair_metrics import PairMetrics, compute_mispaired_metrics, compute_pair_metrics
+from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.device import one_thread
 from retipair.models.feature_extractor import ImageModel
-from retipair.runtime.atomic_io import whole
-from retipair.runtime.console import progress, watched
-from retipair.runtime.distributed import ALONE, Processes
-from retipair.runtime.parallel import in_order
+from retipair.runtime.atomic_io import atomic_write
+from retipair.runtime.console import progress, track
+from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
+from retipair.runtime.parallel import parallel_map
 from retipair.runtime.threads import available_cores
 
 Columns = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class MeasuredSet:
     eye each, "mispaired.dice" and the like, "alike.cf" and "alike.fa".
     """
 
-    entries: list[Entry]
+    entries: list[PairRecord]
     keys: list[str]
     kept: Path
     values: Columns
@@ -53,13 +53,13 @@ class MeasuredSet:
     links: Columns
 
     @property
-    def prints(self) -> KeptPrints:
-        return KeptPrints(self.kept, self.keys)
+    def prints(self) -> StoredDescriptors:
+        return StoredDescriptors(self.kept, self.keys)
 
-    def figures(self, at: int) -> Figures:
+    def figures(self, at: int) -> PairMetrics:
         """All that was measured of one pair."""
         values = {name: float(column[at]) for name, column in self.values.items()}
-        return replace(read_figures(self.kept, self.keys[at]), values=values)
+        return replace(load_metrics(self.kept, self.keys[at]), values=values)
 
     def some(self, rows: Sequence[int]) -> "MeasuredSet":
         """The pairs in these rows, without links."""
@@ -91,7 +91,7 @@ class MeasuredSet:
 
 
 def measure_set(
-    name: str, entries: Sequence[Entry], kept: Path, workers: int = 0, crew: Processes = ALONE
+    name: str, entries: Sequence[PairRecord], kept: Path, workers: int = 0, dist: DistributedState = SINGLE_PROCESS
 ) -> MeasuredSet:
     """Measure what is not in the folder `kept` yet, a second a pair on two cores, holding a few at a time.
 
@@ -102,33 +102,33 @@ def measure_set(
     ordered, ordered_keys = [entries[at] for at in order], [keys[at] for at in order]
     links = _links(ordered, ordered_keys)
     todo = _not_kept(ordered_keys, links, kept)
-    crew.wait()  # before any of them keeps more
-    mine = set(np.array_split(np.array(todo, dtype=int), crew.count)[crew.rank].tolist())
+    dist.wait_for_everyone()  # before any of them keeps more
+    mine = set(np.array_split(np.array(todo, dtype=int), dist.num_processes)[dist.process_index].tolist())
     beside = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
     looks = sorted(mine | (beside & set(todo)))
-    workers = workers or max(available_cores() // crew.count, 1)
+    workers = workers or max(available_cores() // dist.num_processes, 1)
     with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(looks)) as advance:
-        seen_pairs = in_order(_look, [ordered[index] for index in looks], workers)
-        around: dict[int, Measured] = {}  # the first, and the one before
+        seen_pairs = parallel_map(_look, [ordered[index] for index in looks], workers)
+        around: dict[int, PairViews] = {}  # the first, and the one before
         for index, (seen, of_pair) in zip(looks, seen_pairs, strict=True):
             around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
             advance()
             if index not in mine:
                 continue
-            keep_figures(kept, ordered_keys[index], of_pair)
+            save_metrics(kept, ordered_keys[index], of_pair)
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in around and second in around:
-                    keep_link(kept, links[first, second], neighbours(around[first], around[second]))
-    crew.wait()
+                    save_link(kept, links[first, second], compute_mispaired_metrics(around[first], around[second]))
+    dist.wait_for_everyone()
     return _read_set(entries, keys, list(links.values()), kept)
 
 
-def _read_set(entries: Sequence[Entry], keys: list[str], links: Sequence[str], kept: Path) -> MeasuredSet:
-    first = read_figures(kept, keys[0])
+def _read_set(entries: Sequence[PairRecord], keys: list[str], links: Sequence[str], kept: Path) -> MeasuredSet:
+    first = load_metrics(kept, keys[0])
     values = {name: np.empty(len(keys)) for name in first.values}
     features, power = (np.empty((len(keys), *one.shape), np.float32) for one in (first.features, first.power))
     for at, (entry, key) in enumerate(zip(entries, keys, strict=True)):
-        found = read_figures(kept, key)
+        found = load_metrics(kept, key)
         features[at], power[at] = found.features, found.power
         for name, value in found.values.items():
             values[name][at] = value
@@ -140,7 +140,7 @@ def _read_set(entries: Sequence[Entry], keys: list[str], links: Sequence[str], k
 def _read_links(links: Sequence[str], kept: Path) -> Columns:
     columns: Columns = {}
     for at, link in enumerate(links):
-        found = read_link(kept, link)
+        found = load_link(kept, link)
         named = {"mispaired": asdict(found.mispaired), "alike": found.alike}
         for name, value in ((f"{kind}.{name}", value) for kind, one in named.items() for name, value in one.items()):
             columns.setdefault(name, np.empty(len(links)))[at] = value
@@ -151,13 +151,13 @@ def deep_features(name: str, measured: MeasuredSet, model: ImageModel) -> np.nda
     """What an image model sees in CF and FA of each pair, (n, 2, D) float64; kept as the figures are."""
     rows = []
     pairs = zip(measured.entries, measured.keys, strict=True)
-    for entry, key in watched(f"Looking at {name} with the image model", pairs, len(measured.keys)):
+    for entry, key in track(f"Looking at {name} with the image model", pairs, len(measured.keys)):
         path = measured.kept / f"{key}-{model.sha256[:12]}.npy"
         seen = _kept_array(path)
         if seen is None:
             pair = load_pair(entry)
             seen = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
-            with whole(path) as stream:
+            with atomic_write(path) as stream:
                 np.save(stream, seen)
         rows.append(seen)
     return np.stack(rows)
@@ -170,7 +170,7 @@ def _kept_array(path: Path) -> np.ndarray | None:
         return None
 
 
-def _eyes_apart(entries: Sequence[Entry]) -> list[int]:
+def _eyes_apart(entries: Sequence[PairRecord]) -> list[int]:
     """The first pair of every eye, then the second of those that have one, and so on: neighbours are of two eyes."""
     seen: Counter[str] = Counter()
     rounds = []
@@ -180,7 +180,7 @@ def _eyes_apart(entries: Sequence[Entry]) -> list[int]:
     return np.argsort(rounds, kind="stable").tolist()
 
 
-def _links(entries: Sequence[Entry], keys: Sequence[str]) -> dict[tuple[int, int], str]:
+def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int, int], str]:
     """Of each pair and the next, the last and the first, where they show two eyes: at which places they stand, and the
     name under which their figures are kept.
     """
@@ -194,7 +194,7 @@ def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path
     Of equal pairs, or links, the first.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    missing = {index for index in _firsts(keys) if not has_figures(kept, keys[index])}
+    missing = {index for index in _firsts(keys) if not has_metrics(kept, keys[index])}
     places = list(links)
     lost = (places[at] for at in _firsts(list(links.values())) if not has_link(kept, links[places[at]]))
     return sorted(missing | {index for link in lost for index in link})
@@ -208,9 +208,9 @@ def _firsts(names: Sequence[str]) -> Iterator[int]:
             yield at
 
 
-def _look(entry: Entry) -> tuple[Measured, Figures]:
+def _look(entry: PairRecord) -> tuple[PairViews, PairMetrics]:
     """A pair, measured; its FA's chroma is that of the file, whose colours nobody else reads."""
-    seen = measure(load_pair(entry))
-    figures = figures_of(seen)
+    seen = prepare_views(load_pair(entry))
+    figures = compute_pair_metrics(seen)
     figures.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))
     return seen, figures

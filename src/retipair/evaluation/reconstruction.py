@@ -7,17 +7,17 @@ from typing import get_args
 
 import numpy as np
 
-from retipair.data.dataset import Entry, load_pair, load_views
+from retipair.data.dataset import PairRecord, load_pair, load_views
 from retipair.data.layout import Layout, LayoutName, to_grey
 from retipair.data.pair import Pair
 from retipair.metrics.fidelity import fidelity
 from retipair.metrics.texture import texture
-from retipair.metrics.views import measure
+from retipair.metrics.views import prepare_views
 from retipair.models.base import Base
 from retipair.models.device import one_thread
 from retipair.models.vae import decode, encode_moments
-from retipair.runtime.console import watched
-from retipair.runtime.parallel import in_order
+from retipair.runtime.console import track
+from retipair.runtime.parallel import parallel_map
 
 Between = Callable[[np.ndarray], np.ndarray]
 """What lies between join and split: joint image (H, W, 3) uint8 -> the same."""
@@ -48,7 +48,7 @@ def autoencoder(base: Base, device: str = "cpu") -> Between:
     return through
 
 
-def ceilings(entries: Sequence[Entry], size: int, ways: Mapping[str, Between]) -> list[dict[str, object]]:
+def ceilings(entries: Sequence[PairRecord], size: int, ways: Mapping[str, Between]) -> list[dict[str, object]]:
     """One row for each layout, way and view: the mean of each figure over at most MOST pairs, evenly chosen.
 
     size: of the views within the layouts, px. A row has the figures of Fidelity, and of the Texture that came back.
@@ -57,8 +57,8 @@ def ceilings(entries: Sequence[Entry], size: int, ways: Mapping[str, Between]) -
     chosen = entries[::step]
     rows: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     with one_thread():
-        found = in_order(lambda entry: list(_of_pair(_at(entry, size), size, ways)), chosen)
-        for of_pair in watched("Passing real pairs through the layouts", found, len(chosen)):
+        found = parallel_map(lambda entry: list(_of_pair(_at(entry, size), size, ways)), chosen)
+        for of_pair in track("Passing real pairs through the layouts", found, len(chosen)):
             for key, figures in of_pair:
                 rows.setdefault(key, []).append(figures)
     return [
@@ -67,7 +67,7 @@ def ceilings(entries: Sequence[Entry], size: int, ways: Mapping[str, Between]) -
     ]
 
 
-def _at(entry: Entry, size: int) -> Pair:
+def _at(entry: PairRecord, size: int) -> Pair:
     pair = load_pair(entry)
     cf, fa = load_views(entry, size)
     rows, columns = (np.arange(size) * side // size for side in pair.mask.shape)
@@ -77,10 +77,10 @@ def _at(entry: Entry, size: int) -> Pair:
 def _of_pair(
     pair: Pair, size: int, ways: Mapping[str, Between]
 ) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
-    before = measure(pair)
+    before = prepare_views(pair)
     for name, (way, between) in product(get_args(LayoutName), ways.items()):
         returned = round_trip(pair, Layout(name, size), between)
-        after = before if _same(pair, returned) else measure(returned)
+        after = before if _same(pair, returned) else prepare_views(returned)
         for view, figures in fidelity(pair, before, returned, after).items():
             texture_after = {f"texture.{key}": value for key, value in asdict(texture(getattr(after, view))).items()}
             yield (name, way, view), asdict(figures) | texture_after

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from retipair import __version__
-from retipair.data.dataset import Entry, read_folder
+from retipair.data.dataset import PairRecord, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.evaluation.verdict import LOGGED_MEMORY
-from retipair.runtime.atomic_io import told, write_text
+from retipair.runtime.atomic_io import shareable_name, write_text
 
 PAGE_NAME = "report.html"
 VIEW = 320
@@ -92,7 +92,7 @@ def write_report(out: Path, scores: Scores) -> Path:
 def _told(provenance: Scores) -> Scores:
     """The page is shared: of paths it says the last parts alone, for what is before them may name people."""
     folders = {name: "/".join(Path(provenance[name]).parts[-2:]) for name in _FOLDERS if provenance[name]}
-    models = {name: told(provenance[name]) for name in ("base", "deep") if provenance[name]}
+    models = {name: shareable_name(provenance[name]) for name in ("base", "deep") if provenance[name]}
     return {**provenance, **folders, **models}
 
 
@@ -114,7 +114,7 @@ def _at(scores: Scores, path: Sequence[str | int]) -> Any:
 # --- Pairs
 
 
-def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
+def _entries(scores: Scores) -> dict[tuple[str, str], PairRecord]:
     """The pairs that are shown, by set and id, the real ones under their split."""
     shown = [*chain.from_iterable(scores["shown"].values()), *scores["doubtful"]]
     wanted = {(one["set"], one["id"]) for one in shown}
@@ -127,26 +127,26 @@ def _entries(scores: Scores) -> dict[tuple[str, str], Entry]:
     return {name: one for name, one in named if name in wanted}
 
 
-def _shown(entries: Mapping[tuple[str, str], Entry], pair: Scores) -> Shown:
+def _shown(entries: Mapping[tuple[str, str], PairRecord], pair: Scores) -> Shown:
     cf, fa = _views(entries[pair["set"], pair["id"]])
     return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
 
 
-def _closest(scores: Scores, entries: Mapping[tuple[str, str], Entry]) -> list[tuple[str, str]]:
+def _closest(scores: Scores, entries: Mapping[tuple[str, str], PairRecord]) -> list[tuple[str, str]]:
     """Generated pairs beside the training pairs they are most like, each CF and FA in one picture."""
     found = (scores["memorisation"] or {}).get("closest", [])
     sides = [(entries["generated", one["id"]], entries["train", one["train_id"]]) for one in found]
     return [(_strip(made), _strip(known)) for made, known in sides]
 
 
-def _views(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+def _views(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
     """CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
     views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
     return cf, fa
 
 
-def _strip(entry: Entry) -> str:
+def _strip(entry: PairRecord) -> str:
     cf, fa = _views(entry)
     return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
 
@@ -177,7 +177,7 @@ def _plots(scores: Scores) -> dict[str, str]:
 
 
 def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) -> str:
-    """What `draw` draws as an SVG element, the same for the same scores, in the colour of the page's text."""
+    """What `generate_pairs` draws as an SVG element, the same for the same scores, in the colour of the page's text."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())

@@ -12,14 +12,14 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from retipair.evaluation.measurements import MeasuredSet
-from retipair.evaluation.metric_cache import KeptPrints
+from retipair.evaluation.metric_cache import StoredDescriptors
 from retipair.metrics import distribution, memorisation
-from retipair.metrics.data_issues import Doubt, doubts_of, same_eyes
-from retipair.metrics.distribution import spread
+from retipair.metrics.data_issues import DataIssue, find_duplicate_eyes, find_issues
+from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.memorisation import Nearest
 from retipair.metrics.pair_metrics import VIEWS
 from retipair.metrics.texture import BANDS
-from retipair.runtime.atomic_io import whole
+from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.console import progress
 
 CLOSEST = 10
@@ -95,7 +95,7 @@ def score(sets: Sets) -> Scores:
 
 def write_figures(path: Path, sets: Sets) -> None:
     """Every figure of every pair as a table, in the order of the manifests; whole or not at all."""
-    with whole(path) as stream:
+    with atomic_write(path) as stream:
         table = csv.writer(getwriter("utf-8")(stream), lineterminator="\n")
         table.writerow(["set", "id", *sets.real.values])
         for name, one in sets.named.items():
@@ -164,7 +164,7 @@ def _chosen(generated: MeasuredSet) -> Scores:
     return {name: [_shown(generated, "generated", row) for row in part] for name, part in parts.items()}
 
 
-def _doubtful(sets: Sets, doubts: Sequence[Doubt]) -> list[Scores]:
+def _doubtful(sets: Sets, doubts: Sequence[DataIssue]) -> list[Scores]:
     """The real pairs in doubt, the first first."""
     ids = list(dict.fromkeys(doubt.id for doubt in doubts))[: 2 * SHOWN]
     rows = {entry.id: row for row, entry in enumerate(sets.real.entries) if entry.id in ids}
@@ -174,7 +174,7 @@ def _doubtful(sets: Sets, doubts: Sequence[Doubt]) -> list[Scores]:
 def _dots(sets: Sets, figure: str) -> Scores:
     """A figure of each pair, or of pairs evenly spread over a set."""
     values = {name: one.values[figure] for name, one in sets.named.items()}
-    return {name: column[spread(len(column), DOTS)].tolist() for name, column in values.items()}
+    return {name: column[evenly_spaced_indices(len(column), DOTS)].tolist() for name, column in values.items()}
 
 
 def _diversity(sets: Sets) -> Scores:
@@ -188,17 +188,19 @@ def _diversity(sets: Sets) -> Scores:
 
 def _distribution(sets: Sets) -> Scores | None:
     """None where there is nothing to compare, or fewer real pairs than a floor can be found from."""
-    real = sets.real.features[spread(len(sets.real.features), _MEASURED_APART)].astype(np.float64)
+    real = sets.real.features[evenly_spaced_indices(len(sets.real.features), _MEASURED_APART)].astype(np.float64)
     if sets.generated is None or min(len(real), len(sets.generated.entries)) <= distribution.NEIGHBOURS:
         return None
-    made = sets.generated.features[spread(len(sets.generated.features), _MEASURED_APART)].astype(np.float64)
-    moved = distribution.normalised(made, real).mean(axis=0)
+    made = sets.generated.features[evenly_spaced_indices(len(sets.generated.features), _MEASURED_APART)].astype(
+        np.float64
+    )
+    moved = distribution.robust_standardize(made, real).mean(axis=0)
     furthest = sorted(zip(distribution.feature_names(), moved.tolist(), strict=True), key=lambda one: -abs(one[1]))
     plain = distribution.plain_names()
     return {
         "mmd2": distribution.mmd2(made, real, real),
-        "floor": distribution.floor(real),
-        **asdict(distribution.manifolds(real, made)),
+        "floor": distribution.null_mmd2(real),
+        **asdict(distribution.prdc(real, made)),
         "furthest": [{"feature": name, "name": plain[name], "deviations": far} for name, far in furthest[:CLOSEST]],
     }
 
@@ -213,7 +215,7 @@ def deep_distances(generated: np.ndarray, real: np.ndarray) -> Scores | None:
         a, b = generated[:, at], real[:, at]
         found[view] = {
             "mmd2": distribution.mmd2(a, b, b),
-            "floor": distribution.floor(b),
+            "floor": distribution.null_mmd2(b),
             "fid": distribution.frechet(a, b),
         }
     return found
@@ -230,7 +232,7 @@ def _memorisation(sets: Sets) -> Scores | None:
     both = {"generated": likeness, "train": among}
     return {
         "likeness": {name: _interval(one) for name, one in both.items()},
-        "likenesses": {name: one[spread(len(one), DOTS)].tolist() for name, one in both.items()},
+        "likenesses": {name: one[evenly_spaced_indices(len(one), DOTS)].tolist() for name, one in both.items()},
         "ratio": float(likeness.mean()) / max(float(among.mean()), 1e-9) if len(among) else None,
         "authenticity": memorisation.authenticity(of_made, of_known) if len(among) else None,
         "threshold": memorisation.COPY,
@@ -240,15 +242,15 @@ def _memorisation(sets: Sets) -> Scores | None:
     }
 
 
-def _nearest(title: str, prints: KeptPrints, among: KeptPrints) -> list[Nearest]:
+def _nearest(title: str, prints: StoredDescriptors, among: StoredDescriptors) -> list[Nearest]:
     with progress(title, len(prints) * -(-len(among) // memorisation.AT_ONCE)) as advance:
         return memorisation.nearest(prints, among, advance=advance)
 
 
 def _nearest_real(title: str, one: MeasuredSet) -> list[Nearest]:
     """The pair of another eye that each is most like."""
-    rows = spread(len(one.entries), _COMPARED)
-    among = KeptPrints(one.kept, [one.keys[row] for row in rows])
+    rows = evenly_spaced_indices(len(one.entries), _COMPARED)
+    among = StoredDescriptors(one.kept, [one.keys[row] for row in rows])
     eyes = np.array([entry.group for entry in one.entries])
     with progress(title, len(eyes) * -(-len(rows) // memorisation.AT_ONCE)) as advance:
         found = memorisation.nearest(one.prints, among, (eyes, eyes[rows]), advance)
@@ -277,12 +279,12 @@ def _spectra(sets: Sets) -> Scores:
 # --- Doubts
 
 
-def _doubts(sets: Sets) -> list[Doubt]:
+def _doubts(sets: Sets) -> list[DataIssue]:
     """Of the real pairs, those to look at first; of eyes under two names after the others."""
     real = sets.real
     order = np.argsort(real.values["consistency.correlation"], kind="stable").tolist()
-    found = [doubt for row in order for doubt in doubts_of(real.entries[row].id, real.figures(row))]
+    found = [doubt for row in order for doubt in find_issues(real.entries[row].id, real.figures(row))]
     if len(real.entries) < 2:
         return found
     ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))
-    return found + same_eyes(ids, splits, _nearest_real("Looking for eyes under two names", real))
+    return found + find_duplicate_eyes(ids, splits, _nearest_real("Looking for eyes under two names", real))

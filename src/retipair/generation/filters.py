@@ -9,23 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.data.dataset import Entry, load_pair
-from retipair.data.manifest import mistyped
+from retipair.data.dataset import PairRecord, load_pair
+from retipair.data.manifest import find_type_error
 from retipair.data.pair import Pair
 from retipair.metrics.fourier_mellin import Spectra, best_over_poses
-from retipair.metrics.memorisation import pair_print, spectra_of, vessel_prints
-from retipair.metrics.views import measure
-from retipair.runtime.console import watched
+from retipair.metrics.memorisation import pair_descriptor, spectra_of, vessel_prints
+from retipair.metrics.views import prepare_views
+from retipair.runtime.console import track
 from retipair.runtime.errors import UserError
-from retipair.runtime.jsonl import put_in_order
-from retipair.runtime.parallel import in_order
+from retipair.runtime.jsonl import merge_shards
+from retipair.runtime.parallel import parallel_map
 
 LEDGER_NAME = "refused.jsonl"
 _MOST_TRIES = 2**20
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """A draw that was not kept: try `attempt` (from 0) at pair `index`; likeness is None where nobody asked."""
 
     index: int
@@ -36,14 +36,14 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Gate:
+class QualityFilter:
     """What a pair must have; None: that does not matter. known (n, 64, 64): the prints of the training pairs."""
 
     min_consistency: float | None = None
     max_copy: float | None = None
     known: np.ndarray | None = None
 
-    def refusal(self, index: int, attempt: int, pair: Pair, consistency: float) -> Refusal | None:
+    def refusal(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
         """Why this draw is not kept; None if it is."""
         likeness, reasons = None, []
         if self.min_consistency is not None and consistency < self.min_consistency:
@@ -52,11 +52,11 @@ class Gate:
             likeness = round(self._likeness(pair), 4)
             if likeness > self.max_copy:
                 reasons.append("copy")
-        return Refusal(index, attempt, " and ".join(reasons), consistency, likeness) if reasons else None
+        return Rejection(index, attempt, " and ".join(reasons), consistency, likeness) if reasons else None
 
     def _likeness(self, pair: Pair) -> float:
         """The highest likeness to a training pair, in [-1, 1]."""
-        one = print_of(pair)
+        one = descriptor_of(pair)
         return max(float(best_over_poses(one, others).max()) for others in self._spectra)
 
     @cached_property
@@ -66,27 +66,27 @@ class Gate:
         return [others for _, others in spectra_of(self.known)]
 
 
-def prints_of(entries: Sequence[Entry]) -> np.ndarray:
+def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
     """What tells the eyes of these pairs from others, (n, 64, 64); half a second a pair."""
-    pairs = map(load_pair, watched("Looking at the training pairs", entries, len(entries)))
-    return np.stack(list(in_order(print_of, pairs)))
+    pairs = map(load_pair, track("Looking at the training pairs", entries, len(entries)))
+    return np.stack(list(parallel_map(descriptor_of, pairs)))
 
 
-def print_of(pair: Pair) -> np.ndarray:
-    return pair_print(vessel_prints(measure(pair)))
+def descriptor_of(pair: Pair) -> np.ndarray:
+    return pair_descriptor(vessel_prints(prepare_views(pair)))
 
 
 # --- The ledger: what was refused is not drawn again
 
 
 @dataclass
-class Ledger:
+class RejectionLog:
     """What was refused so far: how often each pair, and how often why."""
 
     tries: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, refusal: Refusal) -> None:
+    def add(self, refusal: Rejection) -> None:
         self.tries[refusal.index] += 1
         self.reasons[refusal.why] += 1
 
@@ -96,19 +96,19 @@ class Ledger:
         return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 
-def refusal_line(refusal: Refusal) -> str:
+def rejection_line(refusal: Rejection) -> str:
     return json.dumps(asdict(refusal)) + "\n"
 
 
-def read_ledger(folder: Path) -> Ledger:
+def read_rejection_log(folder: Path) -> RejectionLog:
     """What earlier calls refused; the file is put in order. Raises UserError, naming the line, if one is damaged."""
-    found, seen = Ledger(), set[int]()
+    found, seen = RejectionLog(), set[int]()
 
     def place_of(line: str, where: str) -> int:
         try:
             values = json.loads(line)
-            refusal = Refusal(**values)
-            if wrong := mistyped(Refusal, values):
+            refusal = Rejection(**values)
+            if wrong := find_type_error(Rejection, values):
                 raise ValueError(f"{wrong} cannot be {values[wrong]!r:.40}")
             place = refusal.index * _MOST_TRIES + refusal.attempt
         except (ValueError, TypeError, RecursionError) as error:
@@ -118,5 +118,5 @@ def read_ledger(folder: Path) -> Ledger:
             found.add(refusal)
         return place
 
-    put_in_order(folder / LEDGER_NAME, place_of)
+    merge_shards(folder / LEDGER_NAME, place_of)
     return found

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retipair.data.dataset import Entry, has_files, load_views
+from retipair.data.dataset import PairRecord, has_files, load_views
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image
 from retipair.data.rejected import read_rejected
-from retipair.generation.pair_generator import Painted, Painter, synthetic_mark
-from retipair.generation.plan import Job
+from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
+from retipair.generation.plan import GenerationPlan
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import UserError
-from retipair.runtime.jsonl import put_in_order
+from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
 SHARD = 10_000
@@ -26,7 +26,7 @@ _SHORT_HASH = 12
 
 
 @dataclass
-class Drawn:
+class GeneratedFolder:
     """The pairs that have a line in the manifest: twelve bytes each.
 
     indices: of all of them; rejected: how many of those the user threw out; consistencies: of the others.
@@ -64,14 +64,14 @@ def _other(key: str, before: object, now: object) -> str:
     return f"{key} {before}, not {now}"
 
 
-def read_drawn(out: Path, amount: int) -> Drawn:
+def scan_output(out: Path, amount: int) -> GeneratedFolder:
     """Read what the folder has of pairs 1 to `amount` and beyond, and put its manifest in order.
 
     A pair of which one view is missing loses its line, to be drawn again. A pair that is listed in rejected.txt, or
     whose views are both deleted, keeps its line: it is not drawn again. Raises UserError for an id in that list which
     is no pair of this folder.
     """
-    found, rejected, listed = Drawn(), read_rejected(out), set[str]()
+    found, rejected, listed = GeneratedFolder(), read_rejected(out), set[str]()
 
     def index_of(line: str, where: str) -> int | None:
         record = parse_line(line, where)
@@ -85,7 +85,7 @@ def read_drawn(out: Path, amount: int) -> Drawn:
         found.add(record, thrown_out)
         return record.index
 
-    put_in_order(out / MANIFEST_NAME, index_of)
+    merge_shards(out / MANIFEST_NAME, index_of)
     rejected.check(listed | {id for id in rejected.lines if _is_index(id, amount)})
     return found
 
@@ -105,12 +105,12 @@ def pair_folder(index: int) -> str:
 
 
 def write_pair(
-    job: Job,
-    painter: Painter,
+    job: GenerationPlan,
+    painter: PairGenerator,
     settings: dict[str, Any],
     index: int,
     attempt: int,
-    painted: Painted,
+    painted: GeneratedImages,
     consistency: float,
 ) -> GeneratedPair:
     """Write a pair's images; returns its manifest line."""
@@ -147,7 +147,9 @@ def write_pair(
     )
 
 
-def _mark(job: Job, painter: Painter, settings: dict[str, Any], index: int, attempt: int) -> dict[str, str]:
+def _mark(
+    job: GenerationPlan, painter: PairGenerator, settings: dict[str, Any], index: int, attempt: int
+) -> dict[str, str]:
     """The texts of a pair's PNGs. They name the source only with --record_source: its id may be a patient's."""
     config, source = job.config, job.source(index)
     how = f"a variation of a training pair at strength {job.strength:g}" if source else "from noise"
@@ -161,11 +163,11 @@ def _mark(job: Job, painter: Painter, settings: dict[str, Any], index: int, atte
     return mark
 
 
-def _source_text(job: Job, source: Entry) -> dict[str, str]:
+def _source_text(job: GenerationPlan, source: PairRecord) -> dict[str, str]:
     return {"Source": source.id} if job.config.record_source else {}
 
 
-def _write_original(job: Job, source: Entry, folder: Path) -> None:
+def _write_original(job: GenerationPlan, source: PairRecord, folder: Path) -> None:
     """The pair that was varied, beside the variation, and marked as what it is."""
     mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(job, source)}
     for name, view in zip(("cf", "fa"), load_views(source, job.layout.view_size), strict=True):

@@ -19,7 +19,7 @@ from retipair.vision.field_of_view import field_of_view
 
 
 @dataclass(frozen=True)
-class Painted:
+class GeneratedImages:
     """joint (H, W, 3) as decoded; cf (S, S, 3); fa (S, S) grey; fa_chroma: what was removed for that. uint8."""
 
     joint: np.ndarray
@@ -34,7 +34,7 @@ class Painted:
 
 
 @dataclass(frozen=True)
-class Painter:
+class PairGenerator:
     """How pairs are painted; what is painted comes with each call."""
 
     base: Base
@@ -45,14 +45,14 @@ class Painter:
     steps: int
     guidance_scale: float = 1.0
 
-    def paint(
+    def sample(
         self,
         conditioning: Conditioning,
         generators: Sequence[torch.Generator],
         sources: np.ndarray | None = None,
         strength: float = 1.0,
         after_step: Callable[[], None] = lambda: None,
-    ) -> list[Painted]:
+    ) -> list[GeneratedImages]:
         """One pair a generator, from pure noise, or from `sources` (B, H, W, 3) uint8 noised to `strength`.
 
         conditioning: a row a pair; with guidance the rows without a prompt come before those, 2B in all.
@@ -76,9 +76,9 @@ class Painter:
         )
         return [self._split(joint) for joint in decode(self.vae, latents)]
 
-    def _split(self, joint: np.ndarray) -> Painted:
+    def _split(self, joint: np.ndarray) -> GeneratedImages:
         cf, fa = self.layout.split(joint)
-        return Painted(joint, cf, *to_grey(fa))
+        return GeneratedImages(joint, cf, *to_grey(fa))
 
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
@@ -90,7 +90,9 @@ def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> st
     return prompts[int(row)][0]
 
 
-def synthetic_mark(painter: Painter, prompt: str, seed: int, index: int, how: str = "from noise") -> dict[str, str]:
+def synthetic_mark(
+    painter: PairGenerator, prompt: str, seed: int, index: int, how: str = "from noise"
+) -> dict[str, str]:
     """Return the texts that every generated PNG carries: that it is synthetic, and how it was made.
 
     how: "from noise", or what it is a variation of. The texts are a function of these values and of the version.

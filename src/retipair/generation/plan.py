@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig, check_folder_name, check_size
-from retipair.data.dataset import Entry, content_sha256, of_split, read_folder
+from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import Layout
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
@@ -17,15 +17,24 @@ from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
 from retipair.models.families import FAMILIES
-from retipair.models.lora import PEFT_WEIGHTS, Description, adapter_sha256, read_description
-from retipair.models.memory import DRAWING, GIB, Way, Work, choose, generation_memory, open_to, ready
+from retipair.models.lora import PEFT_WEIGHTS, AdapterMetadata, adapter_sha256, read_adapter_metadata
+from retipair.models.memory import (
+    GENERATION_STRATEGIES,
+    GIB,
+    MemoryStrategy,
+    Workload,
+    generation_memory,
+    require_backend,
+    select_strategy,
+    supported_on,
+)
 from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationPlan:
     """What to draw with, found and checked before anything is loaded or written."""
 
     config: GenerateConfig
@@ -34,12 +43,12 @@ class Job:
     adapter: Path
     prompts: list[tuple[str, int]]
     out: Path
-    sources: list[Entry]
-    known: list[Entry]
+    sources: list[PairRecord]
+    known: list[PairRecord]
     device: str
     dtype: torch.dtype
     warnings: list[str]
-    way: Way = DRAWING[0]
+    way: MemoryStrategy = GENERATION_STRATEGIES[0]
 
     @property
     def strength(self) -> float | None:
@@ -50,16 +59,16 @@ class Job:
         """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
         return 1 if self.device == "cpu" else self.config.batch_size
 
-    def memory_of(self, way: Way) -> int:
+    def memory_of(self, way: MemoryStrategy) -> int:
         """Bytes at the peak, if it saved memory in this way."""
         at_once = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
         latents = (at_once, *self.base.latent_shape(self.layout.joint_size))
-        work = Work(self.base, None, latents, self.dtype, self.device)
+        work = Workload(self.base, None, latents, self.dtype, self.device)
         adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
         return max(generation_memory(work, way, adapter, bool(self.sources)).values())
 
     @property
-    def said_of_memory(self) -> str:
+    def memory_summary(self) -> str:
         return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
 
     @property
@@ -68,11 +77,11 @@ class Job:
         return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
 
     @property
-    def ways(self) -> list[Way]:
+    def ways(self) -> list[MemoryStrategy]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
-        return open_to(self.device, DRAWING)
+        return supported_on(self.device, GENERATION_STRATEGIES)
 
-    def source(self, index: int) -> Entry | None:
+    def source(self, index: int) -> PairRecord | None:
         """The training pair that pair `index` varies: they take turns in order."""
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
@@ -93,12 +102,12 @@ class Job:
         return unused or [(text, count) for text, count in self.prompts if count > own[text]]
 
 
-def make_job(config: GenerateConfig) -> Job:
+def plan_generation(config: GenerateConfig) -> GenerationPlan:
     """Find run, adapter, base and sources. Raises UserError for what cannot work."""
     _check(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
-    description = read_description(adapter)
+    description = read_adapter_metadata(adapter)
     trained_by = run or run_around(adapter)
     base = base or _recorded_base(trained_by, description, adapter, config.tokenizer)
     if config.tokenizer is None and trained_by is not None:
@@ -114,8 +123,10 @@ def make_job(config: GenerateConfig) -> Job:
     trained = partial(training_pairs, config, run, layout, description, warnings)
     sources = trained("--mode from_data") if config.mode == "from_data" else []
     known = trained("--max_copy") if config.max_copy is not None else []
-    job = Job(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
-    return replace(job, way=ready(choose(config.memory, job.ways, job.memory_of, lambda: 0, job.less)))
+    job = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    return replace(
+        job, way=require_backend(select_strategy(config.memory, job.ways, job.memory_of, lambda: 0, job.less))
+    )
 
 
 def _check(config: GenerateConfig) -> None:
@@ -159,7 +170,7 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         return run, run.adapter_folder(config.checkpoint)
     folder = Path(config.checkpoint)
     adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
-    description = read_description(adapter)
+    description = read_adapter_metadata(adapter)
     if base is None and description:
         systems = [description.system]
     if config.name is None:
@@ -173,7 +184,7 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         ) from None
 
 
-def _recorded_base(run: Run | None, description: Description | None, adapter: Path, tokenizer: Path | None) -> Base:
+def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter: Path, tokenizer: Path | None) -> Base:
     """The base that it was trained on: the run knows its path, the adapter, which is shared, but its name."""
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
@@ -194,7 +205,7 @@ def _recorded_tokenizer(run: Run) -> Path | None:
 
 
 def _as_trained(
-    config: GenerateConfig, base: Base, description: Description | None, adapter: Path, warnings: list[str]
+    config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
     """Layout and prompts of the training, so that sampling cannot disagree with it."""
     if description is None:
@@ -214,7 +225,7 @@ def _as_trained(
     return Layout(base.family.layout, description.view_size), prompts
 
 
-def adapter_warnings(adapter: Path, description: Description, base: Base) -> list[str]:
+def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
     """Warn of an adapter that has not been trained, or was trained on another base."""
     found = []
     if base.fingerprint() != description.base_sha256:
@@ -234,10 +245,10 @@ def training_pairs(
     config: GenerateConfig,
     run: Run | None,
     layout: Layout,
-    description: Description | None,
+    description: AdapterMetadata | None,
     warnings: list[str],
     needed_by: str,
-) -> list[Entry]:
+) -> list[PairRecord]:
     """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
 
     Rejected pairs are not varied, but copies of them are looked for, whenever they were rejected. Raises UserError if
@@ -260,7 +271,7 @@ def training_pairs(
                 "pass --data FOLDER to take its training pairs all the same"
             )
         warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
-    return of_split(found.kept if config.max_copy is None else found.known, "train", folder)
+    return filter_split(found.kept if config.max_copy is None else found.known, "train", folder)
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
@@ -268,7 +279,7 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
     return config.data or (run.read_config().data if run else None)
 
 
-def settings_of(job: Job) -> dict[str, Any]:
+def settings_of(job: GenerationPlan) -> dict[str, Any]:
     """Everything the pairs depend on beside their index."""
     config = job.config
     return {

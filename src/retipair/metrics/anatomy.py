@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.feature import structure_tensor
 from skimage.morphology import skeletonize
 
-from retipair.metrics.views import MeasuredView
+from retipair.metrics.views import PreparedView
 
 _COARSE = 4  # px of a view to one of the votes'
 _REACH = 40  # px of the votes': how far a vessel points
@@ -32,13 +32,13 @@ class Anatomy:
     macula: tuple[float, float] | None
 
 
-def anatomy(view: MeasuredView) -> Anatomy:
+def anatomy(view: PreparedView) -> Anatomy:
     """By the convergence of vessels (Hoover and Goldbaum 2003, doi 10.1109/TMI.2003.815900), then by their absence."""
     disc = _disc(view)
     return Anatomy(disc, _macula(view, disc) if disc else None)
 
 
-def _disc(view: MeasuredView) -> tuple[float, float] | None:
+def _disc(view: PreparedView) -> tuple[float, float] | None:
     lines = skeletonize(view.vessels)
     if not lines.any():
         return None
@@ -51,7 +51,7 @@ def _disc(view: MeasuredView) -> tuple[float, float] | None:
     return float(x * _COARSE + 1.5), float(y * _COARSE + 1.5)
 
 
-def _votes(view: MeasuredView, lines: np.ndarray) -> np.ndarray:
+def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
     """Every centre-line pixel votes for what lies ahead of it and behind, wide vessels more; (128, 128) of 512 px.
 
     Votes from eight directions are counted apart and their roots added: a long vessel alone has many of one direction.
@@ -78,7 +78,7 @@ def _directions(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -np.sin(across), np.cos(across)
 
 
-def _macula(view: MeasuredView, disc: tuple[float, float]) -> tuple[float, float] | None:
+def _macula(view: PreparedView, disc: tuple[float, float]) -> tuple[float, float] | None:
     empty = ndimage.distance_transform_edt(~view.vessels)
     rows, columns = np.indices(view.vessels.shape)
     right, down = columns - disc[0], rows - disc[1]

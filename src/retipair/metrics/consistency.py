@@ -7,7 +7,7 @@ import numpy as np
 from skimage.morphology import skeletonize
 from skimage.registration import phase_cross_correlation
 
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 from retipair.vision.ridges import correlation
 
 _SHIFT_STEPS = 20  # a pixel
@@ -39,7 +39,7 @@ class SetConsistency:
     mispaired: tuple[Consistency, ...]
 
 
-def consistency(seen: Measured) -> Consistency:
+def consistency(seen: PairViews) -> Consistency:
     """Of one pair. A shift of the FA by 2, 4, 8 px takes real pairs from .62 to .48, .37, .01 (correlation).
 
     Views that were 256 px wide score about .04 higher than the same eyes at 512: they show fewer of the finest vessels.
@@ -47,7 +47,7 @@ def consistency(seen: Measured) -> Consistency:
     return _agreement(seen.cf, seen.fa, seen.inside)
 
 
-def set_consistency(pairs: Iterable[Measured]) -> SetConsistency:
+def set_consistency(pairs: Iterable[PairViews]) -> SetConsistency:
     """Of two pairs or more; the last CF is mispaired with the first FA. Holds three pairs at a time."""
     pairs = iter(pairs)
     first = previous = next(pairs)
@@ -61,7 +61,7 @@ def set_consistency(pairs: Iterable[Measured]) -> SetConsistency:
     return SetConsistency(tuple(matched), tuple(chance))
 
 
-def mispaired(cf: Measured, fa: Measured) -> Consistency:
+def mispaired(cf: PairViews, fa: PairViews) -> Consistency:
     """The CF of one pair with the FA of another, where both pairs are valid."""
     return _agreement(cf.cf, fa.fa, cf.inside & fa.inside)
 
@@ -105,7 +105,7 @@ def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float,
     return -float(back[0]), -float(back[1])
 
 
-def _agreement(cf: MeasuredView, fa: MeasuredView, inside: np.ndarray) -> Consistency:
+def _agreement(cf: PreparedView, fa: PreparedView, inside: np.ndarray) -> Consistency:
     if not inside.any():
         return Consistency(0.0, 0.0, 0.0, 0.0, 0.0)
     a, b = (view.vessels & inside for view in (cf, fa))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retipair.metrics.memorisation import COPY, Nearest, best_over_shifts
-from retipair.metrics.pair_metrics import Figures
+from retipair.metrics.pair_metrics import PairMetrics
 
 _GREY = 4.0
 """Chroma, grey levels: a photograph in colour has 40 and more, an angiogram none."""
@@ -28,7 +28,7 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
-class Doubt:
+class DataIssue:
     """Something to look at: of which pair (its id), what, and what else it concerns."""
 
     id: str
@@ -36,24 +36,24 @@ class Doubt:
     text: str
 
 
-def doubts_of(id: str, figures: Figures) -> list[Doubt]:
+def find_issues(id: str, figures: PairMetrics) -> list[DataIssue]:
     """What one pair's figures say against it, the gravest first."""
     values, found = figures.values, []
     if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
-        found.append(Doubt(id, "swapped", "the CF has no colour: are the views swapped?"))
+        found.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
-        found.append(Doubt(id, "colour in FA", f"the FA has colour, {values['fa.chroma']:.0f} grey levels of it"))
+        found.append(DataIssue(id, "colour in FA", f"the FA has colour, {values['fa.chroma']:.0f} grey levels of it"))
     if turn := _turn_of(figures):
-        found.append(Doubt(id, "turned", f"the FA fits better {turn}"))
+        found.append(DataIssue(id, "turned", f"the FA fits better {turn}"))
     elif values["consistency.correlation"] < _UNRELATED:
         text = f"consistency (vesselness correlation) {values['consistency.correlation']:.2f}: two different eyes?"
-        found.append(Doubt(id, "unrelated", text))
+        found.append(DataIssue(id, "unrelated", text))
     elif values["consistency.shift_px"] > _APART_PX:
-        found.append(Doubt(id, "apart", f"the FA lies {values['consistency.shift_px']:.1f} px beside the CF"))
+        found.append(DataIssue(id, "apart", f"the FA lies {values['consistency.shift_px']:.1f} px beside the CF"))
     for view in ("cf", "fa"):
         if values[f"{view}.clipped"] > _CLIPPED:
             text = f"{values[f'{view}.clipped']:.0%} of the {view.upper()} is black or white"
-            found.append(Doubt(id, "clipped", text))
+            found.append(DataIssue(id, "clipped", text))
     return found
 
 
@@ -63,7 +63,7 @@ def _shows_gaps(values: Mapping[str, float]) -> bool:
     return medium + wide < _GAPS * thin
 
 
-def _turn_of(figures: Figures) -> str | None:
+def _turn_of(figures: PairMetrics) -> str | None:
     """How the FA's vessels would have to be turned to lie on the CF's, where that is plainly not as they are."""
     cf, fa = figures.prints
     as_it_is = best_over_shifts(fa, cf)
@@ -72,7 +72,7 @@ def _turn_of(figures: Figures) -> str | None:
     return best if fits[best] > as_it_is + _TURNED_MORE else None
 
 
-def same_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nearest]) -> list[Doubt]:
+def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nearest]) -> list[DataIssue]:
     """Pairs of one eye under two names: on two sides of the split, validation would be on eyes that were trained on.
 
     most_like (n): the pair of another eye that each is most like (memorisation.nearest).
@@ -85,5 +85,5 @@ def same_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nea
         sides = f"{splits[here]} and {splits[other.index]}"
         side = f", on two sides of the split ({sides})" if splits[here] != splits[other.index] else ""
         text = f"shows the eye of {ids[other.index]} (likeness {other.likeness:.2f}) under another name{side}"
-        found.append(Doubt(ids[here], "same eye", text))
+        found.append(DataIssue(ids[here], "same eye", text))
     return found

@@ -2,7 +2,7 @@
 
 The kernel distance of KID (Binkowski et al. 2018, Demystifying MMD GANs, arXiv 1801.01401) without its network: what
 Inception saw in holiday pictures says little of retinas, and a hundred pairs are too few for FID's covariance. Read a
-distance beside `floor`, what real pairs have among themselves, and compare only distances to the same reference.
+distance beside `null_mmd2`, what real pairs have among themselves, and compare only distances to the same reference.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from retipair.metrics.texture import BANDS, WINDOW, radial_power
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -31,7 +31,7 @@ _LEAST = 0.01  # every feature is of the order of 1: deviations below this are n
 # --- Features
 
 
-def features(seen: Measured) -> np.ndarray:
+def features(seen: PairViews) -> np.ndarray:
     """What a pair looks like, (D,) float64, finite whatever the pair; at 512 px, inside the field.
 
     field: share of the frame that is field, and its height and width, shares of the frame's.
@@ -43,7 +43,7 @@ def features(seen: Measured) -> np.ndarray:
     return np.array([value for _, _, value in _named(seen)], dtype=np.float64)
 
 
-def _named(seen: Measured) -> Iterator[tuple[str, str, float]]:
+def _named(seen: PairViews) -> Iterator[tuple[str, str, float]]:
     """Yield (key, plain name, value) of every feature: the one place that defines which there are."""
     inside = seen.inside if seen.inside.any() else np.ones_like(seen.inside)
     yield "field.share", "field of view, share of the frame", seen.mask.mean()
@@ -77,7 +77,7 @@ def _percentile(q: float) -> str:
     return "median" if q == 0.5 else f"{100 * q:.0f}th percentile"
 
 
-def _vessels(name: str, plain: str, view: MeasuredView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
+def _vessels(name: str, plain: str, view: PreparedView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Of a view's vesselness at each scale."""
     ridges, strongest = view.ridges, view.vesselness
     yield f"{name}.mean", f"{plain} vesselness, mean", strongest[inside].mean()
@@ -91,9 +91,9 @@ def _vessels(name: str, plain: str, view: MeasuredView, inside: np.ndarray) -> I
     yield f"{name}.calibre", f"{plain} vessel calibre", scales.mean() if vessels.any() else 0.0
 
 
-def _blank() -> Measured:
+def _blank() -> PairViews:
     mask, pixels = np.ones((WINDOW, WINDOW), bool), np.zeros((WINDOW, WINDOW, 3), np.uint8)
-    return Measured(MeasuredView(pixels, mask, mask), MeasuredView(pixels[..., 0], mask, mask), mask, mask)
+    return PairViews(PreparedView(pixels, mask, mask), PreparedView(pixels[..., 0], mask, mask), mask, mask)
 
 
 @cache
@@ -111,7 +111,7 @@ def plain_names() -> dict[str, str]:
 # --- Distance
 
 
-def spread(amount: int, most: int) -> np.ndarray:
+def evenly_spaced_indices(amount: int, most: int) -> np.ndarray:
     """Places in a list of that many: all, or `most` of them, spread evenly."""
     return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)
 
@@ -122,16 +122,16 @@ def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
     Each feature is first measured in the deviations of `reference` (r, D), usually the real pairs. Unbiased: between
     two sets of the same kind it is 0 on average, so as often negative as positive.
     """
-    return unbiased_mmd2(normalised(x, reference), normalised(y, reference))
+    return unbiased_mmd2(robust_standardize(x, reference), robust_standardize(y, reference))
 
 
-def floor(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
+def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     """Real against real: how far random halves of the reference (r, D), r >= 4, lie apart at most (95th percentile).
 
     Their mean distance is 0 by construction; a distance below the floor cannot be told from none. On the safe side:
     halves scatter more than whole sets do, and of more than HALVED rows as many are halved.
     """
-    rows = normalised(reference, reference)[spread(len(reference), HALVED)]
+    rows = robust_standardize(reference, reference)[evenly_spaced_indices(len(reference), HALVED)]
     kernel = _kernel(rows, rows)
     rng = np.random.default_rng(seed)
     apart = []
@@ -153,7 +153,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     return max(0.0, float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * root))
 
 
-def fallen(before: float, after: float, real: float) -> float:
+def relative_improvement(before: float, after: float, real: float) -> float:
     """The share of a distance above `real`, the floor, that is gone: 1 at the floor or below, negative if it rose."""
     return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0
 
@@ -174,14 +174,14 @@ class Manifolds:
     coverage: float
 
 
-def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> Manifolds:
+def prdc(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> Manifolds:
     """Of features real (n, D) and generated (m, D), n and m > k; both in the deviations of `real`."""
-    a, b = normalised(real, real), normalised(generated, real)
+    a, b = robust_standardize(real, real), robust_standardize(generated, real)
     assert min(len(a), len(b)) > k, f"a neighbourhood is {k} pairs"
-    reach_real, reach_generated = (_reach(one, k) for one in (a, b))
+    reach_real, reach_generated = (_knn_radius(one, k) for one in (a, b))
     held = np.zeros(len(b), int)  # in how many neighbourhoods of real pairs each generated one lies
     recalled = covered = 0
-    for at in _stretches(a, b):
+    for at in _chunks(a, b):
         across = cdist(a[at], b)
         held += (across < reach_real[at, None]).sum(axis=0)
         recalled += (across < reach_generated).any(axis=1).sum()
@@ -194,21 +194,21 @@ def manifolds(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> M
     )
 
 
-def _reach(values: np.ndarray, k: int) -> np.ndarray:
+def _knn_radius(values: np.ndarray, k: int) -> np.ndarray:
     """The distance of each from its k-th neighbour within the set, (n,)."""
     reach = np.empty(len(values))
-    for at in _stretches(values, values):
+    for at in _chunks(values, values):
         reach[at] = np.partition(cdist(values[at], values), k, axis=1)[:, k]
     return reach
 
 
-def _stretches(rows: np.ndarray, others: np.ndarray) -> Iterator[slice]:
+def _chunks(rows: np.ndarray, others: np.ndarray) -> Iterator[slice]:
     """So that what is worked out of each row with each other never stands in memory whole."""
     length = max(1, AT_ONCE // len(others))
     return (slice(begin, begin + length) for begin in range(0, len(rows), length))
 
 
-def normalised(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def robust_standardize(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """(n, D) in deviations from the reference's (r, D) median, (n, D).
 
     Deviation: half of what lies between the 16th and 84th percentiles, so that an odd pair does not widen it; .01 at
@@ -231,7 +231,7 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _total(x: np.ndarray, y: np.ndarray) -> float:
-    return sum(float(_kernel(x[at], y).sum()) for at in _stretches(x, y))
+    return sum(float(_kernel(x[at], y).sum()) for at in _chunks(x, y))
 
 
 def _mean_within(total: float, own: np.ndarray) -> float:

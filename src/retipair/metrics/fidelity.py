@@ -9,7 +9,7 @@ from retipair.data.pair import Pair
 from retipair.metrics.consistency import dice
 from retipair.metrics.texture import texture
 from retipair.metrics.vessels import THIN, widths_along
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 
 NEAR = 2
 """px at 512: how far from a vessel it is looked for."""
@@ -30,7 +30,7 @@ class Fidelity:
     fine_left: float
 
 
-def fidelity(pair: Pair, before: Measured, returned: Pair, after: Measured) -> dict[str, Fidelity]:
+def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) -> dict[str, Fidelity]:
     """Of CF and FA."""
     return {
         "cf": _of_view(psnr(pair.cf, returned.cf, pair.mask), before.cf, after.cf),
@@ -46,7 +46,7 @@ def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
-def _of_view(decibels: float, before: MeasuredView, after: MeasuredView) -> Fidelity:
+def _of_view(decibels: float, before: PreparedView, after: PreparedView) -> Fidelity:
     near = _near_thin(before.vessels)
     share, share_after = (texture(view).fine_share for view in (before, after))
     return Fidelity(

@@ -14,7 +14,7 @@ from skimage.transform import resize
 
 from retipair.metrics import fourier_mellin
 from retipair.metrics.fourier_mellin import SIDE, Spectra, best_over_poses, spectra, unit
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 
 VERSION = 3
 """Raise it whenever the same two pairs would have another likeness: earlier results are then not taken for these."""
@@ -28,7 +28,7 @@ AT_ONCE = 128
 """Prints that others are compared with at once: 6 MB of spectra, and some 30 MB more during a comparison."""
 
 
-class Prints(Protocol):
+class DescriptorStore(Protocol):
     """Any number of prints (SIDE, SIDE), of which one after another is asked for."""
 
     def __len__(self) -> int: ...
@@ -43,7 +43,7 @@ class Nearest:
     likeness: float
 
 
-def vessel_prints(seen: Measured) -> np.ndarray:
+def vessel_prints(seen: PairViews) -> np.ndarray:
     """The prints of CF and FA, (2, SIDE, SIDE) float32, within what both show of the eye.
 
     Where that is less than half of what one of them shows, the other has failed (black, flat) and its print is 0: the
@@ -52,13 +52,13 @@ def vessel_prints(seen: Measured) -> np.ndarray:
     views = seen.cf, seen.fa
     shown = [int(view.field.sum()) for view in views]
     if 2 * int(seen.mask.sum()) >= max(shown):
-        return np.stack([vessel_print(view) for view in views])
+        return np.stack([vessel_descriptor(view) for view in views])
     nothing = np.zeros((SIDE, SIDE), np.float32)
     prints = zip(views, shown, strict=True)
-    return np.stack([vessel_print(view.alone) if 2 * area >= max(shown) else nothing for view, area in prints])
+    return np.stack([vessel_descriptor(view.alone) if 2 * area >= max(shown) else nothing for view, area in prints])
 
 
-def vessel_print(view: MeasuredView) -> np.ndarray:
+def vessel_descriptor(view: PreparedView) -> np.ndarray:
     """Where a view's vessels lie, (SIDE, SIDE) float32: blurred; mean 0, sum of squares 1, all 0 without vessels.
 
     Brightness and noise are gone with the view's own grey levels.
@@ -68,14 +68,14 @@ def vessel_print(view: MeasuredView) -> np.ndarray:
     return unit(_flat(small, inside))
 
 
-def pair_print(prints: np.ndarray) -> np.ndarray:
+def pair_descriptor(prints: np.ndarray) -> np.ndarray:
     """What tells an eye from others: the prints (2, SIDE, SIDE) of both its views in one, (SIDE, SIDE)."""
     return unit(prints.mean(axis=0))
 
 
 def nearest(
-    prints: Prints,
-    among: Prints,
+    prints: DescriptorStore,
+    among: DescriptorStore,
     eyes: tuple[np.ndarray, np.ndarray] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Nearest]:
@@ -96,7 +96,7 @@ def nearest(
     return [Nearest(int(at), float(most)) for at, most in zip(index, likeness, strict=True)]
 
 
-def spectra_of(prints: Prints) -> Iterator[tuple[range, Spectra]]:
+def spectra_of(prints: DescriptorStore) -> Iterator[tuple[range, Spectra]]:
     """Transform AT_ONCE prints after another: their places, and what `best_over_poses` compares with."""
     for begin in range(0, len(prints), AT_ONCE):
         stretch = range(begin, min(begin + AT_ONCE, len(prints)))

@@ -13,13 +13,13 @@ from retipair.metrics.memorisation import vessel_prints
 from retipair.metrics.similarity import ms_ssim
 from retipair.metrics.texture import radial_power, texture
 from retipair.metrics.vessels import vessel_tree
-from retipair.metrics.views import Measured, MeasuredView
+from retipair.metrics.views import PairViews, PreparedView
 
 VIEWS = ("cf", "fa")
 
 
 @dataclass(frozen=True)
-class Figures:
+class PairMetrics:
     """Of one pair.
 
     values: each figure under its name, "consistency.dice" or "fa.texture.slope"; features (D,) float64;
@@ -34,28 +34,28 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class MispairedMetrics:
     """Of two pairs: how the CF of one and the FA of the other agree, and how alike their views are (MS-SSIM)."""
 
     mispaired: Consistency
     alike: dict[str, float]
 
 
-def figures_of(seen: Measured) -> Figures:
+def compute_pair_metrics(seen: PairViews) -> PairMetrics:
     views = {name: getattr(seen, name) for name in VIEWS}
     values = {f"consistency.{name}": value for name, value in asdict(consistency(seen)).items()}
     for name, view in views.items():
         values |= {f"{name}.{figure}": value for figure, value in _of_view(view)}
     power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
-    return Figures(values, features(seen), power, vessel_prints(seen))
+    return PairMetrics(values, features(seen), power, vessel_prints(seen))
 
 
-def neighbours(first: Measured, second: Measured) -> Neighbours:
+def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
     alike = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
-    return Neighbours(mispaired(first, second), alike)
+    return MispairedMetrics(mispaired(first, second), alike)
 
 
-def _of_view(view: MeasuredView) -> Iterator[tuple[str, float]]:
+def _of_view(view: PreparedView) -> Iterator[tuple[str, float]]:
     yield from ((f"texture.{name}", value) for name, value in asdict(texture(view)).items())
     yield from ((f"vessels.{name}", value) for name, value in asdict(vessel_tree(view)).items())
     yield from ((f"anatomy.{name}", float(place is not None)) for name, place in vars(anatomy(view)).items())

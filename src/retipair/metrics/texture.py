@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import estimate_sigma
 
-from retipair.metrics.views import MeasuredView
+from retipair.metrics.views import PreparedView
 
 WINDOW = 256
 """px: spectrum and noise are those of the middle, which is field in every view."""
@@ -36,7 +36,7 @@ class Texture:
     noise: float
 
 
-def texture(view: MeasuredView) -> Texture:
+def texture(view: PreparedView) -> Texture:
     power, frequencies, pixels = _spectrum(view.grey / 255.0)
     rings = radial_power(view.grey / 255.0)
     centres = np.sqrt(BANDS[:-1] * BANDS[1:])

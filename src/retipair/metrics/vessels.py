@@ -7,7 +7,7 @@ from scipy import ndimage
 from skan import Skeleton, summarize
 from skimage.morphology import skeletonize
 
-from retipair.metrics.views import MeasuredView
+from retipair.metrics.views import PreparedView
 
 THIN, WIDE = 3.0, 6.0
 """px at 512 (75 and 150 um in a 45-degree field): thin vessels are narrower, wide ones at least as wide."""
@@ -33,7 +33,7 @@ class VesselTree:
     tortuosity: float
 
 
-def vessel_tree(view: MeasuredView) -> VesselTree:
+def vessel_tree(view: PreparedView) -> VesselTree:
     lines, widths = widths_along(view.vessels)
     if not len(widths):
         return VesselTree(0.0, 0.0, 0.0, 0.0, 0.0)

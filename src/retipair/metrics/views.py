@@ -7,12 +7,12 @@ import numpy as np
 
 from retipair.data.pair import Pair
 from retipair.vision.field_of_view import field_of_view
-from retipair.vision.ridges import at_measured, inside_rim, vesselness_by_scale
+from retipair.vision.ridges import inside_rim, resize_to_reference, vesselness_by_scale
 from retipair.vision.segmentation import vessels
 
 
 @dataclass(frozen=True)
-class MeasuredView:
+class PreparedView:
     """One view, 512 px wide; what is not asked for is not computed.
 
     pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; mask (512, 512) bool, where the pair is valid, and inside,
@@ -34,9 +34,9 @@ class MeasuredView:
         return field_of_view(self.pixels)
 
     @property
-    def alone(self) -> "MeasuredView":
+    def alone(self) -> "PreparedView":
         """The same view, valid wherever it shows the eye, whatever the other view shows."""
-        return MeasuredView(self.pixels, self.field, inside_rim(self.field))
+        return PreparedView(self.pixels, self.field, inside_rim(self.field))
 
     @cached_property
     def ridges(self) -> np.ndarray:
@@ -55,17 +55,17 @@ class MeasuredView:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PairViews:
     """Both views of a pair; mask (512, 512) bool, where both are valid, and inside, the same without its rim."""
 
-    cf: MeasuredView
-    fa: MeasuredView
+    cf: PreparedView
+    fa: PreparedView
     mask: np.ndarray
     inside: np.ndarray
 
 
-def measure(pair: Pair) -> Measured:
+def prepare_views(pair: Pair) -> PairViews:
     """A pair of any size at 512 px."""
-    cf, fa, mask = (at_measured(array) for array in (pair.cf, pair.fa, pair.mask))
+    cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
     inside = inside_rim(mask)
-    return Measured(MeasuredView(cf, mask, inside), MeasuredView(fa, mask, inside), mask, inside)
+    return PairViews(PreparedView(cf, mask, inside), PreparedView(fa, mask, inside), mask, inside)

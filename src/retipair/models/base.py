@@ -26,7 +26,7 @@ from retipair.models.byte_tokenizer import byte_tokenizer
 from retipair.models.families import CONFIGS, SAMPLERS, SDXL, ModelFamily
 from retipair.models.hub import cached_vocabulary, download_base, has_only_fp16
 from retipair.models.loading import hash_samples, naming_errors, random_network
-from retipair.models.quantization import Stored, store
+from retipair.models.quantization import Stored, quantize
 from retipair.models.recognition import (
     check_inputs,
     family_of_file,
@@ -41,7 +41,7 @@ from retipair.models.single_file import (
     read_header,
     unet_inputs,
 )
-from retipair.runtime.atomic_io import told
+from retipair.runtime.atomic_io import shareable_name
 from retipair.runtime.errors import UserError
 
 # One bar for each of a base's parts says nothing: the command that loads it has its own.
@@ -70,7 +70,7 @@ class Base:
     @property
     def name(self) -> str:
         """What others may be told: a hub id, one of ours, or the last part of a path, which may name people."""
-        return told(self.source)
+        return shareable_name(self.source)
 
     @cached_property
     def unet_config(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Base:
         if stored is None:
             return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
         whole = self._load("unet", UNet2DConditionModel, dtype, "cpu").requires_grad_(False)
-        return store(whole, stored, device)  # which never has it whole
+        return quantize(whole, stored, device)  # which never has it whole
 
     def vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderKL:
         """The autoencoder, frozen. Never in fp16: SDXL's overflows there."""

@@ -30,7 +30,7 @@ class Conditioning:
         return Conditioning(function(self.embeddings), pooled, size_ids)
 
 
-def stacked(parts: Sequence[Conditioning]) -> Conditioning:
+def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
     """The rows of all, without size ids."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
@@ -80,7 +80,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
     """
     pipeline = base.text_pipeline(device=device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
-    rows = stacked([positive for positive, _ in encoded] + [encoded[-1][1]])
+    rows = stack_conditioning([positive for positive, _ in encoded] + [encoded[-1][1]])
     return with_size_ids(rows, base, joint_size)
 
 

@@ -38,7 +38,7 @@ _LARGEST_RANK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
+class AdapterMetadata:
     """What sampling must know of the training, so that the two cannot disagree. Adapters are shared: no path is in it.
 
     base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: SDXL's
@@ -102,7 +102,7 @@ class MovingAverage(EMAModel):
             shadow.sub_(weight * (shadow - parameter))
 
 
-def save_adapter(folder: Path, base: Base, unet: UNet, description: Description) -> None:
+def save_adapter(folder: Path, base: Base, unet: UNet, description: AdapterMetadata) -> None:
     """Write the adapter into `folder` in both forms."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
@@ -120,7 +120,7 @@ def _add_metadata(path: Path, more: dict[str, str]) -> None:
     save_file(load_file(path), path, metadata)
 
 
-def read_description(folder: Path) -> Description | None:
+def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
     """The description inside an adapter folder; None if it has none (the original system's adapters).
 
     Raises UserError, naming the folder, if there is no readable adapter in it.
@@ -131,11 +131,11 @@ def read_description(folder: Path) -> Description | None:
         return None
     try:
         values = json.loads(text)
-        if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(Description)}:
+        if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(AdapterMetadata)}:
             raise UserError(f"{folder}: written by another version of retipair; use that version")
         prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
         "".join(prompt for prompt, _ in prompts).encode()  # a lone surrogate is no text that could be tokenized
-        description = Description(**{**values, "prompts": prompts, "base": str(values["base"])})
+        description = AdapterMetadata(**{**values, "prompts": prompts, "base": str(values["base"])})
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -199,7 +199,7 @@ def adapter_sha256(folder: Path) -> str:
     for name, tensor in sorted(read_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    description = read_description(folder)
+    description = read_adapter_metadata(folder)
     lora = _read_lora_config(folder)
     settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
     digest.update(json.dumps([settings, asdict(description) if description else None], sort_keys=True).encode())

@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from retipair.models.base import Base
 from retipair.models.empty import empty_text_encoders, empty_unet, empty_vae
 from retipair.models.lora import adapter_parameters, add_adapter, lora_config
-from retipair.models.quantization import Stored, bitsandbytes, store
+from retipair.models.quantization import Stored, bitsandbytes, quantize
 from retipair.runtime.errors import UserError
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Way:
+class MemoryStrategy:
     """A way to save memory. stored: what the base's weights are held in, where not as they are loaded."""
 
     checkpointing: bool = False
@@ -37,9 +37,14 @@ class Way:
         return " and ".join(parts) or "no memory savings"
 
 
-TRAINING = (Way(), Way(checkpointing=True), Way(True, "fp8"), Way(True, "nf4"))
+TRAINING_STRATEGIES = (
+    MemoryStrategy(),
+    MemoryStrategy(checkpointing=True),
+    MemoryStrategy(True, "fp8"),
+    MemoryStrategy(True, "nf4"),
+)
 """From the fastest to the smallest. Eight-bit integers are not among them: they are no smaller than fp8."""
-DRAWING = tuple(dict.fromkeys(replace(way, checkpointing=False) for way in TRAINING))
+GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(way, checkpointing=False) for way in TRAINING_STRATEGIES))
 """The same for drawing, which has no backward pass to keep anything for."""
 PRESETS = ("24", "16", "12", "8")
 FILLED = 0.9
@@ -49,9 +54,13 @@ Estimate = dict[str, int]
 """Phase -> bytes at its peak."""
 
 
-def choose(
-    memory: str, ways: Sequence[Way], bytes_of: Callable[[Way], int], free: Callable[[], int], advice: str
-) -> Way:
+def select_strategy(
+    memory: str,
+    ways: Sequence[MemoryStrategy],
+    bytes_of: Callable[[MemoryStrategy], int],
+    free: Callable[[], int],
+    advice: str,
+) -> MemoryStrategy:
     """The first way whose bytes fit: for "auto" the `free` ones, of the ways that change no result; else that many GiB.
 
     Raises UserError, with `advice`, if none fits a number of GiB. Estimates take a second or more: none is made that is
@@ -71,23 +80,25 @@ def choose(
     )
 
 
-def open_to(device: str, ways: Sequence[Way]) -> list[Way]:
+def supported_on(device: str, ways: Sequence[MemoryStrategy]) -> list[MemoryStrategy]:
     """Those of the ways that the device can go: Apple's GPUs have no arithmetic on fewer bits."""
     return [way for way in ways if device != "mps" or not way.stored]
 
 
-def ready(way: Way) -> Way:
+def require_backend(way: MemoryStrategy) -> MemoryStrategy:
     """The same. Raises UserError, before any work, where the library that it needs is not installed."""
     if way.stored == "nf4":
         bitsandbytes()
     return way
 
 
-def next_smaller(way: Way, ways: Sequence[Way], bytes_of: Callable[[Way], int]) -> str | None:
+def next_smaller_preset(
+    way: MemoryStrategy, ways: Sequence[MemoryStrategy], bytes_of: Callable[[MemoryStrategy], int]
+) -> str | None:
     """The largest preset that takes a smaller way than this one; None if there is none."""
     for memory in PRESETS:
         try:
-            chosen = choose(memory, ways, bytes_of, lambda: 0, "")
+            chosen = select_strategy(memory, ways, bytes_of, lambda: 0, "")
         except UserError:
             return None
         if ways.index(chosen) > ways.index(way):
@@ -113,7 +124,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What memory depends on. adapter: None to draw, whose share is but its weights; latents: (B, C, h, w)."""
 
     base: Base
@@ -127,13 +138,13 @@ class Work:
         """Bytes to encode sentences: the encoders' weights; what they work on is small."""
         return sum(_bytes(encoder) for encoder in empty_text_encoders(self.base))
 
-    def loading(self, step: "Counted") -> int:
+    def loading(self, step: "StepMemory") -> int:
         """The weights; where the CPU is the device they lie there whole until they are held in fewer bits."""
         return step.whole if self.device == "cpu" else step.weights
 
 
 def training_memory(
-    work: Work, way: Way, optimizer: str = "adamw", samples: bool = True, ema: bool = False
+    work: Workload, way: MemoryStrategy, optimizer: str = "adamw", samples: bool = True, ema: bool = False
 ) -> Estimate:
     """Bytes of each phase of a training. samples: whether it draws some; ema: whether it keeps an average."""
     step = count_step(work, way, learn=True)
@@ -150,7 +161,7 @@ def training_memory(
     return phases
 
 
-def generation_memory(work: Work, way: Way, adapter: int = 0, sources: bool = False) -> Estimate:
+def generation_memory(work: Workload, way: MemoryStrategy, adapter: int = 0, sources: bool = False) -> Estimate:
     """Bytes of each phase of drawing.
 
     work.latents: of all that is denoised at once; adapter: its bytes; sources: whether real pairs are varied.
@@ -168,7 +179,7 @@ def generation_memory(work: Work, way: Way, adapter: int = 0, sources: bool = Fa
 # Counting
 
 
-class Counted(NamedTuple):
+class StepMemory(NamedTuple):
     """whole, weights: bytes of the frozen weights, as loaded and as held; adapter: parameters; live: bytes beside."""
 
     whole: int
@@ -177,7 +188,7 @@ class Counted(NamedTuple):
     live: int
 
 
-class CountedPairs(NamedTuple):
+class VaeMemory(NamedTuple):
     """Bytes of the autoencoder's weights, and of what encoding and decoding one pair take beside."""
 
     weights: int
@@ -226,7 +237,7 @@ def _new(form: Any) -> Any:
     return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device)
 
 
-class LiveBytes(TorchDispatchMode):
+class PeakMemoryMode(TorchDispatchMode):
     """Counts the bytes of tensors made inside that are still there, and the most at any time."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -258,12 +269,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 @cache
-def count_step(work: Work, way: Way, learn: bool) -> Counted:
+def count_step(work: Workload, way: MemoryStrategy, learn: bool) -> StepMemory:
     """One call of the UNet, to learn with its way back."""
     unet = empty_unet(work.base).requires_grad_(False).train(learn).to(work.dtype)
     whole = _bytes(unet)
     if way.stored:
-        store(unet, way.stored, "meta")
+        quantize(unet, way.stored, "meta")
     weights = _bytes(unet)
     if work.adapter:
         add_adapter(unet, lora_config(*work.adapter))
@@ -272,25 +283,25 @@ def count_step(work: Work, way: Way, learn: bool) -> Counted:
         unet.enable_gradient_checkpointing()
     if work.dtype != torch.float32:
         _as_autocast(unet, work.dtype, work.device.startswith("cuda"))
-    with _fused_attention(), torch.set_grad_enabled(learn), LiveBytes(unet) as live:
+    with _fused_attention(), torch.set_grad_enabled(learn), PeakMemoryMode(unet) as live:
         predicted = meta_forward(unet, work.latents[1:], work.latents[0], work.dtype).float()
         if learn:
             predicted.sum().backward()
-    return Counted(whole, weights, trainable, live.peak)
+    return StepMemory(whole, weights, trainable, live.peak)
 
 
 @cache
-def count_autoencoder(work: Work) -> CountedPairs:
+def count_autoencoder(work: Workload) -> VaeMemory:
     """For one pair: they are encoded and decoded one by one, in fp32."""
     vae = empty_vae(work.base).requires_grad_(False)
     _, channels, height, width = work.latents
     factor = work.base.latent_factor
     with _fused_attention(), torch.no_grad():
-        with LiveBytes(vae) as encoding:
+        with PeakMemoryMode(vae) as encoding:
             vae.encode(torch.empty(1, 3, height * factor, width * factor, device="meta"))
-        with LiveBytes(vae) as decoding:
+        with PeakMemoryMode(vae) as decoding:
             vae.decode(torch.empty(1, channels, height, width, device="meta"))
-    return CountedPairs(_bytes(vae), encoding.peak, decoding.peak)
+    return VaeMemory(_bytes(vae), encoding.peak, decoding.peak)
 
 
 def _bytes(model: nn.Module) -> int:

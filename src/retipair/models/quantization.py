@@ -17,15 +17,15 @@ Stored = Literal["fp8", "nf4"]
 FP8 = torch.float8_e4m3fn
 NF4_BLOCK = 64
 """Weights that share a scale."""
-WHOLE = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+SKIP_MODULES = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 """Parts of a UNet that stay as they are: few weights, which everything passes through."""
 
 
-def store(unet: nn.Module, stored: Stored, device: str) -> nn.Module:
+def quantize(unet: nn.Module, stored: Stored, device: str) -> nn.Module:
     """Move a frozen UNet to the device, the weights of each layer in fewer bits as soon as they are there."""
     parts: dict[str, type[nn.Module]] = {"fp8": Fp8, "nf4": Nf4}
     for name, layer in list(unet.named_modules()):
-        if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(WHOLE):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(SKIP_MODULES):
             register_parametrization(layer.to(device), "weight", parts[stored](), unsafe=True)  # another dtype is meant
     return unet.to(device)
 

@@ -27,11 +27,11 @@ from retipair.phantoms.clicks import Clicks
 from retipair.phantoms.draw import Phantom, draw_phantom
 from retipair.phantoms.lesions import DISEASES
 from retipair.phantoms.truth import TRUTH_NAME, Truth, read_truth, write_truth
-from retipair.runtime.atomic_io import changed, check_folder_place, is_leftover, sha256_of, write_text
+from retipair.runtime.atomic_io import check_folder_place, file_sha256, find_checksum_mismatch, is_leftover, write_text
 from retipair.runtime.console import progress
 from retipair.runtime.errors import UserError
-from retipair.runtime.lock import owned
-from retipair.runtime.parallel import in_order
+from retipair.runtime.lock import directory_lock
+from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import canonical_json, json_sha256, to_values
 from retipair.runtime.threads import available_cores
 from retipair.vision.ridges import vesselness_correlation
@@ -56,7 +56,7 @@ def phantom(config: PhantomConfig) -> Path:
     done = _drawn_before(config)
     wanted = range(1, max(config.amount, *done, *_begun_before(config), 0) + 1)
 
-    with owned(config.out):
+    with directory_lock(config.out):
         # Draw
         (config.out / MANIFEST_NAME).unlink(missing_ok=True)
         _write_state(config)
@@ -150,7 +150,10 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
             truth = read_truth(path)
         except UserError:
             continue
-        if truth.source_sha256 == _source_sha256(config, truth.eye) and changed(config.out, truth.files_sha256) is None:
+        if (
+            truth.source_sha256 == _source_sha256(config, truth.eye)
+            and find_checksum_mismatch(config.out, truth.files_sha256) is None
+        ):
             done[truth.eye] = truth
     return done
 
@@ -174,7 +177,7 @@ def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Trut
     """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
     in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
     with one_thread():
-        yield from in_order(partial(_write_pair, config), numbers, min(available_cores(), in_memory))
+        yield from parallel_map(partial(_write_pair, config), numbers, min(available_cores(), in_memory))
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:
@@ -207,7 +210,7 @@ def _write_pair(config: PhantomConfig, number: int) -> Truth:
         lesions=drawn.lesions,
         consistency=consistency,
         source_sha256=_source_sha256(config, number),
-        files_sha256={path: sha256_of(config.out / path) for path in (*images, *points)},
+        files_sha256={path: file_sha256(config.out / path) for path in (*images, *points)},
     )
     write_truth(config.out / "truth" / name / TRUTH_NAME, truth)
     return truth

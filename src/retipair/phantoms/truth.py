@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retipair.data.manifest import mistyped
+from retipair.data.manifest import find_type_error
 from retipair.phantoms.anatomy import Eye
 from retipair.phantoms.lesions import LESION_KINDS
 from retipair.phantoms.maps import CHANNELS, DISC_ASPECT, Frame, vessel_mask
@@ -71,7 +71,7 @@ def read_truth(path: Path) -> Truth:
         raise UserError(f"{path}: cannot be read ({error}); draw the phantoms again") from None
     names = {field.name for field in fields(Truth)}
     right = isinstance(values, dict) and set(values) == names and values["schema"] == TRUTH_SCHEMA
-    if not right or mistyped(Truth, values):
+    if not right or find_type_error(Truth, values):
         raise UserError(f"{path}: not the truth of a phantom that this version reads; draw the phantoms again")
     return Truth(**values)
 

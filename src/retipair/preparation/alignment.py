@@ -20,10 +20,10 @@ from retipair.preparation.state import (
     AlignmentResult,
     view_file,
 )
-from retipair.registration.align import How, Limits, align
+from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
-from retipair.runtime.atomic_io import sha256_of, write_json
-from retipair.runtime.console import console, watched
+from retipair.runtime.atomic_io import file_sha256, write_json
+from retipair.runtime.console import console, track
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
@@ -37,7 +37,7 @@ class AlignmentTask:
     pair: RawPair
     key: str
     source_sha256: str
-    how: How
+    how: Method
     size: int
     limits: Limits
     megapixels: int
@@ -46,7 +46,7 @@ class AlignmentTask:
 
 
 def alignment_task(seen: ReadPair, config: PrepareConfig) -> AlignmentTask:
-    how: How = "points" if seen.pair.cf_points else "features"
+    how: Method = "points" if seen.pair.cf_points else "features"
     if config.register != "auto":
         how = config.register
     limits = limits_of(config)
@@ -72,11 +72,11 @@ def align_pairs(tasks: Sequence[AlignmentTask], workers: int) -> Iterator[Alignm
     """Outcomes in the order of the tasks. Several processes are spawned, not forked: OpenCV has threads."""
     count = worker_count(workers, len(tasks))
     if count == 1:
-        yield from watched("Aligning", map(align_pair, tasks), len(tasks))
+        yield from track("Aligning", map(align_pair, tasks), len(tasks))
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         try:
-            yield from watched("Aligning", pool.map(align_pair, tasks), len(tasks))
+            yield from track("Aligning", pool.map(align_pair, tasks), len(tasks))
         except KeyboardInterrupt:
             console.print("Stopping: the pairs in hand are finished first; once more to end at once")
             raise
@@ -131,7 +131,7 @@ def _stage(task: AlignmentTask, pair: Pair) -> dict[str, str]:
         mark = {"Synthetic": "yes: prepared from synthetic views"}  # which may say whose variation they are
     for view, path in paths.items():
         save_image(path, views[view], mark)
-    return {view: sha256_of(path) for view, path in paths.items()}
+    return {view: file_sha256(path) for view, path in paths.items()}
 
 
 def worker_count(asked: int, jobs: int) -> int:

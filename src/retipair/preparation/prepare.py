@@ -19,7 +19,7 @@ from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
 from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.rejected import add_rejected, read_rejected
-from retipair.data.sources import RawPair, find_pairs, find_usable
+from retipair.data.sources import RawPair, find_pairs, scan_pairs
 from retipair.data.splits import split_pairs
 from retipair.preparation.alignment import ALIGNMENT_VERSION, AlignmentTask, align_pairs, alignment_task, limits_of
 from retipair.preparation.reading import ReadPair, files_sha256, read_pairs
@@ -28,17 +28,17 @@ from retipair.preparation.state import (
     STATE_NAME,
     VIEWS,
     AlignmentResult,
-    earlier_outcomes,
-    staged_outcomes,
-    still_valid,
+    load_previous_results,
+    load_staged_results,
+    reusable_result,
     view_file,
     write_state,
 )
 from retipair.preparation.summary import print_table, write_summary
-from retipair.runtime.atomic_io import check_folder_place, is_leftover, sync, write_text
+from retipair.runtime.atomic_io import check_folder_place, fsync, is_leftover, write_text
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError, printable
-from retipair.runtime.lock import owned
+from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 
@@ -65,7 +65,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     """
     # Check everything
     _check_settings(config)
-    pairs, unusable = find_usable(config.raw)
+    pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
     read, skipped = read_pairs(pairs, [one.why for one in unusable if not one.empty], config)
     if empty := [one for one in unusable if one.empty]:
@@ -78,7 +78,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
         read = _anonymous(read, config.anonymise)
     read_rejected(config.out).check({nfc(one.pair.id) for one in read})
     tasks = [alignment_task(seen, config) for seen in read]
-    with owned(config.out):
+    with directory_lock(config.out):
         try:
             _prepare_tasks(tasks, [] if config.anonymise else skipped, config)  # which names files
         except UserError:  # killed or told to stop, what is aligned stays for the next run
@@ -89,10 +89,10 @@ def prepare_pairs(config: PrepareConfig) -> Path:
 
 def _prepare_tasks(tasks: Sequence[AlignmentTask], skipped: Sequence[str], config: PrepareConfig) -> None:
     # Align what is new or changed
-    earlier, staged = earlier_outcomes(config.out), staged_outcomes(config.out)
+    earlier, staged = load_previous_results(config.out), load_staged_results(config.out)
     _reject_deleted(config.out, [earlier[task.pair.id] for task in tasks if task.pair.id in earlier])
     known = [(staged, config.out / STAGING), (earlier, config.out)]
-    current = {task.pair.id: one for task in tasks if (one := still_valid(task.pair.id, task.key, known))}
+    current = {task.pair.id: one for task in tasks if (one := reusable_result(task.pair.id, task.key, known))}
     redo = [task for task in tasks if task.pair.id not in current]
     if replaced := sum(task.pair.id in earlier for task in redo):
         print(f"{replaced} pairs of an earlier call are aligned anew, because their files or the settings changed")
@@ -256,7 +256,7 @@ def _move_into_place(out: Path, outcomes: Sequence[AlignmentResult]) -> None:
         for path in (out / view).iterdir():
             if path.name not in kept and not path.is_dir():
                 path.unlink()
-        sync(out / view)
+        fsync(out / view)
     shutil.rmtree(out / STAGING, ignore_errors=True)
 
 

@@ -12,10 +12,10 @@ from retipair.data.duplicates import Views, find_duplicates, pixels_sha256
 from retipair.data.pair import load_image
 from retipair.data.sources import RawPair
 from retipair.registration.landmarks import Landmarks, read_landmarks
-from retipair.runtime.atomic_io import sha256_of
-from retipair.runtime.console import console, watched
+from retipair.runtime.atomic_io import file_sha256
+from retipair.runtime.console import console, track
 from retipair.runtime.errors import UserError, printable
-from retipair.runtime.parallel import in_order
+from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 
 _SMALLEST = 32  # px
@@ -51,7 +51,7 @@ def read_pairs(
     left out.
     """
     read = partial(_read_or_why, config=config)
-    found = list(watched("Reading", in_order(read, pairs, config.workers), len(pairs)))
+    found = list(track("Reading", parallel_map(read, pairs, config.workers), len(pairs)))
     readable = [one for one in found if isinstance(one, ReadPair)]
     copies = find_duplicates([one.pair for one in readable], [one.views for one in readable])
     seen = [one for one in readable if one.pair.id not in copies]
@@ -152,4 +152,4 @@ def _chroma(image: np.ndarray) -> float:
 def files_sha256(pair: RawPair) -> str:
     """Of the content of all the pair's files and what each is."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
-    return json_sha256([None if path is None else sha256_of(path) for path in files])
+    return json_sha256([None if path is None else file_sha256(path) for path in files])

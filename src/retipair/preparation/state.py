@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from retipair.data.manifest import mistyped
+from retipair.data.manifest import find_type_error
 from retipair.data.pair import px_at_512
-from retipair.runtime.atomic_io import changed, read_json, write_text
+from retipair.runtime.atomic_io import find_checksum_mismatch, read_json, write_text
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import canonical_json
 
@@ -50,7 +50,7 @@ def view_file(view: str, name: str) -> str:
     return f"{view}/{name}.png"
 
 
-def earlier_outcomes(out: Path) -> dict[str, AlignmentResult]:
+def load_previous_results(out: Path) -> dict[str, AlignmentResult]:
     """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
@@ -59,17 +59,17 @@ def earlier_outcomes(out: Path) -> dict[str, AlignmentResult]:
     if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
         return {}
     pairs = state.get("pairs")
-    if not isinstance(pairs, list) or not all(map(_is_outcome, pairs)):
+    if not isinstance(pairs, list) or not all(map(_is_result, pairs)):
         return {}
     return {values["id"]: AlignmentResult(**values) for values in pairs}
 
 
-def _is_outcome(values: Any) -> bool:
+def _is_result(values: Any) -> bool:
     names = {field.name for field in fields(AlignmentResult)}
-    return isinstance(values, dict) and set(values) == names and not mistyped(AlignmentResult, values)
+    return isinstance(values, dict) and set(values) == names and not find_type_error(AlignmentResult, values)
 
 
-def staged_outcomes(out: Path) -> dict[str, AlignmentResult]:
+def load_staged_results(out: Path) -> dict[str, AlignmentResult]:
     """What a run that was cut off had aligned, by id, and where it still is."""
     found: dict[str, AlignmentResult] = {}
     for path in (out / STAGING).glob("*.json"):
@@ -77,19 +77,21 @@ def staged_outcomes(out: Path) -> dict[str, AlignmentResult]:
             values = read_json(path)
         except UserError:
             continue
-        if _is_outcome(values):
+        if _is_result(values):
             found[values["id"]] = AlignmentResult(**values)
     return found
 
 
-def still_valid(id: str, key: str, known: Sequence[tuple[dict[str, AlignmentResult], Path]]) -> AlignmentResult | None:
+def reusable_result(
+    id: str, key: str, known: Sequence[tuple[dict[str, AlignmentResult], Path]]
+) -> AlignmentResult | None:
     """What became of the pair, if all it depends on and the files it was written to are unchanged; else None."""
     for outcomes, folder in known:
         before = outcomes.get(id)
         if before is None or before.key != key:
             continue
         files = {view_file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
-        if changed(folder, files) is None:
+        if find_checksum_mismatch(folder, files) is None:
             return before
     return None
 
@@ -121,7 +123,7 @@ def doubtful(outcomes: Sequence[AlignmentResult], size: int) -> dict[str, str]:
 
 
 def _outliers(values: dict[str, float], floor: float) -> dict[str, float]:
-    """Those values that lie above the median by three robust deviations and by `floor`, with the others' median."""
+    """Those values that lie above the median by three robust deviations and by `null_mmd2`, with the others' median."""
     if len(values) < _FEWEST_TO_COMPARE:
         return {}
     every = np.array(list(values.values()))

@@ -13,7 +13,7 @@ from retipair.registration.pose_search import search_pose
 from retipair.registration.refine import refine
 from retipair.registration.warp import WORK_SIZE, View, common_square, render, transform_points
 
-How = Literal["points", "features", "none"]
+Method = Literal["points", "features", "none"]
 
 _FEWEST_AGREE = 0.4  # of the landmarks: 8 of 20
 _FEWEST_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
@@ -23,8 +23,8 @@ _LEAST_PATCHES = 0.6
 _FEW_PATCHES = 0.7
 _SAME_PX = 10.0  # at 512: two first guesses closer than this lead to the same vessels
 # At 512: 30 mispaired views, pulled together all the same, reached .16, a CF given as its own FA .21; true ones .48.
-_LEAST_CONSISTENCY: dict[How, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
-_REMEDY: dict[How, str] = {
+_LEAST_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
+_REMEDY: dict[Method, str] = {
     "points": "are both views and the points of one eye, and are the FA's veins filled?",
     "features": "place points (without any, fields of view that differ more than twice in width cannot be aligned)",
     "none": "register them, or are they of two eyes?",
@@ -78,7 +78,7 @@ class _Registered:
 
 
 def align(
-    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, how: How, size: int, limits: Limits
+    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, how: Method, size: int, limits: Limits
 ) -> Aligned:
     """CF (H, W, 3) and FA (H, W), uint8, of any sizes -> the square of `size` px around what both show.
 
@@ -98,7 +98,7 @@ def align(
     return replace(mirrored, fa_to_frame=mirrored.fa_to_frame @ mirror, doubt=_TURNED)
 
 
-def _align(cf: View, fa: View, landmarks: Landmarks | None, how: How, size: int, limits: Limits) -> Aligned:
+def _align(cf: View, fa: View, landmarks: Landmarks | None, how: Method, size: int, limits: Limits) -> Aligned:
     found = _register(cf, fa, landmarks, how)
     refined = found.refined
     frame = common_square(cf, fa, refined, size)
@@ -135,7 +135,7 @@ def _measured(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, s
     return render(cf, fa, frame, frame @ fa_to_cf, side)
 
 
-def _register(cf: View, fa: View, landmarks: Landmarks | None, how: How) -> _Registered:
+def _register(cf: View, fa: View, landmarks: Landmarks | None, how: Method) -> _Registered:
     if how == "none":
         return _Registered(np.eye(3), np.eye(3), None)
     if how == "features" or landmarks is None:
@@ -176,7 +176,7 @@ def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -
     return float(np.median(shifts)) * size / 512 if shifts is not None and len(shifts) else None
 
 
-def _refusal(aligned: Aligned, how: How, size: int, limits: Limits) -> str | None:
+def _refusal(aligned: Aligned, how: Method, size: int, limits: Limits) -> str | None:
     """Why a pair may not be used, with its numbers; None if it may."""
     total, inliers = len(aligned.points), aligned.inliers
     least = _LEAST_CONSISTENCY[how] if limits.min_consistency is None else limits.min_consistency
@@ -207,7 +207,7 @@ def _patches_refused(shifts: np.ndarray | None, max_residual_px: float) -> str |
     return None
 
 
-def _doubt(found: _Registered, how: How, shifts: np.ndarray, limits: Limits) -> str | None:
+def _doubt(found: _Registered, how: Method, shifts: np.ndarray, limits: Limits) -> str | None:
     """Why to look at a pair, its patches' shifts (N,) px at 512.
 
     Points that were placed on images of another size agree with one another too, and only the vessels contradict.

@@ -20,12 +20,12 @@ from retipair.config import TrainConfig
 from retipair.runs.model_selection import validation_of
 from retipair.runtime.atomic_io import (
     append_line,
+    atomic_write_dir,
     check_folder_place,
-    damage,
     read_json,
-    restore,
-    seal,
-    write_folder,
+    recover_dir,
+    verify_checksums,
+    write_checksums,
     write_json,
     write_text,
 )
@@ -76,7 +76,7 @@ class Run:
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
         """The last checkpoint that is as it was written; None if there is none. warn: told of those that are not."""
         for checkpoint in reversed(self.checkpoints()):
-            if (wrong := damage(checkpoint) or _misnamed(checkpoint)) is None:
+            if (wrong := verify_checksums(checkpoint) or _misnamed(checkpoint)) is None:
                 return checkpoint
             warn(f"{checkpoint}: {wrong}")
         return None
@@ -90,7 +90,7 @@ class Run:
             raise UserError(
                 f"{self.folder}: no {which} checkpoint{why}; train it first: `retipair train -n {self.name} ...`"
             )
-        if wrong := damage(folder):
+        if wrong := verify_checksums(folder):
             raise UserError(f"{folder}: {wrong}; draw with --checkpoint {'latest' if which == 'best' else 'best'}")
         return folder / "unet_lora"
 
@@ -102,10 +102,10 @@ class Run:
             raise UserError(f"{path}: not the config of a run; choose another --name")
         return from_values(TrainConfig, saved["settings"], where=str(path))
 
-    def memory_way(self) -> str | None:
+    def memory_strategy(self) -> str | None:
         """The name of the way to save memory that it last went with; None if it has not begun."""
         path = self.folder / "config.json"
-        return read_json(path).get("memory_way") if path.is_file() else None
+        return read_json(path).get("memory_strategy") if path.is_file() else None
 
     def samples_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}_random_pairs"
@@ -144,7 +144,7 @@ class Run:
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
         """Write `latest_checkpoints/step_xxxxxx` whole or not at all, then drop all but the last three."""
-        folder = write_folder(self._latest / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
+        folder = atomic_write_dir(self._latest / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
         shutil.rmtree(self._stopped, ignore_errors=True)
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
@@ -154,9 +154,9 @@ class Run:
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
         """The same between two checkpoints, which it does not count among: the next one replaces it."""
-        if damage(checkpoint := self._latest / f"step_{step:06d}") is None:
+        if verify_checksums(checkpoint := self._latest / f"step_{step:06d}") is None:
             return checkpoint  # it has just been written
-        folder = write_folder(self._stopped / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
+        folder = atomic_write_dir(self._stopped / f"step_{step:06d}", _state_of(step, save_adapter, tensors, state))
         for other in self._stopped.glob("step_*"):
             if other != folder:
                 shutil.rmtree(other)
@@ -168,9 +168,9 @@ class Run:
         def fill(folder: Path) -> None:
             save_adapter(folder / "unet_lora")
             write_json(folder / "reason.json", dict(reason))
-            seal(folder)
+            write_checksums(folder)
 
-        write_folder(self._best, fill)
+        atomic_write_dir(self._best, fill)
 
     def best_step(self) -> int:
         """The step of `best_checkpoint`."""
@@ -183,12 +183,12 @@ class Run:
         of the best step holds the same adapter, as long as it is kept.
         """
         step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
-        wrong = damage(self._best)
+        wrong = verify_checksums(self._best)
         if wrong is None and (found := self.best_step()) != step:
             wrong = f"is of step {found}, but the state that is resumed names step {step}"
         if wrong is None:
             return True
-        possible = damage(source) is None
+        possible = verify_checksums(source) is None
         if possible:
             self.save_best(lambda folder: shutil.copytree(source / "unet_lora", folder), reason)
         remedy = "made again from that step's checkpoint" if possible else "the next validated step is kept as the best"
@@ -202,7 +202,7 @@ class Run:
         """
         for path in (self._latest, self._stopped, self._best, *self.folder.glob("step_*_random_pairs")):
             check_folder_place(path)
-        restore(self._best)
+        recover_dir(self._best)
 
 
 def _state_of(
@@ -214,7 +214,7 @@ def _state_of(
         save_adapter(folder / "unet_lora")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
         write_json(folder / "state.json", {"step": step, **state})
-        seal(folder)
+        write_checksums(folder)
 
     return fill
 

@@ -17,7 +17,7 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # to read it is to set it
 
 
-def partial_of(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """Where a file or folder grows until it is whole. What a killed run left there is overwritten by the next."""
     return path.with_name(f".{path.name.removeprefix('.')}.partial")
 
@@ -27,7 +27,7 @@ def is_leftover(path: Path) -> bool:
     return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
-def told(source: str) -> str:
+def shareable_name(source: str) -> str:
     """What others may be told of what may be a path, whose folders may name people: its last part; else all of it."""
     return Path(source).name if Path(source).exists() else source
 
@@ -57,12 +57,12 @@ def check_places(error: OSError) -> None:
 
 
 @contextmanager
-def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file, whole or not at all; makes the folder. mode: who may read it, from the
     first byte on, less what the umask takes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
+    partial = temp_path(path)
     partial.unlink(missing_ok=True)  # with whatever mode it had
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
@@ -73,12 +73,12 @@ def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)  # on a full disk, above all
         raise
-    sync(path.parent)
+    fsync(path.parent)
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a text file (UTF-8, lines end in \\n) whole or not at all."""
-    with whole(path, mode) as stream:
+    with atomic_write(path, mode) as stream:
         stream.write(text.encode())
 
 
@@ -106,7 +106,7 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(stream.fileno())
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -114,9 +114,9 @@ def sha256_of(path: Path) -> str:
 # --- Folders
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder and put it in place of the one that may be there, whole or not at all."""
-    partial, before = partial_of(folder), _before(folder)
+    partial, before = temp_path(folder), _backup_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -124,44 +124,44 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
                 path.chmod(0o666 & ~_UMASK)  # safetensors writes for its owner alone
-            sync(path)
-        restore(folder)
+            fsync(path)
+        recover_dir(folder)
         if folder.exists():
             folder.replace(before)
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        restore(folder)
+        recover_dir(folder)
         raise
-    sync(folder.parent)
+    fsync(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
     return folder
 
 
-def restore(folder: Path) -> None:
-    """Put back what `write_folder` had put aside when it was killed, or clear it away."""
+def recover_dir(folder: Path) -> None:
+    """Put back what `atomic_write_dir` had put aside when it was killed, or clear it away."""
     if folder.exists():
-        shutil.rmtree(_before(folder), ignore_errors=True)
-    elif _before(folder).exists():
-        _before(folder).replace(folder)
+        shutil.rmtree(_backup_path(folder), ignore_errors=True)
+    elif _backup_path(folder).exists():
+        _backup_path(folder).replace(folder)
 
 
-def seal(folder: Path) -> None:
-    """Write down the checksums of all files in a folder, for `damage` to read."""
+def write_checksums(folder: Path) -> None:
+    """Write down the checksums of all files in a folder, for `verify_checksums` to read."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    write_json(folder / CHECKSUMS_NAME, {path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
+    write_json(folder / CHECKSUMS_NAME, {path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
 
 
-def damage(folder: Path) -> str | None:
+def verify_checksums(folder: Path) -> str | None:
     """What is wrong with a sealed folder; None if it is as it was sealed."""
     try:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
         return f"{CHECKSUMS_NAME} is missing or damaged"
-    return changed(folder, sums) if sums else f"{CHECKSUMS_NAME} names no file"
+    return find_checksum_mismatch(folder, sums) if sums else f"{CHECKSUMS_NAME} names no file"
 
 
-def changed(folder: Path, sums: Mapping[str, str]) -> str | None:
+def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
     """What is wrong with the first file of a folder that has another checksum than this; None: all are as written."""
     for name, sha256 in sums.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -169,18 +169,18 @@ def changed(folder: Path, sums: Mapping[str, str]) -> str | None:
         try:
             if not (folder / name).is_file():  # a pipe would be waited for
                 return f"{name} is missing"
-            if sha256_of(folder / name) != sha256:
+            if file_sha256(folder / name) != sha256:
                 return f"{name} is not what was written"
         except (OSError, ValueError) as error:
             return f"{name} cannot be read ({error})"
     return None
 
 
-def _before(folder: Path) -> Path:
+def _backup_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """A file's content, or what a folder's entries are named, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

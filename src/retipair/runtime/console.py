@@ -58,7 +58,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 @contextmanager
-def unsaid() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside, what commands say of their work is left out: it is but a part of another's."""
     before, console.quiet = console.quiet, True
     try:
@@ -68,7 +68,7 @@ def unsaid() -> Iterator[None]:
         console.quiet = before
 
 
-def watched(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+def track(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
     """The items as they come, with a bar that counts them."""
     with progress(title, total) as advance:
         for item in items:

@@ -1,4 +1,4 @@
-"""The processes that share one command's work, as `accelerate launch` starts them; without it there is one."""
+"""The processes of one command, as `accelerate launch` starts them; a single process without it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,86 +15,86 @@ from retipair.runtime.errors import UserError
 
 Item = TypeVar("Item")
 _PATIENCE = timedelta(days=2)
-"""How long the others wait for the first, which may have very many pairs to encode."""
+"""Timeout of a barrier: the main process may have many pairs to encode first."""
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Which of them this is, from 0, and how many there are."""
+class DistributedState:
+    """Rank of this process, from 0, and number of processes."""
 
-    rank: int = 0
-    count: int = 1
+    process_index: int = 0
+    num_processes: int = 1
 
     @property
-    def first(self) -> bool:
-        """The one that writes what there is one of, and speaks."""
-        return self.rank == 0
+    def is_main_process(self) -> bool:
+        """Whether this process writes the shared files and prints."""
+        return self.process_index == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every count-th of the items, from the rank on: those of all processes are all of them, each once."""
-        return items[self.rank :: self.count]
+    def split_between_processes(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return every `num_processes`-th item from `process_index` on: each item goes to one process."""
+        return items[self.process_index :: self.num_processes]
 
-    def wait(self) -> None:
-        """Until all have come here."""
-        if self.count > 1:
-            with _peers_may_end():
+    def wait_for_everyone(self) -> None:
+        """Block until every process has called this."""
+        if self.num_processes > 1:
+            with _explain_lost_peers():
                 _state().wait_for_everyone()
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """The first goes through before the others begin."""
-        if not self.first:
-            self.wait()
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block on the main process before the others run it."""
+        if not self.is_main_process:
+            self.wait_for_everyone()
         yield
-        if self.first:
-            self.wait()
+        if self.is_main_process:
+            self.wait_for_everyone()
 
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, the same in each."""
-        if self.count == 1:
+    def reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of `tensor` over all processes, on each of them."""
+        if self.num_processes == 1:
             return tensor
         from accelerate.utils import reduce
 
-        with _peers_may_end():
+        with _explain_lost_peers():
             return reduce(tensor, "sum")
 
-    def any_now_and_then(self, flag: bool, step: int) -> bool:
-        """Whether any process has the flag; several ask one another at each tenth step, for a GPU waits for that."""
-        if self.count == 1:
+    def any_process(self, flag: bool, step: int) -> bool:
+        """Return whether any process set `flag`; checked every 10 steps, as the all-reduce synchronises the GPU."""
+        if self.num_processes == 1:
             return flag
         if step % 10:
             return False
-        return bool(self.total(torch.tensor(float(flag), device=_state().device)))
+        return bool(self.reduce_sum(torch.tensor(float(flag), device=_state().device)))
 
-    def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put the mean over all processes in place of each tensor: one message for all of them."""
-        if self.count > 1:
-            vector = self.total(parameters_to_vector(tensors)) / self.count
+    def reduce_mean_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in one all-reduce."""
+        if self.num_processes > 1:
+            vector = self.reduce_sum(parameters_to_vector(tensors)) / self.num_processes
             vector_to_parameters(vector, tensors)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistributedState()
 
 
-def processes(device: str) -> Processes:
-    """Those that were launched together with this one; they meet here. All but the first are quiet from here on."""
+def distributed_state(device: str) -> DistributedState:
+    """Return the state of this command's processes; all but the main one print nothing from here on."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
-    with _peers_may_end():
+        return SINGLE_PROCESS
+    with _explain_lost_peers():
         state = _state(device)
     console.quiet = not state.is_main_process
-    return Processes(state.process_index, state.num_processes)
+    return DistributedState(state.process_index, state.num_processes)
 
 
-def _state(device: str = "cpu"):  # type: ignore[no-untyped-def] # accelerate's, a singleton
+def _state(device: str = "cpu"):  # type: ignore[no-untyped-def] # accelerate's singleton
     from accelerate import PartialState
 
     return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
 
 
 @contextmanager
-def _peers_may_end() -> Iterator[None]:
-    """What the library raises when another process is gone, in one line."""
+def _explain_lost_peers() -> Iterator[None]:
+    """Turn the library's error about a lost process into one line."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
 """Files of JSON lines that grow while work goes on, and that several processes may write at once.
 
-Each process appends to a part of its own; `put_in_order` makes one file of them, without holding their lines.
+Each process appends to a part of its own; `merge_shards` makes one file of them, without holding their lines.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.runtime.atomic_io import whole
+from retipair.runtime.atomic_io import atomic_write
 
 Key = Callable[[str, str], int | None]
 """(line, where it is) -> its place among the others; None: it is dropped."""
@@ -22,12 +22,12 @@ def is_text(text: str) -> bool:
     return text.isascii() or text.encode(errors="replace").decode() == text
 
 
-def part_of(path: Path, rank: int) -> Path:
+def shard_path(path: Path, rank: int) -> Path:
     """The file that process `rank` appends to: the first writes the file itself."""
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
-def put_in_order(path: Path, key: Key) -> None:
+def merge_shards(path: Path, key: Key) -> None:
     """Make one file of all parts, lines by their keys, the last of those with one key; a torn last line is dropped.
 
     A file that is in order already is left as it is. What `key` raises comes through, before anything is changed.
@@ -69,7 +69,7 @@ def _write(path: Path, paths: Sequence[Path], places: Sequence[tuple[int, int]])
     """places: (offset, which of `paths`) of each line."""
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open("rb")) for one in paths]
-        stream = stack.enter_context(whole(path))
+        stream = stack.enter_context(atomic_write(path))
         for offset, number in places:
             sources[number].seek(offset)
             stream.write(sources[number].readline())

@@ -17,7 +17,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def owned(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None]:
+def directory_lock(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None]:
     """Inside, the folder is this process's alone; made if it is missing, and gone again if nothing is put into it.
 
     first: whether this is the first of the processes that share a command; it takes the folder for all of them.

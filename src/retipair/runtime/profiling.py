@@ -30,7 +30,7 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def seconds_of(work: Work, device: str) -> float:
+def time_once(work: Work, device: str) -> float:
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -38,7 +38,7 @@ def seconds_of(work: Work, device: str) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(works: Mapping[str, Work], device: str, repeats: int, warmup: int) -> dict[str, list[float]]:
+def time_interleaved(works: Mapping[str, Work], device: str, repeats: int, warmup: int) -> dict[str, list[float]]:
     """Seconds of each work, by name: in every round each takes its turn, so that a machine's moods strike all alike."""
     for _ in range(warmup):
         for work in works.values():
@@ -46,7 +46,7 @@ def in_turns(works: Mapping[str, Work], device: str, repeats: int, warmup: int) 
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            seconds[name].append(seconds_of(work, device))
+            seconds[name].append(time_once(work, device))
     return seconds
 
 
@@ -109,7 +109,7 @@ def peak_memory(device: str) -> Iterator[Peak]:
 # Arithmetic
 
 
-def flop_of(work: Work) -> int:
+def count_flop(work: Work) -> int:
     """Floating-point operations of the matrix products and convolutions in this work, attention's too."""
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is not counted on every device
@@ -121,11 +121,11 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
     """FLOP a second of the machine's own product of two large square matrices: the limit to hold a step against."""
     side = SIDES[device.split(":")[0]]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    [seconds] = in_turns({"product": lambda: left @ right}, device, repeats, warmup=2).values()
+    [seconds] = time_interleaved({"product": lambda: left @ right}, device, repeats, warmup=2).values()
     return 2 * side**3 / min(seconds)
 
 
-def profiled(work: Work) -> Sequence[Any]:
+def profile_work(work: Work) -> Sequence[Any]:
     """What torch's profiler saw of a work, by operator and by marked part: for the shares below."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints to stderr when it starts and stops
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
@@ -134,16 +134,16 @@ def profiled(work: Work) -> Sequence[Any]:
     return seen.key_averages()
 
 
-def shares_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
+def time_fractions_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
     """Share of a work's time that each of its parts takes, which it marks with `record_function`."""
     took = {event.key: _total(event) for event in events}
-    return _shares({part: took.get(part, 0.0) for part in parts})
+    return _fractions({part: took.get(part, 0.0) for part in parts})
 
 
-def shares_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
+def time_fractions_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
     """Share of a work's time of the operators that take most, those they call not counted."""
     took = {e.key.removeprefix("aten::"): _own(e) for e in events if e.key.startswith("aten::")}
-    ranked = sorted(_shares(took).items(), key=lambda one: one[1], reverse=True)
+    ranked = sorted(_fractions(took).items(), key=lambda one: one[1], reverse=True)
     return dict(ranked[:most])
 
 
@@ -155,6 +155,6 @@ def _own(event: Any) -> float:
     return float(event.self_device_time_total or event.self_cpu_time_total)
 
 
-def _shares(took: Mapping[str, float]) -> dict[str, float]:
+def _fractions(took: Mapping[str, float]) -> dict[str, float]:
     whole = sum(took.values()) or 1.0
     return {name: value / whole for name, value in took.items()}

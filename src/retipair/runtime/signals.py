@@ -13,13 +13,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
 """A user's Ctrl-C, a cluster's end of time: SIGTERM, and what schedulers send some time before."""
 
 
-_ECHO = 5.0
+_DUPLICATE_SIGTERM_S = 5.0
 """Seconds."""
 _seen: list[int] = []
 """Signals that came before there was work to finish."""
 
 
-class Terminated(KeyboardInterrupt):
+class SigtermReceived(KeyboardInterrupt):
     """SIGTERM: a cluster's scheduler, or the launcher when another process has ended."""
 
 
@@ -41,7 +41,7 @@ def ignore_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     _seen.append(number)
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    raise KeyboardInterrupt if number == signal.SIGINT else SigtermReceived
 
 
 class Stop:
@@ -50,12 +50,12 @@ class Stop:
     number = 0
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self.number > 0
 
 
 @contextmanager
-def stoppable(finishing: str) -> Iterator[Stop]:
+def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     """Inside, the first signal sets a mark for the work to see; the second does what it would have done without this,
     but for a SIGTERM soon after another: a cluster and the launcher both send one.
 
@@ -76,8 +76,8 @@ def stoppable(finishing: str) -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if stop.asked:
-            if number == stop.number == signal.SIGTERM and time.monotonic() - asked < _ECHO:
+        if stop.requested:
+            if number == stop.number == signal.SIGTERM and time.monotonic() - asked < _DUPLICATE_SIGTERM_S:
                 return
             restore()
             signal.raise_signal(number)

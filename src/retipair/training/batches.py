@@ -12,16 +12,16 @@ import torch
 
 from retipair.config import TrainConfig
 from retipair.data.augmentation import apply_variant, draw_variant
-from retipair.data.dataset import Entry, content_sha256, load_views
+from retipair.data.dataset import PairRecord, content_sha256, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
-from retipair.diffusion.losses import half_without_numbers
-from retipair.diffusion.noise import clean_halves, generator, noise_like, sent, timesteps_for
+from retipair.diffusion.losses import find_nonfinite_half
+from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, to_device
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.vae import encode_moments, fingerprint_of
 from retipair.runtime.console import progress
-from retipair.runtime.distributed import Processes
+from retipair.runtime.distributed import DistributedState
 from retipair.runtime.errors import UserError
-from retipair.runtime.lock import owned
+from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import json_sha256
 from retipair.training.plan import VALIDATION_TIMESTEPS, Data, Plan
 
@@ -65,7 +65,7 @@ class Batches:
         """The batch of these numbers of the endless stream of samples: pair, variant and all the rest of a batch."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
-        mean, std = (sent(part, self.device).float() for part in self.train.moments(pairs, variants))
+        mean, std = (to_device(part, self.device).float() for part in self.train.moments(pairs, variants))
         latents = mean + std * noise_like(mean, *((seed, "posterior", s) for s in samples))
         keys = [(seed, "noise", s) for s in samples]
         noise = noise_like(latents, *keys, offset=self.config.offset_noise_strength)
@@ -89,14 +89,14 @@ class Batches:
         """One row: that of a prompt."""
         return self.conditioning.rows([self.prompts.index(prompt)])
 
-    def validation(self, crew: Processes) -> Iterator[tuple[int, Batch]]:
+    def validation(self, dist: DistributedState) -> Iterator[tuple[int, Batch]]:
         """Each validation pair of this process's share at each fixed timestep, by the timestep's place: mean latents,
         fixed noise in both halves, no offset.
         """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
-        for number, row in crew.share([*enumerate(self.val_prompts)]):
+        for number, row in dist.split_between_processes([*enumerate(self.val_prompts)]):
             mean, _ = self.val.moments([number], [0])
-            latents = sent(mean, self.device).float()
+            latents = to_device(mean, self.device).float()
             for place, t in enumerate(VALIDATION_TIMESTEPS):
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)
@@ -131,7 +131,7 @@ def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
     return caches[0].on(plan.device), caches[1].on(plan.device)
 
 
-def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: str) -> LatentCache:
+def _cache(plan: Plan, entries: list[PairRecord], variants: int, vae: Any, weights: str) -> LatentCache:
     key = {
         "recipe": RECIPE,
         "pairs": content_sha256(entries),
@@ -161,15 +161,15 @@ def _cache(plan: Plan, entries: list[Entry], variants: int, vae: Any, weights: s
     shape = (len(entries), variants, *plan.latent_shape)
     if (found := open_cache(folder, shape)) is not None:
         return found
-    with owned(folder, wait=True):  # of two runs that need the same, one encodes
+    with directory_lock(folder, wait=True):  # of two runs that need the same, one encodes
         return open_or_build(folder, shape, joints, encoder)
 
 
-def encoded(vae: Any, joint: np.ndarray, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
     """mean, std of a joint image's latents, (C, h, w). Raises UserError, naming pair and half, for no numbers."""
     moments = encode_moments(vae, joint[None])
     for part in (moments.mean, moments.std):
-        if view := half_without_numbers(part.to(torch.float16)):
+        if view := find_nonfinite_half(part.to(torch.float16)):
             raise UserError(
                 f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder gives no numbers; take a base with "
                 "a sound one (SDXL's overflows in fp16: take it in fp32, or sdxl-vae-fp16-fix)"

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from retipair.config import TrainConfig
-from retipair.models.memory import Way
+from retipair.models.memory import MemoryStrategy
 from retipair.runs.model_selection import Validation
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import told
+from retipair.runtime.atomic_io import shareable_name
 from retipair.runtime.console import console
-from retipair.runtime.distributed import Processes
+from retipair.runtime.distributed import DistributedState
 from retipair.runtime.errors import printable
 from retipair.runtime.profiling import GIB, Peak, memory_kind
 from retipair.runtime.schema import to_values
 from retipair.training.plan import (
     Data,
     Plan,
-    said_of_samples,
+    samples_text,
 )
 from retipair.training.step import Training
 
@@ -49,9 +49,9 @@ def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -
 
 
 @contextmanager
-def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
+def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Track]:
     """A function that sends metrics to the tracker asked for, through accelerate."""
-    if config.tracker == "none" or not crew.first:
+    if config.tracker == "none" or not dist.is_main_process:
         yield lambda values, step: None
         return
     from accelerate import Accelerator
@@ -59,41 +59,41 @@ def tracking(config: TrainConfig, run: Run, crew: Processes) -> Iterator[Track]:
     accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
     known = {k: v for k, v in to_values(config).items() if v is not None and k not in ("data", "results", "tokenizer")}
     where = {"wandb": {"dir": str(run.folder)}}
-    accelerator.init_trackers("retipair", {**known, "base": told(config.base)}, where)
+    accelerator.init_trackers("retipair", {**known, "base": shareable_name(config.base)}, where)
     yield lambda values, step: accelerator.log(dict(values), step=step)
     accelerator.end_training()
 
 
-def say_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
-    if training.learner.step:
-        console.print(f"Resuming {plan.folder} at step {training.learner.step}")
-    trainable = sum(parameter.numel() for parameter in training.learner.parameters.values())
-    crew = training.crew
-    together = f", {crew.count} processes together" if crew.count > 1 else ""
+def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
+    if training.optimizer.step:
+        console.print(f"Resuming {plan.folder} at step {training.optimizer.step}")
+    trainable = sum(parameter.numel() for parameter in training.optimizer.parameters.values())
+    dist = training.dist
+    together = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""
     console.print(
         f"{plan.base.family.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
     )
     console.print(f"the base predicts {plan.base.prediction}")
-    console.print(said_of_memory(plan))
-    console.print(f"samples: {said_of_samples(plan.config)}")
+    console.print(memory_text(plan))
+    console.print(f"samples: {samples_text(plan.config)}")
     for warning in warnings:
         console.print(f"warning: {printable(warning)}")
 
 
-def said_of_memory(plan: Plan) -> str:
+def memory_text(plan: Plan) -> str:
     needed = plan.memory_of(plan.way) / GIB
     return f"memory: {needed:.1f} GiB estimated, with {plan.way.name} (--memory {plan.config.memory})"
 
 
-def say_change(run: Run, step: int, before: str, way: Way) -> None:
+def print_change(run: Run, step: int, before: str, way: MemoryStrategy) -> None:
     """A resumed run that saves memory otherwise than before: fewer bits are other arithmetic."""
     text = f"memory: from step {step} on with {way.name}, before with {before}"
     run.note("training", text)
     console.print(f"{text}; the base's weights in other bits make it another training than one that ran all the way")
 
 
-def say_end(plan: Plan, steps: int, peak: Peak) -> None:
+def print_end(plan: Plan, steps: int, peak: Peak) -> None:
     """What was reached, and the memory it took beside the estimate."""
     run = Run(plan.folder)
     needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
@@ -116,6 +116,6 @@ def next_command(config: TrainConfig, untrained: bool) -> str:
     return f"retipair generate -n {config.name} --base {config.base}{flags} --savedir new --amount 10"
 
 
-def said(validation: Validation) -> str:
+def validation_text(validation: Validation) -> str:
     matching = "" if validation.consistency is None else f", consistency of the samples {validation.consistency:.3f}"
     return f"loss {validation.loss:.6f}{matching}"

@@ -5,10 +5,10 @@ import math
 import torch
 
 from retipair.diffusion.losses import Losses
-from retipair.runtime.distributed import Processes
+from retipair.runtime.distributed import DistributedState
 
 
-class Window:
+class LossMeter:
     """Sums since the last log line, kept on the device: reading a number at each step would make each step wait."""
 
     def __init__(self, device: str) -> None:
@@ -22,9 +22,9 @@ class Window:
         sums = torch.cat([singles, count, halves.sum(0)])
         self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
 
-    def read(self, crew: Processes) -> dict[str, float]:
+    def read(self, dist: DistributedState) -> dict[str, float]:
         """Means since the last call, over all processes; those of a half are over the samples that it counts in."""
-        total, t, count, *halves = crew.total(self.sums).tolist()
+        total, t, count, *halves = dist.reduce_sum(self.sums).tolist()
         self.sums.zero_()
         count = max(count, 1.0)  # none, where every step was left out
         self.last = total / count

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from retipair.diffusion.losses import half_without_numbers
+from retipair.diffusion.losses import find_nonfinite_half
 from retipair.training.batches import Batch
 
 
-class Lost:
+class NonFiniteCounter:
     """Steps whose update was left out, counted on the device; looked at where that waits for nobody."""
 
     def __init__(self, device: str) -> None:
@@ -35,10 +35,10 @@ class Lost:
         return count, first
 
 
-def culprit(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str | None:
+def find_nonfinite(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str | None:
     """What in a batch is no number: the latents of a pair's half or what is predicted of them; None: neither."""
     for what, values in (("the latents", batch.latents), ("the prediction", prediction)):
         for name, row in zip(names, values, strict=True):
-            if half := half_without_numbers(row):
+            if half := find_nonfinite_half(row):
                 return f"{what} of pair {name}, {half}"
     return None

@@ -14,7 +14,7 @@ from retipair.runtime.errors import UserError
 ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
 
-class Learner:
+class LoraOptimizer:
     """Where the adapter's parameters, the optimiser and the average stand after `step` steps."""
 
     def __init__(self, unet: UNet, config: TrainConfig) -> None:
@@ -54,7 +54,7 @@ class Learner:
         return finite
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema_weights(self) -> Iterator[None]:
         """Inside, the network has the averaged adapter in place of the raw one, where averaging is on."""
         if self._average is None:
             yield

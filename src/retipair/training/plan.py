@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retipair.config import TrainConfig, check_folder_name, check_size
-from retipair.data.dataset import Entry, content_sha256, of_split, read_dataset
+from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
 from retipair.data.sources import find_pairs
@@ -19,19 +19,19 @@ from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import caption_warnings
 from retipair.models.conditioning import size_ids_for
 from retipair.models.device import choose_device, choose_dtype, free_memory
-from retipair.models.lora import Description, lora_config
+from retipair.models.lora import AdapterMetadata, lora_config
 from retipair.models.memory import (
     GIB,
-    TRAINING,
+    TRAINING_STRATEGIES,
     Adapter,
     Estimate,
-    Way,
-    Work,
-    choose,
+    MemoryStrategy,
+    Workload,
     count_step,
-    next_smaller,
-    open_to,
-    ready,
+    next_smaller_preset,
+    require_backend,
+    select_strategy,
+    supported_on,
     training_memory,
 )
 from retipair.preparation.prepare import is_prepared, prepared_folder
@@ -68,7 +68,7 @@ class Plan:
     device: str
     dtype: torch.dtype
     folder: Path
-    way: Way = TRAINING[0]
+    way: MemoryStrategy = TRAINING_STRATEGIES[0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -76,33 +76,33 @@ class Plan:
         return self.base.latent_shape(self.layout.joint_size)
 
     @property
-    def work(self) -> Work:
+    def work(self) -> Workload:
         """What its memory depends on."""
         latents = (self.config.batch_size, *self.latent_shape)
-        return Work(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
+        return Workload(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
 
-    def memory(self, way: Way) -> Estimate:
+    def memory(self, way: MemoryStrategy) -> Estimate:
         """Bytes of each phase of the training, if it saved memory in this way."""
         config = self.config
         return training_memory(self.work, way, config.optimizer, bool(config.num_samples), config.ema_decay > 0)
 
-    def memory_of(self, way: Way) -> int:
+    def memory_of(self, way: MemoryStrategy) -> int:
         """The most of them."""
         return max(self.memory(way).values())
 
     @property
-    def ways(self) -> list[Way]:
+    def ways(self) -> list[MemoryStrategy]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
-        ways = [way for way in TRAINING if way.checkpointing or not self.config.gradient_checkpointing]
-        return open_to(self.device, ways)
+        ways = [way for way in TRAINING_STRATEGIES if way.checkpointing or not self.config.gradient_checkpointing]
+        return supported_on(self.device, ways)
 
 
 @dataclass(frozen=True)
 class Data:
     """The pairs of a run: both sides of the split, and the fingerprint of everything in them."""
 
-    train: list[Entry]
-    val: list[Entry]
+    train: list[PairRecord]
+    val: list[PairRecord]
     sha256: str
 
     def prompts(self, default: str) -> list[tuple[str, int]]:
@@ -129,7 +129,7 @@ def make_plan(config: TrainConfig) -> Plan:
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
-    return replace(plan, way=ready(_choose_way(plan)))
+    return replace(plan, way=require_backend(_select_strategy(plan)))
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
@@ -147,9 +147,9 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     return replace(config, num_samples=number, sample_steps=config.sample_steps or default[1])
 
 
-def _choose_way(plan: Plan) -> Way:
+def _select_strategy(plan: Plan) -> MemoryStrategy:
     """What --memory leads to; a resumed run whose user leaves that to us goes on as it began."""
-    config, before = plan.config, Run(plan.folder).memory_way() if plan.config.resume else None
+    config, before = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
     for way in plan.ways:
         if config.memory == "auto" and way.name == before:
             return way
@@ -157,12 +157,12 @@ def _choose_way(plan: Plan) -> Way:
     advice = "lower --batch_size or --size"
     if plan.dtype == torch.float32:
         advice = f"try --precision bf16 (it loads half as much), or {advice}"
-    return choose(config.memory, plan.ways, plan.memory_of, free, advice)
+    return select_strategy(config.memory, plan.ways, plan.memory_of, free, advice)
 
 
 def smaller_flags(plan: Plan) -> str:
     """The flags to try when memory has run out after all."""
-    if smaller := next_smaller(plan.way, plan.ways, plan.memory_of):
+    if smaller := next_smaller_preset(plan.way, plan.ways, plan.memory_of):
         return f"--memory {smaller}"
     if not plan.way.checkpointing:
         return "--gradient_checkpointing"
@@ -202,13 +202,13 @@ def read_data(plan: Plan) -> Data:
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
     entries = read_dataset(folder, console.print)
-    return Data(of_split(entries, "train", folder), of_split(entries, "val", folder), content_sha256(entries))
+    return Data(filter_split(entries, "train", folder), filter_split(entries, "val", folder), content_sha256(entries))
 
 
-def describe(plan: Plan, data: Data) -> Description:
+def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
     """What the adapter will say of itself."""
     config = plan.config
-    return Description(
+    return AdapterMetadata(
         system=plan.base.family.name,
         layout=plan.layout.name,
         view_size=plan.layout.view_size,
@@ -248,8 +248,8 @@ def print_plan(plan: Plan) -> None:
     facts = {
         "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
         "pairs": pairs,
-        "views": said_of_views(size, on_disk),
-        "samples": said_of_samples(plan.config),
+        "views": views_text(size, on_disk),
+        "samples": samples_text(plan.config),
         "system": plan.base.family.name,
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
@@ -265,19 +265,19 @@ def print_plan(plan: Plan) -> None:
         console.print(f"warning: {printable(warning)}")
 
 
-def said_of_samples(config: TrainConfig) -> str:
+def samples_text(config: TrainConfig) -> str:
     """Say what each validation samples."""
     if not config.num_samples:
         return "none"
     return f"{config.num_samples} pairs of {config.sample_steps} denoising steps at each validation"
 
 
-def view_size_on_disk(entries: Sequence[Entry]) -> int:
+def view_size_on_disk(entries: Sequence[PairRecord]) -> int:
     """Return the side of the first CF, px; `prepare` and `generate` make all of one size."""
     return image_size(entries[0].cf)[0]
 
 
-def said_of_views(size: int, on_disk: int) -> str:
+def views_text(size: int, on_disk: int) -> str:
     """Say which size training sees the views in, px, and if they are resized for it."""
     if on_disk >= size:
         return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"

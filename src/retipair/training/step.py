@@ -12,11 +12,11 @@ from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import with_clean_halves
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, add_adapter
-from retipair.runtime.distributed import Processes
+from retipair.runtime.distributed import DistributedState
 from retipair.training.batches import Batches, make_batches
-from retipair.training.meters import Window
-from retipair.training.nonfinite import Lost, culprit
-from retipair.training.optimizer import Learner
+from retipair.training.meters import LossMeter
+from retipair.training.nonfinite import NonFiniteCounter, find_nonfinite
+from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import Data, Plan, adapter_config
 
 PARTS = ("draw", "forward", "losses", "backward", "update")
@@ -33,16 +33,16 @@ class Training:
     denoise: Denoiser
     scheduler: Any
     objective: Objective
-    learner: Learner
-    window: Window
-    lost: Lost
-    crew: Processes
+    optimizer: LoraOptimizer
+    meter: LossMeter
+    nonfinite: NonFiniteCounter
+    dist: DistributedState
 
 
-def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
+def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
     """Encode what is not encoded yet, and put a fresh adapter on the base."""
     config = plan.config
-    with crew.first_alone():
+    with dist.main_process_first():
         batches = make_batches(plan, data)
     unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
     add_adapter(unet, adapter_config(config), config.seed)
@@ -51,56 +51,56 @@ def set_up(plan: Plan, data: Data, crew: Processes) -> Training:
     scheduler = plan.base.scheduler("ddpm")
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
     objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
-    learner, window = Learner(unet, config), Window(plan.device)
-    lost = Lost(plan.device)
-    return Training(config, batches, unet, denoise, scheduler, objective, learner, window, lost, crew)
+    optimizer, meter = LoraOptimizer(unet, config), LossMeter(plan.device)
+    nonfinite = NonFiniteCounter(plan.device)
+    return Training(config, batches, unet, denoise, scheduler, objective, optimizer, meter, nonfinite, dist)
 
 
 def high_frequency(config: TrainConfig) -> HighFrequency:
     return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
 
 
-def take_step(training: Training) -> float:
+def training_step(training: Training) -> float:
     """One step of the optimiser; returns the learning rate that it had. The processes share its samples."""
-    config, learner, crew = training.config, training.learner, training.crew
+    config, optimizer, dist = training.config, training.optimizer, training.dist
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
-            batch = training.batches.draw(samples_of(config, learner.step, part, crew))
+            batch = training.batches.draw(samples_of(config, optimizer.step, part, dist))
             noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
             noisy = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
             prediction = training.denoise(noisy, batch.t, batch.conditioning)
         with record_function("losses"):
             losses = training.objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
-            training.window.add(losses, batch.t)
+            training.meter.add(losses, batch.t)
         with record_function("backward"):
             (losses.total / config.gradient_accumulation_steps).backward()
-    rate = learner.learning_rate
+    rate = optimizer.learning_rate
     with record_function("update"):
-        crew.average([parameter.grad for parameter in learner.parameters.values() if parameter.grad is not None])
-        training.lost.add(learner.update(), learner.step - 1)
+        dist.reduce_mean_([parameter.grad for parameter in optimizer.parameters.values() if parameter.grad is not None])
+        training.nonfinite.add(optimizer.update(), optimizer.step - 1)
     return rate
 
 
-def samples_of(config: TrainConfig, step: int, part: int, crew: Processes) -> range:
+def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState) -> range:
     """The numbers of the samples in one forward pass of this process, of `gradient_accumulation_steps` in a step."""
-    turn = (step * config.gradient_accumulation_steps + part) * crew.count + crew.rank
+    turn = (step * config.gradient_accumulation_steps + part) * dist.num_processes + dist.process_index
     return range(turn * config.batch_size, (turn + 1) * config.batch_size)
 
 
 @torch.no_grad()
-def named(training: Training, data: Data, step: int) -> str:
+def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
     """What is no number in a step: its batches, those of all processes, are drawn once more, for they are functions of
     its number.
     """
     seen: list[str] = []
-    crews = [replace(training.crew, rank=rank) for rank in range(training.crew.count)]
-    for part, crew in product(range(training.config.gradient_accumulation_steps), crews):
-        samples = samples_of(training.config, step, part, crew)
+    states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
+    for part, dist in product(range(training.config.gradient_accumulation_steps), states):
+        samples = samples_of(training.config, step, part, dist)
         batch = training.batches.draw(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
-        if found := culprit(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
+        if found := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
             return found
         seen += names
     return f"the gradient of {'pair' if len(seen) == 1 else 'pairs'} {', '.join(dict.fromkeys(seen))}"

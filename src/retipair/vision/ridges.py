@@ -65,14 +65,14 @@ def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> 
     inside the mask; 0 where there is nothing to compare. Real pairs reach .40 to .68, the same views mispaired .04 at
     most (95th percentile). Views of any size are measured 512 px wide.
     """
-    cf, fa, mask = (at_measured(array) for array in (cf, fa, mask))
+    cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
     if not inside.any():
         return 0.0
     return correlation(vesselness(cf, mask)[inside], vesselness(fa, mask)[inside])
 
 
-def at_measured(view: np.ndarray) -> np.ndarray:
+def resize_to_reference(view: np.ndarray) -> np.ndarray:
     """A view (H, W, 3) or (H, W) uint8, or a mask (H, W) bool, resized to 512 px wide, so that figures compare.
 
     By area downwards, bicubically upwards (masks bilinearly); a view of that width is returned as it is.
