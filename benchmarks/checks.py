@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def checked(training: Training) -> None:
     training_step(training)
-    if training.nonfinite.free:
+    if training.nonfinite.sync_is_free:
         training.nonfinite.read()
 
 

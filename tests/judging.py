@@ -53,7 +53,7 @@ def write_run(folder: Path) -> None:
     validation = [{"kind": "validation", "step": step, "loss": 0.5, "t200_cf": 0.5, "t200_fa": 0.6} for step in (0, 4)]
     (folder / "best_checkpoint").mkdir(parents=True)
     settings = {"name": "exp", "batch_size": 2}
-    (folder / "config.json").write_text(json.dumps({"settings": settings, "memory_strategy": "no memory savings"}))
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "memory_way": "no memory savings"}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
 
 

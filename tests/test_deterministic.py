@@ -13,7 +13,7 @@ from conftest import CUDA, train_command
 from operations import Seen
 from retipair.cli import main
 from retipair.models.lora import read_tensors
-from retipair.training import train
+from retipair.training import loop
 
 Folder = Callable[[str], Path]
 # What torch.use_deterministic_algorithms refuses on a GPU, of all that networks of this kind might use.
@@ -29,14 +29,14 @@ WITHOUT_ORDER = {
 def test_a_step_needs_nothing_that_a_gpu_sums_in_no_fixed_order(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_step, seen = train.take_step, Seen()
+    take_step, seen = loop.training_step, Seen()
 
     def watched(*arguments: Any) -> float:
         assert torch.are_deterministic_algorithms_enabled()
         with seen:
             return take_step(*arguments)
 
-    monkeypatch.setattr(train, "take_step", watched)
+    monkeypatch.setattr(loop, "training_step", watched)
     flags = ("--deterministic", "--num_samples", 0, "--hf_max_timestep", 1000)
     assert main(train_command("exp", base_folder(system), prepared, tmp_path, *flags)) == 0
     assert not torch.are_deterministic_algorithms_enabled()

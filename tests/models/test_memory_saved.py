@@ -51,7 +51,7 @@ def run_of(results: Path, system: str = "sdxl") -> Path:
 
 
 def way_of(run: Path) -> str:
-    return json.loads((run / "config.json").read_text())["memory_strategy"]
+    return json.loads((run / "config.json").read_text())["memory_way"]
 
 
 def test_what_fits_is_left_as_it_is(trained: Folder, prepared: Path, base_folder: Folder) -> None:

@@ -25,8 +25,8 @@ Folder = Callable[[str], Path]
 SLOW = pytest.mark.slow
 HOLD = """
 import pathlib, sys
-from retipair.runtime.lock import owned
-with owned(pathlib.Path(sys.argv[1])):
+from retipair.runtime.lock import directory_lock
+with directory_lock(pathlib.Path(sys.argv[1])):
     print("has", flush=True)
     input()
 """

@@ -16,7 +16,7 @@ from retipair.cli import main
 from retipair.generation import generate
 from retipair.runs.run_dir import Run
 from retipair.runtime.signals import end_on_signals, graceful_shutdown
-from retipair.training import train
+from retipair.training import loop, validation
 from running import started, wait_for
 
 Folder = Callable[[str], Path]
@@ -53,7 +53,7 @@ def test_training_keeps_its_step_and_goes_on_to_the_bit(
     def command(results: str) -> list[str]:
         return train_command("exp", base_folder("sd15"), prepared, tmp_path / results, *FLAGS)
 
-    told_at(monkeypatch, train, "take_step", call, number)
+    told_at(monkeypatch, loop, "training_step", call, number)
     assert main(command("a")) == status
     monkeypatch.undo()
     assert f"stopped after step {call}, which is saved; the same command with --resume" in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_told_while_it_samples_it_samples_again(
     def command(results: str) -> list[str]:
         return train_command("exp", base_folder("sd15"), prepared, tmp_path / results, *flags)
 
-    told_at(monkeypatch, train.Painter, "paint", 3, signal.SIGTERM)  # the first of step 2
+    told_at(monkeypatch, validation.PairGenerator, "sample", 3, signal.SIGTERM)  # the first of step 2
     assert main(command("a")) == 143
     monkeypatch.undo()
     run, whole = (tmp_path / name / "out_joint_sd15_cffa_pairs/exp" for name in "ab")

@@ -28,10 +28,10 @@ from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 from retipair.runtime.errors import UserError
 from retipair.training import batches, nonfinite, optimizer
+from retipair.training.divergence import check_bounded
 from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import adapter_config
 from retipair.training.step import build_training, describe_nonfinite_step, training_step
-from retipair.training.train import check_bounded
 
 Folder = Callable[[str], Path]
 QUICK = ("--num_samples", 0, "--augment_variants", 1, "--log_every", 2, "--max_steps", 6)
@@ -182,7 +182,7 @@ def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
     """As on a GPU, where a look waits for the device."""
     nan_gradients(monkeypatch, 2)
     monkeypatch.setattr(
-        nonfinite.NonFiniteCounter, "free", property(lambda self: False, lambda self, free: None), raising=False
+        nonfinite.NonFiniteCounter, "free", property(lambda self: False, lambda self, value: None), raising=False
     )
     assert main(command("--log_every", 6, "--val_every", 3)) == 2
     assert "at step 2 no number: the gradient of pair" in capsys.readouterr().err.splitlines()[-1]

@@ -782,7 +782,7 @@ def test_raw_pairs_are_prepared_once(
         raise AssertionError("prepared again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("retipair.training.plan.prepare_pairs", never)
+        patched.setattr("retipair.preparation.prepare.prepare_pairs", never)
         assert main(train_command("second", base, tmp_path / "raw", results, *flags)) == 0
     assert contents(folder) == before
     second = run_folder(results, "sd15", "second")

@@ -105,7 +105,7 @@ class Run:
     def memory_strategy(self) -> str | None:
         """The name of the way to save memory that it last went with; None if it has not begun."""
         path = self.folder / "config.json"
-        return read_json(path).get("memory_strategy") if path.is_file() else None
+        return read_json(path).get("memory_way") if path.is_file() else None
 
     def samples_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}_random_pairs"
@@ -195,8 +195,8 @@ class Run:
         console.print(f"warning: {self._best}: {wrong}; {remedy}")
         return possible
 
-    def mend(self) -> None:
-        """Put in order what a kill left half done. For whoever owns the run.
+    def recover(self) -> None:
+        """Recover from an interrupted write. The caller must hold the run's lock.
 
         Raises UserError if a file stands where a folder of the run is: its checkpoints would be taken for none.
         """

@@ -1,4 +1,4 @@
-"""Training steps whose gradient is no number: found without waiting for the device, and named."""
+"""Count training steps with a NaN or infinite gradient without synchronising the device, and find the cause."""
 
 from collections.abc import Sequence
 
@@ -9,34 +9,34 @@ from retipair.training.batches import Batch
 
 
 class NonFiniteCounter:
-    """Steps whose update was left out, counted on the device; looked at where that waits for nobody."""
+    """Counts skipped (non-finite) steps on the device; reading the count is the only synchronisation."""
 
     def __init__(self, device: str) -> None:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
-        self.free = device == "cpu"
-        """Whether looking costs nothing."""
-        self.lately = 0
-        """How many were found since the last line of the log."""
+        self.sync_is_free = device == "cpu"
+        """Whether `read` costs nothing."""
+        self.since_last_log = 0
+        """Number of skipped steps since the last log line."""
 
     def add(self, finite: torch.Tensor, step: int) -> None:
-        """finite: () bool, whether the gradient of this step was one."""
-        lost = ~finite
-        self.first = torch.where(lost & (self.first < 0), step, self.first)
-        self.count += lost
+        """Count a step. finite: () bool on the device, whether its gradient is finite."""
+        skipped = ~finite
+        self.first = torch.where(skipped & (self.first < 0), step, self.first)
+        self.count += skipped
 
     def read(self) -> tuple[int, int]:
-        """(how many since the last call, the first of them)."""
+        """Return (number of skipped steps since the last call, the first of them)."""
         count, first = int(self.count), int(self.first)
         if count:
-            self.lately += count
+            self.since_last_log += count
             self.count.zero_()
             self.first.fill_(-1)
         return count, first
 
 
 def find_nonfinite(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str | None:
-    """What in a batch is no number: the latents of a pair's half or what is predicted of them; None: neither."""
+    """Name the pair and half whose latents or prediction contain NaN or infinity; None if all are finite."""
     for what, values in (("the latents", batch.latents), ("the prediction", prediction)):
         for name, row in zip(names, values, strict=True):
             if half := find_nonfinite_half(row):

@@ -1,0 +1,143 @@
+"""The loop of a run: train, log, validate, checkpoint, stop."""
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retipair.models.lora import AdapterMetadata, save_adapter
+from retipair.runs.model_selection import Validation, better, reason, validation_of
+from retipair.runs.run_dir import Run
+from retipair.runtime.console import console, progress
+from retipair.runtime.errors import Stopped
+from retipair.runtime.profiling import memory_used
+from retipair.runtime.signals import Stop
+from retipair.training.divergence import check_bounded, check_finite, handle_nonfinite_steps
+from retipair.training.log import Track, log_training, log_validation, validation_text
+from retipair.training.plan import Data, Plan
+from retipair.training.step import Training, training_step
+from retipair.training.validation import validate, write_samples
+
+
+@dataclass
+class TrainingLoop:
+    """A run from the step it is at to `max_steps`.
+
+    best: why the best step so far is the best (`reason`), None without one. track: sends figures to a tracker. stop:
+    whether a signal asked to stop. All processes run the loop; the main one writes and prints.
+    """
+
+    plan: Plan
+    data: Data
+    run_dir: Run
+    training: Training
+    metadata: AdapterMetadata
+    best: dict[str, Any] | None
+    track: Track
+    stop: Stop
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken so far."""
+        return self.training.optimizer.step
+
+    def run(self, validate_first: bool) -> None:
+        """Train up to `max_steps`, after a validation if `validate_first`.
+
+        Raises Stopped, with the state saved, if a signal asks for it; UserError if training diverges.
+        """
+        config, dist = self.plan.config, self.training.dist
+        if validate_first and not self.validate_and_checkpoint():
+            raise self.save_and_stop()
+        with progress("Training", config.max_steps, self.step) as advance:
+            started = time.monotonic()
+            while self.step < config.max_steps:
+                rate = training_step(self.training)
+                advance()
+                log_due = self.step % config.log_every == 0 or self.step == config.max_steps
+                if self.training.nonfinite.sync_is_free or log_due or self.validation_due:
+                    handle_nonfinite_steps(self.run_dir, self.training, self.data)
+                if log_due:
+                    advance(0, note=self.log(rate, time.monotonic() - started))
+                if self.validation_due and not self.validate_and_checkpoint():
+                    raise self.save_and_stop()
+                if self.step < config.max_steps and dist.any_process(self.stop.requested, self.step):
+                    raise self.save_and_stop()
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the current step is one that is validated."""
+        config = self.plan.config
+        return self.step % config.val_every == 0 or self.step == config.max_steps
+
+    def log(self, rate: float, seconds: float) -> str:
+        """Log the means since the last line; returns the note for the progress bar."""
+        self.training.nonfinite.since_last_log = 0
+        means = self.training.meter.read(self.training.dist)
+        check_bounded(self.run_dir, self.step, means["mse"], self.plan.config)
+        memory = memory_used(self.plan.device)
+        if self.training.dist.is_main_process:
+            log_training(self.run_dir, self.step, rate, means, seconds, memory, self.track)
+        return f"loss {self.training.meter.last:.4f} lr {rate:.1e} {memory:.1f} GiB"
+
+    def validate_and_checkpoint(self) -> bool:
+        """Validate, sample, save the state, keep the best; returns False if a signal interrupts the sampling.
+
+        In this order, so that the best step is never later than the saved state. An interrupted validation is repeated
+        by the resumed run.
+        """
+        state = self.state_dict()
+        with self.training.optimizer.ema_weights():
+            losses = validate(self.training.denoise, self.training.scheduler, self.training.batches, self.training.dist)
+            check_finite(self.run_dir, self.step, losses["loss"], self.plan.config)
+            if self.plan.config.num_samples:
+                consistency = self.sample()
+                if consistency is None:
+                    return False
+                losses["consistency"] = consistency
+            if self.training.dist.is_main_process:
+                self.checkpoint(losses, state)
+        self.training.dist.wait_for_everyone()
+        return True
+
+    def sample(self) -> float | None:
+        """Write sample pairs; returns the mean consistency of their halves, None if a signal interrupts."""
+        alone = self.training.dist.num_processes == 1
+        folder = self.run_dir.samples_folder(self.step)
+        return write_samples(folder, self.plan, self.metadata, self.training, lambda: alone and self.stop.requested)
+
+    def checkpoint(self, losses: dict[str, float], state: dict[str, torch.Tensor]) -> None:
+        """Log a validation and save the state and, if it is the best so far, the adapter. For the main process."""
+        log_validation(self.run_dir, self.step, losses, self.track)
+        by = self.plan.config.best_by
+        now = Validation(self.step, losses["loss"], losses.get("consistency"))
+        before = validation_of(self.best) if self.best else None
+        if improved := better(now, before, by):
+            self.best = reason(now, before, by)
+        self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
+        if self.best and improved:  # after the state: a kill in between leaves a state from which it is restored
+            self.run_dir.save_best(self.save_adapter, self.best)
+            console.print(f"best so far, by {by}: step {self.step}, validation {validation_text(now)}")
+
+    def save_and_stop(self) -> Stopped:
+        """Save the state between two checkpoints; returns the exception that says how to resume."""
+        handle_nonfinite_steps(self.run_dir, self.training, self.data)
+        state = self.state_dict()
+        with self.training.optimizer.ema_weights():
+            if self.training.dist.is_main_process:
+                self.run_dir.save_stopped(self.step, self.save_adapter, state, {"best": self.best})
+        self.training.dist.wait_for_everyone()
+        text = f"stopped after step {self.step}, which is saved; the same command with --resume goes on"
+        return Stopped(text, self.stop.number or signal.SIGTERM)  # another process may have received the signal
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return everything that a resumed run needs, summed over all processes."""
+        sums = self.training.dist.reduce_sum(self.training.meter.sums.clone())
+        return {**self.training.optimizer.state(), "window": sums}
+
+    def save_adapter(self, folder: Path) -> None:
+        """Save the adapter with the current step in its metadata."""
+        save_adapter(folder, self.plan.base, self.training.unet, replace(self.metadata, step=self.step))
