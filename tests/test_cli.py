@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import retipair
-from retipair import cli, config
-from retipair.runtime import schema
+from retipair import cli
 from retipair.cli import VERBS, Verb, main
+from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
 Refused = Callable[..., str]
