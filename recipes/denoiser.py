@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
-from retipair.diffusion.losses import HighFrequency, Objective, per_half, target_for
+from retipair.diffusion.halves import mean_per_half
+from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
 from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import open_base
@@ -124,8 +125,7 @@ class Lesson:
         self.layout = Layout(self.base.family.layout, bank.VIEW)
         self.prompts = [DEFAULT_PROMPT, *sorted(set(data.captions))]
         self.heard = encode_prompts(self.base, self.prompts, self.layout.joint_size, device)
-        self.scheduler = self.base.scheduler("ddpm")
-        self.objective = Objective(self.scheduler, NO_HF)
+        self.objective = Objective(self.base.schedule, NO_HF)
 
     def denoiser(self, unet: UNet2DConditionModel) -> Denoiser:
         return Denoiser(unet, torch.float32, self.device)
@@ -144,7 +144,7 @@ class Lesson:
         lateness = torch.where(clean.any(dim=1), HALF_CLEAN_LATENESS, phase.lateness)
         t = (1000 * u ** (1 / lateness)).long()
         noise = noise_like(values, *keys)
-        noisy = with_clean_halves(self.scheduler.add_noise(values, noise, t), values, clean)
+        noisy = with_clean_halves(self.base.schedule.add_noise(values, noise, t), values, clean)
         heard = [one for one in vars(self.heard.rows(rows)).values() if one is not None]
         return [values, noise, noisy, t, clean, *heard]
 
@@ -161,7 +161,7 @@ class Lesson:
             values = self.values[start : start + PROBED].float()
             t = torch.full((PROBED,), 700, device=self.device)
             noise = noise_like(values, *((SEED, "across", start + row) for row in range(PROBED)))
-            noisy = self.scheduler.add_noise(values, noise, t)
+            noisy = self.base.schedule.add_noise(values, noise, t)
             for half in (0, 1):
                 clean = torch.zeros(PROBED, 2, dtype=torch.bool, device=self.device)
                 clean[:, half] = True
@@ -170,7 +170,7 @@ class Lesson:
                         prediction = self.denoiser(unet)(
                             with_clean_halves(noisy, beside, clean), t, self.heard.rows([0] * PROBED)
                         )
-                    mse = self.objective(prediction, values, noise, t, clean).mse
+                    mse = self.objective(prediction, noisy, values, noise, t, clean).mse
                     errors.append(float(mse[:, 1 - half].mean()))
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
@@ -193,9 +193,9 @@ class Loss(torch.nn.Module):
         with torch.autocast(values.device.type, torch.bfloat16, cache_enabled=False):
             prediction = self.lesson.denoiser(self.unet)(noisy, t, Conditioning(*heard))
             guidance = self.guide.losses(noisy.shape[-1] / noisy.shape[-2])
-        fine = self.lesson.objective(prediction, values, noise, t, clean).total
-        error = prediction - target_for(self.lesson.scheduler, values, noise, t)
-        coarse = (per_half(F.avg_pool2d(error, 4) ** 2) * counts).sum() / counts.sum()
+        fine = self.lesson.objective(prediction, noisy, values, noise, t, clean).total
+        error = prediction - self.lesson.base.schedule.target(values, noise, t)
+        coarse = (mean_per_half(F.avg_pool2d(error, 4) ** 2) * counts).sum() / counts.sum()
         return fine + self.coarse * coarse, guidance
 
 

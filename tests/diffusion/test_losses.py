@@ -8,16 +8,9 @@ import torch
 from diffusers import DDPMScheduler
 from scipy import ndimage
 
-from retipair.diffusion.losses import (
-    HighFrequency,
-    Losses,
-    Objective,
-    clean_latents,
-    high_pass,
-    min_snr_weight,
-    target_for,
-)
+from retipair.diffusion.losses import HighFrequency, Losses, Objective, high_pass
 from retipair.diffusion.noise import generator
+from retipair.diffusion.schedule import NoiseSchedule
 
 ORIGINAL = HighFrequency(weight=0.5, kernel=7, sigma=1.5, max_timestep=300)
 LATER = HighFrequency(weight=0.5, kernel=3, sigma=0.5, max_timestep=300)
@@ -36,16 +29,24 @@ def scheduler(kind: str = "epsilon") -> DDPMScheduler:
     )
 
 
+def schedule(kind: str = "epsilon") -> NoiseSchedule:
+    return NoiseSchedule.from_scheduler(scheduler(kind))
+
+
+def noisy(rows: int = len(T), t: torch.Tensor = T) -> torch.Tensor:
+    return schedule().add_noise(normal("latents", rows=rows), normal("noise", rows=rows), t)
+
+
 def normal(*key: int | str, rows: int = len(T)) -> torch.Tensor:
     return torch.randn(rows, 4, 16, WIDTH, generator=generator(*key))
 
 
 def losses(prediction: torch.Tensor, kind: str = "epsilon", settings: HighFrequency = ORIGINAL) -> Losses:
-    return Objective(scheduler(kind), settings)(prediction, normal("latents"), normal("noise"), T)
+    return Objective(schedule(kind), settings)(prediction, noisy(), normal("latents"), normal("noise"), T)
 
 
 def perfect(kind: str) -> torch.Tensor:
-    return target_for(scheduler(kind), normal("latents"), normal("noise"), T)
+    return schedule(kind).target(normal("latents"), normal("noise"), T)
 
 
 @both_predictions
@@ -58,18 +59,25 @@ def test_a_perfect_prediction_loses_nothing(kind: str) -> None:
 
 @both_predictions
 def test_a_perfect_prediction_implies_the_clean_latents(kind: str) -> None:
-    noisy = scheduler(kind).add_noise(normal("latents"), normal("noise"), T)
-    clean = clean_latents(scheduler(kind), perfect(kind), noisy, T)
+    clean = schedule(kind).clean_latents(perfect(kind), noisy(), T)
     assert torch.allclose(clean, normal("latents"), atol=2e-4)
 
 
 @both_predictions
+def test_the_library_agrees_on_noise_and_target_to_the_bit(kind: str) -> None:
+    given = normal("latents"), normal("noise"), T
+    assert torch.equal(schedule(kind).add_noise(*given), scheduler(kind).add_noise(*given))
+    target = normal("noise") if kind == "epsilon" else scheduler(kind).get_velocity(*given)
+    assert torch.equal(schedule(kind).target(*given), target)
+    assert schedule(kind).num_timesteps == scheduler(kind).config.num_train_timesteps
+
+
+@both_predictions
 def test_the_library_agrees_on_the_clean_latents(kind: str) -> None:
-    noisy = scheduler(kind).add_noise(normal("latents"), normal("noise"), T)
     wrong = perfect(kind) + normal("error")
-    ours = clean_latents(scheduler(kind), wrong, noisy, T)
+    ours = schedule(kind).clean_latents(wrong, noisy(), T)
     for row, t in enumerate(T.tolist()):
-        theirs = scheduler(kind).step(wrong[row], t, noisy[row], generator=generator(0)).pred_original_sample
+        theirs = scheduler(kind).step(wrong[row], t, noisy()[row], generator=generator(0)).pred_original_sample
         assert torch.allclose(ours[row], theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -87,8 +95,9 @@ def test_at_zero_terminal_snr_losses_and_gradients_are_finite(
 ) -> None:
     latents, noise = normal("latents"), normal("noise")
     prediction = normal("prediction").requires_grad_()
-    objective = Objective(zero_snr(kind), replace(settings, max_timestep=limit), gamma)
-    result = objective(prediction, latents, noise, T)
+    terminal = NoiseSchedule.from_scheduler(zero_snr(kind))
+    objective = Objective(terminal, replace(settings, max_timestep=limit), gamma)
+    result = objective(prediction, terminal.add_noise(latents, noise, T), latents, noise, T)
     result.total.backward()
     assert result.total.isfinite()
     assert prediction.grad is not None
@@ -107,7 +116,7 @@ def test_at_zero_terminal_snr_losses_and_gradients_are_finite(
 @both_predictions
 def test_min_snr_at_zero_terminal_snr_is_its_limit(kind: str) -> None:
     """min(SNR, 5) / SNR -> 1; / (SNR + 1) -> 0."""
-    weight = min_snr_weight(zero_snr(kind), torch.tensor([999]), gamma=5.0)
+    weight = NoiseSchedule.from_scheduler(zero_snr(kind)).min_snr_weight(torch.tensor([999]), gamma=5.0)
     assert weight.tolist() == [1.0 if kind == "epsilon" else 0.0]
 
 
@@ -189,18 +198,18 @@ def test_the_blur_is_scipys_gaussian_with_mirrored_borders(settings: HighFrequen
 
 def test_the_loss_is_the_mean_absolute_difference_of_the_high_passed() -> None:
     """Against arithmetic of its own: with noise-free x0 = x_t / alpha the whole of it can be written out."""
-    objective, t = Objective(scheduler(), ORIGINAL), torch.tensor([100])
+    objective, t = Objective(schedule(), ORIGINAL), torch.tensor([100])
     latents, noise, error = normal("latents", rows=1), normal("noise", rows=1), normal("error", rows=1)
     alpha2 = scheduler().alphas_cumprod[100]
     amplified = -((1 - alpha2) / alpha2).sqrt() * error  # what an error of the noise does to the clean latents
     expected = high_pass(amplified, ORIGINAL).abs().unflatten(-1, (2, SEAM)).mean((1, 2, 4))
-    assert torch.allclose(objective(noise + error, latents, noise, t).hf, expected, atol=1e-4)
+    assert torch.allclose(objective(noise + error, noisy(1, t), latents, noise, t).hf, expected, atol=1e-4)
 
 
 def test_wild_predictions_are_clamped_before_the_high_pass() -> None:
-    objective, t = Objective(scheduler(), ORIGINAL), torch.tensor([299])
+    objective, t = Objective(schedule(), ORIGINAL), torch.tensor([299])
     latents, noise = normal("latents", rows=1), normal("noise", rows=1)
-    wild = objective(noise + 1e6 * normal("error", rows=1), latents, noise, t)
+    wild = objective(noise + 1e6 * normal("error", rows=1), noisy(1, t), latents, noise, t)
     assert wild.hf.max() < 25  # +-10 against +-10, where the raw error is a million
 
 
@@ -211,7 +220,7 @@ def test_min_snr_never_weighs_more_than_one_and_only_holds_back_low_noise(kind: 
     alpha2 = scheduler().alphas_cumprod.double()
     snr = alpha2 / (1 - alpha2)
     expected = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
-    weight = min_snr_weight(scheduler(kind), t, gamma=5.0)
+    weight = schedule(kind).min_snr_weight(t, gamma=5.0)
     assert torch.allclose(weight.double(), expected, rtol=1e-4)
     assert weight.max() <= 1 + 1e-5
     if kind == "epsilon":
@@ -222,10 +231,10 @@ def test_min_snr_never_weighs_more_than_one_and_only_holds_back_low_noise(kind: 
 def test_min_snr_weighs_each_sample_of_the_trained_loss_and_leaves_the_logged_one() -> None:
     prediction = perfect("epsilon") + normal("error")
     off = HighFrequency(0.0, 7, 1.5, 300)
-    weighted = Objective(scheduler(), off, min_snr_gamma=5.0)(prediction, normal("latents"), normal("noise"), T)
+    weighted = Objective(schedule(), off, min_snr_gamma=5.0)(prediction, noisy(), normal("latents"), normal("noise"), T)
     plain = losses(prediction, settings=off)
     assert torch.equal(weighted.mse, plain.mse)
-    expected = (plain.mse.mean(1) * min_snr_weight(scheduler(), T, 5.0)).mean()
+    expected = (plain.mse.mean(1) * schedule().min_snr_weight(T, 5.0)).mean()
     assert weighted.total.item() == pytest.approx(expected.item())
     assert weighted.total < plain.total
 
@@ -239,17 +248,17 @@ CLEAN = torch.tensor([[True, False], [False, True], [False, False], [True, False
 @pytest.mark.parametrize("gamma", [0.0, 5.0])
 def test_a_clean_half_has_no_gradient_and_the_other_has(kind: str, gamma: float) -> None:
     prediction = (perfect(kind) + normal("error")).requires_grad_()
-    objective = Objective(scheduler(kind), ORIGINAL, gamma)
-    objective(prediction, normal("latents"), normal("noise"), T, CLEAN).total.backward()
+    objective = Objective(schedule(kind), ORIGINAL, gamma)
+    objective(prediction, noisy(), normal("latents"), normal("noise"), T, CLEAN).total.backward()
     assert prediction.grad is not None
     reached = prediction.grad.unflatten(-1, (2, SEAM)).abs().amax((1, 2, 4))
     assert torch.equal(reached > 0, ~CLEAN)
 
 
 def test_a_half_clean_sample_is_the_mean_of_the_half_that_counts_and_weighs_as_much_as_a_full_one() -> None:
-    prediction, given = perfect("epsilon") + normal("error"), (normal("latents"), normal("noise"), T)
-    plain = Objective(scheduler(), ORIGINAL)(prediction, *given)
-    result = Objective(scheduler(), ORIGINAL)(prediction, *given, CLEAN)
+    prediction, given = perfect("epsilon") + normal("error"), (noisy(), normal("latents"), normal("noise"), T)
+    plain = Objective(schedule(), ORIGINAL)(prediction, *given)
+    result = Objective(schedule(), ORIGINAL)(prediction, *given, CLEAN)
     samples = [torch.stack([part[row][~CLEAN[row]].mean() for row in range(len(T))]) for part in (plain.mse, plain.hf)]
     assert result.total.item() == pytest.approx((samples[0] + 0.5 * samples[1]).mean().item())
     assert torch.equal(result.mse, plain.mse * ~CLEAN)
@@ -264,8 +273,8 @@ def test_no_clean_half_is_the_plain_loss_to_the_bit() -> None:
     off = HighFrequency(0.0, 7, 1.5, 300)
     plain = (prediction - normal("noise")).square().unflatten(-1, (2, SEAM)).mean(dim=(1, 2, 4)).mean()
     (gradient,) = torch.autograd.grad(plain, prediction)
-    given = (prediction, normal("latents"), normal("noise"), T)
+    given = (prediction, noisy(), normal("latents"), normal("noise"), T)
     for more in ((), (torch.zeros(5, 2, dtype=torch.bool),)):
-        total = Objective(scheduler(), off)(*given, *more).total
+        total = Objective(schedule(), off)(*given, *more).total
         assert torch.equal(total, plain)
         assert torch.equal(torch.autograd.grad(total, prediction)[0], gradient)

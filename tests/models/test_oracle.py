@@ -21,6 +21,7 @@ from conftest import VIEW
 from retipair.data.layout import Layout
 from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import generator
+from retipair.diffusion.schedule import NoiseSchedule
 from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
@@ -86,7 +87,7 @@ def test_prompt_embeddings_pooled_text_and_size_ids_are_the_pipelines(base: Base
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_text_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: str) -> None:
-    ours = painter(base, layout, sampler, steps=4).paint(conditioning(base, layout, [0]), [generator(3, 1)])
+    ours = painter(base, layout, sampler, steps=4).sample(conditioning(base, layout, [0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler(sampler)
     theirs = pipe(PROMPT, num_inference_steps=4, guidance_scale=1.0, generator=generator(3, 1), **sizes(base, layout))
@@ -96,7 +97,7 @@ def test_text_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: 
 
 def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
     paints = painter(base, layout, "ddpm", steps=3, guidance=4.0)
-    ours = paints.paint(conditioning(base, layout, [1, 0]), [generator(3, 1)])
+    ours = paints.sample(conditioning(base, layout, [1, 0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler("ddpm")
     theirs = pipe(PROMPT, num_inference_steps=3, guidance_scale=4.0, generator=generator(3, 1), **sizes(base, layout))
@@ -108,7 +109,7 @@ def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
 def test_image_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: str, strength: float) -> None:
     source = np.random.default_rng(0).integers(0, 256, (*layout.joint_size, 3), dtype=np.uint8)
     paints = painter(base, layout, sampler, steps=4)
-    ours = paints.paint(conditioning(base, layout, [0]), [generator(3, 1)], source[None], strength)
+    ours = paints.sample(conditioning(base, layout, [0]), [generator(3, 1)], source[None], strength)
     pipe = pipeline(IMG2IMG, base)
     pipe.scheduler = base.scheduler(sampler)
     theirs = pipe(
@@ -138,7 +139,9 @@ def test_loss_equals_the_published_lora_step(
     off = HighFrequency(0.0, 7, 1.5, 300)
 
     prediction = Denoiser(unet, torch.float32, "cpu")(scheduler.add_noise(latents, noise, t), t, heard)
-    ours = Objective(scheduler, off, min_snr_gamma)(prediction, latents, noise, t).total
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    noisy = schedule.add_noise(latents, noise, t)
+    ours = Objective(schedule, off, min_snr_gamma)(prediction, noisy, latents, noise, t).total
 
     added = {"text_embeds": heard.pooled, "time_ids": heard.size_ids} if heard.pooled is not None else None
     model_pred = unet(

@@ -6,14 +6,12 @@ halves; the high-pass loss at every timestep, blurred with zeros beyond the bord
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from retipair.data.dataset import PairRecord, load_views
 from retipair.data.layout import Layout
-from retipair.diffusion.losses import clean_latents
 from retipair.diffusion.noise import generator
 from retipair.models.base import Base
 from retipair.models.conditioning import encode_once, stack_conditioning, with_size_ids
@@ -44,7 +42,7 @@ class BaselineStep:
         add_adapter(self.unet, lora_config(RANK, RANK, "attention", dora=False, rslora=False))
         self.vae = self.base.vae(device=self.device)
         self.text = self.base.text_pipeline(device=self.device)
-        self.scheduler: Any = self.base.scheduler("ddpm")
+        self.schedule = self.base.schedule
         self.denoise = Denoiser(self.unet, torch.float32, self.device)
         parameters = list(adapter_parameters(self.unet).values())
         self.optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=WEIGHT_DECAY)
@@ -73,13 +71,12 @@ class BaselineStep:
         latents, device = self.latents, self.latents.device
         noise = torch.randn_like(latents)
         noise = noise + OFFSET * torch.randn(*latents.shape[:2], 1, 1, device=device)
-        t = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), device=device)
-        noisy = self.scheduler.add_noise(latents, noise, t)
+        t = torch.randint(self.schedule.num_timesteps, (len(latents),), device=device)
+        noisy = self.schedule.add_noise(latents, noise, t)
         prediction = self.denoise(noisy, t, self.heard)
-        if self.scheduler.config.prediction_type == "v_prediction":  # the original knew bases that predict noise only
-            noise = self.scheduler.get_velocity(latents, noise, t)
-        clean = clean_latents(self.scheduler, prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
-        loss = F.mse_loss(prediction, noise) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
+        target = self.schedule.target(latents, noise, t)  # the original system knew bases that predict noise only
+        clean = self.schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
+        loss = F.mse_loss(prediction, target) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

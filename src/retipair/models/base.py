@@ -22,6 +22,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.byte_tokenizer import byte_tokenizer
 from retipair.models.families import CONFIGS, SAMPLERS, SDXL, ModelFamily
 from retipair.models.hub import cached_vocabulary, download_base, has_only_fp16
@@ -95,9 +96,14 @@ class Base:
         return self.latent_channels, height, width
 
     @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the base was trained with."""
+        return NoiseSchedule.from_scheduler(self.scheduler("ddpm"))
+
+    @property
     def timesteps(self) -> int:
-        """How many timesteps the base was trained with."""
-        return self.scheduler("ddpm").config.num_train_timesteps
+        """Number of timesteps that the base was trained with."""
+        return self.schedule.num_timesteps
 
     @property
     def view_size(self) -> int:

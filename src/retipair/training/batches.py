@@ -14,7 +14,7 @@ from retipair.config import TrainConfig
 from retipair.data.augmentation import apply_variant, draw_variant
 from retipair.data.dataset import PairRecord, content_sha256, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
-from retipair.diffusion.losses import find_nonfinite_half
+from retipair.diffusion.halves import find_nonfinite_half
 from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, to_device
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.vae import encode_moments, fingerprint_of
@@ -113,7 +113,7 @@ def make_batches(plan: Plan, data: Data) -> Batches:
     prompts = sorted(set().union(*texts))
     conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
     rows = [[prompts.index(text) for text in side] for side in texts]
-    timesteps = plan.base.scheduler("ddpm").config.num_train_timesteps
+    timesteps = plan.base.timesteps
     return Batches(plan.config, plan.device, timesteps, train, val, prompts, conditioning, *rows)
 
 

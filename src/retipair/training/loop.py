@@ -91,7 +91,7 @@ class TrainingLoop:
         """
         state = self.state_dict()
         with self.training.optimizer.ema_weights():
-            losses = validate(self.training.denoise, self.training.scheduler, self.training.batches, self.training.dist)
+            losses = validate(self.training.denoise, self.training.schedule, self.training.batches, self.training.dist)
             check_finite(self.run_dir, self.step, losses["loss"], self.plan.config)
             if self.plan.config.num_samples:
                 consistency = self.sample()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from retipair.diffusion.losses import find_nonfinite_half
+from retipair.diffusion.halves import find_nonfinite_half
 from retipair.training.batches import Batch
 
 

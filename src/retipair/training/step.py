@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import torch
 from torch.profiler import record_function
@@ -10,6 +9,7 @@ from torch.profiler import record_function
 from retipair.config import TrainConfig
 from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import with_clean_halves
+from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, add_adapter
 from retipair.runtime.distributed import DistributedState
@@ -31,7 +31,7 @@ class Training:
     batches: Batches
     unet: UNet
     denoise: Denoiser
-    scheduler: Any
+    schedule: NoiseSchedule
     objective: Objective
     optimizer: LoraOptimizer
     meter: LossMeter
@@ -48,12 +48,11 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
     add_adapter(unet, adapter_config(config), config.seed)
     if plan.way.checkpointing:
         unet.enable_gradient_checkpointing()
-    scheduler = plan.base.scheduler("ddpm")
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
-    objective = Objective(scheduler, high_frequency(config), config.min_snr_gamma)
+    objective = Objective(plan.base.schedule, high_frequency(config), config.min_snr_gamma)
     optimizer, meter = LoraOptimizer(unet, config), LossMeter(plan.device)
     nonfinite = NonFiniteCounter(plan.device)
-    return Training(config, batches, unet, denoise, scheduler, objective, optimizer, meter, nonfinite, dist)
+    return Training(config, batches, unet, denoise, plan.base.schedule, objective, optimizer, meter, nonfinite, dist)
 
 
 def high_frequency(config: TrainConfig) -> HighFrequency:
@@ -66,12 +65,12 @@ def training_step(training: Training) -> float:
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
             batch = training.batches.draw(samples_of(config, optimizer.step, part, dist))
-            noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
-            noisy = with_clean_halves(noisy, batch.latents, batch.clean)
+            noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
+            given = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
-            prediction = training.denoise(noisy, batch.t, batch.conditioning)
+            prediction = training.denoise(given, batch.t, batch.conditioning)
         with record_function("losses"):
-            losses = training.objective(prediction, batch.latents, batch.noise, batch.t, batch.clean)
+            losses = training.objective(prediction, noisy, batch.latents, batch.noise, batch.t, batch.clean)
             training.meter.add(losses, batch.t)
         with record_function("backward"):
             (losses.total / config.gradient_accumulation_steps).backward()
@@ -99,7 +98,7 @@ def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
         samples = samples_of(training.config, step, part, dist)
         batch = training.batches.draw(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
-        noisy = training.scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
         if found := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
             return found
         seen += names

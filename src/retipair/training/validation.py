@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from retipair.data.pair import save_image
-from retipair.diffusion.losses import per_half, target_for
+from retipair.diffusion.halves import mean_per_half
 from retipair.diffusion.noise import generator
+from retipair.diffusion.schedule import NoiseSchedule
 from retipair.generation.pair_generator import PairGenerator, draw_prompt, synthetic_mark
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import AdapterMetadata
@@ -24,14 +24,14 @@ from retipair.training.step import Training
 
 
 @torch.no_grad()
-def validate(denoise: Denoiser, scheduler: Any, batches: Batches, dist: DistributedState) -> dict[str, float]:
+def validate(denoise: Denoiser, schedule: NoiseSchedule, batches: Batches, dist: DistributedState) -> dict[str, float]:
     """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
     sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, how many
     for row, batch in batches.validation(dist):
-        noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+        noisy = schedule.add_noise(batch.latents, batch.noise, batch.t)
         prediction = denoise(noisy, batch.t, batch.conditioning)
-        target = target_for(scheduler, batch.latents, batch.noise, batch.t)
-        sums[row] += F.pad(per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
+        target = schedule.target(batch.latents, batch.noise, batch.t)
+        sums[row] += F.pad(mean_per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
     sums = dist.reduce_sum(sums)
     means = (sums[:, :2] / sums[:, 2:]).tolist()
     named = zip(VALIDATION_TIMESTEPS, means, strict=True)

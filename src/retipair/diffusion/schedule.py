@@ -1,0 +1,77 @@
+"""The forward process of a base: how noisy latents are at each timestep, and what the network predicts of them."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+_LEAST_ALPHA = 1e-6
+"""Divisor where the signal is gone (zero terminal SNR): finite, so that no gradient is NaN."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """x_t = alpha_t x_0 + sigma_t noise, with alpha_t^2 + sigma_t^2 = 1 (DDPM, Ho et al. 2020, eq. 4).
+
+    alphas_cumprod: alpha_t^2, (T,) float32. prediction_type: whether the network predicts the noise ("epsilon") or
+    v = alpha_t noise - sigma_t x_0 (Salimans & Ho 2022, sec. 4). In all methods latents, noise and predictions are
+    (B, C, h, w) float32 and t is (B,) int64 in [0, T).
+    """
+
+    alphas_cumprod: torch.Tensor
+    prediction_type: Literal["epsilon", "v_prediction"]
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> "NoiseSchedule":
+        """Take betas and prediction type from a diffusers scheduler."""
+        kind = scheduler.config.prediction_type
+        assert kind in ("epsilon", "v_prediction"), kind
+        return cls(scheduler.alphas_cumprod, kind)
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return x_t."""
+        alpha, sigma = self._alpha_sigma(t)
+        return alpha * latents + sigma * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return what the network should predict: the noise, or v."""
+        if self.prediction_type == "epsilon":
+            return noise
+        alpha, sigma = self._alpha_sigma(t)
+        return alpha * noise - sigma * latents
+
+    def clean_latents(self, prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the clean latents that a prediction implies: (x_t - sigma eps) / alpha, or alpha x_t - sigma v."""
+        alpha, sigma = self._alpha_sigma(t)
+        if self.prediction_type == "v_prediction":
+            return alpha * noisy - sigma * prediction
+        return (noisy - sigma * prediction) / alpha.clamp(min=_LEAST_ALPHA)
+
+    def implies_clean(self, t: torch.Tensor) -> torch.Tensor:
+        """Return where a prediction implies clean latents, (B,) bool: predicted noise does not at an SNR of zero.
+
+        See Lin et al. 2023, arXiv 2305.08891, sec. 3.2.
+        """
+        if self.prediction_type == "v_prediction":
+            return torch.ones_like(t, dtype=torch.bool)
+        return self._alpha_squared(t) > 0
+
+    def min_snr_weight(self, t: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Return min(SNR, gamma) / SNR for noise, / (SNR + 1) for v, (B,): Hang et al. 2023, arXiv 2303.09556, eq. 8."""
+        alpha_squared = self._alpha_squared(t)
+        snr = alpha_squared / (1 - alpha_squared)
+        if self.prediction_type == "v_prediction":
+            return snr.clamp(max=gamma) / (snr + 1)
+        return (gamma / snr).clamp(max=1)  # equal, and 1 where the SNR is 0
+
+    def _alpha_squared(self, t: torch.Tensor) -> torch.Tensor:
+        return self.alphas_cumprod.to(t.device)[t]
+
+    def _alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return alpha_t and sigma_t, (B, 1, 1, 1) each."""
+        alpha_squared = self._alpha_squared(t).view(-1, 1, 1, 1)
+        return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
