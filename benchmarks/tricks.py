@@ -6,6 +6,7 @@ Prints Markdown tables. A trick that helps belongs into the package, and then ou
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from retipair.benchmarking.bench import job_of, planned
 from retipair.config import BenchConfig
-from retipair.generation.generate import load, paint
-from retipair.generation.plan import GenerationPlan
+from retipair.generation.generate import load
+from retipair.generation.plan import GenerationPlan, settings_of
 from retipair.runtime.console import quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import Work, time_interleaved
@@ -108,8 +109,8 @@ def drawings(job: GenerationPlan) -> dict[str, Work]:
     works = {}
     for name, trick in TRICKS.items():
         changed = with_dtype(job, trick)
-        painter, heard = load(changed, [job.prompt(1)])
-        works[name] = with_trick(trick, painter.denoise.unet, partial(paint, changed, painter, heard, [0], [(1, 0)]))
+        loop = load(changed, settings_of(job), [1], Counter(), process_index=0)
+        works[name] = with_trick(trick, loop.pair_generator.denoise.unet, partial(loop.sample, [1]))
     return works
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.generation import generate
 from retipair.generation.filters import QualityFilter, Rejection, descriptor_of, read_rejection_log, rejection_line
+from retipair.generation.modes import MODES, FromImages, FromNoise
 from retipair.generation.output import SHARD
 from retipair.generation.pair_generator import PairGenerator
 from retipair.generation.plan import plan_generation
@@ -328,7 +329,7 @@ def test_nothing_is_drawn_twice(trained: Folder, drawn: Drawn, monkeypatch: pyte
         raise AssertionError("painted again")
 
     before = contents(drawn("sd15", "noise"))  # trained and drawn here where no other test has been
-    monkeypatch.setattr(PairGenerator, "paint", never)
+    monkeypatch.setattr(PairGenerator, "sample", never)
     for amount in (4, 2):
         draw(trained("sd15"), drawn("sd15", "noise"), "--amount", amount)
     assert contents(drawn("sd15", "noise")) == before
@@ -544,6 +545,10 @@ def test_a_folder_with_other_things_in_it_is_left_alone(refused: Refused, traine
     assert contents(tmp_path / "o") == {"thesis.txt": b"all of it"}
 
 
+def test_every_mode_of_the_command_is_one() -> None:
+    assert set(MODES) == set(get_args(GenerateConfig.__annotations__["mode"]))
+
+
 # Which adapter, which base
 
 
@@ -559,8 +564,8 @@ def test_the_untrained_adapter_draws_what_the_base_alone_draws(
     painter = PairGenerator(base, layout, denoise, base.vae(), "ddpm", steps=2)
     for index, eye in ((1, "eye0"), (3, "eye4")):
         source = layout.join(pixels(prepared / f"cf/{eye}.png"), pixels(prepared / f"fa/{eye}.png"))[None]
-        given = (source, 0.5) if mode == "from_data" else ()
-        (alone,) = painter.sample(heard, [generator(0, index, 0)], *given)
+        start = FromImages(painter.vae, source, 0.5) if mode == "from_data" else FromNoise()
+        (alone,) = painter.sample(heard, [generator(0, index, 0)], start)
         assert np.array_equal(pixels(out / f"{index}/joint.png"), alone.joint)
 
 
@@ -1065,7 +1070,7 @@ def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
     hopeless = ["--min_consistency", 1, "--max_tries", 2, "--amount", 2]
     assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
     assert len(read_refusals(tmp_path / "o")) == 4
-    monkeypatch.setattr(PairGenerator, "paint", None)
+    monkeypatch.setattr(PairGenerator, "sample", None)
     assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
 
 
@@ -1083,9 +1088,9 @@ def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: 
     gate = QualityFilter(max_copy=COPY, known=np.stack([descriptor_of(pair) for pair in pairs[:2]]))
     for variant in (draw_variant(number, 0, 0) for number in range(1, 7)):
         cf, fa = apply_variant(pairs[1].cf, pairs[1].fa, variant)
-        refusal = gate.refusal(5, 0, Pair(cf, fa, field_of_view(cf)), consistency=1.0)
+        refusal = gate.reject(5, 0, Pair(cf, fa, field_of_view(cf)), consistency=1.0)
         assert getattr(refusal, "why", None) == "copy", variant
-    assert gate.refusal(5, 0, pairs[2], consistency=1.0) is None
+    assert gate.reject(5, 0, pairs[2], consistency=1.0) is None
 
 
 def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1094,7 +1099,7 @@ def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], mo
     monkeypatch.setattr(memorisation, "AT_ONCE", 2)
     known = np.stack([descriptor_of(pair) for pair in pairs[:3]])
     gate = QualityFilter(max_copy=-1, known=known)
-    refusals = [gate.refusal(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
+    refusals = [gate.reject(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
     assert sizes == [2, 1]
     found = memorisation.nearest(np.stack([descriptor_of(pair) for pair in pairs[2:4]]), known)
     assert [refusal and refusal.likeness for refusal in refusals] == [round(one.likeness, 4) for one in found]

@@ -22,6 +22,7 @@ from retipair.data.layout import Layout
 from retipair.diffusion.losses import HighFrequency, Objective
 from retipair.diffusion.noise import generator
 from retipair.diffusion.schedule import NoiseSchedule
+from retipair.generation.modes import FromImages
 from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
@@ -109,7 +110,9 @@ def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
 def test_image_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: str, strength: float) -> None:
     source = np.random.default_rng(0).integers(0, 256, (*layout.joint_size, 3), dtype=np.uint8)
     paints = painter(base, layout, sampler, steps=4)
-    ours = paints.sample(conditioning(base, layout, [0]), [generator(3, 1)], source[None], strength)
+    ours = paints.sample(
+        conditioning(base, layout, [0]), [generator(3, 1)], FromImages(paints.vae, source[None], strength)
+    )
     pipe = pipeline(IMG2IMG, base)
     pipe.scheduler = base.scheduler(sampler)
     theirs = pipe(

@@ -94,7 +94,7 @@ def test_generate_finishes_the_pair_in_hand(
         words = ["generate", "-n", "exp", "--results", trained("sd15"), "--device", "cpu", "--steps", 1, "--amount", 4]
         return [*map(str, words), "--out", str(tmp_path / out)]
 
-    told_at(monkeypatch, generate, "paint", 2, signal.SIGTERM)
+    told_at(monkeypatch, generate.GenerationLoop, "sample", 2, signal.SIGTERM)
     assert main(command("a")) == 143
     monkeypatch.undo()
     assert "stopped with 2 of 4 pairs drawn; the same command goes on" in capsys.readouterr().err

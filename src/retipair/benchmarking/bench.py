@@ -3,6 +3,7 @@
 The work is that of `train`, `generate` and `evaluate` themselves, on folders made for it and gone afterwards.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from retipair.benchmarking.summary import Cost, figures_of, print_figures
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
-from retipair.generation.generate import load, paint
+from retipair.generation.generate import load
 from retipair.generation.output import write_pair
 from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
 from retipair.models.base import open_base
@@ -176,14 +177,13 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
 
 def drawing(job: GenerationPlan) -> Work:
     """Load what draws; what is returned draws, judges and writes the next pairs."""
-    text, settings, numbers = job.prompt(1), settings_of(job), count(1)
-    painter, conditioning = load(job, [text])
+    settings, numbers = settings_of(job), count(1)
+    loop = load(job, settings, [1], Counter(), process_index=0)
 
     def work() -> None:
         indices = [next(numbers) for _ in range(job.config.batch_size)]
-        painted = paint(job, painter, conditioning, [0] * len(indices), [(index, 0) for index in indices])
-        for index, one in zip(indices, painted, strict=True):
-            write_pair(job, painter, settings, index, 0, one, one.pair.consistency())
+        for index, images in zip(indices, loop.sample(indices), strict=True):
+            write_pair(job, loop.pair_generator, settings, index, 0, images, images.pair.consistency())
 
     return work
 

@@ -1,4 +1,4 @@
-"""The denoising loop: a library scheduler, a denoiser, a conditioning, one generator a pair."""
+"""The denoising loop over a diffusers scheduler, with one random generator per pair."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -49,21 +49,23 @@ def sample(
     conditioning: Hearing,
     generators: Sequence[torch.Generator],
     guidance_scale: float = 1.0,
-    after_step: Callable[[], None] = lambda: None,
+    constrain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda latents, t: latents,
 ) -> torch.Tensor:
     """Denoise latents (B, C, h, w) through `timesteps`; returns clean latents of the same shape, float32.
+
+    `constrain` may replace a part of the latents of each timestep before the network sees them.
 
     With guidance_scale above 1 the conditioning has 2B rows, those without a prompt first, and each step is one
     forward of 2B (classifier-free guidance, Ho & Salimans 2022, eq. 6).
     """
     for t, t_there in zip(timesteps, to_device(timesteps, latents.device), strict=True):
+        latents = constrain(latents, t_there)
         repeated = torch.cat([latents] * 2) if guidance_scale > 1 else latents
         prediction = denoise(scheduler.scale_model_input(repeated, t), t_there, conditioning)
         if guidance_scale > 1:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance_scale * (with_prompt - without)
         latents = scheduler.step(prediction, t, latents, **_randomness(scheduler, generators)).prev_sample
-        after_step()
     return latents
 
 

@@ -61,7 +61,7 @@ class NoiseSchedule:
         return self._alpha_squared(t) > 0
 
     def min_snr_weight(self, t: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Return min(SNR, gamma) / SNR for noise, / (SNR + 1) for v, (B,): Hang et al. 2023, arXiv 2303.09556, eq. 8."""
+        """Return min(SNR, gamma) / SNR for noise, / (SNR + 1) for v, (B,): Hang et al. 2023, arXiv 2303.09556."""
         alpha_squared = self._alpha_squared(t)
         snr = alpha_squared / (1 - alpha_squared)
         if self.prediction_type == "v_prediction":

@@ -20,7 +20,7 @@ from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.parallel import parallel_map
 
-LEDGER_NAME = "refused.jsonl"
+REJECTION_LOG_NAME = "refused.jsonl"
 _MOST_TRIES = 2**20
 
 
@@ -43,7 +43,7 @@ class QualityFilter:
     max_copy: float | None = None
     known: np.ndarray | None = None
 
-    def refusal(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
+    def reject(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
         """Why this draw is not kept; None if it is."""
         likeness, reasons = None, []
         if self.min_consistency is not None and consistency < self.min_consistency:
@@ -86,9 +86,9 @@ class RejectionLog:
     tries: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, refusal: Rejection) -> None:
-        self.tries[refusal.index] += 1
-        self.reasons[refusal.why] += 1
+    def add(self, rejection: Rejection) -> None:
+        self.tries[rejection.index] += 1
+        self.reasons[rejection.why] += 1
 
     @property
     def tally(self) -> str:
@@ -96,8 +96,8 @@ class RejectionLog:
         return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 
-def rejection_line(refusal: Rejection) -> str:
-    return json.dumps(asdict(refusal)) + "\n"
+def rejection_line(rejection: Rejection) -> str:
+    return json.dumps(asdict(rejection)) + "\n"
 
 
 def read_rejection_log(folder: Path) -> RejectionLog:
@@ -107,16 +107,16 @@ def read_rejection_log(folder: Path) -> RejectionLog:
     def place_of(line: str, where: str) -> int:
         try:
             values = json.loads(line)
-            refusal = Rejection(**values)
+            rejection = Rejection(**values)
             if wrong := find_type_error(Rejection, values):
                 raise ValueError(f"{wrong} cannot be {values[wrong]!r:.40}")
-            place = refusal.index * _MOST_TRIES + refusal.attempt
+            place = rejection.index * _MOST_TRIES + rejection.attempt
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{where}: damaged ({error}); remove it, its pair is drawn again") from None
         if place not in seen:
             seen.add(place)
-            found.add(refusal)
+            found.add(rejection)
         return place
 
-    merge_shards(folder / LEDGER_NAME, place_of)
+    merge_shards(folder / REJECTION_LOG_NAME, place_of)
     return found

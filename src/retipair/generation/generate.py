@@ -1,9 +1,11 @@
-"""Adapter + seeds -> pairs."""
+"""`retipair generate`: adapter + seeds -> pairs."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,14 @@ from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.generation.filters import (
-    LEDGER_NAME,
+    REJECTION_LOG_NAME,
     QualityFilter,
     RejectionLog,
     descriptors_of,
     read_rejection_log,
     rejection_line,
 )
+from retipair.generation.modes import FromImages, FromNoise, Start
 from retipair.generation.output import GeneratedFolder, check_folder, scan_output, write_pair
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator
 from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
@@ -40,154 +43,195 @@ from retipair.runtime.signals import graceful_shutdown
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Draw the pairs that are not there yet; returns the folder with the manifest.
+    """Generate the pairs that are missing; returns the folder with the manifest.
 
-    Launched as several processes, each draws its share, and the first puts what they wrote together.
+    Several processes generate a part each; the main process merges their manifests.
     """
-    job = plan_generation(config)
-    dist = distributed_state(job.device)
-    with directory_lock(job.out, dist.is_main_process), peak_memory(job.device) as peak:
-        out = unless_out_of_memory(lambda: generate_pairs(job, dist))
+    plan = plan_generation(config)
+    dist = distributed_state(plan.device)
+    with directory_lock(plan.out, dist.is_main_process), peak_memory(plan.device) as peak:
+        out = unless_out_of_memory(lambda: generate_pairs(plan, dist))
     if out is None:
-        raise UserError(f"out of memory ({job.memory_summary}); what was drawn is whole: try {smaller_flags(job)}")
+        raise UserError(f"out of memory ({plan.memory_summary}); what was drawn is whole: try {smaller_flags(plan)}")
     if config.memory != "auto":
-        console.print(f"{job.memory_summary}, {peak.gib - peak.floor:.1f} GiB used at most ({memory_kind(job.device)})")
+        console.print(
+            f"{plan.memory_summary}, {peak.gib - peak.floor:.1f} GiB used at most ({memory_kind(plan.device)})"
+        )
     return out
 
 
-def generate_pairs(job: GenerationPlan, dist: DistributedState) -> Path:
-    """All of it; returns the folder."""
+def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
+    """Generate the missing pairs; returns the folder."""
     # Check
-    config = job.config
-    settings = settings_of(job)
+    config = plan.config
+    settings = settings_of(plan)
     with dist.main_process_first():
-        check_folder(job.out, settings)
-        done, ledger = scan_output(job.out, config.amount), read_rejection_log(job.out)
-    there, tries = set(done.indices), ledger.tries
+        check_folder(plan.out, settings)
+        done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
+    there, tries = set(done.indices), log.tries
     missing = [i for i in range(1, config.amount + 1) if i not in there and tries[i] < config.max_tries]
     if not missing:
-        print_end(job, done, ledger)
-        return job.out
+        print_end(plan, done, log)
+        return plan.out
 
     # Set up
-    texts = sorted({job.prompt(index) for index in missing})
-    painter, conditioning = load(job, texts)
-    if adapter_sha256(job.adapter) != settings["adapter_sha256"]:
-        raise UserError(f"{job.adapter}: its training went on and replaced it meanwhile; give the command again")
-    if job.base.declared.found:
-        console.print(f"the base predicts {job.base.prediction}")
-    for warning in job.warnings:
-        console.print(f"warning: {printable(warning)}")
-    gate = make_filter(job)
-    if config.memory != "auto":  # to count it takes a second or more
-        console.print(f"{job.memory_summary} (--memory {config.memory})")
+    loop = load(plan, settings, missing, tries, dist.process_index)
+    if adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
+        raise UserError(f"{plan.adapter}: its training resumed and replaced it meanwhile; give the command again")
+    print_start(plan)
     if dist.is_main_process:
-        write_json(job.out / "settings.json", {"base": job.base.name, **settings, "environment": environment()})
-        (job.out / MANIFEST_NAME).touch()  # after what says whose folder it is
+        write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
+        (plan.out / MANIFEST_NAME).touch()  # after settings.json, which says what the folder is
     dist.wait_for_everyone()
 
-    # Draw
-    mine = dist.split_between_processes(missing)
-    manifest, refused = (shard_path(job.out / name, dist.process_index) for name in (MANIFEST_NAME, LEDGER_NAME))
-    with progress("Drawing pairs", len(mine)) as advance, graceful_shutdown("the pairs in hand are finished") as stop:
-        queue = deque(mine)
-        while queue and not stop.requested:
-            batch = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
-            rows = [texts.index(job.prompt(index)) for index in batch]
-            drawn = paint(job, painter, conditioning, rows, [(index, tries[index]) for index in batch])
-            again = []
-            for index, painted in zip(batch, drawn, strict=True):
-                consistency = round(painted.pair.consistency(), 4)
-                if refusal := gate.refusal(index, tries[index], painted.pair, consistency):
-                    append_line(refused, rejection_line(refusal))
-                    tries[index] += 1
-                    if tries[index] < config.max_tries:
+    # Generate
+    left = loop.run(dist.split_between_processes(missing))
+
+    # Merge
+    dist.wait_for_everyone()
+    if dist.is_main_process:
+        done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
+    if left:  # only the main process has counted the merged manifest
+        count = f" with {len(done.indices)} of {config.amount} pairs drawn" if dist.is_main_process else ""
+        raise Stopped(f"stopped{count}; the same command goes on", loop.stopped_by)
+    if dist.is_main_process:
+        print_end(plan, done, log)
+    return plan.out
+
+
+@dataclass
+class GenerationLoop:
+    """Generates pairs, writes those that pass the filter, and tries the others again.
+
+    conditioning: row i for texts[i], the last row for no prompt. tries: attempts so far per index. manifest and
+    rejections: the files of this process. stopped_by: the signal that ended `run`, 0 if none did.
+    """
+
+    plan: GenerationPlan
+    settings: dict[str, Any]
+    pair_generator: PairGenerator
+    texts: Sequence[str]
+    conditioning: Conditioning
+    quality_filter: QualityFilter
+    tries: Counter[int]
+    manifest: Path
+    rejections: Path
+    stopped_by: int = 0
+
+    def run(self, indices: Sequence[int]) -> list[int]:
+        """Generate the pairs of these indices; returns those that a signal left undone."""
+        queue = deque(indices)
+        with (
+            progress("Drawing pairs", len(queue)) as advance,
+            graceful_shutdown("the pairs in hand are finished") as stop,
+        ):
+            while queue and not stop.requested:
+                batch = [queue.popleft() for _ in range(min(self.plan.batch_size, len(queue)))]
+                again = []
+                for index, images in zip(batch, self.sample(batch), strict=True):
+                    if self.keep(index, images) or self.tries[index] >= self.plan.config.max_tries:
+                        advance()
+                    else:
                         again.append(index)
-                        continue
-                else:
-                    record = write_pair(job, painter, settings, index, tries[index], painted, consistency)
-                    append_line(manifest, to_line(record))
-                advance()
-            queue.extendleft(reversed(again))
+                queue.extendleft(reversed(again))
+            self.stopped_by = stop.number
+        return list(queue)
 
-    # Put together
-    dist.wait_for_everyone()
-    if dist.is_main_process:
-        done, ledger = scan_output(job.out, config.amount), read_rejection_log(job.out)
-    if stop.requested and queue:
-        count = (
-            f" with {len(done.indices)} of {config.amount} pairs drawn" if dist.is_main_process else ""
-        )  # who has counted
-        raise Stopped(f"stopped{count}; the same command goes on", stop.number)
-    if dist.is_main_process:
-        print_end(job, done, ledger)
-    return job.out
+    def sample(self, batch: Sequence[int]) -> list[GeneratedImages]:
+        """Generate one attempt at each index."""
+        plan = self.plan
+        rows = [self.texts.index(plan.prompt(index)) for index in batch]
+        if plan.config.guidance_scale > 1:
+            rows = [len(self.texts)] * len(rows) + rows
+        generators = [generator(plan.config.seed, index, self.tries[index]) for index in batch]
+        start: Start = FromNoise()
+        if plan.strength is not None:
+            sources = [source for index in batch if (source := plan.source(index))]
+            joints = np.stack([plan.layout.join(*load_views(source, plan.layout.view_size)) for source in sources])
+            start = FromImages(self.pair_generator.vae, joints, plan.strength)
+        return self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
+
+    def keep(self, index: int, images: GeneratedImages) -> bool:
+        """Write the pair and its manifest line if it passes the filter, else log the rejection; returns whether."""
+        consistency, attempt = round(images.pair.consistency(), 4), self.tries[index]
+        if rejection := self.quality_filter.reject(index, attempt, images.pair, consistency):
+            append_line(self.rejections, rejection_line(rejection))
+            self.tries[index] += 1
+            return False
+        record = write_pair(self.plan, self.pair_generator, self.settings, index, attempt, images, consistency)
+        append_line(self.manifest, to_line(record))
+        return True
 
 
-def load(job: GenerationPlan, texts: Sequence[str]) -> tuple[PairGenerator, Conditioning]:
-    """What paints, and what it hears: row i for texts[i], the last row for no prompt."""
-    config = job.config
-    conditioning = encode_prompts(job.base, texts, job.layout.joint_size, job.device)
-    unet = job.base.unet(job.dtype, job.device, job.way.stored)
-    load_adapter(job.adapter, unet, job.base.source)
-    if job.dtype == torch.float32 and not job.way.stored:  # in fewer bits the adapter would be rounded with the weights
-        merge_adapter(unet)
-    denoise = Denoiser(unet.eval(), job.dtype, job.device)
-    vae = job.base.vae(device=job.device)
-    return (
-        PairGenerator(job.base, job.layout, denoise, vae, config.sampler, config.steps, config.guidance_scale),
-        conditioning,
+def load(
+    plan: GenerationPlan, settings: dict[str, Any], indices: Sequence[int], tries: Counter[int], process_index: int
+) -> GenerationLoop:
+    """Load what generates these pairs: prompts, network, adapter, autoencoder, filter."""
+    texts = sorted({plan.prompt(index) for index in indices})
+    pair_generator, conditioning = load_generator(plan, texts)
+    manifest, rejections = (shard_path(plan.out / name, process_index) for name in (MANIFEST_NAME, REJECTION_LOG_NAME))
+    quality_filter = make_filter(plan)
+    return GenerationLoop(
+        plan, settings, pair_generator, texts, conditioning, quality_filter, tries, manifest, rejections
     )
 
 
-def print_end(job: GenerationPlan, done: GeneratedFolder, ledger: RejectionLog) -> None:
-    """Where the pairs are, what was refused, and the first figure to look at."""
-    pairs, refused = len(done.consistencies), ledger.reasons.total()
+def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGenerator, Conditioning]:
+    """Load the generator and the prompt embeddings: row i for texts[i], the last row for no prompt."""
+    config = plan.config
+    conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
+    unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
+    load_adapter(plan.adapter, unet, plan.base.source)
+    if plan.dtype == torch.float32 and not plan.way.stored:  # with fewer bits merging would round the adapter
+        merge_adapter(unet)
+    denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
+    vae = plan.base.vae(device=plan.device)
+    sampling = config.sampler, config.steps, config.guidance_scale
+    return PairGenerator(plan.base, plan.layout, denoise, vae, *sampling), conditioning
+
+
+def print_start(plan: GenerationPlan) -> None:
+    """Print what the base predicts if it declares it, warnings, and the memory estimate where --memory is given."""
+    if plan.base.declared.found:
+        console.print(f"the base predicts {plan.base.prediction}")
+    for warning in plan.warnings:
+        console.print(f"warning: {printable(warning)}")
+    if plan.config.memory != "auto":  # counting takes a second or more
+        console.print(f"{plan.memory_summary} (--memory {plan.config.memory})")
+
+
+def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) -> None:
+    """Print where the pairs are, how many attempts were rejected, and the median consistency."""
+    pairs, refused = len(done.consistencies), log.reasons.total()
     if not done.indices:
         advice = "lower --min_consistency (with another --savedir), or train longer"
-        raise UserError(f"{job.out}: every pair was given up, {refused} draws refused ({ledger.tally}); {advice}")
+        raise UserError(f"{plan.out}: every pair was given up, {refused} draws refused ({log.tally}); {advice}")
     if refused:
-        given_up = job.config.amount - len(done.indices)
-        rest = f"; {given_up} pairs given up after {job.config.max_tries} tries each" if given_up > 0 else ""
-        console.print(f"Refused {refused} draws ({ledger.tally}){rest}")
+        given_up = plan.config.amount - len(done.indices)
+        rest = f"; {given_up} pairs given up after {plan.config.max_tries} tries each" if given_up > 0 else ""
+        console.print(f"Refused {refused} draws ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
         console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not drawn again")
     if not pairs:
-        raise UserError(f"{job.out}: every pair is rejected; raise --amount to draw more")
+        raise UserError(f"{plan.out}: every pair is rejected; raise --amount to draw more")
     console.print(
-        f"{pairs} synthetic pairs: {job.out}\n"
+        f"{pairs} synthetic pairs: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
         "real pairs reach 0.4 to 0.7, views of different eyes about 0\n"
-        f"Next: retipair evaluate --real PREPARED --generated {job.out} (detail, diversity and copies are judged there)"
+        f"Next: retipair evaluate --real PREPARED --generated {plan.out} (detail, diversity, copies)"
     )
 
 
-def paint(
-    job: GenerationPlan,
-    painter: PairGenerator,
-    conditioning: Conditioning,
-    rows: Sequence[int],
-    tries: Sequence[tuple[int, int]],
-) -> list[GeneratedImages]:
-    """The pairs of these (index, attempt); rows: the row of `conditioning` that each hears."""
-    if job.config.guidance_scale > 1:
-        rows = [len(conditioning.embeddings) - 1] * len(rows) + list(rows)
-    generators = [generator(job.config.seed, index, attempt) for index, attempt in tries]
-    sources = [source for index, _ in tries if (source := job.source(index))]
-    joints = np.stack([job.layout.join(*load_views(s, job.layout.view_size)) for s in sources]) if sources else None
-    return painter.sample(conditioning.rows(rows), generators, joints, job.strength or 1.0)
-
-
-def smaller_flags(job: GenerationPlan) -> str:
-    """The flags to try when memory has run out after all."""
-    if job.batch_size > 1:
+def smaller_flags(plan: GenerationPlan) -> str:
+    """Return the flags to try after an out-of-memory error."""
+    if plan.batch_size > 1:
         return "--batch_size 1"
-    smaller = next_smaller_preset(job.way, job.ways, job.memory_of)
+    smaller = next_smaller_preset(plan.way, plan.ways, plan.memory_of)
     return f"--memory {smaller}, with another --savedir" if smaller else "an adapter trained at a smaller --size"
 
 
-def make_filter(job: GenerationPlan) -> QualityFilter:
-    """What a pair must have to be kept."""
-    known = descriptors_of(job.known) if job.known else None
-    return QualityFilter(job.config.min_consistency, job.config.max_copy, known)
+def make_filter(plan: GenerationPlan) -> QualityFilter:
+    """Build the filter of --min_consistency and --max_copy."""
+    known = descriptors_of(plan.known) if plan.known else None
+    return QualityFilter(plan.config.min_consistency, plan.config.max_copy, known)

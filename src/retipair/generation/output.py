@@ -105,8 +105,8 @@ def pair_folder(index: int) -> str:
 
 
 def write_pair(
-    job: GenerationPlan,
-    painter: PairGenerator,
+    plan: GenerationPlan,
+    pair_generator: PairGenerator,
     settings: dict[str, Any],
     index: int,
     attempt: int,
@@ -114,18 +114,18 @@ def write_pair(
     consistency: float,
 ) -> GeneratedPair:
     """Write a pair's images; returns its manifest line."""
-    folder, config = pair_folder(index), job.config
-    source = job.source(index)
-    mark = _mark(job, painter, settings, index, attempt)
+    folder, config = pair_folder(index), plan.config
+    source = plan.source(index)
+    mark = _mark(plan, pair_generator, settings, index, attempt)
     images = {
         "cf": painted.cf,
         "joint": painted.joint,
         "cf_fa_chessboard": chessboard(painted.cf, painted.fa),
     }
     for name, image in {**images, "fa": painted.fa}.items():
-        save_image(job.out / folder / f"{name}.png", image, mark)
+        save_image(plan.out / folder / f"{name}.png", image, mark)
     if source is not None:
-        _write_original(job, source, job.out / folder)
+        _write_original(plan, source, plan.out / folder)
     return GeneratedPair(
         id=str(index),
         index=index,
@@ -134,12 +134,12 @@ def write_pair(
         mode=config.mode,
         source_id=source.id if source else None,
         source_eye=source.group if source else None,
-        strength=job.strength,
-        prompt=job.prompt(index),
+        strength=plan.strength,
+        prompt=plan.prompt(index),
         cf=f"{folder}/cf.png",
         fa=f"{folder}/fa.png",
-        size=job.layout.view_size,
-        base=job.base.name,
+        size=plan.layout.view_size,
+        base=plan.base.name,
         adapter_sha256=settings["adapter_sha256"],
         settings_sha256=json_sha256(settings),
         fa_chroma=round(painted.fa_chroma, 3),
@@ -148,27 +148,27 @@ def write_pair(
 
 
 def _mark(
-    job: GenerationPlan, painter: PairGenerator, settings: dict[str, Any], index: int, attempt: int
+    plan: GenerationPlan, pair_generator: PairGenerator, settings: dict[str, Any], index: int, attempt: int
 ) -> dict[str, str]:
     """The texts of a pair's PNGs. They name the source only with --record_source: its id may be a patient's."""
-    config, source = job.config, job.source(index)
-    how = f"a variation of a training pair at strength {job.strength:g}" if source else "from noise"
-    mark = synthetic_mark(painter, job.prompt(index), config.seed, index, how)
+    config, source = plan.config, plan.source(index)
+    how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
+    mark = synthetic_mark(pair_generator, plan.prompt(index), config.seed, index, how)
     mark |= {"Adapter": settings["adapter_sha256"][:_SHORT_HASH], "Mode": config.mode}
     if attempt:
         mark["Seed"] += f", attempt {attempt}"
     if source:
-        mark["Strength"] = f"{job.strength:g}"
-        mark |= _source_text(job, source)
+        mark["Strength"] = f"{plan.strength:g}"
+        mark |= _source_text(plan, source)
     return mark
 
 
-def _source_text(job: GenerationPlan, source: PairRecord) -> dict[str, str]:
-    return {"Source": source.id} if job.config.record_source else {}
+def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
+    return {"Source": source.id} if plan.config.record_source else {}
 
 
-def _write_original(job: GenerationPlan, source: PairRecord, folder: Path) -> None:
+def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
     """The pair that was varied, beside the variation, and marked as what it is."""
-    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(job, source)}
-    for name, view in zip(("cf", "fa"), load_views(source, job.layout.view_size), strict=True):
+    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(plan, source)}
+    for name, view in zip(("cf", "fa"), load_views(source, plan.layout.view_size), strict=True):
         save_image(folder / f"{name}_original.png", view, mark)

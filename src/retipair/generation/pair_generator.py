@@ -1,7 +1,8 @@
-"""Seeds and conditioning in, pairs out: the sampler, the autoencoder and the layout put together."""
+"""Random generators and conditioning -> pairs: sampler, autoencoder and layout together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,32 +11,39 @@ from retipair import __version__
 from retipair.data.layout import Layout, to_grey
 from retipair.data.pair import Pair
 from retipair.diffusion.noise import generator
-from retipair.diffusion.sampling import noised, sample, starting_noise, timesteps_for_strength
+from retipair.diffusion.sampling import sample
+from retipair.generation.modes import FromNoise, Start
 from retipair.models.base import Base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
-from retipair.models.vae import Autoencoder, decode, encode_sample
+from retipair.models.vae import Autoencoder, decode
 from retipair.vision.field_of_view import field_of_view
 
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """joint (H, W, 3) as decoded; cf (S, S, 3); fa (S, S) grey; fa_chroma: what was removed for that. uint8."""
+    """A generated pair. joint (H, W, 3) as decoded, cf (S, S, 3), fa (S, S) greyscale: uint8.
+
+    fa_chroma: mean chroma removed from the FA, in [0, 255].
+    """
 
     joint: np.ndarray
     cf: np.ndarray
     fa: np.ndarray
     fa_chroma: float
 
-    @property
+    @cached_property
     def pair(self) -> Pair:
-        """Valid where both views show the eye."""
+        """The pair; its mask is where both views show the eye."""
         return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
+
+
+FROM_NOISE = FromNoise()
 
 
 @dataclass(frozen=True)
 class PairGenerator:
-    """How pairs are painted; what is painted comes with each call."""
+    """Generates pairs with one base, adapter and sampler."""
 
     base: Base
     layout: Layout
@@ -49,21 +57,15 @@ class PairGenerator:
         self,
         conditioning: Conditioning,
         generators: Sequence[torch.Generator],
-        sources: np.ndarray | None = None,
-        strength: float = 1.0,
-        after_step: Callable[[], None] = lambda: None,
+        start: Start = FROM_NOISE,
     ) -> list[GeneratedImages]:
-        """One pair a generator, from pure noise, or from `sources` (B, H, W, 3) uint8 noised to `strength`.
+        """Generate one pair per random generator.
 
-        conditioning: a row a pair; with guidance the rows without a prompt come before those, 2B in all.
+        conditioning: one row per pair; with guidance preceded by as many rows without a prompt, 2B in all.
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
-        timesteps = timesteps_for_strength(scheduler, self.steps, strength)
-        if sources is None:
-            latents = starting_noise(scheduler, self.base.latent_shape(self.layout.joint_size), generators, device)
-        else:
-            clean = [encode_sample(self.vae, *one) for one in zip(sources, generators, strict=True)]
-            latents = noised(scheduler, torch.cat(clean), timesteps, generators)
+        shape = self.base.latent_shape(self.layout.joint_size)
+        latents, timesteps = start.begin(scheduler, self.steps, shape, generators, device)
         latents = sample(
             self.denoise,
             scheduler,
@@ -72,7 +74,7 @@ class PairGenerator:
             conditioning,
             generators,
             self.guidance_scale,
-            after_step,
+            start.constrain,
         )
         return [self._split(joint) for joint in decode(self.vae, latents)]
 
@@ -82,7 +84,7 @@ class PairGenerator:
 
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
-    """One of (text, how often it was trained), as often as it was trained: a function of (seed, index)."""
+    """Draw one of (text, count) with probability proportional to its count: a function of (seed, index)."""
     if len(prompts) == 1:
         return prompts[0][0]
     counts = torch.tensor([count for _, count in prompts], dtype=torch.float64)

@@ -11,6 +11,7 @@ import torch
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig, check_folder_name, check_size
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import Layout
+from retipair.generation.modes import MODES
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
@@ -52,7 +53,7 @@ class GenerationPlan:
 
     @property
     def strength(self) -> float | None:
-        return self.config.strength if self.config.mode == "from_data" else None
+        return self.config.strength if MODES[self.config.mode].varies_pairs else None
 
     @property
     def batch_size(self) -> int:
@@ -72,7 +73,7 @@ class GenerationPlan:
         return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
 
     @property
-    def less(self) -> str:
+    def oom_hint(self) -> str:
         """What to do where no way to save memory is enough."""
         return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
 
@@ -93,10 +94,10 @@ class GenerationPlan:
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
             return str(source.caption)
-        return draw_prompt(self._nobodys or self.prompts, self.config.seed, index)
+        return draw_prompt(self._default_prompts or self.prompts, self.config.seed, index)
 
     @cached_property
-    def _nobodys(self) -> list[tuple[str, int]]:
+    def _default_prompts(self) -> list[tuple[str, int]]:
         own = Counter(source.caption for source in self.sources)
         unused = [(text, count) for text, count in self.prompts if text not in own]
         return unused or [(text, count) for text, count in self.prompts if count > own[text]]
@@ -121,11 +122,11 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     trained = partial(training_pairs, config, run, layout, description, warnings)
-    sources = trained("--mode from_data") if config.mode == "from_data" else []
+    sources = trained(f"--mode {config.mode}") if MODES[config.mode].varies_pairs else []
     known = trained("--max_copy") if config.max_copy is not None else []
-    job = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
     return replace(
-        job, way=require_backend(select_strategy(config.memory, job.ways, job.memory_of, lambda: 0, job.less))
+        plan, way=require_backend(select_strategy(config.memory, plan.ways, plan.memory_of, lambda: 0, plan.oom_hint))
     )
 
 
@@ -137,18 +138,19 @@ def _check(config: GenerateConfig) -> None:
         raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
     if not 0 < config.strength <= 1:
         raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
-    if config.mode == "noise" and config.strength != GenerateConfig.strength:
+    varies_pairs = MODES[config.mode].varies_pairs
+    if not varies_pairs and config.strength != GenerateConfig.strength:
         raise UserError(
             f"--strength {config.strength}: only --mode from_data has a strength; add that, or leave it out"
         )
-    if config.mode == "from_data" and int(config.steps * config.strength) < 1:
+    if varies_pairs and int(config.steps * config.strength) < 1:
         raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
     for name in ("min_consistency", "max_copy"):
         if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
             raise UserError(f"--{name} {value}: must be from -1 to 1")
-    if config.record_source and config.mode == "noise":
+    if config.record_source and not varies_pairs:
         raise UserError("--record_source: only --mode from_data has sources; add that, or leave it out")
-    if config.max_copy is not None and config.mode == "from_data":
+    if config.max_copy is not None and varies_pairs:
         raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
     if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
@@ -279,26 +281,26 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
     return config.data or (run.read_config().data if run else None)
 
 
-def settings_of(job: GenerationPlan) -> dict[str, Any]:
+def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Everything the pairs depend on beside their index."""
-    config = job.config
+    config = plan.config
     return {
-        "adapter_sha256": adapter_sha256(job.adapter),
-        "base_sha256": job.base.fingerprint(),
-        "layout": job.layout.name,
-        "size": job.layout.view_size,
-        "prompts": job.prompts,
+        "adapter_sha256": adapter_sha256(plan.adapter),
+        "base_sha256": plan.base.fingerprint(),
+        "layout": plan.layout.name,
+        "size": plan.layout.view_size,
+        "prompts": plan.prompts,
         "seed": config.seed,
         "mode": config.mode,
-        "strength": job.strength,
-        "sources_sha256": content_sha256(job.sources) if job.sources else None,
+        "strength": plan.strength,
+        "sources_sha256": content_sha256(plan.sources) if plan.sources else None,
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
-        "known_sha256": content_sha256(job.known) if job.known else None,
+        "known_sha256": content_sha256(plan.known) if plan.known else None,
         "record_source": config.record_source or None,  # as in folders from before there was this setting
-        "dtype": str(job.dtype).removeprefix("torch.") + (f", {job.way.name}" if job.way.stored else ""),
+        "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.way.name}" if plan.way.stored else ""),
     }
