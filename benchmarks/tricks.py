@@ -6,7 +6,6 @@ Prints Markdown tables. A trick that helps belongs into the package, and then ou
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -109,7 +108,7 @@ def drawings(job: GenerationPlan) -> dict[str, Work]:
     works = {}
     for name, trick in TRICKS.items():
         changed = with_dtype(job, trick)
-        loop = load(changed, settings_of(job), [1], Counter(), process_index=0)
+        loop = load(changed, settings_of(job), [1])
         works[name] = with_trick(trick, loop.pair_generator.denoise.unet, partial(loop.sample, [1]))
     return works
 

@@ -19,7 +19,7 @@ from retipair.models.families import FAMILIES
 SOURCE = Path(retipair.__file__).parent
 FLOORS = (  # a module imports from its own room and from lower floors
     {"cli"},
-    {"demo", "benchmarking"},
+    {"api", "demo", "benchmarking"},
     {"training"},
     {"generation"},
     {"preparation", "evaluation", "phantoms"},

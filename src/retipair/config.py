@@ -75,6 +75,8 @@ class TrainConfig:
     """Root of the output trees."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: what the base was made for (512 for SDXL and SD1.5)."""
+    layout: Literal["auto", "side_by_side", "squeezed"] = "auto"
+    """How two views make one joint image; auto: side_by_side for SDXL, squeezed (views at half width) for SD1.5."""
 
     max_steps: int = 15_000
     """Optimiser steps. May be raised on --resume."""

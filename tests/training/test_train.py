@@ -705,6 +705,19 @@ def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
     }
 
 
+def test_either_family_can_have_either_layout(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    """And generation takes the layout that the adapter was trained with."""
+    other = {"sdxl": "squeezed", "sd15": "side_by_side"}[system]
+    run = train(system, base_folder(system), prepared, tmp_path, "--layout", other, "--max_steps", 1)
+    size = {"squeezed": (VIEW, VIEW), "side_by_side": (2 * VIEW, VIEW)}[other]
+    with Image.open(run / "step_000000_random_pairs/pair_00/joint.png") as joint:
+        assert joint.size == size
+    words = ["generate", "-n", "exp", "--results", tmp_path, "--out", tmp_path / "o", "--amount", 1, "--steps", 1]
+    assert main([str(word) for word in (*words, "--device", "cpu")]) == 0
+    with Image.open(tmp_path / "o/1/joint.png") as joint:
+        assert joint.size == size
+
+
 def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     run = train(system, base_folder(system), prepared, tmp_path, "--size", 64, "--max_steps", 1)
     joint = Image.open(run / "step_000001_random_pairs/pair_00/joint.png")

@@ -3,7 +3,6 @@
 The work is that of `train`, `generate` and `evaluate` themselves, on folders made for it and gone afterwards.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -178,7 +177,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
 def drawing(job: GenerationPlan) -> Work:
     """Load what draws; what is returned draws, judges and writes the next pairs."""
     settings, numbers = settings_of(job), count(1)
-    loop = load(job, settings, [1], Counter(), process_index=0)
+    loop = load(job, settings, [1])
 
     def work() -> None:
         indices = [next(numbers) for _ in range(job.config.batch_size)]

@@ -1,7 +1,7 @@
 """A layout turns a pair of views into the one joint image that the diffusion model sees, and back."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -9,6 +9,7 @@ from PIL import Image
 from retipair.data.pair import chroma
 
 LayoutName = Literal["side_by_side", "squeezed"]
+LAYOUTS = get_args(LayoutName)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,12 @@ class Pair:
     def consistency(self) -> float:
         """How well the views match: the correlation of their vesselness, in [-1, 1]."""
         return vesselness_correlation(self.cf, self.fa, self.mask)
+
+    def _repr_png_(self) -> bytes:
+        """Show CF and FA side by side in Jupyter."""
+        stream = io.BytesIO()
+        Image.fromarray(np.hstack([self.cf, np.repeat(self.fa[..., None], 3, axis=2)])).save(stream, "PNG")
+        return stream.getvalue()
 
 
 def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarray:

@@ -164,9 +164,14 @@ class GenerationLoop:
 
 
 def load(
-    plan: GenerationPlan, settings: dict[str, Any], indices: Sequence[int], tries: Counter[int], process_index: int
+    plan: GenerationPlan,
+    settings: dict[str, Any],
+    indices: Sequence[int],
+    tries: Counter[int] | None = None,
+    process_index: int = 0,
 ) -> GenerationLoop:
     """Load what generates these pairs: prompts, network, adapter, autoencoder, filter."""
+    tries = Counter() if tries is None else tries
     texts = sorted({plan.prompt(index) for index in indices})
     pair_generator, conditioning = load_generator(plan, texts)
     manifest, rejections = (shard_path(plan.out / name, process_index) for name in (MANIFEST_NAME, REJECTION_LOG_NAME))

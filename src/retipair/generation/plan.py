@@ -4,13 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig, check_folder_name, check_size
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
-from retipair.data.layout import Layout
+from retipair.data.layout import LAYOUTS, Layout, LayoutName
 from retipair.generation.modes import MODES
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
@@ -214,17 +214,19 @@ def _as_trained(
         size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
         warnings.append(f"{adapter} does not describe itself; taking --size {size} --prompt {prompt!r}")
         return Layout(base.family.layout, size), [(prompt, 1)]
-    if (description.system, description.layout) != (base.family.name, base.family.layout):
+    if description.system != base.family.name:
         raise UserError(
-            f"{adapter}: was trained on {description.system} ({description.layout}), but {base.source} is "
-            f"{base.family.name} ({base.family.layout}); pass the base it was trained on with --base"
+            f"{adapter}: was trained on {description.system}, but {base.source} is {base.family.name}; pass the base "
+            "it was trained on with --base"
         )
+    if description.layout not in LAYOUTS:
+        raise UserError(f"{adapter}: has an unknown layout {description.layout!r}; use another checkpoint")
     if config.size not in (None, description.view_size):
         raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; leave --size out")
     if config.guidance_scale > 1 and not description.prompt_dropout:
         warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
-    return Layout(base.family.layout, description.view_size), prompts
+    return Layout(cast(LayoutName, description.layout), description.view_size), prompts
 
 
 def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:

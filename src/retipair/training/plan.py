@@ -120,7 +120,8 @@ def make_plan(config: TrainConfig) -> Plan:
     base = open_base(config.base, config.tokenizer)
     device = choose_device(config.device)
     folder = results_folder(config.results, base.family.name) / config.name
-    layout = Layout(base.family.layout, config.size or base.view_size)
+    name = base.family.layout if config.layout == "auto" else config.layout
+    layout = Layout(name, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
     plan = replace(plan, config=with_samples(config, Run(folder)))
     check_steps("--sample_steps", plan.config.sample_steps or 0, base)

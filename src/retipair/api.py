@@ -1,0 +1,144 @@
+"""The commands as Python calls, with the settings of `config.py` as keywords, and pairs in memory."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retipair.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig, check_values
+from retipair.data.dataset import load_pair, read_dataset
+from retipair.data.manifest import Split
+from retipair.data.pair import Pair
+from retipair.evaluation import evaluate as evaluation
+from retipair.generation.generate import load
+from retipair.generation.plan import plan_generation, settings_of
+from retipair.preparation.prepare import prepare_pairs
+from retipair.runs.run_dir import Run
+from retipair.runtime.atomic_io import read_json
+from retipair.runtime.console import quiet
+from retipair.runtime.errors import UserError
+from retipair.training import train as training
+
+Config = TypeVar("Config")
+Source = Run | str | Path
+
+
+def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Align the raw pairs in `raw` and write the prepared folder `out`; returns it.
+
+    settings: fields of `PrepareConfig`, as the flags of `retipair prepare`. With several workers (the default where
+    there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
+    """
+    config = _config(PrepareConfig, settings, raw=Path(raw), out=Path(out))
+    with _said(verbose):
+        return prepare_pairs(config)
+
+
+def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
+    """Train an adapter on a prepared, generated or raw folder; returns its run.
+
+    settings: fields of `TrainConfig`, as the flags of `retipair train`; `name` is needed. Raises UserError for settings
+    or pairs that cannot work, Stopped if a signal ends it.
+    """
+    config = _config(TrainConfig, settings, data=Path(data))
+    with _said(verbose):
+        folder = training.train(config)
+    assert folder is not None, "dry_run has no run"
+    return Run(folder)
+
+
+def evaluate(real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any) -> Any:
+    """Score generated pairs against real ones, or check the real ones alone; returns what `scores.json` says.
+
+    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`; the report is in `out`. Raises UserError
+    for folders without pairs, and where `out` holds the scores of other pairs.
+    """
+    config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
+    with _said(verbose):
+        evaluation.evaluate(config)
+    return read_json(config.out / evaluation.SCORES_NAME)
+
+
+@dataclass(frozen=True)
+class LoadedPair(Pair):
+    """A pair in memory, with its id and side of the split (None for one that was just generated)."""
+
+    id: str = ""
+    split: Split | None = None
+
+
+def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[LoadedPair]:
+    """Load the pairs of a prepared or generated folder one by one, rejected ones left out.
+
+    split: "train", "val" or "test"; None: all. Raises UserError if there is no such folder, or none of its pairs is
+    left.
+    """
+    for record in read_dataset(Path(folder)):
+        if split in (None, record.split):
+            pair = load_pair(record)
+            yield LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+
+
+class PairGenerator:
+    """Generates pairs in memory with a trained adapter.
+
+    >>> generator = PairGenerator.from_pretrained("results/out_joint_sdxl_cffa_pairs/first")
+    >>> for pair in generator.sample(10, seed=0): ...
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    @classmethod
+    def from_pretrained(cls, adapter: Source, *, checkpoint: str = "best", **settings: Any) -> "PairGenerator":
+        """Take the adapter of a run ("best" or "latest" checkpoint) or of a folder with `unet_lora`.
+
+        settings: fields of `GenerateConfig`, as the flags of `retipair generate`: `base`, `device`, `precision`,
+        `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ... Weights are loaded by `sample`. Raises
+        UserError if there is no adapter, or its base cannot be found.
+        """
+        run = adapter if isinstance(adapter, Run) else None
+        folder = Path(adapter) if run is None else run.folder  # type: ignore[arg-type]
+        if run is None and (folder / "config.json").is_file():
+            run = Run(folder)
+        path = run.adapter_folder(checkpoint) if run else folder
+        found = cls({"checkpoint": str(path), "out": Path(), **settings})
+        plan_generation(found._config(amount=1, seed=0))
+        return found
+
+    def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
+        """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
+
+        `min_consistency` and `max_copy` reject attempts and repeat them, `max_tries` times at most; a pair that is
+        given up is left out. Nothing is written.
+        """
+        config = self._config(amount=count, seed=seed)
+        plan = plan_generation(config)
+        with _said(verbose):
+            loop = load(plan, settings_of(plan), range(1, count + 1), process_index=0)
+        for index in range(1, count + 1):
+            while loop.tries[index] < config.max_tries:
+                [images] = loop.sample([index])
+                pair = images.pair
+                if loop.quality_filter.reject(index, loop.tries[index], pair, round(pair.consistency(), 4)) is None:
+                    yield LoadedPair(pair.cf, pair.fa, pair.mask, str(index))
+                    break
+                loop.tries[index] += 1
+
+    def _config(self, **more: Any) -> GenerateConfig:
+        return _config(GenerateConfig, {**self._settings, **more})
+
+
+def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:
+    """Build a command's config from keywords. Raises UserError for an unknown one, naming those there are."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if unknown := sorted(set(settings) - set(names)):
+        raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
+    config = kind(**{**settings, **given})
+    check_values(config)
+    return config
+
+
+def _said(verbose: bool) -> AbstractContextManager[None]:
+    return nullcontext() if verbose else quiet()

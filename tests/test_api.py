@@ -1,0 +1,115 @@
+"""The commands as Python calls give what the commands give, and print nothing unless asked."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import retipair
+from conftest import VIEW
+from eyes import write_raw
+from retipair.cli import main
+
+Folder = Callable[[str], Path]
+LIGHT = """
+import sys, warnings, logging, os
+before = set(sys.modules), warnings.filters[:], dict(os.environ)
+import retipair
+heavy = {"torch", "numpy", "PIL", "diffusers", "transformers", "cv2", "skimage", "rich", "tyro"} & set(sys.modules)
+assert not heavy, heavy
+assert warnings.filters == before[1] and dict(os.environ) == before[2]
+assert set(retipair.__all__) <= set(dir(retipair))
+"""
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_importing_loads_and_changes_nothing() -> None:
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+
+
+@pytest.mark.parametrize("name", retipair.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert getattr(retipair, name).__doc__
+
+
+def test_what_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        retipair.nothing  # noqa: B018
+
+
+def test_from_raw_views_to_scores(
+    base_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_raw(tmp_path / "raw", n=3, size=128)
+    pairs = retipair.prepare("raw", "pairs", size=VIEW, workers=1)
+    assert [pair.id for pair in retipair.load_pairs(pairs)] == ["001", "002", "003"]
+    short = {"max_steps": 2, "num_samples": 0, "augment_variants": 1, "unet_lora_rank": 4, "unet_lora_alpha": 4}
+    run = retipair.train(pairs, name="first", base=str(base_folder("sd15")), device="cpu", **short)
+    assert run.name == "first"
+    scores = retipair.evaluate(pairs, out=tmp_path / "scores")
+    assert sum(scores["sizes"].values()) == 3
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_pairs_in_memory_are_those_that_generate_writes(trained: Folder, tmp_path: Path) -> None:
+    """Also if fewer are taken than were asked for, and whichever were taken before."""
+    results, flags = trained("sd15"), ["--steps", "2", "--device", "cpu"]
+    words = ["generate", "-n", "exp", "--results", str(results), "--out", str(tmp_path / "o"), "--amount", "3"]
+    assert main([*words, *flags, "--seed", "5"]) == 0
+    run = retipair.Run(results / "out_joint_sd15_cffa_pairs/exp")
+    for source in (run, run.folder, run.adapter_folder("best")):
+        more = {} if source != run.adapter_folder("best") else {"base": run.read_config().base}
+        generator = retipair.PairGenerator.from_pretrained(source, steps=2, device="cpu", **more)
+        for number, pair in enumerate(islice(generator.sample(100, seed=5), 2), 1):
+            assert pair.id == str(number)
+            assert np.array_equal(pair.cf, pixels(tmp_path / f"o/{number}/cf.png"))
+            assert np.array_equal(pair.fa, pixels(tmp_path / f"o/{number}/fa.png"))
+
+
+def test_attempts_that_are_given_up_are_left_out(trained: Folder) -> None:
+    folder = trained("sd15") / "out_joint_sd15_cffa_pairs/exp"
+    hopeless = {"min_consistency": 1.0, "max_tries": 2}
+    generator = retipair.PairGenerator.from_pretrained(folder, steps=1, device="cpu", **hopeless)
+    assert list(generator.sample(2)) == []
+
+
+def test_a_dataset_gives_tensors_of_the_pairs(prepared: Path) -> None:
+    dataset = retipair.PairDataset([prepared, prepared], split="train")
+    assert len(dataset) == 6
+    [pair] = [one for one in retipair.load_pairs(prepared, "train") if one.id == dataset[0]["id"]]
+    batch = next(iter(DataLoader(dataset, batch_size=6)))
+    assert batch["cf"].shape == (6, 3, VIEW, VIEW)
+    assert batch["fa"].shape == batch["mask"].shape == (6, 1, VIEW, VIEW)
+    assert torch.equal((batch["cf"][0] * 255).round().byte(), torch.from_numpy(pair.cf.transpose(2, 0, 1).copy()))
+    assert torch.equal((batch["fa"][0, 0] * 255).round().byte(), torch.from_numpy(pair.fa.copy()))
+    assert torch.equal(batch["mask"][0, 0], torch.from_numpy(pair.mask.copy()))
+
+
+def test_a_pair_shows_itself_in_a_notebook(prepared: Path) -> None:
+    pair = next(retipair.load_pairs(prepared))
+    shown = np.asarray(Image.open(io.BytesIO(pair._repr_png_())))
+    assert np.array_equal(shown[:, :VIEW], pair.cf)
+    assert np.array_equal(shown[:, VIEW:, 0], pair.fa)
+
+
+def test_unknown_settings_and_folders_are_refused(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(retipair.UserError, match="unknown setting 'max_step'; TrainConfig has"):
+        retipair.train(prepared, name="x", max_step=3)
+    with pytest.raises(retipair.UserError, match="nowhere"):
+        retipair.PairGenerator.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(retipair.UserError, match="nowhere"):
+        list(retipair.load_pairs(tmp_path / "nowhere"))
