@@ -12,13 +12,13 @@ from retipair.metrics.views import prepare_views
 
 
 def figures(pair: Pair, fa_chroma: float = 0.0) -> PairMetrics:
-    found = compute_pair_metrics(prepare_views(pair))
-    found.values["fa.chroma"] = fa_chroma
-    return found
+    metrics = compute_pair_metrics(prepare_views(pair))
+    metrics.values["fa.chroma"] = fa_chroma
+    return metrics
 
 
 def kinds(pair: Pair, fa_chroma: float = 0.0) -> list[str]:
-    return [doubt.kind for doubt in find_issues("one", figures(pair, fa_chroma))]
+    return [issue.kind for issue in find_issues("one", figures(pair, fa_chroma))]
 
 
 def swapped(pair: Pair) -> Pair:
@@ -60,16 +60,16 @@ def test_an_angiogram_in_colour_is_found(pairs):
 
 def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
     most_like = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
-    [doubt] = find_duplicate_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
-    assert doubt.id == "a"
-    assert "eye of c" in doubt.text
-    assert "train and val" in doubt.text
+    [issue] = find_duplicate_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
+    assert issue.id == "a"
+    assert "same eye as c" in issue.text
+    assert "train and val" in issue.text
     assert find_duplicate_eyes(["a", "b"], ["train"] * 2, [Nearest(1, 0.3), Nearest(0, 0.3)]) == []
 
 
 def test_of_an_eye_under_three_names_none_goes_unsaid():
     most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
-    assert [doubt.id for doubt in find_duplicate_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
+    assert [issue.id for issue in find_duplicate_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
 
 
 def test_an_eye_under_two_names_is_found_if_only_one_likeness_reaches_the_threshold():

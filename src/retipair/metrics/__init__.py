@@ -1,1 +1,1 @@
-"""What pairs are worth: pure functions of images, each with a known answer on images made for it."""
+"""Metrics of image pairs: pure functions of images, each tested on synthetic images with a known result."""

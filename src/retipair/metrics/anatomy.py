@@ -1,6 +1,6 @@
-"""Does a view show an optic disc and a macula where an eye has them? Told by the vessels, which both views show.
+"""Locate the optic disc and the macula of a view from its vessels, which CF and FA both show.
 
-The disc is where the vessels meet; the macula lies beside it, where there are none.
+The vessels converge at the disc; the macula is the vessel-free region beside it.
 """
 
 from dataclasses import dataclass
@@ -12,28 +12,31 @@ from skimage.morphology import skeletonize
 
 from retipair.metrics.views import PreparedView
 
-_COARSE = 4  # px of a view to one of the votes'
-_REACH = 40  # px of the votes': how far a vessel points
-_BLUR = 3.0  # px of the votes'
-# A peak of votes this many times their mean is a disc: nine of ten rendered views with one have it, one of ten without.
-_MEETING = 2.3
-_SECTORS = 8  # directions of a half circle
-_WIDEST = 8.0  # px: wider vessels do not weigh more
-_ASIDE = (130.0, 240.0)  # px: 3.3 to 6 mm from the disc; the mean eye has 190
-_ABOVE_BELOW = 0.45  # of that distance, up or down
-_EMPTY = 13.0  # px: radius of a place without vessels, the avascular zone and a little
+_COARSE = 4  # px of a view per px of the vote map
+_REACH = 40  # px of the vote map: how far a vessel votes along its direction
+_BLUR = 3.0  # px of the vote map
+# Minimum ratio of the highest vote to the mean. Nine of ten rendered views with a disc reach it, one of ten without.
+_MIN_PEAK = 2.3
+_SECTORS = 8  # direction bins over 180 degrees
+_MAX_WIDTH = 8.0  # px: wider vessels get no larger weight
+_DISC_MACULA = (130.0, 240.0)  # px: range of the distance, 3.3 to 6 mm; 190 px in the mean eye
+_MAX_VERTICAL = 0.45  # of that distance
+_MIN_AVASCULAR = 13.0  # px: radius of the vessel-free region, slightly larger than the foveal avascular zone
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where they are, (x, y) in px at 512; None where none is found."""
+    """Positions (x, y) in px at 512; None if not found."""
 
     disc: tuple[float, float] | None
     macula: tuple[float, float] | None
 
 
 def anatomy(view: PreparedView) -> Anatomy:
-    """By the convergence of vessels (Hoover and Goldbaum 2003, doi 10.1109/TMI.2003.815900), then by their absence."""
+    """Locate the disc by the convergence of vessels, then the macula by their absence.
+
+    The disc follows Hoover and Goldbaum 2003 (doi 10.1109/TMI.2003.815900).
+    """
     disc = _disc(view)
     return Anatomy(disc, _macula(view, disc) if disc else None)
 
@@ -46,18 +49,18 @@ def _disc(view: PreparedView) -> tuple[float, float] | None:
     inside = view.inside[::_COARSE, ::_COARSE][: votes.shape[0], : votes.shape[1]]
     votes = np.where(inside, votes, 0)
     y, x = np.unravel_index(votes.argmax(), votes.shape)
-    if votes[y, x] < _MEETING * votes[inside].mean():
+    if votes[y, x] < _MIN_PEAK * votes[inside].mean():
         return None
     return float(x * _COARSE + 1.5), float(y * _COARSE + 1.5)
 
 
 def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
-    """Every centre-line pixel votes for what lies ahead of it and behind, wide vessels more; (128, 128) of 512 px.
+    """Return the vote map, (128, 128) for 512 px: each centre-line pixel votes along its direction, weighted by width.
 
-    Votes from eight directions are counted apart and their roots added: a long vessel alone has many of one direction.
+    Votes are counted per direction bin and their square roots added, so that one long vessel does not make a peak.
     """
     rows, columns = np.nonzero(lines)
-    weights = np.minimum(ndimage.distance_transform_edt(view.vessels)[lines], _WIDEST / 2) ** 2
+    weights = np.minimum(ndimage.distance_transform_edt(view.vessels)[lines], _MAX_WIDTH / 2) ** 2
     down, right = _directions(view.vessels)
     steps = np.arange(-_REACH, _REACH + 1)
     y = np.rint(rows[:, None] / _COARSE + down[lines][:, None] * steps).astype(int)
@@ -72,18 +75,19 @@ def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
 
 
 def _directions(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The unit vector (down, right) along the vessel at each pixel."""
+    """Return the unit vector (down, right) along the vessel at each pixel."""
     rr, rc, cc = structure_tensor(vessels.astype(np.float32), sigma=4, order="rc")
-    across = 0.5 * np.arctan2(2 * rc, rr - cc)  # the angle of steepest change, from down to right
+    across = 0.5 * np.arctan2(2 * rc, rr - cc)  # angle of the gradient, from down to right
     return -np.sin(across), np.cos(across)
 
 
 def _macula(view: PreparedView, disc: tuple[float, float]) -> tuple[float, float] | None:
-    empty = ndimage.distance_transform_edt(~view.vessels)
+    clearance = ndimage.distance_transform_edt(~view.vessels)
     rows, columns = np.indices(view.vessels.shape)
     right, down = columns - disc[0], rows - disc[1]
-    aside = np.hypot(right, down)
-    likely = (aside >= _ASIDE[0]) & (aside <= _ASIDE[1]) & (abs(down) <= _ABOVE_BELOW * aside) & view.inside
-    empty = np.where(likely, empty, 0)
-    y, x = np.unravel_index(empty.argmax(), empty.shape)
-    return (float(x), float(y)) if empty[y, x] >= _EMPTY else None
+    distance = np.hypot(right, down)
+    in_range = (distance >= _DISC_MACULA[0]) & (distance <= _DISC_MACULA[1])
+    candidates = in_range & (abs(down) <= _MAX_VERTICAL * distance) & view.inside
+    clearance = np.where(candidates, clearance, 0)
+    y, x = np.unravel_index(clearance.argmax(), clearance.shape)
+    return (float(x), float(y)) if clearance[y, x] >= _MIN_AVASCULAR else None

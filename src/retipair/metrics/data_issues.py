@@ -1,4 +1,4 @@
-"""What is wrong with a pair or a set of them: found before anybody trains on it."""
+"""Find likely errors in a data set before training: swapped, flipped, misregistered, clipped or duplicate pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from retipair.metrics.memorisation import COPY, Nearest, best_over_shifts
 from retipair.metrics.pair_metrics import PairMetrics
 
 _GREY = 4.0
-"""Chroma, grey levels: a photograph in colour has 40 and more, an angiogram none."""
-_GAPS = 0.75
-"""Medium and wide vessels for each thin one: seven real CF have .89 and more, their FA in their place .62 at most."""
-_APART_PX = 3.0
-"""px at 512: landmarks placed by hand are no better, and training learns what lies closer as a blur."""
+"""Chroma below which a view is grey, grey levels: colour photographs have 40 or more, angiograms 0."""
+_MIN_WIDE_TO_THIN = 0.75
+"""Ratio of medium and wide to thin vessels: .89 or more in seven real CF, .62 or less in their FA used as the CF."""
+_MAX_SHIFT_PX = 3.0
+"""px at 512: the accuracy of landmarks placed by hand; a smaller shift only blurs what the model learns."""
 _UNRELATED = 0.15
-"""Correlation: pairs of two eyes stay below, pairs of one reach .40."""
+"""Correlation: pairs of two different eyes stay below it, pairs of one eye reach .40."""
 _CLIPPED = 0.02
-"""Share of a field's pixels."""
-_TURNED_MORE = 0.10
-"""By how much the FA, turned, must fit better than as it is."""
-_TURNS = {
+"""Fraction of the pixels in the field of view."""
+_MIN_FLIP_GAIN = 0.10
+"""By how much flipping the FA must raise the correlation."""
+_FLIPS = {
     "mirrored left to right": lambda fa: fa[:, ::-1],
     "upside down": lambda fa: fa[::-1],
-    "turned by 180 degrees": lambda fa: fa[::-1, ::-1],
+    "rotated by 180 degrees": lambda fa: fa[::-1, ::-1],
 }
 
 
 @dataclass(frozen=True)
 class DataIssue:
-    """Something to look at: of which pair (its id), what, and what else it concerns."""
+    """A likely error in the pair `id`: its kind, and a sentence for the user."""
 
     id: str
     kind: str
@@ -37,53 +37,56 @@ class DataIssue:
 
 
 def find_issues(id: str, figures: PairMetrics) -> list[DataIssue]:
-    """What one pair's figures say against it, the gravest first."""
-    values, found = figures.values, []
+    """Return the issues that the metrics of one pair indicate, the most serious first."""
+    values, issues = figures.values, []
     if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
-        found.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
+        issues.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
-        found.append(DataIssue(id, "colour in FA", f"the FA has colour, {values['fa.chroma']:.0f} grey levels of it"))
-    if turn := _turn_of(figures):
-        found.append(DataIssue(id, "turned", f"the FA fits better {turn}"))
+        issues.append(DataIssue(id, "colour in FA", f"the FA has colour: chroma {values['fa.chroma']:.0f} grey levels"))
+    if flip := _best_flip(figures):
+        issues.append(DataIssue(id, "turned", f"the FA fits better {flip}"))
     elif values["consistency.correlation"] < _UNRELATED:
         text = f"consistency (vesselness correlation) {values['consistency.correlation']:.2f}: two different eyes?"
-        found.append(DataIssue(id, "unrelated", text))
-    elif values["consistency.shift_px"] > _APART_PX:
-        found.append(DataIssue(id, "apart", f"the FA lies {values['consistency.shift_px']:.1f} px beside the CF"))
+        issues.append(DataIssue(id, "unrelated", text))
+    elif values["consistency.shift_px"] > _MAX_SHIFT_PX:
+        issues.append(DataIssue(id, "apart", f"the FA is shifted by {values['consistency.shift_px']:.1f} px"))
     for view in ("cf", "fa"):
         if values[f"{view}.clipped"] > _CLIPPED:
             text = f"{values[f'{view}.clipped']:.0%} of the {view.upper()} is black or white"
-            found.append(DataIssue(id, "clipped", text))
-    return found
+            issues.append(DataIssue(id, "clipped", text))
+    return issues
 
 
 def _shows_gaps(values: Mapping[str, float]) -> bool:
-    """Whether the CF's vessels are bright, so that the gaps between them are found; a red-free CF's are dark."""
+    """Return True if the CF's vessels are bright, as in an FA; those of a red-free CF are dark.
+
+    In bright vessels the ridge filter finds the gaps between them, which count as thin vessels.
+    """
     thin, medium, wide = (values[f"cf.vessels.density_{calibre}"] for calibre in ("thin", "medium", "wide"))
-    return medium + wide < _GAPS * thin
+    return medium + wide < _MIN_WIDE_TO_THIN * thin
 
 
-def _turn_of(figures: PairMetrics) -> str | None:
-    """How the FA's vessels would have to be turned to lie on the CF's, where that is plainly not as they are."""
+def _best_flip(figures: PairMetrics) -> str | None:
+    """Return the flip of the FA that fits the CF clearly better than the unchanged FA, or None."""
     cf, fa = figures.prints
-    as_it_is = best_over_shifts(fa, cf)
-    fits = {name: best_over_shifts(np.ascontiguousarray(turn(fa)), cf) for name, turn in _TURNS.items()}
+    unchanged = best_over_shifts(fa, cf)
+    fits = {name: best_over_shifts(np.ascontiguousarray(flip(fa)), cf) for name, flip in _FLIPS.items()}
     best = max(fits, key=lambda name: fits[name])
-    return best if fits[best] > as_it_is + _TURNED_MORE else None
+    return best if fits[best] > unchanged + _MIN_FLIP_GAIN else None
 
 
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nearest]) -> list[DataIssue]:
-    """Pairs of one eye under two names: on two sides of the split, validation would be on eyes that were trained on.
+    """Return the pairs that show one eye under two names; across the split, validation would see training eyes.
 
-    most_like (n): the pair of another eye that each is most like (memorisation.nearest).
+    most_like (n): the most similar pair of another eye, for each pair (memorisation.nearest).
     """
-    found = []
-    for here, other in enumerate(most_like):
+    issues = []
+    for index, other in enumerate(most_like):
         back = most_like[other.index]
-        if other.likeness < COPY or (here > other.index and back.index == here and back.likeness >= COPY):
-            continue  # said once of two that are each other's
-        sides = f"{splits[here]} and {splits[other.index]}"
-        side = f", on two sides of the split ({sides})" if splits[here] != splits[other.index] else ""
-        text = f"shows the eye of {ids[other.index]} (likeness {other.likeness:.2f}) under another name{side}"
-        found.append(DataIssue(ids[here], "same eye", text))
-    return found
+        if other.likeness < COPY or (index > other.index and back.index == index and back.likeness >= COPY):
+            continue  # mutual nearest neighbours are reported once
+        sides = f"{splits[index]} and {splits[other.index]}"
+        side = f", on two sides of the split ({sides})" if splits[index] != splits[other.index] else ""
+        text = f"same eye as {ids[other.index]} (similarity {other.likeness:.2f}) under another name{side}"
+        issues.append(DataIssue(ids[index], "same eye", text))
+    return issues

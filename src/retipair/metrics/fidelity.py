@@ -1,4 +1,4 @@
-"""What is left of a pair that was changed and came back: by a layout, an autoencoder, or both."""
+"""Measure how well a pair survives a round trip through a layout, an autoencoder, or both."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ from retipair.metrics.vessels import THIN, widths_along
 from retipair.metrics.views import PairViews, PreparedView
 
 NEAR = 2
-"""px at 512: how far from a vessel it is looked for."""
+"""px at 512: radius around a thin vessel in which it is compared."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Of one view, the returned against the original, 512 px wide.
+    """Fidelity of one reconstructed view to the original, 512 px wide.
 
-    psnr: dB inside the mask, at the views' own size. vessels: Dice of both views' vessels, in [0, 1]; thin: the same
-    within 2 px of the original's vessels under 3 px wide. fine_left: the returned view's share of fine detail in units
-    of the original's (Texture.fine_share).
+    psnr: dB inside the mask, at the views' own size. vessels: Dice of the two vessel masks, in [0, 1]; thin: the same
+    within 2 px of the original's vessels under 3 px wide. fine_left: Texture.fine_share of the reconstruction divided
+    by that of the original.
     """
 
     psnr: float
@@ -31,7 +31,7 @@ class Fidelity:
 
 
 def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) -> dict[str, Fidelity]:
-    """Of CF and FA."""
+    """Return the fidelity of CF and FA."""
     return {
         "cf": _of_view(psnr(pair.cf, returned.cf, pair.mask), before.cf, after.cf),
         "fa": _of_view(psnr(pair.fa, returned.fa, pair.mask), before.fa, after.fa),
@@ -39,7 +39,7 @@ def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) ->
 
 
 def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
-    """dB within the mask; inf of equal views, nan of an empty mask."""
+    """Return the PSNR within the mask, dB; infinity for equal views, NaN for an empty mask."""
     if not mask.any():
         return float("nan")
     error = ((original[mask].astype(np.float64) - returned[mask]) ** 2).mean()
@@ -48,17 +48,17 @@ def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
 
 def _of_view(decibels: float, before: PreparedView, after: PreparedView) -> Fidelity:
     near = _near_thin(before.vessels)
-    share, share_after = (texture(view).fine_share for view in (before, after))
+    fine, fine_after = (texture(view).fine_share for view in (before, after))
     return Fidelity(
         psnr=decibels,
         vessels=dice(before.vessels, after.vessels),
         thin=dice(before.vessels & near, after.vessels & near),
-        fine_left=share_after / share if share else 0.0,
+        fine_left=fine_after / fine if fine else 0.0,
     )
 
 
 def _near_thin(vessels: np.ndarray) -> np.ndarray:
-    """Within NEAR px of thin vessels, (H, W) bool."""
+    """Return the mask (H, W) bool of the pixels within NEAR px of thin vessels."""
     lines, widths = widths_along(vessels)
     thin = np.zeros_like(vessels)
     thin[lines] = widths < THIN

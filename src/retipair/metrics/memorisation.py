@@ -1,7 +1,7 @@
-"""Is a generated pair a copy of a training pair, perhaps rotated, mirrored, scaled, shifted, brighter or noisier?
+"""Detect generated pairs that copy a training pair, also if rotated, mirrored, scaled, shifted, brighter or noisier.
 
-The vessels identify an eye; shading and colour depend on the camera. So pairs are compared as small maps of vessels, by
-their correlation in the pose that fits best.
+The vessels identify an eye; shading and colour depend on the camera. A pair is therefore described by a small vessel
+map, its descriptor; the similarity of two pairs is the correlation of their descriptors in the pose that fits best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,19 +17,19 @@ from retipair.metrics.fourier_mellin import SIDE, Spectra, best_over_poses, spec
 from retipair.metrics.views import PairViews, PreparedView
 
 VERSION = 3
-"""Raise it whenever the same two pairs would have another likeness: earlier results are then not taken for these."""
+"""Increment whenever the similarity of the same two pairs changes: this invalidates cached results."""
 COPY = 0.55
-"""Likeness from which a pair is called a copy.
+"""Minimum similarity of a copy.
 
-Halfway between what 25 rendered eyes have at most with each other in any pose, .45, and what copies of them have at
-least in any pose, brighter and noisier, .67. docs/metrics.md has what other eyes have.
+It lies between the highest similarity of two of 25 rendered eyes in any pose, .45, and the lowest similarity of a
+brighter and noisier copy in any pose, .67. docs/metrics.md lists figures of other eyes.
 """
 AT_ONCE = 128
-"""Prints that others are compared with at once: 6 MB of spectra, and some 30 MB more during a comparison."""
+"""Reference descriptors per chunk: 6 MB of spectra, and about 30 MB more during a comparison."""
 
 
 class DescriptorStore(Protocol):
-    """Any number of prints (SIDE, SIDE), of which one after another is asked for."""
+    """A sequence of descriptors (SIDE, SIDE), which are read one at a time."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, at: int, /) -> np.ndarray: ...
@@ -37,31 +37,31 @@ class DescriptorStore(Protocol):
 
 @dataclass(frozen=True)
 class Nearest:
-    """The print (its place in the list) that is most like another, and how much: correlation, in [-1, 1]."""
+    """The index of the most similar descriptor, and the similarity: a correlation, in [-1, 1]."""
 
     index: int
     likeness: float
 
 
-def vessel_prints(seen: PairViews) -> np.ndarray:
-    """The prints of CF and FA, (2, SIDE, SIDE) float32, within what both show of the eye.
+def vessel_prints(pair: PairViews) -> np.ndarray:
+    """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, within the field of view that both share.
 
-    Where that is less than half of what one of them shows, the other has failed (black, flat) and its print is 0: the
-    one that is left may still be a copy.
+    If the shared field is less than half of one view's field, the other view has failed (black, flat) and its
+    descriptor is 0: the remaining view may still be a copy.
     """
-    views = seen.cf, seen.fa
-    shown = [int(view.field.sum()) for view in views]
-    if 2 * int(seen.mask.sum()) >= max(shown):
+    views = pair.cf, pair.fa
+    areas = [int(view.field.sum()) for view in views]
+    if 2 * int(pair.mask.sum()) >= max(areas):
         return np.stack([vessel_descriptor(view) for view in views])
-    nothing = np.zeros((SIDE, SIDE), np.float32)
-    prints = zip(views, shown, strict=True)
-    return np.stack([vessel_descriptor(view.alone) if 2 * area >= max(shown) else nothing for view, area in prints])
+    empty = np.zeros((SIDE, SIDE), np.float32)
+    sized = zip(views, areas, strict=True)
+    return np.stack([vessel_descriptor(view.alone) if 2 * area >= max(areas) else empty for view, area in sized])
 
 
 def vessel_descriptor(view: PreparedView) -> np.ndarray:
-    """Where a view's vessels lie, (SIDE, SIDE) float32: blurred; mean 0, sum of squares 1, all 0 without vessels.
+    """Return a view's small, blurred vessel map, (SIDE, SIDE) float32: mean 0, sum of squares 1; all 0 without vessels.
 
-    Brightness and noise are gone with the view's own grey levels.
+    It is computed from vesselness, so brightness and noise hardly affect it.
     """
     small = resize(np.minimum(view.vesselness, 1.0), (SIDE, SIDE), anti_aliasing=True)
     inside = resize(view.inside.astype(np.float32), (SIDE, SIDE), anti_aliasing=True) > 0.5
@@ -69,7 +69,7 @@ def vessel_descriptor(view: PreparedView) -> np.ndarray:
 
 
 def pair_descriptor(prints: np.ndarray) -> np.ndarray:
-    """What tells an eye from others: the prints (2, SIDE, SIDE) of both its views in one, (SIDE, SIDE)."""
+    """Combine the descriptors (2, SIDE, SIDE) of both views into one for the eye, (SIDE, SIDE)."""
     return unit(prints.mean(axis=0))
 
 
@@ -79,45 +79,45 @@ def nearest(
     eyes: tuple[np.ndarray, np.ndarray] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Nearest]:
-    """The most alike of `among`, m >= 1 of them, for each of `prints`; both are read as they are needed.
+    """Return the most similar of the m >= 1 descriptors `among` for each of `prints`; both are read on demand.
 
-    eyes: whose the prints (n,) and those among them (m,) are: none is compared with its own eye, and where that leaves
-    none, likeness is -1. advance: called after each print of a stretch of `among`, n * ceil(m / AT_ONCE) times.
+    eyes: the eye ids of `prints` (n,) and `among` (m,). Descriptors of the same eye are not compared; if none is left,
+    the similarity is -1. advance: called n * ceil(m / AT_ONCE) times, once per descriptor and chunk of `among`.
     """
-    index, likeness = np.zeros(len(prints), int), np.full(len(prints), -1.0)
-    for stretch, others in spectra_of(among):
+    index, similarity = np.zeros(len(prints), int), np.full(len(prints), -1.0)
+    for chunk, others in spectra_of(among):
         for row in range(len(prints)):
-            found = best_over_poses(prints[row], others)
+            correlations = best_over_poses(prints[row], others)
             if eyes is not None:
-                found = np.where(eyes[1][stretch] == eyes[0][row], -1.0, found)
-            if found.max() > likeness[row]:
-                index[row], likeness[row] = stretch[found.argmax()], found.max()
+                correlations = np.where(eyes[1][chunk] == eyes[0][row], -1.0, correlations)
+            if correlations.max() > similarity[row]:
+                index[row], similarity[row] = chunk[correlations.argmax()], correlations.max()
             advance()
-    return [Nearest(int(at), float(most)) for at, most in zip(index, likeness, strict=True)]
+    return [Nearest(int(i), float(value)) for i, value in zip(index, similarity, strict=True)]
 
 
 def spectra_of(prints: DescriptorStore) -> Iterator[tuple[range, Spectra]]:
-    """Transform AT_ONCE prints after another: their places, and what `best_over_poses` compares with."""
+    """Yield chunks of up to AT_ONCE descriptors: their indices, and their spectra for `best_over_poses`."""
     for begin in range(0, len(prints), AT_ONCE):
-        stretch = range(begin, min(begin + AT_ONCE, len(prints)))
-        yield stretch, spectra(np.stack([prints[at] for at in stretch]))
+        chunk = range(begin, min(begin + AT_ONCE, len(prints)))
+        yield chunk, spectra(np.stack([prints[i] for i in chunk]))
 
 
-def best_over_shifts(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the highest correlation of two prints (SIDE, SIDE) over all shifts, in [-1, 1]; one pose only."""
-    return float(fourier_mellin.best_over_shifts(one, spectra(other[None]).of_maps)[0])
+def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the highest correlation of two descriptors (SIDE, SIDE) over shifts alone, in [-1, 1]."""
+    return float(fourier_mellin.best_over_shifts(a, spectra(b[None]).of_maps)[0])
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
-    """Share of generated pairs that are less like their nearest training pair than that is like its own nearest.
+    """Return the fraction of generated pairs that are less similar to their nearest training pair than that to its own.
 
-    1 where nothing was copied from a set of very different eyes, about .5 for more pairs of the same kind (Alaa et al.
-    2022, arXiv 2102.08921, section 3.3, with likeness for distance).
+    It is 1 if nothing was copied from a set of very different eyes, about .5 for new pairs of the same distribution
+    (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with similarity in place of distance).
     """
-    return float(np.mean([one.likeness < train[one.index].likeness for one in generated]))
+    return float(np.mean([pair.likeness < train[pair.index].likeness for pair in generated]))
 
 
 def _flat(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Without what is larger than vessels' distances, or every field would be like every other."""
+    """Remove structures larger than the distances between vessels, which are alike in all fields of view."""
     weight = ndimage.gaussian_filter(inside.astype(np.float32), 4) + 1e-6
     return (image - ndimage.gaussian_filter(image * inside, 4) / weight) * inside

@@ -1,4 +1,4 @@
-"""Everything that is measured of a pair, and of two that stand beside each other, so that no image need be kept."""
+"""Compute all metrics of a pair, and of two neighbouring pairs, so that images need not stay in memory."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,11 +20,11 @@ VIEWS = ("cf", "fa")
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """Of one pair.
+    """All metrics of one pair.
 
-    values: each figure under its name, "consistency.dice" or "fa.texture.slope"; features (D,) float64;
-    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; prints (2, 64, 64) float32, where the vessels of
-    CF and FA lie.
+    values: metrics by name, such as "consistency.dice" or "fa.texture.slope"; features (D,) float64;
+    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; prints (2, 64, 64) float32, the vessel
+    descriptors of CF and FA.
     """
 
     values: dict[str, float]
@@ -35,30 +35,32 @@ class PairMetrics:
 
 @dataclass(frozen=True)
 class MispairedMetrics:
-    """Of two pairs: how the CF of one and the FA of the other agree, and how alike their views are (MS-SSIM)."""
+    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of the two CF and FA."""
 
     mispaired: Consistency
     alike: dict[str, float]
 
 
-def compute_pair_metrics(seen: PairViews) -> PairMetrics:
-    views = {name: getattr(seen, name) for name in VIEWS}
-    values = {f"consistency.{name}": value for name, value in asdict(consistency(seen)).items()}
+def compute_pair_metrics(pair: PairViews) -> PairMetrics:
+    """Compute all metrics of a pair."""
+    views = {name: getattr(pair, name) for name in VIEWS}
+    values = {f"consistency.{name}": value for name, value in asdict(consistency(pair)).items()}
     for name, view in views.items():
-        values |= {f"{name}.{figure}": value for figure, value in _of_view(view)}
+        values |= {f"{name}.{figure}": value for figure, value in _view_metrics(view)}
     power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
-    return PairMetrics(values, features(seen), power, vessel_prints(seen))
+    return PairMetrics(values, features(pair), power, vessel_prints(pair))
 
 
 def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
+    """Compare two pairs: the CF of the first with the FA of the second, and their views with each other."""
     alike = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
     return MispairedMetrics(mispaired(first, second), alike)
 
 
-def _of_view(view: PreparedView) -> Iterator[tuple[str, float]]:
+def _view_metrics(view: PreparedView) -> Iterator[tuple[str, float]]:
     yield from ((f"texture.{name}", value) for name, value in asdict(texture(view)).items())
     yield from ((f"vessels.{name}", value) for name, value in asdict(vessel_tree(view)).items())
-    yield from ((f"anatomy.{name}", float(place is not None)) for name, place in vars(anatomy(view)).items())
+    yield from ((f"anatomy.{name}", float(position is not None)) for name, position in vars(anatomy(view)).items())
     valid = view.inside & view.field
     inside = view.pixels[valid if valid.any() else ...]
     if view.pixels.ndim == 3:

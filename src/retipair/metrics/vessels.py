@@ -1,4 +1,4 @@
-"""The vessel tree of a view: how dense, how wide, how branched, how winding."""
+"""Measure the vessel tree of a view: density, width, branching and tortuosity."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from skimage.morphology import skeletonize
 from retipair.metrics.views import PreparedView
 
 THIN, WIDE = 3.0, 6.0
-"""px at 512 (75 and 150 um in a 45-degree field): thin vessels are narrower, wide ones at least as wide."""
-_LEAST_CHORD = 10.0  # px: what is shorter is wound by the pixels' grid alone
+"""px at 512 (75 and 150 um in a 45-degree field): thin vessels are narrower than THIN, wide ones at least WIDE."""
+_MIN_CHORD = 10.0  # px: shorter branches are tortuous because of the pixel grid alone
 _BOXES = 2 ** np.arange(1, 8)  # px
 
 
 @dataclass(frozen=True)
 class VesselTree:
-    """Of one view, 512 px wide; all 0 where it shows no vessel.
+    """Vessel metrics of one view, 512 px wide; all 0 without vessels.
 
-    density_thin, density_medium, density_wide: share of the field covered by vessels of that calibre, in [0, 1].
+    density_thin, density_medium, density_wide: fraction of the field covered by vessels of that calibre, in [0, 1].
     fractal_dimension: of the centre lines by box counting, boxes of 2 to 128 px, in [0, 2] (Mainster 1990, doi
     10.1038/eye.1990.33).
-    tortuosity: arc over chord between branchings, mean weighted by length, >= 1 (Hart et al. 1999, doi
+    tortuosity: arc over chord between branch points, length-weighted mean, >= 1 (Hart et al. 1999, doi
     10.1016/S1386-5056(98)00163-4).
     """
 
@@ -49,13 +49,13 @@ def vessel_tree(view: PreparedView) -> VesselTree:
 
 
 def widths_along(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre lines (H, W) bool of a mask of vessels, and the vessels' width at each of their pixels, px."""
+    """Return the centre lines (H, W) bool of a vessel mask, and the vessel width at each of their pixels, px."""
     lines = skeletonize(vessels)
     return lines, 2 * ndimage.distance_transform_edt(vessels)[lines] - 1  # a line of single pixels is 1 px wide
 
 
 def fractal_dimension(lines: np.ndarray) -> float:
-    """The slope of log boxes over log 1/size, (H, W) bool with anything in it."""
+    """Return the box-counting dimension of non-empty centre lines (H, W) bool."""
     counts = [_boxes_hit(lines, int(size)) for size in _BOXES]
     return -float(np.polyfit(np.log(_BOXES), np.log(counts), 1)[0])
 
@@ -66,10 +66,10 @@ def _boxes_hit(lines: np.ndarray, size: int) -> int:
 
 
 def tortuosity(lines: np.ndarray) -> float:
-    """Of centre lines (H, W) bool; 0 where every branch is shorter than 10 px."""
-    if lines.sum() < _LEAST_CHORD:
+    """Return the tortuosity of centre lines (H, W) bool; 0 if every branch is shorter than 10 px."""
+    if lines.sum() < _MIN_CHORD:
         return 0.0
     branches = summarize(Skeleton(lines), separator="_")
-    arcs, chords = (branches[f"{which}_distance"].to_numpy() for which in ("branch", "euclidean"))
-    long = chords >= _LEAST_CHORD
+    arcs, chords = (branches[f"{kind}_distance"].to_numpy() for kind in ("branch", "euclidean"))
+    long = chords >= _MIN_CHORD
     return float(np.average(arcs[long] / chords[long], weights=arcs[long])) if long.any() else 0.0

@@ -1,4 +1,4 @@
-"""A pair as the metrics see it: at one size, with what takes long computed once, when it is asked for."""
+"""Views prepared for the metrics: resized to 512 px; expensive maps are computed on first access and cached."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +13,10 @@ from retipair.vision.segmentation import vessels
 
 @dataclass(frozen=True)
 class PreparedView:
-    """One view, 512 px wide; what is not asked for is not computed.
+    """One view, 512 px wide, with lazily computed maps.
 
-    pixels (512, 512, 3) uint8 of a CF, (512, 512) of an FA; mask (512, 512) bool, where the pair is valid, and inside,
-    the same without its rim, where a vessel is not the field's edge.
+    pixels: (512, 512, 3) uint8 of a CF, (512, 512) of an FA. mask (512, 512) bool: where the pair is valid. inside: the
+    mask without its rim, where the field's edge would be taken for a vessel.
     """
 
     pixels: np.ndarray
@@ -25,17 +25,17 @@ class PreparedView:
 
     @property
     def grey(self) -> np.ndarray:
-        """(512, 512) uint8: the CF's green channel, which shows its vessels best, or the FA."""
+        """(512, 512) uint8: the FA, or the CF's green channel, in which vessels have the highest contrast."""
         return self.pixels[..., 1] if self.pixels.ndim == 3 else self.pixels
 
     @cached_property
     def field(self) -> np.ndarray:
-        """(512, 512) bool: what this view alone shows of the eye."""
+        """(512, 512) bool: the field of view, found in this view alone."""
         return field_of_view(self.pixels)
 
     @property
     def alone(self) -> "PreparedView":
-        """The same view, valid wherever it shows the eye, whatever the other view shows."""
+        """The same view with its own field of view as the mask."""
         return PreparedView(self.pixels, self.field, inside_rim(self.field))
 
     @cached_property
@@ -45,18 +45,18 @@ class PreparedView:
 
     @cached_property
     def vesselness(self) -> np.ndarray:
-        """(512, 512) float32, >= 0."""
+        """(512, 512) float32, >= 0: maximum of `ridges` over the scales."""
         return np.asarray(self.ridges.max(axis=0))
 
     @cached_property
     def vessels(self) -> np.ndarray:
-        """(512, 512) bool: those of a calibre that both views show."""
+        """(512, 512) bool: segmented vessels of a calibre that both views show."""
         return vessels(self.pixels, self.mask) & self.inside
 
 
 @dataclass(frozen=True)
 class PairViews:
-    """Both views of a pair; mask (512, 512) bool, where both are valid, and inside, the same without its rim."""
+    """Both views of a pair; mask (512, 512) bool: where both are valid; inside: the mask without its rim."""
 
     cf: PreparedView
     fa: PreparedView
@@ -65,7 +65,7 @@ class PairViews:
 
 
 def prepare_views(pair: Pair) -> PairViews:
-    """A pair of any size at 512 px."""
+    """Resize a pair of any size to 512 px."""
     cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
     inside = inside_rim(mask)
     return PairViews(PreparedView(cf, mask, inside), PreparedView(fa, mask, inside), mask, inside)
