@@ -1,4 +1,4 @@
-"""One raw pair -> one aligned pair with its numbers, or the reason why not."""
+"""Align one raw pair, measure the alignment, and accept or refuse it."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,30 +15,30 @@ from retipair.registration.warp import WORK_SIZE, View, common_square, render, t
 
 Method = Literal["points", "features", "none"]
 
-_FEWEST_AGREE = 0.4  # of the landmarks: 8 of 20
-_FEWEST_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
-_FEWEST_PATCHES = 8  # of vessels; whole views have 50
-# Of the patches, within 5 px: real pairs have .78 and more, one that was 18 px off had .49, mispaired ones .27 at most.
-_LEAST_PATCHES = 0.6
-_FEW_PATCHES = 0.7
-_SAME_PX = 10.0  # at 512: two first guesses closer than this lead to the same vessels
-# At 512: 30 mispaired views, pulled together all the same, reached .16, a CF given as its own FA .21; true ones .48.
-_LEAST_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
+_MIN_INLIER_FRACTION = 0.4  # of the landmarks: 8 of 20
+_MIN_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
+_MIN_PATCHES = 8  # of vessels; whole views have 50
+# Fraction of patches within 5 px: .78 or more in real pairs, .49 in one that was 18 px off, .27 at most if mispaired.
+_MIN_PATCH_FRACTION = 0.6
+_DOUBT_BELOW = 0.7
+_SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
+# At 512: 30 mispaired views reached .16 after refinement, a CF given as its own FA .21, real pairs .48.
+_MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
-    "points": "are both views and the points of one eye, and are the FA's veins filled?",
-    "features": "place points (without any, fields of view that differ more than twice in width cannot be aligned)",
-    "none": "register them, or are they of two eyes?",
+    "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
+    "features": "place points (without points, fields of view that differ more than twice in width cannot be aligned)",
+    "none": "register the views, and check that they are of one eye",
 }
-_LEAST_SHARED = 0.1  # of the frame
-_MIRRORED = "the FA is mirrored left to right: turn it, or add --allow_mirror"
-_TURNED = "its FA was mirrored left to right: is the CF the right way round?"
+_MIN_OVERLAP = 0.1  # of the frame
+_MIRRORED = "the FA is mirrored left to right: flip it, or add --allow_mirror"
+_FLIPPED = "its FA was mirrored left to right and has been flipped: check that the CF is not mirrored"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pair must keep: a median residual in px at 512, and a consistency (None: the default of the method).
+    """Acceptance limits: median residual in px at 512, and consistency (None: the default of the method).
 
-    `allow_mirror`: use an FA that is mirrored left to right.
+    `allow_mirror`: flip an FA that is mirrored left to right, instead of refusing it.
     """
 
     max_residual_px: float = 5.0
@@ -48,13 +48,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Both views in one frame, and how well they fit; `refused` says why they may not be used, if so.
+    """Both views in one frame, and the quality of the alignment.
 
-    `fa_to_frame` (3, 3) maps raw FA px to frame px, with a negative determinant if the FA was mirrored; `points` (N, 4)
-    are cf_x, cf_y, fa_x, fa_y in the frame; `residual_px`, frame px, is the median over all points or, registered by
-    features without any, over patches of vessels. Consistencies are vesselness correlations, [-1, 1], at 512 px (at the
-    frame's size where that is larger): smaller views show fewer vessels, and the limits were measured at 512. `doubt`
-    says why to look at a pair that may be used.
+    `fa_to_frame` (3, 3) maps raw FA px to frame px; its determinant is negative if the FA was mirrored. `points` (N, 4)
+    are cf_x, cf_y, fa_x, fa_y in the frame. `residual_px`, frame px, is the median over all points, or over vessel
+    patches for method "features" without points. Consistencies are vesselness correlations, [-1, 1], at 512 px or the
+    frame's size if larger: the limits were measured at 512, and smaller views show fewer vessels. `refused` is the
+    reason why the pair must not be used, `doubt` the reason to inspect a usable pair; None if there is none.
     """
 
     pair: Pair
@@ -70,151 +70,154 @@ class Aligned:
 
 @dataclass(frozen=True)
 class _Registered:
-    """Raw FA -> raw CF, (3, 3), by the first guess and refined, and how many landmarks or features agree."""
+    """Transforms raw FA px -> raw CF px, (3, 3), before and after refinement, and the number of inliers."""
 
-    guess: np.ndarray
+    initial: np.ndarray
     refined: np.ndarray
     inliers: int | None
 
 
 def align(
-    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, how: Method, size: int, limits: Limits
+    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, method: Method, size: int, limits: Limits
 ) -> Aligned:
-    """CF (H, W, 3) and FA (H, W), uint8, of any sizes -> the square of `size` px around what both show.
+    """Align CF (H, W, 3) and FA (H, W), uint8, of any sizes, in a square of `size` px around their common field.
 
-    `landmarks` are registered by if `how` is "points" and measured against in any case. A pair that fits only if its FA
-    is mirrored is refused as such, or mirrored where that is allowed.
+    `landmarks` determine the transform if `method` is "points"; the residual is measured on them in any case. A pair
+    that fits only with a mirrored FA is refused with that reason, or its FA is flipped if `limits.allow_mirror`.
     """
-    aligned = _align(View(cf_image), View(fa_image), landmarks, how, size, limits)
-    if not aligned.refused or how == "none":
+    aligned = _align(View(cf_image), View(fa_image), landmarks, method, size, limits)
+    if not aligned.refused or method == "none":
         return aligned
     mirror = np.array([[-1.0, 0, fa_image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
-    turned = landmarks and Landmarks(landmarks.cf, transform_points(mirror, landmarks.fa))
-    mirrored = _align(View(cf_image), View(np.ascontiguousarray(fa_image[:, ::-1])), turned, how, size, limits)
+    flipped = landmarks and Landmarks(landmarks.cf, transform_points(mirror, landmarks.fa))
+    mirrored = _align(View(cf_image), View(np.ascontiguousarray(fa_image[:, ::-1])), flipped, method, size, limits)
     if mirrored.refused:
         return aligned
     if not limits.allow_mirror:
         return replace(aligned, refused=_MIRRORED)
-    return replace(mirrored, fa_to_frame=mirrored.fa_to_frame @ mirror, doubt=_TURNED)
+    return replace(mirrored, fa_to_frame=mirrored.fa_to_frame @ mirror, doubt=_FLIPPED)
 
 
-def _align(cf: View, fa: View, landmarks: Landmarks | None, how: Method, size: int, limits: Limits) -> Aligned:
-    found = _register(cf, fa, landmarks, how)
-    refined = found.refined
+def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size: int, limits: Limits) -> Aligned:
+    registered = _register(cf, fa, landmarks, method)
+    refined = registered.refined
     frame = common_square(cf, fa, refined, size)
-    measured = _measured(cf, fa, refined, refined, size)
-    consistency_before = consistency = measured.consistency()
-    if refined is not found.guess:
-        before = _measured(cf, fa, refined, found.guess, size)
+    rendered = _render_for_metrics(cf, fa, refined, refined, size)
+    consistency_before = consistency = rendered.consistency()
+    if refined is not registered.initial:
+        before = _render_for_metrics(cf, fa, refined, registered.initial, size)
         consistency_before = before.consistency()
-        # The frame may show the vessels otherwise than the refinement's own scale did.
+        # Refinement works at another scale than the frame, so it may lower the consistency there.
         if consistency <= consistency_before:
-            refined, measured, consistency = found.guess, before, consistency_before
-    shifts = patch_shifts(measured.cf, measured.fa, measured.mask)
-    by_features = shifts if how == "features" else None
+            refined, rendered, consistency = registered.initial, before, consistency_before
+    shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
+    feature_shifts = shifts if method == "features" else None
     points = _transform_landmarks(landmarks, frame, frame @ refined)
     aligned = Aligned(
-        pair=measured if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
+        pair=rendered if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         fa_to_frame=frame @ refined,
         points=points,
-        inliers=found.inliers,
-        residual_px=_median_residual(points, by_features, size),
+        inliers=registered.inliers,
+        residual_px=_median_residual(points, feature_shifts, size),
         consistency_before=consistency_before,
         consistency=consistency,
         refused=None,
         doubt=None,
     )
-    refused = _refusal(aligned, how, size, limits) or _patches_refused(by_features, limits.max_residual_px)
-    return replace(aligned, refused=refused, doubt=_doubt(found, how, shifts, limits))
+    refused = _refusal(aligned, method, size, limits) or _patch_refusal(feature_shifts, limits.max_residual_px)
+    return replace(aligned, refused=refused, doubt=_doubt(registered, method, shifts, limits))
 
 
-def _measured(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
-    """Both views after `fa_to_cf` (3, 3), in the frame around what `framed_by` (3, 3) lets both show."""
+def _render_for_metrics(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
+    """Render both views under `fa_to_cf` (3, 3), in the frame around the common field under `framed_by` (3, 3)."""
     side = max(size, WORK_SIZE)
     frame = common_square(cf, fa, framed_by, side)
     return render(cf, fa, frame, frame @ fa_to_cf, side)
 
 
-def _register(cf: View, fa: View, landmarks: Landmarks | None, how: Method) -> _Registered:
-    if how == "none":
+def _register(cf: View, fa: View, landmarks: Landmarks | None, method: Method) -> _Registered:
+    if method == "none":
         return _Registered(np.eye(3), np.eye(3), None)
-    if how == "features" or landmarks is None:
+    if method == "features" or landmarks is None:
         return _register_by_vessels(cf, fa)
-    found = register_points(cf, fa, landmarks)
-    enough = found.inliers >= _fewest(len(landmarks.cf))
-    refined = refine(cf, fa, found.fa_to_cf, landmarks) if enough else found.fa_to_cf
-    return _Registered(found.fa_to_cf, refined, found.inliers)
+    initial = register_points(cf, fa, landmarks)
+    enough = initial.inliers >= _min_inliers(len(landmarks.cf))
+    refined = refine(cf, fa, initial.fa_to_cf, landmarks) if enough else initial.fa_to_cf
+    return _Registered(initial.fa_to_cf, refined, initial.inliers)
 
 
 def _register_by_vessels(cf: View, fa: View) -> _Registered:
-    """From two independent first guesses, whichever leads to the higher consistency."""
+    """Refine two independent initial estimates, and return the one with the higher consistency."""
     features = match_features(cf, fa)
     searched, matched = search_pose(cf, fa), register_features(cf, fa, features)
-    guesses = [searched]
+    estimates = [searched]
     if matched.inliers and distance(cf, fa, searched, matched.fa_to_cf) > _SAME_PX:
-        guesses.append(matched.fa_to_cf)
-    ends = [(guess, refine(cf, fa, guess, None)) for guess in guesses]
+        estimates.append(matched.fa_to_cf)
+    candidates = [(initial, refine(cf, fa, initial, None)) for initial in estimates]
     best = (
-        max(ends, key=lambda end: _measured(cf, fa, end[1], end[1], WORK_SIZE).consistency())
-        if len(ends) > 1
-        else ends[0]
+        max(
+            candidates,
+            key=lambda candidate: _render_for_metrics(cf, fa, candidate[1], candidate[1], WORK_SIZE).consistency(),
+        )
+        if len(candidates) > 1
+        else candidates[0]
     )
     return _Registered(*best, count_agreeing(cf, best[1], features))
 
 
 def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
-    """The landmarks in the frame, (N, 4) cf_x, cf_y, fa_x, fa_y."""
+    """Transform the landmarks to the frame, (N, 4) cf_x, cf_y, fa_x, fa_y."""
     if landmarks is None:
         return np.empty((0, 4))
     return np.hstack([transform_points(cf_to_frame, landmarks.cf), transform_points(fa_to_frame, landmarks.fa)])
 
 
 def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -> float | None:
-    """Over the landmarks (N, 4), else over the patches' shifts (N,) px at 512; frame px."""
+    """Return the median over the landmarks (N, 4), or else over the patch shifts (N,) px at 512; in frame px."""
     if len(points):
         return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
     return float(np.median(shifts)) * size / 512 if shifts is not None and len(shifts) else None
 
 
-def _refusal(aligned: Aligned, how: Method, size: int, limits: Limits) -> str | None:
-    """Why a pair may not be used, with its numbers; None if it may."""
+def _refusal(aligned: Aligned, method: Method, size: int, limits: Limits) -> str | None:
+    """Return why the pair must not be used, or None."""
     total, inliers = len(aligned.points), aligned.inliers
-    least = _LEAST_CONSISTENCY[how] if limits.min_consistency is None else limits.min_consistency
-    if aligned.pair.mask.mean() < _LEAST_SHARED:
-        return f"the views share {aligned.pair.mask.mean():.0%} of the frame"
-    if how == "points" and inliers is not None and inliers < _fewest(total):
+    min_consistency = _MIN_CONSISTENCY[method] if limits.min_consistency is None else limits.min_consistency
+    if aligned.pair.mask.mean() < _MIN_OVERLAP:
+        return f"the views overlap in only {aligned.pair.mask.mean():.0%} of the frame"
+    if method == "points" and inliers is not None and inliers < _min_inliers(total):
         return f"only {inliers} of {total} points agree"
     residual = px_at_512(aligned.residual_px, size) if total and aligned.residual_px is not None else 0.0
     if residual > limits.max_residual_px:
         return f"median residual {residual:.2f} px at 512 > {limits.max_residual_px:.2f}"
-    if aligned.consistency < least:
-        return f"consistency {aligned.consistency:.3f} < {least:.3f}: {_REMEDY[how]}"
+    if aligned.consistency < min_consistency:
+        return f"consistency {aligned.consistency:.3f} < {min_consistency:.3f}: {_REMEDY[method]}"
     return None
 
 
-def _fewest(landmarks: int) -> float:
-    return max(4, _FEWEST_AGREE * landmarks)
+def _min_inliers(landmarks: int) -> float:
+    return max(4, _MIN_INLIER_FRACTION * landmarks)
 
 
-def _patches_refused(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
-    """Why patches of vessels say that features misled, (N,) px at 512; None if they do not or were not asked."""
+def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
+    """Return why the patch shifts (N,) px at 512 contradict the registration; None if they do not or are None."""
     if shifts is None:
         return None
-    if len(shifts) < _FEWEST_PATCHES:
+    if len(shifts) < _MIN_PATCHES:
         return f"only {len(shifts)} patches of vessels can be compared: {_REMEDY['features']}"
-    if (share := (shifts <= max_residual_px).mean()) < _LEAST_PATCHES:
-        return f"only {share:.0%} of the vessels fit within {max_residual_px:g} px at 512: {_REMEDY['features']}"
+    if (fraction := (shifts <= max_residual_px).mean()) < _MIN_PATCH_FRACTION:
+        return f"only {fraction:.0%} of the vessels fit within {max_residual_px:g} px at 512: {_REMEDY['features']}"
     return None
 
 
-def _doubt(found: _Registered, how: Method, shifts: np.ndarray, limits: Limits) -> str | None:
-    """Why to look at a pair, its patches' shifts (N,) px at 512.
+def _doubt(registered: _Registered, method: Method, shifts: np.ndarray, limits: Limits) -> str | None:
+    """Return why a usable pair should be inspected, or None; shifts (N,) are those of its patches, px at 512.
 
-    Points that were placed on images of another size agree with one another too, and only the vessels contradict.
+    Points placed on images of another size still agree with one another: only the vessels reveal the error.
     """
-    if how == "features" and found.inliers is not None and found.inliers < _FEWEST_FEATURES:
-        return f"only {found.inliers} features agree with it"
-    if len(shifts) >= _FEWEST_PATCHES and (share := (shifts <= limits.max_residual_px).mean()) < _FEW_PATCHES:
-        size = "; were its points placed on images of another size?" if how == "points" else ""
-        return f"only {share:.0%} of its vessels fit within {limits.max_residual_px:g} px at 512{size}"
+    if method == "features" and registered.inliers is not None and registered.inliers < _MIN_FEATURES:
+        return f"only {registered.inliers} features agree with its registration"
+    if len(shifts) >= _MIN_PATCHES and (fraction := (shifts <= limits.max_residual_px).mean()) < _DOUBT_BELOW:
+        hint = "; were its points placed on images of another size?" if method == "points" else ""
+        return f"only {fraction:.0%} of its vessels fit within {limits.max_residual_px:g} px at 512{hint}"
     return None

@@ -1,8 +1,8 @@
-"""Aligning the moving FA to the fixed CF: by landmarks or features, then by vessels. All that uses OpenCV.
+"""Estimate the initial transform from the moving FA to the fixed CF, from landmarks or features.
 
 Transforms are (3, 3) homographies between pixel centres: the centre of the top-left pixel is (0, 0), so
 resizing by s maps x to (x + 0.5) s - 0.5. A view's *work frame* is the square around its field of view at
-512 px, the scale at which vessel widths and every threshold here were measured.
+512 px, the scale at which vessel widths and all thresholds here were measured.
 """
 
 from dataclasses import dataclass
@@ -20,31 +20,31 @@ from retipair.registration.warp import (
     vessel_map,
 )
 
-LANDMARK_INLIER_PX = 8.0  # placed by hand they scatter by about 2.5 px; three times that is no scatter
-_FEATURE_INLIER_PX = 6.0  # placed by vessels they scatter less, but many are nonsense
-_ENOUGH_INLIERS = 8  # a homography through fewer landmarks follows their jitter far outside them
-_LOWE_RATIO = 0.85  # Lowe's ratio test; vessels look alike, so it is lenient and RANSAC judges
+LANDMARK_INLIER_PX = 8.0  # points placed by hand scatter by about 2.5 px; three times that is an outlier
+_FEATURE_INLIER_PX = 6.0  # features scatter less than hand-placed points, but many are false matches
+_ENOUGH_INLIERS = 8  # a homography through fewer landmarks extrapolates their jitter
+_LOWE_RATIO = 0.85  # of Lowe's ratio test; lenient, because vessels look alike: RANSAC rejects false matches
 
 
 @dataclass(frozen=True)
 class Registration:
-    """`fa_to_cf` (3, 3) maps raw FA to raw CF; `inliers` landmarks or features agree with it."""
+    """`fa_to_cf` (3, 3) maps raw FA px to raw CF px; `inliers`: number of landmarks or features that agree with it."""
 
     fa_to_cf: np.ndarray
     inliers: int
 
 
-# --- First guess
+# --- Initial estimate
 
 
 def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
-    """The homography most landmarks agree on (RANSAC), or a partial affine where too few do.
+    """Estimate the homography by RANSAC from landmarks, or a partial affine transform if too few agree.
 
-    It neither mirrors nor folds the field. Where one view shows a detail of the other, errors are measured in the
-    detail's px, and matches must agree both ways: a homography that shrinks a field to a point fits any points.
+    It neither mirrors nor folds the field. If one view shows a detail of the other, errors are measured in px of the
+    detail and in both directions: a homography that shrinks a field to a point fits any points.
     """
     fa_points, cf_points = transform_points(fa.to_work, landmarks.fa), transform_points(cf.to_work, landmarks.cf)
-    if _spread(fa_points) > DETAIL_RATIO * _spread(cf_points):
+    if _median_radius(fa_points) > DETAIL_RATIO * _median_radius(cf_points):
         cf_to_fa, inliers = _estimate_ransac(cf_points, fa_points, LANDMARK_INLIER_PX)
         return Registration(to_raw(cf, fa, np.linalg.inv(cf_to_fa)), inliers)
     work, inliers = _estimate_ransac(fa_points, cf_points, LANDMARK_INLIER_PX)
@@ -52,7 +52,7 @@ def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
 
 
 def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
-    """The homography most of the matched `features` agree on; without any, 0 inliers."""
+    """Estimate the homography by RANSAC from matched `features`; 0 inliers without features."""
     work, inliers = _estimate_ransac(
         transform_points(fa.to_work, features.fa), transform_points(cf.to_work, features.cf), _FEATURE_INLIER_PX
     )
@@ -60,7 +60,7 @@ def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
 
 
 def match_features(cf: View, fa: View) -> Landmarks:
-    """SIFT features of both vesselness maps that match by Lowe's ratio test, raw px; many are wrong."""
+    """Match SIFT features of both vesselness maps by Lowe's ratio test, raw px; many matches are false."""
     on_fa, on_cf = _matches(vessel_map(fa, fa.to_work), vessel_map(cf, cf.to_work))
     return Landmarks(
         transform_points(np.linalg.inv(cf.to_work), on_cf), transform_points(np.linalg.inv(fa.to_work), on_fa)
@@ -68,31 +68,31 @@ def match_features(cf: View, fa: View) -> Landmarks:
 
 
 def count_agreeing(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
-    """How many of the matched `features` agree with a transform (3, 3), raw FA px -> raw CF px."""
+    """Count the matched `features` that agree with a transform (3, 3), raw FA px -> raw CF px."""
     return int((reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX).sum())
 
 
 def distance(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
-    """How far apart two transforms (3, 3), raw FA px -> raw CF px, put what the FA shows: median, px at 512."""
+    """Return the median distance of the FA's field under two transforms (3, 3), raw FA -> raw CF px; px at 512."""
     rows, columns = np.nonzero(fa.field[::16, ::16])
-    places = 16.0 * np.column_stack([columns, rows])
-    apart = np.linalg.norm(transform_points(a, places) - transform_points(b, places), axis=1)
-    return float(np.median(apart) * cf.to_work[0, 0])
+    points = 16.0 * np.column_stack([columns, rows])
+    distances = np.linalg.norm(transform_points(a, points) - transform_points(b, points), axis=1)
+    return float(np.median(distances) * cf.to_work[0, 0])
 
 
 def to_raw(cf: View, fa: View, work: np.ndarray) -> np.ndarray:
-    """FA work px -> CF work px becomes raw FA px -> raw CF px, (3, 3) each."""
+    """Convert a transform FA work px -> CF work px to raw FA px -> raw CF px, (3, 3) each."""
     fa_to_cf = np.linalg.inv(cf.to_work) @ work @ fa.to_work
     return np.asarray(fa_to_cf / fa_to_cf[2, 2])
 
 
-def _spread(points: np.ndarray) -> float:
-    """Median distance from the median, of points (N, 2): a few wrong ones change little."""
+def _median_radius(points: np.ndarray) -> float:
+    """Return the median distance of points (N, 2) from their median, which is robust to outliers."""
     return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
 
 
 def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, within: float) -> tuple[np.ndarray, int]:
-    """The transform (3, 3) most matches (N, 2) agree on, and the number of those `within` px of it."""
+    """Return the RANSAC transform (3, 3) of matches (N, 2), and the number of matches `within` px of it."""
     if len(moving) < 4:
         return np.eye(3), 0
     homography, agree = cv2.findHomography(moving, fixed, cv2.RANSAC, within, maxIters=5000)
@@ -110,9 +110,10 @@ def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, within: float) -> tu
 def _count_inliers(
     transform: np.ndarray | None, agree: np.ndarray, moving: np.ndarray, fixed: np.ndarray, within: float
 ) -> int:
-    """How many matches (N, 2) agree with what RANSAC found, 0 if no camera sees an eye so.
+    """Count the matches (N, 2) that agree with a RANSAC transform; 0 if the transform is implausible.
 
-    A large change of scale is believed where the matches agree both ways: what shrinks a field to a point fits any.
+    A large change of scale is accepted only if the matches agree in both directions: a transform that shrinks a field
+    to a point fits any matches.
     """
     if transform is None or is_plausible(transform):
         return 0 if transform is None else int(agree.sum())
@@ -127,26 +128,26 @@ def _count_inliers(
 
 
 def is_plausible(homography: np.ndarray) -> bool:
-    """Whether a work frame is neither mirrored nor folded nor made thrice as large or small, here or there."""
+    """Return True if a homography of a work frame does not mirror, fold, or scale by 3 or 1/3 at any corner."""
     depth, area = _depth_and_area(homography, WORK_CORNERS)
     return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
 
 
 def _depth_and_area(homography: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At points (N, 2): the homogeneous coordinate, and the determinant of the Jacobian, (N,) each."""
+    """Return the homogeneous coordinate and the determinant of the Jacobian at points (N, 2), (N,) each."""
     depth = homography[2, :2] @ points.T + homography[2, 2]
     return depth, np.linalg.det(homography) / depth**3
 
 
 def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features that match by Lowe's ratio test, (N, 2) each."""
+    """Return the positions of features that match by Lowe's ratio test, (N, 2) each."""
     sift = cv2.SIFT.create(nfeatures=2000, contrastThreshold=0.02)
-    (fa_keys, fa_words), (cf_keys, cf_words) = (
+    (fa_keys, fa_descriptors), (cf_keys, cf_descriptors) = (
         sift.detectAndCompute(_to_uint8(ridges), None) for ridges in (fa_ridges, cf_ridges)
     )
     if len(fa_keys) < 2 or len(cf_keys) < 2:
         return np.empty((0, 2)), np.empty((0, 2))
-    nearest = cv2.BFMatcher(cv2.NORM_L2).knnMatch(fa_words, cf_words, k=2)
+    nearest = cv2.BFMatcher(cv2.NORM_L2).knnMatch(fa_descriptors, cf_descriptors, k=2)
     good = [first for first, second in nearest if first.distance < _LOWE_RATIO * second.distance]
     on_fa = np.array([fa_keys[match.queryIdx].pt for match in good])
     on_cf = np.array([cf_keys[match.trainIdx].pt for match in good])
@@ -155,9 +156,3 @@ def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, 
 
 def _to_uint8(ridges: np.ndarray) -> np.ndarray:
     return np.clip(255 * ridges / (np.percentile(ridges, 99.5) + 1e-6), 0, 255).astype(np.uint8)
-
-
-# --- Refinement
-
-
-# --- The frame both views share

@@ -1,4 +1,4 @@
-"""Matching points placed by hand: read, and refused before they can misalign anything."""
+"""Read and validate matching points placed by hand."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from retipair.runtime.errors import UserError
 from retipair.runtime.text_files import read_lines
 
-_FEWEST = 4  # what a homography takes
-_FLATTEST = 0.01  # of the spread along the points' main axis
+_MIN_POINTS = 4  # of a homography
+_MIN_SPREAD_RATIO = 0.01  # of the points along their minor and major axis
 
 
 @dataclass(frozen=True)
@@ -22,24 +22,24 @@ class Landmarks:
 
 
 def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...]) -> Landmarks:
-    """The points of both files, for views of these shapes (H, W, ...).
+    """Read the points of both files, for views of these shapes (H, W, ...).
 
-    Raises UserError, naming the file, for unequal or too few points, points outside the image or on one line.
+    Raises UserError for unequal numbers of points, too few points, and points outside the image or on one line.
     """
     landmarks = Landmarks(read_points(cf_path), read_points(fa_path))
     if len(landmarks.cf) != len(landmarks.fa):
         counts = f"{len(landmarks.cf)} points but {fa_path.name} has {len(landmarks.fa)}"
-        raise UserError(f"{cf_path}: {counts}; line n of both must be the same place")
+        raise UserError(f"{cf_path}: {counts}; line n of both must mark the same place")
     for path, points, shape in ((cf_path, landmarks.cf, cf_shape), (fa_path, landmarks.fa, fa_shape)):
         _check(path, points, shape)
     return landmarks
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Points of a text file, two numbers a line, -> (N, 2) float64 px.
+    """Read points, two numbers per line, as (N, 2) float64 px.
 
-    Numbers are separated by blanks, tabs, semicolons or commas; where commas stand within numbers they are decimal
-    commas. Raises UserError for other lines, and where a comma may mark decimals or thousands.
+    Numbers are separated by blanks, tabs, semicolons or commas; a comma within a number is a decimal comma. Raises
+    UserError for other lines, and for commas that may mark either decimals or thousands.
     """
     separator, first, text = read_lines(path)
     places = [f"{path}, line {number}" for number, _ in enumerate(text.split("\n"), start=first)]
@@ -57,10 +57,12 @@ _NO_THOUSANDS = re.compile(r"(^|\s)[-+]?(0\d*|\d{4,}),\d|,(\d{1,2}|\d{4,})(\s|$)
 
 
 def _with_decimal_points(lines: list[str], places: list[str]) -> list[str]:
-    """Replace decimal commas. Raises UserError where they may mark thousands, or where there are decimal points too."""
+    """Replace decimal commas. Raises UserError if they may mark thousands, or if there are decimal points too."""
     for line, where in zip(lines, places, strict=True):
         if "." in line:
-            raise UserError(f"{where}: has a decimal point, other lines have decimal commas; use points everywhere")
+            raise UserError(
+                f"{where}: has a decimal point, but other lines have decimal commas; use decimal points everywhere"
+            )
     if not any(map(_NO_THOUSANDS.search, lines)):
         where = next(place for line, place in zip(lines, places, strict=True) if "," in line)
         raise UserError(f"{where}: its commas may mark decimals or thousands; write numbers with a decimal point")
@@ -71,23 +73,23 @@ def _point(words: list[str], where: str) -> list[float]:
     try:
         x, y = map(float, words)
     except ValueError:
-        raise UserError(f"{where}: {' '.join(words)!r} is no point; write two numbers, x y, a line") from None
+        raise UserError(f"{where}: {' '.join(words)!r} is not a point; write two numbers per line, 'x y'") from None
     if not np.isfinite([x, y]).all():
-        raise UserError(f"{where}: {' '.join(words)!r} is no place in an image; correct or remove it")
+        raise UserError(f"{where}: {' '.join(words)!r} contains NaN or infinity; correct or remove the line")
     return [x, y]
 
 
 def _check(path: Path, points: np.ndarray, shape: tuple[int, ...]) -> None:
-    if len(points) < _FEWEST:
-        raise UserError(f"{path}: {len(points)} points; place at least {_FEWEST}, better 10 or more")
+    if len(points) < _MIN_POINTS:
+        raise UserError(f"{path}: {len(points)} points; place at least {_MIN_POINTS}, better 10 or more")
     if points.min() >= 0 and points.max() <= 1:
-        raise UserError(f"{path}: all points lie within the first pixel; write px, not shares of the image's size")
+        raise UserError(f"{path}: all points lie within the first pixel; write px, not fractions of the image size")
     height, width = shape[:2]
-    # Up to the far edge, since some tools count pixels from 1.
+    # The far edge is valid, because some tools count pixels from 1.
     outside = (points < -0.5).any(axis=1) | (points > [width, height]).any(axis=1)
     if outside.any():
         x, y = points[outside][0]
         raise UserError(f"{path}: point {x:g} {y:g} is outside its {width} x {height} px image; correct it")
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    if spread[1] <= _FLATTEST * spread[0]:
+    if spread[1] <= _MIN_SPREAD_RATIO * spread[0]:
         raise UserError(f"{path}: all points lie on one line; spread them over the field of view")

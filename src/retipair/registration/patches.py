@@ -1,39 +1,41 @@
-"""Where patches of vessels fit best: the error of a registration, estimated without landmarks."""
+"""Estimate the error of a registration without landmarks, by matching patches of vessels."""
 
 import numpy as np
 from skimage.feature import match_template
 
 from retipair.vision.ridges import inside_rim, resize_to_reference, vesselness
 
-_PATCH = 64  # px at 512: a fork or crossing, or several
-_REACH = 16  # px at 512: how far away its partner is searched
+_PATCH = 64  # px at 512: large enough to contain a fork or crossing
+_REACH = 16  # px at 512: search radius
 _STEP = 32  # px at 512 from one patch to the next
-_VALID = 0.95  # of a patch and its surroundings
+_VALID = 0.95  # minimum valid fraction of a patch and its search window
 
 
 def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """By how far each patch of the FA's vessels would have to move to fit those of the CF best, (N,) px at 512.
+    """Return the shift of each patch of the FA's vessels that fits the CF best, (N,) px at 512.
 
-    CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool; views are measured 512 px wide. Patches of 64 px on a grid of
-    32 px are compared by normalised cross-correlation, up to 16 px away each way; only the half of them with the most
-    vessels in both views counts. Of seven real pairs 78 % and more lie within 5 px, of mispaired ones 27 % at most.
+    CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool; views are resized to 512 px. Patches of 64 px on a grid of
+    32 px are matched by normalised cross-correlation within 16 px in each direction. Only the half of the patches with
+    the most vessels in both views is used. In seven real pairs 78 % or more of the patches lie within 5 px, in
+    mispaired ones 27 % at most.
     """
     cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
     fixed, moving = (_contrast(vesselness(view, mask), inside) for view in (cf, fa))
     windows = [window for window in _windows(mask.shape) if inside[window].mean() >= _VALID]
     vessels = np.array([min(_middle(fixed[window]).std(), _middle(moving[window]).std()) for window in windows])
-    least = max(float(np.median(vessels)), 1e-6) if windows else 0.0
-    return np.array([_shift(fixed[at], moving[at]) for at, some in zip(windows, vessels, strict=True) if some >= least])
+    min_vessels = max(float(np.median(vessels)), 1e-6) if windows else 0.0
+    selected = [window for window, amount in zip(windows, vessels, strict=True) if amount >= min_vessels]
+    return np.array([_shift(fixed[window], moving[window]) for window in selected])
 
 
 def _contrast(ridges: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Vesselness (H, W) in its deviations within the field, 0 outside."""
+    """Divide vesselness (H, W) by its standard deviation within the field; 0 outside."""
     return ridges * inside / (ridges[inside].std() + 1e-6) if inside.any() else np.zeros_like(ridges)
 
 
 def _windows(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """Squares on a grid: a patch and its surroundings each."""
+    """Return the search windows on a grid: squares of a patch and its surroundings."""
     side = _PATCH + 2 * _REACH
     rows, columns = (range(0, length - side + 1, _STEP) for length in shape)
     return [(slice(row, row + side), slice(column, column + side)) for row in rows for column in columns]
@@ -44,16 +46,16 @@ def _middle(window: np.ndarray) -> np.ndarray:
 
 
 def _shift(fixed: np.ndarray, moving: np.ndarray) -> float:
-    """Of the patch in the middle of `moving`, px, to a fraction of a pixel."""
+    """Return the shift of the central patch of `moving`, px, with subpixel precision."""
     fit = match_template(fixed, _middle(moving))
-    row, column = (int(at) for at in np.unravel_index(int(fit.argmax()), fit.shape))
+    row, column = (int(index) for index in np.unravel_index(int(fit.argmax()), fit.shape))
     return float(np.hypot(_peak(fit[:, column], row), _peak(fit[row], column)))
 
 
 def _peak(fit: np.ndarray, highest: int) -> float:
-    """Where a parabola through the highest value and its neighbours peaks, px from the middle."""
+    """Return the peak of a parabola through the highest value and its neighbours, px from the middle."""
     if not 0 < highest < len(fit) - 1:
         return float(highest - _REACH)
-    before, at, after = fit[highest - 1 : highest + 2]
-    bend = before - 2 * at + after
-    return float(highest - _REACH + (0.5 * (before - after) / bend if bend else 0.0))
+    before, peak, after = fit[highest - 1 : highest + 2]
+    curvature = before - 2 * peak + after
+    return float(highest - _REACH + (0.5 * (before - after) / curvature if curvature else 0.0))

@@ -1,4 +1,4 @@
-"""Refine a registration by the vessels of both views, within what its landmarks allow."""
+"""Refine a registration by the vessels of both views, constrained by its landmarks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,26 +23,20 @@ from retipair.registration.warp import (
 )
 from retipair.vision.ridges import correlation
 
-_CONTRADICTS_PX = 3.8  # vessels that leave half the landmarks further off than this are not believed alone
-
-
-_FINEST_PX = 0.5  # landmarks that seem to scatter less are few, or lucky
-
-
-_INDEPENDENT_PIXELS = 700  # places in a vesselness map: how heavily its correlation weighs against the landmarks
-
-
-_BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as a landmark is wrong
+_MAX_LANDMARK_PX = 3.8  # at 512: maximum median landmark error of a transform found by vessels alone
+_MIN_SIGMA_PX = 0.5  # landmarks: a smaller estimate of their scatter is due to chance
+_INDEPENDENT_PIXELS = 700  # in a vesselness map: the weight of its correlation against the landmarks
+_BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as typical landmark errors
 
 
 def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None) -> np.ndarray:
-    """Pull the vessels of both views together, (3, 3) -> (3, 3); what came in where that does not help.
+    """Refine a transform (3, 3) by aligning the vessels; return the given transform if that does not improve it.
 
-    ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A
-    step is kept where it raises the correlation of the unblurred maps by more than it costs the landmarks, whose
-    scatter about `fa_to_cf` says how far they may be left: where few vessels are lit, a wrong homography can
-    correlate best. Half the landmarks may stay about 4 px off (at 512) at most. Where more would, or where the
-    landmarks hold the vessels back altogether, the best compromise of both is searched.
+    Runs ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A step
+    is accepted if it raises the correlation of the unblurred maps by more than its cost to the landmarks, which is
+    relative to their scatter about `fa_to_cf`: with few filled vessels, a wrong homography can correlate best. If the
+    median landmark error then exceeds 3.8 px at 512, or if only the landmarks prevent any step, the corners of the
+    frame are optimised for vessels and landmarks together.
     """
     cf_to_work = _work_frame(cf, fa, fa_to_cf)
     fa_to_work = cf_to_work @ fa_to_cf
@@ -52,69 +46,69 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
         return _compose(_refine_coarse_to_fine(maps, maps.correlation), cf_to_work, fa_to_work)
     in_work = Landmarks(transform_points(cf_to_work, landmarks.cf), transform_points(fa_to_work, landmarks.fa))
     score = _make_objective(maps, in_work)
-    climbed = _refine_coarse_to_fine(maps, score)
-    refined = _compose(climbed, cf_to_work, fa_to_work)
+    step = _refine_coarse_to_fine(maps, score)
+    refined = _compose(step, cf_to_work, fa_to_work)
     frame = common_square(cf, fa, refined, WORK_SIZE)
-    limit = _CONTRADICTS_PX / frame[0, 0]  # raw CF px
-    held_back = _is_identity(climbed) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
+    limit = _MAX_LANDMARK_PX / frame[0, 0]  # raw CF px
+    held_back = _is_identity(step) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
     if not held_back and np.median(reprojection_errors(refined, landmarks)) <= limit:
         return refined
-    return _compose(_optimize_corners(score, climbed, in_work, limit * cf_to_work[0, 0]), cf_to_work, fa_to_work)
+    return _compose(_optimize_corners(score, step, in_work, limit * cf_to_work[0, 0]), cf_to_work, fa_to_work)
 
 
 def _work_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
-    """Raw CF px -> the frame to refine in, (3, 3): the CF's work frame, or where the FA shows a detail, that detail."""
+    """Return the map raw CF px -> refinement frame, (3, 3): the CF's work frame, or the detail that the FA shows."""
     common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
     return common if common[0, 0] > DETAIL_RATIO * cf.to_work[0, 0] else cf.to_work
 
 
 _Score = Callable[[np.ndarray], float]
-"""How good a step (3, 3) in the work frame is."""
+"""Scores a step (3, 3) in the work frame; higher is better."""
 
 
 @dataclass(frozen=True)
 class _Ridges:
-    """Vesselness in the CF's work frame, (512, 512) float32 each, and where both views are valid, bool."""
+    """Vesselness of both views in the refinement frame, (512, 512) float32, and where both are valid, bool."""
 
     fixed: np.ndarray
     moving: np.ndarray
     both: np.ndarray
 
     def correlation(self, step: np.ndarray) -> float:
-        """In [-1, 1], after `step` (3, 3) has moved the moving map."""
+        """Return the correlation after applying `step` (3, 3) to the moving map, in [-1, 1]."""
         moved = cv2.warpPerspective(self.moving, step, (WORK_SIZE, WORK_SIZE))
-        return correlation(self._fixed_seen, moved[self.both]) if self.both.any() else 0.0
+        return correlation(self._fixed_valid, moved[self.both]) if self.both.any() else 0.0
 
     @cached_property
-    def _fixed_seen(self) -> np.ndarray:
+    def _fixed_valid(self) -> np.ndarray:
         return self.fixed[self.both]
 
 
 def _compose(step: np.ndarray, cf_to_work: np.ndarray, fa_to_work: np.ndarray) -> np.ndarray:
-    """Raw FA -> raw CF by way of the work frame and one step in it."""
+    """Return the transform raw FA px -> raw CF px through a step in the work frame."""
     fa_to_cf = np.linalg.inv(cf_to_work) @ step @ fa_to_work
     return np.asarray(fa_to_cf / fa_to_cf[2, 2])
 
 
 def _make_objective(maps: _Ridges, landmarks: Landmarks) -> _Score:
-    """The correlation after a step, less what it costs the landmarks, whose first guess is the identity.
+    """Return a score of steps: the correlation minus the cost of the landmark residuals.
 
-    Both as log-likelihoods: a landmark costs its squared residual over twice the variance, as much as the correlation
-    of _INDEPENDENT_PIXELS places. Only landmarks that agreed on the first guess count: the others may be wrong.
+    Both are log-likelihoods: a landmark costs its squared residual over twice the variance, the correlation counts as
+    _INDEPENDENT_PIXELS samples. Only inliers of the initial transform, which is the identity here, are used.
     """
-    agree = reprojection_errors(np.eye(3), landmarks) <= LANDMARK_INLIER_PX
-    agreed = Landmarks(landmarks.cf[agree], landmarks.fa[agree])
+    is_inlier = reprojection_errors(np.eye(3), landmarks) <= LANDMARK_INLIER_PX
+    inliers = Landmarks(landmarks.cf[is_inlier], landmarks.fa[is_inlier])
 
-    def squares(step: np.ndarray) -> float:
-        return float((reprojection_errors(step, agreed) ** 2).sum())
+    def squared_errors(step: np.ndarray) -> float:
+        return float((reprojection_errors(step, inliers) ** 2).sum())
 
-    # n points have 2 n coordinates, 8 of which a homography fits.
-    variance = max(squares(np.eye(3)) / max(2 * int(agree.sum()) - 8, 2), _FINEST_PX**2)
-    return lambda step: maps.correlation(step) - squares(step) / (2 * variance * _INDEPENDENT_PIXELS)
+    # n points have 2 n coordinates; a homography has 8 degrees of freedom.
+    variance = max(squared_errors(np.eye(3)) / max(2 * int(is_inlier.sum()) - 8, 2), _MIN_SIGMA_PX**2)
+    return lambda step: maps.correlation(step) - squared_errors(step) / (2 * variance * _INDEPENDENT_PIXELS)
 
 
 def _refine_coarse_to_fine(maps: _Ridges, score: _Score) -> np.ndarray:
-    """Coarse to fine, the step with the highest score, (3, 3); the identity if none raises it."""
+    """Run ECC from coarse to fine; return the step with the highest score, (3, 3), the identity if none raises it."""
     best, highest = np.eye(3), score(np.eye(3))
     for blur in _BLURS:
         step = _ecc(maps, best, blur)
@@ -128,25 +122,24 @@ def _is_identity(step: np.ndarray) -> bool:
 
 
 def _ecc(maps: _Ridges, start: np.ndarray, blur: float) -> np.ndarray | None:
-    """One run of ECC from `start`, (3, 3), on maps blurred by `blur` px; None where it does not converge."""
+    """Run ECC from `start`, (3, 3), on maps blurred by `blur` px; return None if it does not converge."""
     fixed, moving = (cv2.GaussianBlur(ridges, (0, 0), blur) for ridges in (maps.fixed, maps.moving))
-    backward = np.linalg.inv(start).astype(np.float32)  # ECC asks where each fixed pixel comes from
-    until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
+    backward = np.linalg.inv(start).astype(np.float32)  # ECC maps fixed to moving pixels
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
     mask = maps.both.astype(np.uint8)
     try:
-        _, found = cv2.findTransformECC(fixed, moving, backward, cv2.MOTION_HOMOGRAPHY, until, mask, 1)
-    except cv2.error:  # OpenCV's way to say that it diverged: a finer or coarser scale may not
+        _, refined = cv2.findTransformECC(fixed, moving, backward, cv2.MOTION_HOMOGRAPHY, criteria, mask, 1)
+    except cv2.error:  # ECC diverged at this scale; it may converge at another
         return None
-    step = np.linalg.inv(np.asarray(found, dtype=np.float64))
+    step = np.linalg.inv(np.asarray(refined, dtype=np.float64))
     return step / step[2, 2] if is_plausible(step / step[2, 2]) else None
 
 
-def _optimize_corners(score: _Score, climbed: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
-    """The step with the highest score that leaves half the landmarks within `limit` work px, (3, 3).
+def _optimize_corners(score: _Score, initial: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
+    """Return the step (3, 3) with the highest score whose median landmark error is within `limit` work px.
 
-    A field is not flat, so that no one homography may suit vessels and landmarks everywhere. The step is
-    searched by its four corners (Powell's method) from what the landmarks want, what the vessels want, and
-    the middle.
+    The retina is not flat, so one homography may not fit vessels and landmarks everywhere. Powell's method optimises
+    the shifts of the four corners, starting from the identity, from `initial` and from halfway between.
     """
 
     def step_of(shifts: np.ndarray) -> np.ndarray:
@@ -156,10 +149,10 @@ def _optimize_corners(score: _Score, climbed: np.ndarray, landmarks: Landmarks, 
         step = step_of(shifts)
         return 0.5 * max(0.0, float(np.median(reprojection_errors(step, landmarks))) - limit) - score(step)
 
-    # Within 30 px, so that the corners cannot fold over one another.
+    # Within 30 px, so that the frame cannot fold.
     bounds = [(-30.0, 30.0)] * 8
     options = {"maxiter": 15, "xtol": 0.05, "ftol": 1e-4}
-    wanted = np.clip((transform_points(climbed, WORK_CORNERS) - WORK_CORNERS).ravel(), -30, 30)
-    starts = (share * wanted for share in ((0.0, 0.5, 1.0) if wanted.any() else (0.0,)))
-    found = [minimize(cost, start, method="Powell", bounds=bounds, options=options) for start in starts]
-    return step_of(min(found, key=lambda result: float(result.fun)).x)
+    initial_shifts = np.clip((transform_points(initial, WORK_CORNERS) - WORK_CORNERS).ravel(), -30, 30)
+    starts = (weight * initial_shifts for weight in ((0.0, 0.5, 1.0) if initial_shifts.any() else (0.0,)))
+    results = [minimize(cost, start, method="Powell", bounds=bounds, options=options) for start in starts]
+    return step_of(min(results, key=lambda result: float(result.fun)).x)
