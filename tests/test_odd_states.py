@@ -272,7 +272,7 @@ def test_a_folder_with_a_large_number_is_no_eye(tmp_path: Path, refused: Refused
     command = ["phantom", tmp_path / "p", "--amount", "1", "--size", "64", "--unregistered"]
     assert main([str(word) for word in command]) == 0
     (tmp_path / "p/raw/20240131").mkdir()
-    assert "20240131: no eye of ours" in refused(*command)
+    assert "20240131: not written by retipair" in refused(*command)
 
 
 # Scores

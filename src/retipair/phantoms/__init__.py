@@ -1,1 +1,1 @@
-"""Rendered eyes with a known answer: anatomy (slow, once an eye) -> maps -> any number of looks (fast, in torch)."""
+"""Synthetic pairs with ground truth: anatomy (slow, once per eye) -> maps -> any number of images (fast, in torch)."""

@@ -1,7 +1,7 @@
-"""One eye: where disc and fovea lie, its arteries and veins, its lesions. Slow (a fraction of a second), no pixels.
+"""Sample the anatomy of one eye: disc, fovea, arteries, veins and lesions. Takes a fraction of a second per eye.
 
-Millimetres on the retina, x to the right and y down as the camera sees it, the fovea at (0, 0). Numbers are means and
-deviations of healthy adults; each constant names its source.
+Coordinates are mm on the retina, x to the right and y down in the camera's view, the fovea at (0, 0). Constants are
+(mean, standard deviation) in healthy adults unless stated otherwise; each names its source.
 """
 
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH, Growth, Tree
 DISC_FOVEA = (4.76, 0.34)
 """Centre to centre, mm (Beijing Eye Study: Jonas et al. 2015, PMC4577126)."""
 FOVEA_BELOW = (5.6, 3.3)
-"""How far below the disc's horizontal the fovea lies, degrees (same source)."""
+"""Angle of the fovea below the horizontal through the disc, degrees (same source)."""
 DISC_DIAMETER = (1.8, 0.12)
 """mm."""
 CUP_DIAMETER = (0.7, 1.2)
 """Range, mm."""
 AVASCULAR_AREA = (0.27, 0.10)
-"""The foveal avascular zone, mm2."""
+"""Area of the foveal avascular zone, mm2."""
 MACULA_RADIUS = 1.25
 """mm."""
 ARTERY_DIAMETER = (0.135, 0.015)
@@ -31,16 +31,16 @@ ARTERY_DIAMETER = (0.135, 0.015)
 VEIN_DIAMETER = (0.151, 0.015)
 """Same source."""
 ARTERY_TO_VEIN = (0.65, 0.84)
-"""The range of the two diameters' ratio."""
+"""Range of the artery-to-vein diameter ratio."""
 ARTERY_EXPONENT = 2.59
 """x in r0^x = r1^x + r2^x (Luo et al. 2017, PMC6024667)."""
 VEIN_EXPONENT = 1.95
 """Same source."""
 
 REACH = 7.6
-"""Vessels are grown this far around the field's centre, mm: beyond the corners of a shifted 45-degree field."""
+"""Radius around the field's centre in which vessels grow, mm: covers the corners of a shifted 45-degree field."""
 _STEP = 0.11
-# Large branches first, to sparse tissue; then ever smaller ones. Spacing of the tissue, mm, and how it is reached.
+# From large branches in sparse tissue to smaller ones in dense tissue: (spacing of the tissue points in mm, growth).
 _BRANCHES = (
     (2.6, Growth(step=_STEP, reach=4.5, fed=0.9)),
     (1.5, Growth(step=_STEP, reach=2.6, fed=0.5)),
@@ -52,7 +52,7 @@ _FINE_RADIUS = (0.007, 0.012)  # mm
 
 @dataclass(frozen=True)
 class Eye:
-    """One retina. disc, centre: (2,) mm; side "right" has its disc on the right."""
+    """One retina. disc, centre: (2,) mm; radii in mm. The disc of a "right" eye lies on the right."""
 
     side: Literal["left", "right"]
     disease: Disease
@@ -67,7 +67,7 @@ class Eye:
 
 
 def draw_eye(rng: np.random.Generator, disease: Disease) -> Eye:
-    """An eye nobody has: everything drawn from `rng`."""
+    """Sample a random eye."""
     distance = _normal(rng, *DISC_FOVEA)
     angle = np.deg2rad(_normal(rng, *FOVEA_BELOW))
     disc = distance * np.array([np.cos(angle), -np.sin(angle)])
@@ -94,7 +94,7 @@ def draw_eye(rng: np.random.Generator, disease: Disease) -> Eye:
 
 
 def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
-    """Normal, within two deviations, so that no eye is a monster."""
+    """Sample a normal distribution, clipped at two standard deviations to exclude implausible eyes."""
     return float(mean + deviation * np.clip(rng.normal(), -2, 2))
 
 
@@ -110,7 +110,7 @@ def _draw_tree(
     exponent: float,
     avoid: Tree | None,
 ) -> Tree:
-    """Trunks, then branches to all tissue, then the finest level."""
+    """Grow a tree: trunks, then branches to all tissue, then the finest level."""
 
     def allowed(points: np.ndarray) -> np.ndarray:
         inside = np.linalg.norm(points - centre, axis=1) < REACH
@@ -118,37 +118,37 @@ def _draw_tree(
 
     points, parents = _trunks(rng, disc, centre)
     trunk_nodes = len(points)
-    for spacing, how in _BRANCHES:
+    for spacing, growth in _BRANCHES:
         tissue = _tissue(rng, centre, spacing, empty=0.55)
-        if avoid is not None:  # arteries and veins take turns
+        if avoid is not None:  # arteries and veins supply different tissue
             tissue = tissue[cKDTree(avoid.points[avoid.levels == SEEN_BY_BOTH]).query(tissue)[0] > 0.25]
-        points, parents = vessels.grow(points, parents, tissue, how, allowed, rng)
-    points = _bent(rng, vessels.smooth(points, parents, fixed=1))
-    points, parents, old = vessels.chosen(points, parents, _sound(points, parents, avascular))
+        points, parents = vessels.grow(points, parents, tissue, growth, allowed, rng)
+    points = _warp(rng, vessels.smooth(points, parents, fixed=1))
+    points, parents, old = vessels.chosen(points, parents, _valid_nodes(points, parents, avascular))
     trunk = np.flatnonzero((old < trunk_nodes) & (np.linalg.norm(points - disc, axis=1) > 0.9))
     radii = vessels.branching_radii(parents, trunk, radius, exponent)
     coarse = len(points)
 
-    spacing, how = _FINEST
+    spacing, growth = _FINEST
     tissue = _tissue(rng, centre, spacing, empty=1.2 * avascular)
-    points, parents = vessels.grow(points, parents, tissue, how, allowed, rng)
-    points, parents, old = vessels.chosen(points, parents, _sound(points, parents, avascular))
+    points, parents = vessels.grow(points, parents, tissue, growth, allowed, rng)
+    points, parents, old = vessels.chosen(points, parents, _valid_nodes(points, parents, avascular))
     fine = rng.uniform(*_FINE_RADIUS, len(points))
     levels = np.where(old < coarse, SEEN_BY_BOTH, FA_ONLY)
     radii = np.where(old < coarse, radii[np.minimum(old, coarse - 1)], fine)
     return Tree(points, parents, radii, levels)
 
 
-def _sound(points: np.ndarray, parents: np.ndarray, avascular: float) -> np.ndarray:
-    """(N,) bool: without what entered the avascular zone or crosses its own kind."""
+def _valid_nodes(points: np.ndarray, parents: np.ndarray, avascular: float) -> np.ndarray:
+    """Return (N,) bool: nodes outside the avascular zone and without crossings within the tree."""
     kept = vessels.keep_branches(parents, np.linalg.norm(points, axis=1) < avascular)
-    some_points, some_parents, old = vessels.chosen(points, parents, kept)
-    kept[old] = vessels.without_crossings(some_points, some_parents)
+    kept_points, kept_parents, old = vessels.chosen(points, parents, kept)
+    kept[old] = vessels.without_crossings(kept_points, kept_parents)
     return kept
 
 
 def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Four trunks from the disc: two arcades that open temporally like parabolas, two to the nasal side."""
+    """Return four trunks from the disc: two temporal arcades, shaped like parabolas, and two nasal ones."""
     root = disc + rng.normal(0, 0.06, 2) + [0.12, 0]  # vessels enter at the cup's nasal edge
     points, parents = [root], [-1]
     for up in (-1, 1):
@@ -163,34 +163,34 @@ def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> t
 
 
 def _arcade(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
-    """A parabola y^2 = c (x_disc - x), `height` above the fovea, that may close again beyond it, (N, 2)."""
+    """Return a parabola y^2 = c (x_disc - x), `height` above the fovea, that may close beyond it, (N, 2)."""
     height, closing = rng.uniform(1.9, 3.3), rng.uniform(0.2, 1.0)
     back = np.linspace(0, 1, 400)[1:] ** 2 * (root[0] + REACH + 1)
-    share = np.sqrt(back / root[0])
-    rise = (1 - closing) * share + closing * np.tanh(1.5 * share) / np.tanh(1.5)
+    opening = np.sqrt(back / root[0])
+    rise = (1 - closing) * opening + closing * np.tanh(1.5 * opening) / np.tanh(1.5)
     line = np.column_stack([root[0] - back, up * height * rise])
     line[:, 1] += root[1] * np.clip(1 - back / root[0], 0, 1)
-    return _evenly(line)
+    return _resample(line)
 
 
 def _nasal(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
-    """A gently bent line away from the macula, (N, 2)."""
+    """Return a slightly curved line away from the macula, (N, 2)."""
     angle, bend = np.deg2rad(rng.uniform(30, 75)), rng.normal(0, 0.10)
     along = np.linspace(0, 8, 200)[1:, None]
     direction = np.array([np.cos(angle), up * np.sin(angle)])
     across = np.array([-direction[1], direction[0]])
-    return _evenly(root + along * direction + bend * along**2 / 2 * across)
+    return _resample(root + along * direction + bend * along**2 / 2 * across)
 
 
-def _evenly(line: np.ndarray) -> np.ndarray:
-    """The same line with nodes one step apart, (N, 2)."""
+def _resample(line: np.ndarray) -> np.ndarray:
+    """Resample a line to nodes one step apart, (N, 2)."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    at = np.arange(_STEP, length[-1], _STEP)
-    return np.column_stack([np.interp(at, length, line[:, axis]) for axis in (0, 1)])
+    positions = np.arange(_STEP, length[-1], _STEP)
+    return np.column_stack([np.interp(positions, length, line[:, axis]) for axis in (0, 1)])
 
 
 def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty: float) -> np.ndarray:
-    """Points (N, 2) to be fed, about `spacing` mm apart, none within `empty` mm of the fovea."""
+    """Sample tissue points (N, 2) to supply, about `spacing` mm apart, none within `empty` mm of the fovea."""
     ticks = np.arange(-REACH, REACH, spacing)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     points = centre + grid + rng.uniform(-0.5, 0.5, grid.shape) * spacing
@@ -198,20 +198,20 @@ def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty:
     return points[near & (np.linalg.norm(points, axis=1) > empty)]
 
 
-def _bent(rng: np.random.Generator, points: np.ndarray, amount: float = 1.0) -> np.ndarray:
-    """The plane bent by slow waves: vessels wind, and none crosses that did not; still at the fovea."""
+def _warp(rng: np.random.Generator, points: np.ndarray, amount: float = 1.0) -> np.ndarray:
+    """Warp the plane by long waves, fixed at the fovea: vessels become tortuous without new crossings."""
     moved = points.copy()
-    calm = 1 - np.exp(-(np.linalg.norm(points, axis=1, keepdims=True) ** 2))
+    amplitude = 1 - np.exp(-(np.linalg.norm(points, axis=1, keepdims=True) ** 2))
     for _ in range(10):
         length, angle = rng.uniform(1.2, 4), rng.uniform(0, 2 * np.pi)
         wave = 2 * np.pi / length * np.array([np.cos(angle), np.sin(angle)])
         shift = rng.normal(0, 0.016 * length, 2)
-        moved += amount * calm * np.sin(points @ wave + rng.uniform(0, 2 * np.pi))[:, None] * shift
+        moved += amount * amplitude * np.sin(points @ wave + rng.uniform(0, 2 * np.pi))[:, None] * shift
     return moved
 
 
 def _mirrored(eye: Eye) -> Eye:
-    """The other side."""
+    """Return the mirror image of an eye."""
     flip = np.array([-1.0, 1.0])
     return replace(
         eye,

@@ -1,4 +1,4 @@
-"""How photographs of one eye differ: cameras, as data, and the look of one photograph."""
+"""Cameras, as data, and the randomised appearance of one photograph."""
 
 from dataclasses import dataclass, fields
 
@@ -10,12 +10,12 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Camera:
-    """What is typical of a camera, its flash and its patients; each look varies around it.
+    """Typical parameters of a camera, its flash and its patients; each look varies around them.
 
-    fundus, disc, edge: RGB in [0, 1] of the retina, the optic disc, and what the field fades into at its rim.
-    vignette: share of light lost at the rim, CF and FA; radius: of the field / half the view; clip: share of the
-    radius cut off at top and bottom; notch: whether the rim has a tab; blur: PSF sigma, px at 512;
-    noise: deviation of a mid grey at 512, shares; gamma: tone curve of CF and FA; grain: of the FA's background.
+    fundus, disc, edge: RGB in [0, 1] of the retina, the optic disc, and the rim of the field. vignette: fraction of
+    light lost at the rim, CF and FA. radius: of the field, relative to half the view. clip: fraction of the radius
+    clipped at top and bottom. notch: whether the rim has a tab. blur: PSF sigma, px at 512. noise: standard deviation
+    of mid grey at 512 px, in [0, 1]. gamma: tone curve of CF and FA. grain: contrast of the FA's background texture.
     """
 
     fundus: Colour
@@ -48,23 +48,23 @@ CAMERAS: dict[str, Camera] = {
         fundus=(0.74, 0.55, 0.26), disc=(0.92, 0.80, 0.55), edge=(0.40, 0.34, 0.14), vignette=(0.25, 0.30),
         radius=1.08, clip=0.16, notch=False, blur=1.1, noise=0.022, gamma=(0.95, 0.85), grain=0.14,
     ),
-    # The demo's: the bundled bases never saw it.
+    # Used by the demo: the bundled bases were not trained on it.
     "teal": Camera(
         fundus=(0.60, 0.44, 0.30), disc=(0.85, 0.92, 0.70), edge=(0.14, 0.46, 0.42), vignette=(0.62, 0.60),
         radius=0.90, clip=0.20, notch=True, blur=1.1, noise=0.020, gamma=(1.10, 0.80), grain=0.16,
     ),
 }  # fmt: skip
 BASE_CAMERAS = ("amber", "rose", "umber", "sallow")
-"""Those that the bundled bases were trained on."""
+"""Cameras that the bundled bases were trained on."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Everything that makes one photograph of an eye, drawn around a camera; numbers or tuples of them.
+    """Appearance of one photograph, sampled around a camera; every field is a number or a tuple of numbers.
 
-    phase: of the dye, 0 arterial, about .2 laminar, .5 full veins, 1 late. gradient: x, y share of light across the
-    field, CF and FA. texture: of the choroid in the CF; contrast: of the vessels in CF and FA; exposure of CF and FA.
-    reflex: brightness of the arteries' middle; notch_angle rad, nan without a notch; the rest as in Camera.
+    phase: of the dye, 0 arterial, about .2 laminar, .5 full veins, 1 late. gradient: relative change of light in x and
+    y, CF and FA. texture: contrast of the choroid in the CF. contrast: of the vessels in CF and FA. exposure: of CF and
+    FA. reflex: brightness of the central reflex of vessels. notch_angle: rad, NaN without a notch. Others as in Camera.
     """
 
     fundus: Colour
@@ -91,13 +91,13 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
-    """One photograph's look."""
+    """Sample the look of one photograph."""
 
-    def about(value: float, by: float) -> float:
-        return float(value * np.exp(by * np.clip(rng.normal(), -2, 2)))
+    def about(value: float, sigma: float) -> float:
+        return float(value * np.exp(sigma * np.clip(rng.normal(), -2, 2)))
 
-    def colour(values: Colour, by: float) -> Colour:
-        r, g, b = (min(1.0, about(value, by)) for value in values)
+    def colour(values: Colour, sigma: float) -> Colour:
+        r, g, b = (min(1.0, about(value, sigma)) for value in values)
         return r, g, b
 
     tint = 0.08
@@ -127,7 +127,7 @@ def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
 
 
 def stack(looks: list[Look], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Every field of B looks as a tensor (B, values, 1, 1), to meet maps (B, channels, H, W)."""
+    """Stack each field of B looks to a tensor (B, values, 1, 1), which broadcasts with maps (B, channels, H, W)."""
     columns = {}
     for field in fields(Look):
         values = torch.tensor([getattr(look, field.name) for look in looks], dtype=torch.float32, device=device)

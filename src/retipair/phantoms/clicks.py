@@ -1,4 +1,4 @@
-"""Key points as a person places them: where vessels fork or cross, in both views, a little off, some quite wrong."""
+"""Simulate key points placed by hand: at vessel forks and crossings, with jitter and some gross errors."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from retipair.registration.landmarks import Landmarks
 from retipair.registration.warp import transform_points
 from retipair.vision.field_of_view import erode
 
-_RIM = 0.03  # of the view's side: nobody clicks nearer to the field's edge
-_NONSENSE = 0.1  # of the view's side: a wrong point lies at least this far from where it belongs
+_RIM = 0.03  # of the view's side: minimum distance of points from the field's edge
+_MIN_ERROR = 0.1  # of the view's side: minimum displacement of a wrong point
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """How many points, how far off in each view (sigma, px at 512), and how many of them wrong in the FA."""
+    """Number of points, their jitter in each view (sigma, px at 512), and how many are wrong in the FA."""
 
     points: int
     jitter: float
@@ -30,46 +30,46 @@ def place(
     fa_to_cf: np.ndarray,
     clicks: Clicks,
 ) -> tuple[Landmarks, list[int]]:
-    """Points at some of `places` (N, 2), CF px, and which of them, from 0, are wrong.
+    """Place points at some of `places` (N, 2), CF px; return them and the indices of the wrong ones.
 
-    fields: where CF and FA show the eye, (S, S) bool each. Fewer points where both show fewer places.
+    fields: fields of view of CF and FA, (S, S) bool each. Returns fewer points if both views show fewer places.
     """
     size = len(fields[0])
     cf_inside, fa_inside = (erode(field, _RIM * size) for field in fields)
     on_fa = transform_points(np.linalg.inv(fa_to_cf), places)
-    seen = _within(cf_inside, places) & _within(fa_inside, on_fa)
-    some = np.flatnonzero(seen)[_spread(rng, places[seen], clicks.points)]
+    visible = _within(cf_inside, places) & _within(fa_inside, on_fa)
+    selected = np.flatnonzero(visible)[_farthest_points(rng, places[visible], clicks.points)]
     jitter = clicks.jitter * size / 512
-    cf, fa = (view[some] + rng.normal(0, 1, (len(some), 2)) * jitter for view in (places, on_fa))
-    wrong = sorted(int(one) for one in rng.permutation(len(some))[: clicks.wrong])
-    for one in wrong:
-        fa[one] = _elsewhere(rng, fa_inside, fa[one])
+    cf, fa = (view[selected] + rng.normal(0, 1, (len(selected), 2)) * jitter for view in (places, on_fa))
+    wrong = sorted(int(index) for index in rng.permutation(len(selected))[: clicks.wrong])
+    for index in wrong:
+        fa[index] = _distant_place(rng, fa_inside, fa[index])
     return Landmarks(cf.clip(0, size - 1), fa.clip(0, size - 1)), wrong
 
 
 def forks_and_crossings(eye: Eye) -> np.ndarray:
-    """Where vessels that both views show fork or cross outside the disc, (N, 2) mm."""
+    """Return the forks and crossings, outside the disc, of vessels that both views show, (N, 2) mm."""
     trees = [_coarse(tree) for tree in (eye.arteries, eye.veins)]
     forks = [points[np.bincount(parents[parents >= 0], minlength=len(points)) > 1] for points, parents in trees]
-    found = np.concatenate([*forks, _meetings(*trees)])
-    return found[np.linalg.norm(found - eye.disc, axis=1) > eye.disc_radius]
+    places = np.concatenate([*forks, _artery_vein_crossings(*trees)])
+    return places[np.linalg.norm(places - eye.disc, axis=1) > eye.disc_radius]
 
 
 def _coarse(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
-    """Points and parents of what the CF shows."""
+    """Return points and parents of the vessels that the CF shows."""
     points, parents, _ = chosen(tree.points, tree.parents, tree.levels == SEEN_BY_BOTH)
     return points, parents
 
 
-def _meetings(arteries: tuple[np.ndarray, np.ndarray], veins: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Where an artery and a vein cross, (K, 2)."""
+def _artery_vein_crossings(arteries: tuple[np.ndarray, np.ndarray], veins: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the crossings of arteries and veins, (K, 2)."""
     points = np.concatenate([arteries[0], veins[0]])
     parents = np.concatenate([arteries[1], np.where(veins[1] >= 0, veins[1] + len(arteries[0]), -1)])
     a, b = crossings(points, parents).T
     along_a, along_b = points[a] - points[parents[a]], points[b] - points[parents[b]]
     between = points[parents[b]] - points[parents[a]]
-    share = _cross(between, along_b) / _cross(along_a, along_b)
-    return points[parents[a]] + share[:, None] * along_a
+    fraction = _cross(between, along_b) / _cross(along_a, along_b)
+    return points[parents[a]] + fraction[:, None] * along_a
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -77,27 +77,27 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _within(field: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(N,) bool: which places (N, 2) px lie in the field (S, S) bool."""
+    """Return (N,) bool: which places (N, 2) px lie in the field (S, S) bool."""
     columns, rows = np.rint(places).astype(int).T
     inside = (columns >= 0) & (rows >= 0) & (columns < field.shape[1]) & (rows < field.shape[0])
     inside[inside] = field[rows[inside], columns[inside]]
     return inside
 
 
-def _spread(rng: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of `count` places (N, 2) far from one another: a random one, then always the farthest from those."""
+def _farthest_points(rng: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of `count` places (N, 2) by farthest-point sampling from a random start."""
     if not len(places):
         return np.zeros(0, dtype=int)
-    some = [int(rng.integers(len(places)))]
-    distance = np.linalg.norm(places - places[some[0]], axis=1)
-    while len(some) < min(count, len(places)):
-        some.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(places - places[some[-1]], axis=1))
-    return np.array(some)
+    selected = [int(rng.integers(len(places)))]
+    distance = np.linalg.norm(places - places[selected[0]], axis=1)
+    while len(selected) < min(count, len(places)):
+        selected.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(places - places[selected[-1]], axis=1))
+    return np.array(selected)
 
 
-def _elsewhere(rng: np.random.Generator, field: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """A place in the field (S, S) far from this one, (2,) px."""
+def _distant_place(rng: np.random.Generator, field: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Sample a place in the field (S, S) at least _MIN_ERROR away from this one, (2,) px."""
     places = np.argwhere(field)[:, ::-1]
-    far = places[np.linalg.norm(places - place, axis=1) > _NONSENSE * len(field)]
+    far = places[np.linalg.norm(places - place, axis=1) > _MIN_ERROR * len(field)]
     return np.asarray(far[rng.integers(len(far))], dtype=float)

@@ -1,4 +1,4 @@
-"""Seed and number -> one rendered pair with everything that is known of it."""
+"""Render one pair, with its ground truth, from a seed and a number."""
 
 from dataclasses import dataclass, replace
 from typing import cast
@@ -17,15 +17,15 @@ from retipair.phantoms.pose import MARGIN, draw_pose, seen_by_first, seen_by_sec
 from retipair.registration.landmarks import Landmarks
 
 BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
-"""Drawn evenly where none is asked for."""
+"""Diseases sampled uniformly if none is requested."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One eye seen twice. cf (S, S, 3), fa (S, S) uint8, black where the camera shows nothing; field (S, S) bool.
+    """One rendered pair. cf (S, S, 3), fa (S, S) uint8, black outside the field of view; field (S, S) bool.
 
-    `fa_to_cf` (3, 3) maps FA pixel centres to CF pixel centres: the identity, and no landmarks, for a registered pair.
-    The rest is what `truth.Truth` says of the eye; `layers`: `truth.LAYERS`.
+    `fa_to_cf` (3, 3) maps FA pixel centres to CF pixel centres. A registered pair has the identity and no landmarks.
+    The other fields are those of `truth.Truth`; `layers`: the images `truth.LAYERS`.
     """
 
     cf: np.ndarray
@@ -48,9 +48,9 @@ class Phantom:
 def draw_phantom(
     seed: int, number: int, size: int, camera: str | None, disease: Disease | None, clicks: Clicks | None
 ) -> Phantom:
-    """Pair `number` of a seed at `size` px; without `clicks` registered, with them the FA's camera has moved.
+    """Render pair `number` of a seed at `size` px: registered without `clicks`, with a moved FA camera with them.
 
-    Camera and disease are drawn where they are None; the eye's vessels do not depend on camera, size or clicks.
+    Camera and disease are sampled if None. The vessels do not depend on camera, size or clicks.
     """
     disease = disease or BASE_DISEASES[_rng(seed, number, "disease").integers(len(BASE_DISEASES))]
     camera = camera or BASE_CAMERAS[_rng(seed, number, "camera").integers(len(BASE_CAMERAS))]
@@ -70,8 +70,8 @@ def draw_phantom(
         cf, _, field = _photographs(rng, maps, look)
         moved_look = replace(look, shift=draw_look(rng, CAMERAS[camera]).shift)
         _, fa, fa_field = _photographs(rng, seen_by_second(wide, size, fa_to_cf), moved_look)
-        where = frame.pixels(forks_and_crossings(eye))
-        landmarks, wrong = place(_rng(seed, number, "clicks"), where, (field, fa_field), fa_to_cf, clicks)
+        places = frame.pixels(forks_and_crossings(eye))
+        landmarks, wrong = place(_rng(seed, number, "clicks"), places, (field, fa_field), fa_to_cf, clicks)
     disc, disc_radii, fovea = truth.places(eye, frame)
     return Phantom(
         cf=cf,
@@ -93,14 +93,14 @@ def draw_phantom(
 
 
 def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CF (S, S, 3) and FA (S, S) uint8, black outside the field (S, S) bool."""
+    """Render CF (S, S, 3) and FA (S, S) uint8, black outside the field (S, S) bool."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    seen = photograph(maps[None], [look], [generator])
-    field = (seen.aperture[0, 0] > 0.5).numpy()
-    cf_image, fa_image = ((view[0] * 255).round().byte().numpy() for view in (seen.cf, seen.fa))
+    views = photograph(maps[None], [look], [generator])
+    field = (views.aperture[0, 0] > 0.5).numpy()
+    cf_image, fa_image = ((view[0] * 255).round().byte().numpy() for view in (views.cf, views.fa))
     return cf_image.transpose(1, 2, 0) * field[..., None], fa_image[0] * field, field
 
 
-def _rng(seed: int, number: int, what: str) -> np.random.Generator:
-    """For one use each, so that a setting which changes one leaves the others alone."""
-    return np.random.default_rng([seed, number, int.from_bytes(what.encode(), "little")])
+def _rng(seed: int, number: int, purpose: str) -> np.random.Generator:
+    """Return an independent generator for each purpose, so that a setting changes only what depends on it."""
+    return np.random.default_rng([seed, number, int.from_bytes(purpose.encode(), "little")])

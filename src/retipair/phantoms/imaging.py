@@ -1,6 +1,6 @@
-"""Two imaging models over one geometry: what a fundus camera sees in white light, and in the dye's light.
+"""Render the CF (white light) and the FA (fluorescence) from the same maps.
 
-Batched torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B generators -> views in [0, 1].
+Batched, in torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B generators -> views in [0, 1].
 """
 
 import math
@@ -21,15 +21,15 @@ _VEIN_ABSORBS = (0.28, 0.88, 0.75)
 _BLOOD = (0.60, 0.26, 0.28)
 _LIPID = (1.0, 0.90, 0.50)
 _MACULAR_PIGMENT = (0.35, 1.0, 1.4)
-_REFERENCE = 512  # px: the width at which blur and noise are stated
-_BLUR_REACH = 4  # px there, and in smaller views
+_REFERENCE = 512  # px: image width to which blur and noise refer
+_BLUR_REACH = 4  # px: radius of the blur kernel at that width or less
 
 Looks = dict[str, torch.Tensor]
 Generators = Sequence[torch.Generator]
 
 
 class _Scene:
-    """Maps by name, (B, 1, H, W) each, and what both cameras need of them."""
+    """Maps by name, (B, 1, H, W) each, with the looks and what both imaging models share."""
 
     def __init__(self, maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> None:
         assert maps.shape[1] == len(CHANNELS), maps.shape
@@ -39,39 +39,39 @@ class _Scene:
         self.device = maps.device
         self._maps = maps
         ticks = (torch.arange(self.size, device=maps.device) + 0.5) / self.size * 2 - 1
-        self.x, self.y = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)  # the view from -1 to 1
+        self.x, self.y = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)  # across the view, -1 to 1
 
     def __getattr__(self, name: str) -> torch.Tensor:
         return self._maps[:, CHANNELS.index(name)][:, None]
 
     def thickness(self, name: str) -> torch.Tensor:
-        """Of a vessel, in tenths of a millimetre."""
+        """Return the thickness of vessels, in units of 0.1 mm."""
         return getattr(self, name) * (WIDEST / 0.1)
 
     def fovea(self, radius: float) -> torch.Tensor:
-        """A Gaussian of that radius, mm, around the fovea."""
+        """Return a Gaussian of that radius, mm, around the fovea."""
         distance = -MACULA_RADIUS * self.macula.clamp(min=1e-4).log()
         return torch.exp(-((distance / radius) ** 2))
 
     def clouds(self, wavelength: float, channels: int = 1) -> torch.Tensor:
-        """Smooth noise (B, channels, H, W), deviation about 1; the wavelength in mm."""
+        """Sample smooth noise (B, channels, H, W), standard deviation about 1, wavelength in mm."""
         n = max(4, round(FIELD / wavelength))
         grid = self.noise((channels, n, n))
         return 1.4 * F.interpolate(grid, size=(self.size, self.size), mode="bicubic", align_corners=False)
 
     def noise(self, shape: tuple[int, ...]) -> torch.Tensor:
-        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
-        return torch.stack(drawn).to(self.device)
+        samples = [torch.randn(shape, generator=generator) for generator in self.generators]
+        return torch.stack(samples).to(self.device)
 
     def light(self, view: int) -> torch.Tensor:
-        """Flash of the CF (0) or FA (1): a vignette and an off-centre gradient, (B, 1, H, W)."""
+        """Return the illumination of the CF (0) or FA (1): a vignette and a gradient, (B, 1, H, W)."""
         look = self.look
         across = look["gradient"][:, 2 * view, None] * self.x + look["gradient"][:, 2 * view + 1, None] * self.y
         lost = look["vignette"][:, view, None] * (self.x**2 + self.y**2).clamp(max=1.3) ** 1.5
         return ((1 - lost) * (1 + across)).clamp(min=0.03)
 
     def aperture(self) -> torch.Tensor:
-        """The field of view (B, 1, H, W) in [0, 1]: a circle, clipped at top and bottom, perhaps with a tab."""
+        """Return the field of view (B, 1, H, W) in [0, 1]: a circle, clipped at top and bottom, perhaps with a tab."""
         look = self.look
         x, y = self.x - look["shift"][:, :1], self.y - look["shift"][:, 1:]
         edge = self.size / 2
@@ -92,9 +92,9 @@ def _rgb(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True)
 class Views:
-    """CF (B, 3, H, W), FA and aperture, the field of view, (B, 1, H, W), all in [0, 1].
+    """CF (B, 3, H, W), FA and aperture (field of view) (B, 1, H, W), all in [0, 1].
 
-    clean_cf, clean_fa: the same from a sensor without noise.
+    clean_cf, clean_fa: the same without sensor noise.
     """
 
     cf: torch.Tensor
@@ -106,16 +106,16 @@ class Views:
 
 @torch.no_grad()
 def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> Views:
-    """Each of B eyes in white light and in the dye's."""
+    """Render CF and FA of each of B eyes."""
     scene = _Scene(maps, looks, generators)
     aperture = scene.aperture()
-    cf, clean_cf = (one * aperture for one in _expose(scene, _colour_fundus(scene), view=0))
-    fa, clean_fa = (one * aperture for one in _expose(scene, _angiogram(scene), view=1))
+    cf, clean_cf = (view * aperture for view in _expose(scene, _colour_fundus(scene), view=0))
+    fa, clean_fa = (view * aperture for view in _expose(scene, _angiogram(scene), view=1))
     return Views(cf, fa, aperture, clean_cf, clean_fa)
 
 
 def _colour_fundus(scene: _Scene) -> torch.Tensor:
-    """White light from pigment and choroid, dimmed by macular pigment and blood, (B, 3, H, W)."""
+    """Return the white light reflected by the fundus, absorbed by macular pigment and blood, (B, 3, H, W)."""
     look = scene.look
     mottle = 0.8 * scene.clouds(3.0) + 0.35 * scene.clouds(1.0) + 0.3 * scene.clouds(0.35)
     rim = (scene.x**2 + scene.y**2).clamp(max=1.2) ** 2 * look["vignette"][:, :1]
@@ -124,22 +124,22 @@ def _colour_fundus(scene: _Scene) -> torch.Tensor:
     nerve = torch.lerp(0.5 * (look["disc"] + ground), look["disc"], 0.35 + 0.65 * scene.cup) * 1.05
     ground = torch.lerp(ground, nerve, scene.disc)
     ground = torch.lerp(ground, _rgb(_LIPID, ground) * 0.95, 0.85 * scene.exudate)
-    bled = 1 - (1 - _rgb(_BLOOD, ground)) * torch.maximum(scene.haemorrhage, 0.9 * scene.microaneurysm)
+    blood = 1 - (1 - _rgb(_BLOOD, ground)) * torch.maximum(scene.haemorrhage, 0.9 * scene.microaneurysm)
     absorbed = scene.thickness("artery") * _rgb(_ARTERY_ABSORBS, ground)
     absorbed = absorbed + scene.thickness("vein") * _rgb(_VEIN_ABSORBS, ground)
-    shine = _reflex(scene.artery_axis, scene.thickness("artery")) + 0.35 * _reflex(
+    reflex = _reflex(scene.artery_axis, scene.thickness("artery")) + 0.35 * _reflex(
         scene.vein_axis, scene.thickness("vein")
     )
-    return ground * bled * torch.exp(-look["contrast"][:, :1] * absorbed) + look["reflex"] * shine * ground
+    return ground * blood * torch.exp(-look["contrast"][:, :1] * absorbed) + look["reflex"] * reflex * ground
 
 
 def _reflex(axis: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
-    """Light from the rounded middle of vessels wider than about 0.06 mm."""
+    """Return the central light reflex of vessels wider than about 0.06 mm."""
     return torch.exp(-(((1 - axis) / 0.3) ** 2)) * ((thickness - 0.6) / 0.4).clamp(0, 1)
 
 
 def _angiogram(scene: _Scene) -> torch.Tensor:
-    """The dye's light from choroid, vessels and leaks, (B, 1, H, W)."""
+    """Return the fluorescence of choroid, vessels and leakage, (B, 1, H, W)."""
     look = scene.look
     phase = look["phase"]
     granules = 0.5 * scene.clouds(0.10) + 0.4 * scene.clouds(0.3) + 0.4 * scene.clouds(2.5)
@@ -158,31 +158,31 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
     vein = 0.92 * _ramp(phase, 0.03, 0.4) * (filled + (1 - filled) * (0.35 + 0.65 * walls))
     vein = vein * (1 - 0.25 * _ramp(phase, 0.6, 1))
     for name, dye in (("vein", vein), ("artery", artery)):
-        seen = 1 - torch.exp(-2.2 * look["contrast"][:, 1:] * scene.thickness(name))
-        ground = torch.lerp(ground, dye, seen * (1 - 0.6 * scene.haemorrhage))
+        opacity = 1 - torch.exp(-2.2 * look["contrast"][:, 1:] * scene.thickness(name))
+        ground = torch.lerp(ground, dye, opacity * (1 - 0.6 * scene.haemorrhage))
     return torch.maximum(ground, 0.85 * scene.microaneurysm * (0.4 + 0.6 * capillaries))
 
 
 def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
-    """0 before start, 1 after end, smooth between."""
-    share = ((values - start) / (end - start)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
+    """Return a smooth step: 0 below start, 1 above end."""
+    t = ((values - start) / (end - start)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
 
 
-def _expose(scene: _Scene, seen: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flash, optics and sensor: (B, C, H, W) in [0, 1], with the sensor's noise and without."""
+def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply flash, optics and sensor: (B, C, H, W) in [0, 1], with and without sensor noise."""
     look: dict[str, Any] = scene.look
-    lit = seen * scene.light(view) * look["exposure"][:, view, None]
+    lit = emitted * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
-    # Shot noise grows with the light's root, read noise stays; smaller pixels average less of both.
+    # Shot noise grows with the square root of the light, read noise is constant. The noise grows with the image size.
     deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
-    noisy = sharp + deviation * scene.noise(tuple(seen.shape[1:]))
+    noisy = sharp + deviation * scene.noise(tuple(emitted.shape[1:]))
     gamma = look["gamma"][:, view, None]
     return noisy.clamp(0.004, 1) ** gamma, sharp.clamp(0.004, 1) ** gamma
 
 
 def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Each of (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
+    """Blur each of (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
     batch, channels = images.shape[:2]
     reach = _BLUR_REACH * max(1, math.ceil(images.shape[-1] / _REFERENCE))
     ticks = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)

@@ -1,4 +1,4 @@
-"""What diabetes and a blocked vein leave on a retina, as a list that both imaging models read."""
+"""Sample the lesions of diabetic retinopathy and vein occlusion, as a list that both imaging models use."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,14 +13,14 @@ DISEASES: tuple[Disease, ...] = ("healthy", "diabetic", "vein_occlusion")
 LesionKind = Literal["microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage"]
 LESION_KINDS: tuple[LesionKind, ...] = ("microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage")
 
-_FIELD = 6.0  # mm around the fovea in which lesions lie
+_FIELD = 6.0  # mm: maximum distance of lesions from the fovea
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A blob: centre (x, y) mm, radius mm, `aspect` times as long as wide along `angle` (rad), an outline that wavers.
+    """A blob: centre (x, y) mm, radius mm, length / width `aspect` along `angle` (rad), and an irregular outline.
 
-    `outline`: amplitudes of the waves 2, 3, 5 around the blob, as shares of its radius.
+    `outline`: amplitudes of the harmonics 2, 3, 5 of the outline, relative to the radius.
     """
 
     kind: LesionKind
@@ -32,23 +32,23 @@ class Lesion:
     outline: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def mirrored(self) -> "Lesion":
-        """In the other eye."""
+        """Return the mirror image."""
         return replace(self, x=-self.x, angle=np.pi - self.angle)
 
 
 def draw_lesions(
     rng: np.random.Generator, disease: Disease, disc: np.ndarray, arteries: Tree, veins: Tree
 ) -> tuple[Lesion, ...]:
-    """The lesions of an eye; none in a healthy one."""
+    """Sample the lesions of an eye; none if it is healthy."""
     if disease == "healthy":
         return ()
-    drawn = _diabetic(rng, arteries, veins) if disease == "diabetic" else _occluded(rng, disc, veins)
-    clear = [lesion for lesion in drawn if np.hypot(lesion.x - disc[0], lesion.y - disc[1]) > 1.1]
-    return tuple(clear)
+    lesions = _diabetic(rng, arteries, veins) if disease == "diabetic" else _occluded(rng, disc, veins)
+    off_disc = [lesion for lesion in lesions if np.hypot(lesion.x - disc[0], lesion.y - disc[1]) > 1.1]
+    return tuple(off_disc)
 
 
 def _diabetic(rng: np.random.Generator, arteries: Tree, veins: Tree) -> list[Lesion]:
-    """Scattered: microaneurysms 10 to 100 um, dot and blot haemorrhages, rings of exudate, dropped-out capillaries."""
+    """Sample microaneurysms, dot and blot haemorrhages, rings of exudate, leakage and capillary nonperfusion."""
     severity = rng.uniform(0.15, 1.0)
     fine = np.concatenate([tree.points[tree.levels != SEEN_BY_BOTH] for tree in (arteries, veins)])
     fine = fine[np.linalg.norm(fine, axis=1) < _FIELD]
@@ -62,13 +62,13 @@ def _diabetic(rng: np.random.Generator, arteries: Tree, veins: Tree) -> list[Les
     for _ in range(rng.poisson(1.2 * severity)):
         lesions += _exudates(rng, _place(rng, 1.8), rng.uniform(0.25, 0.7), int(rng.integers(6, 30)))
     for _ in range(rng.poisson(1.5 * severity)):
-        x, y = _place(rng, _FIELD, nearest=2.0)
+        x, y = _place(rng, _FIELD, min_distance=2.0)
         lesions.append(_blob(rng, "nonperfusion", x, y, rng.uniform(0.4, 1.0)))
     return lesions
 
 
 def _occluded(rng: np.random.Generator, disc: np.ndarray, veins: Tree) -> list[Lesion]:
-    """One quadrant: flame haemorrhages along the nerve fibres, leaking and dropped-out tissue between them."""
+    """Sample flame haemorrhages along the nerve fibres, leakage and nonperfusion, all in one quadrant."""
     thick = veins.radii > np.quantile(veins.radii[veins.levels == SEEN_BY_BOTH], 0.6)
     upper = rng.random() < 0.5
     temporal = (veins.points[:, 0] < disc[0] - 1) & ((veins.points[:, 1] < 0) == upper)
@@ -94,7 +94,7 @@ def _blob(rng: np.random.Generator, kind: LesionKind, x: float, y: float, radius
 
 
 def _exudates(rng: np.random.Generator, centre: np.ndarray, ring: float, count: int) -> list[Lesion]:
-    """Specks of lipid, 30 to 120 um, on part of a ring around a leak."""
+    """Sample lipid deposits, 30 to 120 um wide, on part of a ring around a leak."""
     start, reach = rng.uniform(0, 2 * np.pi), rng.uniform(1.5, 2 * np.pi)
     angles = start + reach * rng.random(count)
     radii = ring * (1 + rng.normal(0, 0.15, count))
@@ -102,6 +102,6 @@ def _exudates(rng: np.random.Generator, centre: np.ndarray, ring: float, count: 
     return [_blob(rng, "exudate", x, y, rng.uniform(0.015, 0.06)) for x, y in places if np.hypot(x, y) > 0.35]
 
 
-def _place(rng: np.random.Generator, farthest: float, nearest: float = 0.4) -> np.ndarray:
-    radius, angle = np.sqrt(rng.uniform(nearest**2, farthest**2)), rng.uniform(0, 2 * np.pi)
+def _place(rng: np.random.Generator, max_distance: float, min_distance: float = 0.4) -> np.ndarray:
+    radius, angle = np.sqrt(rng.uniform(min_distance**2, max_distance**2)), rng.uniform(0, 2 * np.pi)
     return radius * np.array([np.cos(angle), np.sin(angle)])

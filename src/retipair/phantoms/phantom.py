@@ -1,7 +1,7 @@
-"""`retipair phantom OUT`: seeds -> rendered pairs, registered or raw, and the truth about them.
+"""`retipair phantom OUT`: render synthetic pairs, registered or raw, with their ground truth.
 
-Each pair's truth.json is written last of its files and names their hashes, so that a run that was cut off goes on
-where it stopped; the manifest comes last of all. The settings of the run are kept in OUT/.phantom.json.
+The truth.json of a pair is written after its other files and contains their hashes, so that an interrupted run can be
+resumed. The manifest is written last of all. OUT/.phantom.json stores the settings of the run.
 """
 
 import json
@@ -38,41 +38,41 @@ from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantoms.phantom-state/1"
-_RECIPE = 3  # raise it whenever the same seed would be drawn otherwise
-_LARGEST = 2048  # px: a gigabyte of maps
-_MOST_AT_ONCE = 4  # of the largest
+_RECIPE = 3  # increment whenever the pairs of a seed change
+_MAX_SIZE = 2048  # px: 1 GB of maps
+_MAX_CONCURRENT = 4  # pairs of that size
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
-_MOST_POINTS = 50  # an eye always has that many forks and crossings
+_MAX_POINTS = 50  # every eye has that many forks and crossings
 
 
 def phantom(config: PhantomConfig) -> Path:
-    """Draw the pairs that are not there yet; returns the folder.
+    """Render the missing pairs; return the folder.
 
-    Raises UserError, before anything is written, for settings that cannot work or a folder with something else in it.
+    Raises UserError, before writing anything, for invalid settings or a folder that holds other files.
     """
     # Check
     _check_settings(config)
     _check_out(config)
-    done = _drawn_before(config)
-    wanted = range(1, max(config.amount, *done, *_begun_before(config), 0) + 1)
+    done = _complete_pairs(config)
+    wanted = range(1, max(config.amount, *done, *_started_pairs(config), 0) + 1)
 
     with directory_lock(config.out):
-        # Draw
+        # Render
         (config.out / MANIFEST_NAME).unlink(missing_ok=True)
         _write_state(config)
         missing = [number for number in wanted if number not in done]
-        with progress("Drawing eyes", len(wanted), len(done)) as advance:
+        with progress("Rendering eyes", len(wanted), len(done)) as advance:
             for number, truth in zip(missing, _write_pairs(config, missing), strict=True):
                 done[number] = truth
                 advance()
 
-        # Describe
+        # Manifest and contact sheet
         truths = [done[number] for number in wanted]
         if config.unregistered:
-            raw, told = config.out / "raw", config.out / "truth"
-            print(f"{len(truths)} rendered raw pairs in {raw}; what is true of each in {told}")
+            raw, truth_dir = config.out / "raw", config.out / "truth"
+            print(f"{len(truths)} rendered raw pairs in {raw}; ground truth in {truth_dir}")
         else:
-            _describe(config, truths)
+            _write_manifest(config, truths)
     return config.out
 
 
@@ -80,70 +80,72 @@ def phantom(config: PhantomConfig) -> Path:
 
 
 def _check_settings(config: PhantomConfig) -> None:
-    if config.size % 64 or not 64 <= config.size <= _LARGEST:
-        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_LARGEST}")
-    if config.amount < (least := 1 if config.unregistered else 2):
+    if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
+        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
+    if config.amount < (minimum := 1 if config.unregistered else 2):
         why = "" if config.unregistered else ": one eye to train on, one to validate"
-        raise UserError(f"--amount {config.amount}: must be at least {least}{why}")
+        raise UserError(f"--amount {config.amount}: must be at least {minimum}{why}")
     if config.amount > MOST_PAIRS:
         raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
     for name, known in (("camera", tuple(CAMERAS)), ("disease", DISEASES)):
         if (value := getattr(config, name)) not in (None, *known):
-            raise UserError(f"--{name} {value}: none of {', '.join(known)}")
+            raise UserError(f"--{name} {value}: must be one of {', '.join(known)}")
     for name in _ONLY_UNREGISTERED:
         if not config.unregistered and (value := getattr(config, name)) != getattr(PhantomConfig, name):
-            raise UserError(f"--{name} {value}: registered pairs have no points; add --unregistered, or leave it out")
-    if not 4 <= config.points <= _MOST_POINTS:
-        raise UserError(f"--points {config.points}: must be from 4 to {_MOST_POINTS}")
+            raise UserError(
+                f"--{name} {value}: registered pairs have no points; add --unregistered, or remove --{name}"
+            )
+    if not 4 <= config.points <= _MAX_POINTS:
+        raise UserError(f"--points {config.points}: must be from 4 to {_MAX_POINTS}")
     if not 0 <= config.jitter < math.inf:
-        raise UserError(f"--jitter {config.jitter:g}: must be a number of px, 0 or more")
+        raise UserError(f"--jitter {config.jitter:g}: must be finite and 0 or more, in px")
     if not 0 <= config.wrong <= config.points:
         raise UserError(f"--wrong {config.wrong}: must be from 0 to --points {config.points}")
 
 
 def _check_out(config: PhantomConfig) -> None:
-    """OUT is new, empty, or what these settings (but for --amount) began."""
+    """Raise UserError unless OUT is new, empty, or was started with these settings (--amount may differ)."""
     out = config.out
     for place in ("cf", "fa", "mask", "truth", "raw"):
         check_folder_place(out / place)
     if not out.is_dir() or all(map(is_leftover, out.iterdir())):
         return
-    began = _read_state(out)
-    if began is None:
+    started = _read_state(out)
+    if started is None:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
     for name, value in _settings(config).items():
-        if began.get(name) != value:
-            what = f"--{name} {began.get(name)}, not {value}" if name != "recipe" else "another version of retipair"
-            raise UserError(f"{out}: was drawn with {what}; choose another OUT")
+        if started.get(name) != value:
+            what = f"--{name} {started.get(name)}, not {value}" if name != "recipe" else "another version of retipair"
+            raise UserError(f"{out}: was rendered with {what}; choose another OUT")
 
 
-# --- What earlier runs left
+# --- State of earlier runs
 
 
 def _settings(config: PhantomConfig) -> dict[str, Any]:
-    """What the pairs depend on beside their number; that of key points only where there are any."""
-    left_out = {"out", "amount", *(() if config.unregistered else _ONLY_UNREGISTERED)}
-    return {"recipe": _RECIPE, **{name: value for name, value in to_values(config).items() if name not in left_out}}
+    """Return the settings that the pairs depend on; those of key points only for --unregistered."""
+    excluded = {"out", "amount", *(() if config.unregistered else _ONLY_UNREGISTERED)}
+    return {"recipe": _RECIPE, **{name: value for name, value in to_values(config).items() if name not in excluded}}
 
 
 def _read_state(out: Path) -> dict[str, Any] | None:
-    """The settings that OUT was begun with; None where it is not ours."""
+    """Return the settings that OUT was started with; None if its state file is missing or invalid."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
-    ours = isinstance(state, dict) and state.get("schema") == _STATE_SCHEMA and isinstance(state.get("settings"), dict)
-    return state["settings"] if ours else None
+    valid = isinstance(state, dict) and state.get("schema") == _STATE_SCHEMA and isinstance(state.get("settings"), dict)
+    return state["settings"] if valid else None
 
 
 def _write_state(config: PhantomConfig) -> None:
     write_text(config.out / STATE_NAME, canonical_json({"schema": _STATE_SCHEMA, "settings": _settings(config)}))
 
 
-def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
-    """Whole pairs, by number: those whose truth is of these settings and whose files are as it says."""
+def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
+    """Return the complete pairs, by number: their settings are these and the hashes of their files match."""
     done = {}
     for path in (config.out / "truth").glob(f"*/{TRUTH_NAME}"):
         try:
@@ -158,11 +160,11 @@ def _drawn_before(config: PhantomConfig) -> dict[int, Truth]:
     return done
 
 
-def _begun_before(config: PhantomConfig) -> list[int]:
-    """Numbers of raw pairs of which something is there: what `prepare` will find must be whole."""
+def _started_pairs(config: PhantomConfig) -> list[int]:
+    """Return the numbers of raw pairs that exist, perhaps incomplete: `prepare` would read them, so complete them."""
     names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
-    if strange := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
-        raise UserError(f"{config.out / 'raw' / strange[0]}: no eye of ours; move it elsewhere")
+    if unknown := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
+        raise UserError(f"{config.out / 'raw' / unknown[0]}: not written by retipair; move it elsewhere")
     return [int(name) for name in names]
 
 
@@ -170,44 +172,44 @@ def _source_sha256(config: PhantomConfig, number: int) -> str:
     return json_sha256([_settings(config), number])
 
 
-# --- Draw
+# --- Render
 
 
 def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
-    """The pairs in order, one on every core (torch and the encoders let go of Python's lock)."""
-    in_memory = _MOST_AT_ONCE * _LARGEST**2 // config.size**2
+    """Write the pairs and yield them in order, one thread per core (torch and the encoders release the GIL)."""
+    in_memory = _MAX_CONCURRENT * _MAX_SIZE**2 // config.size**2
     with one_thread():
         yield from parallel_map(partial(_write_pair, config), numbers, min(available_cores(), in_memory))
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:
-    """Draw a pair and write its files, its truth last."""
+    """Render a pair and write its files, truth.json last."""
     clicks = Clicks(config.points, config.jitter, config.wrong) if config.unregistered else None
-    disease = next((one for one in DISEASES if one == config.disease), None)
-    drawn = draw_phantom(config.seed, number, config.size, config.camera, disease, clicks)
+    disease = next((disease for disease in DISEASES if disease == config.disease), None)
+    rendered = draw_phantom(config.seed, number, config.size, config.camera, disease, clicks)
     name = f"{number:04d}"
-    views = _raw_views(drawn, name) if config.unregistered else _prepared_views(drawn, name)
-    images = views | {f"truth/{name}/{layer}.png": image for layer, image in drawn.layers.items()}
+    views = _raw_views(rendered, name) if config.unregistered else _prepared_views(rendered, name)
+    images = views | {f"truth/{name}/{layer}.png": image for layer, image in rendered.layers.items()}
     for path, image in images.items():
-        save_image(config.out / path, image, _mark(config, number))
-    points = _write_points(config.out, drawn, name)
+        save_image(config.out / path, image, _metadata(config, number))
+    points = _write_points(config.out, rendered, name)
     consistency = None
     if not config.unregistered:
-        consistency = round(vesselness_correlation(drawn.cf, drawn.fa, drawn.field), 4)
+        consistency = round(vesselness_correlation(rendered.cf, rendered.fa, rendered.field), 4)
     truth = Truth(
         id=name,
         eye=number,
         seed=config.seed,
-        side=drawn.side,
-        disease=drawn.disease,
-        camera=drawn.camera,
-        phase=round(drawn.phase, 4),
-        disc=drawn.disc,
-        disc_radii=drawn.disc_radii,
-        fovea=drawn.fovea,
-        fa_to_cf=drawn.fa_to_cf.tolist(),
-        wrong_points=drawn.wrong_points,
-        lesions=drawn.lesions,
+        side=rendered.side,
+        disease=rendered.disease,
+        camera=rendered.camera,
+        phase=round(rendered.phase, 4),
+        disc=rendered.disc,
+        disc_radii=rendered.disc_radii,
+        fovea=rendered.fovea,
+        fa_to_cf=rendered.fa_to_cf.tolist(),
+        wrong_points=rendered.wrong_points,
+        lesions=rendered.lesions,
         consistency=consistency,
         source_sha256=_source_sha256(config, number),
         files_sha256={path: file_sha256(config.out / path) for path in (*images, *points)},
@@ -216,27 +218,27 @@ def _write_pair(config: PhantomConfig, number: int) -> Truth:
     return truth
 
 
-def _prepared_views(drawn: Phantom, name: str) -> dict[str, np.ndarray]:
-    mask = drawn.field.astype(np.uint8) * 255
-    return {f"{view}/{name}.png": image for view, image in (("cf", drawn.cf), ("fa", drawn.fa), ("mask", mask))}
+def _prepared_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
+    mask = rendered.field.astype(np.uint8) * 255
+    return {f"{view}/{name}.png": image for view, image in (("cf", rendered.cf), ("fa", rendered.fa), ("mask", mask))}
 
 
-def _raw_views(drawn: Phantom, name: str) -> dict[str, np.ndarray]:
-    return {f"raw/{name}/{name}_01.png": drawn.cf, f"raw/{name}/{name}_02.png": drawn.fa}
+def _raw_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
+    return {f"raw/{name}/{name}_01.png": rendered.cf, f"raw/{name}/{name}_02.png": rendered.fa}
 
 
-def _write_points(out: Path, drawn: Phantom, name: str) -> list[str]:
-    """The points of both views, one "x y" a line, beside them; returns their paths."""
-    if drawn.landmarks is None:
+def _write_points(out: Path, rendered: Phantom, name: str) -> list[str]:
+    """Write the points of both views, one "x y" per line, next to the views; return their paths."""
+    if rendered.landmarks is None:
         return []
-    points = {f"raw/{name}/{name}_01.txt": drawn.landmarks.cf, f"raw/{name}/{name}_02.txt": drawn.landmarks.fa}
+    points = {f"raw/{name}/{name}_01.txt": rendered.landmarks.cf, f"raw/{name}/{name}_02.txt": rendered.landmarks.fa}
     for path, places in points.items():
         write_text(out / path, "".join(f"{x:.3f} {y:.3f}\n" for x, y in places))
     return list(points)
 
 
-def _mark(config: PhantomConfig, number: int) -> dict[str, str]:
-    """What every picture says of itself."""
+def _metadata(config: PhantomConfig, number: int) -> dict[str, str]:
+    """Return the text metadata of every image."""
     return {
         "Synthetic": "yes: rendered from a model of the eye; not a photograph, not for clinical use",
         "Software": f"retipair {__version__}",
@@ -244,20 +246,20 @@ def _mark(config: PhantomConfig, number: int) -> dict[str, str]:
     }
 
 
-# --- Describe
+# --- Manifest and contact sheet
 
 
-def _describe(config: PhantomConfig, truths: Sequence[Truth]) -> None:
-    """The contact sheet, and last of all the manifest, with the split that `prepare` would make."""
-    shares = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
-    sides = split_groups([_group(truth) for truth in truths], *shares, config.seed)
+def _write_manifest(config: PhantomConfig, truths: Sequence[Truth]) -> None:
+    """Write the contact sheet, then the manifest, with the split that `prepare` would make."""
+    fractions = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
+    sides = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
     records = [_record(config, truth, sides[_group(truth)]) for truth in truths]
     sheet = contact_sheet(titled(config.out, record) for record in records)
     save_image(config.out / SHEET_NAME, sheet, {"Synthetic": "yes: rendered; not photographs, not for clinical use"})
     write_manifest(config.out, records)
     counts = Counter(record.split for record in records)
     split = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
-    print(f"{len(records)} rendered pairs in {config.out} ({split}); what is true of each in {config.out / 'truth'}")
+    print(f"{len(records)} rendered pairs in {config.out} ({split}); ground truth in {config.out / 'truth'}")
 
 
 def _group(truth: Truth) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a rendered pair beside its views: pictures of what lies where, and numbers."""
+"""The ground truth of a rendered pair: label images and numbers, and how they are written and read."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -18,21 +18,21 @@ from retipair.runtime.errors import UserError
 TRUTH_NAME = "truth.json"
 TRUTH_SCHEMA = "retipair.phantoms.phantom-truth/1"
 LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
-"""The pictures beside truth.json, {layer}.png."""
+"""Names of the label images next to truth.json, {layer}.png."""
 ARTERY, VEIN, CROSSING = 1, 2, 3
-"""In arteries_veins.png."""
+"""Labels in arteries_veins.png."""
 
-_COVERED = {"leakage": float(np.exp(-2))}  # it fades slowly; this is how bright it still is at its radius
+_COVERED = {"leakage": float(np.exp(-2))}  # leakage has no edge; this is its brightness at its radius
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """truth.json: one rendered pair. Places are (x, y) px in the CF's frame, pixel centres at whole numbers.
+    """The content of truth.json: one rendered pair. Positions are (x, y) px in the CF, pixel centres at integers.
 
-    `eye` is the pair's number from 1, all else a function of it, `seed` and the settings; `phase` of the dye: 0
-    arterial, 1 late. `disc_radii`: across and down. `fa_to_cf` (3x3) is the true homography; `wrong_points` are the
-    points of the files, from 0, that were put in nonsense places. A lesion: kind, x, y, radius. `source_sha256` is
-    over seed, number and settings; `files_sha256` over the views, points and pictures, by path.
+    `eye`: number of the pair, from 1; with `seed` and the settings it determines everything else. `phase` of the dye: 0
+    arterial, 1 late. `disc_radii`: horizontal and vertical. `fa_to_cf` (3x3): the true homography. `wrong_points`:
+    indices, from 0, of the points in the files that are gross errors. A lesion: kind, x, y, radius. `source_sha256`:
+    hash of seed, number and settings. `files_sha256`: hashes of views, points and label images, by path.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Truth:
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write truth.json whole or not at all; makes its folder."""
+    """Write truth.json atomically; create its folder."""
     values = asdict(truth)
     ordered = {"schema": values.pop("schema"), **values}
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in ordered.items())
@@ -64,23 +64,23 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """What `write_truth` wrote. Raises UserError, naming the file, where it is not that."""
+    """Read a truth.json that `write_truth` wrote. Raises UserError if it is invalid."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); draw the phantoms again") from None
+        raise UserError(f"{path}: cannot be read ({error}); run `retipair phantom` again") from None
     names = {field.name for field in fields(Truth)}
-    right = isinstance(values, dict) and set(values) == names and values["schema"] == TRUTH_SCHEMA
-    if not right or find_type_error(Truth, values):
-        raise UserError(f"{path}: not the truth of a phantom that this version reads; draw the phantoms again")
+    valid = isinstance(values, dict) and set(values) == names and values["schema"] == TRUTH_SCHEMA
+    if not valid or find_type_error(Truth, values):
+        raise UserError(f"{path}: not a truth.json that this version can read; run `retipair phantom` again")
     return Truth(**values)
 
 
 def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -> dict[str, np.ndarray]:
-    """The LAYERS, (size, size) uint8 each, black outside the field (size, size) bool. maps: as drawn in this frame.
+    """Render the LAYERS, (size, size) uint8 each, 0 outside the field (size, size) bool. maps: of this frame.
 
-    Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING. lesions: 1 + the kind's place in LESION_KINDS;
-    where two kinds lie on one another, the first.
+    Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING. lesions: 1 + the index of the kind in LESION_KINDS;
+    where two kinds overlap, the first.
     """
     artery, vein = (vessel_mask(tree, SEEN_BY_BOTH, frame) for tree in (eye.arteries, eye.veins))
     fine = vessel_mask(eye.arteries, FA_ONLY, frame) | vessel_mask(eye.veins, FA_ONLY, frame)
@@ -95,30 +95,32 @@ def _lesion_kinds(eye: Eye, maps: torch.Tensor, frame: Frame) -> np.ndarray:
     kinds = np.zeros((frame.size, frame.size), dtype=np.uint8)
     for number, kind in reversed([*enumerate(LESION_KINDS, start=1)]):
         kinds[maps[CHANNELS.index(kind)].numpy() > _COVERED.get(kind, 0.5)] = number
-        columns, rows = np.rint(frame.pixels(_centres(eye, kind))).astype(int).T  # also of those less than a pixel wide
+        columns, rows = (
+            np.rint(frame.pixels(_centres(eye, kind))).astype(int).T
+        )  # so that lesions smaller than a pixel are labelled
         inside = (columns >= 0) & (rows >= 0) & (columns < frame.size) & (rows < frame.size)
         kinds[rows[inside], columns[inside]] = number
     return kinds
 
 
 def _centres(eye: Eye, kind: str) -> np.ndarray:
-    return np.array([(one.x, one.y) for one in eye.lesions if one.kind == kind]).reshape(-1, 2)
+    return np.array([(lesion.x, lesion.y) for lesion in eye.lesions if lesion.kind == kind]).reshape(-1, 2)
 
 
 def places(eye: Eye, frame: Frame) -> tuple[list[float], list[float], list[float]]:
-    """disc, disc_radii and fovea of truth.json."""
+    """Return disc, disc_radii and fovea of truth.json."""
     disc, fovea = frame.pixels(np.array([eye.disc, (0.0, 0.0)])).round(3).tolist()
     radius = eye.disc_radius * frame.px_per_mm
     return disc, [round(radius / DISC_ASPECT**0.5, 3), round(radius * DISC_ASPECT**0.5, 3)], fovea
 
 
 def seen_lesions(eye: Eye, frame: Frame, field: np.ndarray) -> list[dict[str, str | float]]:
-    """The lesions whose centre the field (size, size) bool shows, as truth.json lists them."""
+    """Return the lesions whose centre lies in the field (size, size) bool, as in truth.json."""
     listed: list[dict[str, str | float]] = []
-    for one in eye.lesions:
-        x, y = frame.pixels(np.array([[one.x, one.y]]))[0]
+    for lesion in eye.lesions:
+        x, y = frame.pixels(np.array([[lesion.x, lesion.y]]))[0]
         column, row = round(x), round(y)
         if 0 <= column < frame.size and 0 <= row < frame.size and field[row, column]:
-            radius = one.radius * frame.px_per_mm
-            listed.append({"kind": one.kind, "x": round(x, 3), "y": round(y, 3), "radius": round(radius, 3)})
+            radius = lesion.radius * frame.px_per_mm
+            listed.append({"kind": lesion.kind, "x": round(x, 3), "y": round(y, 3), "radius": round(radius, 3)})
     return listed

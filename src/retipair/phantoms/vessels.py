@@ -1,4 +1,4 @@
-"""Two vessel trees that share a retina: grown towards the tissue they feed, never crossing their own kind."""
+"""Grow vessel trees towards the tissue they supply, without crossings within a tree."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 SEEN_BY_BOTH, FA_ONLY = 0, 1
-"""Levels: the CF shows what is large enough; the finest vessels only light up in the FA."""
+"""Levels: both views show large vessels; the finest vessels are visible in the FA only."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Vessels of one kind as nodes, each joined to its parent, parents first.
+    """Vessels of one kind as nodes connected to their parents; a parent precedes its children.
 
     points (N, 2) x, y mm; parents (N,) int, -1 at a root; radii (N,) mm; levels (N,) SEEN_BY_BOTH or FA_ONLY.
     """
@@ -23,14 +23,14 @@ class Tree:
     levels: np.ndarray
 
     def segments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices (M,) of every node that has a parent, and of that parent."""
+        """Return the indices (M,) of all nodes with a parent, and of their parents."""
         child = np.flatnonzero(self.parents >= 0)
         return child, self.parents[child]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How far apart new nodes lie, from how far tissue attracts vessels, and how near it is fed; all mm."""
+    """Growth parameters, mm: distance of new nodes, range of attraction, and distance at which tissue is supplied."""
 
     step: float
     reach: float
@@ -38,84 +38,84 @@ class Growth:
 
 
 Allowed = Callable[[np.ndarray], np.ndarray]
-"""points (N, 2) mm -> (N,) bool: may a vessel be there?"""
+"""Maps points (N, 2) mm to (N,) bool: whether vessels may grow there."""
 
 
 def grow(
     points: np.ndarray,
     parents: np.ndarray,
     tissue: np.ndarray,
-    how: Growth,
+    growth: Growth,
     allowed: Allowed,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Grow branches from nodes (N, 2), parents (N,) towards every point of tissue (T, 2) in reach.
+    """Grow branches from nodes (N, 2), parents (N,) towards all tissue points (T, 2) within range.
 
-    Space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm): each point of tissue
-    pulls its nearest node; a node grows one step along the mean pull; tissue that a vessel reached pulls no more.
-    At most two branches leave a node. Returns all nodes, the old ones first.
+    Space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm): each tissue point
+    attracts its nearest node; a node grows one step in the mean direction; supplied tissue is removed. A node has at
+    most two branches. Returns all nodes, the old ones first.
     """
     children = np.bincount(parents[parents >= 0], minlength=len(points))
-    hungry, fresh = tissue, points
+    unsupplied, new = tissue, points
     while True:
-        hungry = hungry[cKDTree(fresh).query(hungry, distance_upper_bound=how.fed)[0] > how.fed]
+        unsupplied = unsupplied[cKDTree(new).query(unsupplied, distance_upper_bound=growth.fed)[0] > growth.fed]
         free = np.flatnonzero(children < 2)
-        distance, nearest = cKDTree(points[free]).query(hungry, distance_upper_bound=how.reach)
+        distance, nearest = cKDTree(points[free]).query(unsupplied, distance_upper_bound=growth.reach)
         reached = np.isfinite(distance)
         if not reached.any():
             return points, parents
         pulled, which = np.unique(free[nearest[reached]], return_inverse=True)
-        pull = (hungry[reached] - points[free[nearest[reached]]]) / distance[reached, None]
+        pull = (unsupplied[reached] - points[free[nearest[reached]]]) / distance[reached, None]
         direction = rng.normal(0, 0.15, (len(pulled), 2))
         np.add.at(direction, which, pull)
-        fresh = points[pulled] + how.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
-        good = allowed(fresh) & _apart(fresh, points, pulled, 0.6 * how.step)
-        fresh = fresh[good]
-        # A node that cannot grow where it is pulled would be pulled there for ever.
+        new = points[pulled] + growth.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
+        good = allowed(new) & _keeps_distance(new, points, pulled, 0.6 * growth.step)
+        new = new[good]
+        # A blocked node must not be attracted again, or the loop would not end.
         children[pulled[~good]] = 2
         children[pulled[good]] += 1
-        points, parents = np.concatenate([points, fresh]), np.concatenate([parents, pulled[good]])
+        points, parents = np.concatenate([points, new]), np.concatenate([parents, pulled[good]])
         children = np.concatenate([children, np.zeros(good.sum(), dtype=children.dtype)])
 
 
-def _apart(fresh: np.ndarray, existing: np.ndarray, origins: np.ndarray, distance: float) -> np.ndarray:
-    """Which new nodes keep `distance` from every other node but the one they grow from."""
-    distances, indices = cKDTree(existing).query(fresh, k=2)
+def _keeps_distance(new: np.ndarray, existing: np.ndarray, origins: np.ndarray, distance: float) -> np.ndarray:
+    """Return which new nodes are `distance` away from all nodes except the one they grow from."""
+    distances, indices = cKDTree(existing).query(new, k=2)
     others = np.where(indices == origins[:, None], np.inf, distances).min(axis=1)
     return others > distance
 
 
 def smooth(points: np.ndarray, parents: np.ndarray, fixed: int, rounds: int = 4) -> np.ndarray:
-    """Vessels without the corners of their growth: each node moves towards its parent and heir; `fixed` stay."""
+    """Smooth vessels: each node moves towards its parent and first child; the first `fixed` nodes do not move."""
     child = np.flatnonzero(parents >= 0)
-    heir = np.full(len(points), -1)
-    heir[parents[child[::-1]]] = child[::-1]  # the first child, which goes straight on
-    inner = np.flatnonzero((parents >= 0) & (heir >= 0))
+    first_child = np.full(len(points), -1)
+    first_child[parents[child[::-1]]] = child[::-1]
+    inner = np.flatnonzero((parents >= 0) & (first_child >= 0))
     inner = inner[inner >= fixed]
     for _ in range(rounds):
         points = points.copy()
-        points[inner] = 0.5 * points[inner] + 0.25 * (points[parents[inner]] + points[heir[inner]])
+        points[inner] = 0.5 * points[inner] + 0.25 * (points[parents[inner]] + points[first_child[inner]])
     return points
 
 
 def keep_branches(parents: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """(N,) bool: what is left when every node in `dropped` (N,) bool goes with all that grows from it."""
+    """Return (N,) bool: the nodes left after removing those in `dropped` (N,) bool and their descendants."""
     kept = ~dropped
-    for node in np.flatnonzero(parents >= 0):  # parents come first
+    for node in np.flatnonzero(parents >= 0):  # a parent precedes its children
         kept[node] &= kept[parents[node]]
     return kept
 
 
 def chosen(points: np.ndarray, parents: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points and renumbered parents of the `kept` nodes, and their old numbers."""
-    number = np.cumsum(kept) - 1
+    """Return points, renumbered parents and old indices of the `kept` nodes."""
+    new_index = np.cumsum(kept) - 1
     old = np.flatnonzero(kept)
-    above = parents[old]
-    return points[old], np.where(above >= 0, number[above], -1), old
+    old_parents = parents[old]
+    return points[old], np.where(old_parents >= 0, new_index[old_parents], -1), old
 
 
 def crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Pairs (K, 2) of nodes whose segments to their parents cross without sharing an end."""
+    """Return pairs (K, 2) of nodes whose segments to their parents cross without sharing an end."""
     child = np.flatnonzero(parents >= 0)
     start, end = points[parents[child]], points[child]
     longest = np.linalg.norm(end - start, axis=1).max(initial=0)
@@ -129,37 +129,37 @@ def crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
 
 
 def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """On which side of the line a -> b the point c lies: the sign of a cross product, (N,)."""
+    """Return a cross product (N,), whose sign is the side of the line a -> b on which c lies."""
     return (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
 
 
 def without_crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """(N,) bool: the nodes left when of each two crossing vessels the one that feeds less ends before the crossing."""
+    """Return (N,) bool: the nodes left after cutting, at each crossing, the branch with fewer leaves."""
     kept = np.ones(len(points), dtype=bool)
     while True:
-        some_points, some_parents, old = chosen(points, parents, kept)
-        found = crossings(some_points, some_parents)
-        if not len(found):
+        kept_points, kept_parents, old = chosen(points, parents, kept)
+        pairs = crossings(kept_points, kept_parents)
+        if not len(pairs):
             return kept
-        size = leaves(some_parents)
+        size = leaves(kept_parents)
         dropped = np.zeros(len(points), dtype=bool)
-        dropped[old[np.where(size[found[:, 0]] < size[found[:, 1]], found[:, 0], found[:, 1])]] = True
+        dropped[old[np.where(size[pairs[:, 0]] < size[pairs[:, 1]], pairs[:, 0], pairs[:, 1])]] = True
         kept &= keep_branches(parents, dropped)
 
 
 def leaves(parents: np.ndarray) -> np.ndarray:
-    """How many ends each node feeds, (N,) int."""
+    """Count the leaves below each node, (N,) int."""
     count = np.zeros(len(parents), dtype=np.int64)
     is_leaf = np.ones(len(parents), dtype=bool)
     is_leaf[parents[parents >= 0]] = False
     count[is_leaf] = 1
-    for node in range(len(parents) - 1, -1, -1):  # children come last
+    for node in range(len(parents) - 1, -1, -1):  # a parent precedes its children
         if parents[node] >= 0:
             count[parents[node]] += count[node]
     return count
 
 
 def branching_radii(parents: np.ndarray, trunk: np.ndarray, radius: float, exponent: float) -> np.ndarray:
-    """Radii (N,) mm that obey r0^x = r1^x + r2^x at every branching, the widest node of `trunk` having `radius`."""
-    fed = leaves(parents)
-    return radius * (fed / fed[trunk].max()) ** (1 / exponent)
+    """Return radii (N,) mm with r0^x = r1^x + r2^x at every branching; the widest `trunk` node has `radius`."""
+    count = leaves(parents)
+    return radius * (count / count[trunk].max()) ** (1 / exponent)
