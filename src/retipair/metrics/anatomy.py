@@ -13,7 +13,7 @@ from skimage.morphology import skeletonize
 from retipair.metrics.views import PreparedView
 
 _COARSE = 4  # px of a view per px of the vote map
-_REACH = 40  # px of the vote map: how far a vessel votes along its direction
+_REACH = 40  # px of the vote map: range of a vessel's votes along its direction
 _BLUR = 3.0  # px of the vote map
 # Minimum ratio of the highest vote to the mean. Nine of ten rendered views with a disc reach it, one of ten without.
 _MIN_PEAK = 2.3

@@ -102,8 +102,8 @@ def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float,
     centred = [np.where(inside, view - view[inside].mean(), 0.0) for view in (cf, fa)]
     if not all(view.any() for view in centred):
         return 0.0, 0.0
-    back, _, _ = phase_cross_correlation(*centred, upsample_factor=_SHIFT_STEPS, normalization=None)
-    return -float(back[0]), -float(back[1])
+    shift, _, _ = phase_cross_correlation(*centred, upsample_factor=_SHIFT_STEPS, normalization=None)
+    return -float(shift[0]), -float(shift[1])
 
 
 def _agreement(cf: PreparedView, fa: PreparedView, inside: np.ndarray) -> Consistency:

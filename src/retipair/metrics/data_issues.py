@@ -82,8 +82,8 @@ def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Se
     """
     issues = []
     for index, other in enumerate(most_like):
-        back = most_like[other.index]
-        if other.likeness < COPY or (index > other.index and back.index == index and back.likeness >= COPY):
+        reverse = most_like[other.index]
+        if other.likeness < COPY or (index > other.index and reverse.index == index and reverse.likeness >= COPY):
             continue  # mutual nearest neighbours are reported once
         sides = f"{splits[index]} and {splits[other.index]}"
         side = f", on two sides of the split ({sides})" if splits[index] != splits[other.index] else ""

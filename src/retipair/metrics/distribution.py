@@ -40,10 +40,10 @@ def features(pair: PairViews) -> np.ndarray:
     vessels: mean and quantiles of the vesselness, its mean at each scale, the fraction of the field above .5 (density),
     and the mean scale of the strongest response within the segmented vessels, in units of the largest scale (calibre).
     """
-    return np.array([value for _, _, value in _named(pair)], dtype=np.float64)
+    return np.array([value for _, _, value in _named_features(pair)], dtype=np.float64)
 
 
-def _named(pair: PairViews) -> Iterator[tuple[str, str, float]]:
+def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
     """Yield (key, plain name, value) of every feature; this function defines the features."""
     inside = pair.inside if pair.inside.any() else np.ones_like(pair.inside)
     yield "field.share", "field of view, fraction of the frame", pair.mask.mean()
@@ -56,16 +56,16 @@ def _named(pair: PairViews) -> Iterator[tuple[str, str, float]]:
         ),
         ("fa.colour.grey", "FA brightness", pair.fa.pixels),
     ):
-        yield from _colour(name, plain, channel[inside] / 255.0)
+        yield from _colour_features(name, plain, channel[inside] / 255.0)
     for name, view in (("cf", pair.cf), ("fa", pair.fa)):
         rings = np.log10(radial_power(view.grey / 255.0))
         for low, high, ring in zip(BANDS[:-1], BANDS[1:], rings, strict=True):
             plain = f"{name.upper()} power from {low:.0f} to {high:.0f} cycles"
             yield f"{name}.spectrum.k{low:03.0f}", plain, ring
-        yield from _vessels(f"{name}.vessels", name.upper(), view, inside)
+        yield from _vessel_features(f"{name}.vessels", name.upper(), view, inside)
 
 
-def _colour(name: str, plain: str, values: np.ndarray) -> Iterator[tuple[str, str, float]]:
+def _colour_features(name: str, plain: str, values: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Yield the features of (N,) values in [0, 1]."""
     yield f"{name}.mean", f"{plain}, mean", values.mean()
     yield f"{name}.deviation", f"{plain}, standard deviation", values.std()
@@ -77,7 +77,7 @@ def _percentile(q: float) -> str:
     return "median" if q == 0.5 else f"{100 * q:.0f}th percentile"
 
 
-def _vessels(name: str, plain: str, view: PreparedView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
+def _vessel_features(name: str, plain: str, view: PreparedView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Yield the features of a view's vesselness."""
     ridges, strongest = view.ridges, view.vesselness
     yield f"{name}.mean", f"{plain} vesselness, mean", strongest[inside].mean()
@@ -91,7 +91,7 @@ def _vessels(name: str, plain: str, view: PreparedView, inside: np.ndarray) -> I
     yield f"{name}.calibre", f"{plain} vessel calibre", scales.mean() if vessels.any() else 0.0
 
 
-def _blank() -> PairViews:
+def _blank_pair() -> PairViews:
     mask, pixels = np.ones((WINDOW, WINDOW), bool), np.zeros((WINDOW, WINDOW, 3), np.uint8)
     return PairViews(PreparedView(pixels, mask, mask), PreparedView(pixels[..., 0], mask, mask), mask, mask)
 
@@ -105,7 +105,7 @@ def feature_names() -> tuple[str, ...]:
 @cache
 def plain_names() -> dict[str, str]:
     """Return key -> plain name of each entry of `features`, in their order."""
-    return {key: plain for key, plain, _ in _named(_blank())}
+    return {key: plain for key, plain, _ in _named_features(_blank_pair())}
 
 
 # --- Distance

@@ -33,8 +33,8 @@ class Fidelity:
 def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) -> dict[str, Fidelity]:
     """Return the fidelity of CF and FA."""
     return {
-        "cf": _of_view(psnr(pair.cf, returned.cf, pair.mask), before.cf, after.cf),
-        "fa": _of_view(psnr(pair.fa, returned.fa, pair.mask), before.fa, after.fa),
+        "cf": _view_fidelity(psnr(pair.cf, returned.cf, pair.mask), before.cf, after.cf),
+        "fa": _view_fidelity(psnr(pair.fa, returned.fa, pair.mask), before.fa, after.fa),
     }
 
 
@@ -46,7 +46,7 @@ def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
-def _of_view(decibels: float, before: PreparedView, after: PreparedView) -> Fidelity:
+def _view_fidelity(decibels: float, before: PreparedView, after: PreparedView) -> Fidelity:
     near = _near_thin(before.vessels)
     fine, fine_after = (texture(view).fine_share for view in (before, after))
     return Fidelity(

@@ -120,7 +120,7 @@ def _draw_tree(
     trunk_nodes = len(points)
     for spacing, growth in _BRANCHES:
         tissue = _tissue(rng, centre, spacing, empty=0.55)
-        if avoid is not None:  # arteries and veins supply different tissue
+        if avoid is not None:  # veins grow to tissue that is not near an artery
             tissue = tissue[cKDTree(avoid.points[avoid.levels == SEEN_BY_BOTH]).query(tissue)[0] > 0.25]
         points, parents = vessels.grow(points, parents, tissue, growth, allowed, rng)
     points = _warp(rng, vessels.smooth(points, parents, fixed=1))
@@ -165,11 +165,11 @@ def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> t
 def _arcade(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
     """Return a parabola y^2 = c (x_disc - x), `height` above the fovea, that may close beyond it, (N, 2)."""
     height, closing = rng.uniform(1.9, 3.3), rng.uniform(0.2, 1.0)
-    back = np.linspace(0, 1, 400)[1:] ** 2 * (root[0] + REACH + 1)
-    opening = np.sqrt(back / root[0])
+    temporal = np.linspace(0, 1, 400)[1:] ** 2 * (root[0] + REACH + 1)
+    opening = np.sqrt(temporal / root[0])
     rise = (1 - closing) * opening + closing * np.tanh(1.5 * opening) / np.tanh(1.5)
-    line = np.column_stack([root[0] - back, up * height * rise])
-    line[:, 1] += root[1] * np.clip(1 - back / root[0], 0, 1)
+    line = np.column_stack([root[0] - temporal, up * height * rise])
+    line[:, 1] += root[1] * np.clip(1 - temporal / root[0], 0, 1)
     return _resample(line)
 
 

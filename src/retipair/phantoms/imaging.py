@@ -174,7 +174,7 @@ def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tens
     look: dict[str, Any] = scene.look
     lit = emitted * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
-    # Shot noise grows with the square root of the light, read noise is constant. The noise grows with the image size.
+    # Shot noise grows with the square root of the light, read noise is constant. Larger pixels average out more noise.
     deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
     noisy = sharp + deviation * scene.noise(tuple(emitted.shape[1:]))
     gamma = look["gamma"][:, view, None]

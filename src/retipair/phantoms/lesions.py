@@ -48,7 +48,7 @@ def draw_lesions(
 
 
 def _diabetic(rng: np.random.Generator, arteries: Tree, veins: Tree) -> list[Lesion]:
-    """Sample microaneurysms, dot and blot haemorrhages, rings of exudate, leakage and capillary nonperfusion."""
+    """Sample microaneurysms (40 to 100 um wide), haemorrhages, rings of exudate, leakage and nonperfusion."""
     severity = rng.uniform(0.15, 1.0)
     fine = np.concatenate([tree.points[tree.levels != SEEN_BY_BOTH] for tree in (arteries, veins)])
     fine = fine[np.linalg.norm(fine, axis=1) < _FIELD]

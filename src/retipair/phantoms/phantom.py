@@ -54,20 +54,20 @@ def phantom(config: PhantomConfig) -> Path:
     _check_settings(config)
     _check_out(config)
     done = _complete_pairs(config)
-    wanted = range(1, max(config.amount, *done, *_started_pairs(config), 0) + 1)
+    numbers = range(1, max(config.amount, *done, *_started_pairs(config), 0) + 1)
 
     with directory_lock(config.out):
         # Render
         (config.out / MANIFEST_NAME).unlink(missing_ok=True)
         _write_state(config)
-        missing = [number for number in wanted if number not in done]
-        with progress("Rendering eyes", len(wanted), len(done)) as advance:
+        missing = [number for number in numbers if number not in done]
+        with progress("Rendering eyes", len(numbers), len(done)) as advance:
             for number, truth in zip(missing, _write_pairs(config, missing), strict=True):
                 done[number] = truth
                 advance()
 
         # Manifest and contact sheet
-        truths = [done[number] for number in wanted]
+        truths = [done[number] for number in numbers]
         if config.unregistered:
             raw, truth_dir = config.out / "raw", config.out / "truth"
             print(f"{len(truths)} rendered raw pairs in {raw}; ground truth in {truth_dir}")

@@ -200,7 +200,7 @@ def _min_inliers(landmarks: int) -> float:
 
 
 def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
-    """Return why the patch shifts (N,) px at 512 contradict the registration; None if they do not or are None."""
+    """Return why the patch shifts (N,) px at 512 contradict the registration, or None."""
     if shifts is None:
         return None
     if len(shifts) < _MIN_PATCHES:

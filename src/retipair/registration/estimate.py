@@ -120,15 +120,15 @@ def _count_inliers(
     depth, area = _depth_and_area(transform, moving[agree.ravel() > 0])
     if 1 / 9 < np.median(area) < 9 or (area <= 0).any() or (depth / depth[0] <= 0).any():
         return 0
-    there, back = (
+    forward, backward = (
         transform_points(transform, moving) - fixed,
         transform_points(np.linalg.inv(transform), fixed) - moving,
     )
-    return int((np.maximum(np.linalg.norm(there, axis=1), np.linalg.norm(back, axis=1)) <= within).sum())
+    return int((np.maximum(np.linalg.norm(forward, axis=1), np.linalg.norm(backward, axis=1)) <= within).sum())
 
 
 def is_plausible(homography: np.ndarray) -> bool:
-    """Return True if a homography of a work frame does not mirror, fold, or scale by 3 or 1/3 at any corner."""
+    """Return True if a homography of a work frame does not mirror, fold, or scale by a factor of 3 at any corner."""
     depth, area = _depth_and_area(homography, WORK_CORNERS)
     return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
 

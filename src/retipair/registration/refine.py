@@ -23,7 +23,7 @@ from retipair.registration.warp import (
 )
 from retipair.vision.ridges import correlation
 
-_MAX_LANDMARK_PX = 3.8  # at 512: maximum median landmark error of a transform found by vessels alone
+_MAX_LANDMARK_PX = 3.8  # at 512: an ECC result with a larger median landmark error is not accepted
 _MIN_SIGMA_PX = 0.5  # landmarks: a smaller estimate of their scatter is due to chance
 _INDEPENDENT_PIXELS = 700  # in a vesselness map: the weight of its correlation against the landmarks
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as typical landmark errors
