@@ -47,7 +47,7 @@ def test_a_copy_upside_down_is_named(scores):
     assert found["closest"][0]["train_id"] == "eye2"
     assert any(one["level"] == "bad" and one["about"] == "copies" for one in scores["verdict"])
     assert "copies" in scores["headline"]
-    assert scores["advice"][0] == "Leave the copies out: evaluate with --withhold_copies."
+    assert scores["advice"][0] == "Exclude the copies: evaluate with --withhold_copies."
 
 
 def test_a_feature_has_a_plain_name_on_the_page(evaluated, scores):
@@ -145,7 +145,7 @@ def test_where_training_was_on_other_pairs_the_verdict_says_that_its_copies_were
     ]
     assert main([str(word) for word in command]) == 0
     texts = [finding["text"] for finding in json.loads((tmp_path / "o/scores.json").read_text())["verdict"]]
-    assert any("copies of those were not looked for" in text for text in texts) == looks
+    assert any("copies of those were not searched for" in text for text in texts) == looks
 
 
 def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(tmp_path):
@@ -239,7 +239,7 @@ def test_squeezing_loses_what_side_by_side_keeps(scores):
 
 
 def test_the_same_again_measures_nothing_and_scores_the_same(evaluated, scores, monkeypatch):
-    monkeypatch.setattr(measurements, "measure", None)
+    monkeypatch.setattr(measurements, "compute_pair_metrics", None)
     assert main(evaluated.command) == 0
     assert json.loads((evaluated.out / "scores.json").read_text()) == scores
 

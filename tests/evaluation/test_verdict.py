@@ -92,8 +92,8 @@ def test_a_high_correlation_does_not_hide_a_low_dice() -> None:
     }
     found = about(verdict(scores(consistency=rows)), "agreement")
     assert found.level == "bad"
-    assert "by clDice" in found.text
-    assert "(35% of the way)" in found.text
+    assert "according to clDice" in found.text
+    assert "(35% of the range)" in found.text
 
 
 def test_a_figure_that_training_pairs_do_not_pass_either_judges_nothing() -> None:
@@ -110,7 +110,7 @@ def test_few_pairs_are_said_to_be_few_and_decide_nothing() -> None:
     found = verdict(few)
     assert found[0].about == "number of pairs"
     assert "8 generated and 8 real pairs" in found[0].text
-    assert headline(few, found) == "Too few pairs for a verdict; look at 1 point."
+    assert headline(few, found) == "Too few pairs for a verdict; check 1 point."
 
 
 @pytest.mark.parametrize("column_name", ["generated", "train", "mispaired"])
@@ -143,9 +143,9 @@ def test_diversity_is_denied_on_enough_pairs_with_intervals_apart_alone(n: int, 
 def test_the_headline_follows_the_gravest_and_names_it() -> None:
     assert headline(scores(), verdict(scores())).startswith("As good as the real pairs")
     copied = scores(memorisation=scores()["memorisation"] | {"copies": ["7"]})
-    assert headline(copied, verdict(copied)) == "Do not train on these pairs as they are, for their copies."
+    assert headline(copied, verdict(copied)) == "Do not train on these pairs as they are; problems: copies."
     real = scores(sizes={"train": 1})
-    assert headline(real, verdict(real)).startswith("Nothing speaks against")
+    assert headline(real, verdict(real)).startswith("No problems found")
 
 
 def test_a_copy_is_never_fine() -> None:
@@ -169,7 +169,7 @@ def test_variations_of_training_pairs_are_copies_by_intent() -> None:
 def test_copies_that_were_withheld_are_still_reported() -> None:
     found = about(verdict(scores(withheld=["7", "9"])), "copies")
     assert found.level == "good"
-    assert "2 copies had been drawn" in found.text
+    assert "2 copies had been generated" in found.text
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_tint_distance_and_sameness_are_named() -> None:
         )
     )
     assert about(found, "colour in FA").level == "look"
-    text = about(found, "the look").text
+    text = about(found, "appearance").text
     assert "CF red" in text
     assert "cf.colour" not in text, "keys are for programs"
     assert about(found, "diversity of the CF").level == "bad"
@@ -221,7 +221,7 @@ def test_real_pairs_alone_are_judged_by_their_doubts() -> None:
     doubts = [{"id": "12", "text": "the CF has no colour"}, {"id": "12", "text": "..."}, {"id": "3", "text": "..."}]
     [found] = verdict(scores(sizes={"train": 1}, doubts=doubts))
     assert found.level == "look"
-    assert found.text.startswith("2 real pairs in doubt, 12 first")
+    assert found.text.startswith("2 real pairs with possible problems; the first is 12")
 
 
 def test_one_direction_wins_by_gravity_and_weight() -> None:
@@ -292,7 +292,7 @@ def share(row: dict[str, Any]) -> float:
 
 
 OPPOSITES = [("more steps (--max", "fewer steps (--max"), ("targets all", "lower --unet_lora_rank")]
-OPPOSITES += [("For faster training steps: save less memory", "For less memory")]
+OPPOSITES += [("For faster training steps: use more memory", "For less memory")]
 
 
 @settings(deadline=None, max_examples=200)

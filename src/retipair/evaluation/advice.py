@@ -1,15 +1,17 @@
-"""What a finding advises."""
+"""Advice that a finding can give."""
 
 from dataclasses import dataclass
 
 _FEW = 20
-"""Pairs of a kind, below which intervals are wide and distances between sets say little."""
+"""Minimum number of pairs per set; with fewer, intervals are wide and distances between sets are unreliable."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Something to try. `axis` is what it changes and `direction` (+1, -1) which way; "" and 0: nothing else can
-    contradict it.
+    """A recommended change.
+
+    axis: the quantity that it changes; direction (+1, -1): increase or decrease. With "" and 0 no other advice
+    contradicts it.
     """
 
     text: str
@@ -20,10 +22,10 @@ class Advice:
         return bool(self.axis) and self.axis == other.axis and self.direction != other.direction
 
 
-_LONGER = Advice("Train for more steps (--max_steps).", "training steps", +1)
+_MORE_STEPS = Advice("Train for more steps (--max_steps).", "training steps", +1)
 
 
-_SHORTER = Advice("Train for fewer steps (--max_steps).", "training steps", -1)
+_FEWER_STEPS = Advice("Train for fewer steps (--max_steps).", "training steps", -1)
 
 
 _MORE_TARGETS = Advice("Train with --lora_targets all.", "capacity of the adapter", +1)
@@ -32,7 +34,7 @@ _MORE_TARGETS = Advice("Train with --lora_targets all.", "capacity of the adapte
 _LOWER_RANK = Advice("Train with a lower --unet_lora_rank.", "capacity of the adapter", -1)
 
 
-_SHARPER = Advice("Train with a higher --hf_lambda.")
+_HIGHER_HF_LAMBDA = Advice("Train with a higher --hf_lambda.")
 
 
 _MORE_EYES = Advice("Train on more eyes.")
@@ -41,37 +43,37 @@ _MORE_EYES = Advice("Train on more eyes.")
 _MORE_SAMPLING = Advice("Generate with more --steps.")
 
 
-_KEEP_BETTER = Advice("Generate with --min_consistency, which keeps the better pairs.")
+_FILTER = Advice("Generate with --min_consistency, which discards inconsistent pairs.")
 
 
-_WITHHOLD = Advice("Leave the copies out: evaluate with --withhold_copies.")
+_WITHHOLD = Advice("Exclude the copies: evaluate with --withhold_copies.")
 
 
-_LOOK_AT_SAMPLES = Advice("Look at the samples of each step of the training.")
+_INSPECT_SAMPLES = Advice("Inspect the sample pairs saved during training.")
 
 
-_OTHER_BASE = Advice("Try another base or a larger --size: it is the base's autoencoder that smooths.")
+_OTHER_BASE = Advice("Try another base or a larger --size: the smoothing comes from the base's autoencoder.")
 
 
-_WITH_BASE = Advice("Evaluate with --base, to see how much detail its autoencoder can keep.")
+_WITH_BASE = Advice("Evaluate with --base to see how much detail its autoencoder preserves.")
 
 
-_BY_EYE = Advice("Compare the pairs on the report by eye.")
+_INSPECT_PAIRS = Advice("Compare the pairs on the report visually.")
 
 
-_GIVE_REAL = Advice("Give --real the folder that was trained on.")
+_GIVE_REAL = Advice("Pass the folder used for training as --real.")
 
 
-_MORE_PAIRS = Advice(f"Judge {_FEW} pairs of each kind at least; 100 are better.")
+_MORE_PAIRS = Advice(f"Evaluate at least {_FEW} pairs of each kind; 100 are better.")
 
 
-_MEND = Advice("Look at the real pairs listed; mend them, or list them in rejected.txt.")
+_FIX_REAL = Advice("Check the real pairs listed; correct them, or list them in rejected.txt.")
 
 
-_MORE_MEMORY = Advice("For faster training steps: save less memory, if there is enough (--memory 24).", "memory", +1)
+_MORE_MEMORY = Advice("For faster training steps: use more memory, if available (--memory 24).", "memory", +1)
 
 
-_BF16 = Advice("For faster training steps: --precision bf16, on a GPU that has it.")
+_BF16 = Advice("For faster training steps: use --precision bf16 on a GPU that supports it.")
 
 
 def _less_memory(how: str) -> Advice:

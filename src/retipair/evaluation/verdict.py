@@ -1,4 +1,4 @@
-"""What the scores mean, in plain words: what is fine, what is not, and what to try next."""
+"""Interpret the scores: what is good, what needs checking, what is bad, and what to try next."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,22 +6,22 @@ from typing import Any, Literal
 
 from retipair.evaluation.advice import (
     _BF16,
-    _BY_EYE,
     _FEW,
+    _FEWER_STEPS,
+    _FILTER,
+    _FIX_REAL,
     _GIVE_REAL,
-    _KEEP_BETTER,
-    _LONGER,
-    _LOOK_AT_SAMPLES,
+    _HIGHER_HF_LAMBDA,
+    _INSPECT_PAIRS,
+    _INSPECT_SAMPLES,
     _LOWER_RANK,
-    _MEND,
     _MORE_EYES,
     _MORE_MEMORY,
     _MORE_PAIRS,
     _MORE_SAMPLING,
+    _MORE_STEPS,
     _MORE_TARGETS,
     _OTHER_BASE,
-    _SHARPER,
-    _SHORTER,
     _WITH_BASE,
     _WITHHOLD,
     Advice,
@@ -31,23 +31,23 @@ from retipair.evaluation.advice import (
 Level = Literal["good", "look", "bad"]
 Scores = Mapping[str, Any]
 
-_GRAVITY: tuple[Level, ...] = ("bad", "look", "good")
-_MOST_OF = 0.8
-"""A figure that reaches this share of the real pairs' is as good as theirs for most uses."""
+_SEVERITY: tuple[Level, ...] = ("bad", "look", "good")
+_GOOD_FRACTION = 0.8
+"""Fraction of the way from mispaired to training pairs from which agreement counts as good."""
 _HALF = 0.5
 _TINT = 3.0
-"""Grey levels of colour in an FA."""
-_MORE_ALIKE = 0.1
-"""MS-SSIM above that of real pairs of different eyes."""
+"""Maximum chroma of a generated FA, grey levels."""
+_SIMILARITY_MARGIN = 0.1
+"""Excess over the MS-SSIM between real eyes that suggests low diversity."""
 LOGGED_MEMORY = "on a GPU allocated by torch, on a CPU resident memory of the process"
-"""What the memory in a training log counts."""
+"""Definition of the memory in a training log."""
 _AGREEMENT = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
-"""The figures of agreement, each by the name that a sentence gives it."""
+"""Agreement metrics and their names in the text."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One judgement: about what, in a sentence with its figures, and what to try (() where nothing need be)."""
+    """One conclusion: its level, its subject, a sentence with the numbers, and advice (may be empty)."""
 
     level: Level
     about: str
@@ -56,65 +56,66 @@ class Finding:
 
 
 def verdict(scores: Scores) -> list[Finding]:
-    """Judge the scores: the gravest finding first, findings of one gravity in order of weight.
+    """Return the findings, sorted by severity and then by importance.
 
-    Agreement weighs most, then copies, diversity, detail, colour and the look. Advice that repeats or contradicts that
-    of a finding before it is left out, so that all advice in this order is one list that can be followed.
+    The order of importance is agreement, copies, diversity, detail, colour, appearance. Advice that repeats or
+    contradicts the advice of an earlier finding is dropped, so the advice forms one consistent list.
     """
-    found: list[Finding] = []
-    if _judges_generated(scores):
-        for part in (_agreement, _copies, _diversity, _detail, _tint, _distance, _amount):
-            found += part(scores)
-    found += [*_real(scores), *_cost(scores)]
-    return _consistent(sorted(found, key=lambda finding: _GRAVITY.index(finding.level)))
+    findings: list[Finding] = []
+    if _has_generated(scores):
+        for check in (_agreement, _copies, _diversity, _detail, _tint, _distance, _amount):
+            findings += check(scores)
+    findings += [*_real(scores), *_cost(scores)]
+    return _consistent(sorted(findings, key=lambda finding: _SEVERITY.index(finding.level)))
 
 
-def _consistent(found: Sequence[Finding]) -> list[Finding]:
+def _consistent(findings: Sequence[Finding]) -> list[Finding]:
+    """Drop advice that repeats or contradicts the advice of an earlier finding."""
     given: list[Advice] = []
-    kept = []
-    for finding in found:
-        new = [one for one in finding.advice if one not in given and not any(map(one.contradicts, given))]
+    consistent = []
+    for finding in findings:
+        new = [advice for advice in finding.advice if advice not in given and not any(map(advice.contradicts, given))]
         given += new
-        kept.append(replace(finding, advice=tuple(new)))
-    return kept
+        consistent.append(replace(finding, advice=tuple(new)))
+    return consistent
 
 
 def as_values(finding: Finding) -> dict[str, str]:
-    """What scores.json says of a finding."""
-    return vars(finding) | {"advice": " ".join(one.text for one in finding.advice)}
+    """Return the finding as stored in scores.json."""
+    return vars(finding) | {"advice": " ".join(advice.text for advice in finding.advice)}
 
 
-def headline(scores: Scores, found: Sequence[Finding]) -> str:
-    """Sum the verdict up in a sentence, which follows the gravest finding."""
-    worst = min((finding.level for finding in found), key=_GRAVITY.index)
-    if not _judges_generated(scores):
-        return "Nothing speaks against these pairs." if worst == "good" else "Look at some of these pairs first."
-    points = [finding.about for finding in found if finding.level == worst]
+def headline(scores: Scores, findings: Sequence[Finding]) -> str:
+    """Summarise the verdict in one sentence, based on the most severe finding."""
+    worst = min((finding.level for finding in findings), key=_SEVERITY.index)
+    if not _has_generated(scores):
+        return "No problems found in these pairs." if worst == "good" else "Check some of these pairs first."
+    points = [finding.about for finding in findings if finding.level == worst]
     if worst == "look" and _few(scores):
-        return f"Too few pairs for a verdict; look at {_count(len(points), 'point')}."
+        return f"Too few pairs for a verdict; check {_count(len(points), 'point')}."
     return {
-        "bad": f"Do not train on these pairs as they are, for their {' and '.join(points)}.",
-        "look": f"Usable, after a look at {_count(len(points), 'point')}.",
-        "good": "As good as the real pairs in all that is measured here.",
+        "bad": f"Do not train on these pairs as they are; problems: {', '.join(points)}.",
+        "look": f"Usable after checking {_count(len(points), 'point')}.",
+        "good": "As good as the real pairs in every metric.",
     }[worst]
 
 
-def _judges_generated(scores: Scores) -> bool:
+def _has_generated(scores: Scores) -> bool:
     return "generated" in scores["sizes"]
 
 
 def _mean(row: Scores, column: str) -> float | None:
-    found = row.get(column)
-    return found["mean"] if found else None
+    interval = row.get(column)
+    return interval["mean"] if interval else None
 
 
 def _enough(*columns: Scores | None) -> bool:
-    """Whether each column is the mean of enough pairs to decide on."""
+    """Return whether each column has enough pairs for a decision."""
     return all(column is not None and column["n"] >= _FEW for column in columns)
 
 
 def _end(column: Scores, name: Literal["low", "high"]) -> float:
-    """One end of a mean's 95 % interval; the mean itself where there is no interval."""
+    """Return one end of a mean's 95 % interval, or the mean if there is no interval."""
     end = column.get(name)
     return float(column["mean"] if end is None else end)
 
@@ -123,181 +124,183 @@ def _end(column: Scores, name: Literal["low", "high"]) -> float:
 
 
 @dataclass(frozen=True)
-class _Share:
-    """How far a figure of agreement is on the way from mispaired pairs (0) to the training pairs (1).
+class _RelativeAgreement:
+    """An agreement metric, scaled from mispaired pairs (0) to training pairs (1).
 
-    most: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
-    measured for a figure below half way to mean that the halves do not match.
+    upper: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
+    measured to conclude from a fraction below one half that the halves do not match.
     """
 
     name: str
     text: str
-    share: float
-    most: float
+    fraction: float
+    upper: float
     certain: bool
 
     @property
     def level(self) -> Level:
-        if self.share >= _MOST_OF:
+        if self.fraction >= _GOOD_FRACTION:
             return "good"
-        return "bad" if self.certain and self.most < _HALF else "look"
+        return "bad" if self.certain and self.upper < _HALF else "look"
 
 
-def _share(name: str, row: Scores) -> _Share | None:
-    """None where the training pairs do not reach more than mispaired ones: nothing can be judged by that figure."""
+def _relative_agreement(name: str, row: Scores) -> _RelativeAgreement | None:
+    """Return None if the training pairs do not exceed mispaired ones, so that the metric is uninformative."""
     made, real, chance = (row.get(column) for column in ("generated", "train", "mispaired"))
-    least = chance["mean"] if chance else 0.0  # where all real pairs are of one eye none can be mispaired
+    baseline = chance["mean"] if chance else 0.0  # no mispaired pairs exist if all real pairs show one eye
     assert made is not None
     assert real is not None
-    if real["mean"] <= least:
+    if real["mean"] <= baseline:
         return None
-    share, most = ((value - least) / (real["mean"] - least) for value in (made["mean"], _end(made, "high")))
+    fraction, upper = ((value - baseline) / (real["mean"] - baseline) for value in (made["mean"], _end(made, "high")))
     text = f"{_AGREEMENT[name]} {made['mean']:.2f} in generated, {real['mean']:.2f} in training"
-    text += f", {least + 0:.2f} in mispaired pairs ({share:.0%} of the way)" if chance else f" pairs ({share:.0%})"
-    parts = (made, real, chance) if chance else (made, real)
-    certain = _enough(*parts) and _end(real, "low") > (_end(chance, "high") if chance else 0.0)
-    return _Share(_AGREEMENT[name], text, share, most, certain)
+    if chance:
+        text += f", {baseline + 0:.2f} in mispaired pairs ({fraction:.0%} of the range)"
+    else:
+        text += f" pairs ({fraction:.0%})"
+    columns = (made, real, chance) if chance else (made, real)
+    certain = _enough(*columns) and _end(real, "low") > (_end(chance, "high") if chance else 0.0)
+    return _RelativeAgreement(_AGREEMENT[name], text, fraction, upper, certain)
 
 
 def _agreement(scores: Scores) -> Iterator[Finding]:
-    """Whether the halves match, by the worst figure: the one thing that everything else hangs on."""
+    """Check whether the halves match, by the lowest agreement metric."""
     rows = {name: row for name, row in scores["consistency"].items() if name in _AGREEMENT and row.get("generated")}
     if not rows:
         return
     if not all(row.get("train") for row in rows.values()):
         made = ", ".join(f"{_AGREEMENT[name]} {row['generated']['mean']:.2f}" for name, row in rows.items())
-        text = f"The vessels of CF and FA agree by {made} in generated pairs; there are no training pairs beside."
+        text = f"Vessel agreement of CF and FA in generated pairs: {made}. There are no training pairs to compare with."
         yield Finding("look", "agreement", text, (_GIVE_REAL,))
         return
-    shares = sorted((share for name, row in rows.items() if (share := _share(name, row))), key=lambda one: one.share)
-    text = f"The vessels of CF and FA: {'; '.join(one.text for one in shares)}."
-    failed = next((one for one in shares if one.level == "bad"), None)  # the lowest of which that is certain
+    metrics = (metric for name, row in rows.items() if (metric := _relative_agreement(name, row)))
+    ranked = sorted(metrics, key=lambda metric: metric.fraction)
+    text = f"Vessel agreement of CF and FA: {'; '.join(metric.text for metric in ranked)}."
+    failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest that is certain
     if failed:
-        text += f" The halves do not match, by {failed.name}."
-        yield Finding("bad", "agreement", text, (_LONGER, _MORE_TARGETS, _LOOK_AT_SAMPLES))
-    elif len(shares) < len(rows):
-        text = (
-            "By a figure of agreement the training pairs are no better than mispaired ones, so nothing can be judged."
-        )
-        yield Finding("look", "agreement", text, (_MEND,))
+        text += f" The halves do not match, according to {failed.name}."
+        yield Finding("bad", "agreement", text, (_MORE_STEPS, _MORE_TARGETS, _INSPECT_SAMPLES))
+    elif len(ranked) < len(rows):
+        text = "At least one agreement metric is no higher in training pairs than in mispaired ones: no conclusion."
+        yield Finding("look", "agreement", text, (_FIX_REAL,))
     else:
-        yield _by_worst(shares[0], text)
+        yield _by_worst(ranked[0], text)
 
 
-def _by_worst(worst: _Share, text: str) -> Finding:
-    """The finding of the lowest figure, where none certainly fails."""
+def _by_worst(worst: _RelativeAgreement, text: str) -> Finding:
+    """Return the finding for the lowest metric, if no metric certainly fails."""
     if worst.level == "good":
-        return Finding("good", "agreement", f"{text} The halves match; {worst.name} is lowest.")
-    if worst.share >= _HALF:
-        text += f" Most vessels match, not all: {worst.name} is lowest."
-        return Finding("look", "agreement", text, (_KEEP_BETTER, _LONGER, _MORE_TARGETS))
-    reason = "its interval reaches further" if worst.certain else "there are too few pairs to be sure"
-    text += f" By {worst.name} the halves do not match, but {reason}."
-    return Finding("look", "agreement", text, (_LOOK_AT_SAMPLES, _LONGER, _MORE_TARGETS))
+        return Finding("good", "agreement", f"{text} The halves match; the lowest metric is {worst.name}.")
+    if worst.fraction >= _HALF:
+        text += f" Most vessels match, but not all; the lowest metric is {worst.name}."
+        return Finding("look", "agreement", text, (_FILTER, _MORE_STEPS, _MORE_TARGETS))
+    reason = "the upper end of its interval is 50 % or more" if worst.certain else "there are too few pairs to be certain"
+    text += f" According to {worst.name} the halves do not match, but {reason}."
+    return Finding("look", "agreement", text, (_INSPECT_SAMPLES, _MORE_STEPS, _MORE_TARGETS))
 
 
 # --- Copies, diversity
 
 
 def _copies(scores: Scores) -> Iterator[Finding]:
-    found = scores["memorisation"]
-    if found is None:
-        text = "Generated pairs were not compared with training pairs: there are fewer than two of these."
+    search = scores["memorisation"]
+    if search is None:
+        text = "Generated pairs were not searched for copies: there are fewer than two training pairs."
         yield Finding("look", "copies", text, (_GIVE_REAL,))
         return
-    copies, amount = len(found["copies"]), found["likeness"]["generated"]["n"]
+    copies, amount = len(search["copies"]), search["likeness"]["generated"]["n"]
     if (scores["training"] or {}).get("trained_on_real") is False:
-        text = "The training of --adapter was on other pairs than --real has: copies of those were not looked for."
+        text = "--adapter was trained on other pairs than those in --real; copies of those were not searched for."
         yield Finding("look", "copies", text, (_GIVE_REAL,))
     if copies:
-        limit = found["threshold"]
-        text = f"{copies} of {amount} generated pairs are copies of training pairs (likeness {limit} or more)."
-        if found.get("variations", 0) == amount:
-            text += " All were varied from training pairs (--mode from_data), so that this is expected: treat them as"
+        limit = search["threshold"]
+        text = f"{copies} of {amount} generated pairs are copies of training pairs (similarity {limit} or more)."
+        if search.get("variations", 0) == amount:
+            text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
             yield Finding("look", "copies", f"{text} patient data.", (_WITHHOLD,))
         else:
-            yield Finding("bad", "copies", text, (_WITHHOLD, _SHORTER, _LOWER_RANK, _MORE_EYES))
+            yield Finding("bad", "copies", text, (_WITHHOLD, _FEWER_STEPS, _LOWER_RANK, _MORE_EYES))
     else:
-        most, withheld = found["closest"][0]["likeness"], scores.get("withheld")
-        text = f"None of {amount} generated pairs copies a training pair (likeness {most:.2f} at most)."
+        highest, withheld = search["closest"][0]["likeness"], scores.get("withheld")
+        text = f"None of {amount} generated pairs is a copy of a training pair (maximum similarity {highest:.2f})."
         if withheld:
-            text += f" {_count(len(withheld), 'copy', 'copies')} had been drawn beside them, and are rejected now."
+            text += f" {_count(len(withheld), 'copy', 'copies')} had been generated too, and are now rejected."
         yield Finding("good", "copies", text)
 
 
 def _diversity(scores: Scores) -> Iterator[Finding]:
-    """Whether the model draws many eyes. The intervals of both means must lie apart for that to be denied."""
+    """Check the diversity of the generated eyes. It is bad only if the intervals of both means do not overlap."""
     for view, row in scores["diversity"].items():
         made, real = row.get("generated"), row.get("real")
         if not made or not real:
             continue
         about = f"diversity of the {view.upper()}"
-        text = f"Two generated {view.upper()} have a similarity of {made['mean']:.2f} (MS-SSIM), two real eyes one of "
-        text += f"{real['mean']:.2f}."
-        if made["mean"] <= real["mean"] + _MORE_ALIKE:
+        text = f"Mean similarity (MS-SSIM) of two {view.upper()}: {made['mean']:.2f} between generated pairs, "
+        text += f"{real['mean']:.2f} between real eyes."
+        if made["mean"] <= real["mean"] + _SIMILARITY_MARGIN:
             yield Finding("good", about, text)
         elif not _enough(made, real):
-            few = "These are too few pairs to say that the model draws few eyes: field and shading alone are alike."
+            few = "There are too few pairs to conclude low diversity: field of view and shading alone are similar."
             yield Finding("look", about, f"{text} {few}")
         elif _end(made, "low") > _end(real, "high"):
-            yield Finding("bad", about, f"{text} The model draws few eyes.", (_SHORTER, _MORE_EYES))
+            yield Finding("bad", about, f"{text} Low diversity (possible mode collapse).", (_FEWER_STEPS, _MORE_EYES))
         else:
-            yield Finding("look", about, f"{text} The intervals overlap: the model may draw few eyes.", (_MORE_EYES,))
+            yield Finding("look", about, f"{text} Diversity may be low; the intervals overlap.", (_MORE_EYES,))
 
 
-# --- Detail, colour, the look
+# --- Detail, colour, appearance
 
 
 def _detail(scores: Scores) -> Iterator[Finding]:
-    """Smoothness, by the share of power in fine detail, beside what the autoencoder leaves of it."""
+    """Check smoothness by the fraction of power in fine detail, and compare it with what the autoencoder preserves."""
     for view in ("cf", "fa"):
         row = scores["texture"][view]["fine_share"]
-        made, real, through = (_mean(row, name) for name in ("generated", "train", "autoencoder"))
+        made, real, decoded = (_mean(row, name) for name in ("generated", "train", "autoencoder"))
         if made is None or not real:
             continue
         about = f"detail of the {view.upper()}"
-        text = f"Fine detail has {made:.1%} of the {view.upper()}'s power, {real:.1%} in the training pairs"
-        text += f", {through:.1%} in these passed through the autoencoder" if through else ""
+        text = f"Power of the {view.upper()} in fine detail: {made:.1%}; in training pairs {real:.1%}"
+        text += f", and {decoded:.1%} after the autoencoder" if decoded else ""
         if made > real / _HALF:
-            yield Finding("look", about, f"{text}: noisier than the real views.", (_MORE_SAMPLING, _SHORTER))
+            yield Finding("look", about, f"{text}. Noisier than the real views.", (_MORE_SAMPLING, _FEWER_STEPS))
         elif made >= _HALF * real:
             yield Finding("good", about, f"{text}.")
-        elif through and through < _HALF * real and made >= _HALF * through:
-            yield Finding("look", about, f"{text}: too smooth, as the autoencoder leaves it.", (_OTHER_BASE,))
+        elif decoded and decoded < _HALF * real and made >= _HALF * decoded:
+            yield Finding("look", about, f"{text}. Too smooth, because of the autoencoder.", (_OTHER_BASE,))
         else:
-            advice = (_LONGER, _SHARPER) if through else (_LONGER, _SHARPER, _WITH_BASE)
-            yield Finding("look", about, f"{text}: too smooth.", advice)
+            advice = (_MORE_STEPS, _HIGHER_HF_LAMBDA) if decoded else (_MORE_STEPS, _HIGHER_HF_LAMBDA, _WITH_BASE)
+            yield Finding("look", about, f"{text}. Too smooth.", advice)
 
 
 def _tint(scores: Scores) -> Iterator[Finding]:
     made = scores["colour"]["fa"]["generated"]["mean"]
-    text = f"Generated FA had {made:.1f} grey levels of colour before they were written grey."
+    text = f"Generated FA had a chroma of {made:.1f} grey levels before conversion to greyscale."
     if made > _TINT:
-        yield Finding("look", "colour in FA", f"{text} That is a sign of too little training.", (_LONGER,))
+        yield Finding("look", "colour in FA", f"{text} This suggests too little training.", (_MORE_STEPS,))
     else:
         yield Finding("good", "colour in FA", text)
 
 
 def _distance(scores: Scores) -> Iterator[Finding]:
-    found = scores["distribution"]
-    if found is None:
+    distance = scores["distribution"]
+    if distance is None:
         return
     text = (
-        f"Colours, spectrum and vessels lie {found['mmd2']:.2f} from the real pairs' (squared MMD); random halves "
-        f"of the real pairs lie up to {found['floor']:.2f} from each other."
+        f"Squared MMD of colours, spectrum and vessels to the real pairs: {distance['mmd2']:.2f}; between random "
+        f"halves of the real pairs (95th percentile): {distance['floor']:.2f}."
     )
-    names = "; ".join(one["name"] for one in found["furthest"][:3])
-    if found["mmd2"] <= 2 * found["floor"]:
-        yield Finding("good", "the look", text)
+    names = "; ".join(feature["name"] for feature in distance["furthest"][:3])
+    if distance["mmd2"] <= 2 * distance["floor"]:
+        yield Finding("good", "appearance", text)
     else:
-        yield Finding("look", "the look", f"{text} Furthest: {names}.", (_LONGER, _BY_EYE))
+        yield Finding("look", "appearance", f"{text} Largest differences: {names}.", (_MORE_STEPS, _INSPECT_PAIRS))
 
 
 # --- Numbers of pairs, real pairs, cost
 
 
 def _amounts(scores: Scores) -> tuple[int, int]:
-    """How many pairs are generated, how many real."""
+    """Return the numbers of generated and of real pairs."""
     made = scores["sizes"]["generated"]
     return made, sum(scores["sizes"].values()) - made
 
@@ -309,39 +312,41 @@ def _few(scores: Scores) -> bool:
 def _amount(scores: Scores) -> Iterator[Finding]:
     if _few(scores):
         made, real = _amounts(scores)
-        text = f"{made} generated and {real} real pairs are few: intervals are wide, and distances say little."
+        text = f"{made} generated and {real} real pairs are few: intervals are wide and distances unreliable."
         yield Finding("look", "number of pairs", text, (_MORE_PAIRS,))
 
 
 def _real(scores: Scores) -> Iterator[Finding]:
-    doubts = scores["doubts"]
-    if doubts:
-        pairs = len({doubt["id"] for doubt in doubts})
-        text = f"{_count(pairs, 'real pair')} in doubt, {doubts[0]['id']} first: {doubts[0]['text']}."
-        yield Finding("look", "real pairs", text, (_MEND,))
+    issues = scores["doubts"]
+    if issues:
+        pairs = len({issue["id"] for issue in issues})
+        text = (
+            f"{_count(pairs, 'real pair')} with possible problems; the first is {issues[0]['id']}: {issues[0]['text']}."
+        )
+        yield Finding("look", "real pairs", text, (_FIX_REAL,))
     else:
-        yield Finding("good", "real pairs", "Nothing speaks against the real pairs.")
+        yield Finding("good", "real pairs", "No problems found in the real pairs.")
 
 
 def _cost(scores: Scores) -> Iterator[Finding]:
-    """What a step of training took, and which settings of this run would make it faster or smaller."""
+    """Report the cost of a training step, and settings that would make it faster or use less memory."""
     if scores["training"] is None:
         return
     cost, settings = scores["training"]["cost"], scores["training"]["settings"]
-    way, batch = settings["memory"] or "", settings["batch_size"]
+    strategy, batch = settings["memory"] or "", settings["batch_size"]
     if cost["seconds_per_step"] is not None:
         pairs = batch * settings["gradient_accumulation_steps"]
-        faster: tuple[Advice, ...] = (_MORE_MEMORY,) if "gradient checkpointing" in way else ()
+        faster: tuple[Advice, ...] = (_MORE_MEMORY,) if "gradient checkpointing" in strategy else ()
         faster += (_BF16,) if settings["precision"] == "fp32" else ()
         text = f"A step of {_count(pairs, 'pair')} took {cost['seconds_per_step']:.2f} s."
         yield Finding("good", "speed of training", text, faster)
     if cost["memory_gib"] is not None:
         preset = next((f"--memory {gib}" for gib in (16, 12, 8) if gib < cost["memory_gib"]), None)
-        smaller: tuple[Advice, ...] = () if "weights in" in way or not preset else (_less_memory(preset),)
+        smaller: tuple[Advice, ...] = () if "weights in" in strategy or not preset else (_less_memory(preset),)
         smaller += (_less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),) if batch > 1 else ()
-        text = f"The log of the training shows {cost['memory_gib']:.1f} GiB at most ({LOGGED_MEMORY})."
+        text = f"Peak memory in the training log: {cost['memory_gib']:.1f} GiB ({LOGGED_MEMORY})."
         yield Finding("good", "memory of training", text, smaller)
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
