@@ -313,7 +313,7 @@ def test_each_spoilt_pair_is_doubted_by_its_name_and_no_other(tmp_path, capsys):
     found = {(one["id"], one["kind"]) for one in scores["doubts"]}
     assert found == {("eye0", "swapped"), ("eye1", "turned"), ("eye2", "colour in FA"), ("eye3", "same eye")}
     assert next(one for one in scores["doubts"] if one["id"] == "eye3")["text"].endswith("split (train and val)")
-    assert "look at eye1" in capsys.readouterr().err
+    assert "check eye1" in capsys.readouterr().err
     assert scores["distribution"] is None
     assert [one["about"] for one in scores["verdict"]] == ["real pairs"]
 
@@ -396,15 +396,15 @@ def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(t
     for words, said in (
         (["--real", str(tmp_path / "none")], "no such folder"),
         (["--real", str(tmp_path / "full")], "no manifest.jsonl"),
-        (["--real", str(real), "--out", str(tmp_path / "full")], "holds other files"),
-        (["--real", str(real), "--adapter", str(tmp_path)], "lies in no run"),
+        (["--real", str(real), "--out", str(tmp_path / "full")], "contains other files"),
+        (["--real", str(real), "--adapter", str(tmp_path)], "not inside a run"),
         (["--real", str(real), "--base", "tiny-sdx"], "tiny-sdx"),
         (["--real", str(real), "--generated", str(real), "--deep", str(tmp_path)], "no image model"),
         (["--real", str(real), "--generated", str(real), "--deep", str(broken)], "not an image model"),
-        (["--real", str(real), "--deep", str(broken)], "give --generated too"),
-        (["--real", str(real), "--withhold_copies"], "give --generated too"),
+        (["--real", str(real), "--deep", str(broken)], "pass --generated"),
+        (["--real", str(real), "--withhold_copies"], "pass --generated"),
         (["--real", str(real), "--generated", str(real), "--withhold_copies"], "fewer than two training pairs"),
-        (["--real", str(both), "--generated", str(both), "--withhold_copies"], "--generated is --real"),
+        (["--real", str(both), "--generated", str(both), "--withhold_copies"], "same folder as --real"),
         (["--real", str(real), "--workers", "-1"], "--workers -1"),
         (
             ["--real", str(real), "--adapter", str(not_a_log(tmp_path / "run", '{"kind": "training", "step": 1}'))],

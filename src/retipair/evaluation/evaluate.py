@@ -1,4 +1,4 @@
-"""Real and generated pairs -> figures, each beside its reference -> scores.json, and a page made of it."""
+"""Compute the metrics of real and generated pairs, and write scores.json and the report page."""
 
 import hashlib
 import os
@@ -33,14 +33,14 @@ from retipair.runtime.schema import canonical_json, json_sha256, to_values
 SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"
 FIGURES_NAME = "figures.csv"
-KEPT_NAME = "features"
-_DECIDE_COST = ("batch_size", "gradient_accumulation_steps", "precision")
-"""Settings of a training that make its steps slower or larger."""
+CACHE_NAME = "features"
+_COST_SETTINGS = ("batch_size", "gradient_accumulation_steps", "precision")
+"""Training settings that affect the time or memory of a step."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with what, found and checked before anything is written."""
+    """Inputs of the evaluation, loaded and checked before anything is written."""
 
     config: EvaluateConfig
     real: PairFolder
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def provenance(self) -> Scores:
-        """What the scores are of: equal for equal pairs and settings."""
+        """Return what the scores depend on: pairs, settings and versions."""
         config, generated = self.config, self.generated
         return {
             "retipair": __version__,
@@ -73,10 +73,10 @@ class Comparison:
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Measure what is not measured yet, score, and write OUT/scores.json and report.html; returns the latter's path.
+    """Compute missing metrics, write OUT/scores.json and OUT/report.html, and return the path of the report.
 
-    Without --generated the real pairs alone are checked. Raises UserError, before anything is written, for a folder
-    that is no dataset, and where OUT holds the scores of other pairs.
+    Without --generated, only the real pairs are checked. Raises UserError, before anything is written, if a folder is
+    not a dataset, or if OUT contains the scores of other pairs.
     """
     # Check
     _check_flags(config)
@@ -92,14 +92,14 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     # Measure and score
     dist, page = distributed_state("cpu"), config.out / PAGE_NAME
-    for note in (one.note for one in (real, generated) if one and one.note):
+    for note in (pairs.note for pairs in (real, generated) if pairs and pairs.note):
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
         if scores is None:
-            # First, as its images are gone again before many figures are held.
+            # Done first, so that its images are freed before the metrics are loaded.
             layouts = _layouts(base, real.kept) if dist.is_main_process else {}
             scores = _score(compared, provenance, layouts, dist)
-        if not dist.is_main_process:  # it has measured its share
+        if not dist.is_main_process:  # it has computed its part of the metrics
             return page
         if config.withhold_copies:
             scores = _without_copies(compared, scores)
@@ -107,8 +107,8 @@ def evaluate(config: EvaluateConfig) -> Path:
 
         # Report
         write_report(config.out, scores)
-    _say(scores)
-    print(f"Look at {page.resolve()}")
+    _print_summary(scores)
+    print(f"Report: {page.resolve()}")
     return page
 
 
@@ -119,8 +119,8 @@ def _score(
     dist: DistributedState = SINGLE_PROCESS,
     withheld: Sequence[str] = (),
 ) -> Scores:
-    """Everything that scores.json says; for all processes but the first nothing."""
-    sets = _measured(compared, dist)
+    """Return the content of scores.json; an empty dict on all but the main process."""
+    sets = _measure(compared, dist)
     if not dist.is_main_process:
         return {}
     write_figures(compared.config.out / FIGURES_NAME, sets)
@@ -140,14 +140,14 @@ def _score(
 def _without_copies(compared: Comparison, scores: Scores) -> Scores:
     """Reject the generated pairs that copy training pairs, and score the others.
 
-    The scores stay those of all pairs if there is no copy, or if nothing but copies is there.
+    The scores are returned unchanged if there are no copies, or if all pairs are copies.
     """
     folder, copies = compared.config.generated, (scores["memorisation"] or {}).get("copies", [])
     if not copies:
         return scores
     assert folder is not None
     add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
-    print(f"{len(copies)} copies of training pairs are now rejected, in {folder / REJECTED_NAME}")
+    print(f"{len(copies)} copies of training pairs rejected in {folder / REJECTED_NAME}")
     others = read_folder(folder)
     if not others.kept:
         return scores
@@ -155,117 +155,121 @@ def _without_copies(compared: Comparison, scores: Scores) -> Scores:
     return _score(remaining, remaining.provenance, scores["layouts"], withheld=copies)
 
 
-# --- What is compared
+# --- Inputs
 
 
 def _check_flags(config: EvaluateConfig) -> None:
     if config.workers < 0:
-        raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+        raise UserError(f"--workers {config.workers}: must be 0 (all cores) or more")
     for flag, given in (("--withhold_copies", config.withhold_copies), ("--deep", config.deep)):
         if given and config.generated is None:
-            raise UserError(f"{flag}: compares with generated pairs; give --generated too")
+            raise UserError(f"{flag}: requires generated pairs; pass --generated")
 
 
 def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
     assert config.generated is not None
     if sum(entry.split == "train" for entry in real.kept) < 2:
-        raise UserError(f"{config.real}: fewer than two training pairs to be copied; leave --withhold_copies out")
+        raise UserError(f"{config.real}: fewer than two training pairs to compare with; omit --withhold_copies")
     if config.generated.resolve() == config.real.resolve():
-        raise UserError("--withhold_copies: --generated is --real, and each pair a copy of itself; leave it out")
+        raise UserError(
+            "--withhold_copies: --generated is the same folder as --real, so each pair is a copy; omit the flag"
+        )
     if not os.access(config.generated, os.W_OK):
-        raise UserError(f"--withhold_copies: writes {REJECTED_NAME} into {config.generated}, which is read-only")
+        raise UserError(
+            f"--withhold_copies: cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
+        )
 
 
 def _pairs(folder: Path) -> PairFolder:
-    """The folder's pairs. Raises UserError if there is no such folder, or none of its pairs is left."""
+    """Load the pairs of a folder. Raises UserError if the folder does not exist or has no accepted pairs."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give a prepared or generated one")
-    found = read_folder(folder)
-    found.check_any_left()
-    return found
+        raise UserError(f"{folder}: no such folder; pass a prepared or generated one")
+    pairs = read_folder(folder)
+    pairs.check_any_left()
+    return pairs
 
 
 def _sha256(entries: Sequence[PairRecord]) -> str:
-    """Of all that a score hangs on: what the pairs show, masks too, and which of them are of one eye and side."""
+    """Hash everything that the scores depend on: images and masks, eye and split of each pair."""
     digest = hashlib.sha256()
     for entry in entries:
-        told = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
-        digest.update(canonical_json(told).encode())
+        values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        digest.update(canonical_json(values).encode())
     return digest.hexdigest()
 
 
 def _earlier_scores(out: Path, provenance: Scores) -> Scores | None:
-    """The scores of the same pairs and settings, if OUT has them; None if it is new or empty, or only measured, or if
-    other pairs of the same folders are rejected now.
+    """Return the scores in OUT if they are of the same pairs and settings.
 
-    Raises UserError for other files, and for scores of other pairs: they must not be taken for these.
+    Returns None if OUT is new or empty, holds only cached metrics, or if the rejected pairs of the same folders have
+    changed. Raises UserError if OUT holds other files, or scores of other pairs.
     """
-    check_folder_place(out / KEPT_NAME)
-    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    check_folder_place(out / CACHE_NAME)
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
-        raise UserError(f"{out}: has folders where files of ours would be; choose a new or empty folder for --out")
-    if there and SCORES_NAME not in there and not there <= {KEPT_NAME, FIGURES_NAME}:
-        raise UserError(f"{out}: holds other files; choose a new or empty folder for --out")
-    if SCORES_NAME not in there:
+        raise UserError(f"{out}: {SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
+    if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
+        raise UserError(f"{out}: contains other files; choose a new or empty folder for --out")
+    if SCORES_NAME not in names:
         return None
     scores = read_json(out / SCORES_NAME)
     if scores.get("schema") != SCHEMA or not isinstance(scores.get("provenance"), dict):
-        raise UserError(f"{out / SCORES_NAME}: of another version of retipair, or damaged; choose another --out")
+        raise UserError(
+            f"{out / SCORES_NAME}: written by another version of retipair, or damaged; choose another --out"
+        )
     before = scores["provenance"]
     for name in ("real", "generated"):
-        if _others(name, before, provenance):
-            told = (
-                "as they were before their folder changed" if before.get(name) == provenance[name] else before.get(name)
-            )
-            raise UserError(f"{out}: has the scores of other {name} pairs ({told}); choose another --out")
-    whole = scores.pop("sha256", None) == json_sha256(scores) and FIGURES_NAME in there
-    return scores if before == provenance and whole else None
+        if _pairs_differ(name, before, provenance):
+            source = "the folder has changed" if before.get(name) == provenance[name] else before.get(name)
+            raise UserError(f"{out}: contains scores of other {name} pairs ({source}); choose another --out")
+    intact = scores.pop("sha256", None) == json_sha256(scores) and FIGURES_NAME in names
+    return scores if before == provenance and intact else None
 
 
-def _others(name: str, before: Scores, now: Scores) -> bool:
-    """Whether scores are of other pairs than those rejecting some of the same folder explains."""
+def _pairs_differ(name: str, before: Scores, now: Scores) -> bool:
+    """Return whether the pairs differ for another reason than a change of the rejected ones in the same folder."""
     rejected = f"{name}_rejected_sha256"
     same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]
     return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
 
 
-def _measured(compared: Comparison, dist: DistributedState) -> Sets:
+def _measure(compared: Comparison, dist: DistributedState) -> Sets:
     config = compared.config
 
-    def of(name: str, entries: Sequence[PairRecord]) -> MeasuredSet:
-        return measure_set(f"{name} pairs", entries, config.out / KEPT_NAME, config.workers, dist)
+    def measured(name: str, entries: Sequence[PairRecord]) -> MeasuredSet:
+        return measure_set(f"{name} pairs", entries, config.out / CACHE_NAME, config.workers, dist)
 
     if compared.generated is None:
-        return Sets(of("real", compared.real.kept), None)
-    left_out = set(compared.real.rejected)
-    rejected = [entry for entry in compared.real.known if entry.id in left_out and entry.split == "train"]
+        return Sets(measured("real", compared.real.kept), None)
+    ids = set(compared.real.rejected)
+    rejected = [entry for entry in compared.real.known if entry.id in ids and entry.split == "train"]
     return Sets(
-        of("real", compared.real.kept),
-        of("generated", compared.generated.kept),
-        of("rejected training", rejected) if rejected else None,
+        measured("real", compared.real.kept),
+        measured("generated", compared.generated.kept),
+        measured("rejected training", rejected) if rejected else None,
     )
 
 
-# --- What an image model sees, what bounds a model, and how it was trained
+# --- Deep features, reconstruction through the layouts, training
 
 
 def _deep(sets: Sets, model: ImageModel) -> Scores | None:
     if sets.generated is None:
         return None
     named = {"generated pairs": sets.generated, "real pairs": sets.real}
-    return deep_distances(*(deep_features(name, one, model) for name, one in named.items()))
+    return deep_distances(*(deep_features(name, measured, model) for name, measured in named.items()))
 
 
 def _layouts(base: Base | None, real: Sequence[PairRecord]) -> Scores:
-    """What each layout leaves of the real pairs and, with a base, what its autoencoder does beside."""
-    ways = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})
+    """Measure how well real pairs survive each layout and, with a base, also its autoencoder."""
+    codecs = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})
     size = base.view_size if base else reconstruction.USUAL_SIZE
     train = [entry for entry in real if entry.split == "train"]
-    return {"size": size, "rows": reconstruction.ceilings(train or real, size, ways)}
+    return {"size": size, "rows": reconstruction.ceilings(train or real, size, codecs)}
 
 
 def _add_ceiling(scores: Scores, base: Base) -> None:
-    """A column more in the tables of texture: real pairs, passed through the base's layout and autoencoder."""
+    """Add an "autoencoder" column to the texture tables: real pairs after the base's layout and autoencoder."""
     for row in scores["layouts"]["rows"]:
         if (row["layout"], row["between"]) == (base.family.layout, "autoencoder"):
             for name, columns in scores["texture"][row["view"]].items():
@@ -273,40 +277,38 @@ def _add_ceiling(scores: Scores, base: Base) -> None:
 
 
 def _run_of(adapter: Path) -> Run:
-    """The run, from any folder within it. Raises UserError if there is none."""
+    """Return the run that contains the folder. Raises UserError if there is none."""
     if run := run_around(adapter):
         return run
-    raise UserError(
-        f"{adapter}: lies in no run of `retipair train` (a folder with {METRICS_NAME}); leave --adapter out"
-    )
+    raise UserError(f"{adapter}: not inside a run of `retipair train` (a folder with {METRICS_NAME}); omit --adapter")
 
 
 def _training(run: Run, real: PairFolder) -> Scores:
-    """The losses of each half over the steps, what a step cost with which settings, and whether it saw these pairs."""
+    """Return the loss curves of each half, cost and settings of a step, and whether the run was trained on `real`."""
     settings, path = to_values(run.read_config()), run.folder / METRICS_NAME
     try:
         logged = run.read_metrics()
         lines = {kind: [line for line in logged if line["kind"] == kind] for kind in ("training", "validation")}
-        known = all({"step", "seconds", "mse_cf", "mse_fa"} <= set(line) for line in lines["training"])
-        known &= all({"step", "loss"} <= set(line) for line in lines["validation"])
-        known &= all(type(value) in (int, float) for line in logged for key, value in line.items() if key != "kind")
+        valid = all({"step", "seconds", "mse_cf", "mse_fa"} <= set(line) for line in lines["training"])
+        valid &= all({"step", "loss"} <= set(line) for line in lines["validation"])
+        valid &= all(type(value) in (int, float) for line in logged for key, value in line.items() if key != "kind")
     except (KeyError, TypeError, AttributeError):
-        known = False
-    if not known or not lines["training"]:
-        raise UserError(f"{path}: not the log of a training, or of one that has not begun; leave --adapter out")
-    decide = {name: settings[name] for name in _DECIDE_COST} | {"memory": run.memory_strategy()}
+        valid = False
+    if not valid or not lines["training"]:
+        raise UserError(f"{path}: not a training log, or a log without training steps; omit --adapter")
+    cost_settings = {name: settings[name] for name in _COST_SETTINGS} | {"memory": run.memory_strategy()}
     trained_on_real = _was_trained_on(run, real)
-    return {**lines, "cost": _cost(lines["training"]), "settings": decide, "trained_on_real": trained_on_real}
+    return {**lines, "cost": _cost(lines["training"]), "settings": cost_settings, "trained_on_real": trained_on_real}
 
 
 def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
-    """Whether the run was trained on these pairs, some of them rejected since or not; None if it does not say."""
+    """Return whether the run was trained on these pairs, including those rejected since; None if not recorded."""
     data = read_json(run.folder / "config.json").get("data_sha256")
     return real.has_content(data) if data else None
 
 
 def _cost(lines: Sequence[Scores]) -> Scores:
-    """Seconds a step, the median between lines of the log (validation aside), and the most memory, GiB."""
+    """Return seconds per step (median between training lines of the log) and peak memory in GiB."""
     marks = [(line["step"], line["seconds"]) for line in lines]
     steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks) if b[0] > a[0] and b[1] > a[1]]
     memory = [line["memory_gib"] for line in lines if "memory_gib" in line]
@@ -319,10 +321,10 @@ def _cost(lines: Sequence[Scores]) -> Scores:
 # --- Output
 
 
-def _say(scores: Scores) -> None:
-    means = {name: found["mean"] for name, found in scores["consistency"]["correlation"].items() if found}
+def _print_summary(scores: Scores) -> None:
+    means = {name: row["mean"] for name, row in scores["consistency"]["correlation"].items() if row}
     columns = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
     console.print(f"Consistency (vesselness correlation) of the two views: {columns}")
-    for doubt in scores["doubts"]:
-        console.print(f"look at {doubt['id']}: {doubt['text']}")
+    for issue in scores["doubts"]:
+        console.print(f"check {issue['id']}: {issue['text']}")
     console.print(printable(scores["headline"]))

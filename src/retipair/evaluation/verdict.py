@@ -194,7 +194,9 @@ def _by_worst(worst: _RelativeAgreement, text: str) -> Finding:
     if worst.fraction >= _HALF:
         text += f" Most vessels match, but not all; the lowest metric is {worst.name}."
         return Finding("look", "agreement", text, (_FILTER, _MORE_STEPS, _MORE_TARGETS))
-    reason = "the upper end of its interval is 50 % or more" if worst.certain else "there are too few pairs to be certain"
+    reason = (
+        "the upper end of its interval is 50 % or more" if worst.certain else "there are too few pairs to be certain"
+    )
     text += f" According to {worst.name} the halves do not match, but {reason}."
     return Finding("look", "agreement", text, (_INSPECT_SAMPLES, _MORE_STEPS, _MORE_TARGETS))
 
