@@ -323,7 +323,7 @@ def test_pairs_of_one_eye_are_never_called_mispaired(tmp_path):
     for eyes, expected in (("llllrr", 4), ("llllll", 0), ("lrlrlr", 6), ("abcdef", 6)):
         write_manifest(real, [replace(prepared_record(f"eye{n}", "train"), eye=eye) for n, eye in enumerate(eyes)])
         entries = read_dataset(real)
-        ordered = [entries[at] for at in measurements._eyes_apart(entries)]
+        ordered = [entries[at] for at in measurements._alternate_eyes(entries)]
         links = measurements._links(ordered, [f"{n}" * 12 for n in range(6)])
         assert all(ordered[a].group != ordered[b].group for a, b in links)
         assert len(links) == expected, eyes

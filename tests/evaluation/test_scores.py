@@ -9,7 +9,7 @@ from retipair.evaluation import scores as scoring
 def test_the_interval_of_many_values_is_the_one_that_resampling_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).exponential(size=1500)
     normal = scoring._interval(values)
-    monkeypatch.setattr(scoring, "_RESAMPLED", 2000)
+    monkeypatch.setattr(scoring, "_MAX_RESAMPLED", 2000)
     resampled = scoring._interval(values)
     assert normal
     assert resampled

@@ -1,4 +1,4 @@
-"""Pairs -> figures, measured once: what `evaluate` scores. Kept by the pairs' content, so that a killed run goes on."""
+"""Compute the metrics of pairs once, cached by content, so that an interrupted evaluation can resume."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,52 +33,52 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.threads import available_cores
 
 Columns = dict[str, np.ndarray]
-"""Figures by name, (n,) float64 each."""
+"""Metrics by name, (n,) float64 each."""
 
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """The figures of n pairs, a row each in the manifest's order; what is large of each stays on disk.
+    """Metrics of n pairs, one row each in the order of the manifest; vessel descriptors stay on disk in `cache`.
 
-    features (n, D) and power (n, 2, 16) float32, as in metrics.figures.Figures; links: of pairs with a pair of another
-    eye each, "mispaired.dice" and the like, "alike.cf" and "alike.fa".
+    features (n, D) and power (n, 2, 16) float32, as in PairMetrics; links: metrics between two pairs of different eyes,
+    such as "mispaired.dice", "alike.cf" and "alike.fa".
     """
 
     entries: list[PairRecord]
     keys: list[str]
-    kept: Path
+    cache: Path
     values: Columns
     features: np.ndarray
     power: np.ndarray
     links: Columns
 
     @property
-    def prints(self) -> StoredDescriptors:
-        return StoredDescriptors(self.kept, self.keys)
+    def descriptors(self) -> StoredDescriptors:
+        return StoredDescriptors(self.cache, self.keys)
 
-    def figures(self, at: int) -> PairMetrics:
-        """All that was measured of one pair."""
-        values = {name: float(column[at]) for name, column in self.values.items()}
-        return replace(load_metrics(self.kept, self.keys[at]), values=values)
+    def metrics(self, row: int) -> PairMetrics:
+        """Return all metrics of one pair."""
+        values = {name: float(column[row]) for name, column in self.values.items()}
+        return replace(load_metrics(self.cache, self.keys[row]), values=values)
 
-    def some(self, rows: Sequence[int]) -> "MeasuredSet":
-        """The pairs in these rows, without links."""
+    def select(self, rows: Sequence[int]) -> "MeasuredSet":
+        """Return the pairs in these rows, without links."""
         return MeasuredSet(
             [self.entries[row] for row in rows],
             [self.keys[row] for row in rows],
-            self.kept,
+            self.cache,
             {name: column[rows] for name, column in self.values.items()},
             self.features[rows],
             self.power[rows],
             {},
         )
 
-    def joined(self, other: "MeasuredSet") -> "MeasuredSet":
-        """These pairs and then those of another set, measured into the same folder, without links."""
+    def concatenate(self, other: "MeasuredSet") -> "MeasuredSet":
+        """Return these pairs followed by those of another set with the same cache, without links."""
         return MeasuredSet(
             self.entries + other.entries,
             self.keys + other.keys,
-            self.kept,
+            self.cache,
             {name: np.concatenate([column, other.values[name]]) for name, column in self.values.items()},
             np.concatenate([self.features, other.features]),
             np.concatenate([self.power, other.power]),
@@ -86,131 +86,132 @@ class MeasuredSet:
         )
 
     def of_split(self, split: Split) -> "MeasuredSet":
-        """The pairs of one side, without links."""
-        return self.some([row for row, entry in enumerate(self.entries) if entry.split == split])
+        """Return the pairs of one split, without links."""
+        return self.select([row for row, entry in enumerate(self.entries) if entry.split == split])
 
 
 def measure_set(
-    name: str, entries: Sequence[PairRecord], kept: Path, workers: int = 0, dist: DistributedState = SINGLE_PROCESS
+    name: str, entries: Sequence[PairRecord], cache: Path, workers: int = 0, dist: DistributedState = SINGLE_PROCESS
 ) -> MeasuredSet:
-    """Measure what is not in the folder `kept` yet, a second a pair on two cores, holding a few at a time.
+    """Compute the metrics that are not in the folder `cache` yet, about one second per pair on two cores.
 
-    Several processes measure a stretch each, and return when all is kept.
+    Only a few pairs are in memory at a time. Several processes compute a contiguous part each and return when all
+    parts are cached.
     """
     keys = [key_of(entry) for entry in entries]
-    order = _eyes_apart(entries)
-    ordered, ordered_keys = [entries[at] for at in order], [keys[at] for at in order]
+    order = _alternate_eyes(entries)
+    ordered, ordered_keys = [entries[row] for row in order], [keys[row] for row in order]
     links = _links(ordered, ordered_keys)
-    todo = _not_kept(ordered_keys, links, kept)
-    dist.wait_for_everyone()  # before any of them keeps more
-    mine = set(np.array_split(np.array(todo, dtype=int), dist.num_processes)[dist.process_index].tolist())
-    beside = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
-    looks = sorted(mine | (beside & set(todo)))
+    missing = _missing(ordered_keys, links, cache)
+    dist.wait_for_everyone()  # no process may write before all have listed what is missing
+    mine = set(np.array_split(np.array(missing, dtype=int), dist.num_processes)[dist.process_index].tolist())
+    neighbours = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
+    to_load = sorted(mine | (neighbours & set(missing)))
     workers = workers or max(available_cores() // dist.num_processes, 1)
-    with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(looks)) as advance:
-        seen_pairs = parallel_map(_look, [ordered[index] for index in looks], workers)
-        around: dict[int, PairViews] = {}  # the first, and the one before
-        for index, (seen, of_pair) in zip(looks, seen_pairs, strict=True):
-            around = {at: one for at, one in around.items() if at in (0, index - 1)} | {index: seen}
+    with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(to_load)) as advance:
+        results = parallel_map(_measure_pair, [ordered[index] for index in to_load], workers)
+        recent: dict[int, PairViews] = {}  # views of the first and of the previous pair
+        for index, (views, metrics) in zip(to_load, results, strict=True):
+            recent = {at: earlier for at, earlier in recent.items() if at in (0, index - 1)} | {index: views}
             advance()
             if index not in mine:
                 continue
-            save_metrics(kept, ordered_keys[index], of_pair)
+            save_metrics(cache, ordered_keys[index], metrics)
             for first, second in ((index - 1, index), (index, 0)):
-                if (first, second) in links and first in around and second in around:
-                    save_link(kept, links[first, second], compute_mispaired_metrics(around[first], around[second]))
+                if (first, second) in links and first in recent and second in recent:
+                    save_link(cache, links[first, second], compute_mispaired_metrics(recent[first], recent[second]))
     dist.wait_for_everyone()
-    return _read_set(entries, keys, list(links.values()), kept)
+    return _read_set(entries, keys, list(links.values()), cache)
 
 
-def _read_set(entries: Sequence[PairRecord], keys: list[str], links: Sequence[str], kept: Path) -> MeasuredSet:
-    first = load_metrics(kept, keys[0])
+def _read_set(entries: Sequence[PairRecord], keys: list[str], links: Sequence[str], cache: Path) -> MeasuredSet:
+    first = load_metrics(cache, keys[0])
     values = {name: np.empty(len(keys)) for name in first.values}
-    features, power = (np.empty((len(keys), *one.shape), np.float32) for one in (first.features, first.power))
-    for at, (entry, key) in enumerate(zip(entries, keys, strict=True)):
-        found = load_metrics(kept, key)
-        features[at], power[at] = found.features, found.power
-        for name, value in found.values.items():
-            values[name][at] = value
+    features, power = (np.empty((len(keys), *array.shape), np.float32) for array in (first.features, first.power))
+    for row, (entry, key) in enumerate(zip(entries, keys, strict=True)):
+        metrics = load_metrics(cache, key)
+        features[row], power[row] = metrics.features, metrics.power
+        for name, value in metrics.values.items():
+            values[name][row] = value
         if entry.fa_chroma is not None:
-            values["fa.chroma"][at] = entry.fa_chroma
-    return MeasuredSet(list(entries), keys, kept, values, features, power, _read_links(links, kept))
+            values["fa.chroma"][row] = entry.fa_chroma
+    return MeasuredSet(list(entries), keys, cache, values, features, power, _read_links(links, cache))
 
 
-def _read_links(links: Sequence[str], kept: Path) -> Columns:
+def _read_links(links: Sequence[str], cache: Path) -> Columns:
     columns: Columns = {}
-    for at, link in enumerate(links):
-        found = load_link(kept, link)
-        named = {"mispaired": asdict(found.mispaired), "alike": found.alike}
-        for name, value in ((f"{kind}.{name}", value) for kind, one in named.items() for name, value in one.items()):
-            columns.setdefault(name, np.empty(len(links)))[at] = value
+    for row, link in enumerate(links):
+        metrics = load_link(cache, link)
+        kinds = {"mispaired": asdict(metrics.mispaired), "alike": metrics.alike}
+        for name, value in (
+            (f"{kind}.{name}", value) for kind, values in kinds.items() for name, value in values.items()
+        ):
+            columns.setdefault(name, np.empty(len(links)))[row] = value
     return columns
 
 
 def deep_features(name: str, measured: MeasuredSet, model: ImageModel) -> np.ndarray:
-    """What an image model sees in CF and FA of each pair, (n, 2, D) float64; kept as the figures are."""
+    """Return the features of an image model for CF and FA of each pair, (n, 2, D) float64, cached like the metrics."""
     rows = []
     pairs = zip(measured.entries, measured.keys, strict=True)
-    for entry, key in track(f"Looking at {name} with the image model", pairs, len(measured.keys)):
-        path = measured.kept / f"{key}-{model.sha256[:12]}.npy"
-        seen = _kept_array(path)
-        if seen is None:
+    for entry, key in track(f"Deep features of {name}", pairs, len(measured.keys)):
+        path = measured.cache / f"{key}-{model.sha256[:12]}.npy"
+        features = _cached_array(path)
+        if features is None:
             pair = load_pair(entry)
-            seen = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
+            features = np.stack([model.features(view) for view in (pair.cf, pair.fa)])
             with atomic_write(path) as stream:
-                np.save(stream, seen)
-        rows.append(seen)
+                np.save(stream, features)
+        rows.append(features)
     return np.stack(rows)
 
 
-def _kept_array(path: Path) -> np.ndarray | None:
+def _cached_array(path: Path) -> np.ndarray | None:
     try:
         return np.asarray(np.load(path))
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _eyes_apart(entries: Sequence[PairRecord]) -> list[int]:
-    """The first pair of every eye, then the second of those that have one, and so on: neighbours are of two eyes."""
-    seen: Counter[str] = Counter()
+def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
+    """Return an order in which neighbours show different eyes: each eye's first pair, then each eye's second, etc."""
+    counts: Counter[str] = Counter()
     rounds = []
     for entry in entries:
-        rounds.append(seen[entry.group])
-        seen[entry.group] += 1
+        rounds.append(counts[entry.group])
+        counts[entry.group] += 1
     return np.argsort(rounds, kind="stable").tolist()
 
 
 def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int, int], str]:
-    """Of each pair and the next, the last and the first, where they show two eyes: at which places they stand, and the
-    name under which their figures are kept.
+    """Map neighbouring pairs of different eyes (indices, the last and the first included) to their link's cache key."""
+    neighbours = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
+    return {(a, b): link_of(keys[a], keys[b]) for a, b in neighbours if entries[a].group != entries[b].group}
+
+
+def _missing(keys: Sequence[str], links: dict[tuple[int, int], str], cache: Path) -> list[int]:
+    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of links that are not.
+
+    Of pairs or links with equal keys, only the first is returned.
     """
-    around = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
-    return {(a, b): link_of(keys[a], keys[b]) for a, b in around if entries[a].group != entries[b].group}
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = {index for index in _first_occurrences(keys) if not has_metrics(cache, keys[index])}
+    ends = list(links)
+    uncached = (ends[at] for at in _first_occurrences(list(links.values())) if not has_link(cache, links[ends[at]]))
+    return sorted(missing | {index for link in uncached for index in link})
 
 
-def _not_kept(keys: Sequence[str], links: dict[tuple[int, int], str], kept: Path) -> list[int]:
-    """The pairs to measure, in order: whose figures are missing, and both of each link that is.
-
-    Of equal pairs, or links, the first.
-    """
-    kept.mkdir(parents=True, exist_ok=True)
-    missing = {index for index in _firsts(keys) if not has_metrics(kept, keys[index])}
-    places = list(links)
-    lost = (places[at] for at in _firsts(list(links.values())) if not has_link(kept, links[places[at]]))
-    return sorted(missing | {index for link in lost for index in link})
+def _first_occurrences(names: Sequence[str]) -> Iterator[int]:
+    known = set[str]()
+    for index, name in enumerate(names):
+        if name not in known:
+            known.add(name)
+            yield index
 
 
-def _firsts(names: Sequence[str]) -> Iterator[int]:
-    seen = set[str]()
-    for at, name in enumerate(names):
-        if name not in seen:
-            seen.add(name)
-            yield at
-
-
-def _look(entry: PairRecord) -> tuple[PairViews, PairMetrics]:
-    """A pair, measured; its FA's chroma is that of the file, whose colours nobody else reads."""
-    seen = prepare_views(load_pair(entry))
-    figures = compute_pair_metrics(seen)
-    figures.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))
-    return seen, figures
+def _measure_pair(entry: PairRecord) -> tuple[PairViews, PairMetrics]:
+    """Compute the metrics of a pair. FA chroma is taken from the RGB file, since `load_pair` reads FA as grey."""
+    views = prepare_views(load_pair(entry))
+    metrics = compute_pair_metrics(views)
+    metrics.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))
+    return views, metrics

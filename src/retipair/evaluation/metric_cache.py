@@ -1,4 +1,4 @@
-"""What was measured of pairs, kept on disk under a hash of their content: measured once, read when needed."""
+"""On-disk cache of the metrics of pairs, keyed by a hash of their content."""
 
 import hashlib
 import json
@@ -16,31 +16,31 @@ from retipair.metrics.pair_metrics import MispairedMetrics, PairMetrics
 from retipair.runtime.atomic_io import atomic_write, read_json, write_json
 
 RECIPE = 3
-"""Raised when a figure changes its meaning: what was kept under another number is measured again."""
+"""Version of the metrics, incremented when the meaning of one changes; entries of other versions are recomputed."""
 _PARTS = ("names", "values", "features", "power", "prints")
 
 
 def key_of(entry: PairRecord) -> str:
-    """A hash of what a pair shows and of how it is measured: under which its figures are kept."""
+    """Return the cache key of a pair: a hash of its content and the version of the metrics."""
     return hashlib.sha256(f"{RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
 
 
 def link_of(first: str, second: str) -> str:
-    """Under what the figures of two neighbours are kept, of these keys."""
+    """Return the cache key of the metrics between two pairs with these keys."""
     return f"{first[:12]}-{second[:12]}"
 
 
 def has_metrics(folder: Path, key: str) -> bool:
-    """False for what is missing, or what a full disk or a copy cut off left: it is measured again."""
+    """Return whether the metrics of a pair are cached and readable, False for a missing or truncated file."""
     try:
-        with np.load(folder / f"{key}.npz") as kept:
-            return set(kept) == set(_PARTS) and kept.zip.testzip() is None
+        with np.load(folder / f"{key}.npz") as arrays:
+            return set(arrays) == set(_PARTS) and arrays.zip.testzip() is None
     except (OSError, ValueError, EOFError, BadZipFile):
         return False
 
 
 def has_link(folder: Path, link: str) -> bool:
-    """As above, of two neighbours."""
+    """Return whether the metrics between two pairs are cached and readable."""
     try:
         values = json.loads((folder / f"{link}.json").read_text(encoding="utf-8"))
         return set(values) == {field.name for field in fields(MispairedMetrics)}
@@ -48,26 +48,26 @@ def has_link(folder: Path, link: str) -> bool:
         return False
 
 
-def save_metrics(folder: Path, key: str, figures: PairMetrics) -> None:
+def save_metrics(folder: Path, key: str, metrics: PairMetrics) -> None:
     with atomic_write(folder / f"{key}.npz") as stream:
         np.savez(
             stream,
-            names=np.array(list(figures.values)),
-            values=np.array(list(figures.values.values())),
-            features=figures.features,
-            power=figures.power,
-            prints=figures.prints.astype(np.float16),
+            names=np.array(list(metrics.values)),
+            values=np.array(list(metrics.values.values())),
+            features=metrics.features,
+            power=metrics.power,
+            prints=metrics.prints.astype(np.float16),
         )
 
 
 def load_metrics(folder: Path, key: str) -> PairMetrics:
-    with np.load(folder / f"{key}.npz") as kept:
-        values = dict(zip(kept["names"].tolist(), kept["values"].tolist(), strict=True))
-        return PairMetrics(values, kept["features"], kept["power"], kept["prints"].astype(np.float32))
+    with np.load(folder / f"{key}.npz") as arrays:
+        values = dict(zip(arrays["names"].tolist(), arrays["values"].tolist(), strict=True))
+        return PairMetrics(values, arrays["features"], arrays["power"], arrays["prints"].astype(np.float32))
 
 
-def save_link(folder: Path, link: str, found: MispairedMetrics) -> None:
-    write_json(folder / f"{link}.json", asdict(found))
+def save_link(folder: Path, link: str, metrics: MispairedMetrics) -> None:
+    write_json(folder / f"{link}.json", asdict(metrics))
 
 
 def load_link(folder: Path, link: str) -> MispairedMetrics:
@@ -77,7 +77,7 @@ def load_link(folder: Path, link: str) -> MispairedMetrics:
 
 @dataclass(frozen=True)
 class StoredDescriptors:
-    """What tells the eyes of pairs from others, (64, 64) each: read when it is asked for, as there may be very many."""
+    """Vessel descriptors of pairs, (64, 64) each, read from disk on access, as there may be very many."""
 
     folder: Path
     keys: Sequence[str]
