@@ -1,4 +1,4 @@
-"""`retipair bench`: what it measures is the work itself, what it writes can be read again."""
+"""`retipair bench` measures the commands themselves and writes JSON that can be read back."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def _few_eyes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bench(folder: Path, *words: object) -> dict[str, Any]:
-    """Measure once or twice, and read what was written."""
+    """Measure once or twice, and return the content of --json."""
     path = folder / "figures.json"
     common = ["--repeats", 1 if "evaluate" in words else 2, "--warmup", 0, "--json", path]
     assert main([str(word) for word in ["bench", *words, *common]]) == 0
@@ -58,7 +58,7 @@ def test_a_step_beside_another(system: str, against: str, tmp_path: Path, capsys
     assert set(figures["memory_gib"]) == {"encode and load", "step"}
     said = capsys.readouterr().out
     assert f"{against} takes" in said
-    assert "where the time goes, shares" in said
+    assert "time by part of the step" in said
 
 
 def test_two_pairs_in_a_step_are_twice_the_arithmetic(prepared: Path) -> None:
@@ -97,8 +97,8 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "--against", "diffusers"], "--against diffusers: for train there is none, bare, original"),
-        (["encode", "--against", "bare"], "--against bare: for encode there is none"),
+        (["train", "--against", "diffusers"], "--against diffusers: for train choose none, bare, original"),
+        (["encode", "--against", "bare"], "--against bare: for encode choose none"),
         (["generate", "--repeats", "0"], "--repeats 0: must be at least 1"),
         (["generate", "--json", "no/where.json"], "--json no/where.json: no such folder"),
         (["train", "--base", "nowhere"], "--base nowhere: no such file or folder"),
@@ -108,7 +108,7 @@ def test_what_cannot_work_is_said_first(words: list[str], said: str, refused: Ca
     assert said in refused("bench", *words)
 
 
-# The original's step
+# The baseline
 
 
 def test_the_originals_step_learns_and_tells_each_phase(prepared: Path) -> None:

@@ -45,7 +45,7 @@ def test_each_part_is_there(out: Path) -> None:
     assert len(page.all("svg")) == 10  # agreement, likeness; of each view: spectrum, detail, thin vessels, training
     assert len(page.all("input")) == 3, "the best, the middle and the worst pair, each with a slider"
     assert len(page.all("img")) == 3 * 3 + 2 * 6, "views and checkerboards, and the closest with their training pairs"
-    for word in ("Generated pairs are synthetic", "For research only", "through the autoencoder", "squeezed"):
+    for word in ("Generated pairs are synthetic", "For research only", "after the autoencoder", "squeezed"):
         assert word in page.text
 
 
@@ -65,7 +65,7 @@ def test_real_pairs_alone_have_a_report_too(tmp_path: Path) -> None:
     real = write_prepared(tmp_path / "real", ["train", "val"])
     assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0
     page = Page(tmp_path / "out/report.html")
-    assert "Real pairs, checked" in page.text
+    assert "Check of real pairs" in page.text
     assert "No problems found in the real pairs." in page.text
     assert "synthetic" not in page.text
 

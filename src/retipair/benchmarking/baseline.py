@@ -1,7 +1,7 @@
-"""The original system's training step, made again from its description, for `bench` to hold ours against.
+"""The training step of the original system, reimplemented from its description as the baseline of `bench`.
 
-Everything in fp32; the pair is read, encoded and its prompt encoded again in every step; one offset constant for both
-halves; the high-pass loss at every timestep, blurred with zeros beyond the border.
+All in fp32. Every step loads and encodes the pair and encodes the prompt again. Both halves share one noise offset. The
+high-pass loss is applied at every timestep, with zero padding.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ PHASES = ("encoders", "autoencoder", "loop")
 
 @dataclass
 class BaselineStep:
-    """A run of it, loaded. seconds: of every step so far, by phase."""
+    """A loaded training run of the baseline. seconds: time of every step so far, by phase."""
 
     base: Base
     layout: Layout
@@ -49,31 +49,31 @@ class BaselineStep:
         self.number = 0
 
     def step(self) -> None:
-        """One step; each phase is waited for, which costs nothing beside what it takes."""
-        work = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._learn}
-        for phase, function in work.items():
+        """Run one step and synchronise after each phase, at negligible cost."""
+        phases = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._update}
+        for phase, function in phases.items():
             self.seconds[phase].append(time_once(function, self.device))
         self.number += 1
 
     def _encode_images(self) -> None:
-        """As many pairs as a batch has -> latents (B, C, h, w)."""
+        """Encode the next batch of pairs to latents (B, C, h, w)."""
         first = self.number * self.batch_size
-        chosen = [self.entries[(first + place) % len(self.entries)] for place in range(self.batch_size)]
+        chosen = [self.entries[(first + offset) % len(self.entries)] for offset in range(self.batch_size)]
         joints = [self.layout.join(*load_views(entry, self.layout.view_size)) for entry in chosen]
         source = generator(0, "original", self.number)
         self.latents = torch.cat([encode_sample(self.vae, joint, source) for joint in joints])
 
     def _encode_prompts(self) -> None:
         rows = stack_conditioning([encode_once(self.text, self.prompt, self.device)] * self.batch_size)
-        self.heard = with_size_ids(rows, self.base, self.layout.joint_size)
+        self.conditioning = with_size_ids(rows, self.base, self.layout.joint_size)
 
-    def _learn(self) -> None:
+    def _update(self) -> None:
         latents, device = self.latents, self.latents.device
         noise = torch.randn_like(latents)
         noise = noise + OFFSET * torch.randn(*latents.shape[:2], 1, 1, device=device)
         t = torch.randint(self.schedule.num_timesteps, (len(latents),), device=device)
         noisy = self.schedule.add_noise(latents, noise, t)
-        prediction = self.denoise(noisy, t, self.heard)
+        prediction = self.denoise(noisy, t, self.conditioning)
         target = self.schedule.target(latents, noise, t)  # the original system knew bases that predict noise only
         clean = self.schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
         loss = F.mse_loss(prediction, target) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
@@ -83,9 +83,9 @@ class BaselineStep:
 
 
 def _high_pass(latents: torch.Tensor) -> torch.Tensor:
-    """x - GaussianBlur(x) of the joint image, zeros beyond its border."""
-    reach = torch.arange(KERNEL, device=latents.device) - KERNEL // 2
-    weights = torch.exp(-0.5 * (reach / SIGMA) ** 2)
+    """Return x - GaussianBlur(x) of the joint image, with zero padding."""
+    offsets = torch.arange(KERNEL, device=latents.device) - KERNEL // 2
+    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     square = torch.outer(weights, weights) / weights.sum() ** 2
     channels = latents.shape[1]
     kernel = square.expand(channels, 1, KERNEL, KERNEL)

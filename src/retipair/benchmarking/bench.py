@@ -1,6 +1,6 @@
-"""`retipair bench`: what a step, a pair, an encoding or a judgement costs on this machine, on rendered eyes.
+"""`retipair bench`: measure the cost of training, generation, encoding and evaluation on this machine, on phantoms.
 
-The work is that of `train`, `generate` and `evaluate` themselves, on folders made for it and gone afterwards.
+Runs the code of `train`, `generate` and `evaluate` in a temporary folder.
 """
 
 from collections.abc import Callable
@@ -44,12 +44,12 @@ from retipair.training.plan import Data, Plan, adapter_config, describe_adapter,
 from retipair.training.step import PARTS, Training, build_training, training_step
 
 EYES = 6
-"""Rendered for it: five to train on and one to validate by, as the split has it."""
+"""Number of phantoms, which the split divides into five for training and one for validation."""
 AGAINST = {"train": ("none", "bare", "original"), "generate": ("none", "diffusers")}
 
 
 def bench(config: BenchConfig) -> None:
-    """Measure, print, and write --json. Raises UserError, before anything runs, for what cannot work."""
+    """Measure, print, and write --json. Raises UserError for invalid settings before anything runs."""
     figures = measured(config)
     print_figures(figures)
     if config.json is not None:
@@ -58,7 +58,7 @@ def bench(config: BenchConfig) -> None:
 
 
 def measured(config: BenchConfig) -> dict[str, Any]:
-    """What --json holds."""
+    """Run the benchmark and return the content of --json."""
     _check(config)
     with TemporaryDirectory(prefix="retipair-bench-") as folder:
         cost = MEASURES[config.what](config, Path(folder))
@@ -66,21 +66,21 @@ def measured(config: BenchConfig) -> dict[str, Any]:
 
 
 def _check(config: BenchConfig) -> None:
-    for name, least in {"batch_size": 1, "steps": 1, "repeats": 1, "warmup": 0}.items():
-        if getattr(config, name) < least:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}")
-    if config.against not in (fitting := AGAINST.get(config.what, ("none",))):
-        raise UserError(f"--against {config.against}: for {config.what} there is {', '.join(fitting)}")
+    for name, minimum in {"batch_size": 1, "steps": 1, "repeats": 1, "warmup": 0}.items():
+        if getattr(config, name) < minimum:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least {minimum}")
+    if config.against not in (choices := AGAINST.get(config.what, ("none",))):
+        raise UserError(f"--against {config.against}: for {config.what} choose {', '.join(choices)}")
     check_size(config.size)
     if config.json is not None and not config.json.resolve().parent.is_dir():
-        raise UserError(f"--json {config.json}: no such folder; make it first")
+        raise UserError(f"--json {config.json}: no such folder; create it first")
 
 
-# What is measured
+# Measurements
 
 
 def measure_train(config: BenchConfig, folder: Path) -> Cost:
-    """A step of the optimiser, as `train` takes it."""
+    """Measure an optimiser step of `train`."""
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with cost.memory_of("encode and load", plan.device):
@@ -89,24 +89,24 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     ours()
     with cost.memory_of("step", plan.device):
         ours()
-    works, original = {"ours": ours}, None
+    works, baseline = {"ours": ours}, None
     if config.against == "bare":
         works["other"] = bare(training)
     elif config.against == "original":
-        original = BaselineStep(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
-        works["other"] = original.step
+        baseline = BaselineStep(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
+        works["other"] = baseline.step
     took = time_interleaved(works, plan.device, config.repeats, config.warmup)
     cost.seconds, cost.other = took["ours"], took.get("other", [])
-    if original is not None:
-        cost.other_phases = {phase: median(original.seconds[phase][-config.repeats :]) for phase in PHASES}
-    seen = profile_work(ours)
-    cost.shares, cost.operators = time_fractions_of_parts(seen, PARTS), time_fractions_of_operators(seen)
+    if baseline is not None:
+        cost.other_phases = {phase: median(baseline.seconds[phase][-config.repeats :]) for phase in PHASES}
+    events = profile_work(ours)
+    cost.shares, cost.operators = time_fractions_of_parts(events, PARTS), time_fractions_of_operators(events)
     cost.flop = flop_of_step(plan)
     return cost
 
 
 def bare(training: Training) -> Work:
-    """Forward and backward of the same network on one batch, and nothing else."""
+    """Return the forward and backward pass of the same network on one batch, and nothing else."""
     batch = training.batches.draw(range(training.config.batch_size))
 
     def work() -> None:
@@ -118,7 +118,7 @@ def bare(training: Training) -> Work:
 
 
 def flop_of_step(plan: Plan) -> int:
-    """Of one forward and backward through the base with its adapter, counted on tensors without storage."""
+    """Count the FLOP of one forward and backward pass through the base with its adapter, on meta tensors."""
     config = plan.config
     unet = empty_unet(plan.base).train()
     add_adapter(unet, adapter_config(config))
@@ -128,13 +128,13 @@ def flop_of_step(plan: Plan) -> int:
 
 
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
-    """Pairs from noise, judged and written, as `generate` draws them with a fresh adapter."""
+    """Measure `generate` with a fresh adapter: pairs from noise, with their consistency, written to disk."""
     plan, data = planned(config, folder)
     job = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=job.dtype)
-    works: dict[str, Callable[[], Work]] = {"ours": lambda: drawing(job)}
+    works: dict[str, Callable[[], Work]] = {"ours": lambda: generation_work(job)}
     if config.against == "diffusers":
-        works["other"] = lambda: drawing_by_library(job)
+        works["other"] = lambda: diffusers_work(job)
     with cost.memory_of("load", job.device):
         loaded = {"ours": works["ours"]()}
     with cost.memory_of("draw", job.device):
@@ -144,18 +144,18 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     cost.seconds, cost.other = took["ours"], took.get("other", [])
     cost.operators = time_fractions_of_operators(profile_work(loaded["ours"]))
     del loaded
-    if job.base.form != "random":  # making random weights is no start
+    if job.base.form != "random":  # creating random weights says nothing about loading
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
         cost.start = {name: min(took) for name, took in time_interleaved(first, job.device, 3, 0).items()}
     unet = empty_unet(plan.base)
     with torch.no_grad():
         forward = count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
-    cost.flop = config.steps * forward  # the autoencoder's are left out: 3 % of 50 steps of SDXL
+    cost.flop = config.steps * forward  # excludes the autoencoder: 3 % of 50 steps of SDXL
     return cost
 
 
 def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
-    """What `generate` draws with: an adapter as training begins with, which changes nothing but has its cost."""
+    """Plan a generation with an untrained adapter, which changes nothing but costs as much as a trained one."""
     unet = plan.base.unet()
     add_adapter(unet, adapter_config(plan.config))
     save_adapter(folder / "adapter", plan.base, unet, describe_adapter(plan, data))
@@ -174,8 +174,8 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
     )
 
 
-def drawing(job: GenerationPlan) -> Work:
-    """Load what draws; what is returned draws, judges and writes the next pairs."""
+def generation_work(job: GenerationPlan) -> Work:
+    """Load the generator, and return a function that generates, evaluates and writes the next pairs."""
     settings, numbers = settings_of(job), count(1)
     loop = load(job, settings, [1])
 
@@ -187,8 +187,8 @@ def drawing(job: GenerationPlan) -> Work:
     return work
 
 
-def drawing_by_library(job: GenerationPlan) -> Work:
-    """The same by the library's own pipeline: load it and the adapter, draw, and write the joint image."""
+def diffusers_work(job: GenerationPlan) -> Work:
+    """Load diffusers' pipeline and the adapter, and return a function that generates and writes joint images."""
     pipeline = job.base.pipeline(job.dtype, job.device)
     pipeline.load_lora_weights(str(job.adapter))
     pipeline.set_progress_bar_config(disable=True)
@@ -198,23 +198,23 @@ def drawing_by_library(job: GenerationPlan) -> Work:
 
     def work() -> None:
         prompts = [job.prompt(1)] * job.config.batch_size
-        drawn = pipeline(
+        images = pipeline(
             prompts, height=height, width=width, num_inference_steps=job.config.steps, guidance_scale=1.0
         ).images
-        for image in drawn:
+        for image in images:
             image.save(folder / f"{next(numbers)}.png")
 
     return work
 
 
 def measure_encode(config: BenchConfig, folder: Path) -> Cost:
-    """Joint images into latents, as `train` does once for each variant of a pair."""
+    """Measure the encoding of joint images to latents, which `train` does once per variant of a pair."""
     plan, data = planned(config, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size)
     with cost.memory_of("load", plan.device):
         vae = plan.base.vae(device=plan.device)
     views = [load_views(data.train[number % len(data.train)], plan.layout.view_size) for number in range(cost.pairs)]
-    joints = [plan.layout.join(*both) for both in views]
+    joints = [plan.layout.join(cf, fa) for cf, fa in views]
     ours: Work = lambda: [encode_moments(vae, joint[None]) for joint in joints]  # noqa: E731
     with cost.memory_of("encode", plan.device):
         ours()
@@ -224,11 +224,11 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
 
 
 def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
-    """Every figure of the rendered pairs, on all cores, as `evaluate` measures them."""
+    """Measure all metrics of `evaluate` on phantoms, on all cores."""
     entries = read_dataset(rendered(folder, 512, EYES))
-    kept = count(1)
+    caches = count(1)
     cost = Cost("pairs", len(entries))
-    ours: Work = lambda: measure_set("pairs", entries, folder / f"kept{next(kept)}")  # noqa: E731
+    ours: Work = lambda: measure_set("pairs", entries, folder / f"cache{next(caches)}")  # noqa: E731
     with cost.memory_of("measure", "cpu"):
         ours()
     cost.seconds = time_interleaved({"ours": ours}, "cpu", config.repeats, max(config.warmup - 1, 0))["ours"]
@@ -244,7 +244,7 @@ MEASURES = {
 
 
 def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple[Plan, Data]:
-    """What `train` would do with these settings and a few rendered eyes."""
+    """Return the training plan for these settings, and its data: a few phantoms."""
     base = open_base(config.base, config.tokenizer)
     settings = TrainConfig(
         name="bench",
@@ -266,9 +266,6 @@ def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple
 
 
 def rendered(folder: Path, size: int, eyes: int) -> Path:
-    """A prepared folder of rendered eyes."""
+    """Render a prepared folder of phantoms."""
     with quiet():
         return phantom(PhantomConfig(out=folder / "eyes", amount=eyes, size=size))
-
-
-# What is said

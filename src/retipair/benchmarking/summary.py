@@ -1,4 +1,4 @@
-"""Figures of a benchmark, and how they are printed."""
+"""Summarise and print the results of a benchmark."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ SCHEMA = "retipair.bench/1"
 
 @dataclass
 class Cost:
-    """What was measured of one kind of work, done again and again.
+    """Measurements of one kind of work over several repeats.
 
-    unit, pairs: what one repeat is, and how many pairs are in it. seconds, other: of each repeat, ours and what it was
-    held against. other_phases: medians of the latter's parts. start: seconds from nothing loaded to the first repeat.
-    memory_gib: peak by phase. flop: of one repeat, None where nobody counts them; dtype: the arithmetic they are in.
-    shares, operators: of the time, by part of a step and by operator.
+    unit, pairs: name of one repeat, and its number of pairs. seconds, other: time of each repeat, of retipair and of
+    the reference. other_phases: median time of the reference's phases. start: seconds to load everything and run the
+    first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted; dtype: their precision.
+    shares, operators: fraction of time by part of a step and by operator.
     """
 
     unit: str
@@ -44,27 +44,27 @@ class Cost:
 
     @contextmanager
     def memory_of(self, phase: str, device: str) -> Iterator[None]:
-        """Note the peak of what is done inside."""
+        """Record the peak memory of the block."""
         with peak_memory(device) as peak:
             yield
         self.memory_gib[phase] = peak.gib
 
 
 def figures_of(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
-    """What --json holds: settings, machine, medians, and each beside its limit."""
-    took = median(cost.seconds)
+    """Return the content of --json: results with settings and machine. limit: measured matrix rate, FLOP/s."""
+    duration = median(cost.seconds)
     figures: dict[str, Any] = {
         "schema": SCHEMA,
         "what": config.what,
         "unit": cost.unit,
-        "milliseconds": round(1000 * took, 2),
-        "pairs_per_second": round(cost.pairs / took, 4),
+        "milliseconds": round(1000 * duration, 2),
+        "pairs_per_second": round(cost.pairs / duration, 4),
         "seconds": [round(value, 5) for value in cost.seconds],
         "memory_gib": {name: round(value, 3) for name, value in cost.memory_gib.items()},
         "matrix_tflops": round(limit / 1e12, 4),
     }
     if cost.flop is not None:
-        rate = cost.flop / took
+        rate = cost.flop / duration
         figures |= {"tflop": round(cost.flop / 1e12, 5), "tflops": round(rate / 1e12, 4)}
         figures["share_of_matrix"] = round(rate / limit, 4)
     if cost.other:
@@ -79,12 +79,12 @@ def figures_of(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
     return figures | {"settings": settings, "machine": environment()}
 
 
-def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(share, 4) for name, share in shares.items()}
+def _rounded(fractions: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(fraction, 4) for name, fraction in fractions.items()}
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
-    """The same for the eye."""
+    """Print the results as a table."""
     settings, machine = figures["settings"], figures["machine"]
     where = machine["gpu"] or f"CPU, {machine['threads']} threads"
     lines = {
@@ -94,24 +94,28 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     if "tflop" in figures:
         lines["arithmetic"] = (
             f"{figures['tflop']:.4g} TFLOP at {figures['tflops']:.3g} TFLOP/s, "
-            f"{figures['share_of_matrix']:.0%} of a matrix product's {figures['matrix_tflops']:.3g}"
+            f"{figures['share_of_matrix']:.0%} of the {figures['matrix_tflops']:.3g} of a matrix product"
         )
     memory = ", ".join(f"{name} {gib:.2f} GiB" for name, gib in figures["memory_gib"].items())
     device = "cpu" if figures["what"] == "evaluate" else settings["device"]
-    lines["memory at most"] = f"{memory} ({memory_kind(device)})"
-    lines |= {f"where the time goes, {kind}": _listed(figures[kind]) for kind in ("shares", "operators")}
+    lines["peak memory"] = f"{memory} ({memory_kind(device)})"
+    lines["time by part of the step"] = _listed(figures["shares"])
+    lines["time by operator"] = _listed(figures["operators"])
     if "ratio" in figures:
-        least, most = min(figures["ratios"]), max(figures["ratios"])
+        lowest, highest = min(figures["ratios"]), max(figures["ratios"])
         lines[f"{settings['against']} takes"] = (
-            f"{figures['against_milliseconds']:.1f} ms, {figures['ratio']:.3f} times ours ({least:.3f} to {most:.3f})"
+            f"{figures['against_milliseconds']:.1f} ms, {figures['ratio']:.3f} times retipair's "
+            f"({lowest:.3f} to {highest:.3f})"
         )
         phases = figures["against_phases_milliseconds"]
-        lines["of these"] = ", ".join(f"{name} {took:.1f} ms" for name, took in phases.items())
-    lines["from nothing to the first"] = ", ".join(f"{k} {v:.2f} s" for k, v in figures["start_seconds"].items())
+        lines["phases"] = ", ".join(f"{name} {duration:.1f} ms" for name, duration in phases.items())
+    lines["loading and first result"] = ", ".join(
+        f"{name} {seconds:.2f} s" for name, seconds in figures["start_seconds"].items()
+    )
     for name, text in lines.items():
         if text:
             print(f"{name:34} {text}")
 
 
-def _listed(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+def _listed(fractions: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {fraction:.0%}" for name, fraction in fractions.items())

@@ -1,4 +1,4 @@
-"""scores.json and the pairs' images -> one page that works offline. It only reads: every figure on it is a score."""
+"""Render scores.json and the images of pairs as one self-contained HTML page; every number on it is a score."""
 
 import io
 import re
@@ -27,20 +27,20 @@ from retipair.runtime.atomic_io import shareable_name, write_text
 
 PAGE_NAME = "report.html"
 VIEW = 320
-"""px of a view on the page"""
+"""View size on the page, px."""
 
 Scores = Mapping[str, Any]
 _NAMES = {"generated": "generated", "train": "training", "val": "validation", "test": "test", "mispaired": "mispaired"}
-_NAMES |= {"real": "real", "autoencoder": "training, through the autoencoder"}
+_NAMES |= {"real": "real", "autoencoder": "training, after the autoencoder"}
 _COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "test": "#9b6bab", "mispaired": "#8d8d8d"}
-_INK = "#010203"  # stands for the colour of the page's text, light or dark
+_INK = "#010203"  # placeholder, replaced by the text colour of the page
 _DOTS = {
-    "fine": ("texture.fine_share", "share of fine detail"),
-    "thin": ("vessels.density_thin", "share of the field in thin vessels"),
+    "fine": ("texture.fine_share", "fraction of fine detail"),
+    "thin": ("vessels.density_thin", "area fraction of thin vessels"),
 }
-"""Figures of each view whose spread is drawn beside their table."""
-_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
-"""Where a legend hides no dot."""
+"""Metrics of each view that are plotted per pair."""
+_LEGEND_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
+"""Place the legend above the axes, where it covers no dot."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retipair",
@@ -56,7 +56,7 @@ _FOLDERS = ("real", "generated", "adapter")
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair on the page: its views and checkerboard as data URIs."""
+    """Views and checkerboard of a pair, as data URIs."""
 
     cf: str
     fa: str
@@ -64,24 +64,24 @@ class Shown:
 
 
 def write_report(out: Path, scores: Scores) -> Path:
-    """Write OUT/report.html from these scores and the folders they name, whole or not at all; returns its path.
+    """Write OUT/report.html atomically from the scores and the image folders they name, and return its path.
 
-    Raises UserError if the pairs' images are gone.
+    Raises UserError if the images of the pairs are missing.
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("retipair.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     entries = _entries(scores)
     text = page.from_string(template).render(
         scores=scores,
-        told=_told(scores["provenance"]),
+        provenance=_shareable(scores["provenance"]),
         version=__version__,
         names=_NAMES,
         memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(scores, path),
         flags=_flags,
-        plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # ours: nothing a user typed is in them
-        generated={name: [_shown(entries, one) for one in part] for name, part in scores["shown"].items()},
-        doubtful=[_shown(entries, one) for one in scores["doubtful"]],
+        plots={name: Markup(plot) for name, plot in _plots(scores).items()},  # safe: plots contain no user input
+        generated={name: [_shown(entries, pair) for pair in part] for name, part in scores["shown"].items()},
+        doubtful=[_shown(entries, pair) for pair in scores["doubtful"]],
         closest=_closest(scores, entries),
     )
     path = out / PAGE_NAME
@@ -89,42 +89,43 @@ def write_report(out: Path, scores: Scores) -> Path:
     return path
 
 
-def _told(provenance: Scores) -> Scores:
-    """The page is shared: of paths it says the last parts alone, for what is before them may name people."""
+def _shareable(provenance: Scores) -> Scores:
+    """Shorten paths to their last parts: the page may be shared, and parent folders may contain patient names."""
     folders = {name: "/".join(Path(provenance[name]).parts[-2:]) for name in _FOLDERS if provenance[name]}
     models = {name: shareable_name(provenance[name]) for name in ("base", "deep") if provenance[name]}
     return {**provenance, **folders, **models}
 
 
 def _flags(text: str) -> Markup:
-    """A sentence whose flags are not broken at their hyphens."""
+    """Escape a sentence and prevent line breaks within its flags."""
     return Markup(re.sub(r"(--\w+)", r'<span class="flag">\1</span>', str(escape(text))))
 
 
 def _at(scores: Scores, path: Sequence[str | int]) -> Any:
-    """The score at a path of keys and places; None where a part of it is missing."""
-    found: Any = scores
+    """Return the score at a path of keys and indices, or None if a part of the path is missing."""
+    value: Any = scores
     for key in path:
-        if found is None or (isinstance(found, Mapping) and key not in found):
+        if value is None or (isinstance(value, Mapping) and key not in value):
             return None
-        found = found[key]
-    return found
+        value = value[key]
+    return value
 
 
 # --- Pairs
 
 
 def _entries(scores: Scores) -> dict[tuple[str, str], PairRecord]:
-    """The pairs that are shown, by set and id, the real ones under their split."""
+    """Return the pairs shown on the page by (set, id), where the set of a real pair is its split."""
     shown = [*chain.from_iterable(scores["shown"].values()), *scores["doubtful"]]
-    wanted = {(one["set"], one["id"]) for one in shown}
+    wanted = {(pair["set"], pair["id"]) for pair in shown}
     closest = (scores["memorisation"] or {}).get("closest", [])
-    wanted |= {pair for one in closest for pair in (("generated", one["id"]), ("train", one["train_id"]))}
-    where = scores["provenance"]
-    real = read_folder(Path(where["real"])).entries
-    generated = read_folder(Path(where["generated"])).entries if where["generated"] else []
-    named = [((one.split, one.id), one) for one in real] + [(("generated", one.id), one) for one in generated]
-    return {name: one for name, one in named if name in wanted}
+    wanted |= {name for match in closest for name in (("generated", match["id"]), ("train", match["train_id"]))}
+    folders = scores["provenance"]
+    real = read_folder(Path(folders["real"])).entries
+    generated = read_folder(Path(folders["generated"])).entries if folders["generated"] else []
+    named: list[tuple[tuple[str, str], PairRecord]] = [((entry.split, entry.id), entry) for entry in real]
+    named += [(("generated", entry.id), entry) for entry in generated]
+    return {name: entry for name, entry in named if name in wanted}
 
 
 def _shown(entries: Mapping[tuple[str, str], PairRecord], pair: Scores) -> Shown:
@@ -133,20 +134,20 @@ def _shown(entries: Mapping[tuple[str, str], PairRecord], pair: Scores) -> Shown
 
 
 def _closest(scores: Scores, entries: Mapping[tuple[str, str], PairRecord]) -> list[tuple[str, str]]:
-    """Generated pairs beside the training pairs they are most like, each CF and FA in one picture."""
-    found = (scores["memorisation"] or {}).get("closest", [])
-    sides = [(entries["generated", one["id"]], entries["train", one["train_id"]]) for one in found]
-    return [(_strip(made), _strip(known)) for made, known in sides]
+    """Return the closest generated pairs and their training pairs, each with CF and FA in one image."""
+    closest = (scores["memorisation"] or {}).get("closest", [])
+    matches = [(entries["generated", match["id"]], entries["train", match["train_id"]]) for match in closest]
+    return [(_side_by_side(made), _side_by_side(known)) for made, known in matches]
 
 
 def _views(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
+    """Load CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
     views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
     return cf, fa
 
 
-def _strip(entry: PairRecord) -> str:
+def _side_by_side(entry: PairRecord) -> str:
     cf, fa = _views(entry)
     return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
 
@@ -161,12 +162,12 @@ def _uri(image: np.ndarray) -> str:
 
 
 def _plots(scores: Scores) -> dict[str, str]:
-    """Every plot of the page as an SVG element."""
+    """Return all plots of the page as SVG elements."""
     plots = {"agreement": _plot(lambda axes: _draw_agreement(axes, scores), (6, 2.6))}
     for view in ("cf", "fa"):
         plots[f"{view}_spectrum"] = _plot(partial(_draw_spectrum, spectra=scores["spectra"], view=view))
-        for name, (figure, label) in _DOTS.items():
-            draw = partial(_draw_dots, scores=scores, figure=f"{view}.{figure}", label=f"{label}, {view.upper()}")
+        for name, (metric, label) in _DOTS.items():
+            draw = partial(_draw_dots, scores=scores, metric=f"{view}.{metric}", label=f"{label}, {view.upper()}")
             plots[f"{view}_{name}"] = _plot(draw, (4.5, 2))
     if scores["memorisation"]:
         plots["likeness"] = _plot(lambda axes: _draw_likeness(axes, scores["memorisation"]), (6, 2.6))
@@ -177,31 +178,31 @@ def _plots(scores: Scores) -> dict[str, str]:
 
 
 def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) -> str:
-    """What `generate_pairs` draws as an SVG element, the same for the same scores, in the colour of the page's text."""
+    """Return the plot as a deterministic SVG element in the text colour of the page."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         stream = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _draw_dots(axes: Axes, scores: Scores, figure: str, label: str) -> None:
-    """Pairs as dots, a row for each set, and its mean."""
-    rows = scores["dots"][figure]
+def _draw_dots(axes: Axes, scores: Scores, metric: str, label: str) -> None:
+    """Plot pairs as dots, one row per set, with the mean of each set."""
+    rows = scores["dots"][metric]
     for row, (name, values) in enumerate(rows.items()):
         heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
         axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
-        axes.plot(_mean(scores, figure, name), row, "|", color=_COLOURS[name], markersize=24)
+        axes.plot(_mean(scores, metric, name), row, "|", color=_COLOURS[name], markersize=24)
     axes.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticklabels([_NAMES[name] for name in rows])
 
 
-def _mean(scores: Scores, figure: str, name: str) -> float:
-    """Of a set, from the table that has the figure: "cf.texture.slope" stands in texture/cf/slope."""
-    *view, table, short = figure.split(".")
+def _mean(scores: Scores, metric: str, name: str) -> float:
+    """Return the mean of a metric over a set: "cf.texture.slope" is stored under texture/cf/slope."""
+    *view, table, short = metric.split(".")
     return float(_at(scores, [table, *view, short, name, "mean"]))
 
 
@@ -209,19 +210,19 @@ def _draw_agreement(axes: Axes, scores: Scores) -> None:
     _draw_dots(axes, scores, "consistency.correlation", "consistency (vesselness correlation)")
     if chance := scores["consistency"]["correlation"]["mispaired"]:
         axes.axvline(chance["mean"], color=_COLOURS["mispaired"], linestyle=":", label="mispaired, mean")
-        axes.legend(**_ABOVE)
+        axes.legend(**_LEGEND_ABOVE)
 
 
 def _draw_likeness(axes: Axes, memorisation: Scores) -> None:
-    """How like its nearest training pair each pair is, and from where on it is called a copy."""
+    """Plot the histogram of similarities to the nearest training pair, and the threshold for copies."""
     likenesses = memorisation["likenesses"]
     bins = np.histogram_bin_edges([*likenesses["generated"], *likenesses["train"], memorisation["threshold"]], 20)
     for name, values in ((name, values) for name, values in likenesses.items() if values):
         weights = np.full(len(values), 1 / len(values))
         axes.hist(values, bins.tolist(), weights=weights, color=_COLOURS[name], alpha=0.6, label=_NAMES[name])
-    axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="copies from here on")
-    axes.set(xlabel="likeness to the nearest training pair (of another eye)", ylabel="share of pairs")
-    axes.legend(**_ABOVE)
+    axes.axvline(memorisation["threshold"], color=_COLOURS["mispaired"], linestyle=":", label="threshold for copies")
+    axes.set(xlabel="similarity to the nearest training pair", ylabel="fraction of pairs")
+    axes.legend(**_LEGEND_ABOVE)
 
 
 def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:
@@ -232,7 +233,7 @@ def _draw_spectrum(axes: Axes, spectra: Scores, view: str) -> None:
 
 
 def _draw_training(axes: Axes, training: Scores, view: str) -> None:
-    """The error of one half: in training, and of eyes held out, the mean over the timesteps of validation."""
+    """Plot the error of one half in training, and in validation as the mean over its timesteps."""
     steps = [line["step"] for line in training["training"]]
     axes.plot(steps, [line[f"mse_{view}"] for line in training["training"]], color=_COLOURS["train"], label="training")
     lines = training["validation"]
