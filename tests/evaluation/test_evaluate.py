@@ -1,4 +1,4 @@
-"""`retipair evaluate`: every figure beside its reference, copies and doubtful pairs found, nothing measured twice."""
+"""`retipair evaluate`: metrics with references, copies and data issues are found, nothing is measured twice."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def test_a_feature_has_a_plain_name_on_the_page(evaluated, scores):
 
 @pytest.fixture
 def own(evaluated, tmp_path) -> tuple[Path, list[str]]:
-    """Generated pairs that a test may reject, judged into a folder beside; what was measured is there already."""
+    """Return generated pairs that a test may reject, and the command that evaluates them with cached metrics."""
     generated, out = tmp_path / "generated", tmp_path / "out"
     shutil.copytree(evaluated.generated, generated)
     shutil.copytree(evaluated.out / "features", out / "features")
@@ -106,7 +106,7 @@ def test_copies_found_before_can_be_withheld_after(own):
 
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.nightly)])
 def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
-    """A model that was trained before the pair was rejected knows it; nothing else is compared with it."""
+    """A model may have been trained before the pair was rejected, so the search for copies includes it."""
     real = write_prepared(tmp_path / "real", ["train", "train", split, "train", "val"])
     generated = write_generated(tmp_path / "generated", 3)
     (real / REJECTED_NAME).write_text("eye2\neye4\n")
@@ -294,7 +294,7 @@ def write(folder: Path, id: str, views: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def write_swapped_phantom(folder: Path, id: str) -> None:
-    """A pair with vessels of every calibre, by which a grey CF is told from an FA, with its views exchanged."""
+    """Write a swapped pair with vessels of all calibres, which distinguish a grey CF from an FA."""
     drawn = draw_phantom(5, 0, 4 * VIEW, None, None, None)
     views = (drawn.cf, drawn.fa, drawn.field.astype(np.uint8) * 255)
     cf, fa, mask = (np.asarray(Image.fromarray(view).reduce(4)) for view in views)
@@ -329,7 +329,7 @@ def test_pairs_of_one_eye_are_never_called_mispaired(tmp_path):
         assert len(links) == expected, eyes
 
 
-# --- What cannot work
+# --- Errors
 
 
 def broken_model(folder: Path) -> Path:

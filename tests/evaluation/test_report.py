@@ -1,4 +1,4 @@
-"""The report: every figure on it is a score, it needs nothing else, and a browser opens it without a complaint."""
+"""The report: every number is a score, the page is self-contained, and a browser opens it without errors."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_every_figure_on_the_page_is_the_score_that_it_names(out: Path) -> None:
 
 
 def test_no_figure_comes_onto_the_page_in_another_way(out: Path) -> None:
-    """Outside tables' heads, plots and the verdict's sentences, which are in scores.json as they stand."""
+    """Except in table heads, plots and the sentences of the verdict, which are copied from scores.json."""
     scores = json.loads((out / "scores.json").read_text())
     text = re.sub(r"<(style|svg|caption|figcaption|head)\b.*?</\1>", "", (out / "report.html").read_text(), flags=re.S)
     text = re.sub(r"<span data-score.*?</span>", "", text)

@@ -1,4 +1,4 @@
-"""How scores are made of very many pairs: what is said of them must not hang on where many begins."""
+"""Scores of very many pairs must not depend on the limit from which pairs are subsampled."""
 
 import numpy as np
 import pytest

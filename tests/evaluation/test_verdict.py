@@ -1,4 +1,4 @@
-"""What the report says first: the level and the advice follow the figures."""
+"""The verdict: levels and advice follow from the scores."""
 
 import math
 from itertools import combinations
@@ -23,7 +23,7 @@ def columns(**means: float) -> dict[str, dict[str, float]]:
 
 
 def agreement(made: float, figure: str | None = None, n: int = ENOUGH) -> dict[str, Any]:
-    """All three figures at .55 of .6 (chance 0), or `made` for all of them or for one."""
+    """Return all three metrics at .55 of .6 (chance 0), with `made` for all of them or for one."""
     rows = {name: columns(generated=0.55, train=0.6, mispaired=0.0) for name in FIGURES}
     for name in (figure,) if figure else FIGURES:
         rows[name]["generated"] = column(made, n)
@@ -31,7 +31,7 @@ def agreement(made: float, figure: str | None = None, n: int = ENOUGH) -> dict[s
 
 
 def scores(**changes: Any) -> dict[str, Any]:
-    """Of generated pairs as good as the real ones; `changes` are keys of it."""
+    """Return scores of generated pairs as good as the real ones, with some keys replaced."""
     fine = columns(generated=0.2, train=0.2, autoencoder=0.15)
     good = {
         "sizes": {"generated": 50, "train": 50},
@@ -84,7 +84,7 @@ def test_agreement_is_judged_by_its_worst_figure_whichever_that_is(made: float, 
 
 
 def test_a_high_correlation_does_not_hide_a_low_dice() -> None:
-    """As measured on an adapter that was trained for a short time: 89, 58 and 35 % of the way."""
+    """As measured on an adapter after a short training: 89, 58 and 35 % of the range."""
     rows = {
         "correlation": columns(generated=0.57, train=0.64, mispaired=0.01),
         "dice": columns(generated=0.39, train=0.62, mispaired=0.08),
@@ -244,7 +244,7 @@ counts = st.integers(1, 200)
 
 @st.composite
 def any_column(draw: st.DrawFn, values: st.SearchStrategy[float] = unit) -> dict[str, Any]:
-    """A mean with an interval around it, as `scoring` writes it: none of fewer than three pairs."""
+    """Return a mean with an interval around it, as in scores.json: no interval for fewer than three pairs."""
     mean, n, wide = draw(values), draw(counts), draw(st.floats(0, 0.3))
     ends = (mean - wide, mean + wide) if n > 2 else (None, None)
     return {"mean": mean, "low": ends[0], "high": ends[1], "n": n}
@@ -283,8 +283,8 @@ def any_scores(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-def share(row: dict[str, Any]) -> float:
-    """NaN where training pairs are no better than mispaired ones, which neither passes nor fails a limit."""
+def fraction(row: dict[str, Any]) -> float:
+    """Return NaN if training pairs are no better than mispaired ones: it neither passes nor fails a limit."""
     least = row["mispaired"]["mean"] if row["mispaired"] else 0.0
     if row["train"]["mean"] <= least:
         return math.nan
@@ -312,9 +312,9 @@ def test_no_verdict_contradicts_its_figures_or_itself(given_scores: dict[str, An
     rows = {figure: given_scores["consistency"][figure] for figure in FIGURES}
     agree = about(found, "agreement")
     if agree.level == "good":
-        assert all(share(row) >= 0.8 for row in rows.values())
+        assert all(fraction(row) >= 0.8 for row in rows.values())
     if agree.level == "bad":
-        low = [row for row in rows.values() if row["train"] and share(row) < 0.5]
+        low = [row for row in rows.values() if row["train"] and fraction(row) < 0.5]
         assert any(min(one["n"] for one in row.values() if one) >= 20 for row in low)
 
     # Few pairs

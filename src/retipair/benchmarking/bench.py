@@ -95,8 +95,8 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     elif config.against == "original":
         baseline = BaselineStep(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
         works["other"] = baseline.step
-    took = time_interleaved(works, plan.device, config.repeats, config.warmup)
-    cost.seconds, cost.other = took["ours"], took.get("other", [])
+    times = time_interleaved(works, plan.device, config.repeats, config.warmup)
+    cost.seconds, cost.other = times["ours"], times.get("other", [])
     if baseline is not None:
         cost.other_phases = {phase: median(baseline.seconds[phase][-config.repeats :]) for phase in PHASES}
     events = profile_work(ours)
@@ -130,23 +130,23 @@ def flop_of_step(plan: Plan) -> int:
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     """Measure `generate` with a fresh adapter: pairs from noise, with their consistency, written to disk."""
     plan, data = planned(config, folder)
-    job = job_of(config, plan, data, folder)
-    cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=job.dtype)
-    works: dict[str, Callable[[], Work]] = {"ours": lambda: generation_work(job)}
+    generation = job_of(config, plan, data, folder)
+    cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
+    works: dict[str, Callable[[], Work]] = {"ours": lambda: generation_work(generation)}
     if config.against == "diffusers":
-        works["other"] = lambda: diffusers_work(job)
-    with cost.memory_of("load", job.device):
+        works["other"] = lambda: diffusers_work(generation)
+    with cost.memory_of("load", generation.device):
         loaded = {"ours": works["ours"]()}
-    with cost.memory_of("draw", job.device):
+    with cost.memory_of("draw", generation.device):
         loaded["ours"]()
     loaded |= {name: work() for name, work in works.items() if name != "ours"}
-    took = time_interleaved(loaded, job.device, config.repeats, config.warmup)
-    cost.seconds, cost.other = took["ours"], took.get("other", [])
+    times = time_interleaved(loaded, generation.device, config.repeats, config.warmup)
+    cost.seconds, cost.other = times["ours"], times.get("other", [])
     cost.operators = time_fractions_of_operators(profile_work(loaded["ours"]))
     del loaded
-    if job.base.form != "random":  # creating random weights says nothing about loading
+    if generation.base.form != "random":  # creating random weights says nothing about loading
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
-        cost.start = {name: min(took) for name, took in time_interleaved(first, job.device, 3, 0).items()}
+        cost.start = {name: min(seconds) for name, seconds in time_interleaved(first, generation.device, 3, 0).items()}
     unet = empty_unet(plan.base)
     with torch.no_grad():
         forward = count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
@@ -174,7 +174,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
     )
 
 
-def generation_work(job: GenerationPlan) -> Work:
+def generation_work(plan: GenerationPlan) -> Work:
     """Load the generator, and return a function that generates, evaluates and writes the next pairs."""
     settings, numbers = settings_of(job), count(1)
     loop = load(job, settings, [1])
@@ -187,19 +187,19 @@ def generation_work(job: GenerationPlan) -> Work:
     return work
 
 
-def diffusers_work(job: GenerationPlan) -> Work:
+def diffusers_work(plan: GenerationPlan) -> Work:
     """Load diffusers' pipeline and the adapter, and return a function that generates and writes joint images."""
-    pipeline = job.base.pipeline(job.dtype, job.device)
-    pipeline.load_lora_weights(str(job.adapter))
+    pipeline = plan.base.pipeline(plan.dtype, plan.device)
+    pipeline.load_lora_weights(str(plan.adapter))
     pipeline.set_progress_bar_config(disable=True)
-    height, width = job.layout.joint_size
-    numbers, folder = count(1), job.out / "library"
+    height, width = plan.layout.joint_size
+    numbers, folder = count(1), plan.out / "library"
     folder.mkdir(parents=True, exist_ok=True)
 
     def work() -> None:
-        prompts = [job.prompt(1)] * job.config.batch_size
+        prompts = [plan.prompt(1)] * plan.config.batch_size
         images = pipeline(
-            prompts, height=height, width=width, num_inference_steps=job.config.steps, guidance_scale=1.0
+            prompts, height=height, width=width, num_inference_steps=plan.config.steps, guidance_scale=1.0
         ).images
         for image in images:
             image.save(folder / f"{next(numbers)}.png")
