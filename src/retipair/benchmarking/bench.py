@@ -176,13 +176,13 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
 
 def generation_work(plan: GenerationPlan) -> Work:
     """Load the generator, and return a function that generates, evaluates and writes the next pairs."""
-    settings, numbers = settings_of(job), count(1)
-    loop = load(job, settings, [1])
+    settings, numbers = settings_of(plan), count(1)
+    loop = load(plan, settings, [1])
 
     def work() -> None:
-        indices = [next(numbers) for _ in range(job.config.batch_size)]
+        indices = [next(numbers) for _ in range(plan.config.batch_size)]
         for index, images in zip(indices, loop.sample(indices), strict=True):
-            write_pair(job, loop.pair_generator, settings, index, 0, images, images.pair.consistency())
+            write_pair(plan, loop.pair_generator, settings, index, 0, images, images.pair.consistency())
 
     return work
 
