@@ -313,7 +313,7 @@ def _undecodable(folder: Path) -> str:
         shutil.copy(
             folder / f"001/001_{view}.png", bytes(folder) + f"/001/a_{view}.png".encode().replace(b"a", b"\xff")
         )
-    return "no safe file name"
+    return "not a safe file name"
 
 
 def test_spaces_and_other_scripts_in_paths_are_fine(raw: Path, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_lines_of_a_table_without_files_are_left_out_where_that_is_asked(raw: Pa
         (raw / "t.csv").unlink()
     listed = (tmp_path / "out/skipped.txt").read_text()
     assert "here.png does not exist" in listed
-    assert "'<b>' is no safe file name" in listed
+    assert "'<b>' is not a safe file name" in listed
     assert {record.id for record in read_manifest(tmp_path / "out")} == {"001", "002", "003"}
 
 
@@ -470,7 +470,7 @@ CORPUS = sorted((Path(__file__).parent / "fuzz/corpus/image").iterdir())
 
 @pytest.mark.parametrize("path", CORPUS, ids=[path.name for path in CORPUS])
 def test_seeds_are_read_or_refused(path: Path) -> None:
-    refusals = {"pages.tif": "several pictures", "second_page_without_size.tif": "several pictures"}
+    refusals = {"pages.tif": "several images", "second_page_without_size.tif": "several images"}
     if path.name in refusals:
         with pytest.raises(UserError, match=refusals[path.name]):
             load_image(path, "RGB")

@@ -181,14 +181,14 @@ def test_other_deep_forms_are_refused_by_name(tmp_path: Path, kind: str) -> None
     samples = view(3 if photometric not in (1, 3, 32803) or 277 in tags else 1, 16)
     path = tmp_path / "view.tif"
     path.write_bytes(tiff(samples, TiffForm(bits=16, photometric=photometric, tags=tags)))
-    with pytest.raises(UserError, match=r"view\.tif: .*a TIFF of .*is not read: save it"):
+    with pytest.raises(UserError, match=r"view\.tif: .*a TIFF of .*is not supported: save it"):
         load_image(path, "RGB")
 
 
 def test_deeper_integers_of_which_zero_is_white_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "view.tif"
     tifffile.imwrite(path, view(1, 16).squeeze().astype(np.uint32), photometric="miniswhite")
-    with pytest.raises(UserError, match=r"view\.tif: .*32 unsigned bits \(grey, 0 is white\) is not read"):
+    with pytest.raises(UserError, match=r"view\.tif: .*32 unsigned bits \(grey, 0 is white\) is not supported"):
         load_image(path, "RGB")
 
 

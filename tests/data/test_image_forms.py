@@ -133,7 +133,7 @@ def test_pictures_of_equal_standing_are_still_refused(tmp_path: Path) -> None:
     stereo = stream.getvalue()[: first.end()] + struct.pack("<L", 0x020002) + stream.getvalue()[first.end() + 4 :]
     (tmp_path / "view.jpg").write_bytes(stereo)
     for name in ("view.tif", "view.jpg"):
-        with pytest.raises(UserError, match=rf"{name}: .*pictures"):
+        with pytest.raises(UserError, match=rf"{name}: .*images"):
             load_image(tmp_path / name, "RGB")
 
 

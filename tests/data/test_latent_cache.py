@@ -91,7 +91,7 @@ def test_what_is_there_is_not_encoded_again(tmp_path: Path) -> None:
 def test_what_was_cut_off_goes_on_where_it_was(
     harm: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent_cache, "_KEEP_EVERY", 2)
+    monkeypatch.setattr(latent_cache, "_SAVE_EVERY", 2)
     shape, seen = (5, 1, 4, 1, 2), list[int]()
 
     def joints(begun: int) -> Iterator[np.ndarray]:

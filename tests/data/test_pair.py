@@ -39,7 +39,7 @@ def test_floats_that_are_whole_numbers_are_read_as_those(tmp_path: Path) -> None
 
 def test_other_floats_are_refused(tmp_path: Path) -> None:
     Image.fromarray((VIEW / 100).astype(np.float32)).save(tmp_path / "view.tif")
-    with pytest.raises(UserError, match=r"view\.tif: .*neither 1 nor whole numbers: save it with 8 or 16 bits"):
+    with pytest.raises(UserError, match=r"view\.tif: .*are not integers: save it with 8 or 16 bits"):
         load_image(tmp_path / "view.tif", "L")
 
 

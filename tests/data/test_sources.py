@@ -119,7 +119,7 @@ FLAT = ("a_01.png", "a_02.png")
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ((), "no images in a layout that is known"),
+        ((), "no images in a supported layout"),
         (("a_01.png",), "its partner a_02 is missing"),
         (("b/b_02.png",), "its partner b_01 is missing"),
         (("cf/a.png", "fa/b.png"), "its partner fa/a is missing"),
@@ -129,15 +129,15 @@ FLAT = ("a_01.png", "a_02.png")
         (("cfs/a_01.png", "cfs/a_02.png"), "cfs: fa/ is missing"),
         (("Fa/a.png",), "Fa: cf/ is missing"),
         (("FAs/a.png", "fundus/a.png"), "FAs: cf/ is missing"),
-        (("cf/a.png", "CF/a.png", "fa/a.png"), "is there too; put all CF into one"),
-        (("cf/a.png", "cfs/a.png", "fa/a.png"), "is there too; put all CF into one"),
+        (("cf/a.png", "CF/a.png", "fa/a.png"), "exists too; put all CF into one"),
+        (("cf/a.png", "cfs/a.png", "fa/a.png"), "exists too; put all CF into one"),
         (("ABNORMAL/1.jpg",), "its partner 1-1 is missing"),
         (("NORMAL/readme.md",), "no images in it"),
         ((*FLAT, "holiday.png"), "neither ID_01"),
         ((*FLAT, "a_01.jpg"), "the same view as"),
         ((*FLAT, "a/a_01.png", "a/a_02.png"), "'a' occurs more than once"),
         ((*FLAT, "holiday.png", "b/beach.png"), "1 more cannot be used"),
-        (("a b_01.png", "a b_02.png"), "no safe file name"),
+        (("a b_01.png", "a b_02.png"), "not a safe file name"),
         ((*FLAT, "a_01.txt"), "the other view has no points"),
     ],
 )
@@ -151,7 +151,7 @@ def test_folders_that_cannot_work_say_why(tmp_path, files, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,eye\na,1\na,2\n", "second time"),
+        ("id,eye\na,1\na,2\n", "duplicate id"),
         ("id,eye\na,1\nz,2\n", "no pair has id 'z'"),
         ("id,eye\n", "no lines"),
         ("id,eye,side\na,1,2\n", "unknown column 'side'"),
@@ -181,15 +181,15 @@ def test_an_eyes_table_must_know_every_pair(tmp_path):
         ("t.csv", "cf,fa\na.png,gone.png\n", "gone.png does not exist"),
         ("t.csv", "cf,fa,colour\na.png,a.png,red\n", "unknown column 'colour'"),
         ("t.csv", "id,cf,fa\nx,a.png,a.png\nX,a.png,a.png\n", "more than once"),
-        ("t.csv", "id,cf,fa\n../x,a.png,a.png\n", "no safe file name"),
+        ("t.csv", "id,cf,fa\n../x,a.png,a.png\n", "not a safe file name"),
         ("t.csv", "", "no lines"),
         ("t.csv", 'cf,fa,caption\na.png,a.png,x\na.png,a.png,"y\na.png,a.png,z\n', "line 3: not CSV"),
         ("t.csv", "cf,fa,FA\na.png,a.png,a.png\n", "column 'fa' occurs more than once"),
-        ("t.jsonl", '{"cf": "a.png", "fa": "a.png", "caption": 5}', "line 1: caption is no text"),
-        ("t.jsonl", '{"cf": "a.png", "fa": ["a.png"]}', "line 1: fa is no text"),
+        ("t.jsonl", '{"cf": "a.png", "fa": "a.png", "caption": 5}', "line 1: caption is not text"),
+        ("t.jsonl", '{"cf": "a.png", "fa": ["a.png"]}', "line 1: fa is not text"),
         ("t.jsonl", "{", "not JSON"),
         ("t.jsonl", "[1]", "not an object"),
-        ("t.xlsx", "", "not a table that is known"),
+        ("t.xlsx", "", "unknown table format"),
     ],
 )
 def test_a_table_that_cannot_work_says_why(tmp_path, name, text, said):
@@ -412,7 +412,7 @@ def test_a_table_of_eyes_that_is_not_read_is_refused(tmp_path, name):
 
 def test_two_tables_of_eyes_are_refused(tmp_path):
     _touch(tmp_path, *TWO, "eyes.csv", "Eyes.csv")
-    with pytest.raises(UserError, match="is there too; remove one"):
+    with pytest.raises(UserError, match="exists too; remove one"):
         find_pairs(tmp_path)
 
 
@@ -439,7 +439,7 @@ def test_a_table_of_pairs_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize("name", ["pairs.csv", "Pairs.csv", "pairs.jsonl"])
 def test_a_table_of_pairs_is_not_passed_over_for_its_folder(tmp_path, name):
     _touch(tmp_path, *FLAT, name)
-    with pytest.raises(UserError, match="give it in place of its folder"):
+    with pytest.raises(UserError, match="instead of its folder"):
         find_pairs(tmp_path)
 
 
@@ -454,7 +454,7 @@ def test_images_of_other_kinds_are_views_and_refused_when_they_are_read(tmp_path
 def test_folders_of_images_within_a_folder_of_views_are_refused(tmp_path, place):
     views = ("cf/a.png", "fa/a.png") if place in ("cf", "fa") else (f"{place}/1.png", f"{place}/1-1.png")
     _touch(tmp_path, *views, f"{place}/visit2/b.png", f"{place}/notes/readme.md")
-    with pytest.raises(UserError, match=f"visit2: is not looked into; move its images into {place}/"):
+    with pytest.raises(UserError, match=f"visit2: is not searched; move its images to {place}/"):
         find_pairs(tmp_path)
     pairs, unusable = scan_pairs(tmp_path)
     assert len(pairs) == len(unusable) == 1
@@ -491,5 +491,5 @@ def test_whole_numbers_in_jsonl_are_one_name(tmp_path):
 def test_what_is_no_json_is_no_name(tmp_path, value):
     _touch(tmp_path, *FLAT)
     (tmp_path / "t.jsonl").write_text(f'{{"cf": "a_01.png", "fa": "a_02.png", "patient": {value}}}')
-    with pytest.raises(UserError, match="is no value; write null"):
+    with pytest.raises(UserError, match="is not a valid value"):
         find_pairs(tmp_path / "t.jsonl")

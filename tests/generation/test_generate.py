@@ -442,7 +442,7 @@ def test_training_leaves_rejected_pairs_out(base_folder: Folder, tmp_path: Path,
     for view in ("cf", "fa", "mask"):
         (data / view / "eye3.png").unlink()
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
-    assert capsys.readouterr().err.count("pairs left out: 1 listed in rejected.txt (eye2), 1 whose files") == 1
+    assert capsys.readouterr().err.count("pairs skipped: 1 listed in rejected.txt (eye2), 1 whose files") == 1
     description = read_adapter_metadata(unet_lora(tmp_path, "sd15"))
     assert description is not None
     assert [tuple(prompt) for prompt in description.prompts] == [(DEFAULT_PROMPT, 1)]

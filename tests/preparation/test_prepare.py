@@ -73,7 +73,7 @@ def test_too_few_eyes_after_some_were_left_out_say_so(raw, tmp_path, capsys):
         (left / name / f"{name}_01.png").write_bytes(b"broken")
     assert _prepare(left, tmp_path / "out", "--skip_bad") == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "2 pairs or images were left out, and 1 eye(s) or patient(s) cannot be on 2 sides" in said
+    assert "2 pairs or images were left out, and 1 eye(s) or patient(s) cannot be divided" in said
 
 
 def test_nothing_else_is_left_behind(prepared):
@@ -473,7 +473,7 @@ def _one_eye(raw: Path) -> None:
     [
         (_remove, "001_01.png", "partner 001_02 is missing"),
         (_truncate, "002_01.png", "cannot be read"),
-        (_garble, "002_01.png", "no image of a kind that is known"),
+        (_garble, "002_01.png", "unsupported image format"),
         (_drop_a_point, "003_01.txt", "19 points but 003_02.txt has 20"),
         (_nan, "003_01.txt", "line 1"),
         (_far_away, "003_02.txt", "outside"),

@@ -1,4 +1,4 @@
-"""Names of pairs, eyes and patients -> keyed hashes, so that what is shared leads back to nobody without the key."""
+"""Replace names of pairs, eyes and patients by keyed hashes, which cannot be traced back without the key."""
 
 import csv
 import hmac
@@ -13,31 +13,31 @@ from retipair.data.sources import RawPair
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import UserError
 
-_OWNER_ALONE = 0o600
+_OWNER_ONLY = 0o600
 _HEADER = ["id", "anonymous"]
-_LENGTH = 16  # hex digits: among a million names two are alike once in 37,000,000 keys
+_LENGTH = 16  # hex digits: a million names collide with a probability of 1 in 37,000,000
 
 
 def read_key(path: Path) -> bytes:
-    """The key in a file, which is made if it is missing. Raises UserError, naming it, for other files."""
+    """Read a key file, or create it if it is missing. Raises UserError, naming the file, if it holds no key."""
     if not path.exists():
-        write_text(path, f"{secrets.token_hex(32)}\n", _OWNER_ALONE)
+        write_text(path, f"{secrets.token_hex(32)}\n", _OWNER_ONLY)
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         text = ""
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise UserError(f"{path}: no key of ours (64 hex digits); name a file that is not there yet, and it is made")
+        raise UserError(f"{path}: not a retipair key file (64 hex digits); name a new file, and it is created")
     return bytes.fromhex(text)
 
 
 def hashed(key: bytes, kind: str, name: str) -> str:
-    """HMAC-SHA256 (RFC 2104) of a name, 16 hex digits: the same for the same key, kind and name."""
+    """Return the HMAC-SHA256 (RFC 2104) of a name, 16 hex digits that depend only on key, kind and name."""
     return hmac.new(key, f"{kind}\0{name}".encode(), "sha256").hexdigest()[:_LENGTH]
 
 
 def anonymous(pair: RawPair, key: bytes) -> RawPair:
-    """The same pair under other names; its caption, which somebody wrote to be learnt, stays."""
+    """Return the pair with hashed names. Its caption is kept, because it was written to be trained on."""
     return replace(
         pair,
         id=hashed(key, "pair", pair.id),
@@ -47,15 +47,15 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
 
 
 def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """Add pairs to a table of old and new ids, to look one up by; it belongs beside the key, and nowhere else.
+    """Add pairs to the table of original and hashed ids, which is for look-ups and as secret as the key.
 
-    Raises UserError for a file there that is none.
+    Raises UserError if the file exists and is not such a table.
     """
     rows = _read_names(path) | {(pair.id, hashed(key, "pair", pair.id)) for pair in pairs}
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerows([_HEADER, *sorted(rows)])
-    write_text(path, stream.getvalue(), _OWNER_ALONE)
+    write_text(path, stream.getvalue(), _OWNER_ONLY)
 
 
 def _read_names(path: Path) -> set[tuple[str, ...]]:
@@ -66,5 +66,5 @@ def _read_names(path: Path) -> set[tuple[str, ...]]:
     except (OSError, ValueError, csv.Error):
         header, rows = [], []
     if header != _HEADER or any(len(row) != len(_HEADER) for row in rows):
-        raise UserError(f"{path}: no table of names of ours, and would be overwritten; name another key file")
+        raise UserError(f"{path}: not a name table written by retipair, not overwritten; name another key file")
     return set(map(tuple, rows))

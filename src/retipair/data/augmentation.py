@@ -1,4 +1,4 @@
-"""Variants of a pair for training: both views always move together, or their vessels would part."""
+"""Augment pairs for training: both views get the same geometry, so that their vessels stay aligned."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from PIL import Image
 
 MAX_TURN_DEGREES = 8.0
 MAX_SHIFT = 0.03
-"""Share of the view's side."""
+"""Fraction of the view's side."""
 SCALES = (0.95, 1.05)
 GAINS = (0.9, 1.1)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to see a pair again. Geometry is shared by both views; each has a brightness gain of its own."""
+    """Parameters of one augmentation. Both views share the geometry; each has its own brightness gain."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -26,7 +26,7 @@ class Variant:
 
 
 def draw_variant(number: int, seed: int, pair: int) -> Variant:
-    """Variant `number` of a pair: 0 is the pair itself, the others are drawn from (seed, pair, number)."""
+    """Sample variant `number` of a pair from (seed, pair, number); variant 0 is the unchanged pair."""
     if number == 0:
         return Variant()
     random = np.random.default_rng([seed, pair, number])
@@ -43,7 +43,7 @@ def draw_variant(number: int, seed: int, pair: int) -> Variant:
 
 
 def apply_variant(cf: np.ndarray, fa: np.ndarray, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """CF (S, S, 3) and FA (S, S), uint8 -> the same pair seen so; what comes in from outside is black."""
+    """Apply a variant to CF (S, S, 3) and FA (S, S), uint8; pixels from outside the view are black."""
     return _apply(cf, variant, variant.cf_gain), _apply(fa, variant, variant.fa_gain)
 
 
@@ -57,13 +57,13 @@ def _apply(view: np.ndarray, variant: Variant, gain: float) -> np.ndarray:
 
 
 def _move(view: np.ndarray, variant: Variant) -> np.ndarray:
-    """Turn and scale about the centre, then shift; bicubic, one resampling, none for the identity."""
+    """Rotate and scale about the centre, then shift, in one bicubic resampling; none for the identity."""
     if (variant.turn_degrees, variant.scale, variant.shift) == (0.0, 1.0, (0.0, 0.0)):
         return view
     height, width = view.shape[:2]
     angle = np.deg2rad(variant.turn_degrees)
     cos, sin = np.cos(angle) / variant.scale, np.sin(angle) / variant.scale
-    centre_x, centre_y = width / 2, height / 2  # Pillow counts from the corner of the top-left pixel
+    centre_x, centre_y = width / 2, height / 2  # Pillow's origin is the corner of the top-left pixel
     to_x, to_y = centre_x + variant.shift[0] * width, centre_y + variant.shift[1] * height
     inverse = (cos, sin, centre_x - cos * to_x - sin * to_y, -sin, cos, centre_y + sin * to_x - cos * to_y)
     image = Image.fromarray(view)

@@ -1,4 +1,4 @@
-"""All pairs at a glance: CF, FA and, large enough to see 5 px, their chessboard."""
+"""Contact sheet of the pairs: CF, FA and their chessboard, large enough to see a shift of 5 px."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,22 +11,22 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MOST_PAIRS = 48  # what a screen can still scroll through; 16 MB of photographs
-_BOARD = 512  # px: of the chessboard, so that views of 512 px are shown pixel by pixel
-_SIDE = _BOARD // 2  # px of either view beside it
-_HEAD = 16  # px for the pair's title
+MOST_PAIRS = 48  # short enough to scroll through; 16 MB of photographs
+_BOARD = 512  # px: side of the chessboard, which shows views of 512 px pixel by pixel
+_SIDE = _BOARD // 2  # px: side of CF and FA
+_HEAD = 16  # px: height of the pair's title
 _PER_ROW = 2
 
 
 def contact_sheet(titled: Iterable[tuple[str, Pair]]) -> np.ndarray:
-    """The first 48 pairs as (title, pair), two a row, (H, W, 3) uint8; a break in a vessel is a fault of alignment."""
+    """Draw the first 48 (title, pair), two a row, (H, W, 3) uint8; vessels break at tile edges where misaligned."""
     tiles = [_tile(title, pair) for title, pair in islice(titled, MOST_PAIRS)]
-    rows = [_row(tiles[first : first + _PER_ROW]) for first in range(0, len(tiles), _PER_ROW)]
+    rows = [_row(tiles[start : start + _PER_ROW]) for start in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
 
 
 def titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
-    """A pair of a prepared folder, with its numbers, and why to look at it, for a title."""
+    """Load a pair of a prepared folder; return its title, with metrics and the `doubt` to check, and the pair."""
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
     )

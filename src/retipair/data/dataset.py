@@ -1,4 +1,4 @@
-"""One reader for prepared and generated folders: what training and from_data take pairs from."""
+"""Read prepared and generated folders, the source of pairs for training, evaluation and --mode from_data."""
 
 import errno
 import hashlib
@@ -21,20 +21,20 @@ from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2
-"""A generated folder has no split of its own: its eyes (a source pair and all its variations are one) get this one."""
+"""Validation fraction of the eyes of a generated folder; all variations of a source pair are one eye."""
 
-_NAMED = 3
-"""Ids that the line on left-out pairs names, at most."""
+_MAX_LISTED = 3
+"""Maximum number of ids listed in the line about skipped pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairRecord:
-    """One pair on disk. caption is None where the pair has no sentence of its own, mask where there is no such file.
+    """One pair on disk. caption is None if the pair has no caption of its own, mask if there is no mask file.
 
-    group: the patient, else the eye: what must be on one side of every split, with all its variations.
-    fa_chroma: what a model's FA had of colour before it was written grey, in [0, 255]; None for prepared pairs.
+    group: the patient, else the eye; all pairs of a group and their variations are in one split.
+    fa_chroma: mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     variation: whether the pair was generated from another (--mode from_data).
-    There may be very many: names, where a path for each would take ten times as much.
+    Stores file names, because one path per file would take ten times the memory.
     """
 
     id: str
@@ -63,10 +63,10 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class PairFolder:
-    """A prepared or generated folder as its manifest, its list of rejected pairs and its files say.
+    """Pairs of a prepared or generated folder, according to its manifest, its list of rejected pairs and its files.
 
-    entries: every pair that has files, rejected or not, in the manifest's order. rejected: the ids that are listed.
-    deleted: the ids of other pairs that have no file left, which counts as rejected too. Both in that order.
+    entries: every pair that has files, rejected or not, in manifest order. rejected: the ids in the list.
+    deleted: the ids of other pairs without any file, which count as rejected too. Both in manifest order.
     """
 
     path: Path
@@ -76,67 +76,67 @@ class PairFolder:
 
     @cached_property
     def kept(self) -> list[PairRecord]:
-        """The pairs to use: neither listed nor deleted."""
+        """Pairs to use: neither listed as rejected nor deleted."""
         rejected = set(self.rejected)
         return [entry for entry in self.entries if entry.id not in rejected]
 
     @cached_property
     def known(self) -> list[PairRecord]:
-        """The pairs that a model may have been trained on: those kept, and rejected ones that still have both views.
+        """Pairs that a model may have been trained on: those kept, and rejected ones that still have both views.
 
-        Copies are looked for among these, whenever a pair was rejected.
+        The search for copies uses these, because a pair may have been rejected after training.
         """
         rejected = set(self.rejected)
-        return [one for one in self.entries if one.id not in rejected or (one.cf.is_file() and one.fa.is_file())]
+        return [pair for pair in self.entries if pair.id not in rejected or (pair.cf.is_file() and pair.fa.is_file())]
 
     @property
     def note(self) -> str:
-        """How many pairs are left out and why, as one line; "" if none is."""
+        """Number of skipped pairs and the reasons, in one line; "" if none is skipped."""
         listed = _count(self.rejected, f"listed in {REJECTED_NAME}")
         deleted = _count(self.deleted, "whose files were deleted")
         reasons = ", ".join(filter(None, (listed, deleted)))
-        return f"{self.path}: pairs left out: {reasons}" if reasons else ""
+        return f"{self.path}: pairs skipped: {reasons}" if reasons else ""
 
     @property
     def rejected_sha256(self) -> str | None:
-        """A fingerprint of which pairs are left out; None if none is."""
+        """Hash of the ids of skipped pairs; None if none is skipped."""
         ids = sorted({*self.rejected, *self.deleted})
         return hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else None
 
     def has_content(self, sha256: str) -> bool:
-        """Whether `content_sha256` of the pairs that are kept, or of those and the rejected ones, is this."""
+        """Return whether `sha256` is the `content_sha256` of the kept pairs or of the known ones."""
         return any(content_sha256(entries) == sha256 for entries in (self.kept, self.known))
 
     def check_any_left(self) -> None:
-        """Raise UserError if every pair is left out."""
+        """Raise UserError if every pair is skipped."""
         if not self.kept:
             raise UserError(f"{self.note}; no pair is left")
 
 
 def _count(ids: Sequence[str], reason: str) -> str:
-    first = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
+    first = ", ".join(ids[:_MAX_LISTED]) + (", ..." if len(ids) > _MAX_LISTED else "")
     return f"{len(ids)} {reason} ({first})" if ids else ""
 
 
 def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[PairRecord]:
     """Return the pairs of a prepared or generated folder that are not rejected, in the manifest's order.
 
-    `report` is called with one line if pairs are left out. Raises UserError as `read_folder`, and if no pair is left.
+    `report` is called with one line if pairs are skipped. Raises UserError as `read_folder`, and if no pair is left.
     """
-    found = read_folder(folder)
-    if found.note:
-        report(found.note)
-    found.check_any_left()
-    return found.kept
+    pairs = read_folder(folder)
+    if pairs.note:
+        report(pairs.note)
+    pairs.check_any_left()
+    return pairs.kept
 
 
 def read_folder(folder: Path) -> PairFolder:
     """Read a prepared or generated folder, rejected pairs included.
 
-    Generated pairs are on the side of the prepared pairs of their eye, if the manifest has any; the split of the others
-    is drawn, over rejected pairs too, so that rejecting one moves no other pair.
-    Raises UserError, naming the file, if the manifest is missing, empty or broken or puts one eye or patient on two
-    sides, or if the list of rejected pairs has an id that the manifest has not.
+    Generated pairs get the split of the prepared pairs of their eye, if the manifest has any. The others are split by
+    a fixed seed, rejected pairs included, so that rejecting a pair moves no other.
+    Raises UserError, naming the file, if the manifest is missing, empty or invalid or has one eye or patient in two
+    splits, or if the list of rejected pairs has an id that is not in the manifest.
     """
     entries: list[PairRecord] = []
     prepared: dict[str, PreparedPair] = {}
@@ -145,7 +145,7 @@ def read_folder(folder: Path) -> PairFolder:
     for record in read_manifest(folder):
         entry = _entry(folder, record)
         if isinstance(record, PreparedPair):
-            _check_side(folder, record, prepared)
+            _check_split(folder, record, prepared)
         else:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
@@ -154,27 +154,26 @@ def read_folder(folder: Path) -> PairFolder:
     sources = {record.patient or record.eye: record.split for record in prepared.values()}
     unsplit += [at for at in varied if entries[at].group not in sources]
     groups = sorted({entries[at].group for at in unsplit})
-    drawn = (
-        split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
-    )  # one has no other side
-    for places, sides in ((varied, sources), (unsplit, drawn)):
+    # A single group cannot be split.
+    seeded = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
+    for places, sides in ((varied, sources), (unsplit, seeded)):
         for at in places:
             if (side := sides.get(entries[at].group, "train")) != entries[at].split:
                 entries[at] = replace(entries[at], split=side)
     return _apply_rejections(folder, entries)
 
 
-def _check_side(folder: Path, record: PreparedPair, first: dict[str, PreparedPair]) -> None:
-    """`prepare` keeps eyes and patients together: a manifest that was edited or put together by hand may not.
+def _check_split(folder: Path, record: PreparedPair, first: dict[str, PreparedPair]) -> None:
+    """Raise UserError if another record of the same eye or patient is in another split, as manual edits may cause.
 
-    `first` has the first record of each eye or patient, and gets this one.
+    `first` maps each eye or patient to its first record, and is updated.
     """
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
     other = first.setdefault(group, record)
     if record.split != other.split:
         raise UserError(
             f"{folder / MANIFEST_NAME}: {group} is both in {other.split} ({other.id}) and in {record.split} "
-            f"({record.id}); put all its pairs on one side"
+            f"({record.id}); put all its pairs in one split"
         )
 
 
@@ -193,12 +192,12 @@ def _apply_rejections(folder: Path, entries: Sequence[PairRecord]) -> PairFolder
 
 
 def has_files(folder: Path, names: Iterable[str | None]) -> bool:
-    """Whether at least one of these files exists; a pair of which none does was deleted by hand."""
+    """Return whether at least one of these files exists; a pair without any was deleted by hand."""
     return any(_exists(f"{folder}{os.sep}{name}") for name in names if name)
 
 
 def _exists(path: str) -> bool:
-    """Whether there is such a directory entry: a dangling link and a file that may not be read are not deleted."""
+    """Return whether a directory entry exists; dangling links and unreadable files do."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -209,13 +208,13 @@ def _exists(path: str) -> bool:
 
 
 def _entry(folder: Path, record: Record) -> PairRecord:
-    """Of a generated pair, which is on no side yet, on that of training."""
+    """Convert a manifest record; a generated pair, which has no split yet, gets "train"."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption)
-    heard, varied = intern(record.prompt), record.mode == "from_data"
-    return PairRecord(record.id, _group_of(record), "train", *names, None, heard, record.fa_chroma, varied)
+    prompt, variation = intern(record.prompt), record.mode == "from_data"
+    return PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.fa_chroma, variation)
 
 
 def _group_of(record: Record) -> str:
@@ -225,7 +224,7 @@ def _group_of(record: Record) -> str:
 
 
 def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
-    """The entries of one side of the split. Raises UserError, naming the folder, if there are none."""
+    """Return the entries of one split. Raises UserError, naming the folder, if there are none."""
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
         raise UserError(f"{where}: no pair in its {split} split; prepare it again with pairs of more eyes")
@@ -233,9 +232,9 @@ def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> li
 
 
 def load_pair(entry: PairRecord) -> Pair:
-    """The views as they are on disk, valid where the pair's mask says so or, without one, where both show the eye.
+    """Load the views at their size on disk; without a mask file, the mask is where both fields of view overlap.
 
-    Raises UserError, naming the CF, if they are not squares of one size.
+    Raises UserError, naming the CF, if views and mask are not squares of one size.
     """
     cf, fa = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
@@ -246,7 +245,7 @@ def load_pair(entry: PairRecord) -> Pair:
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """CF (size, size, 3) and FA (size, size), uint8; resized with antialiasing if the files are larger or smaller."""
+    """Load CF (size, size, 3) and FA (size, size), uint8; files of another size are resized with antialiasing."""
     return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
 
 
@@ -257,7 +256,7 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
 
 
 def content_sha256(entries: Sequence[PairRecord]) -> str:
-    """A fingerprint of the pairs: their ids, splits, captions and the bytes of both files."""
+    """Hash the pairs: their ids, splits, captions and the bytes of CF and FA."""
     digest = hashlib.sha256()
     for entry in entries:
         digest.update(f"{entry.id}\0{entry.split}\0{entry.caption}\0".encode())
@@ -267,18 +266,18 @@ def content_sha256(entries: Sequence[PairRecord]) -> str:
 
 
 def pair_sha256(entry: PairRecord) -> str:
-    """A fingerprint of what one pair shows: the bytes of its files."""
+    """Hash the bytes of one pair's files: CF, FA and the mask, if any."""
     files = (entry.cf, entry.fa, *([entry.mask] if entry.mask else []))
     return hashlib.sha256(b"".join(hashlib.sha256(_bytes(path)).digest() for path in files)).hexdigest()
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: named in the manifest but not readable ({error.strerror}); make the folder again, or leave its "
-            f"pair out: list the id in {REJECTED_NAME}, or delete all files of the pair"
+            f"{path}: named in the manifest but not readable ({error.strerror}); make the folder again, or skip the "
+            f"pair: list its id in {REJECTED_NAME}, or delete all its files"
         ) from None

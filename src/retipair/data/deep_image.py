@@ -1,4 +1,4 @@
-"""Images with 9 to 16 bits a sample: one rule scales grey and colour to 8 bits."""
+"""Scale images with 9 to 16 bits per sample, grey and colour, to 8 bits by one rule."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,8 +12,8 @@ _PNG_PASSES = {
     "RGB;16B": ("RGB;16B", "RGB;16L"),  # the upper bytes, the lower bytes
     "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
 }
-"""Pillow's raw mode of a PNG with 16 bits -> the raw modes that together give all bytes: by itself Pillow drops the
-lower bytes of colour."""
+"""Pillow's raw mode of a 16-bit PNG -> the raw modes that together give all bytes. By default, Pillow drops the lower
+bytes of colour."""
 
 
 def to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
@@ -25,15 +25,15 @@ def to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def used_bits(values: np.ndarray) -> int:
-    """Return the number of bits of the highest value, at least 8: files of 16 bits often hold 10, 12 or 14."""
+    """Return the number of bits of the highest value, at least 8; 16-bit files often hold 10, 12 or 14 bits."""
     return max(8, int(values.max(initial=0)).bit_length())
 
 
 def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -> Image.Image:
-    """Scale samples (H, W, S) uint16 to an image of 8 bits in `mode` (L, RGB, CMYK); a channel more is alpha.
+    """Scale samples (H, W, S) uint16 to an 8-bit image in `mode` (L, RGB, CMYK); an extra channel is alpha.
 
-    bits: the depth that the file states. If it is 16, `used_bits` of all colour channels together counts instead (of
-    alpha apart). inverted: 0 is white.
+    bits: the depth that the file states. If it is 16, `used_bits` of all colour channels is used instead, and that of
+    alpha for alpha. inverted: 0 is white.
     """
     channels = Image.getmodebands(mode)
     parts = [samples[..., :channels], samples[..., channels:]]
@@ -45,18 +45,18 @@ def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -
 
 
 def is_deep_png(image: Image.Image) -> bool:
-    """Whether this is a PNG with 16 bits a sample, not decoded yet."""
+    """Return whether this is a 16-bit PNG that is not decoded yet."""
     return image.format == "PNG" and _raw_mode(image) in _PNG_PASSES
 
 
 def read_deep_png(open_again: Callable[[], AbstractContextManager[Image.Image]]) -> Image.Image:
-    """Read a PNG with 16 bits a sample as one with 8, with its metadata; opens it once for each pass."""
+    """Read a 16-bit PNG as an 8-bit image with its metadata; opens it once for each pass."""
     with open_again() as header:
         raw_mode = _raw_mode(header)
-    passes = [_decoded(open_again, one) for one in _PNG_PASSES[raw_mode]]
+    passes = [_decoded(open_again, mode) for mode in _PNG_PASSES[raw_mode]]
     info = passes[0].info
-    samples = _samples([np.asarray(one) for one in passes], raw_mode)
-    if (key := info.pop("transparency", None)) is not None:  # the one colour that is transparent
+    samples = _samples([np.asarray(image) for image in passes], raw_mode)
+    if (key := info.pop("transparency", None)) is not None:  # the colour of transparent pixels
         opaque = (samples != key).any(axis=-1, keepdims=True)
         samples = np.concatenate([samples, opaque * np.uint16(2**16 - 1)], axis=-1)
     image = compose(samples, "RGB" if raw_mode.startswith("RGB") else "L", 16)
@@ -65,7 +65,7 @@ def read_deep_png(open_again: Callable[[], AbstractContextManager[Image.Image]])
 
 
 def _samples(passes: Sequence[np.ndarray], raw_mode: str) -> np.ndarray:
-    """Put the bytes of each sample together, (H, W, S) uint16."""
+    """Combine the bytes of each sample, (H, W, S) uint16."""
     first = passes[0].reshape(*passes[0].shape[:2], -1).astype(np.uint16)
     if raw_mode == "LA;16B":
         return first[..., ::2] << 8 | first[..., 1::2]

@@ -1,4 +1,4 @@
-"""Views that occur in several pairs, recognised by their pixels: duplicates of pairs, and pairs of one eye."""
+"""Find views with equal pixels in several pairs: duplicate pairs, and pairs of one eye."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ Views = tuple[str, str]
 
 
 def pixels_sha256(view: np.ndarray) -> str:
-    """Hash the pixels of a view (H, W, 3) uint8 as loaded, whatever file they come from."""
+    """Hash the decoded pixels of a view (H, W, 3) uint8, independent of the file format."""
     return hashlib.sha256(f"{view.shape}".encode() + np.ascontiguousarray(view).data).hexdigest()
 
 
 def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[str, str]:
-    """Find pairs both of whose views are those of an earlier pair: id -> what is wrong and what to do."""
+    """Find pairs whose views both equal those of an earlier pair: id -> error message."""
     first: dict[tuple[str, ...], RawPair] = {}
-    found = {}
-    for pair, both in zip(pairs, views, strict=True):
-        earlier = first.setdefault(tuple(sorted(both)), pair)
+    messages = {}
+    for pair, hashes in zip(pairs, views, strict=True):
+        earlier = first.setdefault(tuple(sorted(hashes)), pair)
         if earlier is not pair:
-            found[pair.id] = (
+            messages[pair.id] = (
                 f"{pair.cf}: pair {pair.id!r} shows the same two images as pair {earlier.id!r}; remove one of them "
                 "(--skip_bad keeps the first)"
             )
-    return found
+    return messages
 
 
 def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[list[RawPair], list[list[str]]]:
-    """Give all pairs that share a view, directly or by way of others, one eye and patient: (pairs, ids of new groups).
+    """Assign one eye and patient to all pairs that share a view, directly or indirectly: (pairs, ids of new groups).
 
-    The eye is the one that is named for any of them, else the id of the first. One CF with several FA frames is normal
-    in angiography. Raises UserError if they are said to be of several eyes, patients or sides of the split.
+    The eye is the one named for any of the pairs, else the id of the first. One CF with several FA frames is normal in
+    angiography. Raises UserError if the pairs have different eyes, patients or splits.
     """
     grouped, new = list(pairs), []
     for members in _connected(views):
@@ -50,11 +50,11 @@ def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[li
 
 
 def _connected(views: Sequence[Views]) -> list[list[int]]:
-    """Indices of pairs that share views, as groups of two or more, in order."""
-    groups: dict[str, list[int]] = {}  # view -> the group that has it
-    for at, both in enumerate(views):
+    """Group the indices of pairs that share views; groups of two or more, in order."""
+    groups: dict[str, list[int]] = {}  # view -> its group
+    for at, hashes in enumerate(views):
         joined = [at]
-        for group in {id(found): found for view in both if (found := groups.get(view))}.values():
+        for group in {id(group): group for view in hashes if (group := groups.get(view))}.values():
             joined += group
         for member in joined:
             groups |= dict.fromkeys(views[member], joined)
@@ -63,7 +63,7 @@ def _connected(views: Sequence[Views]) -> list[list[int]]:
 
 
 def _common(pairs: Sequence[RawPair], name: str) -> str | None:
-    """Return the value that those pairs have which have one. Raises UserError if they have several."""
+    """Return the value of attribute `name`, which pairs may lack. Raises UserError if there are several."""
     named = [pair for pair in pairs if getattr(pair, name)]
     for pair in named[1:]:
         here, there = getattr(pair, name), getattr(named[0], name)

@@ -1,4 +1,4 @@
-"""The latents of every pair in its variants: encoded once, then drawn from by (seed, sample) alone."""
+"""Cache of the latents of all variants of all pairs: encoded once, then sampled by (seed, sample number)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,25 +12,25 @@ import torch
 from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.errors import UserError
 
-# What an encoder gives for one joint image: mean and std of its latents, (C, h, w) each.
+# Encode one joint image to the mean and std of its latents, (C, h, w) each.
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _PARTS = ("mean", "std")
-_BEGUN, _DONE = "begun.json", "done.json"
-_KEEP_EVERY = 64
-"""Joint images, between two notes of how far it got: some minutes of SDXL's autoencoder on a CPU."""
+_PROGRESS, _DONE = "begun.json", "done.json"
+_SAVE_EVERY = 64
+"""Joint images between two writes of the progress file: some minutes of SDXL's autoencoder on a CPU."""
 STORED = np.float16
-"""Rounds latents by 0.05 %, far below the autoencoder's own std, for half the memory."""
+"""Rounds latents by 0.05 %, far less than the autoencoder's own std, for half the memory."""
 
 
 HELD = 2**28
-"""Bytes of latents in a GPU's memory, at most: those of 250 pairs in eight variants at 1024x512. More are read from
-disk as they are drawn."""
+"""Maximum bytes of latents in GPU memory: 250 pairs in eight variants at 1024x512. Larger caches are read from disk
+when sampled."""
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """mean, std: (pairs, variants, C, h, w) float16, on the device or mapped from disk."""
+    """mean, std: (pairs, variants, C, h, w) float16, on the device or memory-mapped."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -48,15 +48,15 @@ class LatentCache:
         return self.mean.nbytes + self.std.nbytes
 
     def on(self, device: str) -> "LatentCache":
-        """The cache in the device's memory, if it is small beside all else there; else mapped from disk as it is."""
+        """Return the cache in GPU memory, if it has at most HELD bytes; else return it unchanged."""
         if not device.startswith("cuda") or self.bytes > HELD:
             return self
         return LatentCache(self.mean.to(device), self.std.to(device))
 
     def moments(self, pairs: Sequence[int], variants: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """mean and std of the chosen pairs' variants, (B, C, h, w) float16, where the cache lies."""
-        chosen = [*zip(pairs, variants, strict=True)]  # one by one: a GPU would wait for lists of indices
-        return torch.stack([self.mean[one] for one in chosen]), torch.stack([self.std[one] for one in chosen])
+        """Return mean and std of the given variants of pairs, (B, C, h, w) float16, on the cache's device."""
+        indices = [*zip(pairs, variants, strict=True)]  # indexing with lists would synchronise the GPU
+        return torch.stack([self.mean[index] for index in indices]), torch.stack([self.std[index] for index in indices])
 
 
 def open_or_build(
@@ -65,18 +65,18 @@ def open_or_build(
     joints: Callable[[int], Iterator[np.ndarray]],
     encoder: Callable[[], Encode],
 ) -> LatentCache:
-    """The cache in `folder`, built first if it is not there, from where an earlier call was cut off.
+    """Open the cache in `folder`; build it if it is missing, or resume an interrupted build.
 
-    folder: named after everything its content depends on, so that what is there is never stale; the caller's alone.
-    shape: (pairs, variants, C, h, w). joints: joint images (H, W, 3) uint8 in the order pair, variant, from a place on.
-    encoder: gives the encoding function; called only when there is something to encode.
+    folder: named after everything its content depends on, so that it is never stale; used by this process only.
+    shape: (pairs, variants, C, h, w). joints: yields joint images (H, W, 3) uint8 from an index, pair by pair.
+    encoder: returns the encoding function; called only if something must be encoded.
     """
-    if (found := open_cache(folder, shape)) is not None:
-        return found
+    if (existing := open_cache(folder, shape)) is not None:
+        return existing
     try:
         _build(folder, shape, joints, encoder())
-    except UserError:  # once that is mended it is another cache
-        for name in (_BEGUN, *(f"{part}.npy" for part in _PARTS)):
+    except UserError:  # the corrected input has another folder
+        for name in (_PROGRESS, *(f"{part}.npy" for part in _PARTS)):
             (folder / name).unlink(missing_ok=True)
         raise
     built = open_cache(folder, shape)
@@ -85,61 +85,61 @@ def open_or_build(
 
 
 def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
-    """The cache in `folder`; None if it is not there or not whole."""
+    """Open the cache in `folder`; return None if it is missing or incomplete."""
     if not (folder / _DONE).is_file():
         return None
     try:
         parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in _PARTS]
         if all(part.shape == shape and part.dtype == STORED for part in parts):
             return LatentCache(*map(torch.from_numpy, parts))
-    except (OSError, ValueError):  # cut off, or a file of it deleted
+    except (OSError, ValueError):  # a truncated or deleted file
         pass
     return None
 
 
 def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterator[np.ndarray]], encode: Encode) -> None:
-    """In place: what says how far it got is written after that is on disk, what says that it is done last of all."""
+    """Encode in place. Progress is written after the latents are on disk, and done.json last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DONE).unlink(missing_ok=True)
-    begun, stores = _taken_up(folder, shape) or (0, [_allocated(folder / f"{name}.npy", shape) for name in _PARTS])
+    encoded, arrays = _resume(folder, shape) or (0, [_allocate(folder / f"{name}.npy", shape) for name in _PARTS])
 
-    def keep(amount: int) -> None:
-        for store in stores:
-            store.flush()
-        write_json(folder / _BEGUN, {"encoded": amount})
+    def save_progress(amount: int) -> None:
+        for array in arrays:
+            array.flush()
+        write_json(folder / _PROGRESS, {"encoded": amount})
 
-    for number, joint in enumerate(joints(begun), start=begun):
-        for store, value in zip(stores, encode(joint), strict=True):
-            store[divmod(number, shape[1])] = value
-        if (number + 1) % _KEEP_EVERY == 0:
-            keep(number + 1)
-    keep(shape[0] * shape[1])
+    for number, joint in enumerate(joints(encoded), start=encoded):
+        for array, value in zip(arrays, encode(joint), strict=True):
+            array[divmod(number, shape[1])] = value
+        if (number + 1) % _SAVE_EVERY == 0:
+            save_progress(number + 1)
+    save_progress(shape[0] * shape[1])
     write_json(folder / _DONE, {"shape": shape})
-    (folder / _BEGUN).unlink()
+    (folder / _PROGRESS).unlink()
 
 
-def _taken_up(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]] | None:
-    """(how many are encoded, what they are in) of a call that was cut off; None if there is nothing to take up."""
+def _resume(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]] | None:
+    """Return (number of encoded images, their arrays) of an interrupted build; None if there is none."""
     try:
-        begun = read_json(folder / _BEGUN)["encoded"]
-        stores = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
+        encoded = read_json(folder / _PROGRESS)["encoded"]
+        arrays = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
     except (UserError, OSError, ValueError, KeyError):
         return None
-    fits = all(store.shape == shape and store.dtype == STORED for store in stores)
-    return (begun, stores) if fits and begun in range(shape[0] * shape[1] + 1) else None
+    fits = all(array.shape == shape and array.dtype == STORED for array in arrays)
+    return (encoded, arrays) if fits and encoded in range(shape[0] * shape[1] + 1) else None
 
 
-def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """An array on disk, whose space is there: a full disk would kill whoever writes into a file that is mapped."""
-    store = np.lib.format.open_memmap(path, "w+", STORED, shape)
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Create a preallocated memmap, so that a full disk raises here and not as SIGBUS on write."""
+    array = np.lib.format.open_memmap(path, "w+", STORED, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return store
+    return array
 
 
 def draw(seed: int, sample: int, pairs: int, variants: int) -> tuple[int, int]:
-    """(pair, variant) of sample number `sample` of an endless stream: every pair once an epoch, in a new order."""
+    """Return (pair, variant) of sample number `sample` of an endless stream; each epoch shuffles all pairs."""
     epoch, position = divmod(sample, pairs)
     variant = np.random.default_rng([seed, sample, 1]).integers(variants)
     return int(_order(seed, epoch, pairs)[position]), int(variant)

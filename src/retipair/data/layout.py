@@ -1,4 +1,4 @@
-"""A layout turns a pair of views into the one joint image that the diffusion model sees, and back."""
+"""A layout joins a pair of views into the joint image of the diffusion model, and splits it again."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -33,12 +33,12 @@ class Layout:
         return self.view_size if self.name == "side_by_side" else self.view_size // 2
 
     def join(self, cf: np.ndarray, fa: np.ndarray) -> np.ndarray:
-        """CF (S, S, 3) and FA (S, S), uint8 -> joint image (H, W, 3) uint8."""
+        """Join CF (S, S, 3) and FA (S, S), uint8, into a joint image (H, W, 3) uint8."""
         fa_rgb = np.repeat(fa[..., None], 3, axis=2)
         return np.concatenate([_to_width(view, self._half_width) for view in (cf, fa_rgb)], axis=1)
 
     def split(self, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Joint image (H, W, 3) uint8 -> CF (S, S, 3) and FA (S, S, 3), uint8; FA still carries the model's chroma."""
+        """Split a joint image (H, W, 3) uint8 into CF and FA (S, S, 3), uint8; FA still has the model's chroma."""
         assert joint.shape[:2] == self.joint_size, f"{joint.shape} is not a {self} image"
         halves = joint[:, : self._half_width], joint[:, self._half_width :]
         cf, fa = (_to_width(half, self.view_size) for half in halves)
@@ -52,8 +52,8 @@ def _to_width(view: np.ndarray, width: int) -> np.ndarray:
 
 
 def to_grey(fa_rgb: np.ndarray) -> tuple[np.ndarray, float]:
-    """FA as decoded (H, W, 3) uint8 -> the one channel it is, (H, W) uint8, and the mean chroma removed, in [0, 255].
+    """Convert a decoded FA (H, W, 3) uint8 to grey (H, W) uint8; also return the mean chroma removed, in [0, 255].
 
-    An angiogram has no colour: chroma is a fault of the model, so its amount is a health figure.
+    An angiogram has no colour, so the chroma measures an error of the model.
     """
     return np.rint(fa_rgb.mean(axis=2)).astype(np.uint8), chroma(fa_rgb)

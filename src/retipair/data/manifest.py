@@ -1,7 +1,7 @@
-"""The manifest: the one contract between what makes pairs (`prepare`, `generate`) and everything that reads them.
+"""The manifest lists the pairs of a folder; `prepare` and `generate` write it, all other commands read it.
 
-One JSON object a line. Paths are relative to the manifest and never leave its folder; unknown keys are refused; there
-are no timestamps, so that two runs compare.
+One JSON object per line. Paths are relative to the manifest and stay inside its folder. Unknown keys are refused.
+There are no timestamps, so that two runs can be compared.
 """
 
 import json
@@ -17,7 +17,7 @@ from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import is_text
 
-_HOW = "raw views become a folder that has one by `retipair prepare RAW NEW_FOLDER`"
+_ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
 MANIFEST_NAME = "manifest.jsonl"
 PREPARED_SCHEMA = "retipair.prepared/1"
 GENERATED_SCHEMA = "retipair.generated/1"
@@ -28,12 +28,12 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedPair:
-    """A line that `prepare` wrote: one aligned pair.
+    """Manifest line of one aligned pair, written by `prepare`.
 
-    `points` are the landmarks in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px, FA's already moved.
+    `points` are the landmarks in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px, FA's already mapped.
     `fa_to_cf` (3x3) maps pixel centres of the raw FA to pixel centres of the prepared CF.
-    `residual_px` is the median over all points of |CF point - moved FA point|, at output scale; None without points.
-    `consistency` is the vesselness correlation in [-1, 1]; `_backup_path` is the one without refinement.
+    `residual_px` is the median over all points of |CF point - mapped FA point|, at output scale; None without points.
+    `consistency` is the vesselness correlation in [-1, 1]; `consistency_before` is that without refinement.
     """
 
     id: str
@@ -57,10 +57,10 @@ class PreparedPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratedPair:
-    """A line that `generate` wrote: one synthetic pair.
+    """Manifest line of one synthetic pair, written by `generate`.
 
-    `source_eye` is the patient, or else the eye, of the pair that was varied: it stays on one side of every split.
-    `index` counts from 1 and names the pair's folder; `fa_chroma` is what was removed to write FA grey, in [0, 255].
+    `source_eye` is the patient, or else the eye, of the source pair; all its variations stay in one split.
+    `index` counts from 1 and names the pair's folder. `fa_chroma` is the mean chroma removed from FA, in [0, 255].
     """
 
     id: str
@@ -84,64 +84,64 @@ class GeneratedPair:
 
 
 Record = PreparedPair | GeneratedPair
-_LARGEST = 2**63
-_HIGHEST = sys.float_info.max
-_NAMES = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
+_MAX_INT = 2**63
+_MAX_FLOAT = sys.float_info.max
+_PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
 
 def to_line(record: Record) -> str:
-    """One manifest line, newline included; keys in the order of the schema, `schema` first."""
+    """Format one manifest line, newline included; keys in schema order, `schema` first."""
     values = asdict(record)
     return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:
-    """Write `folder/manifest.jsonl` whole or not at all."""
+    """Write `folder/manifest.jsonl` atomically."""
     with atomic_write(folder / MANIFEST_NAME) as stream:
         stream.writelines(to_line(record).encode() for record in records)
 
 
 def read_manifest(folder: Path) -> Iterator[Record]:
-    """The records of `folder/manifest.jsonl`, in order, one at a time.
+    """Yield the records of `folder/manifest.jsonl` in order.
 
-    Raises UserError, naming file and line, for a missing manifest, bad JSON, an unknown schema, unknown or missing
-    keys, a value of another type, an id that occurs twice, or a path that leaves the folder.
+    Raises UserError, naming file and line, for a missing manifest, invalid JSON, an unknown schema, unknown or missing
+    keys, a value of the wrong type, a duplicate id, or a path outside the folder.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        within = sorted(one.parent.name for one in folder.glob(f"*/{MANIFEST_NAME}"))
-        advice = f"take one of the folders in it: {', '.join(within[:5])}" if within else _HOW
+        subfolders = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
+        advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
         raise UserError(f"{folder}: no {MANIFEST_NAME} here; {advice}")
-    seen: set[tuple[str, str]] = set()
-    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # refused by `parse_line`
+    ids: set[tuple[str, str]] = set()
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # surrogates are refused by `parse_line`
         for number, line in enumerate(stream, start=1):
             record = parse_line(line, where=f"{path}, line {number}")
-            if (record.schema, record.id) in seen:
-                raise UserError(f"{path}, line {number}: id {record.id!r} for the second time; remove one line")
-            seen.add((record.schema, record.id))
+            if (record.schema, record.id) in ids:
+                raise UserError(f"{path}, line {number}: duplicate id {record.id!r}; remove one line")
+            ids.add((record.schema, record.id))
             yield record
 
 
 def parse_line(line: str, where: str) -> Record:
-    """One manifest line -> its record; `where` names the place in errors."""
+    """Parse one manifest line; `where` names its place in errors."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
         advice = "make the folder again"
-        if not line.endswith("\n"):  # the last, of a command that was killed
-            advice = "give the command that wrote it again, which mends that"
+        if not line.endswith("\n"):  # the incomplete last line of a killed command
+            advice = "repeat the command that wrote it, which repairs it"
         raise UserError(f"{where}: not JSON ({error}); {advice}") from None
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
     _check_keys(kind, values, where)
     if kind is PreparedPair and values["split"] not in SPLITS:
-        raise UserError(f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}; correct it")
+        raise UserError(f"{where}: split {values['split']!r} is not one of {', '.join(SPLITS)}; correct it")
     if key := find_type_error(kind, values):
         raise UserError(f"{where}: {key} cannot be {json.dumps(values[key])[:40]}; make the folder again")
-    if key := next((key for key in _NAMES if not str(values.get(key, "")).isprintable()), None):
-        raise UserError(f"{where}: {key} holds what no screen can show; make the folder again")
+    if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
+        raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
     record = kind(**values)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
@@ -149,7 +149,7 @@ def parse_line(line: str, where: str) -> Record:
 
 
 def find_type_error(kind: type, values: dict[str, Any]) -> str | None:
-    """The first key whose JSON value is not of the type that the field of the dataclass `kind` has, if any."""
+    """Return the first key whose JSON value does not have the type of its field in dataclass `kind`, or None."""
     checks = _checks(kind)
     return next((key for key, value in values.items() if not checks[key](value)), None)
 
@@ -159,12 +159,12 @@ Check = Callable[[Any], bool]
 
 @cache
 def _checks(kind: type) -> dict[str, Check]:
-    """For each field of a dataclass the function that tells whether a JSON value is of its type."""
+    """Return, for each field of a dataclass, a function that checks whether a JSON value has its type."""
     return {name: _check_for(hint) for name, hint in get_type_hints(kind).items()}
 
 
 def _check_for(hint: Any) -> Check:
-    """Translate a type into a function once: to look at the type again for every value takes most of the time."""
+    """Convert a type to a function once; inspecting the type again for every value takes most of the time."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return inner.__contains__
@@ -183,8 +183,8 @@ def _check_for(hint: Any) -> Check:
 _PLAIN: dict[Any, Check] = {
     NoneType: lambda value: value is None,
     str: lambda value: isinstance(value, str) and (value.isascii() or is_text(value)),
-    float: lambda value: type(value) in (int, float) and abs(value) <= _HIGHEST,
-    int: lambda value: type(value) is int and abs(value) < _LARGEST,
+    float: lambda value: type(value) in (int, float) and abs(value) <= _MAX_FLOAT,
+    int: lambda value: type(value) is int and abs(value) < _MAX_INT,
 }
 
 
@@ -205,4 +205,4 @@ def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
 
 def _check_inside(relative: str, where: str) -> None:
     if relative.startswith("/") or ".." in relative.split("/") or "\\" in relative:
-        raise UserError(f"{where}: path {relative!r} leaves the manifest's folder")
+        raise UserError(f"{where}: path {relative!r} is outside the manifest's folder")

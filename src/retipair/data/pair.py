@@ -20,29 +20,29 @@ from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which nobody reads
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns first, and counts otherwise: see `_check_header`
-_DEEPEST = 32  # bits
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which is not used
+Image.MAX_IMAGE_PIXELS = None  # `_check_header` checks the size instead
+_MAX_BITS = 32
 MEGAPIXELS = 200
-"""More than any fundus camera has."""
-_KINDS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
-"""Pillow's names: of others it would start programs, for PostScript above all."""
-Image.init()  # only then does it know all of these by name
-_MARK = (
+"""Default limit, above the resolution of any fundus camera."""
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
+"""Pillow's names of the supported formats; for others, such as PostScript, Pillow would start programs."""
+Image.init()  # registers all of these formats
+_MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
 )
-"""Keys under which a picture that is no photograph says so, and how it was made."""
+"""Metadata keys that mark an image as synthetic and record how it was made."""
 
 
 def px_at_512(px: float, size: int) -> float:
-    """A distance in views of `size` px, in px at 512: what a user is shown, whatever the size."""
+    """Convert a distance in views of `size` px to px at 512, the unit shown to users."""
     return px * 512 / size
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two views of one field, and where both are valid.
+    """Two aligned views of one field, and the mask of valid pixels.
 
     cf: (H, W, 3) uint8, fa: (H, W) uint8, mask: (H, W) bool.
     """
@@ -52,7 +52,7 @@ class Pair:
     mask: np.ndarray
 
     def consistency(self) -> float:
-        """How well the views match: the correlation of their vesselness, in [-1, 1]."""
+        """Return the correlation of the views' vesselness, in [-1, 1]."""
         return vesselness_correlation(self.cf, self.fa, self.mask)
 
     def _repr_png_(self) -> bytes:
@@ -65,10 +65,10 @@ class Pair:
 def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarray:
     """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
 
-    As it is displayed: in sRGB by its colour profile, turned as its EXIF orientation says, black where it is
-    transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
-    Raises UserError, naming the file, if it is missing, cannot be read whole, is of a form that is not known, holds
-    several pictures, or is larger than so many megapixels (a small file may say that it holds gigabytes).
+    The image is returned as displayed: converted to sRGB by its colour profile, rotated by its EXIF orientation, black
+    where it is transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
+    Raises UserError, naming the file, if it is missing, truncated or of an unsupported format, contains several images,
+    or has more than `megapixels` (a small file may declare gigabytes of pixels).
     """
     try:
         with _opened(path) as opened:
@@ -81,10 +81,10 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         known = "PNG, JPEG, TIFF, BMP, WebP"
-        raise UserError(f"{path}: no image of a kind that is known ({known}); save it as one") from None
+        raise UserError(f"{path}: unsupported image format; save it as one of {known}") from None
     except UserError:
         raise
-    except Exception as error:  # a fuzzer has Pillow's readers raise nearly every kind
+    except Exception as error:  # fuzzing makes Pillow raise nearly any exception
         raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
 
 
@@ -92,17 +92,17 @@ def _check_header(path: Path, image: Image.Image | Page, megapixels: int) -> Non
     width, height = image.size
     if width * height > megapixels * 10**6:
         raise UserError(
-            f"{path}: {width} x {height} px, more than {megapixels} megapixels; if it is a photograph, make it smaller "
+            f"{path}: {width} x {height} px, more than {megapixels} megapixels; if it is a photograph, downscale it "
             "(or raise --max_megapixels of `retipair prepare`)"
         )
-    if isinstance(image, Image.Image) and (pictures := _pictures(image)) > 1:
-        raise UserError(f"{path}: holds {pictures} pictures; save the one that is meant in a file of its own")
+    if isinstance(image, Image.Image) and (count := _count_images(image)) > 1:
+        raise UserError(f"{path}: contains {count} images; save the right one in a separate file")
 
 
-def _pictures(image: Image.Image) -> int:
-    """Count the pictures in a file; the thumbnails and gain maps that cameras add to a JPEG (MPO) are none."""
+def _count_images(image: Image.Image) -> int:
+    """Count the images in a file, without the thumbnails and gain maps that cameras add to a JPEG (MPO)."""
     if image.format == "TIFF":
-        return 1  # `main_page` has refused others
+        return 1  # `main_page` refuses several
     if image.format == "MPO":
         kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002]]  # type: ignore[attr-defined]
         return 1 + sum("Multi-Frame" in kind for kind in kinds[1:])
@@ -111,9 +111,9 @@ def _pictures(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image | Page]:
-    """Open the picture in a file, not decoded yet: a TIFF page that `read_deep_page` reads, else an image of Pillow's.
+    """Open the image in a file without decoding it: a TIFF page for `read_deep_page`, else a Pillow image.
 
-    Through a stream: given the path, Pillow 13 maps an uncompressed TIFF and scrambles it if it lies on its side.
+    Uses a stream: given a path, Pillow 13 memory-maps an uncompressed TIFF and scrambles it if it is stored rotated.
     """
     with path.open("rb") as stream:
         page = main_page(stream)
@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[Image.Image | Page]:
 def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
     stream.seek(0)
     try:
-        image = Image.open(stream, formats=_KINDS)
+        image = Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError:
         if page is None:
             raise
@@ -140,35 +140,35 @@ def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
 
 
 def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
-    """Decode what was opened, as stored."""
+    """Decode an opened image, as stored."""
     if isinstance(opened, Page):
         return read_deep_page(opened)
     return read_deep_png(partial(_opened, path)) if is_deep_png(opened) else opened  # type: ignore[arg-type]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale other values to 8 bits: Pillow would cut off what is brighter.
+    """Scale other value ranges to 8 bits; Pillow would clip bright values.
 
-    Floating-point values are 0 to 1, or whole numbers as 16 bits have.
+    Floating-point values are in [0, 1], or integers as in 16-bit images.
     """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise ValueError("its values are not those of an image")
+        raise ValueError("it has negative, NaN or infinite values")
     highest = values.max(initial=0)
     if image.mode.startswith("F"):
         if highest <= 1:
             return Image.fromarray(np.rint(values * 255).astype(np.uint8))
         if (values != np.rint(values)).any():
-            raise ValueError(f"its values reach {highest:g}, neither 1 nor whole numbers: save it with 8 or 16 bits")
-    if (bits := used_bits(values)) > _DEEPEST:
+            raise ValueError(f"its values reach {highest:g} and are not integers: save it with 8 or 16 bits")
+    if (bits := used_bits(values)) > _MAX_BITS:
         raise ValueError(f"its values reach {highest:g}: save it with 8 or 16 bits")
     return Image.fromarray(to_eight_bits(values.astype(np.int64), bits))
 
 
 def _on_black(image: Image.Image) -> Image.Image:
-    """Without transparency: what lies under it is no view, whatever colour the file hides there."""
+    """Replace transparency by black; the colour stored under it is not part of the view."""
     if not image.has_transparency_data:
         return image
     flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
@@ -176,15 +176,15 @@ def _on_black(image: Image.Image) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file as `load_image` reads it, px."""
+    """Return (width, height) of an image file as `load_image` reads it, px."""
     with _opened(path) as image:
         return image.size_displayed if isinstance(image, Page) else ImageOps.exif_transpose(image).size
 
 
 def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
-    """How the first of these files says it was made, if every one says "Synthetic: yes ..."; else nothing.
+    """Return the synthetic mark of the first file if all files have one ("Synthetic: yes ..."), else an empty dict.
 
-    Nothing else of their metadata: a photograph's may name a patient.
+    Other metadata is ignored, because a photograph's may name a patient.
     """
     marks = [_mark_of(path) for path in paths]
     return marks[0] if all(mark.get("Synthetic", "").startswith("yes") for mark in marks) else {}
@@ -192,12 +192,12 @@ def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
 
 def _mark_of(path: Path) -> dict[str, str]:
     with _opened(path) as image:
-        texts = {} if isinstance(image, Page) else {key: image.info.get(key) for key in _MARK}
+        texts = {} if isinstance(image, Page) else {key: image.info.get(key) for key in _MARK_KEYS}
     return {key: str(text) for key, text in texts.items() if isinstance(text, str)}
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, 3) or (H, W) uint8 as PNG, whole or not at all, with texts in its metadata; makes the folder."""
+    """Write (H, W, 3) or (H, W) uint8 as PNG atomically, with `texts` as metadata; create the folder if needed."""
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
@@ -206,12 +206,12 @@ def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = 
 
 
 def chroma(pixels: np.ndarray) -> float:
-    """Mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]: 0 where they are grey."""
+    """Return the mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]; 0 for grey."""
     return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())
 
 
 def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:
-    """Alternate tiles of CF (H, W, 3) and FA (H, W) in one (H, W, 3) uint8 image: vessels run on over the edges."""
+    """Alternate tiles of CF (H, W, 3) and FA (H, W) in one (H, W, 3) uint8 image; aligned vessels cross tile edges."""
     rows, columns = (np.arange(n) * tiles // n for n in cf.shape[:2])
     odd = (rows[:, None] + columns[None, :]) % 2 == 1
     return np.where(odd[..., None], fa[..., None], cf).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""`rejected.txt` beside a manifest: the ids of pairs that a user, or `evaluate --withhold_copies`, threw out."""
+"""Read and extend `rejected.txt` beside a manifest: ids of pairs rejected by a user or `evaluate --withhold_copies`."""
 
 import os
 from collections.abc import Container, Iterable
@@ -17,7 +17,7 @@ _COMMENT = "#"
 
 @dataclass(frozen=True)
 class RejectedList:
-    """The ids in a folder's list, in NFC, each with the number of its first line; its comments, by their lines."""
+    """The ids in a folder's list, in NFC, with the number of their first line; its comments by line number."""
 
     path: Path
     lines: dict[str, int]
@@ -37,10 +37,10 @@ class RejectedList:
 
 
 def read_rejected(folder: Path) -> RejectedList:
-    """Read `folder/rejected.txt`: one id a line; blank lines and lines that begin with # do not count.
+    """Read `folder/rejected.txt`: one id per line; blank lines and lines that begin with # are ignored.
 
-    A byte order mark, CRLF line ends and spaces around an id are ignored. The list is empty if there is no such file.
-    Raises UserError, naming the file, if it is not a text file in UTF-8, or if only a file of nearly that name exists.
+    A byte order mark, CRLF line ends and spaces around an id are ignored. Returns an empty list if the file is missing.
+    Raises UserError, naming the file, if it is not UTF-8 text, or if only a file with a similar name exists.
     """
     path = folder / REJECTED_NAME
     lines: dict[str, int] = {}
@@ -57,7 +57,7 @@ def read_rejected(folder: Path) -> RejectedList:
 def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
     """Append the ids that are not listed yet to `folder/rejected.txt`, under a comment that states the reason.
 
-    The user's own lines are kept. The file is replaced in one step. Raises UserError as `read_rejected`.
+    The user's own lines are kept. The file is written atomically. Raises UserError as `read_rejected`.
     """
     listed = read_rejected(folder)
     if new := [id for id in ids if id not in listed]:
@@ -76,8 +76,8 @@ def _text(path: Path) -> str:
 
 
 def _check_no_other(folder: Path) -> None:
-    """A list under nearly the same name (rejected.csv, Rejected.txt) would have no effect."""
-    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as found:
-        others = sorted(one.name for one in found if one.name.lower().startswith("rejected."))
+    """Raise UserError for a list with a similar name (rejected.csv, Rejected.txt), which would have no effect."""
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        others = sorted(entry.name for entry in entries if entry.name.lower().startswith("rejected."))
     if others:
         raise UserError(f"{folder / others[0]}: is not read; save it as {REJECTED_NAME}, or rename it")

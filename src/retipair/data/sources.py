@@ -1,11 +1,11 @@
-"""What raw folders and tables look like: every known layout -> one list of raw pairs, nothing decoded yet.
+"""Find the raw pairs in folders and tables of every supported layout, without decoding images.
 
     ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      the original; also all files in ROOT itself
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
     ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            Isfahan MISP
-    pairs.csv or pairs.jsonl                                  a table: columns cf, fa and what else is known
+    pairs.csv or pairs.jsonl                                  a table: columns cf, fa and optional ones
 
-A folder may have an `eyes.csv` (id, eye and, where known, patient and split). Names are compared as Unicode NFC.
+A folder may have an `eyes.csv` (id, eye and, if known, patient and split). Names are compared as Unicode NFC.
 """
 
 import re
@@ -21,22 +21,22 @@ from retipair.runtime.text_files import nfc, on_disk
 
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
-_UNREAD = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Images of other kinds: views too, which reading refuses by name where it cannot read them."""
+_OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
+"""Other image formats. They count as views, so that reading refuses the unsupported ones by name."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
-_LONGEST_ID = 200  # bytes: file systems take 255, and files grow under longer names
+_MAX_ID_BYTES = 200  # bytes: file systems allow 255, and output file names are longer than ids
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
-_OF_SYSTEMS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
-"""Folders that network drives and operating systems make, in lower case: never looked into."""
+_SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
+"""Folders made by network drives and operating systems, in lower case; never searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawPair:
-    """Where one pair's files are and what is known about it; `cf` and `fa` are as named, not yet as seen."""
+    """Files of one pair and what is known about it; `cf` and `fa` follow file names, not yet image content."""
 
     id: str
     cf: Path
@@ -48,21 +48,21 @@ class RawPair:
     split: Split | None = None
     caption: str | None = None
     views_named: bool = False
-    """Whether the table's columns or the folders' names say which view is the CF: then colour does not decide."""
+    """Whether table columns or folder names state which view is the CF; otherwise, colour decides."""
 
     @property
     def files(self) -> list[Path]:
-        """Every file the pair is made of."""
+        """Every file of the pair."""
         return [path for path in (self.cf, self.fa, self.cf_points, self.fa_points) if path is not None]
 
     def swapped(self) -> "RawPair":
-        """The same pair with its views, and their points, the other way round."""
+        """Return the pair with views and points swapped."""
         return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
 
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """What is no pair, and why, with the file and the remedy. empty: a folder without images, no reason to stop."""
+    """Something that is not a pair; `why` names file and remedy. empty: a folder without images, which is no error."""
 
     id: str
     why: str
@@ -70,22 +70,22 @@ class SkippedPair:
 
 
 def find_pairs(raw: Path) -> list[RawPair]:
-    """The pairs in a raw folder or table, by id.
+    """Return the pairs in a raw folder or table, sorted by id.
 
-    Raises UserError, naming the file and the remedy, for whatever is missing, unknown, double or left over.
+    Raises UserError, naming the file and the remedy, for anything missing, unknown, duplicate or unpaired.
     """
     pairs, unusable = scan_pairs(raw)
-    if bad := [one.why for one in unusable if not one.empty]:
+    if bad := [skipped.why for skipped in unusable if not skipped.empty]:
         more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     return pairs
 
 
 def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
-    """Likewise, by id, and apart from them what cannot be used though others can: half a pair, a name that is not safe,
-    an image that belongs to no pair, a folder without images.
+    """Return the pairs sorted by id, and what cannot be used: half a pair, an unsafe name, an image that belongs to no
+    pair, a folder without images.
 
-    Raises UserError for what leaves all of them in doubt.
+    Raises UserError for errors that affect all pairs.
     """
     if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
         raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
@@ -96,12 +96,12 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
         found = list(_in_table(raw))
     else:
         raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    checked = [one if isinstance(one, SkippedPair) else _checked(one) for one in found]
-    pairs = sorted((one for one in checked if isinstance(one, RawPair)), key=lambda pair: pair.id)
-    unusable = [one for one in checked if isinstance(one, SkippedPair)]
-    # Some file systems do not tell A from a.
-    if double := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
-        raise UserError(f"{raw}: id {double[0]!r} occurs more than once; rename one of them")
+    checked = [pair if isinstance(pair, SkippedPair) else _checked(pair) for pair in found]
+    pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
+    unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
+    # Some file systems are case-insensitive.
+    if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
+        raise UserError(f"{raw}: id {duplicate[0]!r} occurs more than once; rename one of them")
     if not raw.is_dir():
         _check_eyes_known(raw, pairs)
         return pairs, unusable
@@ -109,26 +109,27 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     if table is None:
         return pairs, unusable
     eyes = read_eyes(table)
-    unusable = [replace(one, empty=one.empty and one.id not in eyes) for one in unusable]  # a pair is expected there
-    return _with_eyes(table, eyes, pairs, {one.id for one in unusable}), unusable
+    # An empty folder that eyes.csv lists is an error.
+    unusable = [replace(skipped, empty=skipped.empty and skipped.id not in eyes) for skipped in unusable]
+    return _with_eyes(table, eyes, pairs, {skipped.id for skipped in unusable}), unusable
 
 
 def _check_no_pair_table(folder: Path) -> None:
-    """What a table of pairs says of eyes and splits would be lost if its folder were read."""
+    """Raise UserError for a table of pairs: reading its folder would ignore the table's eyes and splits."""
     for path in _visible(folder):
         if path.name.lower() in _PAIR_TABLES:
-            raise UserError(f"{path}: is a table of pairs; give it in place of its folder, or rename it")
+            raise UserError(f"{path}: is a table of pairs; pass it instead of its folder, or rename it")
 
 
 def _eyes_table(folder: Path) -> Path | None:
     """Find the table of eyes, `eyes.csv` in any case; None if there is none.
 
-    Raises UserError for two of them, and for one that would be passed over because it is in another format.
+    Raises UserError for two of them, and for one in another format, which would be ignored.
     """
     found = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
     tables = [path for path in found if path.name.lower() == EYES_TABLE]
     if len(tables) > 1:
-        raise UserError(f"{tables[1]}: {tables[0].name} is there too; remove one of them")
+        raise UserError(f"{tables[1]}: {tables[0].name} exists too; remove one of them")
     others = [path for path in found if path.suffix.lower() in _TABLE_SUFFIXES]
     if others and not tables:
         raise UserError(f"{others[0]}: is not read; save it as {EYES_TABLE}, or rename it")
@@ -136,10 +137,10 @@ def _eyes_table(folder: Path) -> Path | None:
 
 
 def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
-    """A table of pairs says which eyes they show; an `eyes.csv` beside it is not read."""
+    """Raise UserError for an `eyes.csv` beside a table of pairs that names no eyes: it would be ignored."""
     eyes = table.parent / EYES_TABLE
     if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
-        raise UserError(f"{eyes}: is not read beside a table; put its columns eye and patient into {table.name}")
+        raise UserError(f"{eyes}: is not read with a table of pairs; put its columns eye and patient into {table.name}")
 
 
 # --- Folders
@@ -155,13 +156,13 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _view_folders(root: Path) -> dict[str, Path]:
-    """The folders of CF and FA by "cf" and "fa", in any case, singular or plural; none where there is neither."""
+    """Find the folders of CF and FA, named "cf" and "fa" in any case, singular or plural; empty if there is neither."""
     found: dict[str, Path] = {}
     for path in _visible(root):
         view = path.name.lower().removesuffix("s")
         if view in ("cf", "fa") and path.is_dir():
             if view in found:
-                raise UserError(f"{path}: {found[view].name}/ is there too; put all {view.upper()} into one of them")
+                raise UserError(f"{path}: {found[view].name}/ exists too; put all {view.upper()} into one of them")
             found[view] = path
     if len(found) == 1:
         [(present, path)] = found.items()
@@ -171,10 +172,10 @@ def _view_folders(root: Path) -> dict[str, Path]:
 
 
 def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
-    """The original layout, in a folder a pair or flat."""
-    places = {path: _images_or_why(path) for path in (root, *_visible(root)) if path.is_dir()}
+    """Read the original layout, with one folder per pair or flat."""
+    places = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
     if not any(places.values()):
-        raise UserError(f"{root}: no images in a layout that is known; known are {_LAYOUTS}")
+        raise UserError(f"{root}: no images in a supported layout; supported are {_LAYOUTS}")
     for place, images in places.items():
         if isinstance(images, SkippedPair):
             yield images
@@ -206,7 +207,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
-    """ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the other way round."""
+    """Read the Isfahan layout: ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the reverse."""
     if not any(_images(place) for place in folders.values()):
         raise UserError(f"{next(iter(folders.values()))}: no images in it; put n.jpg and n-n.jpg there")
     for kind, place in folders.items():
@@ -221,10 +222,10 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
 
 
 def _folders_with_images(place: Path) -> Iterator[SkippedPair]:
-    """The folders in a folder of views, which are not looked into, but for those without images."""
+    """Report the subfolders with images of a folder of views, which are not searched."""
     for path in _visible(place):
-        if path.is_dir() and _images_or_why(path):
-            yield SkippedPair(nfc(path.name), f"{path}: is not looked into; move its images into {place.name}/ or away")
+        if path.is_dir() and _images_or_skipped(path):
+            yield SkippedPair(nfc(path.name), f"{path}: is not searched; move its images to {place.name}/ or away")
 
 
 def _add(views: dict[int, Path], number: int, path: Path) -> None:
@@ -252,15 +253,15 @@ def _points_of(view: Path) -> Path | None:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without what network drives and operating systems put there."""
+    """List a folder, sorted, without hidden files and folders of network drives and operating systems."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); allow it, or remove the folder") from None
-    return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _OF_SYSTEMS]
+    return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FOLDERS]
 
 
-def _images_or_why(folder: Path) -> list[Path] | SkippedPair:
+def _images_or_skipped(folder: Path) -> list[Path] | SkippedPair:
     try:
         return _images(folder)
     except UserError as error:
@@ -268,12 +269,12 @@ def _images_or_why(folder: Path) -> list[Path] | SkippedPair:
 
 
 def _images(folder: Path) -> list[Path]:
-    suffixes = (*IMAGE_SUFFIXES, *_UNREAD)
+    suffixes = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
     return [path for path in _visible(folder) if path.suffix.lower() in suffixes and _is_file_or_link(path)]
 
 
 def _is_file_or_link(path: Path) -> bool:
-    """A link to nothing counts: its content may not be fetched yet (git-annex), which must not pass unseen."""
+    """Accept dangling links: reading reports them, for example git-annex content that is not fetched yet."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
@@ -283,7 +284,9 @@ def _is_file_or_link(path: Path) -> bool:
 def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in table_rows(path, known, needed=("cf", "fa")):
-        files = {key: _named(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row}
+        files = {
+            key: _respelled(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row
+        }
         name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
         if missing := [file for file in files.values() if not _is_file(file)]:
             yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
@@ -293,36 +296,36 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
         yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
 
 
-def _named(path: Path) -> Path:
-    """The path as it is spelled on disk."""
+def _respelled(path: Path) -> Path:
+    """Return the path as it is spelled on disk."""
     try:
         return on_disk(path)
-    except OSError:  # no name that a file can have
+    except OSError:  # not a valid file name
         return path
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # no name that a file can have
+    except OSError:  # not a valid file name
         return False
 
 
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
-    """Add what `eyes.csv` says; it must speak of every pair and of nothing else but those that cannot be used."""
+    """Add eyes, patients and splits from `eyes.csv`, which must list every pair and nothing else but unusable ones."""
     ids = {pair.id for pair in pairs}
-    if strange := sorted(set(eyes) - ids - unusable):
-        raise UserError(f"{path}: no pair has id {strange[0]!r}; correct or remove its line")
+    if unknown := sorted(set(eyes) - ids - unusable):
+        raise UserError(f"{path}: no pair has id {unknown[0]!r}; correct or remove its line")
     if missing := sorted(ids - set(eyes)):
-        raise UserError(f"{path}: no line for pair {missing[0]!r}; add one, so that no eye is on two sides")
+        raise UserError(f"{path}: no line for pair {missing[0]!r}; add one, so that no eye is in two splits")
     return [replace(pair, **eyes[pair.id]) for pair in pairs]
 
 
 def _checked(pair: RawPair) -> RawPair | SkippedPair:
-    if len(pair.id.encode(errors="replace")) > _LONGEST_ID:
-        why = f"{pair.cf}: its name is too long for the files that are made of it; rename it, and its partner"
+    if len(pair.id.encode(errors="replace")) > _MAX_ID_BYTES:
+        why = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
     elif not _SAFE_ID.fullmatch(pair.id):
-        why = f"{pair.cf}: id {pair.id!r} is no safe file name; use letters, digits, . _ + and -"
+        why = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
     elif (pair.cf_points is None) != (pair.fa_points is None):
         points = pair.cf_points or pair.fa_points
         why = f"{points}: the other view has no points; add some or remove these"

@@ -1,4 +1,4 @@
-"""Which eyes train, which validate, which are kept for the end: by patient or eye, never by image."""
+"""Split pairs into train, val and test by patient or eye, never by image."""
 
 import hashlib
 import unicodedata
@@ -8,15 +8,15 @@ from retipair.data.manifest import Split
 from retipair.data.sources import RawPair
 from retipair.runtime.errors import UserError
 
-_SIDES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}
-"""What tables call the right and left eye, in lower case."""
+_SIDE_NAMES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}
+"""Names of the right and left eye in tables, in lower case."""
 
 
 def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """The side of every pair, by id: the user's own where there is one, else a seeded one.
+    """Return the split of every pair, by id: the user's own if there is one, else a seeded one.
 
-    Raises UserError when an eye or patient is on two sides, when names leave in doubt which eyes are one, when only
-    some pairs have a side, or when there are too few eyes.
+    Raises UserError if an eye or patient is in two splits, if names do not identify eyes, if only some pairs have a
+    split, or if there are too few eyes.
     """
     groups = {pair.id: group_of(pair) for pair in pairs}
     _check_patients(pairs)
@@ -25,16 +25,16 @@ def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: fl
     if not any(pair.split for pair in pairs):
         sides = split_groups(list(groups.values()), val_fraction, test_fraction, seed)
         return {name: sides[group] for name, group in groups.items()}
-    return _own_split(pairs, groups)
+    return _user_split(pairs, groups)
 
 
 def group_of(pair: RawPair) -> str:
-    """What must not be divided: the patient, else the eye, else the pair."""
+    """Return the unit that stays in one split: the patient, else the eye, else the pair."""
     return f"patient {pair.patient}" if pair.patient else f"eye {pair.eye or pair.id}"
 
 
 def eye_names(pairs: Sequence[RawPair]) -> dict[str, str]:
-    """A name for the eye of every pair, by id; with its patient's where two patients have eyes of one name (OD)."""
+    """Return the eye of every pair, by id; with the patient's name if several patients have an eye of that name."""
     patients: dict[str | None, set[str | None]] = {}
     for pair in pairs:
         patients.setdefault(pair.eye, set()).add(pair.patient)
@@ -45,18 +45,18 @@ def eye_names(pairs: Sequence[RawPair]) -> dict[str, str]:
 
 
 def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Assign every group (a patient, or an eye where the patient is unknown) to one side.
+    """Assign every group (a patient, or an eye if the patient is unknown) to one split.
 
     Each non-zero fraction gets at least one group and training keeps at least one. Groups are ranked by a hash
-    of their name and the seed, so that one more or less moves few others to another side.
-    Raises UserError when there are too few groups for the sides asked for.
+    of their name and the seed, so that adding or removing one moves few others to another split.
+    Raises UserError if there are too few groups.
     """
     names = sorted(set(groups))
-    n_val, n_test = (_share(fraction, len(names)) for fraction in (val_fraction, test_fraction))
+    n_val, n_test = (_group_count(fraction, len(names)) for fraction in (val_fraction, test_fraction))
     if len(names) <= n_val + n_test:
         raise UserError(
-            f"{len(names)} eye(s) or patient(s) cannot be on {1 + (n_val > 0) + (n_test > 0)} sides of a split; "
-            "add pairs of other eyes, or correct eyes.csv (columns id,eye) if eyes are told apart wrongly"
+            f"{len(names)} eye(s) or patient(s) cannot be divided into {1 + (n_val > 0) + (n_test > 0)} splits; "
+            "add pairs of other eyes, or correct eyes.csv (columns id,eye) if it groups pairs wrongly"
         )
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
     sides: dict[str, Split] = dict.fromkeys(order, "train")
@@ -65,7 +65,7 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     return sides
 
 
-def _own_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Split]:
+def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Split]:
     sides: dict[str, Split] = {}
     by_group: dict[str, Split] = {}
     for pair in pairs:
@@ -73,7 +73,7 @@ def _own_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Sp
             raise UserError(f"pair {pair.id!r} has no split but others do; fill the column in every line")
         group = groups[pair.id]
         if by_group.setdefault(group, pair.split) != pair.split:
-            raise UserError(f"{group} is both in {by_group[group]} and in {pair.split}; put it on one side")
+            raise UserError(f"{group} is both in {by_group[group]} and in {pair.split}; put it in one split")
         sides[pair.id] = pair.split
     if missing := [side for side in ("train", "val") if side not in sides.values()]:
         raise UserError(f"the split column leaves no pair for {missing[0]}; give it at least one eye")
@@ -81,34 +81,34 @@ def _own_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Sp
 
 
 def _check_patients(pairs: Sequence[RawPair]) -> None:
-    """An eye that has a patient here and none there could end on two sides unseen."""
+    """Raise UserError if only some pairs of an eye name its patient: the eye could end up in two splits."""
     named = {pair.eye for pair in pairs if pair.patient and pair.eye}
     for pair in pairs:
         if pair.eye in named and not pair.patient:
-            raise UserError(f"pair {pair.id!r}: eye {pair.eye!r} has a patient elsewhere; name it here too")
+            raise UserError(f"pair {pair.id!r}: eye {pair.eye!r} has a patient in another pair; name it here too")
 
 
 def _check_sides(pairs: Sequence[RawPair]) -> None:
-    """The right eyes of all patients would be one eye."""
+    """Raise UserError for eyes named only left or right without a patient: those of all patients would be one eye."""
     first: dict[str, RawPair] = {}
     for pair in pairs:
-        if pair.eye and not pair.patient and pair.eye.lower() in _SIDES:
+        if pair.eye and not pair.patient and pair.eye.lower() in _SIDE_NAMES:
             other = first.setdefault(pair.eye, pair)
             if other is not pair:
                 raise UserError(
-                    f"pairs {other.id!r} and {pair.id!r}: eye {pair.eye!r} says which side, not whose; name the "
-                    "patient too (column patient), or give each eye a name of its own"
+                    f"pairs {other.id!r} and {pair.id!r}: eye {pair.eye!r} names a side but no patient; name the "
+                    "patient too (column patient), or give each eye its own name"
                 )
 
 
 def _check_spelling(groups: dict[str, str]) -> None:
-    """One patient in two spellings could end on two sides: P1, p1, and with the wide characters of Chinese input."""
+    """Raise UserError for two spellings of one name (P1, p1, full-width characters): it could end up in two splits."""
     first: dict[str, str] = {}
     for name, group in groups.items():
         other = first.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
         if other != group:
-            raise UserError(f"pair {name!r}: {group!r} and {other!r} differ in spelling alone; use one, or rename one")
+            raise UserError(f"pair {name!r}: {group!r} and {other!r} differ only in spelling; use one, or rename one")
 
 
-def _share(fraction: float, total: int) -> int:
+def _group_count(fraction: float, total: int) -> int:
     return max(1, round(fraction * total)) if fraction > 0 else 0

@@ -1,4 +1,4 @@
-"""Tables of pairs and of eyes: .csv, .tsv and .jsonl."""
+"""Read tables of pairs and of eyes: .csv, .tsv and .jsonl."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,21 +15,24 @@ Eyes = dict[str, dict[str, Any]]
 
 
 def read_eyes(path: Path) -> Eyes:
-    """What `eyes.csv` says; it must speak of each pair once."""
+    """Read `eyes.csv`. Raises UserError for a duplicate id."""
     eyes: Eyes = {}
     for where, row in table_rows(path, ("id", "eye", "patient", "split"), needed=("id", "eye")):
         name, eye, patient = (nfc(row.get(key, "")) for key in ("id", "eye", "patient"))
         if name in eyes:
-            raise UserError(f"{where}: id {name!r} for the second time; remove one line")
+            raise UserError(f"{where}: duplicate id {name!r}; remove one line")
         eyes[name] = {"eye": eye, "patient": patient or None, "split": split_of(row, where)}
     return eyes
 
 
 def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, cells that are not empty) of each line of a CSV or JSONL table."""
+    """Yield (place, non-empty cells by column) of each row of a CSV or JSONL table.
+
+    Raises UserError for an unknown or missing column, and for an empty table.
+    """
     readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: not a table that is known; known are .csv, .tsv, .txt and .jsonl, or a folder")
+        raise UserError(f"{path}: unknown table format; supported are .csv, .tsv, .txt and .jsonl, or a folder")
     rows = 0
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
@@ -45,14 +48,14 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
 
 
 def _cell_text(cell: Any) -> str:
-    """1.0 is 1: a column of numbers with gaps becomes one of floating-point numbers in many programs."""
+    """Convert a cell to text, 1.0 to "1": many programs turn integer columns with gaps into floats."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     return "" if cell is None else str(cell).strip()
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no value; write null, or leave the key out")
+    raise ValueError(f"{name} is not a valid value; write null, or omit the key")
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,9 +69,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{where}: not an object; write one {{...}} a line")
         for key, cell in row.items():
             if not isinstance(cell, str | None) and (key == "caption" or type(cell) not in (int, float)):
-                raise UserError(f"{where}: {key} is no text; put it in quotes")
+                raise UserError(f"{where}: {key} is not text; put it in quotes")
             if isinstance(cell, str) and not is_text(cell):
-                raise UserError(f"{where}: {key} holds half a character (a lone surrogate); write it again")
+                raise UserError(f"{where}: {key} has an invalid character (a lone surrogate); write it again")
         if row:
             yield where, row
 

@@ -1,7 +1,7 @@
-"""TIFF: which directory holds the picture, and the samples of pictures with 9 to 16 bits.
+"""Read TIFF files: find the directory of the image, and decode images with 9 to 16 bits per sample.
 
-Of those Pillow reads some wrongly (planes, "0 is white") and others not at all. Here Pillow parses the tags and
-decompresses; what the bytes mean is TIFF 6.0 (Adobe, 1992).
+Pillow reads some of these wrongly (planar, 0 is white) and others not at all. Here Pillow only parses the tags and
+decompresses; the bytes are interpreted according to TIFF 6.0 (Adobe, 1992).
 """
 
 import io
@@ -18,16 +18,16 @@ from retipair.data.deep_image import compose
 
 _MODES = {0: "L", 1: "L", 2: "RGB", 5: "CMYK"}
 """Photometric interpretation (0 is white, 0 is black, RGB, separated) -> Pillow's mode."""
-_ALPHA = 2  # in ExtraSamples; 0 is unspecified, 1 is alpha that colour is already multiplied by
+_ALPHA = 2  # in ExtraSamples; 0 is unspecified, 1 is premultiplied alpha
 _COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
-"""Those that know bytes, not samples."""
-_MOST_DIRECTORIES, _MOST_SAMPLES = 32, 6
-_TILE_AREA = 2**22  # px: a picture smaller than a tile is padded to one
+"""Compression methods that work on bytes, independent of samples."""
+_MAX_DIRECTORIES, _MAX_SAMPLES = 32, 6
+_MAX_TILE_AREA = 2**22  # px: tiles may be this large, because an image smaller than a tile is padded to one
 
 
 @dataclass(frozen=True)
 class Page:
-    """A directory of an open TIFF file, with its number among them."""
+    """A directory of an open TIFF file and its index."""
 
     stream: IO[bytes]
     tags: ImageFileDirectory_v2
@@ -35,19 +35,19 @@ class Page:
     big_endian: bool
 
     def tag(self, number: int, default: Any = None) -> Any:
-        """Return the value of a tag that has a single one."""
+        """Return the value of a single-valued tag."""
         value = self.tags.get(number, default)
         return value[0] if isinstance(value, tuple) and value else value
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """BitsPerSample, one a sample."""
+        """BitsPerSample, one value per sample."""
         bits = self.tags.get(258, (1,))
-        return bits * min(self.tag(277, 1), _MOST_SAMPLES + 1) if len(bits) == 1 else bits
+        return bits * min(self.tag(277, 1), _MAX_SAMPLES + 1) if len(bits) == 1 else bits
 
     @property
     def photometric(self) -> int:
-        """PhotometricInterpretation; where it is missing, 0 is black."""
+        """PhotometricInterpretation; if it is missing, RGB or grey with 0 as black."""
         return self.tag(262, 2 if len(self.bits) >= 3 else 1)
 
     @property
@@ -56,9 +56,9 @@ class Page:
 
     @property
     def is_deep(self) -> bool:
-        """Whether `read_deep_page` is for it: unsigned integers of 9 to 16 bits.
+        """Whether `read_deep_page` reads the page: unsigned integers of 9 to 16 bits, or planar 8-bit with 0 as white.
 
-        And planes of 8 bits of which 0 is white: Pillow 13 forgets to invert them.
+        Pillow 13 does not invert the latter.
         """
         deepest = max(self.bits)
         planes_of_8 = deepest == 8 and self.photometric == 0 and self.tag(284, 1) == 2 and self.tag(259, 1) == 1
@@ -66,13 +66,13 @@ class Page:
 
     @property
     def is_misread(self) -> bool:
-        """Whether Pillow would take 0 for black though it is white, or signed samples for unsigned ones."""
+        """Whether Pillow would misread 0 as black instead of white, or signed samples as unsigned."""
         return (self.photometric == 0 and max(self.bits) > 8) or (self.tag(339, 1) == 2 and max(self.bits) <= 8)
 
     @property
     def not_known(self) -> str:
-        """Why it is refused, if it is."""
-        return f"{self} is not read: save it as grey or RGB with 8 or 16 bits"
+        """The error message if the page is refused."""
+        return f"{self} is not supported: save it as grey or RGB with 8 or 16 bits"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,15 +96,15 @@ class Page:
 
 
 def main_page(stream: IO[bytes]) -> Page | None:
-    """Find the picture of a TIFF file, past thumbnails and other reduced copies; None if it is no TIFF.
+    """Find the image of a TIFF file, ignoring thumbnails and other reduced copies; None if it is not a TIFF.
 
-    Raises ValueError if it holds several pictures.
+    Raises ValueError if it contains several images.
     """
     pages = _pages(stream)
-    pictures = [page for page in pages if not page.tag(254, 0) & 1 and page.tag(255) != 2] or pages
-    if len(pictures) > 1:
-        raise ValueError("it holds several pictures: save the one that is meant in a file of its own")
-    return pictures[0] if pictures else None
+    images = [page for page in pages if not page.tag(254, 0) & 1 and page.tag(255) != 2] or pages
+    if len(images) > 1:
+        raise ValueError("it contains several images: save the right one in a separate file")
+    return images[0] if images else None
 
 
 def _pages(stream: IO[bytes]) -> list[Page]:
@@ -114,12 +114,12 @@ def _pages(stream: IO[bytes]) -> list[Page]:
         return []
     header += stream.read(8) if header[2] == 43 else b""
     pages: list[Page] = []
-    seen = {0}
+    visited = {0}  # offsets
     tags = ImageFileDirectory_v2(header)
-    while tags.next not in seen and len(pages) < _MOST_DIRECTORIES:
-        seen.add(tags.next)
+    while tags.next not in visited and len(pages) < _MAX_DIRECTORIES:
+        visited.add(tags.next)
         stream.seek(tags.next)
-        tags = ImageFileDirectory_v2(header)  # whose next is the first, unless it can be loaded
+        tags = ImageFileDirectory_v2(header)  # its `next` is the first one, already visited, unless loading succeeds
         tags.load(stream)
         pages.append(Page(stream, tags, len(pages), header.startswith(b"MM")))
     return pages
@@ -128,12 +128,12 @@ def _pages(stream: IO[bytes]) -> list[Page]:
 def read_deep_page(page: Page) -> Image.Image:
     """Decode a page that `is_deep` to 8 bits: a Pillow image in mode L, LA, RGB, RGBA or CMYK, as stored.
 
-    Raises ValueError for a form that is not known, or if the data are not those of the tags.
+    Raises ValueError for an unsupported form, or if the data do not match the tags.
     """
     bits, channels, alpha = _form(page)
     samples = _samples(page, bits[0])
-    kept = [*range(channels), *([] if alpha is None else [alpha])]
-    image = compose(samples[..., kept], _MODES[page.photometric], bits[0], inverted=page.photometric == 0)
+    selected = [*range(channels), *([] if alpha is None else [alpha])]
+    image = compose(samples[..., selected], _MODES[page.photometric], bits[0], inverted=page.photometric == 0)
     if profile := page.tags.get(34675):
         image.info["icc_profile"] = profile
     image.getexif()[274] = page.orientation
@@ -141,24 +141,24 @@ def read_deep_page(page: Page) -> Image.Image:
 
 
 def _form(page: Page) -> tuple[tuple[int, ...], int, int | None]:
-    """(bits of each sample, number of colour channels, which sample is alpha if any) of a page that can be read."""
+    """Return (bits of each sample, number of colour channels, index of alpha or None) of a supported page."""
     bits, extra = page.bits, page.tags.get(338, ())
     channels = Image.getmodebands(_MODES[page.photometric]) if page.photometric in _MODES else 0
     if not extra and page.photometric == 2 and len(bits) == 4:
-        extra = (_ALPHA,)  # as many programs mean it
-    known = (
+        extra = (_ALPHA,)  # many programs write alpha without this tag
+    supported = (
         channels
-        and page.tag(277, len(bits)) == len(bits) == channels + len(extra) <= _MOST_SAMPLES
+        and page.tag(277, len(bits)) == len(bits) == channels + len(extra) <= _MAX_SAMPLES
         and len(set(bits)) == 1
     )
     alpha = channels + extra.index(_ALPHA) if _ALPHA in extra else None
     compression = COMPRESSION_INFO.get(page.tag(259, 1))
     predictor = page.tag(317, 1)
-    if not known or page.tag(266, 1) != 1 or (alpha and page.photometric == 5):
+    if not supported or page.tag(266, 1) != 1 or (alpha and page.photometric == 5):
         raise ValueError(page.not_known)
     if compression not in _COMPRESSIONS or predictor not in (1, 2) or (predictor == 2 and bits[0] != 16):
         how = f"compressed by {compression or 'an unknown method'} with predictor {predictor}"
-        raise ValueError(f"{page}, {how}, is not read: save it without compression")
+        raise ValueError(f"{page}, {how}, is not supported: save it without compression")
     return bits, channels, alpha
 
 
@@ -167,7 +167,7 @@ def _form(page: Page) -> tuple[tuple[int, ...], int, int | None]:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """How a page is cut into strips or tiles: `across` x `down` blocks of (height, width) px in each plane."""
+    """Strips or tiles of a page: `across` x `down` blocks of (height, width) px in each plane."""
 
     tiled: bool
     width: int
@@ -176,12 +176,12 @@ class _Blocks:
     down: int
 
     def rows(self, page_height: int) -> int:
-        """How many rows the blocks of a plane have, one below the other; only tiles are padded."""
+        """Return the number of rows of all blocks of a plane, stacked; only tiles are padded."""
         return self.across * self.down * self.height if self.tiled else page_height
 
 
 def _samples(page: Page, bits: int) -> np.ndarray:
-    """All samples of the page, (H, W, S) uint16."""
+    """Return all samples of the page, (H, W, S) uint16."""
     width, height = page.size
     blocks, planes = _blocks(page), len(page.bits) if page.tag(284, 1) == 2 else 1
     per_pixel = len(page.bits) // planes
@@ -198,18 +198,18 @@ def _blocks(page: Page) -> _Blocks:
     width, height = page.size
     tiled = 324 in page.tags
     across, down = (page.tag(322, 0), page.tag(323, 0)) if tiled else (width, min(page.tag(278, height), height))
-    if not (across > 0 and down > 0) or (tiled and across * down > max(_TILE_AREA, 4 * width * height)):
-        raise ValueError("its strips or tiles are not those of a picture of its size")
+    if not (across > 0 and down > 0) or (tiled and across * down > max(_MAX_TILE_AREA, 4 * width * height)):
+        raise ValueError("its strips or tiles do not match its size")
     return _Blocks(tiled, across, down, math.ceil(width / across), math.ceil(height / down))
 
 
 def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, planes: int) -> np.ndarray:
-    """Decompress one plane: rows of bytes, (rows, bytes a row) uint8."""
+    """Decompress one plane: rows of bytes, (rows, bytes per row) uint8."""
     names = (324, 325) if blocks.tiled else (273, 279)
     offsets, counts = (page.tags.get(name, ()) for name in names)
     number = blocks.across * blocks.down
     if not len(offsets) == len(counts) == number * planes or sum(counts) > page.stream.seek(0, io.SEEK_END):
-        raise ValueError("its strips or tiles are not all there")
+        raise ValueError("some of its strips or tiles are missing")
     parts = []
     for offset, count in list(zip(offsets, counts, strict=True))[plane * number :][:number]:
         page.stream.seek(offset)
@@ -222,13 +222,13 @@ def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, plan
 
 
 def _cut(part: bytes, shape: tuple[int, int], blocks: _Blocks, index: int) -> bytes:
-    """Without what some writers pad strips with."""
+    """Remove the padding that some programs add to strips."""
     rows = blocks.height if blocks.tiled else min(blocks.height, shape[0] - index * blocks.height)
     return part[: rows * shape[1]]
 
 
 def _decompressed(parts: Sequence[bytes], compression: int, shape: tuple[int, int], block_height: int) -> np.ndarray:
-    """Let Pillow (libtiff) decompress blocks as the strips of a grey image of 8 bits, whose samples are the bytes."""
+    """Decompress blocks with Pillow (libtiff), as strips of an 8-bit grey image whose samples are the bytes."""
     rows, row_bytes = shape
     starts = np.cumsum([0, *map(len, parts)])
     tags = ImageFileDirectory_v2()
@@ -244,7 +244,7 @@ def _decompressed(parts: Sequence[bytes], compression: int, shape: tuple[int, in
 
 
 def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int) -> np.ndarray:
-    """Rows of bytes -> samples, (rows, width, samples a pixel) uint16."""
+    """Convert rows of bytes to samples, (rows, width, samples per pixel) uint16."""
     if bits == 16:
         values = np.ascontiguousarray(rows).view(">u2" if page.big_endian else "<u2").astype(np.uint16)
     else:
@@ -254,7 +254,7 @@ def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int)
 
 
 def _unpacked(rows: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Cut rows of bytes, the most significant bit first, into `count` samples of 8 to 15 bits: (rows, count) uint16."""
+    """Unpack rows of bytes, most significant bit first, into `count` samples of 8 to 15 bits: (rows, count) uint16."""
     start = np.arange(count, dtype=np.uint32) * np.uint32(bits)
     first, shift = start // 8, np.uint32(24 - bits) - start % 8
     padded = np.pad(rows, ((0, 0), (0, 2))).astype(np.uint32)

@@ -1,1 +1,1 @@
-"""What registration, the gate and the metrics all look through: the field of view and the vessels."""
+"""Field of view and vessels, used by registration, quality filters and metrics."""

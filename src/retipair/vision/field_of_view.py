@@ -1,20 +1,20 @@
-"""Where a view shows the eye: the camera's round aperture, filled, without the border around it."""
+"""Segment the field of view: the camera's round aperture, filled, without the border around it."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-_WORK_SIDE = 512  # px: the aperture is large and smooth, so more resolution buys nothing
+_WORK_SIDE = 512  # px: the aperture is large and smooth, so a higher resolution gains nothing
 _SIDES = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5)])
-_DARKEST_FIELD = 32  # a corner brighter than this is no black border
+_MAX_BLACK_BORDER = 32  # a corner brighter than this is not a black border
 
 
 def field_of_view(image: np.ndarray) -> np.ndarray:
-    """The filled field of view of a CF (H, W, 3) or FA (H, W), uint8 -> (H, W) bool.
+    """Return the filled field of view of a CF (H, W, 3) or FA (H, W), uint8 -> (H, W) bool.
 
-    A dark fovea or haemorrhage is no hole, a notch or letter at the rim is no field, and a black or painted
-    flat border is out. A view without a border is valid everywhere; an all-black one nowhere.
+    A dark fovea or haemorrhage leaves no hole. Notches and letters at the rim, and black or uniformly painted
+    borders, are excluded. A view without a border is valid everywhere, an all-black one nowhere.
     """
     grey = image.max(axis=2) if image.ndim == 3 else image
     small = _shrink(grey)
@@ -25,7 +25,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
 
 
 def erode(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Keep what is further than `radius` px from the edges of field and frame, (H, W) bool -> (H, W) bool."""
+    """Keep pixels further than `radius` px from the edges of mask and frame, (H, W) bool -> (H, W) bool."""
     inside = np.pad(mask, 1)
     return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
 
@@ -38,19 +38,19 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 
 
 def _border(grey: np.ndarray) -> np.ndarray:
-    """What belongs to the border: like the corners, reached from the frame, (H, W) float -> (H, W) bool."""
+    """Return the border: pixels similar to the corners and connected to the frame, (H, W) float -> (H, W) bool."""
     level = min(float(np.median(corner)) for corner in _corners(grey))
     flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
-    if level <= _DARKEST_FIELD:
+    if level <= _MAX_BLACK_BORDER:
         # Glare raises a black border by up to a tenth of the field's brightness.
         contrast = float(np.percentile(grey, 95)) - level
-        like = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
+        similar = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
     elif flat:
-        # Some borders are painted as bright as the field: only their flatness tells them apart.
-        like = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
+        # Some borders are painted as bright as the field: only their flatness distinguishes them.
+        similar = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
     else:
         return np.zeros(grey.shape, dtype=bool)
-    return _reached_from_frame(like)
+    return _connected_to_frame(similar)
 
 
 def _corners(grey: np.ndarray) -> list[np.ndarray]:
@@ -58,16 +58,16 @@ def _corners(grey: np.ndarray) -> list[np.ndarray]:
     return [grey[rows, columns] for rows in (slice(n), slice(-n, None)) for columns in (slice(n), slice(-n, None))]
 
 
-def _reached_from_frame(region: np.ndarray) -> np.ndarray:
+def _connected_to_frame(region: np.ndarray) -> np.ndarray:
     seed = np.zeros_like(region)
     seed[[0, -1], :] = seed[:, [0, -1]] = True
     return np.asarray(ndimage.binary_propagation(seed & region, mask=region))
 
 
 def _fill(field: np.ndarray) -> np.ndarray:
-    """The largest part of `field` without notches, letters and dents: apertures are convex, (H, W) bool."""
+    """Return the largest part of `field` without notches and letters, made convex as apertures are, (H, W) bool."""
     radius = max(1, round(0.05 * min(field.shape)))
-    # Beyond the frame the field goes on, or opening would round the corners of a clipped circle.
+    # Extend the field beyond the frame, or opening would round the corners of a clipped circle.
     padded = np.pad(ndimage.binary_fill_holes(field), radius, mode="edge")
     opened = ndimage.distance_transform_edt(padded) > radius
     opened = ndimage.distance_transform_edt(~opened) <= radius if opened.any() else opened
@@ -79,12 +79,12 @@ def _fill(field: np.ndarray) -> np.ndarray:
 
 
 def _convex_hull(mask: np.ndarray) -> np.ndarray:
-    """Every pixel between two of the mask's, (H, W) bool, not empty -> (H, W) bool.
+    """Return the convex hull of a non-empty mask, (H, W) bool -> (H, W) bool.
 
-    As skimage.morphology.convex_hull_image but for a pixel here and there along the rim, in a twentieth of the time.
+    Equals skimage.morphology.convex_hull_image except for single pixels at the rim, in a twentieth of the time.
     """
     rim = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # of each pixel: a single row of them has a hull too
+    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # of each pixel, so that a single row of pixels has a hull
     corners = rim[ConvexHull(sides).vertices // len(_SIDES)]
     hull = Image.new("1", mask.shape[::-1])
     ImageDraw.Draw(hull).polygon([(x, y) for y, x in corners.tolist()], fill=1)

@@ -1,4 +1,4 @@
-"""Which pixels are vessels: a small network that learnt it from rendered eyes, whose every vessel is known."""
+"""Segment vessels by a small network, trained on rendered eyes whose vessels are all known."""
 
 from functools import cache
 from itertools import pairwise
@@ -14,17 +14,17 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from retipair.vision.ridges import flattened
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
-"""How they were made: recipes/segmenter.py."""
+"""Trained by recipes/segmenter.py."""
 _WIDTHS = (32, 48, 64, 96)
-_FOLD = 2  # px: a square of so many is one place with as many channels, which halves the time
+_FOLD = 2  # pixel unshuffle factor, which halves the time
 _MULTIPLE = _FOLD * 2 ** (len(_WIDTHS) - 1)
 
 
 class Segmenter(nn.Module):
-    """Locally normalised brightness (B, 1, H, W), vessels bright -> logits (B, 1, H, W) that a pixel is a vessel's.
+    """Predict vessel logits (B, 1, H, W) from locally normalised brightness (B, 1, H, W), vessels bright.
 
-    A U-Net (Ronneberger et al. 2015, arXiv 1505.04597) of four resolutions, the finest half that of the view, with
-    four answers at each of its places; H and W are multiples of 16.
+    A U-Net (Ronneberger et al. 2015, arXiv 1505.04597) of four resolutions; the finest is half that of the view and
+    predicts four pixels per position. H and W are multiples of 16.
     """
 
     def __init__(self) -> None:
@@ -35,20 +35,20 @@ class Segmenter(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.pixel_unshuffle(x, _FOLD)
-        seen: list[torch.Tensor] = []
+        skips: list[torch.Tensor] = []
         for level in self.down:
-            x = level(F.max_pool2d(x, 2) if seen else x)
-            seen.append(x)
-        x = seen.pop()
+            x = level(F.max_pool2d(x, 2) if skips else x)
+            skips.append(x)
+        x = skips.pop()
         for level in reversed(self.up):
-            x = level(torch.cat([seen.pop(), F.interpolate(x, scale_factor=2.0)], dim=1))
+            x = level(torch.cat([skips.pop(), F.interpolate(x, scale_factor=2.0)], dim=1))
         return F.pixel_shuffle(self.head(x), _FOLD)
 
 
 def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """CF (H, W, 3) or FA (H, W) uint8 about 512 px wide, mask (H, W) bool -> (H, W) bool, nothing outside the mask.
+    """Segment the vessels of a CF (H, W, 3) or FA (H, W) uint8 about 512 px wide, in mask (H, W) bool -> (H, W) bool.
 
-    The network is the same for both, and does not know which of them it sees: vessels are dark in a CF's green channel
+    The network is the same for both views and is not told which one it gets; vessels are dark in a CF's green channel
     and bright in an FA.
     """
     return np.asarray(mask & (vessel_probability(image, mask) > 0.5))
@@ -56,7 +56,7 @@ def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """As `vessels`, how sure it is of each pixel, (H, W) float32 in [0, 1]; 0 where there is nothing to see."""
+    """Return the vessel probability, (H, W) float32 in [0, 1], for the arguments of `vessels`; 0 outside the mask."""
     height, width = mask.shape
     flat = flattened(image, mask)
     padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
@@ -73,7 +73,7 @@ def _segmenter() -> Segmenter:
 
 
 def _double(before: int, after: int) -> nn.Sequential:
-    """Two convolutions, each normalised."""
+    """Return two convolutions, each with group normalisation and SiLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
