@@ -84,7 +84,7 @@ def test_the_same_key_gives_the_same_and_another_others(raw: Path, tmp_path: Pat
 def test_another_file_is_no_key(content: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "key").write_text(content, encoding="utf-8")
     assert prepare(raw, tmp_path / "out", tmp_path / "key") == 2
-    assert f"{tmp_path / 'key'}: no key" in capsys.readouterr().err
+    assert f"{tmp_path / 'key'}: not a retipair key file" in capsys.readouterr().err
     assert (tmp_path / "key").read_text(encoding="utf-8") == content
 
 
@@ -101,7 +101,7 @@ def test_a_table_that_lies_where_the_names_would_is_not_overwritten(
 ) -> None:
     (tmp_path / "study.csv").write_text("id,eye\nmeier,left\n")
     assert prepare(raw, tmp_path / "out", tmp_path / "study") == 2
-    assert f"{tmp_path / 'study.csv'}: no table of names" in capsys.readouterr().err
+    assert f"{tmp_path / 'study.csv'}: not a name table" in capsys.readouterr().err
     assert (tmp_path / "study.csv").read_text() == "id,eye\nmeier,left\n"
     assert not (tmp_path / "out").exists()
 

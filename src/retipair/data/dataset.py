@@ -133,7 +133,7 @@ def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: No
 def read_folder(folder: Path) -> PairFolder:
     """Read a prepared or generated folder, rejected pairs included.
 
-    Generated pairs get the split of the prepared pairs of their eye, if the manifest has any. The others are split by
+    Generated pairs get the split of the prepared pairs of their eye, if the manifest has any. The others are split with
     a fixed seed, rejected pairs included, so that rejecting a pair moves no other.
     Raises UserError, naming the file, if the manifest is missing, empty or invalid or has one eye or patient in two
     splits, or if the list of rejected pairs has an id that is not in the manifest.

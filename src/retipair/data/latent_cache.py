@@ -68,8 +68,8 @@ def open_or_build(
     """Open the cache in `folder`; build it if it is missing, or resume an interrupted build.
 
     folder: named after everything its content depends on, so that it is never stale; used by this process only.
-    shape: (pairs, variants, C, h, w). joints: yields joint images (H, W, 3) uint8 from an index, pair by pair.
-    encoder: returns the encoding function; called only if something must be encoded.
+    shape: (pairs, variants, C, h, w). joints: yields joint images (H, W, 3) uint8 from an index, in
+    the order pair, variant. encoder: returns the encoding function; called only if something must be encoded.
     """
     if (existing := open_cache(folder, shape)) is not None:
         return existing

@@ -1,4 +1,4 @@
-"""The manifest lists the pairs of a folder; `prepare` and `generate` write it, all other commands read it.
+"""The manifest lists the pairs of a folder; `prepare` and `generate` write it, other commands read it.
 
 One JSON object per line. Paths are relative to the manifest and stay inside its folder. Unknown keys are refused.
 There are no timestamps, so that two runs can be compared.
@@ -84,7 +84,7 @@ class GeneratedPair:
 
 
 Record = PreparedPair | GeneratedPair
-_MAX_INT = 2**63
+_INT_LIMIT = 2**63
 _MAX_FLOAT = sys.float_info.max
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
@@ -184,7 +184,7 @@ _PLAIN: dict[Any, Check] = {
     NoneType: lambda value: value is None,
     str: lambda value: isinstance(value, str) and (value.isascii() or is_text(value)),
     float: lambda value: type(value) in (int, float) and abs(value) <= _MAX_FLOAT,
-    int: lambda value: type(value) is int and abs(value) < _MAX_INT,
+    int: lambda value: type(value) is int and abs(value) < _INT_LIMIT,
 }
 
 

@@ -91,12 +91,12 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
         raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
     if raw.is_dir():
         _check_no_pair_table(raw)
-        found = list(_in_folder(raw))
+        candidates = list(_in_folder(raw))
     elif raw.is_file():
-        found = list(_in_table(raw))
+        candidates = list(_in_table(raw))
     else:
         raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    checked = [pair if isinstance(pair, SkippedPair) else _checked(pair) for pair in found]
+    checked = [pair if isinstance(pair, SkippedPair) else _checked(pair) for pair in candidates]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Some file systems are case-insensitive.
@@ -126,11 +126,11 @@ def _eyes_table(folder: Path) -> Path | None:
 
     Raises UserError for two of them, and for one in another format, which would be ignored.
     """
-    found = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
-    tables = [path for path in found if path.name.lower() == EYES_TABLE]
+    similar = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
+    tables = [path for path in similar if path.name.lower() == EYES_TABLE]
     if len(tables) > 1:
         raise UserError(f"{tables[1]}: {tables[0].name} exists too; remove one of them")
-    others = [path for path in found if path.suffix.lower() in _TABLE_SUFFIXES]
+    others = [path for path in similar if path.suffix.lower() in _TABLE_SUFFIXES]
     if others and not tables:
         raise UserError(f"{others[0]}: is not read; save it as {EYES_TABLE}, or rename it")
     return tables[0] if tables else None
@@ -157,18 +157,18 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
 
 def _view_folders(root: Path) -> dict[str, Path]:
     """Find the folders of CF and FA, named "cf" and "fa" in any case, singular or plural; empty if there is neither."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for path in _visible(root):
         view = path.name.lower().removesuffix("s")
         if view in ("cf", "fa") and path.is_dir():
-            if view in found:
-                raise UserError(f"{path}: {found[view].name}/ exists too; put all {view.upper()} into one of them")
-            found[view] = path
-    if len(found) == 1:
-        [(present, path)] = found.items()
+            if view in folders:
+                raise UserError(f"{path}: {folders[view].name}/ exists too; put all {view.upper()} into one of them")
+            folders[view] = path
+    if len(folders) == 1:
+        [(present, path)] = folders.items()
         missing = "fa" if present == "cf" else "cf"
         raise UserError(f"{path}: {missing}/ is missing beside it; put the {missing.upper()} there under equal names")
-    return found
+    return folders
 
 
 def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
@@ -202,8 +202,8 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
     if not views:
         raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
     for name, pair in views.items():
-        found = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
-        yield replace(found, views_named=True) if isinstance(found, RawPair) else found
+        result = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
+        yield replace(result, views_named=True) if isinstance(result, RawPair) else result
 
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
