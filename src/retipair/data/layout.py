@@ -14,7 +14,7 @@ LAYOUTS = get_args(LayoutName)
 
 @dataclass(frozen=True)
 class Layout:
-    """CF in the left half, FA in the right half.
+    """Joint image with CF in the left half and FA in the right half.
 
     `side_by_side` keeps each view as it is: two (S, S) views make an (S, 2S) image.
     `squeezed` halves each view's width bilinearly: two (S, S) views make an (S, S) image.

@@ -167,7 +167,7 @@ def _view_folders(root: Path) -> dict[str, Path]:
     if len(folders) == 1:
         [(present, path)] = folders.items()
         missing = "fa" if present == "cf" else "cf"
-        raise UserError(f"{path}: {missing}/ is missing beside it; put the {missing.upper()} there under equal names")
+        raise UserError(f"{path}: {missing}/ is missing beside it; put the {missing.upper()} there with equal names")
     return folders
 
 
@@ -200,7 +200,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
             _add(views.setdefault(nfc(path.stem), {}), number, path)
         yield from _folders_with_images(place)
     if not views:
-        raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views of equal names in both")
+        raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views with equal names in both")
     for name, pair in views.items():
         result = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
         yield replace(result, views_named=True) if isinstance(result, RawPair) else result
@@ -257,7 +257,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); allow it, or remove the folder") from None
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); change its permissions, or remove it") from None
     return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FOLDERS]
 
 

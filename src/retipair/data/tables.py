@@ -36,7 +36,7 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
     rows = 0
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
-            raise UserError(f"{path}: unknown column {unknown[0]!r}; known are {', '.join(known)}")
+            raise UserError(f"{path}: unknown column {unknown[0]!r}; use {', '.join(known)}")
         texts = {key: _cell_text(cell) for key, cell in cells.items()}
         row = {key: text for key, text in texts.items() if text}
         if missing := [key for key in needed if key not in row]:
@@ -64,9 +64,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line, parse_constant=_refuse_constant) if line.strip() else {}
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON ({error}); write one object a line") from None
+            raise UserError(f"{where}: not JSON ({error}); write one object per line") from None
         if not isinstance(row, dict):
-            raise UserError(f"{where}: not an object; write one {{...}} a line")
+            raise UserError(f"{where}: not an object; write one {{...}} per line")
         for key, cell in row.items():
             if not isinstance(cell, str | None) and (key == "caption" or type(cell) not in (int, float)):
                 raise UserError(f"{where}: {key} is not text; put it in quotes")
@@ -83,4 +83,4 @@ def split_of(row: dict[str, str], where: str) -> Split | None:
     for split in SPLITS:
         if name == split:
             return split
-    raise UserError(f"{where}: unknown split {row['split']!r}; known are train, val and test")
+    raise UserError(f"{where}: unknown split {row['split']!r}; use train, val or test")
