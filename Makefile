@@ -14,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-nightly test-slow test-gpu test-browser soak long fuzz clean
+.PHONY: demo test check docs test-nightly test-slow test-gpu test-browser soak long fuzz help clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -60,6 +60,9 @@ check: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/retipair demo
 	@echo "(First, once in each shell: source .venv/bin/activate)"
+
+help:
+	@grep -E '^# make ' Makefile | cut -c3-
 
 clean:
 	rm -rf .venv demo

@@ -47,8 +47,8 @@ def commands(base: str, raw: Path, out: Path) -> Iterator[list[str]]:
     named = ["-n", "one", "--results", str(results), "--device", "cpu", "--steps", "4", "--amount", "4"]
     yield ["generate", *named, "--savedir", "new"]
     yield ["generate", *named, "--savedir", "varied", "--mode", "from_data"]
-    [folder] = results.glob("*_preds/one") if (results.is_dir()) else [Path()]
-    yield ["evaluate", "--real", str(pairs), "--generated", str(folder / "new"), "--out", str(out / "scores")]
+    new = results / f"out_joint_{base.removeprefix('tiny-')}_cffa_pairs_preds/one/new"
+    yield ["evaluate", "--real", str(pairs), "--generated", str(new), "--out", str(out / "scores")]
 
 
 def run(checkout: Path, raw: Path, out: Path) -> None:

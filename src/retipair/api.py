@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from retipair.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig, check_values
 from retipair.data.dataset import load_pair, read_dataset
@@ -135,9 +135,15 @@ def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Confi
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if unknown := sorted(set(settings) - set(names)):
         raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
-    config = kind(**{**settings, **given})
+    hints = get_type_hints(kind)
+    paths = {name: Path(value) for name, value in settings.items() if isinstance(value, str) and _is_path(hints[name])}
+    config = kind(**{**settings, **paths, **given})
     check_values(config)
     return config
+
+
+def _is_path(hint: Any) -> bool:
+    return Path in (hint, *get_args(hint))
 
 
 def _said(verbose: bool) -> AbstractContextManager[None]:
