@@ -45,7 +45,7 @@ def test_pairs_are_prepared_alike_and_not_again(
     for out in ("a", "b"):
         capsys.readouterr()
         assert main(["prepare", str(raw), str(tmp_path / out), *flags]) == 0
-        assert "aligned anew" not in capsys.readouterr().out
+        assert "re-aligning" not in capsys.readouterr().out
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 

@@ -1,4 +1,4 @@
-"""Align pairs in parallel; their views wait in a staging folder."""
+"""Align pairs in parallel and write their views to a staging folder."""
 
 import os
 import threading
@@ -27,17 +27,17 @@ from retipair.runtime.console import console, track
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
-ALIGNMENT_VERSION = 5  # raise it whenever the same raw views would be aligned otherwise
+ALIGNMENT_VERSION = 5  # increment it when the alignment of the same raw views changes
 
 
 @dataclass(frozen=True)
 class AlignmentTask:
-    """What a worker needs to align one pair; `key` names everything the result depends on."""
+    """The input for aligning one pair; `key` is a hash of everything that the result depends on."""
 
     pair: RawPair
     key: str
     source_sha256: str
-    how: Method
+    method: Method
     size: int
     limits: Limits
     megapixels: int
@@ -45,17 +45,17 @@ class AlignmentTask:
     staging: Path
 
 
-def alignment_task(seen: ReadPair, config: PrepareConfig) -> AlignmentTask:
-    how: Method = "points" if seen.pair.cf_points else "features"
+def alignment_task(read: ReadPair, config: PrepareConfig) -> AlignmentTask:
+    method: Method = "points" if read.pair.cf_points else "features"
     if config.register != "auto":
-        how = config.register
+        method = config.register
     limits = limits_of(config)
-    key = json_sha256([ALIGNMENT_VERSION, seen.sha256, how, config.size, asdict(limits)])
+    key = json_sha256([ALIGNMENT_VERSION, read.sha256, method, config.size, asdict(limits)])
     return AlignmentTask(
-        pair=seen.pair,
+        pair=read.pair,
         key=key,
-        source_sha256=seen.sha256,
-        how=how,
+        source_sha256=read.sha256,
+        method=method,
         size=config.size,
         limits=limits,
         megapixels=config.max_megapixels,
@@ -69,43 +69,48 @@ def limits_of(config: PrepareConfig) -> Limits:
 
 
 def align_pairs(tasks: Sequence[AlignmentTask], workers: int) -> Iterator[AlignmentResult]:
-    """Outcomes in the order of the tasks. Several processes are spawned, not forked: OpenCV has threads."""
+    """Yield the results in the order of the tasks.
+
+    Worker processes are spawned, not forked, because OpenCV has threads. Raises ChildProcessError if one is killed.
+    """
     count = worker_count(workers, len(tasks))
     if count == 1:
         yield from track("Aligning", map(align_pair, tasks), len(tasks))
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_init_worker) as pool:
         try:
             yield from track("Aligning", pool.map(align_pair, tasks), len(tasks))
         except KeyboardInterrupt:
-            console.print("Stopping: the pairs in hand are finished first; once more to end at once")
+            console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
             raise
         except BrokenProcessPool:
-            raise ChildProcessError("a worker was killed, for want of memory perhaps; try --workers 1") from None
+            raise ChildProcessError(
+                "a worker process was killed, perhaps for lack of memory; try --workers 1"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker() -> None:
-    """One thread each; and gone when the command is, which kill -9 leaves no time to say so."""
+def _init_worker() -> None:
+    """Use one thread, and exit when the parent process ends, even if it was killed with SIGKILL."""
     single_threaded()
     parent = parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def align_pair(task: AlignmentTask) -> AlignmentResult:
-    """Align one pair and stage its views, unless it is refused."""
+    """Align one pair and write its views and its result to the staging folder; a refused pair has no views."""
     cf, fa = load_image(task.pair.cf, "RGB", task.megapixels), load_image(task.pair.fa, "L", task.megapixels)
     landmarks = landmarks_of(task.pair, cf.shape, fa.shape)
-    aligned = align(cf, fa, landmarks, task.how, task.size, task.limits)
+    aligned = align(cf, fa, landmarks, task.method, task.size, task.limits)
     files = {} if aligned.refused else _stage(task, aligned.pair)
-    outcome = AlignmentResult(
+    result = AlignmentResult(
         id=task.pair.id,
         key=task.key,
         source_sha256=task.source_sha256,
@@ -119,8 +124,8 @@ def align_pair(task: AlignmentTask) -> AlignmentResult:
         consistency=round(aligned.consistency, 4),
         files_sha256=files,
     )
-    write_json(task.staging / f"{task.pair.id}.json", asdict(outcome))
-    return outcome
+    write_json(task.staging / f"{task.pair.id}.json", asdict(result))
+    return result
 
 
 def _stage(task: AlignmentTask, pair: Pair) -> dict[str, str]:
@@ -128,11 +133,13 @@ def _stage(task: AlignmentTask, pair: Pair) -> dict[str, str]:
     paths = {view: task.staging / view_file(view, task.pair.id) for view in views}
     mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
     if mark and task.anonymous:
-        mark = {"Synthetic": "yes: prepared from synthetic views"}  # which may say whose variation they are
+        mark = {
+            "Synthetic": "yes: prepared from synthetic views"
+        }  # the original mark may name the eye it was made from
     for view, path in paths.items():
         save_image(path, views[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}
 
 
-def worker_count(asked: int, jobs: int) -> int:
-    return max(1, min(asked or available_cores(), jobs))
+def worker_count(requested: int, tasks: int) -> int:
+    return max(1, min(requested or available_cores(), tasks))

@@ -1,8 +1,8 @@
-"""`retipair prepare RAW OUT`: raw views, with or without key points -> aligned pairs, their manifest, a contact sheet.
+"""`retipair prepare RAW OUT`: align raw pairs; write the views, a manifest and a contact sheet.
 
-Every input is read and checked before anything is written. Workers then write into OUT/.partial; only when all is done
-do the views move to their places, the manifest last. What each view was made from is kept in OUT/.prepare.json, so
-that the next run redoes only what changed.
+Every input is read and checked before anything is written. Workers then write into OUT/.partial. When all pairs are
+aligned, the views are moved to their final places, and the manifest is written last. OUT/.prepare.json records what
+each view was made from, so that the next run repeats only what changed.
 """
 
 import math
@@ -43,7 +43,7 @@ from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
-_LARGEST = 4096  # px: above any camera's
+_LARGEST = 4096  # px, above the resolution of fundus cameras
 _WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
 
@@ -67,64 +67,64 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
-    read, skipped = read_pairs(pairs, [one.why for one in unusable if not one.empty], config)
-    if empty := [one for one in unusable if one.empty]:
-        console.print(f"passed over, no images in: {printable(', '.join(one.id for one in empty))}")
-        skipped += [one.why for one in empty] if config.skip_bad else []
-    read = _same_view_same_eye(read)
-    _check_split([one.pair for one in read], skipped, config)
+    read, skipped = read_pairs(pairs, [entry.why for entry in unusable if not entry.empty], config)
+    if empty := [entry for entry in unusable if entry.empty]:
+        console.print(f"skipped, no images in: {printable(', '.join(entry.id for entry in empty))}")
+        skipped += [entry.why for entry in empty] if config.skip_bad else []
+    read = _merge_eyes_by_view(read)
+    _check_split([item.pair for item in read], skipped, config)
     if config.anonymise:
-        _check_rejected_names_nobody(config.out, [one.pair for one in read])
-        read = _anonymous(read, config.anonymise)
-    read_rejected(config.out).check({nfc(one.pair.id) for one in read})
-    tasks = [alignment_task(seen, config) for seen in read]
+        _check_rejected_comments(config.out, [item.pair for item in read])
+        read = _anonymise(read, config.anonymise)
+    read_rejected(config.out).check({nfc(item.pair.id) for item in read})
+    tasks = [alignment_task(item, config) for item in read]
     with directory_lock(config.out):
         try:
-            _prepare_tasks(tasks, [] if config.anonymise else skipped, config)  # which names files
-        except UserError:  # killed or told to stop, what is aligned stays for the next run
+            _prepare_tasks(tasks, [] if config.anonymise else skipped, config)  # `skipped` names files
+        except UserError:  # after a kill or an interrupt, the aligned pairs stay for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
 
 
 def _prepare_tasks(tasks: Sequence[AlignmentTask], skipped: Sequence[str], config: PrepareConfig) -> None:
-    # Align what is new or changed
-    earlier, staged = load_previous_results(config.out), load_staged_results(config.out)
-    _reject_deleted(config.out, [earlier[task.pair.id] for task in tasks if task.pair.id in earlier])
-    known = [(staged, config.out / STAGING), (earlier, config.out)]
-    current = {task.pair.id: one for task in tasks if (one := reusable_result(task.pair.id, task.key, known))}
+    # Align new and changed pairs
+    previous, staged = load_previous_results(config.out), load_staged_results(config.out)
+    _reject_deleted(config.out, [previous[task.pair.id] for task in tasks if task.pair.id in previous])
+    known = [(staged, config.out / STAGING), (previous, config.out)]
+    current = {task.pair.id: result for task in tasks if (result := reusable_result(task.pair.id, task.key, known))}
     redo = [task for task in tasks if task.pair.id not in current]
-    if replaced := sum(task.pair.id in earlier for task in redo):
-        print(f"{replaced} pairs of an earlier call are aligned anew, because their files or the settings changed")
-    current |= {outcome.id: outcome for outcome in align_pairs(redo, config.workers)}
-    outcomes = [current[task.pair.id] for task in tasks]
+    if replaced := sum(task.pair.id in previous for task in redo):
+        print(f"re-aligning {replaced} pairs of an earlier run: their files or the settings changed")
+    current |= {result.id: result for result in align_pairs(redo, config.workers)}
+    results = [current[task.pair.id] for task in tasks]
 
-    # Say what became of them, and keep what can be used
-    sides = _say_and_split([task.pair for task in tasks], outcomes, config)
-    _move_into_place(config.out, outcomes)
-    _list_skipped(config.out, skipped)
-    write_summary(config, [task.pair for task in tasks], outcomes, sides)
+    # Report the results and write the prepared folder
+    splits = _report_and_split([task.pair for task in tasks], results, config)
+    _move_into_place(config.out, results)
+    _write_skipped(config.out, skipped)
+    write_summary(config, [task.pair for task in tasks], results, splits)
     if skipped:
-        print(f"{len(skipped)} more were left out, for reasons in {config.out / SKIPPED_NAME}")
+        print(f"skipped {len(skipped)} more pairs or images; see {config.out / SKIPPED_NAME}")
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds pairs that are ready to train on."""
+    """Return True if `folder` holds prepared pairs."""
     return (folder / MANIFEST_NAME).is_file()
 
 
 def fingerprint(config: PrepareConfig) -> str:
-    """A hash of all that the prepared folder depends on: the raw files' content, their tables and the settings.
+    """Return a hash of all that the prepared pairs depend on: the content of the raw files, their tables, the settings.
 
-    Neither where the raw files lie, nor OUT, nor the number of workers. Raises UserError like `find_pairs`.
+    Paths and the number of workers have no influence. Raises UserError like `find_pairs`.
     """
-    known = [
+    sources = [
         [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
         for pair in find_pairs(config.raw)
     ]
     settings = [config.size, config.register, asdict(limits_of(config))]
     split = [config.val_fraction, config.test_fraction, config.seed]
-    return json_sha256([ALIGNMENT_VERSION, settings, split, known])
+    return json_sha256([ALIGNMENT_VERSION, settings, split, sources])
 
 
 # --- Checks
@@ -140,119 +140,116 @@ def _check_settings(config: PrepareConfig) -> None:
     if config.workers < 0:
         raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
     if config.anonymise and {config.out.resolve(), config.raw.resolve()} & set(config.anonymise.resolve().parents):
-        raise UserError(f"--anonymise {config.anonymise}: lies in RAW or OUT; keep the key apart from the pairs")
+        raise UserError(f"--anonymise {config.anonymise}: lies in RAW or OUT; keep the key outside both")
     if config.max_megapixels < 1:
         raise UserError(f"--max_megapixels {config.max_megapixels}: must be 1 or more")
     val, test = config.val_fraction, config.test_fraction
     if not (val > 0 and test >= 0 and val + test < 1):
         raise UserError(
-            f"--val_fraction {val:g} --test_fraction {test:g}: validation needs a share above 0, training too"
+            f"--val_fraction {val:g} --test_fraction {test:g}: training and validation need a fraction above 0"
         )
 
 
 def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
-    """OUT is new, empty or ours, not among the raw views, and none of them in it: they would be replaced."""
+    """Raise UserError if OUT holds other files, lies in the folder of the raw views, or has a raw view in it."""
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
     files = (file for pair in pairs for file in pair.files)
-    # Not `resolve`, which raises for a link that leads to itself.
+    # Not `resolve`: it raises for a symbolic link that leads to itself.
     if within := next((file for file in files if out.resolve() in Path(os.path.realpath(file)).parents), None):
         raise UserError(f"{within}: lies in OUT ({out}), where it would be replaced; choose another OUT")
-    for place in (STAGING, *VIEWS):
-        check_folder_place(out / place)
+    for name in (STAGING, *VIEWS):
+        check_folder_place(out / name)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
 def _check_split(pairs: Sequence[RawPair], skipped: Sequence[str], config: PrepareConfig) -> None:
-    """Raise UserError before anything is aligned if the eyes are too few for the sides of a split."""
+    """Raise UserError, before any pair is aligned, if there are fewer eyes than sides of the split."""
     try:
         split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
         if not skipped:
             raise
-        raise UserError(f"{config.raw}: {len(skipped)} pairs or images were left out, and {error}") from None
+        raise UserError(f"{config.raw}: {len(skipped)} pairs or images were skipped, and {error}") from None
 
 
-def _list_skipped(out: Path, skipped: Sequence[str]) -> None:
+def _write_skipped(out: Path, skipped: Sequence[str]) -> None:
     if skipped:
         write_text(out / SKIPPED_NAME, "".join(f"{printable(text)}\n" for text in skipped))
     else:
         (out / SKIPPED_NAME).unlink(missing_ok=True)
 
 
-def _same_view_same_eye(read: Sequence[ReadPair]) -> list[ReadPair]:
-    """Give pairs that share a view one eye, and print which: otherwise it could end on two sides of the split."""
-    pairs = [one.pair for one in read]
-    grouped, groups = group_by_views(pairs, [one.views for one in read])
+def _merge_eyes_by_view(read: Sequence[ReadPair]) -> list[ReadPair]:
+    """Assign pairs that share a view to one eye, so that they stay on one side of the split, and print their ids."""
+    pairs = [item.pair for item in read]
+    grouped, groups = group_by_views(pairs, [item.views for item in read])
     if groups:
         listed = "; ".join(" + ".join(group) for group in groups)
-        print(f"pairs that share a view (equal pixels) are of one eye and stay on one side of the split: {listed}")
-    return [replace(one, pair=pair) for one, pair in zip(read, grouped, strict=True)]
+        print(f"pairs that share a view (equal pixels) are taken as one eye, on one side of the split: {listed}")
+    return [replace(item, pair=pair) for item, pair in zip(read, grouped, strict=True)]
 
 
-def _anonymous(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
-    """Under other names, in their order, so that not even that tells who was first."""
+def _anonymise(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
+    """Replace the names of the pairs by hashes, and sort by hash so that the order does not reveal the original one."""
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
-    write_names(names, key, [one.pair for one in read])
-    print(f"ids are hashed with the key in {path}; which is whose stands in {names}: keep both apart")
-    if any(one.pair.caption for one in read):
+    write_names(names, key, [item.pair for item in read])
+    print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both files private")
+    if any(item.pair.caption for item in read):
         console.print(
-            "warning: captions stay as they are, and adapters and generated PNGs hold them: do they name anybody?"
+            "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
         )
-    others = [replace(one, pair=anonymous(one.pair, key), sha256=hashed(key, "files", one.sha256)) for one in read]
-    return sorted(others, key=lambda one: one.pair.id)
+    renamed = [replace(item, pair=anonymous(item.pair, key), sha256=hashed(key, "files", item.sha256)) for item in read]
+    return sorted(renamed, key=lambda item: item.pair.id)
 
 
-def _check_rejected_names_nobody(out: Path, pairs: Sequence[RawPair]) -> None:
-    """Its comments stay as they are: they must not hold names of before."""
+def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
+    """Raise UserError if a comment in the list of rejected pairs, which is not anonymised, holds an original name."""
     names = {name for pair in pairs for name in (pair.id, pair.eye, pair.patient) if name}
-    read = read_rejected(out)
-    for number, line in read.comments.items():
-        if found := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
-            raise UserError(f"{read.path}, line {number}: a comment names {found[0]!r}; remove the line")
-
-
-# --- Work, in parallel
+    rejected = read_rejected(out)
+    for number, line in rejected.comments.items():
+        if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
+            raise UserError(f"{rejected.path}, line {number}: a comment names {matches[0]!r}; remove the line")
 
 
 # --- Results
 
 
-def _say_and_split(
-    pairs: Sequence[RawPair], outcomes: Sequence[AlignmentResult], config: PrepareConfig
+def _report_and_split(
+    pairs: Sequence[RawPair], results: Sequence[AlignmentResult], config: PrepareConfig
 ) -> dict[str, Split]:
-    """Print the table; the side of every pair that was kept, by id. Raises UserError if they are too few."""
-    refused = {outcome.id for outcome in outcomes if outcome.refused}
+    """Print the table and return the split of every pair that was kept, by id. Raises UserError if they are too few."""
+    refused = {result.id for result in results if result.refused}
     kept = [pair for pair in pairs if pair.id not in refused]
     if not kept:
-        print_table(pairs, outcomes, {}, config.size)
+        print_table(pairs, results, {}, config.size)
         raise UserError(
-            f"{config.raw}: all {len(pairs)} pairs were refused, for the reasons in the table above "
-            f"({outcomes[0].id}: {outcomes[0].refused}); correct views, points or limits and prepare again"
+            f"{config.raw}: all {len(pairs)} pairs were refused, see the table above for the reasons "
+            f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again"
         )
     try:
-        sides = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
+        splits = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
-        print_table(pairs, outcomes, {}, config.size)
+        print_table(pairs, results, {}, config.size)
         raise UserError(f"{config.raw}: {len(refused)} of {len(pairs)} pairs were refused, and {error}") from None
-    print_table(pairs, outcomes, sides, config.size)
-    return sides
+    print_table(pairs, results, splits, config.size)
+    return splits
 
 
-def _move_into_place(out: Path, outcomes: Sequence[AlignmentResult]) -> None:
-    """New views replace old ones, and whatever else lies beside them goes; without a manifest meanwhile."""
+def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:
+    """Move the staged views to their final places and delete all other files there; the manifest is removed first."""
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    kept = {f"{outcome.id}.png" for outcome in outcomes if not outcome.refused}
-    write_state(out, outcomes)
+    kept = {f"{result.id}.png" for result in results if not result.refused}
+    write_state(out, results)
     for view in VIEWS:
         (out / view).mkdir(parents=True, exist_ok=True)
-        for outcome in outcomes:
-            staged = out / STAGING / view_file(view, outcome.id)
+        for result in results:
+            staged = out / STAGING / view_file(view, result.id)
             if staged.is_file():
-                staged.replace(out / view_file(view, outcome.id))
+                staged.replace(out / view_file(view, result.id))
         for path in (out / view).iterdir():
             if path.name not in kept and not path.is_dir():
                 path.unlink()
@@ -260,27 +257,24 @@ def _move_into_place(out: Path, outcomes: Sequence[AlignmentResult]) -> None:
     shutil.rmtree(out / STAGING, ignore_errors=True)
 
 
-def _reject_deleted(out: Path, earlier: Sequence[AlignmentResult]) -> None:
-    """List the pairs whose files were all deleted by hand as rejected, before they are aligned again.
+def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
+    """Add the pairs whose files were all deleted by hand to the rejected pairs, before they are aligned again.
 
-    If no pair has a file left, the folder was lost and no pair was thrown out.
+    If no pair has a file left, the folder was lost and no pair is rejected.
     """
-    if not is_prepared(out):  # a call that was killed while it moved files
+    if not is_prepared(out):  # an earlier run was killed while it moved files
         return
-    kept = [outcome.id for outcome in earlier if not outcome.refused]
-    gone = [id for id in kept if not has_files(out, (view_file(view, id) for view in VIEWS))]
-    if len(gone) < len(kept):
-        add_rejected(out, gone, "their files were deleted by hand")
-
-
-# --- Hashes
+    kept = [result.id for result in previous if not result.refused]
+    deleted = [id for id in kept if not has_files(out, (view_file(view, id) for view in VIEWS))]
+    if len(deleted) < len(kept):
+        add_rejected(out, deleted, "their files were deleted by hand")
 
 
 def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
-    """The prepared (or generated) folder that `data` is, or is prepared into: once, under RESULTS/prepared."""
+    """Return `data` if it is a prepared or generated folder, else prepare it once, under RESULTS/prepared."""
     if is_prepared(data):
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
     config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
-    console.print(f"{data} is raw: its prepared pairs are in {config.out}")
+    console.print(f"{data} holds raw pairs: using the prepared pairs in {config.out}")
     return config.out if is_prepared(config.out) else prepare_pairs(config)

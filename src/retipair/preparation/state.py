@@ -1,4 +1,4 @@
-"""What became of raw pairs, kept beside what is prepared, so that the next call redoes only what changed."""
+"""The state file of prepare: the alignment of every raw pair, so that the next run repeats only what changed."""
 
 import json
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from retipair.runtime.schema import canonical_json
 
 STATE_NAME = ".prepare.json"
 STAGING = ".partial"
-"""The folder in which views wait until all are there."""
+"""The folder for views until all pairs are aligned."""
 VIEWS = ("cf", "fa", "mask")
-_FEWEST_TO_COMPARE = 5  # pairs
-_FAR = 3 * 1.4826  # median absolute deviations: three standard deviations, were they normally distributed
-_CONSISTENCY_FLOOR = 0.15  # closer to the median is no outlier
+_MIN_PAIRS_TO_COMPARE = 5  # pairs
+_OUTLIER_MADS = 3 * 1.4826  # median absolute deviations: three standard deviations of a normal distribution
+_CONSISTENCY_FLOOR = 0.15  # a smaller difference from the median is no outlier
 _RESIDUAL_FLOOR_PX = 2.0  # at 512
 _SCHEMA = "retipair.preparation.prepare-state/1"
 
 
 @dataclass(frozen=True)
 class AlignmentResult:
-    """What became of one pair, as kept in the state file; `files_sha256` by view, empty if refused.
+    """The alignment of one pair, as stored in the state file; `files_sha256` by view, empty if refused.
 
-    `doubt` says why to look at a pair that was kept; all else as in the manifest.
+    `doubt` is the reason to check a pair that was kept; the other fields are as in the manifest.
     """
 
     id: str
@@ -51,7 +51,7 @@ def view_file(view: str, name: str) -> str:
 
 
 def load_previous_results(out: Path) -> dict[str, AlignmentResult]:
-    """Outcomes of the run before, by id; none where the state file is missing or not one of this version."""
+    """Return the results of the last run by id; none if the state file is missing, invalid or of another version."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -70,64 +70,64 @@ def _is_result(values: Any) -> bool:
 
 
 def load_staged_results(out: Path) -> dict[str, AlignmentResult]:
-    """What a run that was cut off had aligned, by id, and where it still is."""
-    found: dict[str, AlignmentResult] = {}
+    """Return the results that an interrupted run left in the staging folder, by id."""
+    results: dict[str, AlignmentResult] = {}
     for path in (out / STAGING).glob("*.json"):
         try:
             values = read_json(path)
         except UserError:
             continue
         if _is_result(values):
-            found[values["id"]] = AlignmentResult(**values)
-    return found
+            results[values["id"]] = AlignmentResult(**values)
+    return results
 
 
 def reusable_result(
     id: str, key: str, known: Sequence[tuple[dict[str, AlignmentResult], Path]]
 ) -> AlignmentResult | None:
-    """What became of the pair, if all it depends on and the files it was written to are unchanged; else None."""
-    for outcomes, folder in known:
-        before = outcomes.get(id)
-        if before is None or before.key != key:
+    """Return the earlier result of the pair if its inputs and its output files are unchanged, else None."""
+    for results, folder in known:
+        result = results.get(id)
+        if result is None or result.key != key:
             continue
-        files = {view_file(view, before.id): sha256 for view, sha256 in before.files_sha256.items()}
+        files = {view_file(view, result.id): sha256 for view, sha256 in result.files_sha256.items()}
         if find_checksum_mismatch(folder, files) is None:
-            return before
+            return result
     return None
 
 
-def write_state(out: Path, outcomes: Sequence[AlignmentResult]) -> None:
-    state = {"schema": _SCHEMA, "pairs": [asdict(outcome) for outcome in outcomes]}
+def write_state(out: Path, results: Sequence[AlignmentResult]) -> None:
+    state = {"schema": _SCHEMA, "pairs": [asdict(result) for result in results]}
     write_text(out / STATE_NAME, canonical_json(state))
 
 
-def doubtful(outcomes: Sequence[AlignmentResult], size: int) -> dict[str, str]:
-    """Why to look at pairs that were kept, by id: doubts of their own, or figures that are outliers in the set.
+def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
+    """Return the reasons to check pairs that were kept, by id: their own doubts, and metrics that are outliers.
 
-    Residuals at landmarks are compared with one another, and so are those over patches of vessels.
+    Residuals at landmarks and residuals over patches of vessels are compared separately.
     """
-    kept = [outcome for outcome in outcomes if not outcome.refused]
-    figures = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {one.id: -one.consistency for one in kept})]
+    kept = [result for result in results if not result.refused]
+    metrics = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {result.id: -result.consistency for result in kept})]
     for by_points in (True, False):
-        reprojection_errors = {
-            one.id: px_at_512(one.residual_px, size)
-            for one in kept
-            if one.residual_px is not None and bool(one.points) == by_points
+        residuals = {
+            result.id: px_at_512(result.residual_px, size)
+            for result in kept
+            if result.residual_px is not None and bool(result.points) == by_points
         }
-        figures.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, reprojection_errors))
-    found: dict[str, list[str]] = {one.id: [one.doubt] if one.doubt else [] for one in kept}
-    for text, floor, values in figures:
+        metrics.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, residuals))
+    reasons: dict[str, list[str]] = {result.id: [result.doubt] if result.doubt else [] for result in kept}
+    for text, floor, values in metrics:
         for id, median in _outliers(values, floor).items():
-            found[id].append(f"{text.format(abs(values[id]))}, the median of the others is {abs(median):.2f}")
-    return {id: "; ".join(texts) for id, texts in found.items() if texts}
+            reasons[id].append(f"{text.format(abs(values[id]))}, the median of the others is {abs(median):.2f}")
+    return {id: "; ".join(texts) for id, texts in reasons.items() if texts}
 
 
 def _outliers(values: dict[str, float], floor: float) -> dict[str, float]:
-    """Those values that lie above the median by three robust deviations and by `null_mmd2`, with the others' median."""
-    if len(values) < _FEWEST_TO_COMPARE:
+    """Return, for values above the median by three robust deviations and by `floor`, the median of the other values."""
+    if len(values) < _MIN_PAIRS_TO_COMPARE:
         return {}
-    every = np.array(list(values.values()))
-    deviation = float(np.median(abs(every - np.median(every))))
-    limit = float(np.median(every)) + max(_FAR * deviation, floor)
+    array = np.array(list(values.values()))
+    deviation = float(np.median(abs(array - np.median(array))))
+    limit = float(np.median(array)) + max(_OUTLIER_MADS * deviation, floor)
     others = {id: float(np.median([v for other, v in values.items() if other != id])) for id in values}
     return {id: others[id] for id, value in values.items() if value > limit}
