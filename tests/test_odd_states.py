@@ -64,7 +64,7 @@ def test_a_checkpoint_under_another_name_is_passed_over(
 
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [(True, "made again from that step's checkpoint"), (False, "the next validated step is kept as the best")],
+    [(True, "restored from the checkpoint of that step"), (False, "the next validated step becomes the best")],
 )
 def test_a_damaged_best_is_said_and_another_is_kept(
     kept: bool,
@@ -80,7 +80,7 @@ def test_a_damaged_best_is_said_and_another_is_kept(
     if not kept:  # its checkpoint is gone, too
         shutil.rmtree(run / f"latest_checkpoints/step_{Run(run).best_step():06d}")
     draw = ["generate", "-n", "exp", "--results", tmp_path / "r", "--amount", 1, "--steps", 1, "--device", "cpu"]
-    assert "draw with --checkpoint latest" in refused(*draw)
+    assert "use --checkpoint latest" in refused(*draw)
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
     assert main(command) == 0
     assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which step of a training is the best: by loss on unseen eyes, by how well its samples' halves match, or both."""
+"""Select the best step of a training: by validation loss, by the consistency of its samples, or by both."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -7,14 +7,14 @@ from typing import Any
 from retipair.config import BestBy
 
 LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
-"""A difference below these is none: the original's, and a tenth of what ten samples scatter by."""
+"""Smaller differences are ignored. Loss: as in the original; consistency: a tenth of the spread over ten samples."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The result of one validation: mean squared error on unseen pairs, mean vessel correlation of the samples.
+    """The result of one validation: mean squared error on validation pairs, mean vessel correlation of the samples.
 
-    step: number of optimiser steps before it. consistency is None where there are no samples.
+    step: number of optimiser steps so far. consistency: None if there are no samples.
     """
 
     step: int
@@ -23,9 +23,9 @@ class Validation:
 
 
 def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
-    """Is this validation better than the best so far (None: there is none)?
+    """Return True if this validation is better than the best so far (None: there is none).
 
-    both: one of the two improves and the other gets no worse.
+    both: one of the two criteria improves and the other does not get worse.
     """
     if best is None:
         return True
@@ -40,7 +40,7 @@ def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
 
 
 def reason(now: Validation, before: Validation | None, by: BestBy) -> dict[str, Any]:
-    """Return what `best_checkpoint/reason.json` says, and `state.json` beside each checkpoint."""
+    """Return the content of `best_checkpoint/reason.json`, also stored in the `state.json` of each checkpoint."""
     return {"by": by, **asdict(now), "before": asdict(before) if before else None}
 
 

@@ -1,4 +1,4 @@
-"""May a run be started or resumed with these settings?"""
+"""Check whether a run can be started or resumed with the given settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,41 +6,35 @@ from typing import Any
 
 from retipair.config import TrainConfig
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import (
-    read_json,
-)
+from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import to_values
 
 MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
-"""Settings that a resume may change without a word: data and base are held to their content, wherever they lie."""
-
-
+"""Settings that a resume may change without a notice; data and base are compared by content, not by path."""
 MAY_CHANGE = frozenset(
     {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
-"""Settings that a resume may change, and says so: they change nothing already done. max_steps may only be raised."""
-
-
+"""Settings that a resume may change with a notice; they do not affect past steps. max_steps may only be raised."""
 SAMPLING = frozenset({"num_samples", "sample_steps"})
-"""So may these, unless --best_by compares samples. Every other setting is refused if it changes."""
+"""Settings that a resume may change with a notice if --best_by is "loss". A change of any other setting is refused."""
 
 
 def check_name(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the folder is that of a run and --resume was not given, or of something else."""
+    """Raise UserError if the folder holds other files, or holds a run and --resume was not given."""
     if not (folder / "config.json").is_file():
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{folder}: holds something that is no run of ours; choose another --name")
+            raise UserError(f"{folder}: is not empty and has no config.json; choose another --name")
     elif not config.resume:
-        raise UserError(f"{folder}: this run exists; add --resume to go on with it, or choose another --name")
+        raise UserError(f"{folder}: this run exists; add --resume to continue it, or choose another --name")
 
 
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to go on from, None for a fresh start; nothing is written.
+    """Return the checkpoint to resume from, or None for a new run; write nothing.
 
-    facts: what the settings led to (system, layout, fingerprints); a resumed run must agree on them.
-    Raises UserError if the run exists and --resume was not given, or was started otherwise.
+    facts: values derived from the settings (system, layout, fingerprints), which must equal those of the resumed run.
+    Raises UserError if the run exists and --resume was not given, or if it was started with other settings.
     """
     check_name(folder, config)
     run = Run(folder)
@@ -50,13 +44,13 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     damaged: list[str] = []
     checkpoint = run.latest(damaged.append)
     if damaged and checkpoint is None:
-        raise UserError(f"{damaged[0]}; nor is any other checkpoint whole: start again with another --name")
+        raise UserError(f"{damaged[0]}; no checkpoint is intact: start again with another --name")
     for text in damaged:
         console.print(f"warning: {text}")
     return checkpoint
 
 
-_SAID = {
+_FACT_NAMES = {
     "data_sha256": "the content of --data (pairs added, rejected or prepared with other settings)",
     "base_sha256": "the weights of --base",
     "processes": "the number of processes",
@@ -64,12 +58,12 @@ _SAID = {
 
 
 def may_change(config: TrainConfig) -> frozenset[str]:
-    """Name the settings that a resume of this run may change, and says so."""
+    """Return the settings that a resume of this run may change with a notice."""
     return MAY_CHANGE | (SAMPLING if config.best_by == "loss" else frozenset())
 
 
 def changed_settings(run: Run, config: TrainConfig) -> list[str]:
-    """List what a resume has otherwise than the run so far: "--val_every 100 (500 before)"."""
+    """List the settings that a resume changes, each as "--val_every 100 (500 before)"."""
     before, now = to_values(run.read_config()), to_values(config)
     changed = [name for name in now if name not in MAY_MOVE and now[name] != before.get(name)]
     return [f"--{name} {now[name]} ({before.get(name)} before)" for name in changed]
@@ -81,7 +75,7 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
         if key not in MAY_MOVE | may_change(config) and now[key] != value:
             how = f"with --{key} {value}, not {now[key]}" if not isinstance(value, bool) else ""
             how = how or f"{'with' if value else 'without'} --{key}"
-            raise UserError(f"{run.folder}: was started {how}; keep to that, or use another --name")
+            raise UserError(f"{run.folder}: was started {how}; use the same setting, or another --name")
     if config.max_steps < run.read_config().max_steps:
         raise UserError(
             f"{run.folder}: was started with --max_steps {before['max_steps']}; it can be raised, not lowered"
@@ -89,4 +83,6 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:
-            raise UserError(f"{run.folder}: {_SAID.get(key, key)} has changed since the run began; use another --name")
+            raise UserError(
+                f"{run.folder}: {_FACT_NAMES.get(key, key)} has changed since the run started; use another --name"
+            )
