@@ -120,7 +120,11 @@ def test_values_that_look_like_flags_and_hyphens_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("verb", "said"),
-    [("train", "with --resume goes on"), ("bench", "bench keeps nothing"), ("generate", "same command goes on")],
+    [
+        ("train", "same command with --resume to continue"),
+        ("bench", "bench saves nothing"),
+        ("generate", "same command to continue"),
+    ],
 )
 def test_an_interruption_says_what_is_left(
     verb: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -143,7 +143,7 @@ def test_a_demo_that_was_begun_otherwise_is_left_alone(
     monkeypatch.setattr(demo, "SETTINGS", replace(QUICK, training=replace(QUICK.training, learning_rate=0.5)))
     before = written(made)
     assert main(["demo", str(made)]) == 2
-    assert "or start afresh with another OUT" in capsys.readouterr().err.splitlines()[-1]
+    assert "or start again with another OUT" in capsys.readouterr().err.splitlines()[-1]
     assert written(made) == before
 
 

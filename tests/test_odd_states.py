@@ -90,9 +90,9 @@ def test_a_damaged_best_is_said_and_another_is_kept(
 @pytest.mark.parametrize(
     ("sums", "said"),
     [
-        ({}, "names no file"),
-        ({"/dev/zero": "x"}, "is not in it"),
-        ({"../../config.json": "x"}, "is not in it"),
+        ({}, "lists no file"),
+        ({"/dev/zero": "x"}, "is not in the folder"),
+        ({"../../config.json": "x"}, "is not in the folder"),
         ({"a\0b": "x"}, "is missing"),
         ({"pipe": "x"}, "pipe"),
     ],

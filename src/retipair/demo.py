@@ -1,6 +1,6 @@
-"""`retipair demo [OUT]`: the whole way on rendered eyes, by the commands one would type, and the report to look at.
+"""`retipair demo [OUT]`: run all commands on rendered eyes and write a report.
 
-Each stage is a command of its own and is printed before it runs. What an earlier demo left in OUT is used again.
+Each stage is a command, which is printed before it runs. Results of an earlier demo in OUT are reused.
 """
 
 import shlex
@@ -24,7 +24,7 @@ from retipair.runtime.errors import UserError
 from retipair.training.train import train
 
 CAMERA, DISEASE = "teal", "vein_occlusion"
-"""A look that the bundled bases have never seen: it is the adapter that has to learn it."""
+"""Not in the training data of the bundled bases, so the adapter has to learn them."""
 
 Mode = Literal["noise", "from_data"]
 SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
@@ -34,29 +34,29 @@ NEXT = "retipair prepare eyes pairs"
 
 @dataclass(frozen=True)
 class Steps:
-    """Of training, and of drawing a pair."""
+    """Number of training steps, and of denoising steps per generated pair."""
 
     training: int
-    drawing: int
+    generation: int
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much of everything; where the files lie comes later. base: `{system}` stands in it; steps: by layout."""
+    """Settings of all commands, without paths. base: name with a placeholder `{system}`; steps: by layout."""
 
     base: str
     steps: Mapping[str, Steps]
     phantoms: PhantomConfig
     training: TrainConfig
-    drawing: GenerateConfig
+    generation: GenerateConfig
     amounts: Mapping[Mode, int]
 
 
-# The whole way in 6 minutes on two cores. Noise added in each step (ddpm) mends what earlier ones drew badly:
-# recipes/README.md.
+# All commands take 6 minutes on two cores. The ddpm sampler is used because the noise it adds in each step corrects
+# errors of earlier steps: recipes/README.md.
 SETTINGS = Settings(
     base="tiny-{system}",
-    # Squeezed, the image and a step's time are half as large.
+    # In the squeezed layout, the image size and the time of a step are half as large.
     steps={"side_by_side": Steps(80, 50), "squeezed": Steps(160, 100)},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
@@ -65,22 +65,22 @@ SETTINGS = Settings(
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
-        offset_noise_strength=0.0,  # the base knows none: with it all eyes come out of one colour
-        half_clean_fraction=0.3,  # brings the look a little nearer: recipes/README.md
-        val_every=80,  # of steps that differ by less than validation can tell, the last is the best
+        offset_noise_strength=0.0,  # the base was trained without it: with it, all eyes have the same colour
+        half_clean_fraction=0.3,  # improves the appearance a little: recipes/README.md
+        val_every=80,  # validation cannot distinguish the steps, so the last is taken as the best
         log_every=10,
-        num_samples=0,  # pairs are drawn afterwards
+        num_samples=0,  # pairs are generated after training
         resume=True,
     ),
-    drawing=GenerateConfig(name="demo"),
+    generation=GenerateConfig(name="demo"),
     amounts={"noise": 8, "from_data": 4},
 )
 
 
 def demo(config: DemoConfig) -> Path:
-    """Run every stage that is not done yet; returns the report's path.
+    """Run every stage that is not complete and return the path of the report.
 
-    Raises UserError, before anything is written, if OUT is not a demo's or the base is missing.
+    Raises UserError, before anything is written, if OUT is not of a demo or the base is missing.
     """
     _check_out(config.out)
     base = open_base(base_of(config))
@@ -93,10 +93,10 @@ def demo(config: DemoConfig) -> Path:
 
 
 def _check_out(out: Path) -> None:
-    """OUT is new, empty, or what a demo began: its phantoms come first."""
+    """Raise UserError unless OUT is new, empty, or the folder of a demo, which always has phantoms/."""
     check_folder_place(out)
-    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    if there and ("phantoms" not in there or there - {"phantoms", "pairs", "results", *REPORTS.values()}):
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if names and ("phantoms" not in names or names - {"phantoms", "pairs", "results", *REPORTS.values()}):
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
@@ -105,7 +105,7 @@ def _check_out(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A command with its settings, and what it is for."""
+    """A command with its settings and its purpose."""
 
     purpose: str
     verb: Callable[[Any], object]
@@ -113,7 +113,7 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """What one would type for the same: the settings that are not the defaults."""
+        """Return the equivalent command line, with the settings that differ from the defaults."""
         words = ["retipair", self.verb.__name__]
         for setting in fields(self.config):
             value = getattr(self.config, setting.name)
@@ -124,51 +124,53 @@ class Stage:
         return shlex.join(words)
 
     def run(self) -> None:
-        """Do what is not done yet. What was begun otherwise, by another version say, cannot be gone on with."""
+        """Run or resume the command. Raises UserError if it was started with other settings or by another version."""
         try:
             self.verb(self.config)
         except UserError as error:
-            raise UserError(f"{error}; or start afresh with another OUT") from None
+            raise UserError(f"{error}; or start again with another OUT") from None
 
 
 def stages_of(config: DemoConfig, size: int) -> list[Stage]:
-    """The whole way; size: side of the views that the base draws, px."""
-    looks = replace(SETTINGS.phantoms, out=config.out / "phantoms")
-    aligning = PrepareConfig(raw=looks.out / "raw", out=config.out / "pairs", size=size)
+    """Return all stages; size: side of the views that the base generates, px."""
+    phantoms = replace(SETTINGS.phantoms, out=config.out / "phantoms")
+    alignment = PrepareConfig(raw=phantoms.out / "raw", out=config.out / "pairs", size=size)
     new, varied = (generate_config(config, mode) for mode in SAVEDIRS)
     return [
-        Stage(f"render {looks.amount} eyes of a camera and a disease the base has not seen", phantom, looks),
-        Stage("align the views and crop them to the field they share", prepare, aligning),
+        Stage(
+            f"render {phantoms.amount} eyes with a camera and a disease the base was not trained on", phantom, phantoms
+        ),
+        Stage("align the views and crop them to their common field of view", prepare, alignment),
         Stage("train an adapter on the aligned pairs", train, train_config(config)),
-        Stage(f"draw {new.amount} new eyes from noise", generate, new),
-        Stage(f"vary {varied.amount} of the training pairs", generate, varied),
-        Stage("judge the new eyes beside the rendered ones", evaluate, evaluate_config(config)),
+        Stage(f"generate {new.amount} new pairs from noise", generate, new),
+        Stage(f"generate {varied.amount} variations of training pairs", generate, varied),
+        Stage("evaluate the new pairs against the rendered ones", evaluate, evaluate_config(config)),
     ]
 
 
 def base_of(config: DemoConfig) -> str:
-    """Name the base of this demo."""
+    """Return the name of the base of this demo."""
     return SETTINGS.base.format(system=config.system)
 
 
 def steps_of(config: DemoConfig) -> Steps:
-    """Return the steps of this demo's training and drawing."""
+    """Return the numbers of training and denoising steps of this demo."""
     return SETTINGS.steps[FAMILIES[config.system].layout]
 
 
 def train_config(config: DemoConfig) -> TrainConfig:
-    """The training of this demo."""
+    """Return the settings for training."""
     data, results = config.out / "pairs", config.out / "results"
     steps = steps_of(config).training
     return replace(SETTINGS.training, data=data, base=base_of(config), results=results, max_steps=steps)
 
 
 def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
-    """What this demo draws with its adapter."""
+    """Return the settings for generating pairs with the adapter."""
     return replace(
-        SETTINGS.drawing,
+        SETTINGS.generation,
         mode=mode,
-        steps=steps_of(config).drawing,
+        steps=steps_of(config).generation,
         savedir=SAVEDIRS[mode],
         amount=SETTINGS.amounts[mode],
         base=base_of(config),
@@ -177,7 +179,7 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
 
 
 def evaluate_config(config: DemoConfig) -> EvaluateConfig:
-    """What this demo judges: the new eyes, beside those that were trained on and held out."""
+    """Return the settings for evaluating the new pairs against the training and held-out pairs."""
     results, name = config.out / "results", SETTINGS.training.name
     return EvaluateConfig(
         real=config.out / "pairs",

@@ -84,7 +84,7 @@ def test_without_locks_it_works_and_says_so(
     for _ in range(2):
         with directory_lock(tmp_path / "run"):
             (tmp_path / "run/kept").touch()
-        assert "no locks" in capsys.readouterr().err
+        assert "does not support locks" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
 
 

@@ -506,7 +506,7 @@ def test_generate_refuses_a_damaged_adapter(refused: Refused, tmp_path: Path, tr
     content[-5] ^= 1
     path.write_bytes(content)
     line = refused("generate", "-n", "exp", "--results", tmp_path / "r", "--savedir", "s", "--device", "cpu")
-    assert f"{best}: unet_lora/adapter_model.safetensors is not what was written" in line
+    assert f"{best}: unet_lora/adapter_model.safetensors does not match its checksum" in line
 
 
 def test_a_best_checkpoint_that_a_kill_had_put_aside_comes_back(

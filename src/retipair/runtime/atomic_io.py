@@ -1,4 +1,4 @@
-"""What is written appears whole or not at all, and is still there after a power cut."""
+"""Write files and folders atomically and durably: a kill or a power cut leaves the old version or the new one."""
 
 import hashlib
 import json
@@ -14,35 +14,35 @@ from retipair.runtime.errors import UserError
 CHECKSUMS_NAME = "checksums.json"
 LOCK_NAME = ".lock"
 _UMASK = os.umask(0o077)
-os.umask(_UMASK)  # to read it is to set it
+os.umask(_UMASK)  # the umask can only be read by setting it
 
 
 def temp_path(path: Path) -> Path:
-    """Where a file or folder grows until it is whole. What a killed run left there is overwritten by the next."""
+    """Return where a file or folder is written before it is renamed to `path`. Leftovers there are overwritten."""
     return path.with_name(f".{path.name.removeprefix('.')}.partial")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether it is what a run that was cut off left, or a lock: no content of its folder."""
+    """Return True for a lock and for the temporary path of an interrupted write: neither is content of the folder."""
     return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
 def shareable_name(source: str) -> str:
-    """What others may be told of what may be a path, whose folders may name people: its last part; else all of it."""
+    """Return the last part of an existing path, whose folders may contain patient names; else `source` unchanged."""
     return Path(source).name if Path(source).exists() else source
 
 
 def check_folder_place(folder: Path) -> None:
-    """Raise UserError, naming it, if something that is no folder stands at this path or above it."""
-    for one in (folder, *folder.parents):
-        if one.is_dir():
+    """Raise UserError if this path or one of its parents exists and is not a folder."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
             return
-        if os.path.lexists(one):
-            raise UserError(f"{one}: is a file where a folder is needed; move it, or choose another folder")
+        if os.path.lexists(path):
+            raise UserError(f"{path}: is a file where a folder is needed; move it, or choose another folder")
 
 
 def check_places(error: OSError) -> None:
-    """Raise UserError, naming it, if the system failed since a file stands in a folder's place or the reverse."""
+    """Raise UserError if `error` was caused by a file where a folder is needed, or the reverse."""
     if not isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
         return
     for path in (Path(name) for name in (error.filename2, error.filename) if name):
@@ -58,12 +58,13 @@ def check_places(error: OSError) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A stream whose content becomes the file, whole or not at all; makes the folder. mode: who may read it, from the
-    first byte on, less what the umask takes.
+    """Write a file atomically: yield a temporary binary stream, which is renamed on success and deleted on error.
+
+    Creates the parent folder. mode: permissions from the first byte on, limited by the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temp_path(path)
-    partial.unlink(missing_ok=True)  # with whatever mode it had
+    partial.unlink(missing_ok=True)  # so that `mode` applies
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
@@ -71,35 +72,37 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)  # on a full disk, above all
+        partial.unlink(missing_ok=True)  # frees the space if the disk is full
         raise
     fsync(path.parent)
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a text file (UTF-8, lines end in \\n) whole or not at all."""
+    """Write a text file (UTF-8, lines end in \\n) atomically."""
     with atomic_write(path, mode) as stream:
         stream.write(text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of ours. Raises UserError, naming it, if it cannot be read."""
+    """Read a JSON object that retipair wrote. Raises UserError, naming the file, if it cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it was damaged, choose another name or folder") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}); the file is damaged, choose another name or folder"
+        ) from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object; it was damaged, choose another name or folder")
+        raise UserError(f"{path}: not a JSON object; the file is damaged, choose another name or folder")
     return values
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line, on disk when this returns. Killed meanwhile, it leaves a torn last line for readers to drop."""
+    """Append one line and flush it to disk. A kill may leave an incomplete last line, which readers must drop."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(line)
         stream.flush()
@@ -115,31 +118,31 @@ def file_sha256(path: Path) -> str:
 
 
 def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder and put it in place of the one that may be there, whole or not at all."""
-    partial, before = temp_path(folder), _backup_path(folder)
+    """Call `fill` on a temporary folder, then replace `folder` by it atomically; return `folder`."""
+    partial, backup = temp_path(folder), _backup_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         fill(partial)
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
-                path.chmod(0o666 & ~_UMASK)  # safetensors writes for its owner alone
+                path.chmod(0o666 & ~_UMASK)  # safetensors files are readable by the owner only
             fsync(path)
         recover_dir(folder)
         if folder.exists():
-            folder.replace(before)
+            folder.replace(backup)
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         recover_dir(folder)
         raise
     fsync(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)
     return folder
 
 
 def recover_dir(folder: Path) -> None:
-    """Put back what `atomic_write_dir` had put aside when it was killed, or clear it away."""
+    """Restore the backup of an interrupted `atomic_write_dir`, or delete it if the folder exists."""
     if folder.exists():
         shutil.rmtree(_backup_path(folder), ignore_errors=True)
     elif _backup_path(folder).exists():
@@ -147,30 +150,30 @@ def recover_dir(folder: Path) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write down the checksums of all files in a folder, for `verify_checksums` to read."""
+    """Write the checksums of all files in a folder to its checksums.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(folder / CHECKSUMS_NAME, {path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
 
 
 def verify_checksums(folder: Path) -> str | None:
-    """What is wrong with a sealed folder; None if it is as it was sealed."""
+    """Return an error text if a file of the folder does not match checksums.json, else None."""
     try:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
         return f"{CHECKSUMS_NAME} is missing or damaged"
-    return find_checksum_mismatch(folder, sums) if sums else f"{CHECKSUMS_NAME} names no file"
+    return find_checksum_mismatch(folder, sums) if sums else f"{CHECKSUMS_NAME} lists no file"
 
 
 def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
-    """What is wrong with the first file of a folder that has another checksum than this; None: all are as written."""
+    """Return an error text for the first file in `folder` that does not match its checksum, None if all match."""
     for name, sha256 in sums.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            return f"{name!r} is not in it"
+            return f"{name!r} is not in the folder"
         try:
-            if not (folder / name).is_file():  # a pipe would be waited for
+            if not (folder / name).is_file():  # reading a pipe would block
                 return f"{name} is missing"
             if file_sha256(folder / name) != sha256:
-                return f"{name} is not what was written"
+                return f"{name} does not match its checksum"
         except (OSError, ValueError) as error:
             return f"{name} cannot be read ({error})"
     return None
@@ -181,7 +184,7 @@ def _backup_path(folder: Path) -> Path:
 
 
 def fsync(path: Path) -> None:
-    """A file's content, or what a folder's entries are named, to disk."""
+    """Flush the content of a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What a command says while it works: on standard error, so that standard output stays for results."""
+"""Progress and messages of a command, on standard error; standard output is for results."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +19,16 @@ from rich.progress import (
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Advance = Callable[..., None]
-"""advance(steps=1, note=""): that many steps further, with a word on how it goes."""
+"""advance(steps=1, note=""): move the progress bar by `steps` and show `note` beside it."""
 Item = TypeVar("Item")
 
 LINE_EVERY = 30.0
-"""Seconds between lines where there is no terminal to draw a bar on, as in a cluster's log."""
+"""Seconds between progress lines where standard error is no terminal, as in a cluster's log."""
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """A progress bar with steps a second and time left; yields the function that moves it."""
+    """Show a progress bar with steps per second and remaining time; yield the function that advances it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,18 +40,17 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done, note="", rate="")
-        began = told = time.monotonic()
-        begun = done
+        started = last_line = time.monotonic()
 
         def advance(steps: int = 1, note: str = "") -> None:
-            nonlocal told
+            nonlocal last_line
             bar.update(task, advance=steps)
-            rate = (bar.tasks[0].completed - begun) / max(time.monotonic() - began, 1e-6)
+            rate = (bar.tasks[0].completed - done) / max(time.monotonic() - started, 1e-6)
             bar.update(task, rate=f"{rate:.2f}/s" if rate >= 1 else f"{1 / max(rate, 1e-6):.1f} s each")
             if note:
                 bar.update(task, note=note)
-            if not console.is_terminal and time.monotonic() - told > LINE_EVERY:
-                told = time.monotonic()
+            if not console.is_terminal and time.monotonic() - last_line > LINE_EVERY:
+                last_line = time.monotonic()
                 console.print(f"{title}: {bar.tasks[0].completed:.0f} of {total}")
 
         yield advance
@@ -59,7 +58,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, what commands say of their work is left out: it is but a part of another's."""
+    """Suppress the output of commands that run inside another command."""
     before, console.quiet = console.quiet, True
     try:
         with redirect_stdout(StringIO()):
@@ -69,7 +68,7 @@ def quiet() -> Iterator[None]:
 
 
 def track(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-    """The items as they come, with a bar that counts them."""
+    """Yield the items and show a progress bar that counts them."""
     with progress(title, total) as advance:
         for item in items:
             yield item

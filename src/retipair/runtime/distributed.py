@@ -1,4 +1,4 @@
-"""The processes of one command, as `accelerate launch` starts them; a single process without it."""
+"""The processes of one command: several under `accelerate launch`, otherwise one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
 
 Item = TypeVar("Item")
-_PATIENCE = timedelta(days=2)
-"""Timeout of a barrier: the main process may have many pairs to encode first."""
+_BARRIER_TIMEOUT = timedelta(days=2)
+"""Long, because the main process may have many pairs to encode while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DistributedState:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes the shared files and prints."""
+        """Return True if this process writes the shared files and prints."""
         return self.process_index == 0
 
     def split_between_processes(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -59,7 +59,10 @@ class DistributedState:
             return reduce(tensor, "sum")
 
     def any_process(self, flag: bool, step: int) -> bool:
-        """Return whether any process set `flag`; checked every 10 steps, as the all-reduce synchronises the GPU."""
+        """Return True if any process set `flag`.
+
+        Several processes check this every 10 steps only, because the all-reduce synchronises the GPU.
+        """
         if self.num_processes == 1:
             return flag
         if step % 10:
@@ -89,18 +92,18 @@ def distributed_state(device: str) -> DistributedState:
 def _state(device: str = "cpu"):  # type: ignore[no-untyped-def] # accelerate's singleton
     from accelerate import PartialState
 
-    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    return PartialState(cpu=device == "cpu", timeout=_BARRIER_TIMEOUT)
 
 
 @contextmanager
 def _explain_lost_peers() -> Iterator[None]:
-    """Turn the library's error about a lost process into one line."""
+    """Raise UserError in place of the library's error about a lost process."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise UserError(
-            "another process of this command has ended (killed, or stopped by an error of its own); "
-            "the same command goes on where it stopped (train: with --resume)"
+            "another process of this command has ended (killed, or stopped by an error); "
+            "run the same command again to continue (train: with --resume)"
         ) from error

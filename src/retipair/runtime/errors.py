@@ -1,4 +1,4 @@
-"""Why a command ends early: what cannot work, said in one line with the file or flag and the remedy."""
+"""Exceptions that end a command early; their messages are one line with the file or flag and the remedy."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,11 +7,11 @@ Result = TypeVar("Result")
 
 
 class UserError(ValueError):
-    """Bad input. The command line prints the message alone and ends with status 2."""
+    """Invalid input. The command line prints only the message and exits with status 2."""
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """The work ended early, kept as its message says. number: the signal that asked for it."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The command stopped early on a signal, `number`; the message says what was saved."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -19,12 +19,12 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 
 
 def printable(text: str) -> str:
-    """In one line, and without what would move a terminal's cursor: names in it may come from anywhere."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Return `text` on one line with control characters escaped, since it may contain names from any source."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
-    """What `work` returns; None where memory has run out, by when the frames that held it are gone."""
+    """Return work(), or None if memory ran out; the frames that held the memory are then released."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
@@ -34,6 +34,6 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or torch says that memory has run out; on the CPU torch has no class for it."""
+    """Return True for an out-of-memory error of Python, numpy or torch, which has no class for it on the CPU."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or "can't allocate memory" in str(error)

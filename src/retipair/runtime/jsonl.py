@@ -1,6 +1,6 @@
-"""Files of JSON lines that grow while work goes on, and that several processes may write at once.
+"""JSON-lines files to which several processes append during their work.
 
-Each process appends to a part of its own; `merge_shards` makes one file of them, without holding their lines.
+Each process appends to its own shard; `merge_shards` merges them without holding the lines in memory.
 """
 
 import re
@@ -14,43 +14,43 @@ import numpy as np
 from retipair.runtime.atomic_io import atomic_write
 
 Key = Callable[[str, str], int | None]
-"""(line, where it is) -> its place among the others; None: it is dropped."""
+"""(line, its file and number) -> sort key; None drops the line."""
 
 
 def is_text(text: str) -> bool:
-    """Whether it can be written: JSON may name halves of characters that no file can hold."""
+    """Return True if `text` can be encoded: JSON may contain lone surrogates, which UTF-8 cannot represent."""
     return text.isascii() or text.encode(errors="replace").decode() == text
 
 
 def shard_path(path: Path, rank: int) -> Path:
-    """The file that process `rank` appends to: the first writes the file itself."""
+    """Return the file that process `rank` appends to: `path` itself for the main process."""
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
 def merge_shards(path: Path, key: Key) -> None:
-    """Make one file of all parts, lines by their keys, the last of those with one key; a torn last line is dropped.
+    """Merge all shards into `path`, sorted by key; of lines with equal keys keep the last, drop incomplete last lines.
 
-    A file that is in order already is left as it is. What `key` raises comes through, before anything is changed.
+    A single file that is already sorted is not rewritten. Exceptions of `key` are raised before any file is changed.
     """
-    part = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
-    parts = sorted(one for one in path.parent.glob(f"{path.stem}.*{path.suffix}") if part.fullmatch(one.name))
-    paths = [one for one in (path, *parts) if one.is_file()]
-    keys, places, complete = array("q"), array("q"), True
-    for number, one in enumerate(paths):
-        for count, (offset, text) in enumerate(_lines(one), start=1):
-            place = key(text, f"{one}, line {count}") if text.endswith("\n") else None
-            if place is None:
+    pattern = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
+    shards = sorted(file for file in path.parent.glob(f"{path.stem}.*{path.suffix}") if pattern.fullmatch(file.name))
+    paths = [file for file in (path, *shards) if file.is_file()]
+    keys, positions, complete = array("q"), array("q"), True
+    for number, file in enumerate(paths):
+        for count, (offset, text) in enumerate(_lines(file), start=1):
+            line_key = key(text, f"{file}, line {count}") if text.endswith("\n") else None
+            if line_key is None:
                 complete = False
             else:
-                keys.append(place)
-                places.append(offset * len(paths) + number)
+                keys.append(line_key)
+                positions.append(offset * len(paths) + number)
     order = _order(np.array(keys))
     if paths not in ([], [path]) or not complete or not np.array_equal(order, np.arange(len(keys))):
-        _write(path, paths, [divmod(places[at], len(paths)) for at in order])
+        _write(path, paths, [divmod(positions[i], len(paths)) for i in order])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Every line and where it begins, in bytes; what is not UTF-8 is refused by whoever reads the line."""
+    """Yield (byte offset, line) of every line; invalid UTF-8 becomes surrogates, which the caller must reject."""
     offset = 0
     with path.open("rb") as stream:
         for line in stream:
@@ -59,20 +59,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _order(keys: np.ndarray) -> np.ndarray:
-    """Places of the keys from the least to the greatest, of equal ones the last alone."""
+    """Return the indices that sort `keys`, with only the last of equal keys."""
     order = np.argsort(keys, kind="stable")
     last = np.append(np.diff(keys[order]) != 0, True)[: len(keys)]
     return order[last]
 
 
-def _write(path: Path, paths: Sequence[Path], places: Sequence[tuple[int, int]]) -> None:
-    """places: (offset, which of `paths`) of each line."""
+def _write(path: Path, paths: Sequence[Path], positions: Sequence[tuple[int, int]]) -> None:
+    """Write the lines at the positions (offset, index into `paths`) to `path` and delete the shards."""
     with ExitStack() as stack:
-        sources = [stack.enter_context(one.open("rb")) for one in paths]
+        sources = [stack.enter_context(file.open("rb")) for file in paths]
         stream = stack.enter_context(atomic_write(path))
-        for offset, number in places:
+        for offset, number in positions:
             sources[number].seek(offset)
             stream.write(sources[number].readline())
-    for part in paths:
-        if part != path:
-            part.unlink()
+    for shard in paths:
+        if shard != path:
+            shard.unlink()

@@ -1,4 +1,4 @@
-"""One owner a folder: while a command works in it, a second one is refused and told by whom."""
+"""Lock a folder, so that two commands never write to it at the same time."""
 
 import errno
 import os
@@ -13,42 +13,46 @@ from retipair.runtime.atomic_io import LOCK_NAME, check_folder_place
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def directory_lock(folder: Path, first: bool = True, wait: bool = False) -> Iterator[None]:
-    """Inside, the folder is this process's alone; made if it is missing, and gone again if nothing is put into it.
+def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if missing and removed if it is still empty at the end.
 
-    first: whether this is the first of the processes that share a command; it takes the folder for all of them.
-    The operating system holds the lock, and lets go of it when the process ends in whatever way: none is ever stale.
-    Raises UserError, with process and host, where another has it; or, told to, waits for that.
+    is_main_process: of the processes of a command, only the main one locks the folder, on behalf of all.
+    wait: wait if another process holds the lock; otherwise UserError is raised, with that process and its host.
+    The operating system releases the lock when the process ends, even after a kill, so locks are never stale.
     """
-    if not first:
+    if not is_main_process:
         yield
         return
     check_folder_place(folder)
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_NAME
-    lock = FileLock(path, fallback_to_soft=False)
+    lock_file = folder / LOCK_NAME
+    lock = FileLock(lock_file, fallback_to_soft=False)
     try:
         _acquire(lock, folder, wait)
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
-        raise UserError(f"{folder}: {_owner(path)} is at work in it; wait for that, or choose another name") from None
+        raise UserError(
+            f"{folder}: in use by {_owner(lock_file)}; wait for it to end, or choose another name"
+        ) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _LOCKS_UNSUPPORTED:
             raise
-        console.print(f"warning: {folder}: this file system has no locks; start no second command on this folder")
+        console.print(
+            f"warning: {folder}: this file system does not support locks; do not start a second command on this folder"
+        )
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is let go: another would take it while it is removed
+        lock_file.unlink(missing_ok=True)  # before the release: otherwise another process could lock the deleted file
         lock.release()
-        for one in made:
-            with suppress(OSError):  # somebody has put something into it
-                one.rmdir()
+        for path in created:
+            with suppress(OSError):  # not empty
+                path.rmdir()
 
 
 def _acquire(lock: FileLock, folder: Path, wait: bool) -> None:
@@ -57,12 +61,12 @@ def _acquire(lock: FileLock, folder: Path, wait: bool) -> None:
     except Timeout:
         if not wait:
             raise
-        console.print(f"Waiting for {_owner(folder / LOCK_NAME)}, which is at work in {folder}")
+        console.print(f"Waiting for {_owner(folder / LOCK_NAME)}, which is using {folder}")
         lock.acquire()
 
 
 def _owner(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8") or "another process"
-    except OSError:  # ended just now
+    except OSError:  # it has just ended
         return "another process"

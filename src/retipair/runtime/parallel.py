@@ -1,4 +1,4 @@
-"""The same for many items on every core, in order, holding no more of them than are in work."""
+"""Map a function over items in threads, in order and with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0) -> Iterator[Result]:
-    """function(item) of each item, in as many threads as `workers` says (0: the cores).
+    """Yield function(item) for each item, in order, with `workers` threads (0: one per core).
 
-    For work that lets go of Python's lock. Items are taken and results held only as they are asked for; what
-    `function` raises comes at its item's turn, after those already begun have ended.
+    For functions that release the GIL. At most `workers` items are in progress or waiting to be yielded. An exception
+    of `function` is raised at the position of its item, after the calls in progress have ended.
     """
     count = workers or available_cores()
     running: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""What work costs: its time beside other work's, its peak of memory, its arithmetic, and the machine's own limit."""
+"""Measure the time, peak memory and FLOP of a function, and the FLOP rate of the machine."""
 
 import os
 import threading
@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 Work = Callable[[], object]
 GIB = 2**30
 LOOK_EVERY = 0.02
-"""Seconds between looks at a process's memory, where the device keeps no account of its own."""
+"""Seconds between samples of the memory in use, on devices that do not record the peak."""
 SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
-"""Of the square matrices whose product is the limit: large enough that larger ones are no faster."""
+"""Side of the square matrices in `matrix_rate`; larger matrices do not reach a higher rate."""
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     elif device == "mps":
@@ -31,6 +31,7 @@ def synchronize(device: str) -> None:
 
 
 def time_once(work: Work, device: str) -> float:
+    """Return the seconds that `work` takes, with the device synchronised before and after."""
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -39,7 +40,7 @@ def time_once(work: Work, device: str) -> float:
 
 
 def time_interleaved(works: Mapping[str, Work], device: str, repeats: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of each work, by name: in every round each takes its turn, so that a machine's moods strike all alike."""
+    """Time the functions round-robin, so that machine noise affects all of them equally; return seconds by name."""
     for _ in range(warmup):
         for work in works.values():
             work()
@@ -54,14 +55,14 @@ def time_interleaved(works: Mapping[str, Work], device: str, repeats: int, warmu
 
 
 def memory_kind(device: str) -> str:
-    """Name what the figures of used memory count on this device."""
+    """Return what `memory_used` and `peak_memory` measure on this device."""
     if device.startswith("cuda"):
         return "allocated by torch on the GPU"
     return "allocated by Metal" if device == "mps" else "resident memory of the process"
 
 
 def memory_used(device: str) -> float:
-    """GiB in use: the most so far on the GPU, or what this process has now."""
+    """Return the GiB in use: the peak so far on a CUDA GPU, otherwise the current use of this process."""
     return (torch.cuda.max_memory_allocated() if device.startswith("cuda") else _used_now(device)) / GIB
 
 
@@ -73,7 +74,7 @@ def _used_now(device: str) -> int:
 
 @dataclass
 class Peak:
-    """GiB, once its `with` has ended; floor: what was in use before."""
+    """Peak memory in GiB, set at the end of the `with` block; floor: memory in use at its start."""
 
     gib: float = 0.0
     floor: float = 0.0
@@ -81,7 +82,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
-    """The most that is in use on the device inside; on the CPU that of this process, all libraries included."""
+    """Measure the peak memory of the block on the device; on the CPU, the resident memory of the process."""
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()
@@ -92,17 +93,17 @@ def peak_memory(device: str) -> Iterator[Peak]:
     peak = Peak(floor=memory_used(device))
     ended = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not ended.wait(LOOK_EVERY):
             peak.gib = max(peak.gib, _used_now(device) / GIB)
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         yield peak
     finally:
         ended.set()
-        watcher.join()
+        sampler.join()
         peak.gib = max(peak.gib, _used_now(device) / GIB)
 
 
@@ -110,7 +111,7 @@ def peak_memory(device: str) -> Iterator[Peak]:
 
 
 def count_flop(work: Work) -> int:
-    """Floating-point operations of the matrix products and convolutions in this work, attention's too."""
+    """Return the FLOP of all matrix products and convolutions in `work`, including attention."""
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is not counted on every device
         work()
@@ -118,7 +119,7 @@ def count_flop(work: Work) -> int:
 
 
 def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
-    """FLOP a second of the machine's own product of two large square matrices: the limit to hold a step against."""
+    """Return the FLOP/s of a product of two large square matrices: the upper limit for a training step."""
     side = SIDES[device.split(":")[0]]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     [seconds] = time_interleaved({"product": lambda: left @ right}, device, repeats, warmup=2).values()
@@ -126,24 +127,24 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
 
 
 def profile_work(work: Work) -> Sequence[Any]:
-    """What torch's profiler saw of a work, by operator and by marked part: for the shares below."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints to stderr when it starts and stops
+    """Return the events of torch's profiler for `work`, by operator and by `record_function` label."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints to stderr at start and stop
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=kinds) as seen:
+    with profile(activities=kinds) as profiler:
         work()
-    return seen.key_averages()
+    return profiler.key_averages()
 
 
 def time_fractions_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
-    """Share of a work's time that each of its parts takes, which it marks with `record_function`."""
-    took = {event.key: _total(event) for event in events}
-    return _fractions({part: took.get(part, 0.0) for part in parts})
+    """Return the fraction of the time of each part, a `record_function` label, in the time of all `parts`."""
+    times = {event.key: _total(event) for event in events}
+    return _fractions({part: times.get(part, 0.0) for part in parts})
 
 
 def time_fractions_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
-    """Share of a work's time of the operators that take most, those they call not counted."""
-    took = {e.key.removeprefix("aten::"): _own(e) for e in events if e.key.startswith("aten::")}
-    ranked = sorted(_fractions(took).items(), key=lambda one: one[1], reverse=True)
+    """Return the fractions of the `most` slowest operators in the time of all, without the operators that they call."""
+    times = {e.key.removeprefix("aten::"): _own(e) for e in events if e.key.startswith("aten::")}
+    ranked = sorted(_fractions(times).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked[:most])
 
 
@@ -155,6 +156,6 @@ def _own(event: Any) -> float:
     return float(event.self_device_time_total or event.self_cpu_time_total)
 
 
-def _fractions(took: Mapping[str, float]) -> dict[str, float]:
-    whole = sum(took.values()) or 1.0
-    return {name: value / whole for name, value in took.items()}
+def _fractions(times: Mapping[str, float]) -> dict[str, float]:
+    total = sum(times.values()) or 1.0
+    return {name: value / total for name, value in times.items()}

@@ -1,4 +1,4 @@
-"""Told to stop, a command finishes the step or pair in hand and keeps it; told again, it ends at once."""
+"""On SIGINT or SIGTERM, finish and save the current step or pair; a second signal stops immediately."""
 
 import math
 import os
@@ -10,22 +10,20 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
-"""A user's Ctrl-C, a cluster's end of time: SIGTERM, and what schedulers send some time before."""
-
-
+"""Ctrl-C; SIGTERM, SIGUSR1 and SIGXCPU from cluster schedulers at or before the time limit."""
 _DUPLICATE_SIGTERM_S = 5.0
-"""Seconds."""
-_seen: list[int] = []
-"""Signals that came before there was work to finish."""
+"""A second SIGTERM within these seconds is ignored: the cluster and the launcher both send one."""
+_early_signals: list[int] = []
+"""Signals received before `graceful_shutdown` was entered."""
 
 
 class SigtermReceived(KeyboardInterrupt):
-    """SIGTERM: a cluster's scheduler, or the launcher when another process has ended."""
+    """Raised on SIGTERM from a cluster scheduler, or from the launcher after another process ended."""
 
 
 def end_on_signals() -> None:
-    """From here on signals end the command, but for those that it was started to ignore (`nohup`)."""
-    _seen.clear()
+    """Install handlers that end the command on a signal, except for signals ignored at the start (`nohup`)."""
+    _early_signals.clear()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -33,19 +31,19 @@ def end_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """For a process that has nothing left to do but exit: a cluster and a launcher may both still send one."""
+    """Ignore further signals while the process exits: the cluster and the launcher may both send one."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(number) == _end:
             signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    _seen.append(number)
+    _early_signals.append(number)
     raise KeyboardInterrupt if number == signal.SIGINT else SigtermReceived
 
 
 class Stop:
-    """number: the signal that asked to stop; 0 while none has."""
+    """A request to stop. number: the signal that requested it, 0 if there was none."""
 
     number = 0
 
@@ -56,37 +54,36 @@ class Stop:
 
 @contextmanager
 def graceful_shutdown(finishing: str) -> Iterator[Stop]:
-    """Inside, the first signal sets a mark for the work to see; the second does what it would have done without this,
-    but for a SIGTERM soon after another: a cluster and the launcher both send one.
+    """Yield a Stop that the first signal sets, for the block to check; a second signal acts as without this function.
 
-    finishing: what is still finished, as the user is told.
+    A SIGTERM within 5 s after another is ignored. finishing: printed on the first signal, as what is finished first.
     """
     stop = Stop()
-    if _seen:  # raised where Python swallows it, in a __del__ of what was being loaded
-        _end(_seen[0], None)
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+    if _early_signals:  # Python swallowed the exception, in a __del__ during an import
+        _end(_early_signals[0], None)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    asked = -math.inf
+    requested_at = -math.inf
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal requested_at
         if stop.requested:
-            if number == stop.number == signal.SIGTERM and time.monotonic() - asked < _DUPLICATE_SIGTERM_S:
+            if number == stop.number == signal.SIGTERM and time.monotonic() - requested_at < _DUPLICATE_SIGTERM_S:
                 return
             restore()
             signal.raise_signal(number)
             return
-        stop.number, asked = number, time.monotonic()
-        os.write(2, f"\nStopping: {finishing} first; once more to end at once\n".encode())  # no lock to wait for
+        stop.number, requested_at = number, time.monotonic()
+        os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())  # takes no lock
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:

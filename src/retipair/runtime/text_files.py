@@ -1,4 +1,4 @@
-"""Text files as people make them: tables and points, saved by Excel or an editor, in one of the encodings it offers."""
+"""Read text files of users: tables and points saved by Excel or an editor, in UTF-8 or UTF-16."""
 
 import codecs
 import csv
@@ -24,24 +24,24 @@ def nfc(text: str) -> str:
 def on_disk(path: Path) -> Path:
     """Return the path as it is spelled on disk, each part composed (NFC) or decomposed (NFD).
 
-    The spelling that is given wins; a path that does not exist is returned as it is. Raises UserError if two other
+    The given spelling is preferred; a path that does not exist is returned unchanged. Raises UserError if two other
     spellings exist.
     """
     if path == path.parent or path.exists():
         return path
     parent = on_disk(path.parent)
     spellings = {unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")}
-    found = [parent / name for name in spellings if (parent / name).exists()]
-    if len(found) > 1:
+    matches = [parent / name for name in spellings if (parent / name).exists()]
+    if len(matches) > 1:
         raise UserError(f"{path}: two files have this name, composed (NFC) and decomposed (NFD); remove one of them")
-    return found[0] if found else path
+    return matches[0] if matches else path
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8, or UTF-16 with a byte order mark; lines end in \\n. Raises UserError, naming the file, otherwise, and
-    if it cannot be opened.
+    """Read a UTF-8 file, or UTF-16 with a byte order mark, and return its text with lines that end in \\n.
 
-    Other encodings (Windows-1252, GBK) are not guessed: they cannot be told from each other.
+    Raises UserError, naming the file, if it cannot be opened or has another encoding. Windows-1252, GBK and others are
+    not guessed, because they cannot be distinguished.
     """
     try:
         data = path.read_bytes()
@@ -54,43 +54,43 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> tuple[str | None, int, str]:
-    """Return (separator, number, text): what Excel's first line `sep=;` names, if any, and the text from line `number`.
+    """Return (separator, number, text): that of Excel's first line `sep=;` or None, and the text from line `number`.
 
     Raises UserError as `read_text`.
     """
     text = read_text(path)
-    if found := _SEPARATOR_LINE.match(text):
-        return found[1], 2, text[found.end() :]
+    if match := _SEPARATOR_LINE.match(text):
+        return match[1], 2, text[match.end() :]
     return None, 1, text
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (place, cells by column) of each line of a CSV table that is not empty; columns in lower case.
+    """Yield (file and line, cells by column) for each non-empty line of a CSV table; column names in lower case.
 
-    The delimiter is a comma, semicolon or tab. Raises UserError, naming the line, for what is not CSV.
+    The delimiter is a comma, semicolon or tab. Raises UserError, naming the line, if the text is not valid CSV.
     """
     lines = _csv_lines(path)
     _, names = next(lines, ("", []))
-    header = _without_empty_end([name.strip().lower() for name in names])
-    if double := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise UserError(f"{path}: column {double[0]!r} occurs more than once; rename or remove one of them")
+    header = _strip_empty_cells([name.strip().lower() for name in names])
+    if duplicates := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise UserError(f"{path}: column {duplicates[0]!r} occurs more than once; rename or remove one of them")
     for where, line in lines:
-        cells = _without_empty_end(line)
+        cells = _strip_empty_cells(line)
         if len(cells) > len(header):
             raise UserError(f"{where}: {len(cells)} cells for {len(header)} columns; quote cells with delimiters")
         if cells:
             yield where, dict(zip(header, cells, strict=False))
 
 
-def _without_empty_end(cells: list[str]) -> list[str]:
-    """Drop empty cells at the end: Excel writes them for columns that were used once."""
+def _strip_empty_cells(cells: list[str]) -> list[str]:
+    """Remove empty cells at the end, which Excel writes for columns that were once used."""
     while cells and not cells[-1].strip():
         cells = cells[:-1]
     return cells
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of each line, or of several where a quoted cell goes on. Strict: an open quote swallows lines."""
+    """Yield (file and line, cells) of each record; quoted cells may span lines, and an unclosed quote is an error."""
     delimiter, first, text = read_lines(path)
     header = text.partition("\n")[0]
     delimiter = delimiter or max(_DELIMITERS, key=header.count)  # no known column has one in its name

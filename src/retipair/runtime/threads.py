@@ -1,8 +1,8 @@
-"""Choose how many CPU threads to use and how they wait for one another, before torch is loaded.
+"""Choose the number of CPU threads and how they wait for one another, before torch is loaded.
 
-OpenMP's threads spin while they wait, which is fastest on an idle machine. Where another program needs the same core,
-a spinning thread takes time from the thread it waits for, and a training step takes several times as long. Threads
-that wait passively (sleep) lose little there, but are slower on an idle machine; docs/benchmarks.md has the figures.
+OpenMP threads spin while they wait, which is fastest on an idle machine. If other programs use the same cores, a
+spinning thread takes time from the thread that it waits for, and a training step takes several times as long. Threads
+that wait passively (sleep) lose little then, but are slower on an idle machine. See docs/benchmarks.md for figures.
 """
 
 import math
@@ -16,11 +16,11 @@ CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
 """Seconds over which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""Busy cores beyond those left free: background services of an idle machine stay below."""
+"""Busy cores beyond the unused ones that are tolerated: more than the background services of an idle machine."""
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
-_WAITING = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
-"""With any of these the user has chosen how threads wait."""
+_WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+"""If one of these is set, the user has chosen how threads wait."""
 
 
 def available_cores() -> int:
@@ -43,8 +43,8 @@ def cpu_quota(cgroup: Path = CGROUP) -> float:
 def configure_threads() -> str | None:
     """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its children, unless the user has set them.
 
-    Returns a sentence that says what was chosen, or None where OpenMP's defaults are kept. Has no effect once torch is
-    loaded: OpenMP reads its environment only then.
+    Returns a sentence that describes the choice, or None for OpenMP's defaults. Has no effect after torch is loaded,
+    which is when OpenMP reads its environment.
     """
     if "torch" in sys.modules:
         return None
@@ -53,7 +53,7 @@ def configure_threads() -> str | None:
         os.environ.setdefault(_NUM_THREADS, str(cores))
     chosen = os.environ.get(_NUM_THREADS, "")
     threads = int(chosen) if chosen.isdigit() else cores
-    busy = 0.0 if threads == 1 or _WAITING & set(os.environ) else busy_cores()
+    busy = 0.0 if threads == 1 or _WAIT_VARIABLES & set(os.environ) else busy_cores()
     if busy > len(_affinity()) - threads + _TOLERATED:
         os.environ[_WAIT_POLICY] = "PASSIVE"
         return (
@@ -70,7 +70,7 @@ def busy_cores() -> float:
 
 
 def _affinity() -> list[int]:
-    """The numbers of the cores this process may run on; all of them where the system has no affinity (macOS)."""
+    """Return the numbers of the cores this process may run on; all cores if the system has no affinity (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
