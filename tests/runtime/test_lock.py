@@ -110,7 +110,7 @@ def test_of_two_commands_on_one_folder_one_works_and_the_other_refuses(
         before = contents(folder)
         assert main(command) == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        for told in (str(folder), f"process {first.pid} on {socket.gethostname()}", "wait for that"):
+        for told in (str(folder), f"process {first.pid} on {socket.gethostname()}", "wait for it to end"):
             assert told in said
         assert contents(folder) == before
         first.send_signal(signal.SIGCONT)

@@ -15,11 +15,7 @@ from retipair.config import PrepareConfig
 from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
 from retipair.data.sources import RawPair
 from retipair.preparation.reading import ReadPair, landmarks_of
-from retipair.preparation.state import (
-    STAGING,
-    AlignmentResult,
-    view_file,
-)
+from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
@@ -133,9 +129,8 @@ def _stage(task: AlignmentTask, pair: Pair) -> dict[str, str]:
     paths = {view: task.staging / view_file(view, task.pair.id) for view in views}
     mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
     if mark and task.anonymous:
-        mark = {
-            "Synthetic": "yes: prepared from synthetic views"
-        }  # the original mark may name the eye it was made from
+        # The original mark may name the eye that the views were made from.
+        mark = {"Synthetic": "yes: prepared from synthetic views"}
     for view, path in paths.items():
         save_image(path, views[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}

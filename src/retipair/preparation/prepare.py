@@ -43,12 +43,12 @@ from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
-_LARGEST = 4096  # px, above the resolution of fundus cameras
+_MAX_SIZE = 4096  # px, above the resolution of fundus cameras
 _WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
 
 def prepare(config: PrepareConfig) -> Path:
-    """Align every raw pair, write the prepared folder and print what to do next; returns the folder.
+    """Align every raw pair, write the prepared folder, print the next command and return the folder.
 
     Raises UserError as `prepare_pairs`.
     """
@@ -58,12 +58,12 @@ def prepare(config: PrepareConfig) -> Path:
 
 
 def prepare_pairs(config: PrepareConfig) -> Path:
-    """Align every raw pair and write the prepared folder; returns it.
+    """Align every raw pair, write the prepared folder and return it.
 
-    Raises UserError, before anything is written, for settings or inputs that cannot work, or when too few pairs
-    could be aligned.
+    Raises UserError, before anything is written, if settings or inputs are invalid, or if too few pairs could
+    be aligned.
     """
-    # Check everything
+    # Check all inputs
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
@@ -131,8 +131,8 @@ def fingerprint(config: PrepareConfig) -> str:
 
 
 def _check_settings(config: PrepareConfig) -> None:
-    if config.size % 64 or not 64 <= config.size <= _LARGEST:
-        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_LARGEST}")
+    if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
+        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
     if not 0 < config.max_residual_px < math.inf:
         raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
     if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
@@ -197,7 +197,9 @@ def _anonymise(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in read])
-    print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both files private")
+    print(
+        f"ids are hashed with the key in {path}; {names} lists the original ids: keep both files apart from the pairs"
+    )
     if any(item.pair.caption for item in read):
         console.print(
             "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"

@@ -15,12 +15,7 @@ from retipair.data.pair import px_at_512, save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.sources import RawPair
 from retipair.data.splits import eye_names
-from retipair.preparation.state import (
-    VIEWS,
-    AlignmentResult,
-    doubtful,
-    view_file,
-)
+from retipair.preparation.state import VIEWS, AlignmentResult, doubtful, view_file
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError, printable
 
