@@ -198,7 +198,7 @@ def _anonymise(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in read])
     print(
-        f"ids are hashed with the key in {path}; {names} lists the original ids: keep both files apart from the pairs"
+        f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs"
     )
     if any(item.pair.caption for item in read):
         console.print(
