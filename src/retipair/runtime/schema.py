@@ -18,7 +18,7 @@ def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Confi
         raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
     hints = get_type_hints(kind)
     if wrong := next((key for key, value in values.items() if not _is_setting(value, hints[key])), None):
-        raise UserError(f"{where}: invalid value {values[wrong]!r:.40} for {wrong}; the file was edited or damaged")
+        raise UserError(f"{where}: {wrong} cannot be {values[wrong]!r:.40}; the file was edited or damaged")
     return kind(**{key: _from_json(value, hints[key]) for key, value in values.items()})
 
 
