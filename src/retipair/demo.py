@@ -52,8 +52,8 @@ class Settings:
     amounts: Mapping[Mode, int]
 
 
-# All commands take 6 minutes on two cores. The ddpm sampler is used because the noise it adds in each step corrects
-# errors of earlier steps: recipes/README.md.
+# All commands take 6 minutes on two cores. The default sampler, ddpm, adds noise in each step, which corrects errors of
+# earlier steps: recipes/README.md.
 SETTINGS = Settings(
     base="tiny-{system}",
     # In the squeezed layout, the image size and the time of a step are half as large.
