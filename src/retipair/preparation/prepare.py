@@ -197,9 +197,7 @@ def _anonymise(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in read])
-    print(
-        f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs"
-    )
+    print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs")
     if any(item.pair.caption for item in read):
         console.print(
             "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
