@@ -144,7 +144,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     cost.seconds, cost.other = times["ours"], times.get("other", [])
     cost.operators = time_fractions_of_operators(profile_work(loaded["ours"]))
     del loaded
-    if generation.base.form != "random":  # creating random weights says nothing about loading
+    if generation.base.source_kind != "random":  # creating random weights says nothing about loading
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
         cost.start = {name: min(seconds) for name, seconds in time_interleaved(first, generation.device, 3, 0).items()}
     unet = empty_unet(plan.base)

@@ -64,7 +64,7 @@ class Base:
     source: str
     family: ModelFamily
     configs: Path
-    form: Literal["folder", "file", "random"]
+    source_kind: Literal["folder", "file", "random"]
     tokenizer: Path | None = None
     declared: DeclaredSchedule = NOTHING_DECLARED
 
@@ -121,7 +121,7 @@ class Base:
         scheduler = self.scheduler("ddpm").config
         if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):
             digest.update(json.dumps(schedule).encode())
-        single = [Path(self.source)] if self.form == "file" else []
+        single = [Path(self.source)] if self.source_kind == "file" else []
         for path in single or self._weight_files():
             hash_samples(digest, path)
         return digest.hexdigest()
@@ -153,7 +153,7 @@ class Base:
 
     def pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
         """The library's own pipeline, whole: what ours is held against."""
-        if self.form == "folder":
+        if self.source_kind == "folder":
             with naming_errors(self.source):
                 whole = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
             return whole.to(device)
@@ -163,7 +163,7 @@ class Base:
         """The library's pipeline of these parts, and of what the base has of text encoders and tokenizers."""
         parts = parts | dict(zip(self.family.tokenizers, self.tokenizers(), strict=True))
         parts |= {**self._extras, "scheduler": self.scheduler("ddpm")}
-        if self.form != "file":
+        if self.source_kind != "file":
             encoders = {n: self._load(n, kind, dtype, device) for n, kind in self.family.text_encoders.items()}
             return self.family.pipeline(**parts, **encoders)
         with naming_errors(self.source):
@@ -204,7 +204,7 @@ class Base:
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.found) or (
-            "the file declares nothing else" if self.form == "file" else "its scheduler config"
+            "the file declares nothing else" if self.source_kind == "file" else "its scheduler config"
         )
         return f"{config.prediction_type}{zero} ({where})"
 
@@ -228,9 +228,9 @@ class Base:
 
     def _load(self, name: str, kind: Any, dtype: torch.dtype, device: str) -> Any:
         with naming_errors(self.source):
-            if self.form == "random":
+            if self.source_kind == "random":
                 return random_network(name, kind, self.configs, dtype, device)
-            if self.form == "file":
+            if self.source_kind == "file":
                 options = {"config": str(self.configs), "subfolder": name, "local_files_only": True}
                 return kind.from_single_file(self.source, **options, torch_dtype=dtype).eval().to(device)
             variant = "fp16" if has_only_fp16(self.configs / name) else None
@@ -248,7 +248,7 @@ class Base:
             return [self._load_tokenizer(name) for name in self.family.tokenizers]
 
     def _load_tokenizer(self, name: str) -> CLIPTokenizer:
-        if self.form == "random":
+        if self.source_kind == "random":
             return byte_tokenizer("!") if name == "tokenizer_2" else byte_tokenizer()
         folder = (self.tokenizer or self.configs) / name
         if not ((folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()):
@@ -301,9 +301,11 @@ def _check_schedule(base: Base) -> None:
         )
 
 
-def _open_folder(source: str, folder: Path, form: Literal["folder", "random"], tokenizer: Path | None = None) -> Base:
+def _open_folder(
+    source: str, folder: Path, source_kind: Literal["folder", "random"], tokenizer: Path | None = None
+) -> Base:
     with naming_errors(source):
-        return _checked(Base(source, family_of_folder(folder, source), folder, form, tokenizer))
+        return _checked(Base(source, family_of_folder(folder, source), folder, source_kind, tokenizer))
 
 
 def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base:

@@ -29,10 +29,10 @@ SAMPLERS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelFamily:
-    """What tells SDXL from SD1.5 outside the network itself. published: the hub id of its base."""
+    """What tells SDXL from SD1.5 outside the network itself. default_repo: the hub id of its base."""
 
     name: Literal["sdxl", "sd15"]
-    published: str
+    default_repo: str
     layout: Literal["side_by_side", "squeezed"]
     pipeline: type[DiffusionPipeline]
     text_encoders: dict[str, type]
@@ -41,7 +41,7 @@ class ModelFamily:
 
 SDXL = ModelFamily(
     name="sdxl",
-    published="stabilityai/stable-diffusion-xl-base-1.0",
+    default_repo="stabilityai/stable-diffusion-xl-base-1.0",
     layout="side_by_side",
     pipeline=StableDiffusionXLPipeline,
     text_encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
@@ -51,7 +51,7 @@ SDXL = ModelFamily(
 
 SD15 = ModelFamily(
     name="sd15",
-    published="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    default_repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
     layout="squeezed",
     pipeline=StableDiffusionPipeline,
     text_encoders={"text_encoder": CLIPTextModel},

@@ -41,7 +41,7 @@ def _offline() -> bool:
 
 def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
     """A file has no vocabulary inside: take the published one's folder from the cache, or from the network."""
-    repository = family.published
+    repository = family.default_repo
     try:
         files = [
             hf_hub_download(repository, file, subfolder=name, local_files_only=_offline())
