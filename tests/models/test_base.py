@@ -1,4 +1,4 @@
-"""A base is the same however it comes: as a folder, as one file, in half precision; and it knows its system."""
+"""A base loads equally from a folder, one file or half precision, and its model family is detected."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def test_a_file_loads_as_its_folder_does(system: str, folder: Path, tmp_path: Pa
     ours, theirs = (encode_prompts(base, ["an eye"], (VIEW, VIEW), "cpu") for base in (one, whole))
     for encoder in one.family.text_encoders:
         assert same_weights(getattr(one.text_pipeline(), encoder), getattr(whole.text_pipeline(), encoder))
-    # Equal weights that lie otherwise aligned in memory may round the last bit of a product differently.
+    # Another memory alignment of equal weights may change the rounding of products.
     torch.testing.assert_close(ours.embeddings, theirs.embeddings)
     torch.testing.assert_close(ours.pooled, theirs.pooled)
 
@@ -76,7 +76,7 @@ def test_random_weights_are_the_same_each_time(system: str) -> None:
     base = open_base(f"random:tiny-{system}")
     before = torch.get_rng_state()
     assert same_weights(base.unet(), base.unet())
-    assert torch.equal(torch.get_rng_state(), before), "loading a base must not disturb anybody's random numbers"
+    assert torch.equal(torch.get_rng_state(), before), "loading a base must not change the random state"
 
 
 def test_a_folder_with_half_precision_files_alone_loads(folder: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_latent_shape_facts(base_folder: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
 def test_a_folder_whose_schedule_has_no_betas_is_refused_by_its_name(folder: Path, tmp_path: Path, kind: type) -> None:
-    """Playground v2.5, CosXL and flow-matching models as folders: the library would take betas of its own."""
+    """Playground v2.5, CosXL and flow-matching models as folders: diffusers would use default betas."""
     copy = shutil.copytree(folder, tmp_path / "copy")
     kind().save_pretrained(str(copy / "scheduler"))
     with pytest.raises(UserError, match=rf"copy: its noise schedule is that of a {kind.__name__}"):
@@ -157,7 +157,7 @@ def test_the_same_base_has_one_fingerprint_wherever_it_lies(folder: Path, tmp_pa
 
 
 def test_a_merged_lora_changes_the_fingerprint(system: str, tmp_path: Path) -> None:
-    """It changes the attention layers alone, a quarter of a UNet or less, and neither end of a file of its size."""
+    """Only attention layers change, at most a quarter of a UNet; the file's size, start and end stay the same."""
     path, side, layers = tmp_path / "one.safetensors", 1280, range(64)
     names = [f"model.diffusion_model.middle_block.1.transformer_blocks.{n}.attn1.to_q.weight" for n in layers]
     write_empty_file(path, SHAPES[system] | dict.fromkeys(names, (side, side)))

@@ -1,4 +1,4 @@
-"""The bases that ship with the package: small, whole, and worth more than random weights."""
+"""The bases that ship with the package are small, complete and better than random weights."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_they_hold_nothing_that_runs_code_and_say_how_they_were_made(base: Base)
     assert kinds <= {".json", ".safetensors", ".md", ".txt"}
     assert "python recipes/make.py" in (base.configs / "README.md").read_text()
     for path in base.configs.rglob("config.json"):
-        assert "/" not in json.loads(path.read_text()).get("_name_or_path", ""), f"{path} tells where it was made"
+        assert "/" not in json.loads(path.read_text()).get("_name_or_path", ""), f"{path} contains a local path"
 
 
 def test_the_library_opens_them_as_its_own(base: Base) -> None:
@@ -63,7 +63,7 @@ def test_the_library_opens_them_as_its_own(base: Base) -> None:
 @torch.no_grad()
 def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
     vae, layout = base.vae(), Layout("side_by_side", base.view_size)
-    vae.register_to_config(scaling_factor=0.5)  # theirs is 1, which cannot tell a factor that is applied twice
+    vae.register_to_config(scaling_factor=0.5)  # not their 1, with which applying it twice would go unnoticed
     for number in range(2):
         eye = draw_phantom(5, number, base.view_size, None, None, None)
         joint = layout.join(eye.cf, eye.fa)
@@ -74,20 +74,20 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
         cf, fa = decoded[:, : base.view_size], decoded[:, base.view_size :].mean(axis=2).astype(np.uint8)
         before, after = prepare_views(Pair(eye.cf, eye.fa, eye.field)), prepare_views(Pair(cf, fa, eye.field))
         for view in ("cf", "fa"):
-            kept = [segment(getattr(one, view).vesselness, before.inside) for one in (before, after)]
-            assert dice(*kept) >= 0.65, view  # of one pair; means are in the recipes' README
+            masks = [segment(getattr(views, view).vesselness, before.inside) for views in (before, after)]
+            assert dice(*masks) >= 0.65, view  # of one pair; means are in the recipes' README
 
 
 @pytest.mark.parametrize("base", ["tiny-sdxl", pytest.param("tiny-sd15", marks=pytest.mark.slow)], indirect=True)
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
     layout = Layout(base.family.layout, base.view_size)
-    heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
-    painter = PairGenerator(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddpm", 20)
-    painted = [painter.sample(heard, [generator(0, "bundled", index)])[0] for index in range(2)]
-    seen = [prepare_views(Pair(one.cf, one.fa, field_of_view(one.cf) & field_of_view(one.fa))) for one in painted]
-    agreement = set_consistency(seen)
+    conditioning = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
+    generate = PairGenerator(base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), "ddpm", 20)
+    pairs = [generate.sample(conditioning, [generator(0, "bundled", index)])[0] for index in range(2)]
+    views = [prepare_views(Pair(p.cf, p.fa, field_of_view(p.cf) & field_of_view(p.fa))) for p in pairs]
+    agreement = set_consistency(views)
     assert mean(agreement.matched).correlation >= 0.4
     assert mean(agreement.mispaired).correlation <= 0.08
-    assert all(0.4 < one.mask.mean() < 0.95 for one in seen), "an eye fills most of the frame"
-    assert all(one.fa_chroma < 6 for one in painted), "angiograms are grey before they are written so"
-    assert min(consistency(one).correlation for one in seen) > 0.25
+    assert all(0.4 < pair.mask.mean() < 0.95 for pair in views), "an eye fills most of the frame"
+    assert all(pair.fa_chroma < 6 for pair in pairs), "angiograms are grey before they are saved as greyscale"
+    assert min(consistency(pair).correlation for pair in views) > 0.25

@@ -1,4 +1,4 @@
-"""Captions longer than the base's tokenizers take are named, and refused where two become one."""
+"""Captions over the base's token limit are reported, and refused if truncation makes two equal."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from single_file import SHAPES, write_empty_file
 Folder = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
 FITS = "a" * 75
-"""The longest that a tokenizer takes that counts bytes."""
+"""The longest text that the byte tokenizer does not truncate."""
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def test_a_caption_is_too_long_from_its_76th_token_on(base: Base, monkeypatch: p
     captions = [("one", "short"), ("two", f"{FITS}, late phase"), ("three", f"{FITS}, late phase"), ("four", FITS[1:])]
     (warning,) = caption_warnings(base, captions)
     assert warning.startswith("captions longer than the 75 tokens that")
-    assert "takes: 2 of 4; of the first" in warning
-    assert "that of two, this is cut off: ', late phase'" in warning
+    assert ": 2 of 4; in the first, of two," in warning
+    assert "cut off: ', late phase'" in warning
     (warning,) = prompt_warnings(base, f"{FITS}, late phase")
     assert warning.startswith("--prompt is longer than the 75 tokens")
-    assert warning.endswith("this is cut off: ', late phase'")
+    assert warning.endswith("cut off: ', late phase'")
 
 
 def test_a_long_end_is_shown_in_part_also_without_spaces(base: Base) -> None:
     (warning,) = prompt_warnings(base, FITS + "\u773c" * 200)
-    assert warning.endswith(f"this is cut off: '{chr(0x773C) * 100} ...'")
+    assert warning.endswith(f"cut off: '{chr(0x773C) * 100} ...'")
 
 
 def test_what_is_said_to_be_cut_off_is_what_the_text_encoders_do_not_read(base: Base) -> None:
@@ -83,7 +83,7 @@ def test_captions_that_differ_before_the_cut_or_not_at_all_are_kept(base: Base) 
 
 
 def merging_tokenizer(pad_token: str) -> CLIPTokenizer:
-    """A tokenizer to which "eye" is one token, as it is to CLIP's."""
+    """Return a tokenizer in which "eye" is one token, as in CLIP's."""
     merges = [("e", "y"), ("ey", "e</w>")]
     bytes_alone = sorted(byte_tokenizer().get_vocab().items(), key=lambda item: item[1])
     tokens = [*(token for token, _ in bytes_alone if token not in (BEGIN, END)), "ey", "eye</w>", BEGIN, END]
@@ -100,7 +100,7 @@ def test_tokens_count_not_letters_and_the_tokenizer_that_takes_less_decides(base
     assert prompt_warnings(base, eyes)
     assert prompt_warnings(merging, eyes) == []
     assert "'oct'" in prompt_warnings(merging, f"{eyes} oct")[0]
-    byte_tokenizer("!").save_pretrained(tmp_path / names[-1])  # of SDXL's two the second now takes less
+    byte_tokenizer("!").save_pretrained(tmp_path / names[-1])  # SDXL's second tokenizer now accepts fewer
     assert prompt_warnings(merging, eyes) == prompt_warnings(base, eyes)
 
 
@@ -112,7 +112,7 @@ def test_the_default_prompt_fits_every_base_that_ships(source: str) -> None:
 def test_a_vocabulary_alone_is_cut_and_padded_as_the_published_one(
     system: str, base_folder: Folder, tmp_path: Path
 ) -> None:
-    """As `--tokenizer` asks for: without a configuration, transformers would neither cut nor pad."""
+    """As given by `--tokenizer`: without a config, transformers would neither truncate nor pad."""
     write_empty_file(tmp_path / "one.safetensors", SHAPES[system])
     base = open_base(str(tmp_path / "one.safetensors"), tokenizer=tmp_path)
     for name in base.family.tokenizers:
@@ -122,7 +122,7 @@ def test_a_vocabulary_alone_is_cut_and_padded_as_the_published_one(
     assert prompt_warnings(base, FITS) == []
     assert prompt_warnings(base, f"{FITS}, late")
     whole = open_base(str(base_folder(system)))
-    assert [one.pad_token for one in base.tokenizers()] == [one.pad_token for one in whole.tokenizers()]
+    assert [t.pad_token for t in base.tokenizers()] == [t.pad_token for t in whole.tokenizers()]
 
 
 # The commands
@@ -130,7 +130,7 @@ def test_a_vocabulary_alone_is_cut_and_padded_as_the_published_one(
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> Path:
-    """Pairs of which one to train on has too long a caption, and one to validate."""
+    """Pairs of which one for training and one for validation have a caption that is too long."""
     captions = {0: "short", 1: f"{FITS}, late phase", 3: f"b{FITS}, early phase", 4: f"{FITS}, never read"}
     return write_prepared(tmp_path / "spoken", ["train", "train", "train", "val", "test"], captions)
 
@@ -141,7 +141,7 @@ def test_train_warns_at_its_start_and_in_the_dry_run(
 ) -> None:
     assert main(train_command("exp", base_folder("sd15"), spoken, tmp_path / "results", *more)) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len([line for line in warnings if ": 2 of 4;" in line and "that of eye1" in line]) == 1
+    assert len([line for line in warnings if ": 2 of 4;" in line and "of eye1" in line]) == 1
 
 
 @pytest.mark.parametrize("more", [(), ("--dry_run",)])

@@ -1,4 +1,4 @@
-"""What a single file declares of its noise schedule decides training and sampling, and is printed."""
+"""The noise schedule that a single file declares is used in training and sampling, and is printed."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TREES = {"sdxl": "out_joint_sdxl_cffa_pairs", "sd15": "out_joint_sd15_cffa_pairs
 
 @pytest.fixture
 def folder(system: str, base_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny base that predicts noise, whose configs are taken for the published ones."""
+    """A tiny base that predicts noise; its configs replace the published ones."""
     copy = tmp_path / "configs" / system
     shutil.copytree(base_folder(system), copy)
     monkeypatch.setattr(base_module, "CONFIGS", copy.parent)
@@ -33,7 +33,7 @@ def folder(system: str, base_folder: Folder, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def file(folder: Path, tmp_path: Path) -> Path:
-    """The same base in one file, which declares v-prediction and zero terminal SNR."""
+    """The same base as one file that declares v-prediction and zero terminal SNR."""
     path = tmp_path / "v.safetensors"
     write_single_file(folder, path)
     add_to_file(path, MARKERS, {"modelspec.prediction_type": "epsilon"})
@@ -41,7 +41,7 @@ def file(folder: Path, tmp_path: Path) -> Path:
 
 
 def losses(run: Path) -> list[float]:
-    """Of the base, of the step, and of what the step led to."""
+    """Return the losses of the base, of the step and of the result of the step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines]
 
@@ -53,7 +53,7 @@ def test_a_file_that_declares_v_trains_and_draws_as_a_folder_whose_config_says_s
     shutil.copytree(folder, whole)
     config = whole / "scheduler/scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | V_PREDICTION))
-    drawn = {}
+    joint_images = {}
     for base in (file, whole):
         results = tmp_path / base.stem
         quick = ("--max_steps", 1, "--num_samples", 0)
@@ -67,10 +67,10 @@ def test_a_file_that_declares_v_trains_and_draws_as_a_folder_whose_config_says_s
         said = capsys.readouterr().err
         assert ("predicts v_prediction, zero terminal SNR (key v_pred and key ztsnr)" in said) == (base == file)
         assert ("modelspec.prediction_type = epsilon contradicts" in said) == (base == file)
-        drawn[base] = np.asarray(Image.open(results / "new/1/joint.png")).astype(int)
+        joint_images[base] = np.asarray(Image.open(results / "new/1/joint.png")).astype(int)
     one, other = (losses(tmp_path / base.stem / TREES[system] / "exp") for base in (file, whole))
     assert one == pytest.approx(other, rel=1e-4)
-    assert np.abs(drawn[file] - drawn[whole]).max() <= 1
+    assert np.abs(joint_images[file] - joint_images[whole]).max() <= 1
 
 
 def test_the_dry_run_says_what_a_file_declares(

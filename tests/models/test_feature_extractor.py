@@ -1,4 +1,4 @@
-"""Features of image models that users have: real classes of transformers, small and with random weights."""
+"""Features of users' image models: small transformers models with random weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,10 +40,10 @@ def test_a_view_has_the_same_features_each_time_and_another_view_others(folder: 
     model = open_image_model(folder)
     cf, fa = draw_pair(0, 128)
     for view in (cf, fa):
-        seen = model.features(view)
-        assert seen.shape == (32,)
-        assert seen.dtype == np.float64
-        assert seen == pytest.approx(model.features(view), abs=1e-5)  # a masked autoencoder shuffles its patches
+        features = model.features(view)
+        assert features.shape == (32,)
+        assert features.dtype == np.float64
+        assert features == pytest.approx(model.features(view), abs=1e-5)  # a masked autoencoder shuffles its patches
     assert not np.allclose(model.features(cf), model.features(draw_pair(1, 128)[0]), atol=1e-3)
 
 
@@ -65,7 +65,7 @@ def test_weights_that_do_not_fit_or_are_no_numbers_are_refused(folder: Path) -> 
         open_image_model(folder)
     first = next(name for name in weights if name.endswith("weight"))
     save_file(weights | {first: torch.full_like(weights[first], float("nan"))}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="NaN or infinity"):
         open_image_model(folder)
     (folder / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(UserError, match="not an image model"):

@@ -1,4 +1,4 @@
-"""An adapter changes nothing when fresh, and says and does the same however it is loaded."""
+"""A new adapter has no effect, and an adapter predicts the same however it is loaded."""
 
 import json
 from collections.abc import Callable
@@ -52,8 +52,8 @@ def base(system: str, base_folder: Callable[[str], Path]) -> Base:
 
 
 def config_of(kind: str, targets: str = "attention") -> LoraConfig:
-    how = KINDS[kind]
-    return lora_config(how["rank"], how["alpha"], targets, how["dora"], how["rslora"])
+    settings = KINDS[kind]
+    return lora_config(settings["rank"], settings["alpha"], targets, settings["dora"], settings["rslora"])
 
 
 def description(base: Base, kind: str) -> AdapterMetadata:
@@ -74,23 +74,23 @@ def description(base: Base, kind: str) -> AdapterMetadata:
 
 
 def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
-    """A UNet whose adapter has moved."""
+    """Return a UNet with an adapter that is not at its initial values."""
     unet = base.unet().eval()
     add_adapter(unet, config_of(kind, targets), seed=1)
     for number, (name, parameter) in enumerate(adapter_parameters(unet).items()):
-        moved = torch.randn(parameter.shape, generator=generator(5, number))
+        noise = torch.randn(parameter.shape, generator=generator(5, number))
         if "lora_B" in name:
-            parameter.data = 0.5 * moved
+            parameter.data = 0.5 * noise
         elif "lora_magnitude_vector" in name:
-            parameter.data *= 1 + 0.2 * moved
+            parameter.data *= 1 + 0.2 * noise
     return unet
 
 
-def paint(base: Base, unet: Any) -> np.ndarray:
+def generate_joint(base: Base, unet: Any) -> np.ndarray:
     layout = Layout(base.family.layout, VIEW)
-    painter = PairGenerator(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
-    heard = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
-    return painter.sample(heard, [generator(2, 1)])[0].joint
+    generate = PairGenerator(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
+    conditioning = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
+    return generate.sample(conditioning, [generator(2, 1)])[0].joint
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,10 +99,11 @@ def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets:
     fresh = base.unet().eval()
     add_adapter(fresh, config_of(kind, targets))
     latents, t = torch.randn(1, 4, 16, 32, generator=generator(0)), torch.tensor(500)
-    heard = encode_prompts(base, [PROMPT], (VIEW, 2 * VIEW), "cpu").rows([0])
+    conditioning = encode_prompts(base, [PROMPT], (VIEW, 2 * VIEW), "cpu").rows([0])
+    unets = (base.unet().eval(), fresh)
     with torch.no_grad():
-        outputs = [Denoiser(unet, torch.float32, "cpu")(latents, t, heard) for unet in (base.unet().eval(), fresh)]
-    if kind == "dora":  # the weight is divided by its norm and multiplied by it again
+        outputs = [Denoiser(unet, torch.float32, "cpu")(latents, t, conditioning) for unet in unets]
+    if kind == "dora":  # DoRA divides the weight by its norm and multiplies it again
         assert torch.allclose(*outputs, atol=1e-5)
     else:
         assert torch.equal(*outputs)
@@ -114,24 +115,26 @@ def test_the_same_image_through_ours_through_diffusers_and_through_peft(
     base: Base, kind: str, targets: str, tmp_path: Path
 ) -> None:
     unet = with_adapter(base, kind, targets)
-    expected = paint(base, unet)
-    assert np.abs(expected.astype(int) - paint(base, base.unet().eval())).mean() > 1, "the adapter does nothing"
+    expected = generate_joint(base, unet)
+    assert np.abs(expected.astype(int) - generate_joint(base, base.unet().eval())).mean() > 1, (
+        "the adapter does nothing"
+    )
     save_adapter(tmp_path, base, unet, description(base, kind))
 
     ours = base.unet().eval()
     load_adapter(tmp_path, ours, base.source)
-    assert np.array_equal(paint(base, ours), expected)
+    assert np.array_equal(generate_joint(base, ours), expected)
 
     loaded = loaded_by_diffusers(base, tmp_path)
     assert_same_tensors(get_peft_model_state_dict(loaded, adapter_name="default_0"), read_tensors(tmp_path))
-    assert np.array_equal(paint(base, loaded), expected)
+    assert np.array_equal(generate_joint(base, loaded), expected)
 
     peft = PeftModel.from_pretrained(base.unet(), str(tmp_path)).eval()
-    assert np.array_equal(paint(base, peft), expected)
+    assert np.array_equal(generate_joint(base, peft), expected)
 
 
 def loaded_by_diffusers(base: Base, folder: Path) -> UNet2DConditionModel:
-    """The UNet of a diffusers pipeline that has loaded the adapter with `load_lora_weights`."""
+    """Return the UNet of a diffusers pipeline after `load_lora_weights`."""
     kinds: dict[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sd15": StableDiffusionPipeline}
     pipe = kinds[base.family.name].from_pretrained(base.source)
     pipe.load_lora_weights(str(folder))
@@ -147,10 +150,10 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_it_predicts_the_same_and_leaves_no_layer_behind(base: Base, kind: str) -> None:
     unet = with_adapter(base, kind)
-    expected = paint(base, unet)
+    expected = generate_joint(base, unet)
     merge_adapter(unet)
     assert {name for name, _ in unet.named_parameters()} == {name for name, _ in base.unet().named_parameters()}
-    assert np.abs(expected.astype(int) - paint(base, unet)).max() <= 1
+    assert np.abs(expected.astype(int) - generate_joint(base, unet)).max() <= 1
 
 
 def test_weights_are_fp32_on_a_bf16_base(base: Base) -> None:
@@ -172,9 +175,9 @@ def test_both_files_carry_the_description(base: Base, tmp_path: Path) -> None:
 
 
 def test_the_hash_is_of_tensors_and_description_not_of_the_file(base: Base, tmp_path: Path) -> None:
-    unet, told = with_adapter(base, "plain"), description(base, "plain")
+    unet, expected = with_adapter(base, "plain"), description(base, "plain")
     for name in ("a", "b"):
-        save_adapter(tmp_path / name, base, unet, told)
+        save_adapter(tmp_path / name, base, unet, expected)
     path = tmp_path / "b" / PEFT_WEIGHTS
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()

@@ -1,4 +1,4 @@
-"""Memory: the table of ways to take less, which of them a number of GiB leads to, and what is counted."""
+"""Memory strategies: their order, which one --memory selects, and the estimates."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,8 +34,8 @@ def work(base: str, latents: Sequence[int], dtype: torch.dtype = torch.bfloat16,
 
 
 def sized(*gib: float) -> Callable[[MemoryStrategy], int]:
-    """Estimates for the ways in their order."""
-    return lambda way: round(gib[TRAINING_STRATEGIES.index(way)] * GIB)
+    """Return estimates for the training strategies in their order."""
+    return lambda strategy: round(gib[TRAINING_STRATEGIES.index(strategy)] * GIB)
 
 
 def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
@@ -75,7 +75,7 @@ def test_what_cannot_fit_is_refused_with_the_smallest_estimate() -> None:
 
 def test_auto_only_recomputes_and_only_when_it_must() -> None:
     needed = sized(20, 10, 7, 4)
-    for free, way in ((24, 0), (22, 1), (12, 1), (2, 1)):  # what does not fit goes on with what changes nothing
+    for free, way in ((24, 0), (22, 1), (12, 1), (2, 1)):  # if nothing fits, the smallest without a change of results
         assert (
             select_strategy("auto", TRAINING_STRATEGIES, needed, lambda free=free: free * GIB, "")
             == TRAINING_STRATEGIES[way]
@@ -97,7 +97,7 @@ def test_after_running_out_the_next_smaller_number_is_named() -> None:
 def test_the_weights_are_those_that_are_known(system: str) -> None:
     step = count_step(work(system, LATENTS[system]), MemoryStrategy(), learn=False)
     millions = {"sdxl": 2567, "sd15": 860}[system]
-    assert step.whole == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
+    assert step.unquantized == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
 
 def test_fewer_bits_are_that_much_smaller() -> None:

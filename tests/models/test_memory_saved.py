@@ -1,4 +1,4 @@
-"""--memory at work: what it changes in training and drawing, what it leaves, and what is said when memory runs out."""
+"""--memory in training and generation: its effect on results, and the message on running out of memory."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import retipair
 from conftest import train_command
 from retipair.cli import main
 from retipair.config import TrainConfig
-from retipair.generation import plan as drawing
+from retipair.generation import plan as generation_plan
 from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
@@ -24,7 +24,7 @@ from retipair.models.memory import GENERATION_STRATEGIES, TRAINING_STRATEGIES
 from retipair.models.quantization import FP8
 from retipair.runs.run_dir import Run, read_state
 from retipair.runtime.errors import UserError
-from retipair.training import plan as planning
+from retipair.training import plan as training_plan
 from retipair.training.plan import make_plan
 
 Folder = Callable[[str], Path]
@@ -33,14 +33,16 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def leads_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let every number of GiB lead to that place in the table, however little a tiny base needs."""
+    """Make every number of GiB select the strategy at that index, although a tiny base needs little memory."""
 
     def lead(place: int) -> None:
         monkeypatch.setattr(
-            planning, "choose", lambda memory, *_: TRAINING_STRATEGIES[0 if memory == "auto" else place]
+            training_plan, "select_strategy", lambda memory, *_: TRAINING_STRATEGIES[0 if memory == "auto" else place]
         )
         monkeypatch.setattr(
-            drawing, "choose", lambda memory, *_: GENERATION_STRATEGIES[0 if memory == "auto" else place - 1]
+            generation_plan,
+            "select_strategy",
+            lambda memory, *_: GENERATION_STRATEGIES[0 if memory == "auto" else place - 1],
         )
 
     return lead
@@ -113,8 +115,10 @@ def predicted(unet: UNet, dtype: torch.dtype) -> torch.Tensor:
     torch.manual_seed(0)
     config = unet.config
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    heard = Conditioning(torch.randn(1, 77, config.cross_attention_dim), torch.randn(1, pooled), torch.zeros(1, 6))
-    return Denoiser(unet, dtype, "cpu")(torch.randn(1, 4, 16, 32), torch.tensor([500]), heard)
+    conditioning = Conditioning(
+        torch.randn(1, 77, config.cross_attention_dim), torch.randn(1, pooled), torch.zeros(1, 6)
+    )
+    return Denoiser(unet, dtype, "cpu")(torch.randn(1, 4, 16, 32), torch.tensor([500]), conditioning)
 
 
 @pytest.mark.parametrize(("stored", "most"), [("fp8", 0.08), ("nf4", 0.4)])
@@ -143,7 +147,7 @@ def test_a_resumed_run_keeps_its_way_or_says_what_differs(
 
     leads_to(1)
     train(1, "--memory", "16")
-    assert "with gradient checkpointing (--memory auto)" in train(2, "--resume")  # of itself it goes on as it began
+    assert "with gradient checkpointing (--memory auto)" in train(2, "--resume")  # auto keeps the strategy of the run
     leads_to(2)
     said = train(3, "--resume", "--memory", "8")
     change = f"memory: from step 2 on with {TRAINING_STRATEGIES[2].name}, before with {TRAINING_STRATEGIES[1].name}"
@@ -171,11 +175,11 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(sys.platform != "linux", reason="only there can a process be held to so many bytes")
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is enforced only on Linux")
 def test_running_out_of_memory_is_one_line_that_says_what_to_try(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    """For real: a process that may hold 4 GiB, and a step that takes 9 unless activations are recomputed."""
+    """Limit a process to 4 GiB for a step that takes 9 GiB without gradient checkpointing."""
     command = train_command("exp", base_folder("sdxl"), prepared, tmp_path, "--num_samples", 0, "--batch_size", 1024)
     environment = {**os.environ, "PYTHONPATH": str(Path(retipair.__file__).parent.parent)}
     words = [sys.executable, "-c", LIMITED, *command, "--memory", "12"]

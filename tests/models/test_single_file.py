@@ -1,4 +1,4 @@
-"""A single file says in its header what it is, and what it predicts; whatever is no base of ours is refused by name."""
+"""The header of a single file gives its model family and prediction type; other models are refused by name."""
 
 import json
 import shutil
@@ -192,7 +192,7 @@ def test_a_schedule_that_cannot_be_is_refused(
 
 
 def test_what_a_file_declares_is_part_of_its_fingerprint(system: str, tmp_path: Path) -> None:
-    """So that an adapter is told from one of the same file whose keys were passed over."""
+    """An adapter differs from one of the same file whose keys were ignored."""
     path = tmp_path / "one.safetensors"
     write_empty_file(path, SHAPES[system] | {"v_pred": (0,)})
     base = open_base(str(path))

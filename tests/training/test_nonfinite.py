@@ -284,10 +284,10 @@ def test_images_that_are_no_numbers_are_not_written_as_black(base_folder: Folder
     assert painter.sample(prompt, [torch.Generator()])
     latents = torch.zeros(1, vae.config.latent_channels, 8, 8)
     decode(vae, latents)
-    with pytest.raises(UserError, match="the latents are no numbers"):
+    with pytest.raises(UserError, match="the latents contain NaN"):
         decode(vae, latents + np.nan)
     vae.decoder.conv_out.bias.data.fill_(np.inf)
     vae.decoder.conv_out.weight.data.fill_(np.nan)
     for draw in (lambda: decode(vae, latents), lambda: painter.sample(prompt, [torch.Generator()])):
-        with pytest.raises(UserError, match="the autoencoder gives no numbers"):
+        with pytest.raises(UserError, match="the autoencoder returns NaN"):
             draw()

@@ -1,7 +1,7 @@
-"""The only room that knows diffusers, transformers and peft."""
+"""The only subpackage that imports diffusers models, transformers and peft."""
 
 import os
 
-# Both libraries warn, while they load, about parts that we leave out on purpose; diffusers logs what it then raises.
+# Both libraries warn about parts that are omitted on purpose; diffusers also logs errors before it raises them.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")

@@ -1,8 +1,7 @@
-"""A base: a frozen diffusion model, opened without loading a weight; each part is loaded when, and only while, needed.
+"""Open a base, a frozen diffusion model, and load its parts on demand.
 
-The only place that asks "SDXL or SD1.5?" and that knows the forms a base comes in: a diffusers folder (two ship with
-the package), a hub id (the same folder, from the cache or the network), one original-format .safetensors file, or
-random weights.
+A base is a diffusers folder (two ship with the package), a hub id (the same folder, from the cache or the network),
+one original-format .safetensors file, or random weights.
 """
 
 import hashlib
@@ -45,21 +44,21 @@ from retipair.models.single_file import (
 from retipair.runtime.atomic_io import shareable_name
 from retipair.runtime.errors import UserError
 
-# One bar for each of a base's parts says nothing: the command that loads it has its own.
+# The commands show their own progress bars.
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
 BUNDLED = Path(__file__).parent / "bundled"
-"""The small trained bases that ship with the package, diffusers folders by name; made by `recipes/`."""
+"""Folder of the small trained bases that ship with the package, diffusers folders made by `recipes/`."""
 
 
 _NO_SIGNAL = 1e-7
-"""alphas_cumprod of the last timestep where terminal SNR is zero: some of the library's schedulers put 2^-24 for 0."""
+"""Below this, alphas_cumprod of the last timestep counts as zero: some diffusers schedulers store 2^-24 for 0."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """An opened base. `configs` is the folder with its configs, and with its weights unless it is a file or random."""
+    """An opened base. `configs` is the folder of its configs and, for source kind "folder", of its weights."""
 
     source: str
     family: ModelFamily
@@ -70,7 +69,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """What others may be told: a hub id, one of ours, or the last part of a path, which may name people."""
+        """Name that is safe to share: `source`, or its last component if it is a path (folders may name people)."""
         return shareable_name(self.source)
 
     @cached_property
@@ -83,7 +82,7 @@ class Base:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels of the joint image for one latent pixel, along each side."""
+        """Downsampling factor of the autoencoder: pixels per latent pixel along each side."""
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @property
@@ -91,13 +90,13 @@ class Base:
         return self.vae_config["latent_channels"]
 
     def latent_shape(self, joint_size: tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a joint image of (height, width) px."""
+        """Return (channels, height, width) of the latents of a joint image of (height, width) px."""
         height, width = (side // self.latent_factor for side in joint_size)
         return self.latent_channels, height, width
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule that the base was trained with."""
+        """Noise schedule that the base was trained with."""
         return NoiseSchedule.from_scheduler(self.scheduler("ddpm"))
 
     @property
@@ -107,15 +106,15 @@ class Base:
 
     @property
     def view_size(self) -> int:
-        """Side of a view, px, that the base was made for: 512 for SDXL (two fill its 1024) and SD1.5 (two share it)."""
+        """Native side of a view, px: 512 for SDXL (two side by side: 1024 wide) and SD1.5 (two squeezed into 512)."""
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.family.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """Hash the configs, what the UNet predicts, and samples of all weights: cheap, and different for other weights.
+        """Hash the configs, the prediction type, and samples of all weights.
 
-        The same base has the same fingerprint wherever it lies and whatever its file is called.
+        The fingerprint does not depend on the path.
         """
         digest = hashlib.sha256(json.dumps([self.unet_config, self.vae_config], sort_keys=True).encode())
         scheduler = self.scheduler("ddpm").config
@@ -127,80 +126,80 @@ class Base:
         return digest.hexdigest()
 
     def _weight_files(self) -> list[Path]:
-        """The weights of all parts of a folder, in an order that does not depend on where it lies."""
+        """Return the weight files of all parts of a folder, in an order that does not depend on its path."""
         parts = ("unet", "vae", *self.family.text_encoders)
         return [path for part in parts for path in sorted((self.configs / part).glob("*.safetensors"))]
 
     def unet(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", stored: Stored | None = None
     ) -> UNet2DConditionModel:
-        """The UNet, frozen. stored: the fewer bits that its weights are held in; `dtype` is what they are used in."""
+        """Load the UNet, frozen. stored: quantized storage of its weights; `dtype` is the compute dtype."""
         if stored is None:
             return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
-        whole = self._load("unet", UNet2DConditionModel, dtype, "cpu").requires_grad_(False)
-        return quantize(whole, stored, device)  # which never has it whole
+        unet = self._load("unet", UNet2DConditionModel, dtype, "cpu").requires_grad_(False)
+        return quantize(unet, stored, device)  # layer by layer: `device` never holds all weights in `dtype`
 
     def vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderKL:
-        """The autoencoder, frozen. Never in fp16: SDXL's overflows there."""
+        """Load the autoencoder, frozen. Do not use fp16, in which SDXL's overflows."""
         return self._load("vae", AutoencoderKL, dtype, device).requires_grad_(False)
 
     def text_pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """The library's own pipeline with text encoders and tokenizers alone: what `encode_prompt` needs."""
+        """Load diffusers' pipeline with only the text encoders and tokenizers, as `encode_prompt` needs."""
         pipeline = self._pipeline_with(dict.fromkeys(("unet", "vae")), dtype, device)
         for encoder, tokenizer in zip(self.family.text_encoders, self.family.tokenizers, strict=True):
             self._check_encoder(getattr(pipeline, encoder).requires_grad_(False).eval(), getattr(pipeline, tokenizer))
         return pipeline
 
     def pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """The library's own pipeline, whole: what ours is held against."""
+        """Load diffusers' complete pipeline, the reference of tests and benchmarks."""
         if self.source_kind == "folder":
             with naming_errors(self.source):
-                whole = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
-            return whole.to(device)
+                pipeline = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
+            return pipeline.to(device)
         return self._pipeline_with({"unet": self.unet(dtype, device), "vae": self.vae(dtype, device)}, dtype, device)
 
     def _pipeline_with(self, parts: dict[str, Any], dtype: torch.dtype, device: str) -> DiffusionPipeline:
-        """The library's pipeline of these parts, and of what the base has of text encoders and tokenizers."""
+        """Build diffusers' pipeline from `parts` and the base's text encoders and tokenizers."""
         parts = parts | dict(zip(self.family.tokenizers, self.tokenizers(), strict=True))
         parts |= {**self._extras, "scheduler": self.scheduler("ddpm")}
         if self.source_kind != "file":
-            encoders = {n: self._load(n, kind, dtype, device) for n, kind in self.family.text_encoders.items()}
+            encoders = {name: self._load(name, kind, dtype, device) for name, kind in self.family.text_encoders.items()}
             return self.family.pipeline(**parts, **encoders)
         with naming_errors(self.source):
-            whole = self.family.pipeline.from_single_file(
+            pipeline = self.family.pipeline.from_single_file(
                 self.source, config=str(self.configs), local_files_only=True, torch_dtype=dtype, **parts
             )
-            return whole.to(device)
+            return pipeline.to(device)
 
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
-        """The libraries load a cut-off encoder or an empty vocabulary without a word."""
+        """Refuse a truncated encoder or an empty vocabulary, which the libraries load without an error."""
         if any(parameter.is_meta for parameter in encoder.parameters()):
             raise UserError(f"--base {self.source}: its text encoder is incomplete; get it again or choose another")
         if len(tokenizer) > encoder.config.vocab_size or len(tokenizer) < 256:
             raise UserError(
-                f"--base {self.source}: a vocabulary of {len(tokenizer)} does not fit its text encoder "
-                f"({encoder.config.vocab_size}); pass --tokenizer FOLDER with the right one"
+                f"--base {self.source}: the tokenizer has {len(tokenizer)} tokens, but its text encoder expects "
+                f"{encoder.config.vocab_size}; pass --tokenizer FOLDER with the right one"
             )
 
     def scheduler(self, sampler: str) -> Any:
-        """The library's scheduler with the base's own betas, prediction type and spacing.
+        """Build a diffusers scheduler with the base's own betas, prediction type and timestep spacing.
 
-        Clipping to [-1, 1] is off whatever the class's default: latents are not pixels. Raises UserError for a base
-        that predicts noise with zero terminal SNR: its last timestep has no answer (Lin et al. 2023, arXiv 2305.08891).
+        Clipping to [-1, 1] is always off: latents are not pixels. Raises UserError for a base that predicts noise with
+        zero terminal SNR, because the last timestep then contains no signal (Lin et al. 2023, arXiv 2305.08891).
         """
         config = read_model_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
-        made = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
-        if made.config.prediction_type == "epsilon" and made.alphas_cumprod[-1] < _NO_SIGNAL:
+        scheduler = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
+        if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] < _NO_SIGNAL:
             raise UserError(
                 f"--base {self.source}: predicts noise (epsilon) with zero terminal SNR, which gives NaN at the last "
-                "timestep; in scheduler_config.json set prediction_type to v_prediction if it was trained so, else "
-                "rescale_betas_zero_snr to false"
+                "timestep; in scheduler_config.json set prediction_type to v_prediction if it was trained with it, "
+                "otherwise rescale_betas_zero_snr to false"
             )
-        return made
+        return scheduler
 
     @property
     def prediction(self) -> str:
-        """Say what the UNet predicts, and where that is declared."""
+        """Describe the prediction type and where it is declared."""
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.found) or (
@@ -210,14 +209,14 @@ class Base:
 
     @property
     def warnings(self) -> list[str]:
-        """Say what in it contradicts itself."""
+        """Warnings about contradictory declarations in the file."""
         if not self.declared.contradicted:
             return []
         return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which is used"]
 
     @property
     def _extras(self) -> dict[str, Any]:
-        """Arguments of the pipeline's constructor that are no models, as the base's model_index.json has them."""
+        """Constructor arguments of the pipeline that are not models, from the base's model_index.json."""
         if self.family is SDXL:
             index = read_model_json(self.configs / "model_index.json")
             return {
@@ -243,7 +242,7 @@ class Base:
             return kind.from_pretrained(str(self.configs), **options, dtype=dtype).eval().to(device)
 
     def tokenizers(self) -> list[CLIPTokenizer]:
-        """The base's own tokenizers, one for each text encoder; those are not loaded."""
+        """Load the base's tokenizers, one for each text encoder, without the encoders."""
         with naming_errors(self.source):
             return [self._load_tokenizer(name) for name in self.family.tokenizers]
 
@@ -256,17 +255,17 @@ class Base:
         if (folder / "tokenizer_config.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder))
         published = read_model_config(CONFIGS / self.family.name, name, "tokenizer_config.json")
-        options = {key: published[key] for key in ("model_max_length", "pad_token")}  # which a vocabulary does not have
+        options = {key: published[key] for key in ("model_max_length", "pad_token")}  # not in the vocabulary files
         return CLIPTokenizer.from_pretrained(str(folder), **options)
 
 
 def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
-    """Find a base and read which system it is; no weights are loaded.
+    """Locate a base and detect its model family, without loading weights.
 
-    source: the name of a bundled base, "random:sdxl" or the like, a diffusers folder, an original-format .safetensors
+    source: the name of a bundled base, "random:sdxl" or similar, a diffusers folder, an original-format .safetensors
     file, or a hub id.
-    configs: for a file, the folder with the configs of its parts; default: the published ones of its system.
-    Raises UserError, naming the source and what to use instead, if it cannot be found or is of neither system.
+    configs: for a file, the folder with the configs of its parts; default: the published ones of its family.
+    Raises UserError, naming the source and alternatives, if it is not found or is neither SDXL nor SD1.5.
     """
     if source.startswith("random:"):
         return _open_random(source)
@@ -274,30 +273,32 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
         return _open_folder(source, BUNDLED / source, "folder", tokenizer)
     path = Path(source)
     if path.exists():
-        source = str(path.resolve())  # an adapter names its base: that must hold from every folder
+        source = str(path.resolve())  # adapters record their base: the path must not depend on the working directory
     if path.is_file():
         return _open_file(path.resolve(), tokenizer, configs)
     return _open_folder(source, path if path.is_dir() else download_base(source), "folder", tokenizer)
 
 
 def _checked(base: Base) -> Base:
-    """The base, if its configs say what every command needs to know."""
+    """Return the base if its configs are complete and supported, else raise UserError."""
     with naming_errors(base.source):
         _check_schedule(base)
-        kind = base.scheduler("ddpm").config.prediction_type
-        if kind not in ("epsilon", "v_prediction"):
-            raise UserError(f"--base {base.source}: predicts {kind}; only epsilon (noise) and v_prediction work")
+        prediction = base.scheduler("ddpm").config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"--base {base.source}: predicts {prediction}; only epsilon (noise) and v_prediction are supported"
+            )
         _ = base.view_size, base.latent_channels, base.timesteps
     return base
 
 
 def _check_schedule(base: Base) -> None:
-    """Refuse a schedule without betas (EDM, flow matching): the library would put default ones in their place."""
+    """Refuse a schedule without betas (EDM, flow matching), for which diffusers would use default betas."""
     config = read_model_config(base.configs, "scheduler", "scheduler_config.json")
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         raise UserError(
             f"--base {base.source}: its noise schedule is that of a {config.get('_class_name')}, which has no betas; "
-            "only bases of DDPM's schedule work"
+            "only bases with a DDPM schedule are supported"
         )
 
 
@@ -311,7 +312,7 @@ def _open_folder(
 def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base:
     if path.suffix != ".safetensors":
         raise UserError(
-            f"--base {path}: only .safetensors files are read, pickled checkpoints can run code; "
+            f"--base {path}: only .safetensors files are read, because pickled checkpoints can run code; "
             "convert it with diffusers' scripts or download the .safetensors version"
         )
     with naming_errors(str(path)):
@@ -326,30 +327,21 @@ def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base
 def _open_random(source: str) -> Base:
     folder = CONFIGS / source.removeprefix("random:")
     if folder.parent != CONFIGS or not folder.is_dir():
-        raise UserError(f"--base {source}: there are {', '.join(random_bases())}")
+        raise UserError(f"--base {source}: unknown; choose one of {', '.join(random_bases())}")
     return _open_folder(source, folder, "random")
 
 
 def bundled_bases() -> list[str]:
-    """Names of the small trained bases that ship with the package."""
+    """Return the names of the small trained bases that ship with the package."""
     return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
 
 
 def random_bases() -> list[str]:
-    """Bases with random weights: full-size ones for measuring, tiny ones for trying out and for tests."""
+    """Return the names of bases with random weights: full-size for benchmarks, tiny for trials and tests."""
     return sorted(f"random:{folder.name}" for folder in CONFIGS.iterdir() if folder.is_dir())
 
 
-# What system is it?
-
-
-# Where does it lie?
-
-
-# Reading
-
-
 def check_steps(flag: str, steps: int, base: Base) -> None:
-    """Refuse more denoising steps than the base has timesteps to step through."""
+    """Raise UserError unless there are fewer denoising steps than the base has timesteps."""
     if steps >= base.timesteps:
         raise UserError(f"{flag} {steps}: this base allows at most {base.timesteps - 1}")

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer that needs no download: one token a byte, for bases that come without a vocabulary."""
+"""A byte-level CLIP tokenizer that needs no download, for bases without a vocabulary."""
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -8,11 +8,11 @@ CONTEXT_LENGTH = 77
 
 
 def byte_tokenizer(pad_token: str = END) -> CLIPTokenizer:
-    """A CLIP tokenizer of 514 tokens without merges: 256 bytes, the same 256 ending a word, begin, end.
+    """Create a CLIP tokenizer of 514 tokens without merges: 256 bytes, 256 word-final bytes, begin and end.
 
-    The end token has the highest id: CLIP pools there by argmax if its `eos_token_id` is the historical 2.
-    `pad_token` is the end token, or "!" for the second tokenizer of SDXL. Texts longer than 75 bytes (spaces
-    not counted) are cut there, as CLIP cuts at 75 tokens.
+    The end token has the highest id, because CLIP pools at the argmax of the ids if its `eos_token_id` is the
+    historical 2. `pad_token` is the end token, or "!" for the second tokenizer of SDXL. Texts are truncated to 75
+    bytes (spaces not counted), as CLIP truncates to 75 tokens.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), BEGIN, END]

@@ -1,4 +1,4 @@
-"""Check captions against the base's tokenizers: warn of what is cut off, refuse captions that become one."""
+"""Check captions against the base's token limit."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -7,14 +7,14 @@ from retipair.models.base import Base
 from retipair.models.conditioning import Truncated, truncate_prompts
 from retipair.runtime.errors import UserError
 
-_SHOWN = 100
-"""Characters of a caption in a message."""
+_MAX_SHOWN = 100
+"""Characters of a caption shown in a message."""
 
 
 def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
-    """Count the captions, given as (pair's id, caption), that are too long, and show what is cut off the first.
+    """Return a warning that counts the truncated captions, given as (pair id, caption), and quotes the first cut.
 
-    Raises UserError, naming two pairs, where captions that differ become one.
+    Raises UserError, naming two pairs, if different captions become equal by truncation.
     """
     truncated = truncate_prompts(base, sorted({caption for _, caption in captions}))
     _check_distinct(captions, truncated)
@@ -23,39 +23,39 @@ def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[st
         return []
     name, caption = long[0]
     return [
-        f"captions longer than the {truncated[caption].limit} tokens that {base.name} takes: {len(long)} of "
-        f"{len(captions)}; of the first, that of {name}, this is cut off: {_shown(truncated[caption].cut)}"
+        f"captions longer than the {truncated[caption].limit} tokens that {base.name} accepts: {len(long)} of "
+        f"{len(captions)}; in the first, of {name}, the following is cut off: {_quoted(truncated[caption].cut)}"
     ]
 
 
 def prompt_warnings(base: Base, prompt: str) -> list[str]:
-    """Show what is cut off a prompt that is too long."""
+    """Return a warning that quotes the truncated end of a prompt that is too long."""
     truncated = truncate_prompts(base, [prompt])[prompt]
     if not truncated.cut:
         return []
     return [
-        f"--prompt is longer than the {truncated.limit} tokens that {base.name} takes; "
-        f"this is cut off: {_shown(truncated.cut)}"
+        f"--prompt is longer than the {truncated.limit} tokens that {base.name} accepts; "
+        f"the following is cut off: {_quoted(truncated.cut)}"
     ]
 
 
 def _check_distinct(captions: Sequence[tuple[str, str]], truncated: dict[str, Truncated]) -> None:
     first: dict[object, tuple[str, str]] = {}
     for name, caption in captions:
-        other, before = first.setdefault(truncated[caption].kept, (name, caption))
-        if truncated[caption].tokens != truncated[before].tokens:
-            ends = " and ".join(_shown(text) for text in _different_ends(before, caption))
+        other, earlier = first.setdefault(truncated[caption].kept, (name, caption))
+        if truncated[caption].tokens != truncated[earlier].tokens:
+            ends = " and ".join(_quoted(text) for text in _different_ends(earlier, caption))
             raise UserError(
                 f"the captions of {other} and {name} differ only after the {truncated[caption].limit} tokens that "
-                f"the base takes ({ends}); shorten them, or put first what tells them apart"
+                f"the base accepts ({ends}); shorten them or move the difference to the front"
             )
 
 
-def _different_ends(one: str, other: str) -> tuple[str, str]:
-    """Cut off what both texts begin with."""
-    same = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(one, other, strict=False)))
-    return one[same:], other[same:]
+def _different_ends(first: str, second: str) -> tuple[str, str]:
+    """Remove the common prefix of two texts."""
+    same = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(first, second, strict=False)))
+    return first[same:], second[same:]
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...")
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ...")

@@ -1,4 +1,4 @@
-"""Everything the UNet hears beside latents and time: prompt embeddings and, for SDXL, pooled text and size ids."""
+"""Encode prompts into the UNet's conditioning: prompt embeddings and, for SDXL, pooled text and size ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from retipair.models.families import SDXL
 
 @dataclass(frozen=True)
 class Conditioning:
-    """One row a sample. embeddings (B, 77, D); SDXL also: pooled (B, P), size_ids (B, 6)."""
+    """Conditioning of a batch: embeddings (B, 77, D); for SDXL also pooled (B, P) and size_ids (B, 6)."""
 
     embeddings: torch.Tensor
     pooled: torch.Tensor | None = None
     size_ids: torch.Tensor | None = None
 
     def rows(self, index: Sequence[int]) -> "Conditioning":
-        """The rows at `index`, in that order; rows may repeat. Stacked: an index would be a copy to wait for."""
+        """Return the rows at `index`, in that order; rows may repeat. Stacking avoids a blocking copy of the index."""
         return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
 
     def to(self, device: torch.device | str) -> "Conditioning":
@@ -31,16 +31,16 @@ class Conditioning:
 
 
 def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
-    """The rows of all, without size ids."""
+    """Concatenate the rows, without size ids."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """A prompt as the base reads it. Token ids, a row a tokenizer: all of `tokens`, and those that are `kept`.
+    """A truncated prompt. Per tokenizer, token ids before truncation (`tokens`) and after it (`kept`).
 
-    cut: the end of the text that is not read, "" if all is; limit: tokens that fit between begin and end.
+    cut: the end of the text that is truncated, or ""; limit: maximum number of tokens between begin and end.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -50,33 +50,37 @@ class Truncated:
 
 
 def truncate_prompts(base: Base, prompts: Sequence[str]) -> dict[str, Truncated]:
-    """Prompt -> what the base's tokenizers keep of it. No text encoder is loaded."""
+    """Truncate prompts as the base's tokenizers do, without loading a text encoder. Returns results by prompt."""
     tokenizers = base.tokenizers()
     return {prompt: _truncate(tokenizers, prompt) for prompt in prompts}
 
 
 def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
-    """As the library's pipelines do: the first tokens, and the end token in the last place."""
-    encoded = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
-    tokens = tuple(tuple(one.input_ids) for one in encoded)
-    ends = [tokenizer.model_max_length - 1 for tokenizer in tokenizers]  # where the end token stands at the latest
+    """Truncate as diffusers' pipelines do: keep the first tokens and put the end token last."""
+    encodings = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
+    tokens = tuple(tuple(encoding.input_ids) for encoding in encodings)
+    ends = [tokenizer.model_max_length - 1 for tokenizer in tokenizers]  # last possible index of the end token
     kept = tuple(ids[:end] for ids, end in zip(tokens, ends, strict=True))
-    cuts = [one.offset_mapping[end][0] for one, end in zip(encoded, ends, strict=True) if len(one.input_ids) > end + 1]
+    cuts = [
+        encoding.offset_mapping[end][0]
+        for encoding, end in zip(encodings, ends, strict=True)
+        if len(encoding.input_ids) > end + 1
+    ]
     return Truncated(tokens, kept, prompt[min(cuts) :] if cuts else "", min(ends) - 1)
 
 
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
-    """SDXL's size ids: original (h, w), crop (top, left), target (h, w), nothing resized or cropped; SD1.5 has none."""
+    """Return SDXL's size ids (original h, w; crop top, left; target h, w) without resize or crop; [] for SD1.5."""
     height, width = joint_size
     return [height, width, 0, 0, height, width] if base.family is SDXL else []
 
 
 @torch.no_grad()
 def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, int], device: str) -> Conditioning:
-    """Encode prompts with the library's own pipeline; row i belongs to prompts[i], the last row to no prompt at all.
+    """Encode prompts with diffusers' own pipeline; row i belongs to prompts[i], the last row is unconditional.
 
-    "No prompt" is what the base's pipeline uses for guidance: zeros where it says so (SDXL), else the encoding of "".
-    The text encoders are loaded here and gone afterwards.
+    The unconditional row is what the base's pipeline uses for guidance: zeros if its config says so (SDXL), else the
+    encoding of "". The text encoders are loaded and freed here.
     """
     pipeline = base.text_pipeline(device=device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
@@ -85,7 +89,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
 
 
 def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
-    """The same rows and, for SDXL, the size ids of a joint image of (height, width) px."""
+    """Add, for SDXL, the size ids of a joint image of (height, width) px to all rows."""
     if base.family is not SDXL:
         return rows
     ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
@@ -95,13 +99,13 @@ def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -
 
 @torch.no_grad()
 def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
-    """One row, without size ids, from a loaded pipeline: what every step pays that keeps nothing."""
+    """Encode one prompt with a loaded pipeline, without size ids; the cost of each step that caches no embeddings."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
     return Conditioning(encoded[0], encoded[2] if len(encoded) == 4 else None)
 
 
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
-    """(prompt, no prompt), a row each, one prompt a forward so that a row never depends on its neighbours."""
+    """Return one row each for `prompt` and unconditional. One prompt per forward: rows must not depend on the batch."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
     if base.family is SDXL:
         positive, negative, pooled, negative_pooled = encoded

@@ -1,4 +1,4 @@
-"""The one call of the network that training, validation and sampling share."""
+"""Call the UNet; shared by training, validation and sampling."""
 
 from contextlib import nullcontext
 
@@ -9,22 +9,22 @@ from retipair.models.conditioning import Conditioning
 
 
 class Denoiser:
-    """What `diffusion/` calls: (latents, timestep, conditioning) -> the UNet's prediction, float32.
+    """Predict with the UNet: (latents, timestep, conditioning) -> prediction, float32.
 
-    latents (B, C, h, w); timestep a scalar tensor or (B,). The frozen weights keep their dtype; with bf16 ones the
-    fp32 adapter is used under autocast.
+    latents (B, C, h, w); timestep a scalar tensor or (B,). The frozen weights keep their dtype; if it is bf16, the
+    fp32 adapter runs under autocast.
     """
 
     def __init__(self, unet: UNet2DConditionModel, dtype: torch.dtype, device: str) -> None:
         self.unet = unet
-        self._kind, self._dtype = torch.device(device).type, dtype
+        self._device_type, self._dtype = torch.device(device).type, dtype
 
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size_ids}
-        mixed = torch.autocast(self._kind, self._dtype) if self._dtype != torch.float32 else nullcontext()
-        with mixed:
+        precision = torch.autocast(self._device_type, self._dtype) if self._dtype != torch.float32 else nullcontext()
+        with precision:
             return self.unet(
                 latents.to(self._dtype),
                 timestep,

@@ -1,4 +1,4 @@
-"""Networks without weights, on torch's meta device, to count parameters and memory."""
+"""Create networks without weights, on torch's meta device, to count parameters and memory."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from retipair.models.recognition import read_model_config
 
 
 def empty_unet(base: Base) -> UNet2DConditionModel:
-    """The UNet's shape without its memory (meta device): for counting and planning."""
+    """Create the UNet on the meta device."""
     return _empty(base, "unet", UNet2DConditionModel)
 
 
 def empty_vae(base: Base) -> AutoencoderKL:
-    """The autoencoder's shape, likewise."""
+    """Create the autoencoder on the meta device."""
     return _empty(base, "vae", AutoencoderKL)
 
 
 def empty_text_encoders(base: Base) -> list[torch.nn.Module]:
-    """The text encoders' shapes, likewise."""
+    """Create the text encoders on the meta device."""
     return [_empty(base, name, kind) for name, kind in base.family.text_encoders.items()]
 
 

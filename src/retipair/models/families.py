@@ -1,4 +1,4 @@
-"""What differs between the model families: SDXL and SD1.5."""
+"""Define the model families SDXL and SD1.5."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 CONFIGS = Path(__file__).parent / "configs"
-"""The published configs of both systems, without weights; and those of two tiny bases of the same kinds."""
+"""Folder of the published configs of both families and of two tiny bases, without weights."""
 
 
 SAMPLERS = {
@@ -29,7 +29,7 @@ SAMPLERS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelFamily:
-    """What tells SDXL from SD1.5 outside the network itself. default_repo: the hub id of its base."""
+    """Properties in which SDXL and SD1.5 differ outside the UNet. default_repo: hub id of the published base."""
 
     name: Literal["sdxl", "sd15"]
     default_repo: str

@@ -1,4 +1,4 @@
-"""What a network sees in a view: features for distances between sets, from weights that the user has."""
+"""Extract features of views with a user's image model, for distances between sets of pairs."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from retipair.runtime.errors import UserError
 
-_USUAL_SIDE = 224  # px
+_DEFAULT_SIDE = 224  # px
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """An image model of transformers, in fp32; side (px), mean and std are how it wants its images."""
+    """An image model of transformers, in fp32. side (px), mean, std: its image size and normalisation."""
 
     network: torch.nn.Module
     side: int
@@ -30,73 +30,73 @@ class ImageModel:
 
     @torch.no_grad()
     def features(self, view: np.ndarray) -> np.ndarray:
-        """Of a CF (H, W, 3) or FA (H, W) uint8, (D,) float64: the class token or, without one, the mean over places."""
+        """Return the class token, else the mean over positions, (D,) float64, of a CF (H, W, 3) or FA (H, W) uint8."""
         image = Image.fromarray(view).convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = (np.asarray(image) / 255.0 - self.mean) / self.std
-        seen = self.network(torch.from_numpy(pixels.astype(np.float32).transpose(2, 0, 1))[None]).last_hidden_state
-        if seen.ndim == 4:
-            one = seen[0].mean(dim=(1, 2))
+        hidden = self.network(torch.from_numpy(pixels.astype(np.float32).transpose(2, 0, 1))[None]).last_hidden_state
+        if hidden.ndim == 4:
+            features = hidden[0].mean(dim=(1, 2))
         else:
-            one = seen[0, 0] if self.has_class_token else seen[0].mean(dim=0)
-        return np.asarray(one.double().numpy())
+            features = hidden[0, 0] if self.has_class_token else hidden[0].mean(dim=0)
+        return np.asarray(features.double().numpy())
 
 
 def open_image_model(folder: Path) -> ImageModel:
-    """A folder as transformers saves one: DINO, DINOv2, ViT, ViT-MAE (RETFound's kind), ResNet and others.
+    """Load an image model from a transformers folder: DINO, DINOv2, ViT, ViT-MAE (as RETFound), ResNet and others.
 
-    Raises UserError, naming the folder, if there is none in it.
+    Raises UserError, naming the folder, if it has no usable model.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no image model; give a folder with config.json and model.safetensors")
     try:
         model, missing = _load(folder)
-        seen = model.features(np.full((model.side, model.side, 3), 128, np.uint8))
-    except Exception as error:  # another's files in another's code: every kind of error means the same here
-        why = str(error).partition("\n")[0]
-        raise UserError(f"{folder}: not an image model that transformers can load ({why}); save it again") from None
+        features = model.features(np.full((model.side, model.side, 3), 128, np.uint8))
+    except Exception as error:  # a user's files in third-party code may raise anything
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{folder}: not an image model that transformers can load ({reason}); save it again") from None
     if missing:
         raise UserError(f"{folder}: its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
-    if not np.isfinite(seen).all():
-        raise UserError(f"{folder}: what it sees is no number; are its weights and preprocessor_config.json right?")
+    if not np.isfinite(features).all():
+        raise UserError(f"{folder}: its features are NaN or infinity; check its weights and preprocessor_config.json")
     return model
 
 
 def _load(folder: Path) -> tuple[ImageModel, list[str]]:
-    """The model, and the names of weights that its files lack; a pooler's are not used."""
+    """Return the model and the names of missing weights, except those of the unused pooler."""
     network, info = AutoModel.from_pretrained(
         str(folder),
         local_files_only=True,
-        trust_remote_code=False,  # else it asks, on a terminal, whether to run code that lies there
+        trust_remote_code=False,  # avoids a prompt whether to run the folder's code
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
     )
     if hasattr(network.config, "mask_ratio"):
-        network.config.mask_ratio = 0.0  # a masked autoencoder hides three quarters of an image, at random
-    wanted = _read(folder / "preprocessor_config.json")
+        network.config.mask_ratio = 0.0  # no random masking, which would hide 75 % of the patches
+    preprocessing = _read_json(folder / "preprocessor_config.json")
     used = {name: tensor for name, tensor in network.state_dict().items() if "pooler" not in name}
     model = ImageModel(
         network=network.eval(),
         side=_side(network.config),
-        mean=tuple(wanted.get("image_mean", IMAGENET_DEFAULT_MEAN)),
-        std=tuple(wanted.get("image_std", IMAGENET_DEFAULT_STD)),
+        mean=tuple(preprocessing.get("image_mean", IMAGENET_DEFAULT_MEAN)),
+        std=tuple(preprocessing.get("image_std", IMAGENET_DEFAULT_STD)),
         sha256=_fingerprint(used),
         has_class_token=any("cls_token" in name for name in used),
     )
     return model, sorted(name for name in info["missing_keys"] if "pooler" not in name)
 
 
-def _read(path: Path) -> dict[str, list[float]]:
+def _read_json(path: Path) -> dict[str, list[float]]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _side(config: object) -> int:
-    side = getattr(config, "image_size", _USUAL_SIDE)
+    side = getattr(config, "image_size", _DEFAULT_SIDE)
     return int(side if isinstance(side, int) else side[0])
 
 
 def _fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Of the weights themselves: files differ in bytes from save to save."""
+    """Hash the weights themselves, because files differ in bytes from save to save."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Bases on the Hugging Face hub and in its cache."""
+"""Download bases and vocabularies from the Hugging Face hub, or find them in its cache."""
 
 import os
 from pathlib import Path
@@ -17,30 +17,30 @@ _CONFIG_FILES = ["model_index.json", "*/config.json"]
 
 
 def download_base(source: str) -> Path:
-    """The folder of a hub id in the cache, downloaded first where there is a network."""
+    """Return the cached folder of a hub id; download it first unless offline. Raises UserError if unavailable."""
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--base {source}: no such file or folder")
     try:
         configs = snapshot_download(source, allow_patterns=_CONFIG_FILES, local_files_only=_offline())
-        family_of_folder(Path(configs), source)  # before many GB of another family are downloaded
+        family_of_folder(Path(configs), source)  # refuses other families before downloading many GB
         return Path(DiffusionPipeline.download(source, use_safetensors=True, local_files_only=_offline()))
     except UserError:
         raise
-    except Exception as error:  # the hub client raises a dozen kinds; each means the same to the user
+    except Exception as error:  # the hub client raises many types; all mean that the base is unavailable
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise UserError(
-            f"--base {source}: not in the cache, and not to be had from the hub ({reason}). Copy its folder here and "
-            "pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package"
+            f"--base {source}: not in the cache, and cannot be downloaded from the hub ({reason}). Copy its folder "
+            "here and pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package"
         ) from None
 
 
 def _offline() -> bool:
-    """As the hub's own client reads it, and as --offline sets it."""
+    """Return True if HF_HUB_OFFLINE, which --offline sets, is on; parsed as by huggingface_hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
-    """A file has no vocabulary inside: take the published one's folder from the cache, or from the network."""
+    """Return the folder of the published vocabulary, from the cache or the hub; a .safetensors file contains none."""
     repository = family.default_repo
     try:
         files = [
@@ -48,7 +48,7 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
             for file in ("vocab.json", "merges.txt")
         ]
         return Path(files[0]).parent
-    except Exception:  # as in `download_base`: whatever the hub client raises, the vocabulary is not to be had
+    except Exception:  # as in `download_base`: any error means that it is unavailable
         raise UserError(
             f"--base {source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
             f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in family.tokenizers)}"

@@ -1,4 +1,4 @@
-"""Networks from configs and weights, and what their libraries' errors mean to the user."""
+"""Build networks from configs and convert the libraries' errors into UserError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +13,23 @@ from retipair.models.recognition import (
 )
 from retipair.runtime.errors import UserError, is_out_of_memory
 
-_SAMPLES = 256
-
-
-_SAMPLE = 2**14
-"""How many stretches of a file tell it from another, spread evenly over it, and how many bytes each has."""
+_NUM_CHUNKS = 256
+_CHUNK_SIZE = 2**14
+"""Number and bytes of the evenly spaced chunks of a file that are hashed."""
 
 
 def hash_samples(digest: Any, path: Path) -> None:
-    """Hash a file's size and evenly spaced stretches of it, its beginning and its end among them."""
+    """Hash a file's size and evenly spaced chunks of it, including its start and end."""
     size = path.stat().st_size
     digest.update(f"{size}".encode())
     with path.open("rb") as stream:
-        for number in range(_SAMPLES):
-            stream.seek(max(size - _SAMPLE, 0) * number // (_SAMPLES - 1))
-            digest.update(stream.read(_SAMPLE))
+        for index in range(_NUM_CHUNKS):
+            stream.seek(max(size - _CHUNK_SIZE, 0) * index // (_NUM_CHUNKS - 1))
+            digest.update(stream.read(_CHUNK_SIZE))
 
 
 def random_network(name: str, kind: Any, configs: Path, dtype: torch.dtype, device: str) -> Any:
-    """Random weights from a config, the same in every process; made where they are wanted, which is far quicker."""
+    """Create a network with random weights, the same in every process, directly on `device` (faster than moving it)."""
     with torch.random.fork_rng(devices=[]), _default_dtype(dtype), torch.device(device):
         torch.manual_seed(0)
         return from_config(kind, read_model_config(configs, name)).eval()
@@ -55,7 +53,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def naming_errors(source: str) -> Iterator[None]:
-    """What the libraries raise for broken weights or configs becomes one line that names the base."""
+    """Convert what the libraries raise for broken weights or configs into a one-line UserError that names the base."""
     try:
         yield
     except UserError:

@@ -1,9 +1,9 @@
-"""An adapter: the LoRA we learn on a base's UNet, with the description that lets it be used as it was trained.
+"""Add, save and load an adapter: the LoRA of a base's UNet, with metadata that generation needs.
 
-On disk (`unet_lora/`) it lies twice: as PEFT writes it, which is what the original system wrote, and as
-`pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both carry the description.
-The latter has PEFT's names too, under `unet.`: the loader decides by the first name how all are spelled, and drops the
-names of a second spelling, which `convert_state_dict_to_diffusers` leaves wherever a layer is not `to_q/k/v/out`.
+On disk (`unet_lora/`) it has two files: PEFT's, which the original system (v25) wrote, and
+`pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both contain the metadata.
+The second file uses PEFT's names too, prefixed `unet.`: the loader infers the naming scheme from the first name and
+drops names of another scheme, and `convert_state_dict_to_diffusers` converts only `to_q/k/v/out`.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _LARGEST_RANK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMetadata:
-    """What sampling must know of the training, so that the two cannot disagree. Adapters are shared: no path is in it.
+    """Training settings that generation must match. Adapters are shared, so no field contains a path.
 
     base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: SDXL's
     six, empty for SD1.5.
@@ -64,7 +64,7 @@ class AdapterMetadata:
 
 
 def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
-    """Add a fresh adapter, which changes nothing yet, in fp32 whatever the UNet's dtype (in bf16 it barely learns)."""
+    """Add a new adapter, initially without effect. It is fp32 for any UNet dtype: in bf16 it barely learns."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(config)
@@ -72,20 +72,21 @@ def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
 
 
 def lora_config(rank: int, alpha: float, targets: str, dora: bool, rslora: bool) -> LoraConfig:
-    """PEFT's settings for one of the two sets of target modules."""
-    whole = int(alpha) if float(alpha).is_integer() else alpha
-    return LoraConfig(r=rank, lora_alpha=whole, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora)
+    """Create PEFT's config; `targets` is a key of TARGETS."""
+    lora_alpha = int(alpha) if float(alpha).is_integer() else alpha
+    return LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora)
 
 
 def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
-    """The trainable parameters by name, in a fixed order."""
+    """Return the trainable parameters by name, in a fixed order."""
     return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
 
 class MovingAverage(EMAModel):
-    """Exponential moving average of parameters: diffusers' own, except that steps can be skipped on the device.
+    """Exponential moving average of parameters: diffusers' EMAModel, but steps can be skipped on the device.
 
-    Update k decays by at most k / (9 + k), the first by 0 (warm-up). `updates`, (), counts them on the device.
+    The decay of update k is at most k / (9 + k), and 0 for the first (warm-up). `updates`, (), counts them on the
+    device.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
@@ -94,7 +95,7 @@ class MovingAverage(EMAModel):
 
     @torch.no_grad()
     def update(self, parameters: Iterable[torch.nn.Parameter], finite: torch.Tensor) -> None:
-        """Move towards the parameters where `finite`, () bool on the device, is true; else change nothing."""
+        """Update the average if `finite`, () bool on the device, is true; else leave it unchanged."""
         self.updates += finite
         warmup = torch.where(self.updates > 1, 9 / (9 + self.updates), 1.0)
         weight = warmup.clamp(min=1 - self.decay) * finite
@@ -103,15 +104,15 @@ class MovingAverage(EMAModel):
 
 
 def save_adapter(folder: Path, base: Base, unet: UNet, description: AdapterMetadata) -> None:
-    """Write the adapter into `folder` in both forms."""
+    """Write the adapter into `folder` in both formats."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
-    ours = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
+    metadata = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
     unet.peft_config["default"].save_pretrained(str(folder))
-    save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **ours})
+    save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **metadata})
     pipeline: Any = base.family.pipeline
     pipeline.save_lora_weights(folder, state, **_collate_lora_metadata({"unet": unet}))
-    _add_metadata(folder / DIFFUSERS_WEIGHTS, ours)
+    _add_metadata(folder / DIFFUSERS_WEIGHTS, metadata)
 
 
 def _add_metadata(path: Path, more: dict[str, str]) -> None:
@@ -121,9 +122,9 @@ def _add_metadata(path: Path, more: dict[str, str]) -> None:
 
 
 def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
-    """The description inside an adapter folder; None if it has none (the original system's adapters).
+    """Read the metadata of an adapter folder; None if it has none (adapters of the original system, v25).
 
-    Raises UserError, naming the folder, if there is no readable adapter in it.
+    Raises UserError, naming the folder, if it has no readable adapter.
     """
     with _open_weights(folder) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY)
@@ -134,28 +135,30 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
         if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(AdapterMetadata)}:
             raise UserError(f"{folder}: written by another version of retipair; use that version")
         prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
-        "".join(prompt for prompt, _ in prompts).encode()  # a lone surrogate is no text that could be tokenized
+        "".join(prompt for prompt, _ in prompts).encode()  # raises for lone surrogates, which cannot be tokenized
         description = AdapterMetadata(**{**values, "prompts": prompts, "base": str(values["base"])})
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder}: its description is damaged ({error}); use another checkpoint") from None
+        raise UserError(f"{folder}: its metadata is damaged ({error}); use another checkpoint") from None
     if not prompts or description.view_size % 64:
-        raise UserError(f"{folder}: its description is damaged (prompts or view_size); use another checkpoint")
+        raise UserError(f"{folder}: its metadata is damaged (prompts or view_size); use another checkpoint")
     return description
 
 
 def load_adapter(folder: Path, unet: UNet, base: str) -> None:
-    """Put the adapter in `folder` onto a UNet, in fp32.
+    """Load the adapter in `folder` into a UNet, in fp32.
 
-    Raises UserError, naming the folder, if it is unreadable, diverged, or was made for another kind of base.
+    Raises UserError, naming the folder, if it is unreadable, contains NaN or infinity, or does not fit the UNet.
     """
     state = read_tensors(folder)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise UserError(f"{folder}: holds values that are no numbers, its training diverged; use another checkpoint")
+        raise UserError(f"{folder}: contains NaN or infinity, its training diverged; use another checkpoint")
     config = _read_lora_config(folder)
     if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
-        raise UserError(f"{folder}: its tensors are not of the rank {config.r} that adapter_config.json says")
+        raise UserError(
+            f"{folder}: its tensors do not have rank {config.r} as in adapter_config.json; use another checkpoint"
+        )
     try:
         add_adapter(unet, config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -167,19 +170,19 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
 
 
 def merge_adapter(unet: UNet) -> None:
-    """Fold the adapter into fp32 weights: the same predictions up to rounding, without its cost in every step."""
+    """Merge the adapter into fp32 weights: equal predictions up to rounding, without its cost per step."""
     unet.fuse_lora()
     unet.unload_lora()
 
 
 def _read_lora_config(folder: Path) -> LoraConfig:
-    """Of PEFT's settings those that we know. Others may name modules to import, or patterns that never end."""
+    """Read only the supported PEFT settings. Others may name modules to import or patterns with unbounded run time."""
     path = folder / "adapter_config.json"
     values = read_json(path)
     rank, alpha, targets = values.get("r"), values.get("lora_alpha"), values.get("target_modules")
-    sound = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
-    sound &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
-    if not sound:
+    valid = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
+    valid &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
+    if not valid:
         raise UserError(f"{path}: damaged (r, lora_alpha or target_modules); use another checkpoint")
     if unknown := next((key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)), None):
         raise UserError(f"{path}: {unknown} is not supported; use an adapter with one rank and alpha for all")
@@ -188,13 +191,13 @@ def _read_lora_config(folder: Path) -> LoraConfig:
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by name, as PEFT names them on the bare UNet."""
+    """Return the adapter's tensors by PEFT's names, without the model prefix."""
     with _open_weights(folder) as file:
         return {name.removeprefix(_PEFT_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def adapter_sha256(folder: Path) -> str:
-    """A hash over sorted tensors, LoRA settings and description: files differ from save to save, this does not."""
+    """Hash the sorted tensors, LoRA settings and metadata; unlike the files' bytes, this is equal for each save."""
     digest = hashlib.sha256()
     for name, tensor in sorted(read_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -210,11 +213,13 @@ def _open_weights(folder: Path) -> Any:
     path = folder / PEFT_WEIGHTS
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
         raise UserError(
-            f"{folder / 'adapter_model.bin'}: pickled weights can run code and are not read; load and save it once "
-            "with PEFT (save_pretrained writes .safetensors)"
+            f"{folder / 'adapter_model.bin'}: pickled weights are not read, because they can run code; load and save "
+            "it once with PEFT (save_pretrained writes .safetensors)"
         )
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: no adapter here ({PEFT_WEIGHTS} and adapter_config.json); check --checkpoint")
+        raise UserError(
+            f"{folder}: no adapter here (it needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
+        )
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""How much memory a command takes, counted on tensors without storage before anything is loaded; how to take less."""
+"""Estimate peak memory on meta tensors, before anything is loaded, and select memory-saving strategies."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class MemoryStrategy:
-    """A way to save memory. stored: what the base's weights are held in, where not as they are loaded."""
+    """How to save memory. stored: quantized storage of the base's weights; None keeps them as loaded."""
 
     checkpointing: bool = False
     stored: Stored | None = None
@@ -43,65 +43,66 @@ TRAINING_STRATEGIES = (
     MemoryStrategy(True, "fp8"),
     MemoryStrategy(True, "nf4"),
 )
-"""From the fastest to the smallest. Eight-bit integers are not among them: they are no smaller than fp8."""
-GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(way, checkpointing=False) for way in TRAINING_STRATEGIES))
-"""The same for drawing, which has no backward pass to keep anything for."""
+"""From the fastest to the smallest. int8 is omitted, because it is no smaller than fp8."""
+GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(s, checkpointing=False) for s in TRAINING_STRATEGIES))
+"""The same for generation, which has no backward pass and thus no gradient checkpointing."""
 PRESETS = ("24", "16", "12", "8")
 FILLED = 0.9
-"""Of a device's memory, at most: the rest is for the estimate's error, CUDA itself and gaps between tensors."""
+"""Usable fraction of the device memory; the rest is for estimation error, the CUDA context and fragmentation."""
 
 Estimate = dict[str, int]
-"""Phase -> bytes at its peak."""
+"""Peak bytes by phase."""
 
 
 def select_strategy(
     memory: str,
-    ways: Sequence[MemoryStrategy],
+    strategies: Sequence[MemoryStrategy],
     bytes_of: Callable[[MemoryStrategy], int],
     free: Callable[[], int],
     advice: str,
 ) -> MemoryStrategy:
-    """The first way whose bytes fit: for "auto" the `free` ones, of the ways that change no result; else that many GiB.
+    """Return the first strategy whose estimate fits into `memory` GiB.
 
-    Raises UserError, with `advice`, if none fits a number of GiB. Estimates take a second or more: none is made that is
-    not needed.
+    "auto" considers only unquantized strategies and fits them into `free` bytes; if none fits, it returns the smallest.
+    Raises UserError, with `advice`, if none fits a number of GiB. An estimate takes a second or more, so it is computed
+    only when needed.
     """
     if memory == "auto":
-        harmless = [way for way in ways if way.stored is None] or list(ways[:1])
-        limit = FILLED * free() if len(harmless) > 1 else 0
-        return next((way for way in harmless[:-1] if bytes_of(way) <= limit), harmless[-1])
-    for way in ways:
-        if bytes_of(way) <= FILLED * int(memory) * GIB:
-            return way
-    least = min(ways, key=bytes_of)
+        unquantized = [s for s in strategies if s.stored is None] or list(strategies[:1])
+        limit = FILLED * free() if len(unquantized) > 1 else 0
+        return next((s for s in unquantized[:-1] if bytes_of(s) <= limit), unquantized[-1])
+    for strategy in strategies:
+        if bytes_of(strategy) <= FILLED * int(memory) * GIB:
+            return strategy
+    smallest = min(strategies, key=bytes_of)
     raise UserError(
-        f"--memory {memory}: {bytes_of(least) / GIB:.1f} GiB is the smallest estimate, with {least.name}, and a tenth "
-        f"must stay free; {advice}"
+        f"--memory {memory}: {bytes_of(smallest) / GIB:.1f} GiB is the smallest estimate, with {smallest.name}, and "
+        f"10 % must stay free; {advice}"
     )
 
 
-def supported_on(device: str, ways: Sequence[MemoryStrategy]) -> list[MemoryStrategy]:
-    """Those of the ways that the device can go: Apple's GPUs have no arithmetic on fewer bits."""
-    return [way for way in ways if device != "mps" or not way.stored]
+def supported_on(device: str, strategies: Sequence[MemoryStrategy]) -> list[MemoryStrategy]:
+    """Return the strategies that the device supports: MPS has no fp8 or nf4."""
+    return [strategy for strategy in strategies if device != "mps" or not strategy.stored]
 
 
-def require_backend(way: MemoryStrategy) -> MemoryStrategy:
-    """The same. Raises UserError, before any work, where the library that it needs is not installed."""
-    if way.stored == "nf4":
+def require_backend(strategy: MemoryStrategy) -> MemoryStrategy:
+    """Return the strategy unchanged. Raises UserError if a library that it needs is not installed."""
+    if strategy.stored == "nf4":
         bitsandbytes()
-    return way
+    return strategy
 
 
 def next_smaller_preset(
-    way: MemoryStrategy, ways: Sequence[MemoryStrategy], bytes_of: Callable[[MemoryStrategy], int]
+    strategy: MemoryStrategy, strategies: Sequence[MemoryStrategy], bytes_of: Callable[[MemoryStrategy], int]
 ) -> str | None:
-    """The largest preset that takes a smaller way than this one; None if there is none."""
+    """Return the largest preset that selects a smaller strategy than this one; None if there is none."""
     for memory in PRESETS:
         try:
-            chosen = select_strategy(memory, ways, bytes_of, lambda: 0, "")
+            selected = select_strategy(memory, strategies, bytes_of, lambda: 0, "")
         except UserError:
             return None
-        if ways.index(chosen) > ways.index(way):
+        if strategies.index(selected) > strategies.index(strategy):
             return memory
     return None
 
@@ -110,7 +111,7 @@ def next_smaller_preset(
 
 
 class Adapter(NamedTuple):
-    """What `lora_config` takes."""
+    """Arguments of `lora_config`."""
 
     rank: int
     alpha: float
@@ -120,12 +121,12 @@ class Adapter(NamedTuple):
 
 
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
-"""Bytes an optimiser keeps for each trainable parameter."""
+"""Bytes of optimiser state per trainable parameter."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What memory depends on. adapter: None to draw, whose share is but its weights; latents: (B, C, h, w)."""
+    """Inputs of the memory estimate. adapter: None for generation, which adds its bytes; latents: (B, C, h, w)."""
 
     base: Base
     adapter: Adapter | None
@@ -135,44 +136,46 @@ class Workload:
 
     @property
     def text(self) -> int:
-        """Bytes to encode sentences: the encoders' weights; what they work on is small."""
+        """Bytes to encode prompts: the text encoders' weights; their activations are negligible."""
         return sum(_bytes(encoder) for encoder in empty_text_encoders(self.base))
 
     def loading(self, step: "StepMemory") -> int:
-        """The weights; where the CPU is the device they lie there whole until they are held in fewer bits."""
-        return step.whole if self.device == "cpu" else step.weights
+        """Return the bytes of the loaded weights. On a CPU, all weights are loaded unquantized first."""
+        return step.unquantized if self.device == "cpu" else step.weights
 
 
 def training_memory(
-    work: Workload, way: MemoryStrategy, optimizer: str = "adamw", samples: bool = True, ema: bool = False
+    workload: Workload, strategy: MemoryStrategy, optimizer: str = "adamw", samples: bool = True, ema: bool = False
 ) -> Estimate:
-    """Bytes of each phase of a training. samples: whether it draws some; ema: whether it keeps an average."""
-    step = count_step(work, way, learn=True)
-    pairs = count_autoencoder(work)
-    kept = step.weights + step.adapter * (4 + MOMENTS[optimizer] + 4 * ema)
+    """Estimate the peak bytes of each training phase. samples: whether pairs are generated; ema: whether EMA is on."""
+    step = count_step(workload, strategy, learn=True)
+    vae = count_autoencoder(workload)
+    persistent = step.weights + step.adapter * (4 + MOMENTS[optimizer] + 4 * ema)
     phases = {
-        "text": work.text,
-        "pairs": pairs.weights + pairs.encode,
-        "load": work.loading(step),
-        "step": kept + max(step.live, step.adapter * 8),  # the optimiser's: gradients, and as much once more
+        "text": workload.text,
+        "pairs": vae.weights + vae.encode,
+        "load": workload.loading(step),
+        "step": persistent + max(step.live, step.adapter * 8),  # optimiser: gradients and temporaries of their size
     }
-    if samples:  # a checkpoint's copy of the adapter is made before; to denoise one pair takes less than to decode it
-        phases["samples"] = kept + step.adapter * (4 + 4 * ema) + pairs.weights + pairs.decode
+    if samples:  # includes the checkpoint's copy of the adapter; denoising one pair takes less than decoding it
+        phases["samples"] = persistent + step.adapter * (4 + 4 * ema) + vae.weights + vae.decode
     return phases
 
 
-def generation_memory(work: Workload, way: MemoryStrategy, adapter: int = 0, sources: bool = False) -> Estimate:
-    """Bytes of each phase of drawing.
+def generation_memory(
+    workload: Workload, strategy: MemoryStrategy, adapter: int = 0, sources: bool = False
+) -> Estimate:
+    """Estimate the peak bytes of each generation phase.
 
-    work.latents: of all that is denoised at once; adapter: its bytes; sources: whether real pairs are varied.
+    workload.latents: shape of one batch; adapter: its bytes; sources: whether source images are encoded.
     """
-    step, pairs = count_step(work, way, learn=False), count_autoencoder(work)
-    kept = step.weights + adapter + pairs.weights
+    step, vae = count_step(workload, strategy, learn=False), count_autoencoder(workload)
+    persistent = step.weights + adapter + vae.weights
     return {
-        "text": work.text,
-        "load": work.loading(step),
-        "denoise": kept + step.live,
-        "decode": kept + max(pairs.decode, pairs.encode * sources),
+        "text": workload.text,
+        "load": workload.loading(step),
+        "denoise": persistent + step.live,
+        "decode": persistent + max(vae.decode, vae.encode * sources),
     }
 
 
@@ -180,16 +183,20 @@ def generation_memory(work: Workload, way: MemoryStrategy, adapter: int = 0, sou
 
 
 class StepMemory(NamedTuple):
-    """whole, weights: bytes of the frozen weights, as loaded and as held; adapter: parameters; live: bytes beside."""
+    """Memory of one UNet call.
 
-    whole: int
+    unquantized, weights: bytes of the frozen weights before and after quantization; adapter: number of its parameters;
+    live: peak bytes of all other tensors.
+    """
+
+    unquantized: int
     weights: int
     adapter: int
     live: int
 
 
 class VaeMemory(NamedTuple):
-    """Bytes of the autoencoder's weights, and of what encoding and decoding one pair take beside."""
+    """Bytes of the autoencoder's weights, and peak bytes of other tensors when encoding and decoding one pair."""
 
     weights: int
     encode: int
@@ -197,105 +204,105 @@ class VaeMemory(NamedTuple):
 
 
 WORKSPACE = 1.0
-"""Of what a convolution reads and writes, what its kernel takes beside: tensors in the order that it likes."""
+"""Assumed convolution workspace (copies in another memory layout), as a fraction of its input and output bytes."""
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
-class _Form(NamedTuple):
+class _TensorSpec(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 
 
-_FORMS: dict[Any, Any] = {}
-"""What functions made of operands of such forms: a network repeats itself, and torch works a form out in Python."""
+_RESULT_SPECS: dict[Any, Any] = {}
+"""Cache of result specs by function and operand specs: networks repeat layers, and meta kernels are slow Python."""
 
 
 def _result_of(function: Any, args: Any, kwargs: Any) -> Any:
-    """function(*args, **kwargs), of tensors without storage, worked out once for operands of one form."""
-    if any(one.alias_info for one in (*function._schema.arguments, *function._schema.returns)):
+    """Return function(*args, **kwargs) for meta tensors, cached by the specs of the operands."""
+    if any(operand.alias_info for operand in (*function._schema.arguments, *function._schema.returns)):
         return function(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
-    key = (function, tree, *(_form(leaf) for leaf in leaves))
-    if key not in _FORMS:
-        made, made_tree = tree_flatten(function(*args, **kwargs))
-        _FORMS[key] = [_form(leaf) for leaf in made], made_tree
-    forms, made_tree = _FORMS[key]
-    return tree_unflatten([_new(form) for form in forms], made_tree)
+    key = (function, tree, *(_spec_of(leaf) for leaf in leaves))
+    if key not in _RESULT_SPECS:
+        results, result_tree = tree_flatten(function(*args, **kwargs))
+        _RESULT_SPECS[key] = [_spec_of(leaf) for leaf in results], result_tree
+    specs, result_tree = _RESULT_SPECS[key]
+    return tree_unflatten([_allocate(spec) for spec in specs], result_tree)
 
 
-def _form(leaf: Any) -> Any:
+def _spec_of(leaf: Any) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
-    return _Form(leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
+    return _TensorSpec(leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
 
 
-def _new(form: Any) -> Any:
-    if not isinstance(form, _Form):
-        return form
-    return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device)
+def _allocate(spec: Any) -> Any:
+    if not isinstance(spec, _TensorSpec):
+        return spec
+    return torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=spec.device)
 
 
 class PeakMemoryMode(TorchDispatchMode):
-    """Counts the bytes of tensors made inside that are still there, and the most at any time."""
+    """Track the current and peak bytes of tensors allocated in this context, except the model's own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.current = self.peak = 0
         self._sizes = {part.untyped_storage()._cdata: 0 for part in (*model.parameters(), *model.buffers())}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _result_of(function, args, kwargs or {})
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        for tensor in made:
-            self._note(tensor.untyped_storage())
-        beside = 0.0
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for tensor in outputs:
+            self._track(tensor.untyped_storage())
+        workspace = 0.0
         if function in CONVOLUTIONS:
-            read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-            beside = WORKSPACE * sum(t.numel() * t.element_size() for t in (*read, *made))
-        self.peak = max(self.peak, self.now + round(beside))
+            inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            workspace = WORKSPACE * sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+        self.peak = max(self.peak, self.current + round(workspace))
         return result
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    def _track(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._gone, key)
+            self.current += storage.nbytes()
+            weakref.finalize(storage, self._release, key)
 
-    def _gone(self, key: int) -> None:
-        self.now -= self._sizes.pop(key)
+    def _release(self, key: int) -> None:
+        self.current -= self._sizes.pop(key)
 
 
 @cache
-def count_step(work: Workload, way: MemoryStrategy, learn: bool) -> StepMemory:
-    """One call of the UNet, to learn with its way back."""
-    unet = empty_unet(work.base).requires_grad_(False).train(learn).to(work.dtype)
-    whole = _bytes(unet)
-    if way.stored:
-        quantize(unet, way.stored, "meta")
+def count_step(workload: Workload, strategy: MemoryStrategy, learn: bool) -> StepMemory:
+    """Count the memory of one UNet call, with its backward pass if `learn`."""
+    unet = empty_unet(workload.base).requires_grad_(False).train(learn).to(workload.dtype)
+    unquantized = _bytes(unet)
+    if strategy.stored:
+        quantize(unet, strategy.stored, "meta")
     weights = _bytes(unet)
-    if work.adapter:
-        add_adapter(unet, lora_config(*work.adapter))
+    if workload.adapter:
+        add_adapter(unet, lora_config(*workload.adapter))
     trainable = sum(parameter.numel() for parameter in adapter_parameters(unet).values())
-    if way.checkpointing:
+    if strategy.checkpointing:
         unet.enable_gradient_checkpointing()
-    if work.dtype != torch.float32:
-        _as_autocast(unet, work.dtype, work.device.startswith("cuda"))
-    with _fused_attention(), torch.set_grad_enabled(learn), PeakMemoryMode(unet) as live:
-        predicted = meta_forward(unet, work.latents[1:], work.latents[0], work.dtype).float()
+    if workload.dtype != torch.float32:
+        _emulate_autocast(unet, workload.dtype, workload.device.startswith("cuda"))
+    with _fused_attention(), torch.set_grad_enabled(learn), PeakMemoryMode(unet) as memory:
+        predicted = meta_forward(unet, workload.latents[1:], workload.latents[0], workload.dtype).float()
         if learn:
             predicted.sum().backward()
-    return StepMemory(whole, weights, trainable, live.peak)
+    return StepMemory(unquantized, weights, trainable, memory.peak)
 
 
 @cache
-def count_autoencoder(work: Workload) -> VaeMemory:
-    """For one pair: they are encoded and decoded one by one, in fp32."""
-    vae = empty_vae(work.base).requires_grad_(False)
-    _, channels, height, width = work.latents
-    factor = work.base.latent_factor
+def count_autoencoder(workload: Workload) -> VaeMemory:
+    """Count the memory of encoding and decoding one pair in fp32; pairs are processed one by one."""
+    vae = empty_vae(workload.base).requires_grad_(False)
+    _, channels, height, width = workload.latents
+    factor = workload.base.latent_factor
     with _fused_attention(), torch.no_grad():
         with PeakMemoryMode(vae) as encoding:
             vae.encode(torch.empty(1, 3, height * factor, width * factor, device="meta"))
@@ -308,28 +315,28 @@ def _bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _as_autocast(unet: nn.Module, dtype: torch.dtype, cuda: bool) -> None:
-    """What autocast does, which tensors without storage do not know: casts before layers, norms in fp32 on CUDA."""
+def _emulate_autocast(unet: nn.Module, dtype: torch.dtype, cuda: bool) -> None:
+    """Emulate autocast, which ignores meta tensors: cast the inputs of layers; on CUDA compute norms in fp32."""
     for name, layer in unet.named_modules():
-        learns = "lora_" in name  # the library hands these fp32, so that each has a copy of its own
-        if learns:
+        trainable = "lora_" in name  # PEFT passes fp32 inputs to these, so autocast makes a copy for each
+        if trainable:
             layer.to(dtype)
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.register_forward_pre_hook(lambda _, args, copy=learns: (args[0].to(dtype, copy=copy),))
+            layer.register_forward_pre_hook(lambda _, args, copy=trainable: (args[0].to(dtype, copy=copy),))
         elif cuda and isinstance(layer, nn.LayerNorm | nn.GroupNorm):
             layer.float().register_forward_pre_hook(lambda _, args: (args[0].float(),))
 
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """As every device has it; without storage torch would take the one that writes the whole matrix of weights."""
-    real = F.scaled_dot_product_attention
+    """Use fused attention, as real devices do; on meta tensors torch would materialise the attention matrix."""
+    original = F.scaled_dot_product_attention
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     F.scaled_dot_product_attention = lambda q, k, v, *_, **__: fused(q, k, v)[0]
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = real
+        F.scaled_dot_product_attention = original
 
 
 def meta_forward(
@@ -338,17 +345,20 @@ def meta_forward(
     batch_size: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """One forward on tensors without storage; unet: on the meta device."""
+    """Run one forward pass of a UNet on the meta device."""
     config = unet.config
-    made: Any = {"device": "meta", "dtype": dtype}
+    options: Any = {"device": "meta", "dtype": dtype}
     added = None
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        added = {"text_embeds": torch.empty(batch_size, pooled, **made), "time_ids": torch.empty(batch_size, 6, **made)}
+        added = {
+            "text_embeds": torch.empty(batch_size, pooled, **options),
+            "time_ids": torch.empty(batch_size, 6, **options),
+        }
     return unet(
-        torch.empty(batch_size, *latent_shape, **made),
+        torch.empty(batch_size, *latent_shape, **options),
         torch.empty(batch_size, device="meta"),
-        encoder_hidden_states=torch.empty(batch_size, 77, config.cross_attention_dim, **made),
+        encoder_hidden_states=torch.empty(batch_size, 77, config.cross_attention_dim, **options),
         added_cond_kwargs=added,
         return_dict=False,
     )[0]

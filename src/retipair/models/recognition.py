@@ -1,4 +1,4 @@
-"""Which family and prediction a folder or file of weights is; what cannot work is refused by name."""
+"""Detect the model family of a folder or file; refuse unsupported models by name."""
 
 import json
 from pathlib import Path
@@ -46,16 +46,16 @@ def family_of_file(header: Header) -> ModelFamily:
         raise _unsupported(header.path, other)
     family = SDXL if UNET + "label_emb.0.0.weight" in header.shapes else SD15
     if part := missing_part(header, family.name):
-        raise UserError(f"--base {header.path}: has no {part}; give a file of the whole base")
+        raise UserError(f"--base {header.path}: has no {part}; give a file of the complete base")
     return family
 
 
 def check_inputs(source: object, inputs: tuple[int, int], given: tuple[int, int]) -> None:
-    """Refuse a UNet that takes other (channels, width of text features) than its base, or its family, gives."""
+    """Raise UserError if the UNet's inputs (channels, width of text features) differ from what the base provides."""
     if inputs != given:
         takes, gives = (f"{channels} channels and text features {width} wide" for channels, width in (inputs, given))
         raise UserError(
-            f"--base {source}: neither SDXL nor SD1.5: its UNet takes {takes}, where the base has {gives}; "
+            f"--base {source}: neither SDXL nor SD1.5: its UNet takes {takes}, but the base provides {gives}; "
             "other families are not supported"
         )
 
@@ -72,7 +72,7 @@ def read_model_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; the base is not a whole diffusers folder") from None
+        raise UserError(f"{path}: missing; the base is not a complete diffusers folder") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get the base again") from None
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What an original-format .safetensors file says of the model in it. Only its header is read, no weights."""
+"""Read from the header of an original-format .safetensors file which model it contains, without loading weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
 _TEXT_ENCODERS = {"sd15": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.0.", "conditioner.embedders.1.")}
 
-_FAMILIES = {  # the start of a tensor name, or of its later part, that no SDXL or SD1.5 base has
+_FAMILIES = {  # dotted prefix, anywhere in a tensor name, that no SDXL or SD1.5 base has
     "lora_down.": "a LoRA, which changes a base",
     "lora_A.": "a LoRA, which changes a base",
     "lora.down.": "a LoRA, which changes a base",
@@ -31,7 +31,7 @@ _FAMILIES = {  # the start of a tensor name, or of its later part, that no SDXL 
     "edm_mean": "Playground v2.5",
     "edm_vpred.sigma_max": "CosXL",
 }
-_LONE_PARTS = {  # a tensor name that a file has which holds one part of a base, and no UNet of the original format
+_LONE_PARTS = {  # tensor names of files with a single part of a base, without an original-format UNet
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
@@ -53,7 +53,7 @@ _METADATA_KEY = "modelspec.prediction_type"
 
 @dataclass(frozen=True)
 class Header:
-    """Name -> shape of the tensors in a file, and its metadata."""
+    """Shapes of the tensors in a file by name, and its metadata."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
@@ -62,9 +62,9 @@ class Header:
 
 @dataclass(frozen=True)
 class DeclaredSchedule:
-    """What a file declares of its noise schedule that the published configs, which predict noise, do not say.
+    """Noise schedule that a file declares and that overrides the published configs, which predict noise.
 
-    found: what declares it. contradicted: metadata that says otherwise and does not count.
+    found: the declarations. contradicted: metadata that contradicts them and is ignored.
     """
 
     v_prediction: bool = False
@@ -74,7 +74,7 @@ class DeclaredSchedule:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For the scheduler's config. Zero terminal SNR samples from the last timestep (Lin et al. 2024, sec. 3.3)."""
+        """Settings of the scheduler config. Zero terminal SNR needs trailing timesteps (Lin et al. 2024, sec. 3.3)."""
         settings: dict[str, Any] = {"prediction_type": "v_prediction"} if self.v_prediction else {}
         if self.zero_terminal_snr:
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -92,50 +92,50 @@ def read_header(path: Path) -> Header:
 
 
 def other_family(header: Header) -> str | None:
-    """Name the model in a file that is neither SDXL nor SD1.5, as far as tensor names tell; else None."""
+    """Return the name of a model that is neither SDXL nor SD1.5, detected by tensor names; else None."""
     for part, family in _FAMILIES.items():
         if any(f".{part}" in f".{name}" for name in header.shapes):
             return family
     if _STEM not in header.shapes:
-        alone = (part for name, part in _LONE_PARTS.items() if name in header.shapes)
-        return next(alone, f"no SDXL or SD1.5 base (it has no {UNET}* tensors)")
+        lone_parts = (part for name, part in _LONE_PARTS.items() if name in header.shapes)
+        return next(lone_parts, f"no SDXL or SD1.5 base (it has no {UNET}* tensors)")
     return None
 
 
 def missing_part(header: Header, system: str) -> str | None:
-    """Name the first part of a base of this system that the file lacks; None if it has all."""
+    """Return the name of the first part of a base of this system that the file lacks; None if it has all."""
     parts = {_VAE: "autoencoder", **dict.fromkeys(_TEXT_ENCODERS[system], "text encoder")}
-    lacking = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
-    return next(lacking, None)
+    missing = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
+    return next(missing, None)
 
 
 def unet_inputs(header: Header) -> tuple[int, int]:
-    """Read how many channels the UNet takes, and how wide its text features are (0 where it takes none)."""
+    """Read the number of input channels of the UNet and the width of its text features (0 if it takes none)."""
     keys = [name for name in header.shapes if name.startswith(UNET) and name.endswith("attn2.to_k.weight")]
     return header.shapes[_STEM][1], header.shapes[keys[0]][1] if keys else 0
 
 
 def family_by_inputs(in_channels: int, context: int) -> str | None:
-    """Name the model whose UNet takes so many channels, or text features so wide; None if it may be SDXL or SD1.5."""
+    """Return the name of the model with these UNet inputs; None if it may be SDXL or SD1.5."""
     return _BY_CHANNELS.get(in_channels) or _BY_CONTEXT.get(context)
 
 
 def declared_schedule(header: Header) -> DeclaredSchedule:
-    """Read what the file declares: empty tensors named `v_pred` and `ztsnr`, and `modelspec.prediction_type`.
+    """Read the declared schedule: empty tensors named `v_pred` and `ztsnr`, and `modelspec.prediction_type`.
 
-    Samplers read the tensor names (ComfyUI, Forge), so `v_pred` outweighs metadata that contradicts it.
-    Raises UserError for a prediction type that is not known, and for zero terminal SNR without v-prediction.
+    ComfyUI and Forge read the tensor names, so `v_pred` takes precedence over metadata that contradicts it.
+    Raises UserError for an unknown prediction type and for zero terminal SNR without v-prediction.
     """
     keys = tuple(f"key {name}" for name in ("v_pred", "ztsnr") if name in header.shapes)
     kind = header.metadata.get(_METADATA_KEY, "")
     metadata = f"{_METADATA_KEY} = {kind}"
     if kind and kind.lower() not in _PREDICTION:
-        raise UserError(f"--base {header.path}: its {metadata} is not supported; only epsilon (noise) and v work")
+        raise UserError(f"--base {header.path}: its {metadata} is not supported; only epsilon (noise) and v are")
     by_key, by_metadata = "v_pred" in header.shapes, _PREDICTION.get(kind.lower(), False)
     if "ztsnr" in header.shapes and not (by_key or by_metadata):
         raise UserError(
-            f"--base {header.path}: its key ztsnr says zero terminal SNR, which needs v-prediction, but neither v_pred "
-            "nor its metadata says that it predicts v; add the key v_pred if it does"
+            f"--base {header.path}: its key ztsnr declares zero terminal SNR, which needs v-prediction, but neither "
+            "v_pred nor its metadata declares v-prediction; add the key v_pred if it predicts v"
         )
     if kind and by_key and not by_metadata:
         return DeclaredSchedule(True, "ztsnr" in header.shapes, keys, metadata)

@@ -1,4 +1,4 @@
-"""Images to latents and back, with the base's own scale."""
+"""Encode images to scaled latents and decode them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from retipair.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Moments:
-    """What the autoencoder says of an image: a Gaussian over scaled latents. mean, std: (B, C, h, w) float32, CPU."""
+    """Gaussian posterior over scaled latents. mean, std: (B, C, h, w) float32, CPU."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -20,7 +20,7 @@ class Moments:
 
 @torch.no_grad()
 def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
-    """images (B, H, W, 3) uint8 -> moments of their latents, already times the autoencoder's scaling factor."""
+    """Encode images (B, H, W, 3) uint8 to the moments of their latents, multiplied by the scaling factor."""
     posterior = vae.encode(_to_tensor(vae, images)).latent_dist
     scale = vae.config.scaling_factor
     return Moments((posterior.mean * scale).float().cpu(), (posterior.std * scale).float().cpu())
@@ -28,24 +28,25 @@ def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
 
 @torch.no_grad()
 def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-    """image (H, W, 3) uint8 -> one draw of its scaled latents (1, C, h, w) float32, on the autoencoder's device."""
+    """Encode an image (H, W, 3) uint8 and sample its scaled latents (1, C, h, w) float32, on the VAE's device."""
     latents = vae.encode(_to_tensor(vae, image[None])).latent_dist.sample(generator)
     return (vae.config.scaling_factor * latents).float()
 
 
 @torch.no_grad()
 def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
-    """Scaled latents (B, C, h, w) -> images (B, H, W, 3) uint8.
+    """Decode scaled latents (B, C, h, w) to images (B, H, W, 3) uint8.
 
-    One by one, so that neither memory nor a pair's pixels depend on how many there are. (Not in tiles, whose borders
-    would show.) Raises UserError where it gives no numbers.
+    Images are decoded one by one, so that memory and pixels do not depend on B. No tiling, whose seams would be
+    visible. Raises UserError if the images contain NaN.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(unit).all():
-        whose = "the latents are" if not latents.isfinite().all() else "the autoencoder gives"
-        raise UserError(f"{whose} no numbers: try --precision fp32, or an adapter from an earlier checkpoint")
+        finite = latents.isfinite().all()
+        cause = "the autoencoder returns NaN" if finite else "the latents contain NaN or infinity"
+        raise UserError(f"{cause}: try --precision fp32, or an adapter from an earlier checkpoint")
     return np.asarray((unit * 255).round().astype(np.uint8))
 
 
@@ -55,7 +56,7 @@ def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
 
 
 def fingerprint_of(vae: Autoencoder) -> str:
-    """A hash over the autoencoder's weights and scale: what cached latents depend on."""
+    """Hash the autoencoder's weights and scaling factor, on which cached latents depend."""
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
     for name, tensor in vae.state_dict().items():
         digest.update(name.encode())
