@@ -126,7 +126,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """Inputs of the memory estimate. adapter: None for generation, which adds its bytes; latents: (B, C, h, w)."""
+    """Inputs of the memory estimate. adapter: None for generation, where only weights count; latents: (B, C, h, w)."""
 
     base: Base
     adapter: Adapter | None
@@ -167,7 +167,7 @@ def generation_memory(
 ) -> Estimate:
     """Estimate the peak bytes of each generation phase.
 
-    workload.latents: shape of one batch; adapter: its bytes; sources: whether source images are encoded.
+    workload.latents: shape of all that is denoised at once; adapter: its bytes; sources: whether images are encoded.
     """
     step, vae = count_step(workload, strategy, learn=False), count_autoencoder(workload)
     persistent = step.weights + adapter + vae.weights
