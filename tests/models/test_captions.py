@@ -57,9 +57,9 @@ def test_what_is_said_to_be_cut_off_is_what_the_text_encoders_do_not_read(base: 
     (warning,) = prompt_warnings(base, prompt)
     cut = re.search(r"cut off: '(.*)'", warning)
     assert cut is not None
-    kept = prompt.removesuffix(cut[1])
-    assert kept != prompt
-    prompts = [prompt, f"{kept}zzz", f"{kept[:-1]}z{cut[1]}"]
+    accepted = prompt.removesuffix(cut[1])
+    assert accepted != prompt
+    prompts = [prompt, f"{accepted}zzz", f"{accepted[:-1]}z{cut[1]}"]
     read, same, other = encode_prompts(base, prompts, (VIEW, VIEW), "cpu").embeddings[:3]
     assert torch.equal(read, same)
     assert not torch.equal(read, other)

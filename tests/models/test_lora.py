@@ -141,10 +141,10 @@ def loaded_by_diffusers(base: Base, folder: Path) -> UNet2DConditionModel:
     return pipe.unet.eval()
 
 
-def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same_tensors(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -112,6 +112,6 @@ def test_more_pairs_take_more_to_learn_and_to_denoise_but_not_to_decode() -> Non
     assert count_step(four, MemoryStrategy(), learn=True).live == pytest.approx(
         4 * count_step(one, MemoryStrategy(), learn=True).live, rel=0.1
     )
-    drawn = [generation_memory(each, MemoryStrategy()) for each in (one, four)]
-    assert drawn[0]["decode"] == drawn[1]["decode"]
-    assert drawn[0]["denoise"] < drawn[1]["denoise"]
+    phases = [generation_memory(each, MemoryStrategy()) for each in (one, four)]
+    assert phases[0]["decode"] == phases[1]["decode"]
+    assert phases[0]["denoise"] < phases[1]["denoise"]

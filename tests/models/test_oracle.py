@@ -1,4 +1,4 @@
-"""The library is the oracle: conditioning, images and losses equal those of diffusers' own pipelines and scripts."""
+"""Conditioning, images and losses equal those of diffusers' own pipelines and training scripts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def pipeline(kinds: dict[str, Any], base: Base) -> Any:
     return pipe
 
 
-def painter(base: Base, layout: Layout, sampler: str, steps: int, guidance: float = 1.0) -> PairGenerator:
+def pair_generator(base: Base, layout: Layout, sampler: str, steps: int, guidance: float = 1.0) -> PairGenerator:
     denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
     return PairGenerator(base, layout, denoise, base.vae(), sampler, steps, guidance)
 
@@ -88,7 +88,7 @@ def test_prompt_embeddings_pooled_text_and_size_ids_are_the_pipelines(base: Base
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_text_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: str) -> None:
-    ours = painter(base, layout, sampler, steps=4).sample(conditioning(base, layout, [0]), [generator(3, 1)])
+    ours = pair_generator(base, layout, sampler, steps=4).sample(conditioning(base, layout, [0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler(sampler)
     theirs = pipe(PROMPT, num_inference_steps=4, guidance_scale=1.0, generator=generator(3, 1), **sizes(base, layout))
@@ -97,8 +97,8 @@ def test_text_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: 
 
 
 def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
-    paints = painter(base, layout, "ddpm", steps=3, guidance=4.0)
-    ours = paints.sample(conditioning(base, layout, [1, 0]), [generator(3, 1)])
+    generate = pair_generator(base, layout, "ddpm", steps=3, guidance=4.0)
+    ours = generate.sample(conditioning(base, layout, [1, 0]), [generator(3, 1)])
     pipe = pipeline(PIPELINES, base)
     pipe.scheduler = base.scheduler("ddpm")
     theirs = pipe(PROMPT, num_inference_steps=3, guidance_scale=4.0, generator=generator(3, 1), **sizes(base, layout))
@@ -109,9 +109,9 @@ def test_guidance_equals_the_pipeline(base: Base, layout: Layout) -> None:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_image_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler: str, strength: float) -> None:
     source = np.random.default_rng(0).integers(0, 256, (*layout.joint_size, 3), dtype=np.uint8)
-    paints = painter(base, layout, sampler, steps=4)
-    ours = paints.sample(
-        conditioning(base, layout, [0]), [generator(3, 1)], FromImages(paints.vae, source[None], strength)
+    generate = pair_generator(base, layout, sampler, steps=4)
+    ours = generate.sample(
+        conditioning(base, layout, [0]), [generator(3, 1)], FromImages(generate.vae, source[None], strength)
     )
     pipe = pipeline(IMG2IMG, base)
     pipe.scheduler = base.scheduler(sampler)
@@ -131,24 +131,24 @@ def test_image_to_image_equals_the_pipeline(base: Base, layout: Layout, sampler:
 def test_loss_equals_the_published_lora_step(
     base: Base, layout: Layout, prediction_type: str, min_snr_gamma: float
 ) -> None:
-    """diffusers' text-to-image LoRA scripts, one step, written out from the same latents, noise and timesteps."""
+    """diffusers' text-to-image LoRA scripts, one step, reimplemented from the same latents, noise and timesteps."""
     unet = base.unet()
     add_adapter(unet, lora_config(4, 4, "attention", dora=False, rslora=False))
     scheduler = DDPMScheduler.from_config(base.scheduler("ddpm").config, prediction_type=prediction_type)
     latents = torch.randn(2, 4, 16, 32, generator=generator(0))
     noise = torch.randn(latents.shape, generator=generator(1))
     t = torch.tensor([20, 700])
-    heard = conditioning(base, layout, [0, 0])
+    cond = conditioning(base, layout, [0, 0])
     off = HighFrequency(0.0, 7, 1.5, 300)
 
-    prediction = Denoiser(unet, torch.float32, "cpu")(scheduler.add_noise(latents, noise, t), t, heard)
+    prediction = Denoiser(unet, torch.float32, "cpu")(scheduler.add_noise(latents, noise, t), t, cond)
     schedule = NoiseSchedule.from_scheduler(scheduler)
     noisy = schedule.add_noise(latents, noise, t)
     ours = Objective(schedule, off, min_snr_gamma)(prediction, noisy, latents, noise, t).total
 
-    added = {"text_embeds": heard.pooled, "time_ids": heard.size_ids} if heard.pooled is not None else None
+    added = {"text_embeds": cond.pooled, "time_ids": cond.size_ids} if cond.pooled is not None else None
     model_pred = unet(
-        scheduler.add_noise(latents, noise, t), t, heard.embeddings, added_cond_kwargs=added, return_dict=False
+        scheduler.add_noise(latents, noise, t), t, cond.embeddings, added_cond_kwargs=added, return_dict=False
     )[0]
     target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
     if min_snr_gamma == 0:

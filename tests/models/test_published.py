@@ -1,4 +1,4 @@
-"""The configs we ship build the published models: the same tensors, complete, by name and shape."""
+"""The configs that ship build the published models: the same tensors, complete, by name and shape."""
 
 import json
 from functools import cache
@@ -51,7 +51,7 @@ def published(system: str) -> dict[str, dict[str, list[int]]]:
 
 
 def build(system: str, component: str) -> torch.nn.Module:
-    """One component from our config, full size, without memory."""
+    """Build one full-size component from our config on the meta device."""
     folder = CONFIGS / system / component
     with torch.device("meta"):
         if component in ("unet", "vae"):
@@ -97,9 +97,9 @@ def _file_bytes(tensors: list[tuple[str, str, list[int]]]) -> int:
 
 @pytest.mark.parametrize("system", ["sdxl", "sd15"])
 def test_the_noise_schedule_is_the_published_one(system: str) -> None:
-    """The extreme sigmas that both models are known by, 0.0292 and 14.6146."""
-    kept = DDPMScheduler.from_pretrained(CONFIGS / system, subfolder="scheduler").alphas_cumprod[[0, -1]]
-    assert (1 / kept - 1).sqrt().tolist() == pytest.approx([0.0292, 14.6146], abs=5e-5)
+    """The published extreme sigmas of both models, 0.0292 and 14.6146."""
+    alphas = DDPMScheduler.from_pretrained(CONFIGS / system, subfolder="scheduler").alphas_cumprod[[0, -1]]
+    assert (1 / alphas - 1).sqrt().tolist() == pytest.approx([0.0292, 14.6146], abs=5e-5)
 
 
 @pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
@@ -135,7 +135,7 @@ def test_old_attention_names_of_an_autoencoder_load(tmp_path: Path) -> None:
     assert_equal(loaded, model)
 
 
-def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
-    assert set(found.state_dict()) == set(expected.state_dict())
+def assert_equal(actual: torch.nn.Module, expected: torch.nn.Module) -> None:
+    assert set(actual.state_dict()) == set(expected.state_dict())
     for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
+        assert torch.equal(actual.state_dict()[name], tensor), name

@@ -126,12 +126,12 @@ def test_a_hub_id_of_another_family_is_refused_before_its_weights_are_downloaded
 def test_a_file_that_lacks_tensors_is_refused_when_they_are_loaded(
     part: str, system: str, base_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """As distilled models do, which have fewer blocks."""
+    """Distilled models, for example, have fewer blocks."""
     path, folder = tmp_path / "one.safetensors", base_folder(system)
     write_single_file(folder, path)
-    kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
-    assert len(kept) < len(load_file(path))
-    save_file(kept, path, {"format": "pt"})
+    remaining = {name: tensor for name, tensor in load_file(path).items() if part not in name}
+    assert len(remaining) < len(load_file(path))
+    save_file(remaining, path, {"format": "pt"})
     base = open_base(str(path), tokenizer=folder, configs=folder)
     with pytest.raises(UserError, match=str(path)):
         base.pipeline()

@@ -97,8 +97,8 @@ CASES = {
 }
 
 
-def assert_same(found: torch.nn.Module, expected: torch.nn.Module) -> None:
-    ours, theirs = expected.state_dict(), found.state_dict()
+def assert_same(actual: torch.nn.Module, expected: torch.nn.Module) -> None:
+    ours, theirs = expected.state_dict(), actual.state_dict()
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert not theirs[name].is_meta, f"{name} was never loaded"

@@ -45,7 +45,7 @@ TRAINING_STRATEGIES = (
 )
 """From the fastest to the smallest. int8 is omitted, because it is no smaller than fp8."""
 GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(s, checkpointing=False) for s in TRAINING_STRATEGIES))
-"""The same for generation, which has no backward pass and thus no gradient checkpointing."""
+"""Strategies for generation, which has no backward pass and thus no gradient checkpointing."""
 PRESETS = ("24", "16", "12", "8")
 FILLED = 0.9
 """Usable fraction of the device memory; the rest is for estimation error, the CUDA context and fragmentation."""
