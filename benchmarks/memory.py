@@ -90,8 +90,8 @@ def phases(case: Case) -> Iterator[tuple[str, tuple[float, float]]]:
     with TemporaryDirectory() as folder, quiet():
         config = BenchConfig(what="train", base=case.base, size=case.size, batch_size=case.batch_size)
         plan, data = planned(replace(config, precision=case.precision), Path(folder))
-        plan = replace(plan, way=TRAINING_STRATEGIES[case.way])
-        told = {phase: needed / GIB for phase, needed in plan.memory(plan.way).items()}
+        plan = replace(plan, strategy=TRAINING_STRATEGIES[case.way])
+        told = {phase: needed / GIB for phase, needed in plan.memory(plan.strategy).items()}
         yield from with_most(measured(plan, data), told)
 
 

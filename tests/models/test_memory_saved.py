@@ -59,8 +59,8 @@ def way_of(run: Path) -> str:
 def test_what_fits_is_left_as_it_is(trained: Folder, prepared: Path, base_folder: Folder) -> None:
     assert way_of(run_of(trained("sdxl"))) == "no memory savings"
     settings = {"name": "x", "data": prepared, "base": str(base_folder("sdxl"))}
-    assert make_plan(TrainConfig(**settings, memory="8")).way == TRAINING_STRATEGIES[0]  # type: ignore[arg-type]
-    assert make_plan(TrainConfig(**settings, gradient_checkpointing=True)).way == TRAINING_STRATEGIES[1]  # type: ignore[arg-type]
+    assert make_plan(TrainConfig(**settings, memory="8")).strategy == TRAINING_STRATEGIES[0]  # type: ignore[arg-type]
+    assert make_plan(TrainConfig(**settings, gradient_checkpointing=True)).strategy == TRAINING_STRATEGIES[1]  # type: ignore[arg-type]
 
 
 def test_the_estimate_is_said_first_and_the_truth_last(

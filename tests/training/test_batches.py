@@ -68,7 +68,7 @@ def test_each_pair_hears_its_own_sentence(batches: Batches) -> None:
     sentences = ["first", batches.config.prompt, "third"]
     for row, sample in enumerate(SAMPLES):
         pair, _ = draw(3, sample, 3, 2)
-        assert torch.equal(batch.conditioning.embeddings[row], batches.heard(sentences[pair]).embeddings[0])
+        assert torch.equal(batch.conditioning.embeddings[row], batches.conditioning_for(sentences[pair]).embeddings[0])
 
 
 def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> None:
@@ -109,8 +109,8 @@ def test_validation_is_the_same_whatever_the_training_draws(batches: Batches) ->
     assert torch.equal(ours[3].latents[0], means[1].float())
     assert len({batch.noise.numpy().tobytes() for batch in ours}) == 6
     heard = [batch.conditioning.embeddings[0] for batch in ours]
-    assert torch.equal(heard[0], batches.heard("never trained on").embeddings[0])
-    assert torch.equal(heard[3], batches.heard(batches.config.prompt).embeddings[0])
+    assert torch.equal(heard[0], batches.conditioning_for("never trained on").embeddings[0])
+    assert torch.equal(heard[3], batches.conditioning_for(batches.config.prompt).embeddings[0])
 
 
 def test_processes_validate_each_its_share_of_the_pairs(batches: Batches) -> None:

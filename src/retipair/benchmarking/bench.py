@@ -122,7 +122,7 @@ def flop_of_step(plan: Plan) -> int:
     config = plan.config
     unet = empty_unet(plan.base).train()
     add_adapter(unet, adapter_config(config))
-    if plan.way.checkpointing:
+    if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     return count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size).sum().backward())
 

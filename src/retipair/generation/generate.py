@@ -185,9 +185,9 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
     """Load the generator and the prompt embeddings: row i for texts[i], the last row for no prompt."""
     config = plan.config
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
-    unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
+    unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     load_adapter(plan.adapter, unet, plan.base.source)
-    if plan.dtype == torch.float32 and not plan.way.stored:  # with fewer bits merging would round the adapter
+    if plan.dtype == torch.float32 and not plan.strategy.stored:  # with fewer bits merging would round the adapter
         merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
@@ -232,7 +232,7 @@ def smaller_flags(plan: GenerationPlan) -> str:
     """Return the flags to try after an out-of-memory error."""
     if plan.batch_size > 1:
         return "--batch_size 1"
-    smaller = next_smaller_preset(plan.way, plan.ways, plan.memory_of)
+    smaller = next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of)
     return f"--memory {smaller}, with another --savedir" if smaller else "an adapter trained at a smaller --size"
 
 

@@ -49,7 +49,7 @@ class GenerationPlan:
     device: str
     dtype: torch.dtype
     warnings: list[str]
-    way: MemoryStrategy = GENERATION_STRATEGIES[0]
+    strategy: MemoryStrategy = GENERATION_STRATEGIES[0]
 
     @property
     def strength(self) -> float | None:
@@ -70,7 +70,7 @@ class GenerationPlan:
 
     @property
     def memory_summary(self) -> str:
-        return f"memory: {self.memory_of(self.way) / GIB:.1f} GiB estimated, with {self.way.name}"
+        return f"memory: {self.memory_of(self.strategy) / GIB:.1f} GiB estimated, with {self.strategy.name}"
 
     @property
     def oom_hint(self) -> str:
@@ -78,7 +78,7 @@ class GenerationPlan:
         return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
 
     @property
-    def ways(self) -> list[MemoryStrategy]:
+    def strategies(self) -> list[MemoryStrategy]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
         return supported_on(self.device, GENERATION_STRATEGIES)
 
@@ -126,7 +126,10 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     known = trained("--max_copy") if config.max_copy is not None else []
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
     return replace(
-        plan, way=require_backend(select_strategy(config.memory, plan.ways, plan.memory_of, lambda: 0, plan.oom_hint))
+        plan,
+        strategy=require_backend(
+            select_strategy(config.memory, plan.strategies, plan.memory_of, lambda: 0, plan.oom_hint)
+        ),
     )
 
 
@@ -304,5 +307,5 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
         "known_sha256": content_sha256(plan.known) if plan.known else None,
         "record_source": config.record_source or None,  # as in folders from before there was this setting
-        "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.way.name}" if plan.way.stored else ""),
+        "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.strategy.name}" if plan.strategy.stored else ""),
     }

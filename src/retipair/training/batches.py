@@ -85,7 +85,7 @@ class Batches:
             return len(self.conditioning.embeddings) - 1
         return self.train_prompts[pair]
 
-    def heard(self, prompt: str) -> Conditioning:
+    def conditioning_for(self, prompt: str) -> Conditioning:
         """One row: that of a prompt."""
         return self.conditioning.rows([self.prompts.index(prompt)])
 

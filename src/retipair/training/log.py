@@ -82,8 +82,8 @@ def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[s
 
 
 def memory_text(plan: Plan) -> str:
-    needed = plan.memory_of(plan.way) / GIB
-    return f"memory: {needed:.1f} GiB estimated, with {plan.way.name} (--memory {plan.config.memory})"
+    needed = plan.memory_of(plan.strategy) / GIB
+    return f"memory: {needed:.1f} GiB estimated, with {plan.strategy.name} (--memory {plan.config.memory})"
 
 
 def print_change(run: Run, step: int, before: str, way: MemoryStrategy) -> None:
@@ -96,9 +96,9 @@ def print_change(run: Run, step: int, before: str, way: MemoryStrategy) -> None:
 def print_end(plan: Plan, steps: int, peak: Peak) -> None:
     """What was reached, and the memory it took beside the estimate."""
     run = Run(plan.folder)
-    needed, took = plan.memory_of(plan.way) / GIB, peak.gib - peak.floor
+    needed, took = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.floor
     kind = f"used: {memory_kind(plan.device)}, above the start's"
-    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.way.name} ({kind})"
+    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.strategy.name} ({kind})"
     if steps:
         run.note("training", memory)
     console.print(memory)

@@ -68,7 +68,7 @@ class Plan:
     device: str
     dtype: torch.dtype
     folder: Path
-    way: MemoryStrategy = TRAINING_STRATEGIES[0]
+    strategy: MemoryStrategy = TRAINING_STRATEGIES[0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -91,7 +91,7 @@ class Plan:
         return max(self.memory(way).values())
 
     @property
-    def ways(self) -> list[MemoryStrategy]:
+    def strategies(self) -> list[MemoryStrategy]:
         """The ways to save memory that are open to it, from the fastest to the smallest."""
         ways = [way for way in TRAINING_STRATEGIES if way.checkpointing or not self.config.gradient_checkpointing]
         return supported_on(self.device, ways)
@@ -130,7 +130,7 @@ def make_plan(config: TrainConfig) -> Plan:
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
         raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
-    return replace(plan, way=require_backend(_select_strategy(plan)))
+    return replace(plan, strategy=require_backend(_select_strategy(plan)))
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
@@ -151,21 +151,21 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
 def _select_strategy(plan: Plan) -> MemoryStrategy:
     """What --memory leads to; a resumed run whose user leaves that to us goes on as it began."""
     config, before = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
-    for way in plan.ways:
+    for way in plan.strategies:
         if config.memory == "auto" and way.name == before:
             return way
     free = partial(free_memory, plan.device)
     advice = "lower --batch_size or --size"
     if plan.dtype == torch.float32:
         advice = f"try --precision bf16 (it loads half as much), or {advice}"
-    return select_strategy(config.memory, plan.ways, plan.memory_of, free, advice)
+    return select_strategy(config.memory, plan.strategies, plan.memory_of, free, advice)
 
 
 def smaller_flags(plan: Plan) -> str:
     """The flags to try when memory has run out after all."""
-    if smaller := next_smaller_preset(plan.way, plan.ways, plan.memory_of):
+    if smaller := next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of):
         return f"--memory {smaller}"
-    if not plan.way.checkpointing:
+    if not plan.strategy.checkpointing:
         return "--gradient_checkpointing"
     return "a smaller --batch_size or --size, as another --name"
 
@@ -240,7 +240,7 @@ def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
 
 def print_plan(plan: Plan) -> None:
     """What --dry_run shows: what the settings lead to, then the settings."""
-    memory = plan.memory(plan.way)
+    memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
     size = plan.layout.view_size
@@ -255,8 +255,8 @@ def print_plan(plan: Plan) -> None:
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{count_step(plan.work, plan.way, learn=True).adapter:,}",
-        "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.way.name} ({phases})",
+        "trainable parameters": f"{count_step(plan.work, plan.strategy, learn=True).adapter:,}",
+        "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.strategy.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")
     resolved = {"size": size, "device": plan.device, "precision": dtype}

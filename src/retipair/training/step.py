@@ -44,9 +44,9 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)
-    unet = plan.base.unet(plan.dtype, plan.device, plan.way.stored)
+    unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     add_adapter(unet, adapter_config(config), config.seed)
-    if plan.way.checkpointing:
+    if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
     objective = Objective(plan.base.schedule, high_frequency(config), config.min_snr_gamma)

@@ -109,14 +109,14 @@ def init_run_dir(run: Run, plan: Plan, fingerprint: Mapping[str, str], checkpoin
     """Make the run's folder, or take up its logs where it goes on."""
     before = run.memory_strategy()
     changes = changed_settings(run, plan.config) if checkpoint else []
-    start_run(run, plan.config, {**fingerprint, "memory_way": plan.way.name})
+    start_run(run, plan.config, {**fingerprint, "memory_way": plan.strategy.name})
     run.cut_logs(checkpoint)
     if checkpoint is not None and changes:
         text = f"resumed from step {step_of(checkpoint)} with other settings: {', '.join(changes)}"
         run.note("training", text)
         console.print(text)
-    if checkpoint is not None and before not in (None, plan.way.name):
-        print_change(run, step_of(checkpoint), str(before), plan.way)
+    if checkpoint is not None and before not in (None, plan.strategy.name):
+        print_change(run, step_of(checkpoint), str(before), plan.strategy)
 
 
 def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str, str]:
@@ -134,7 +134,8 @@ def out_of_memory(plan: Plan) -> str:
     """What to do, and what is left."""
     whole = Run(plan.folder).latest()
     kept = f"the last checkpoint, step {step_of(whole)}, is intact" if whole else "nothing was saved yet"
+    estimated = plan.memory_of(plan.strategy) / GIB
     return (
-        f"out of memory, with {plan.way.name} ({plan.memory_of(plan.way) / GIB:.1f} GiB were estimated); {kept}: "
+        f"out of memory, with {plan.strategy.name} ({estimated:.1f} GiB were estimated); {kept}: "
         f"try {smaller_flags(plan)}{' --resume' if whole else ''}"
     )

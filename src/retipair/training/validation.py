@@ -58,7 +58,7 @@ def write_samples(
         for number in mine:
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
-            painted = painter.sample(training.batches.heard(prompt), [source])[0]
+            painted = painter.sample(training.batches.conditioning_for(prompt), [source])[0]
             mark = synthetic_mark(painter, prompt, config.seed, number)
             for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
