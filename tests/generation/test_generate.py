@@ -673,7 +673,7 @@ def test_other_weights_of_the_same_shape_get_a_warning_whatever_their_name(
         for path in (base / "unet").glob("*.safetensors"):
             save_file({name: 1.01 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     job = plan_generation(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o", base=str(base)))
-    assert any("has other weights" in warning for warning in job.warnings) == (weights == "other")
+    assert any("its weights differ" in warning for warning in job.warnings) == (weights == "other")
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -694,7 +694,7 @@ def test_pairs_are_drawn_with_the_tokenizers_of_the_training(named: bool, base_f
 def test_an_adapter_from_before_any_training_gets_a_warning(step: int, trained: Folder, tmp_path: Path) -> None:
     adapter = unet_lora(trained("sd15"), "sd15", step)
     job = plan_generation(GenerateConfig(checkpoint=str(adapter), out=tmp_path / "o"))
-    assert any("before any training" in warning for warning in job.warnings) == (step == 0)
+    assert any("is untrained" in warning for warning in job.warnings) == (step == 0)
 
 
 def redescribe(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -1068,10 +1068,10 @@ def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
     trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hopeless = ["--min_consistency", 1, "--max_tries", 2, "--amount", 2]
-    assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
+    assert "no pair passed the filter" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
     assert len(read_refusals(tmp_path / "o")) == 4
     monkeypatch.setattr(PairGenerator, "sample", None)
-    assert "every pair was given up" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
+    assert "no pair passed the filter" in refused(*command(trained("sd15"), tmp_path / "o", *hopeless))
 
 
 def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, refused: Refused) -> None:
@@ -1121,7 +1121,7 @@ def test_pairs_kept_by_another_search_for_copies_are_not_gone_on_with(
     [
         (["--min_consistency", 1.5], "from -1 to 1"),
         (["--max_tries", 0], "at least 1"),
-        (["--max_copy", 0.5, "--mode", "from_data"], "copies by intent"),
+        (["--max_copy", 0.5, "--mode", "from_data"], "only for --mode noise"),
     ],
 )
 def test_gates_that_cannot_work_are_refused(
@@ -1147,7 +1147,7 @@ def test_an_adapter_that_is_replaced_while_it_is_read_is_not_drawn_with(
 
     monkeypatch.setattr(generate, "load", replacing)
     line = refused(*command(results, tmp_path / "out"))
-    assert "replaced it meanwhile" in line
+    assert "was replaced meanwhile" in line
     assert not (tmp_path / "out").exists()
 
 

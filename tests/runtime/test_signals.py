@@ -56,7 +56,7 @@ def test_training_keeps_its_step_and_goes_on_to_the_bit(
     told_at(monkeypatch, loop, "training_step", call, number)
     assert main(command("a")) == status
     monkeypatch.undo()
-    assert f"stopped after step {call}, which is saved; the same command with --resume" in capsys.readouterr().err
+    assert f"stopped after step {call}, which is saved; run the same command with --resume" in capsys.readouterr().err
     run, whole = (tmp_path / name / "out_joint_sd15_cffa_pairs/exp" for name in "ab")
     assert f"step_{call:06d}" in str(Run(run).latest())
 
@@ -97,7 +97,7 @@ def test_generate_finishes_the_pair_in_hand(
     told_at(monkeypatch, generate.GenerationLoop, "sample", 2, signal.SIGTERM)
     assert main(command("a")) == 143
     monkeypatch.undo()
-    assert "stopped with 2 of 4 pairs drawn; the same command goes on" in capsys.readouterr().err
+    assert "stopped with 2 of 4 pairs generated; run the same command" in capsys.readouterr().err
     assert main(command("a")) == 0
     assert main(command("b")) == 0
     once, twice = contents(tmp_path / "a"), contents(tmp_path / "b")

@@ -115,7 +115,7 @@ def test_training_that_diverges_stops_and_keeps_nothing_of_it(
     flags += ("--log_every", log_every, "--val_every", val_every)
     assert main(train_command("exp", base_folder("sdxl"), prepared, tmp_path, *flags)) == 2
     run, line = run_folder(tmp_path, "sdxl"), capsys.readouterr().err.splitlines()[-1]
-    assert f"{run}: at step 2 no number: the prediction of pair eye" in line
+    assert f"{run}: NaN or infinity at step 2: the prediction of pair eye" in line
     assert "--learning_rate" in line
     assert [path.name for path in (run / "latest_checkpoints").iterdir()] == ["step_000000"]
     assert "nan" not in (run / "metrics.jsonl").read_text().lower()

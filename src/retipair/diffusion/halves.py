@@ -6,28 +6,28 @@ NAMES = ("CF", "FA")
 
 
 def split_halves(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., w) -> the left and the right half, (..., w / 2) each."""
+    """Split (..., w) into the left and the right half, (..., w / 2) each."""
     left, right = values.chunk(2, dim=-1)
     return left, right
 
 
 def stack_halves(values: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) -> (B, 2C, h, w / 2): both halves as channels, so that a filter sees no seam."""
+    """Stack both halves as channels, so that a filter sees no seam: (B, C, h, w) -> (B, 2C, h, w / 2)."""
     return torch.cat(split_halves(values), dim=1)
 
 
 def unstack_halves(stacked: torch.Tensor) -> torch.Tensor:
-    """(B, 2C, h, w / 2) -> (B, C, h, w): undo `stack_halves`."""
+    """Undo `stack_halves`: (B, 2C, h, w / 2) -> (B, C, h, w)."""
     return torch.cat(stacked.chunk(2, dim=1), dim=-1)
 
 
 def mean_per_half(values: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) -> means over the left and the right half, (B, 2)."""
+    """Return the means over the left and the right half, (B, C, h, w) -> (B, 2)."""
     return values.unflatten(-1, (2, -1)).mean(dim=(1, 2, 4))
 
 
 def repeat_per_half(values: torch.Tensor, width: int) -> torch.Tensor:
-    """(..., 2) -> (..., width): the value of each half at every column of it."""
+    """Repeat the value of each half for all its columns, (..., 2) -> (..., width)."""
     return values.repeat_interleave(width // 2, dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""The training losses: error of the prediction, and of the fine detail that it implies, per half."""
+"""Training losses per half: error of the prediction, and of the high frequencies of the clean latents it implies."""
 
 from dataclasses import dataclass
 
@@ -24,11 +24,11 @@ class HighFrequency:
 
 @dataclass(frozen=True)
 class Losses:
-    """A batch's losses. total: scalar with gradient; the rest (B, 2): a column a half, CF then FA, detached.
+    """Losses of a batch. total: scalar with gradient; the others: (B, 2), columns CF and FA, detached.
 
-    mse and hf are zero where a half does not count. hf also where the timestep is not below the limit, and where noise
-    is predicted of latents without any signal, which implies no clean ones. mse_counts and hf_counts are one where they
-    count, else zero.
+    mse_counts and hf_counts are 1 where mse and hf count, else 0; mse and hf are 0 where they do not count. mse counts
+    for all halves that are not clean, hf for those of them with a timestep below the limit; with noise prediction, hf
+    does not count at an SNR of 0, where the prediction implies no clean latents.
     """
 
     total: torch.Tensor
@@ -39,7 +39,7 @@ class Losses:
 
 
 class Objective:
-    """Squared error of the prediction + weight x L1 of the high-passed clean latents, each half filtered apart."""
+    """Squared error of the prediction + weight x L1 of the high-passed clean latents, each half filtered separately."""
 
     def __init__(self, schedule: NoiseSchedule, high_frequency: HighFrequency, min_snr_gamma: float = 0.0) -> None:
         self._schedule = schedule
@@ -58,16 +58,16 @@ class Objective:
         """Compute the losses of a batch.
 
         prediction, noisy (x_t with noise in both halves), latents (x_0), noise: (B, C, h, w) float32; t (B,) int64.
-        clean: (B, 2) bool, halves that the network was given without noise and that do not count; at most one a row,
-        default none. A sample's loss is the mean over its halves that count.
+        clean: (B, 2) bool, halves that the network got without noise, excluded from the loss; at most one per row,
+        default none. A sample's loss is the mean over its other halves.
         """
         counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
-        share = counts / counts.mean(1, keepdim=True)  # of the sample's loss: 1 and 1, or 0 and 2
+        weights = counts / counts.mean(1, keepdim=True)  # 1 and 1, or 0 and 2
         mse = mean_per_half((prediction - self._schedule.target(latents, noise, t)) ** 2) * counts
         weighted = mse if self._gamma <= 0 else mse * self._schedule.min_snr_weight(t, self._gamma)[:, None]
         hf_counts = counts * ((t < self._hf.max_timestep) & self._schedule.implies_clean(t))[:, None]
         hf = self._high_frequency(prediction, noisy, latents, t) * hf_counts
-        total = (weighted * share).mean() + self._hf.weight * (hf * share).mean()
+        total = (weighted * weights).mean() + self._hf.weight * (hf * weights).mean()
         return Losses(total, mse.detach(), counts, hf.detach(), hf_counts)
 
     def _high_frequency(
@@ -80,14 +80,14 @@ class Objective:
 
 
 def high_pass(latents: torch.Tensor, settings: HighFrequency) -> torch.Tensor:
-    """Return x - GaussianBlur(x), each half filtered apart with reflecting borders: no border or seam is an edge."""
+    """Return x - GaussianBlur(x), each half filtered separately with reflect padding, so that the seam is no edge."""
     halves = stack_halves(latents)  # (B, 2C, h, w/2)
     return unstack_halves(halves - _blur(halves, settings.kernel, settings.sigma))
 
 
 def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    reach = torch.arange(kernel, device=images.device, dtype=images.dtype) - (kernel - 1) / 2
-    weights = torch.exp(-0.5 * (reach / sigma) ** 2)
+    offsets = torch.arange(kernel, device=images.device, dtype=images.dtype) - (kernel - 1) / 2
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
     channels = images.shape[1]
     rows = weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
@@ -96,7 +96,7 @@ def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
 
 
 def _reflect(images: torch.Tensor, by: int, dim: int) -> torch.Tensor:
-    """Pad both ends as F.pad's "reflect" does, whose gradient a GPU sums in no fixed order."""
+    """Pad both ends as F.pad's "reflect", whose gradient is not deterministic on a GPU."""
     size = images.shape[dim]
     before, after = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
     return torch.cat([before.flip(dim), images, after.flip(dim)], dim)

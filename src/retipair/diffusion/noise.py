@@ -1,4 +1,4 @@
-"""Random numbers of training and sampling, each a function of a seed and a few numbers that say what it is for."""
+"""Random numbers for training and sampling, each a function of a key: the seed, its purpose and its index."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from retipair.diffusion.halves import repeat_per_half
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """Return a generator for a key such as (seed, "noise", sample); on the CPU, so that devices get equal numbers."""
+    """Return a generator for a key such as (seed, "noise", sample); on the CPU, so that all devices agree."""
     words = [part if isinstance(part, int) else int.from_bytes(part.encode(), "little") for part in key]
     assert all(word >= 0 for word in words), f"negative part in {key}"
     state = np.random.SeedSequence([len(key), *words]).generate_state(1, np.uint64)[0]
@@ -17,8 +17,8 @@ def generator(*key: int | str) -> torch.Generator:
 def noise_like(latents: torch.Tensor, *keys: tuple[int | str, ...], offset: float = 0.0) -> torch.Tensor:
     """Return standard normal noise for latents (B, C, h, w), row i from keys[i]; float32 on the latents' device.
 
-    `offset` scales one random constant per channel and half that is added (offset noise: N. Guttenberg, 2023). The
-    halves have constants of their own: CF and FA have opposite brightness, and one for both would couple them.
+    `offset` scales a random constant added to each channel and half (offset noise: N. Guttenberg, 2023). The halves
+    have separate constants, because a shared one would couple CF and FA, whose brightness is opposite.
     """
     rows = [_noise(latents.shape[1:], generator(*key), offset) for key in keys]
     return to_device(torch.stack(rows), latents.device)
@@ -41,15 +41,15 @@ def _noise(shape: torch.Size, source: torch.Generator, offset: float) -> torch.T
 
 def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
     """Return uniform timesteps in [0, count), one per key: (B,) int64."""
-    drawn = [torch.randint(count, (1,), generator=generator(*key)) for key in keys]
-    return to_device(torch.cat(drawn), device)
+    timesteps = [torch.randint(count, (1,), generator=generator(*key)) for key in keys]
+    return to_device(torch.cat(timesteps), device)
 
 
 def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
-    """Choose halves that stay clean, (B, 2) bool: one of both in `fraction` of the rows, left or right evenly."""
-    drawn = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
-    left = drawn < fraction / 2
-    return to_device(torch.stack([left, ~left & (drawn < fraction)], dim=1), device)
+    """Choose the halves that stay clean, (B, 2) bool: one half in `fraction` of the rows, left or right evenly."""
+    uniform = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
+    left = uniform < fraction / 2
+    return to_device(torch.stack([left, ~left & (uniform < fraction)], dim=1), device)
 
 
 def with_clean_halves(noisy: torch.Tensor, latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

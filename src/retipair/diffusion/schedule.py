@@ -1,4 +1,4 @@
-"""The forward process of a base: how noisy latents are at each timestep, and what the network predicts of them."""
+"""The noise schedule of a base: the forward process, and the prediction target of the network."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 _LEAST_ALPHA = 1e-6
-"""Divisor where the signal is gone (zero terminal SNR): finite, so that no gradient is NaN."""
+"""Smallest divisor, used at zero terminal SNR, so that no gradient is NaN."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class NoiseSchedule:
         return (noisy - sigma * prediction) / alpha.clamp(min=_LEAST_ALPHA)
 
     def implies_clean(self, t: torch.Tensor) -> torch.Tensor:
-        """Return where a prediction implies clean latents, (B,) bool: predicted noise does not at an SNR of zero.
+        """Return whether the prediction implies clean latents, (B,) bool: false for noise prediction at an SNR of 0.
 
         See Lin et al. 2023, arXiv 2305.08891, sec. 3.2.
         """

@@ -1,4 +1,4 @@
-"""Which drawn pairs are kept: those whose halves match, and that copy nobody. What is refused is drawn again."""
+"""Filter generated pairs by consistency and by similarity to the training pairs; rejected ones are regenerated."""
 
 import json
 from collections import Counter
@@ -21,12 +21,12 @@ from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.parallel import parallel_map
 
 REJECTION_LOG_NAME = "refused.jsonl"
-_MOST_TRIES = 2**20
+_MAX_TRIES = 2**20
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A draw that was not kept: try `attempt` (from 0) at pair `index`; likeness is None where nobody asked."""
+    """A rejected attempt (from 0) at pair `index`. likeness: its highest similarity to a training pair, if measured."""
 
     index: int
     attempt: int
@@ -37,51 +37,52 @@ class Rejection:
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """What a pair must have; None: that does not matter. known (n, 64, 64): the prints of the training pairs."""
+    """Thresholds of a pair, None: not checked. known (n, 64, 64): descriptors of the training pairs."""
 
     min_consistency: float | None = None
     max_copy: float | None = None
     known: np.ndarray | None = None
 
     def reject(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
-        """Why this draw is not kept; None if it is."""
-        likeness, reasons = None, []
+        """Return the rejection of a pair, or None if it passes."""
+        similarity, reasons = None, []
         if self.min_consistency is not None and consistency < self.min_consistency:
             reasons.append("consistency")
         if self.max_copy is not None and self.known is not None:
-            likeness = round(self._likeness(pair), 4)
-            if likeness > self.max_copy:
+            similarity = round(self._similarity(pair), 4)
+            if similarity > self.max_copy:
                 reasons.append("copy")
-        return Rejection(index, attempt, " and ".join(reasons), consistency, likeness) if reasons else None
+        return Rejection(index, attempt, " and ".join(reasons), consistency, similarity) if reasons else None
 
-    def _likeness(self, pair: Pair) -> float:
-        """The highest likeness to a training pair, in [-1, 1]."""
-        one = descriptor_of(pair)
-        return max(float(best_over_poses(one, others).max()) for others in self._spectra)
+    def _similarity(self, pair: Pair) -> float:
+        """Return the highest similarity to a training pair, in [-1, 1]."""
+        descriptor = descriptor_of(pair)
+        return max(float(best_over_poses(descriptor, others).max()) for others in self._spectra)
 
     @cached_property
     def _spectra(self) -> list[Spectra]:
-        """The training pairs' prints, transformed once for all draws."""
+        """The Fourier transforms of the training pairs' descriptors, computed once."""
         assert self.known is not None
         return [others for _, others in spectra_of(self.known)]
 
 
 def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
-    """What tells the eyes of these pairs from others, (n, 64, 64); half a second a pair."""
-    pairs = map(load_pair, track("Looking at the training pairs", entries, len(entries)))
+    """Return the descriptors of these pairs, (n, 64, 64); takes half a second a pair."""
+    pairs = map(load_pair, track("Describing the training pairs", entries, len(entries)))
     return np.stack(list(parallel_map(descriptor_of, pairs)))
 
 
 def descriptor_of(pair: Pair) -> np.ndarray:
+    """Return the descriptor that identifies the eye of a pair, (64, 64)."""
     return pair_descriptor(vessel_prints(prepare_views(pair)))
 
 
-# --- The ledger: what was refused is not drawn again
+# --- The rejection log, so that a resumed command does not repeat rejected attempts
 
 
 @dataclass
 class RejectionLog:
-    """What was refused so far: how often each pair, and how often why."""
+    """The number of rejected attempts so far, by pair and by reason."""
 
     tries: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -92,7 +93,7 @@ class RejectionLog:
 
     @property
     def tally(self) -> str:
-        """How many draws were refused, and why."""
+        """The number of rejected attempts for each reason, as text."""
         return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 
@@ -101,22 +102,22 @@ def rejection_line(rejection: Rejection) -> str:
 
 
 def read_rejection_log(folder: Path) -> RejectionLog:
-    """What earlier calls refused; the file is put in order. Raises UserError, naming the line, if one is damaged."""
-    found, seen = RejectionLog(), set[int]()
+    """Read the rejections of earlier calls, and sort their file. Raises UserError, naming the line, if damaged."""
+    log, places = RejectionLog(), set[int]()
 
     def place_of(line: str, where: str) -> int:
         try:
             values = json.loads(line)
             rejection = Rejection(**values)
-            if wrong := find_type_error(Rejection, values):
-                raise ValueError(f"{wrong} cannot be {values[wrong]!r:.40}")
-            place = rejection.index * _MOST_TRIES + rejection.attempt
+            if key := find_type_error(Rejection, values):
+                raise ValueError(f"{key} cannot be {values[key]!r:.40}")
+            place = rejection.index * _MAX_TRIES + rejection.attempt
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{where}: damaged ({error}); remove it, its pair is drawn again") from None
-        if place not in seen:
-            seen.add(place)
-            found.add(rejection)
+            raise UserError(f"{where}: damaged ({error}); remove the line, and its pair is generated again") from None
+        if place not in places:
+            places.add(place)
+            log.add(rejection)
         return place
 
     merge_shards(folder / REJECTION_LOG_NAME, place_of)
-    return found
+    return log

@@ -1,4 +1,4 @@
-"""`retipair generate`: adapter + seeds -> pairs."""
+"""`retipair generate`: generate pairs with an adapter."""
 
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -45,14 +45,14 @@ from retipair.runtime.signals import graceful_shutdown
 def generate(config: GenerateConfig) -> Path:
     """Generate the pairs that are missing; returns the folder with the manifest.
 
-    Several processes generate a part each; the main process merges their manifests.
+    The pairs are split between the processes; the main process merges their manifests.
     """
     plan = plan_generation(config)
     dist = distributed_state(plan.device)
     with directory_lock(plan.out, dist.is_main_process), peak_memory(plan.device) as peak:
         out = unless_out_of_memory(lambda: generate_pairs(plan, dist))
     if out is None:
-        raise UserError(f"out of memory ({plan.memory_summary}); what was drawn is whole: try {smaller_flags(plan)}")
+        raise UserError(f"out of memory ({plan.memory_summary}); finished pairs are intact: try {smaller_flags(plan)}")
     if config.memory != "auto":
         console.print(
             f"{plan.memory_summary}, {peak.gib - peak.floor:.1f} GiB used at most ({memory_kind(plan.device)})"
@@ -68,8 +68,8 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     with dist.main_process_first():
         check_folder(plan.out, settings)
         done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
-    there, tries = set(done.indices), log.tries
-    missing = [i for i in range(1, config.amount + 1) if i not in there and tries[i] < config.max_tries]
+    existing, tries = set(done.indices), log.tries
+    missing = [i for i in range(1, config.amount + 1) if i not in existing and tries[i] < config.max_tries]
     if not missing:
         print_end(plan, done, log)
         return plan.out
@@ -77,23 +77,23 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     # Set up
     loop = load(plan, settings, missing, tries, dist.process_index)
     if adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
-        raise UserError(f"{plan.adapter}: its training resumed and replaced it meanwhile; give the command again")
+        raise UserError(f"{plan.adapter}: was replaced meanwhile by its training; run the command again")
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
-        (plan.out / MANIFEST_NAME).touch()  # after settings.json, which says what the folder is
+        (plan.out / MANIFEST_NAME).touch()  # after settings.json, which identifies the folder
     dist.wait_for_everyone()
 
     # Generate
-    left = loop.run(dist.split_between_processes(missing))
+    unfinished = loop.run(dist.split_between_processes(missing))
 
     # Merge
     dist.wait_for_everyone()
     if dist.is_main_process:
         done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
-    if left:  # only the main process has counted the merged manifest
-        count = f" with {len(done.indices)} of {config.amount} pairs drawn" if dist.is_main_process else ""
-        raise Stopped(f"stopped{count}; the same command goes on", loop.stopped_by)
+    if unfinished:  # only the main process has read the merged manifest
+        count = f" with {len(done.indices)} of {config.amount} pairs generated" if dist.is_main_process else ""
+        raise Stopped(f"stopped{count}; run the same command to continue", loop.stopped_by)
     if dist.is_main_process:
         print_end(plan, done, log)
     return plan.out
@@ -101,9 +101,9 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
 
 @dataclass
 class GenerationLoop:
-    """Generates pairs, writes those that pass the filter, and tries the others again.
+    """Generate pairs, write those that pass the filter, and retry the others.
 
-    conditioning: row i for texts[i], the last row for no prompt. tries: attempts so far per index. manifest and
+    conditioning: row i for texts[i], the last row unconditional. tries: attempts so far per index. manifest and
     rejections: the files of this process. stopped_by: the signal that ended `run`, 0 if none did.
     """
 
@@ -119,21 +119,21 @@ class GenerationLoop:
     stopped_by: int = 0
 
     def run(self, indices: Sequence[int]) -> list[int]:
-        """Generate the pairs of these indices; returns those that a signal left undone."""
+        """Generate the pairs of these indices; returns those left over when a signal stops it."""
         queue = deque(indices)
         with (
-            progress("Drawing pairs", len(queue)) as advance,
-            graceful_shutdown("the pairs in hand are finished") as stop,
+            progress("Generating pairs", len(queue)) as advance,
+            graceful_shutdown("the current pairs are finished") as stop,
         ):
             while queue and not stop.requested:
                 batch = [queue.popleft() for _ in range(min(self.plan.batch_size, len(queue)))]
-                again = []
+                retries = []
                 for index, images in zip(batch, self.sample(batch), strict=True):
                     if self.keep(index, images) or self.tries[index] >= self.plan.config.max_tries:
                         advance()
                     else:
-                        again.append(index)
-                queue.extendleft(reversed(again))
+                        retries.append(index)
+                queue.extendleft(reversed(retries))
             self.stopped_by = stop.number
         return list(queue)
 
@@ -152,7 +152,7 @@ class GenerationLoop:
         return self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
 
     def keep(self, index: int, images: GeneratedImages) -> bool:
-        """Write the pair and its manifest line if it passes the filter, else log the rejection; returns whether."""
+        """Write the pair and its manifest line, or log its rejection by the filter; returns whether it passed."""
         consistency, attempt = round(images.pair.consistency(), 4), self.tries[index]
         if rejection := self.quality_filter.reject(index, attempt, images.pair, consistency):
             append_line(self.rejections, rejection_line(rejection))
@@ -170,7 +170,7 @@ def load(
     tries: Counter[int] | None = None,
     process_index: int = 0,
 ) -> GenerationLoop:
-    """Load what generates these pairs: prompts, network, adapter, autoencoder, filter."""
+    """Load everything that generates these pairs: prompts, network, adapter, autoencoder, filter."""
     tries = Counter() if tries is None else tries
     texts = sorted({plan.prompt(index) for index in indices})
     pair_generator, conditioning = load_generator(plan, texts)
@@ -182,12 +182,12 @@ def load(
 
 
 def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGenerator, Conditioning]:
-    """Load the generator and the prompt embeddings: row i for texts[i], the last row for no prompt."""
+    """Load the generator and the prompt embeddings: row i for texts[i], the last row unconditional."""
     config = plan.config
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     load_adapter(plan.adapter, unet, plan.base.source)
-    if plan.dtype == torch.float32 and not plan.strategy.stored:  # with fewer bits merging would round the adapter
+    if plan.dtype == torch.float32 and not plan.strategy.stored:  # in lower precision merging would round the adapter
         merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
@@ -196,30 +196,33 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
 
 
 def print_start(plan: GenerationPlan) -> None:
-    """Print what the base predicts if it declares it, warnings, and the memory estimate where --memory is given."""
+    """Print the declared prediction type of the base, warnings, and the memory estimate if --memory is given."""
     if plan.base.declared.found:
         console.print(f"the base predicts {plan.base.prediction}")
     for warning in plan.warnings:
         console.print(f"warning: {printable(warning)}")
-    if plan.config.memory != "auto":  # counting takes a second or more
+    if plan.config.memory != "auto":  # the estimate takes a second or more
         console.print(f"{plan.memory_summary} (--memory {plan.config.memory})")
 
 
 def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) -> None:
-    """Print where the pairs are, how many attempts were rejected, and the median consistency."""
-    pairs, refused = len(done.consistencies), log.reasons.total()
+    """Print the folder of the pairs, the number of rejected attempts and the median consistency.
+
+    Raises UserError if no pair is left.
+    """
+    pairs, rejected = len(done.consistencies), log.reasons.total()
     if not done.indices:
         advice = "lower --min_consistency (with another --savedir), or train longer"
-        raise UserError(f"{plan.out}: every pair was given up, {refused} draws refused ({log.tally}); {advice}")
-    if refused:
+        raise UserError(f"{plan.out}: no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
+    if rejected:
         given_up = plan.config.amount - len(done.indices)
         rest = f"; {given_up} pairs given up after {plan.config.max_tries} tries each" if given_up > 0 else ""
-        console.print(f"Refused {refused} draws ({log.tally}){rest}")
+        console.print(f"The filter rejected {rejected} attempts ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
-        console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not drawn again")
+        console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not generated again")
     if not pairs:
-        raise UserError(f"{plan.out}: every pair is rejected; raise --amount to draw more")
+        raise UserError(f"{plan.out}: every pair is rejected; raise --amount to generate more")
     console.print(
         f"{pairs} synthetic pairs: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "

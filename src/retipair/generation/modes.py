@@ -1,7 +1,7 @@
-"""Generation modes: what denoising starts from, and what holds the latents on the way.
+"""Generation modes: the initial latents of denoising, and constraints on the latents at each step.
 
-A mode is two values. `GenerationMode` says what a command needs for it; `MODES` has one for each `--mode`. A `Start` is
-what the sampler is handed for one batch. A new mode is one of each.
+A mode has two parts: a `GenerationMode` in `MODES`, which describes its inputs to the command, and a `Start`, which the
+sampler gets for each batch. Add one of each for a new mode.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ModeName = Literal["noise", "from_data"]
 
 @dataclass(frozen=True)
 class GenerationMode:
-    """What a mode needs. varies_pairs: it starts from training pairs, noised to `--strength`."""
+    """The inputs of a mode. varies_pairs: it starts from training pairs, noised to `--strength`."""
 
     name: ModeName
     varies_pairs: bool
@@ -29,7 +29,7 @@ MODES = {mode.name: mode for mode in (GenerationMode("noise", False), Generation
 
 
 class Start(Protocol):
-    """Where one batch starts."""
+    """The initial latents of one batch, and constraints on them."""
 
     def begin(
         self,
@@ -39,10 +39,10 @@ class Start(Protocol):
         generators: Sequence[torch.Generator],
         device: str,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the first latents, (B, *shape) float32, and the timesteps to go through; sets the scheduler up."""
+        """Return the first latents, (B, *shape) float32, and the timesteps to denoise; sets those of the scheduler."""
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the latents (B, C, h, w) of timestep `t` with what this mode prescribes put in place."""
+        """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint applied."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FromImages:
         device: str,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         timesteps = timesteps_for_strength(scheduler, steps, self.strength)
-        clean = [encode_sample(self.vae, *one) for one in zip(self.images, generators, strict=True)]
+        clean = [encode_sample(self.vae, image, source) for image, source in zip(self.images, generators, strict=True)]
         return noised(scheduler, torch.cat(clean), timesteps, generators), timesteps
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

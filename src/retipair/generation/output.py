@@ -1,4 +1,4 @@
-"""A folder of generated pairs: what is there already, and how a pair is written into it."""
+"""Scan a folder of generated pairs, and write pairs into it."""
 
 import json
 import re
@@ -19,17 +19,17 @@ from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
 SHARD = 10_000
-"""Pairs in one folder; the original's flat tree up to here, then a folder more."""
+"""Pairs per folder: the original system's flat tree for the first 10,000, then one folder for each 10,000."""
 
 _SHORT_HASH = 12
-"""Digits of the adapter's hash that a PNG has."""
+"""Digits of the adapter's hash in the metadata of a PNG."""
 
 
 @dataclass
 class GeneratedFolder:
-    """The pairs that have a line in the manifest: twelve bytes each.
+    """The pairs in the manifest, in twelve bytes each.
 
-    indices: of all of them; rejected: how many of those the user threw out; consistencies: of the others.
+    indices: of all pairs; rejected: number of pairs that the user rejected; consistencies: of the others.
     """
 
     indices: "array[int]" = field(default_factory=lambda: array("q"))
@@ -45,11 +45,11 @@ class GeneratedFolder:
 
 
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Raises UserError if the folder holds something else than pairs of these settings, before any is overwritten."""
+    """Raise UserError if the folder contains anything but pairs of the same settings."""
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
     if not (out / "settings.json").is_file():
-        raise UserError(f"{out}: is not empty and not ours; choose another --savedir or --out")
+        raise UserError(f"{out}: is not empty and was not written by retipair; choose another --savedir or --out")
     saved = read_json(out / "settings.json")
     for key, value in json.loads(json.dumps(settings)).items():
         if saved.get(key) != value:
@@ -57,7 +57,7 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _other(key: str, before: object, now: object) -> str:
-    """Say what differs. Nobody can compare 64 digits."""
+    """Describe a setting that differs; hashes are shortened to 12 digits."""
     if key.endswith("_sha256"):
         key, before, now = key.removesuffix("_sha256"), str(before)[:12], str(now)[:12]
         return f"another {key} (sha256 {before}..., not {now}...)"
@@ -65,13 +65,13 @@ def _other(key: str, before: object, now: object) -> str:
 
 
 def scan_output(out: Path, amount: int) -> GeneratedFolder:
-    """Read what the folder has of pairs 1 to `amount` and beyond, and put its manifest in order.
+    """Scan the pairs of the folder, and sort its manifest.
 
-    A pair of which one view is missing loses its line, to be drawn again. A pair that is listed in rejected.txt, or
-    whose views are both deleted, keeps its line: it is not drawn again. Raises UserError for an id in that list which
-    is no pair of this folder.
+    A pair with one missing view loses its line and is generated again. A pair that is listed in rejected.txt, or whose
+    views are both deleted, keeps its line and is not generated again. Raises UserError if rejected.txt lists an id that
+    is neither in the folder nor from 1 to `amount`.
     """
-    found, rejected, listed = GeneratedFolder(), read_rejected(out), set[str]()
+    folder, rejected, listed = GeneratedFolder(), read_rejected(out), set[str]()
 
     def index_of(line: str, where: str) -> int | None:
         record = parse_line(line, where)
@@ -79,19 +79,19 @@ def scan_output(out: Path, amount: int) -> GeneratedFolder:
             return None
         if record.id in rejected:
             listed.add(record.id)
-        thrown_out = record.id in rejected or not has_files(out, (record.cf, record.fa))
-        if not thrown_out and not all((out / view).is_file() for view in (record.cf, record.fa)):
+        is_rejected = record.id in rejected or not has_files(out, (record.cf, record.fa))
+        if not is_rejected and not all((out / view).is_file() for view in (record.cf, record.fa)):
             return None
-        found.add(record, thrown_out)
+        folder.add(record, is_rejected)
         return record.index
 
     merge_shards(out / MANIFEST_NAME, index_of)
     rejected.check(listed | {id for id in rejected.lines if _is_index(id, amount)})
-    return found
+    return folder
 
 
 def _is_index(id: str, amount: int) -> bool:
-    """Whether an id is that of a pair from 1 to `amount`, drawn or not."""
+    """Return whether an id is an integer from 1 to `amount`."""
     return re.fullmatch("[1-9][0-9]{0,9}", id) is not None and int(id) <= amount
 
 
@@ -99,7 +99,7 @@ def _is_index(id: str, amount: int) -> bool:
 
 
 def pair_folder(index: int) -> str:
-    """Where pair `index` (from 1) lies: a numbered folder; past 10,000 in a folder of its ten thousand."""
+    """Return the folder of pair `index` (from 1): "7"; above 10,000 nested, as "10001-20000/10007"."""
     shard = (index - 1) // SHARD
     return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
 
@@ -110,7 +110,7 @@ def write_pair(
     settings: dict[str, Any],
     index: int,
     attempt: int,
-    painted: GeneratedImages,
+    generated: GeneratedImages,
     consistency: float,
 ) -> GeneratedPair:
     """Write a pair's images; returns its manifest line."""
@@ -118,11 +118,11 @@ def write_pair(
     source = plan.source(index)
     mark = _mark(plan, pair_generator, settings, index, attempt)
     images = {
-        "cf": painted.cf,
-        "joint": painted.joint,
-        "cf_fa_chessboard": chessboard(painted.cf, painted.fa),
+        "cf": generated.cf,
+        "joint": generated.joint,
+        "cf_fa_chessboard": chessboard(generated.cf, generated.fa),
     }
-    for name, image in {**images, "fa": painted.fa}.items():
+    for name, image in {**images, "fa": generated.fa}.items():
         save_image(plan.out / folder / f"{name}.png", image, mark)
     if source is not None:
         _write_original(plan, source, plan.out / folder)
@@ -142,7 +142,7 @@ def write_pair(
         base=plan.base.name,
         adapter_sha256=settings["adapter_sha256"],
         settings_sha256=json_sha256(settings),
-        fa_chroma=round(painted.fa_chroma, 3),
+        fa_chroma=round(generated.fa_chroma, 3),
         consistency=consistency,
     )
 
@@ -150,7 +150,7 @@ def write_pair(
 def _mark(
     plan: GenerationPlan, pair_generator: PairGenerator, settings: dict[str, Any], index: int, attempt: int
 ) -> dict[str, str]:
-    """The texts of a pair's PNGs. They name the source only with --record_source: its id may be a patient's."""
+    """Return the text metadata of a pair's PNGs; the source's id, maybe a patient's, only with --record_source."""
     config, source = plan.config, plan.source(index)
     how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
     mark = synthetic_mark(pair_generator, plan.prompt(index), config.seed, index, how)
@@ -168,7 +168,7 @@ def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
-    """The pair that was varied, beside the variation, and marked as what it is."""
+    """Write the source pair next to its variation, with metadata that it is not synthetic."""
     mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(plan, source)}
     for name, view in zip(("cf", "fa"), load_views(source, plan.layout.view_size), strict=True):
         save_image(folder / f"{name}_original.png", view, mark)

@@ -1,4 +1,4 @@
-"""Random generators and conditioning -> pairs: sampler, autoencoder and layout together."""
+"""Generate pairs from random generators and conditioning, with sampler, autoencoder and layout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class GeneratedImages:
 
     @cached_property
     def pair(self) -> Pair:
-        """The pair; its mask is where both views show the eye."""
+        """The pair; its mask is the intersection of both fields of view."""
         return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
 
 
@@ -43,7 +43,7 @@ FROM_NOISE = FromNoise()
 
 @dataclass(frozen=True)
 class PairGenerator:
-    """Generates pairs with one base, adapter and sampler."""
+    """Generate pairs with one base, adapter and sampler."""
 
     base: Base
     layout: Layout
@@ -61,7 +61,7 @@ class PairGenerator:
     ) -> list[GeneratedImages]:
         """Generate one pair per random generator.
 
-        conditioning: one row per pair; with guidance preceded by as many rows without a prompt, 2B in all.
+        conditioning: one row per pair; with guidance preceded by as many unconditional rows, 2B in all.
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         shape = self.base.latent_shape(self.layout.joint_size)
@@ -93,20 +93,20 @@ def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> st
 
 
 def synthetic_mark(
-    painter: PairGenerator, prompt: str, seed: int, index: int, how: str = "from noise"
+    pair_generator: PairGenerator, prompt: str, seed: int, index: int, how: str = "from noise"
 ) -> dict[str, str]:
-    """Return the texts that every generated PNG carries: that it is synthetic, and how it was made.
+    """Return the text metadata of a generated PNG: that it is synthetic, and how it was generated.
 
-    how: "from noise", or what it is a variation of. The texts are a function of these values and of the version.
+    how: "from noise", or the source that it varies. The texts depend only on these arguments and the version.
     """
     return {
         "Synthetic": f"yes: drawn by a diffusion model, {how}; not a photograph, not for clinical use",
         "Software": f"retipair {__version__}",
-        "Base": painter.base.name,
+        "Base": pair_generator.base.name,
         "Seed": f"{seed}, pair {index}",
         "Prompt": prompt,
-        "Steps": str(painter.steps),
-        "Sampler": painter.sampler,
-        "Guidance": f"{painter.guidance_scale:g}",
-        "Size": str(painter.layout.view_size),
+        "Steps": str(pair_generator.steps),
+        "Sampler": pair_generator.sampler,
+        "Guidance": f"{pair_generator.guidance_scale:g}",
+        "Size": str(pair_generator.layout.view_size),
     }

@@ -1,4 +1,4 @@
-"""What `generate` draws with: run, adapter, base, prompts and sources, found and checked before anything is loaded."""
+"""Plan a generation: find and check run, adapter, base, prompts and sources before anything is loaded."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from retipair.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """What to draw with, found and checked before anything is loaded or written."""
+    """The resolved settings of a generation, before anything is loaded or written."""
 
     config: GenerateConfig
     base: Base
@@ -57,16 +57,16 @@ class GenerationPlan:
 
     @property
     def batch_size(self) -> int:
-        """On the CPU batched kernels round otherwise: one pair a forward keeps the bytes independent of the batch."""
+        """1 on the CPU, where batched kernels round differently, so that pairs do not depend on --batch_size."""
         return 1 if self.device == "cpu" else self.config.batch_size
 
-    def memory_of(self, way: MemoryStrategy) -> int:
-        """Bytes at the peak, if it saved memory in this way."""
-        at_once = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
-        latents = (at_once, *self.base.latent_shape(self.layout.joint_size))
+    def memory_of(self, strategy: MemoryStrategy) -> int:
+        """Estimate the peak memory with this strategy, in bytes."""
+        rows = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
+        latents = (rows, *self.base.latent_shape(self.layout.joint_size))
         work = Workload(self.base, None, latents, self.dtype, self.device)
         adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
-        return max(generation_memory(work, way, adapter, bool(self.sources)).values())
+        return max(generation_memory(work, strategy, adapter, bool(self.sources)).values())
 
     @property
     def memory_summary(self) -> str:
@@ -74,22 +74,23 @@ class GenerationPlan:
 
     @property
     def oom_hint(self) -> str:
-        """What to do where no way to save memory is enough."""
-        return "lower --batch_size" if self.batch_size > 1 else "draw with an adapter trained at a smaller --size"
+        """What to do if no memory strategy suffices."""
+        return "lower --batch_size" if self.batch_size > 1 else "use an adapter trained at a smaller --size"
 
     @property
     def strategies(self) -> list[MemoryStrategy]:
-        """The ways to save memory that are open to it, from the fastest to the smallest."""
+        """The memory strategies that the device supports, from the fastest to the smallest."""
         return supported_on(self.device, GENERATION_STRATEGIES)
 
     def source(self, index: int) -> PairRecord | None:
-        """The training pair that pair `index` varies: they take turns in order."""
+        """Return the training pair that pair `index` varies, cycling through them in order."""
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
     def prompt(self, index: int) -> str:
-        """The sentence of pair `index`: its source's own, or one of the adapter's drawn by (seed, index).
+        """Return the prompt of pair `index`: its source's caption, else one drawn by (seed, index).
 
-        A source without a caption was trained with the sentence that is nobody's caption.
+        Sources without a caption were trained with the default prompt, so for them it is drawn from the training
+        prompts that are not captions.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -98,21 +99,21 @@ class GenerationPlan:
 
     @cached_property
     def _default_prompts(self) -> list[tuple[str, int]]:
-        own = Counter(source.caption for source in self.sources)
-        unused = [(text, count) for text, count in self.prompts if text not in own]
-        return unused or [(text, count) for text, count in self.prompts if count > own[text]]
+        captions = Counter(source.caption for source in self.sources)
+        unused = [(text, count) for text, count in self.prompts if text not in captions]
+        return unused or [(text, count) for text, count in self.prompts if count > captions[text]]
 
 
 def plan_generation(config: GenerateConfig) -> GenerationPlan:
-    """Find run, adapter, base and sources. Raises UserError for what cannot work."""
+    """Find run, adapter, base and sources. Raises UserError for invalid settings."""
     _check(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_adapter_metadata(adapter)
-    trained_by = run or run_around(adapter)
-    base = base or _recorded_base(trained_by, description, adapter, config.tokenizer)
-    if config.tokenizer is None and trained_by is not None:
-        base = replace(base, tokenizer=_recorded_tokenizer(trained_by))
+    training_run = run or run_around(adapter)
+    base = base or _recorded_base(training_run, description, adapter, config.tokenizer)
+    if config.tokenizer is None and training_run is not None:
+        base = replace(base, tokenizer=_recorded_tokenizer(training_run))
     check_steps("--steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _as_trained(config, base, description, adapter, warnings)
@@ -121,9 +122,9 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     out = config.out or results_folder(config.results, base.family.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
-    trained = partial(training_pairs, config, run, layout, description, warnings)
-    sources = trained(f"--mode {config.mode}") if MODES[config.mode].varies_pairs else []
-    known = trained("--max_copy") if config.max_copy is not None else []
+    read_training_pairs = partial(training_pairs, config, run, layout, description, warnings)
+    sources = read_training_pairs(f"--mode {config.mode}") if MODES[config.mode].varies_pairs else []
+    known = read_training_pairs("--max_copy") if config.max_copy is not None else []
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
     return replace(
         plan,
@@ -143,18 +144,18 @@ def _check(config: GenerateConfig) -> None:
         raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
     varies_pairs = MODES[config.mode].varies_pairs
     if not varies_pairs and config.strength != GenerateConfig.strength:
-        raise UserError(
-            f"--strength {config.strength}: only --mode from_data has a strength; add that, or leave it out"
-        )
+        raise UserError(f"--strength {config.strength}: only for --mode from_data; add that, or omit --strength")
     if varies_pairs and int(config.steps * config.strength) < 1:
-        raise UserError(f"--strength {config.strength} of --steps {config.steps} is less than one step; raise either")
+        raise UserError(
+            f"--strength {config.strength} of --steps {config.steps} is less than one step; raise one of them"
+        )
     for name in ("min_consistency", "max_copy"):
         if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
             raise UserError(f"--{name} {value}: must be from -1 to 1")
     if config.record_source and not varies_pairs:
-        raise UserError("--record_source: only --mode from_data has sources; add that, or leave it out")
+        raise UserError("--record_source: only for --mode from_data; add that, or omit --record_source")
     if config.max_copy is not None and varies_pairs:
-        raise UserError("--max_copy: variations of training pairs are copies by intent; only with --mode noise")
+        raise UserError("--max_copy: only for --mode noise; --mode from_data varies training pairs on purpose")
     if not config.guidance_scale >= 1:
         raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
     if not 0 <= config.seed < 2**32:
@@ -164,11 +165,11 @@ def _check(config: GenerateConfig) -> None:
     if config.name is not None:
         check_folder_name("--name", config.name)
     if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
-        raise UserError("give the run's name with -n, or --checkpoint PATH --out DIR")
+        raise UserError("pass the run's name with -n, or --checkpoint PATH --out DIR")
 
 
 def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
-    """The run, if a name tells it, and the `unet_lora` folder that --checkpoint means."""
+    """Return the run of --name, if given, and the `unet_lora` folder of --checkpoint."""
     systems: list[str] = [base.family.name] if base else list(FAMILIES)
     if config.checkpoint in ("best", "latest"):
         run = find_run(config.results, str(config.name), systems)
@@ -185,26 +186,24 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
     except UserError:
         raise UserError(
             f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "
-            "leave -n out and say with --out DIR where they go"
+            "omit -n and pass their folder with --out DIR"
         ) from None
 
 
 def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter: Path, tokenizer: Path | None) -> Base:
-    """The base that it was trained on: the run knows its path, the adapter, which is shared, but its name."""
+    """Open the base of the training: from the path in the run, else from the name in the adapter's metadata."""
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
     if description is None:
-        raise UserError(f"{adapter}: does not say which base it was trained on; pass --base (and --prompt, --size)")
+        raise UserError(f"{adapter}: does not record the base it was trained on; pass --base (and --prompt, --size)")
     try:
         return open_base(description.base, tokenizer)
     except UserError as error:
-        raise UserError(
-            f"{adapter}: was trained on {description.base}; say where that is with --base ({error})"
-        ) from None
+        raise UserError(f"{adapter}: was trained on {description.base}; pass its path with --base ({error})") from None
 
 
 def _recorded_tokenizer(run: Run) -> Path | None:
-    """The tokenizers that the run was given, if they are still there; with others the same prompt is another one."""
+    """Return the --tokenizer folder of the run, if it still exists; others would encode the prompts differently."""
     folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
     return folder if folder and folder.is_dir() else None
 
@@ -212,10 +211,10 @@ def _recorded_tokenizer(run: Run) -> Path | None:
 def _as_trained(
     config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
-    """Layout and prompts of the training, so that sampling cannot disagree with it."""
+    """Return the layout and prompts of the training; raises UserError if they contradict the settings."""
     if description is None:
         size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
-        warnings.append(f"{adapter} does not describe itself; taking --size {size} --prompt {prompt!r}")
+        warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
         return Layout(base.family.layout, size), [(prompt, 1)]
     if description.system != base.family.name:
         raise UserError(
@@ -225,27 +224,27 @@ def _as_trained(
     if description.layout not in LAYOUTS:
         raise UserError(f"{adapter}: has an unknown layout {description.layout!r}; use another checkpoint")
     if config.size not in (None, description.view_size):
-        raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; leave --size out")
+        raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; omit --size")
     if config.guidance_scale > 1 and not description.prompt_dropout:
-        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may do harm")
+        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may harm quality")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
     return Layout(cast(LayoutName, description.layout), description.view_size), prompts
 
 
 def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
-    """Warn of an adapter that has not been trained, or was trained on another base."""
-    found = []
+    """Return warnings if the adapter is untrained or was trained on another base."""
+    warnings = []
     if base.fingerprint() != description.base_sha256:
-        found.append(
-            f"{base.source}: has other weights than the base that the adapter was trained on ({description.base}), or "
-            "the same ones in another file format; pass that base with --base"
+        warnings.append(
+            f"{base.source}: its weights differ from the base that the adapter was trained on ({description.base}), or "
+            "are the same in another file format; pass that base with --base"
         )
     if description.step == 0:
-        found.append(
-            f"{adapter}: is of step 0, before any training, so the pairs are those of the base alone; train "
-            "longer, or choose another step with --checkpoint"
+        warnings.append(
+            f"{adapter}: is untrained (step 0), so the base alone generates the pairs; train longer, or choose another "
+            "step with --checkpoint"
         )
-    return found
+    return warnings
 
 
 def training_pairs(
@@ -256,38 +255,37 @@ def training_pairs(
     warnings: list[str],
     needed_by: str,
 ) -> list[PairRecord]:
-    """The training pairs, never those of the other sides of the split; needed_by: the flag that asks for them.
+    """Return the training pairs, without validation and test pairs. needed_by: the flag that requires them.
 
-    Rejected pairs are not varied, but copies of them are looked for, whenever they were rejected. Raises UserError if
-    the run's own pairs are gone or are no longer those it was trained on: prepared again, they may be split otherwise,
-    and eyes that validated must not be varied, nor copies be looked for among other pairs.
+    Rejected pairs are included only with --max_copy: they are not varied, but may have been memorised. Raises UserError
+    if the run's pairs are missing or have changed since training: a new split could put validation eyes among them.
     """
     data = trained_on(config, run)
     if data is None:
         raise UserError(f"{needed_by} needs pairs: pass --data FOLDER (a prepared folder)")
     if not data.exists():
-        raise UserError(f"{data}: the pairs of this run are gone; pass --data FOLDER to say where they are")
+        raise UserError(f"{data}: the pairs of this run are missing; pass their folder with --data FOLDER")
     folder = prepared_folder(data, config.results, layout.view_size)
-    found = read_folder(folder)
-    if found.note:
-        warnings.append(found.note)
-    if description and not found.has_content(description.data_sha256):
+    pairs = read_folder(folder)
+    if pairs.note:
+        warnings.append(pairs.note)
+    if description and not pairs.has_content(description.data_sha256):
         if config.data is None:
             raise UserError(
                 f"{folder}: no longer what this adapter was trained on (prepared again?); "
-                "pass --data FOLDER to take its training pairs all the same"
+                "pass --data FOLDER to use its training pairs anyway"
             )
-        warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} takes its training pairs")
-    return filter_split(found.kept if config.max_copy is None else found.known, "train", folder)
+        warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} uses its training pairs")
+    return filter_split(pairs.kept if config.max_copy is None else pairs.known, "train", folder)
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
-    """Where the training pairs are: what --data says, else the run."""
+    """Return the folder of the training pairs: --data, else the run's."""
     return config.data or (run.read_config().data if run else None)
 
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
-    """Everything the pairs depend on beside their index."""
+    """Return everything that the pairs depend on except their index."""
     config = plan.config
     return {
         "adapter_sha256": adapter_sha256(plan.adapter),
@@ -306,6 +304,6 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
         "known_sha256": content_sha256(plan.known) if plan.known else None,
-        "record_source": config.record_source or None,  # as in folders from before there was this setting
+        "record_source": config.record_source or None,  # None as in folders older than this setting
         "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.strategy.name}" if plan.strategy.stored else ""),
     }

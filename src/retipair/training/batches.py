@@ -1,6 +1,6 @@
-"""What training and validation look at: pairs, encoded once, and drawn in batches.
+"""Encode the training and validation pairs once, and draw batches from the latents.
 
-A batch is a function of the seed and the numbers of its samples alone.
+A batch is a function of the seed and its sample numbers only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,14 +26,14 @@ from retipair.runtime.schema import json_sha256
 from retipair.training.plan import VALIDATION_TIMESTEPS, Data, Plan
 
 RECIPE = 1
-"""Raise it whenever the same pairs would be encoded otherwise."""
+"""Version of the encoding: increment it when the latents of the same pairs change."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows.
 
-    clean: (B, 2) bool, halves (CF, FA) that get no noise and do not count.
+    clean: (B, 2) bool, halves (CF, FA) without noise, excluded from the loss.
     """
 
     latents: torch.Tensor
@@ -45,10 +45,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Both sides of the split as latents, and what each pair hears.
+    """Latents and conditioning of the training and validation pairs.
 
-    Row i of `conditioning` is that of `prompts[i]`, its last row that of no prompt at all; `train_prompts` and
-    `val_prompts` are rows, one for each pair.
+    Row i of `conditioning` belongs to `prompts[i]`, the last row is unconditional. `train_prompts` and `val_prompts`
+    have the row of each pair.
     """
 
     config: TrainConfig
@@ -62,7 +62,7 @@ class Batches:
     val_prompts: Sequence[int]
 
     def draw(self, samples: Sequence[int]) -> Batch:
-        """The batch of these numbers of the endless stream of samples: pair, variant and all the rest of a batch."""
+        """Return the batch of these sample numbers; pair, variant, noise and timestep follow from seed and number."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
         mean, std = (to_device(part, self.device).float() for part in self.train.moments(pairs, variants))
@@ -76,7 +76,7 @@ class Batches:
         return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
 
     def pairs_of(self, samples: Sequence[int]) -> list[int]:
-        """The places of their pairs among those of the training."""
+        """Return the indices of the training pairs that these samples use."""
         return [draw(self.config.seed, sample, self.train.pairs, self.train.variants)[0] for sample in samples]
 
     def _row(self, sample: int, pair: int) -> int:
@@ -86,41 +86,42 @@ class Batches:
         return self.train_prompts[pair]
 
     def conditioning_for(self, prompt: str) -> Conditioning:
-        """One row: that of a prompt."""
+        """Return the conditioning of one prompt, one row."""
         return self.conditioning.rows([self.prompts.index(prompt)])
 
     def validation(self, dist: DistributedState) -> Iterator[tuple[int, Batch]]:
-        """Each validation pair of this process's share at each fixed timestep, by the timestep's place: mean latents,
-        fixed noise in both halves, no offset.
+        """Yield (timestep index, batch of one) for each validation pair of this process and each fixed timestep.
+
+        Latents are the posterior mean; both halves get fixed noise, without offset.
         """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
         for number, row in dist.split_between_processes([*enumerate(self.val_prompts)]):
             mean, _ = self.val.moments([number], [0])
             latents = to_device(mean, self.device).float()
-            for place, t in enumerate(VALIDATION_TIMESTEPS):
+            for index, t in enumerate(VALIDATION_TIMESTEPS):
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)
-                yield place, Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
+                yield index, Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
 
 
-# Making them
+# Building batches
 
 
 def make_batches(plan: Plan, data: Data) -> Batches:
-    """Latents and conditioning of both sides; autoencoder and text encoders are loaded for this and gone afterwards."""
+    """Encode pairs and prompts; autoencoder and text encoders are loaded for this and freed afterwards."""
     train, val = _encode(plan, data)
-    texts = [[entry.caption or plan.config.prompt for entry in side] for side in (data.train, data.val)]
+    texts = [[entry.caption or plan.config.prompt for entry in entries] for entries in (data.train, data.val)]
     prompts = sorted(set().union(*texts))
     conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
-    rows = [[prompts.index(text) for text in side] for side in texts]
+    rows = [[prompts.index(text) for text in split] for split in texts]
     timesteps = plan.base.timesteps
     return Batches(plan.config, plan.device, timesteps, train, val, prompts, conditioning, *rows)
 
 
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
-    """Latents of the training pairs in all their variants and of the validation pairs as they are.
+    """Return the latents of the training pairs in all variants, and of the validation pairs without augmentation.
 
-    What is not on disk yet is encoded; the autoencoder is loaded only for that and gone when this returns.
+    Encodes those that are not cached. The autoencoder is freed on return.
     """
     vae = plan.base.vae()
     weights = fingerprint_of(vae)
@@ -143,35 +144,38 @@ def _cache(plan: Plan, entries: list[PairRecord], variants: int, vae: Any, weigh
     }
     folder = plan.config.results / "latents" / json_sha256(key)[:16]
 
-    now = entries[0]
+    current = entries[0]
 
-    def joints(begun: int) -> Iterator[np.ndarray]:
-        nonlocal now
-        with progress("Encoding pairs", len(entries) * variants, begun) as advance:
-            for number, now in enumerate(entries[begun // variants :], begun // variants):
-                views = load_views(now, plan.layout.view_size)
-                for variant in range(max(0, begun - number * variants), variants):
+    def joints(start: int) -> Iterator[np.ndarray]:
+        nonlocal current
+        with progress("Encoding pairs", len(entries) * variants, start) as advance:
+            for number, current in enumerate(entries[start // variants :], start // variants):
+                views = load_views(current, plan.layout.view_size)
+                for variant in range(max(0, start - number * variants), variants):
                     yield plan.layout.join(*apply_variant(*views, draw_variant(variant, plan.config.seed, number)))
                     advance()
 
     def encoder() -> Encode:
         vae.to(plan.device)
-        return lambda joint: encoded(vae, joint, now)
+        return lambda joint: encoded(vae, joint, current)
 
     shape = (len(entries), variants, *plan.latent_shape)
-    if (found := open_cache(folder, shape)) is not None:
-        return found
-    with directory_lock(folder, wait=True):  # of two runs that need the same, one encodes
+    if (cache := open_cache(folder, shape)) is not None:
+        return cache
+    with directory_lock(folder, wait=True):  # if two runs need the same latents, only one encodes them
         return open_or_build(folder, shape, joints, encoder)
 
 
 def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """mean, std of a joint image's latents, (C, h, w). Raises UserError, naming pair and half, for no numbers."""
+    """Return mean and std of a joint image's latents, (C, h, w) each.
+
+    Raises UserError, naming pair and half, if they contain NaN or infinity in fp16.
+    """
     moments = encode_moments(vae, joint[None])
     for part in (moments.mean, moments.std):
         if view := find_nonfinite_half(part.to(torch.float16)):
             raise UserError(
-                f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder gives no numbers; take a base with "
-                "a sound one (SDXL's overflows in fp16: take it in fp32, or sdxl-vae-fp16-fix)"
+                f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder returns NaN or infinity; use a base "
+                "with another one (SDXL's overflows in fp16: use it in fp32, or sdxl-vae-fp16-fix)"
             )
     return moments.mean[0].numpy(), moments.std[0].numpy()

@@ -1,4 +1,4 @@
-"""What training logs and prints."""
+"""Log and print the progress of a training."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,7 @@ from retipair.runtime.distributed import DistributedState
 from retipair.runtime.errors import printable
 from retipair.runtime.profiling import GIB, Peak, memory_kind
 from retipair.runtime.schema import to_values
-from retipair.training.plan import (
-    Data,
-    Plan,
-    samples_text,
-)
+from retipair.training.plan import Data, Plan, samples_text
 from retipair.training.step import Training
 
 Track = Callable[[Mapping[str, float], int], None]
@@ -50,16 +46,17 @@ def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -
 
 @contextmanager
 def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Track]:
-    """A function that sends metrics to the tracker asked for, through accelerate."""
+    """Yield a function that sends metrics to the tracker of --tracker, through accelerate."""
     if config.tracker == "none" or not dist.is_main_process:
         yield lambda values, step: None
         return
     from accelerate import Accelerator
 
     accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
-    known = {k: v for k, v in to_values(config).items() if v is not None and k not in ("data", "results", "tokenizer")}
-    where = {"wandb": {"dir": str(run.folder)}}
-    accelerator.init_trackers("retipair", {**known, "base": shareable_name(config.base)}, where)
+    paths = ("data", "results", "tokenizer")
+    settings = {name: value for name, value in to_values(config).items() if value is not None and name not in paths}
+    options = {"wandb": {"dir": str(run.folder)}}
+    accelerator.init_trackers("retipair", {**settings, "base": shareable_name(config.base)}, options)
     yield lambda values, step: accelerator.log(dict(values), step=step)
     accelerator.end_training()
 
@@ -69,10 +66,10 @@ def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[s
         console.print(f"Resuming {plan.folder} at step {training.optimizer.step}")
     trainable = sum(parameter.numel() for parameter in training.optimizer.parameters.values())
     dist = training.dist
-    together = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""
+    processes = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""
     console.print(
         f"{plan.base.family.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
-        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{together}"
+        f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{processes}"
     )
     console.print(f"the base predicts {plan.base.prediction}")
     console.print(memory_text(plan))
@@ -86,26 +83,26 @@ def memory_text(plan: Plan) -> str:
     return f"memory: {needed:.1f} GiB estimated, with {plan.strategy.name} (--memory {plan.config.memory})"
 
 
-def print_change(run: Run, step: int, before: str, way: MemoryStrategy) -> None:
-    """A resumed run that saves memory otherwise than before: fewer bits are other arithmetic."""
-    text = f"memory: from step {step} on with {way.name}, before with {before}"
+def print_change(run: Run, step: int, before: str, strategy: MemoryStrategy) -> None:
+    """Report that a resumed run changes its memory strategy; quantised weights change the arithmetic."""
+    text = f"memory: from step {step} on with {strategy.name}, before with {before}"
     run.note("training", text)
-    console.print(f"{text}; the base's weights in other bits make it another training than one that ran all the way")
+    console.print(f"{text}; if the base's weights change precision, results differ from an uninterrupted run")
 
 
 def print_end(plan: Plan, steps: int, peak: Peak) -> None:
-    """What was reached, and the memory it took beside the estimate."""
+    """Print the last and the best step, and the peak memory next to its estimate."""
     run = Run(plan.folder)
-    needed, took = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.floor
+    needed, used = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.floor
     kind = f"used: {memory_kind(plan.device)}, above the start's"
-    memory = f"memory: {needed:.2f} GiB estimated, {took:.2f} GiB used at most, with {plan.strategy.name} ({kind})"
+    memory = f"memory: {needed:.2f} GiB estimated, {used:.2f} GiB used at most, with {plan.strategy.name} ({kind})"
     if steps:
         run.note("training", memory)
     console.print(memory)
     console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
     if run.best_step() == 0:
         console.print(
-            "warning: no step is better than the untrained base; train longer, or draw with --checkpoint latest"
+            "warning: no step is better than the untrained base; train longer, or generate with --checkpoint latest"
         )
     console.print(f"Next: {next_command(plan.config, untrained=run.best_step() == 0)}")
 

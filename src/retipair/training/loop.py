@@ -1,4 +1,4 @@
-"""The loop of a run: train, log, validate, checkpoint, stop."""
+"""The training loop of a run: train, log, validate, checkpoint, stop."""
 
 import signal
 import time
@@ -24,10 +24,10 @@ from retipair.training.validation import validate, write_samples
 
 @dataclass
 class TrainingLoop:
-    """A run from the step it is at to `max_steps`.
+    """Train a run from its current step to `max_steps`.
 
-    best: why the best step so far is the best (`reason`), None without one. track: sends figures to a tracker. stop:
-    whether a signal asked to stop. All processes run the loop; the main one writes and prints.
+    best: the best step so far and its scores (`reason`), or None. track: sends metrics to a tracker. stop: whether a
+    signal requested a stop. All processes run the loop; only the main process writes and prints.
     """
 
     plan: Plan
@@ -47,7 +47,7 @@ class TrainingLoop:
     def run(self, validate_first: bool) -> None:
         """Train up to `max_steps`, after a validation if `validate_first`.
 
-        Raises Stopped, with the state saved, if a signal asks for it; UserError if training diverges.
+        Raises Stopped, after saving the state, if a signal requests it; UserError if training diverges.
         """
         config, dist = self.plan.config, self.training.dist
         if validate_first and not self.validate_and_checkpoint():
@@ -69,12 +69,12 @@ class TrainingLoop:
 
     @property
     def validation_due(self) -> bool:
-        """Whether the current step is one that is validated."""
+        """Whether to validate after the current step."""
         config = self.plan.config
         return self.step % config.val_every == 0 or self.step == config.max_steps
 
     def log(self, rate: float, seconds: float) -> str:
-        """Log the means since the last line; returns the note for the progress bar."""
+        """Log the means since the last log line; returns the note for the progress bar."""
         self.training.nonfinite.since_last_log = 0
         means = self.training.meter.read(self.training.dist)
         check_bounded(self.run_dir, self.step, means["mse"], self.plan.config)
@@ -84,10 +84,10 @@ class TrainingLoop:
         return f"loss {self.training.meter.last:.4f} lr {rate:.1e} {memory:.1f} GiB"
 
     def validate_and_checkpoint(self) -> bool:
-        """Validate, sample, save the state, keep the best; returns False if a signal interrupts the sampling.
+        """Validate, sample, save the state and the best adapter; returns False if a signal interrupts the sampling.
 
-        In this order, so that the best step is never later than the saved state. An interrupted validation is repeated
-        by the resumed run.
+        This order ensures that the best step is never later than the saved state. A resumed run repeats an interrupted
+        validation.
         """
         state = self.state_dict()
         with self.training.optimizer.ema_weights():
@@ -110,31 +110,31 @@ class TrainingLoop:
         return write_samples(folder, self.plan, self.metadata, self.training, lambda: alone and self.stop.requested)
 
     def checkpoint(self, losses: dict[str, float], state: dict[str, torch.Tensor]) -> None:
-        """Log a validation and save the state and, if it is the best so far, the adapter. For the main process."""
+        """Log a validation and save the state, and the adapter if it is the best so far. Main process only."""
         log_validation(self.run_dir, self.step, losses, self.track)
         by = self.plan.config.best_by
-        now = Validation(self.step, losses["loss"], losses.get("consistency"))
-        before = validation_of(self.best) if self.best else None
-        if improved := better(now, before, by):
-            self.best = reason(now, before, by)
+        current = Validation(self.step, losses["loss"], losses.get("consistency"))
+        best = validation_of(self.best) if self.best else None
+        if improved := better(current, best, by):
+            self.best = reason(current, best, by)
         self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
-        if self.best and improved:  # after the state: a kill in between leaves a state from which it is restored
+        if self.best and improved:  # after the state, from which a resumed run restores it if killed in between
             self.run_dir.save_best(self.save_adapter, self.best)
-            console.print(f"best so far, by {by}: step {self.step}, validation {validation_text(now)}")
+            console.print(f"new best, by {by}: step {self.step}, validation {validation_text(current)}")
 
     def save_and_stop(self) -> Stopped:
-        """Save the state between two checkpoints; returns the exception that says how to resume."""
+        """Save the state between two checkpoints; returns the exception to raise."""
         handle_nonfinite_steps(self.run_dir, self.training, self.data)
         state = self.state_dict()
         with self.training.optimizer.ema_weights():
             if self.training.dist.is_main_process:
                 self.run_dir.save_stopped(self.step, self.save_adapter, state, {"best": self.best})
         self.training.dist.wait_for_everyone()
-        text = f"stopped after step {self.step}, which is saved; the same command with --resume goes on"
+        text = f"stopped after step {self.step}, which is saved; run the same command with --resume to continue"
         return Stopped(text, self.stop.number or signal.SIGTERM)  # another process may have received the signal
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return everything that a resumed run needs, summed over all processes."""
+        """Return the tensors that a resumed run needs; log sums are those of all processes."""
         sums = self.training.dist.reduce_sum(self.training.meter.sums.clone())
         return {**self.training.optimizer.state(), "window": sums}
 

@@ -15,7 +15,7 @@ class NonFiniteCounter:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
         self.sync_is_free = device == "cpu"
-        """Whether `read` costs nothing."""
+        """Whether `read` needs no synchronisation."""
         self.since_last_log = 0
         """Number of skipped steps since the last log line."""
 
@@ -37,8 +37,8 @@ class NonFiniteCounter:
 
 def find_nonfinite(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str | None:
     """Name the pair and half whose latents or prediction contain NaN or infinity; None if all are finite."""
-    for what, values in (("the latents", batch.latents), ("the prediction", prediction)):
+    for label, values in (("the latents", batch.latents), ("the prediction", prediction)):
         for name, row in zip(names, values, strict=True):
             if half := find_nonfinite_half(row):
-                return f"{what} of pair {name}, {half}"
+                return f"{label} of pair {name}, {half}"
     return None

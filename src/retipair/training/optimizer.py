@@ -1,4 +1,4 @@
-"""What is being learnt: the adapter, its optimiser and running average, and how they are saved and taken up again."""
+"""Optimise the adapter: AdamW, learning rate schedule, moving average, and their state for checkpoints."""
 
 import math
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
 
 class LoraOptimizer:
-    """Where the adapter's parameters, the optimiser and the average stand after `step` steps."""
+    """The adapter's parameters, their optimiser and moving average after `step` steps."""
 
     def __init__(self, unet: UNet, config: TrainConfig) -> None:
         self.config = config
         self.parameters = adapter_parameters(unet)
         self.step = 0
         self._optimizer = _build_optimizer(config, list(self.parameters.values()))
-        self._masks = bool(self._optimizer.defaults.get("fused"))
+        self._skips_nonfinite = bool(self._optimizer.defaults.get("fused"))
         self._average = MovingAverage(self.parameters.values(), config.ema_decay) if config.ema_decay else None
 
     @property
@@ -30,20 +30,20 @@ class LoraOptimizer:
         return learning_rate(self.step, self.config)
 
     def update(self) -> torch.Tensor:
-        """Take one optimiser step along the gradients gathered so far; skip it where they are NaN or infinite.
+        """Take one optimiser step with the accumulated gradients; skip it if they contain NaN or infinity.
 
         A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
         Returns whether the gradients are finite, () bool on the device: a GPU skips without synchronising.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
-        gradients = [one.grad for one in self.parameters.values() if one.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         finite = norm.isfinite()
         if self.config.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
-        if self._masks:
-            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # fused steps heed it
+        if self._skips_nonfinite:
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused steps
             self._optimizer.step()
         elif finite:
             self._optimizer.step()
@@ -55,7 +55,7 @@ class LoraOptimizer:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Inside, the network has the averaged adapter in place of the raw one, where averaging is on."""
+        """Replace the adapter's weights by their moving average inside the context, if --ema_decay is on."""
         if self._average is None:
             yield
             return
@@ -67,7 +67,7 @@ class LoraOptimizer:
             self._average.restore(self.parameters.values())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything the next step depends on, by name: the raw adapter, the optimiser, the average."""
+        """Return the tensors that the next step depends on, by name: raw adapter, optimiser, moving average."""
         tensors = {f"adapter.{name}": p.detach().clone() for name, p in self.parameters.items()}
         for number, entry in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -77,7 +77,7 @@ class LoraOptimizer:
         return tensors
 
     def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Take up the state of `step` steps."""
+        """Load the state after `step` steps."""
         self.step = step
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
@@ -86,30 +86,30 @@ class LoraOptimizer:
             if key.startswith("optimizer."):
                 _, number, name = key.split(".", 2)
                 value = tensors[key]
-                counted = value.dtype == torch.int64 and value.ndim == 0  # adamw8bit's steps are no tensor
-                moments.setdefault(int(number), {})[name] = int(value) if counted else value
+                is_count = value.dtype == torch.int64 and value.ndim == 0  # adamw8bit counts its steps as an int
+                moments.setdefault(int(number), {})[name] = int(value) if is_count else value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._average is not None:
             self._average.updates.fill_(tensors.get("average.updates", step))  # older checkpoints have none
-            for place, shadow in enumerate(self._average.shadow_params):
-                shadow.copy_(tensors[f"average.{place}"])
+            for index, shadow in enumerate(self._average.shadow_params):
+                shadow.copy_(tensors[f"average.{index}"])
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of the step that follows `step` others: linear warm-up, then the schedule; a function of these alone.
+    """Return the learning rate after `step` steps: linear warm-up, then the schedule.
 
     original: constant for 4,000 steps, then cosine to lr_end at max_steps; a run of less than 15,000 steps is constant
-    for the same share of them.
+    for the same fraction of them.
     """
-    warm = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
+    warmup = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
     if config.lr_schedule == "constant":
-        return warm * config.learning_rate
-    flat = 0
+        return warmup * config.learning_rate
+    constant = 0
     if config.lr_schedule == "original":
-        flat = min(ORIGINAL_CONSTANT_STEPS, round(config.max_steps * ORIGINAL_CONSTANT_STEPS / ORIGINAL_STEPS))
-    share = min(max(step - flat, 0) / max(config.max_steps - flat, 1), 1.0)
+        constant = min(ORIGINAL_CONSTANT_STEPS, round(config.max_steps * ORIGINAL_CONSTANT_STEPS / ORIGINAL_STEPS))
+    fraction = min(max(step - constant, 0) / max(config.max_steps - constant, 1), 1.0)
     end = min(config.lr_end, config.learning_rate)
-    return warm * (end + (config.learning_rate - end) * (1 + math.cos(math.pi * share)) / 2)
+    return warmup * (end + (config.learning_rate - end) * (1 + math.cos(math.pi * fraction)) / 2)
 
 
 def _build_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

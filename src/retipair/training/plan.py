@@ -1,4 +1,4 @@
-"""Settings -> decisions: which base, layout, arithmetic and pairs a run has. `--dry_run` stops here."""
+"""Resolve the settings of a run: base, layout, precision, memory strategy and pairs. `--dry_run` stops here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ from retipair.runtime.schema import to_values
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
-"""Steps of a run, from which on its validations sample as many pairs as the original's."""
+"""Runs of at least this many steps sample as many pairs at each validation as the original system."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps"),
@@ -60,7 +60,7 @@ AT_MOST = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What the settings lead to, before anything is loaded or written."""
+    """The resolved settings, before anything is loaded or written."""
 
     config: TrainConfig
     base: Base
@@ -77,45 +77,46 @@ class Plan:
 
     @property
     def work(self) -> Workload:
-        """What its memory depends on."""
+        """Everything that its memory depends on."""
         latents = (self.config.batch_size, *self.latent_shape)
         return Workload(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
 
-    def memory(self, way: MemoryStrategy) -> Estimate:
-        """Bytes of each phase of the training, if it saved memory in this way."""
+    def memory(self, strategy: MemoryStrategy) -> Estimate:
+        """Estimate the bytes of each training phase with this strategy."""
         config = self.config
-        return training_memory(self.work, way, config.optimizer, bool(config.num_samples), config.ema_decay > 0)
+        return training_memory(self.work, strategy, config.optimizer, bool(config.num_samples), config.ema_decay > 0)
 
-    def memory_of(self, way: MemoryStrategy) -> int:
-        """The most of them."""
-        return max(self.memory(way).values())
+    def memory_of(self, strategy: MemoryStrategy) -> int:
+        """Estimate the peak, in bytes, with this strategy."""
+        return max(self.memory(strategy).values())
 
     @property
     def strategies(self) -> list[MemoryStrategy]:
-        """The ways to save memory that are open to it, from the fastest to the smallest."""
-        ways = [way for way in TRAINING_STRATEGIES if way.checkpointing or not self.config.gradient_checkpointing]
-        return supported_on(self.device, ways)
+        """The memory strategies that this run may use, from the fastest to the smallest."""
+        required = self.config.gradient_checkpointing
+        strategies = [strategy for strategy in TRAINING_STRATEGIES if strategy.checkpointing or not required]
+        return supported_on(self.device, strategies)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The pairs of a run: both sides of the split, and the fingerprint of everything in them."""
+    """The training and validation pairs of a run, and the hash of their content."""
 
     train: list[PairRecord]
     val: list[PairRecord]
     sha256: str
 
     def prompts(self, default: str) -> list[tuple[str, int]]:
-        """Distinct sentences of the training pairs, with how many have each."""
+        """Return the distinct prompts of the training pairs, each with its number of pairs."""
         return sorted(Counter(entry.caption or default for entry in self.train).items())
 
     def captions(self, default: str) -> list[tuple[str, str]]:
-        """Each pair's id and sentence, of both sides of the split."""
+        """Return (id, prompt) of all training and validation pairs."""
         return [(entry.id, entry.caption or default) for entry in (*self.train, *self.val)]
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Check the settings and open the base. Raises UserError for what cannot work."""
+    """Check the settings and open the base. Raises UserError for invalid settings."""
     _check(config)
     base = open_base(config.base, config.tokenizer)
     device = choose_device(config.device)
@@ -134,55 +135,58 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
-    """Fill in how many pairs are sampled at a validation, and in how many steps, where the flags do not say.
+    """Fill in the defaults of --num_samples and --sample_steps.
 
-    A resumed run keeps its own. Else the original's 10 pairs of 50 steps; a run of less than 500 steps takes a share
-    of both (2 pairs of 10 steps at least), lest samples take longer than training; not where --best_by needs them.
+    A resumed run keeps its own. Otherwise the original system's 10 pairs of 50 steps. Below 500 steps both are reduced
+    in proportion (to at least 2 pairs of 10 steps), or sampling would take longer than training; with --best_by
+    consistency or both, which evaluate the samples, they are not.
     """
-    share = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
-    default = max(2, round(10 * share)), max(10, round(50 * share))
+    fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
+    default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
     if config.resume and (run.folder / "config.json").is_file():
-        before = run.read_config()
-        default = before.num_samples or 0, before.sample_steps or default[1]
+        previous = run.read_config()
+        default = previous.num_samples or 0, previous.sample_steps or default[1]
     number = default[0] if config.num_samples is None else config.num_samples
     return replace(config, num_samples=number, sample_steps=config.sample_steps or default[1])
 
 
 def _select_strategy(plan: Plan) -> MemoryStrategy:
-    """What --memory leads to; a resumed run whose user leaves that to us goes on as it began."""
-    config, before = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
-    for way in plan.strategies:
-        if config.memory == "auto" and way.name == before:
-            return way
+    """Select the strategy for --memory; with auto a resumed run keeps its own."""
+    config, previous = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
+    for strategy in plan.strategies:
+        if config.memory == "auto" and strategy.name == previous:
+            return strategy
     free = partial(free_memory, plan.device)
     advice = "lower --batch_size or --size"
     if plan.dtype == torch.float32:
-        advice = f"try --precision bf16 (it loads half as much), or {advice}"
+        advice = f"try --precision bf16 (which halves the weights), or {advice}"
     return select_strategy(config.memory, plan.strategies, plan.memory_of, free, advice)
 
 
 def smaller_flags(plan: Plan) -> str:
-    """The flags to try when memory has run out after all."""
+    """Return the flags to try after an out-of-memory error."""
     if smaller := next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of):
         return f"--memory {smaller}"
     if not plan.strategy.checkpointing:
         return "--gradient_checkpointing"
-    return "a smaller --batch_size or --size, as another --name"
+    return "a smaller --batch_size or --size, with another --name"
 
 
 def _check(config: TrainConfig) -> None:
     if config.data is None:
-        raise UserError("--data is missing: give a prepared or raw folder; `retipair prepare RAW OUT` makes the former")
+        raise UserError(
+            "--data is missing: pass a prepared or raw folder; `retipair prepare RAW OUT` writes a prepared one"
+        )
     if not config.data.exists():
         raise UserError(f"--data {config.data}: no such file or folder")
     check_folder_name("--name", config.name)
-    for name, most in AT_MOST.items():
-        if (getattr(config, name) or 0) > most:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at most {most}")
-    least = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
-    for name, bound in least.items():
-        if (value := getattr(config, name)) is not None and not value >= bound:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {bound}")
+    for name, upper in AT_MOST.items():
+        if (getattr(config, name) or 0) > upper:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at most {upper}")
+    minimum = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
+    for name, lower in minimum.items():
+        if (value := getattr(config, name)) is not None and not value >= lower:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least {lower}")
     for name in ("ema_decay", "prompt_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be in [0, 1)")
@@ -192,13 +196,13 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
     check_size(config.size)
     if config.best_by != "loss" and config.num_samples == 0:
-        raise UserError(f"--best_by {config.best_by}: looks at samples; raise --num_samples, 10 is usual")
+        raise UserError(f"--best_by {config.best_by}: evaluates samples; raise --num_samples (10 is usual)")
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
 
 
 def read_data(plan: Plan) -> Data:
-    """The pairs of --data; a raw folder is prepared first, once, under RESULTS/prepared."""
+    """Read the pairs of --data; a raw folder is first prepared, once, under RESULTS/prepared."""
     folder = plan.config.data
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
@@ -207,7 +211,7 @@ def read_data(plan: Plan) -> Data:
 
 
 def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
-    """What the adapter will say of itself."""
+    """Return the adapter's metadata, at step 0."""
     config = plan.config
     return AdapterMetadata(
         system=plan.base.family.name,
@@ -229,17 +233,17 @@ def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
 
 
 def adapter_config(config: TrainConfig) -> Any:
-    """PEFT's settings for the adapter these settings ask for."""
+    """Return PEFT's config of the adapter."""
     return lora_config(*adapter_settings(config))
 
 
 def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
-    """Those of the adapter, in the order that `lora_config` takes them."""
+    """Return the arguments of `lora_config`: rank, alpha, targets, DoRA, rsLoRA."""
     return config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora
 
 
 def print_plan(plan: Plan) -> None:
-    """What --dry_run shows: what the settings lead to, then the settings."""
+    """Print what --dry_run shows: derived values, then the settings."""
     memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
@@ -247,7 +251,7 @@ def print_plan(plan: Plan) -> None:
     pairs, captions, on_disk = _described_data(plan.config, size)
     warnings = [*plan.base.warnings, *caption_warnings(plan.base, captions)]
     facts = {
-        "run": f"{plan.folder}{' (exists: --resume goes on)' if exists else ''}",
+        "run": f"{plan.folder}{' (exists: --resume continues it)' if exists else ''}",
         "pairs": pairs,
         "views": views_text(size, on_disk),
         "samples": samples_text(plan.config),
@@ -267,30 +271,30 @@ def print_plan(plan: Plan) -> None:
 
 
 def samples_text(config: TrainConfig) -> str:
-    """Say what each validation samples."""
+    """Describe what each validation samples."""
     if not config.num_samples:
         return "none"
     return f"{config.num_samples} pairs of {config.sample_steps} denoising steps at each validation"
 
 
 def view_size_on_disk(entries: Sequence[PairRecord]) -> int:
-    """Return the side of the first CF, px; `prepare` and `generate` make all of one size."""
+    """Return the side of the first CF, px; `prepare` and `generate` write all views at one size."""
     return image_size(entries[0].cf)[0]
 
 
 def views_text(size: int, on_disk: int) -> str:
-    """Say which size training sees the views in, px, and if they are resized for it."""
+    """Describe the size of the views in training, px, and whether they are resized to it."""
     if on_disk >= size:
         return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"
     return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for detail"
 
 
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
-    """Count the pairs, and read (id, caption) of those that training reads, and their views' size on disk, px."""
+    """Return the pair counts as text, (id, prompt) of all but the test pairs, and their views' size on disk, px."""
     assert config.data is not None
     if not is_prepared(config.data):
         raw = find_pairs(config.data)
-        count = f"{len(raw)} raw ones in {config.data}, prepared when training starts"
+        count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
         return count, [(pair.id, pair.caption or config.prompt) for pair in raw], view_size
     entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)

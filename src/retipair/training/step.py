@@ -1,4 +1,4 @@
-"""One training step, and what it works with."""
+"""One training step, and the objects that it uses."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,12 +20,12 @@ from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import Data, Plan, adapter_config
 
 PARTS = ("draw", "forward", "losses", "backward", "update")
-"""Of a step, as a profile names them."""
+"""Names of the parts of a step in a profile."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a step works with, loaded."""
+    """Everything that a training step uses, loaded."""
 
     config: TrainConfig
     batches: Batches
@@ -40,7 +40,7 @@ class Training:
 
 
 def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
-    """Encode what is not encoded yet, and put a fresh adapter on the base."""
+    """Encode the pairs that are not cached, load the base and add an untrained adapter."""
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)
@@ -60,15 +60,15 @@ def high_frequency(config: TrainConfig) -> HighFrequency:
 
 
 def training_step(training: Training) -> float:
-    """One step of the optimiser; returns the learning rate that it had. The processes share its samples."""
+    """Take one optimiser step, its samples split between the processes; returns its learning rate."""
     config, optimizer, dist = training.config, training.optimizer, training.dist
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
             batch = training.batches.draw(samples_of(config, optimizer.step, part, dist))
             noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
-            given = with_clean_halves(noisy, batch.latents, batch.clean)
+            inputs = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
-            prediction = training.denoise(given, batch.t, batch.conditioning)
+            prediction = training.denoise(inputs, batch.t, batch.conditioning)
         with record_function("losses"):
             losses = training.objective(prediction, noisy, batch.latents, batch.noise, batch.t, batch.clean)
             training.meter.add(losses, batch.t)
@@ -82,24 +82,22 @@ def training_step(training: Training) -> float:
 
 
 def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState) -> range:
-    """The numbers of the samples in one forward pass of this process, of `gradient_accumulation_steps` in a step."""
-    turn = (step * config.gradient_accumulation_steps + part) * dist.num_processes + dist.process_index
-    return range(turn * config.batch_size, (turn + 1) * config.batch_size)
+    """Return this process's sample numbers for forward pass `part` of a step."""
+    forward = (step * config.gradient_accumulation_steps + part) * dist.num_processes + dist.process_index
+    return range(forward * config.batch_size, (forward + 1) * config.batch_size)
 
 
 @torch.no_grad()
 def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
-    """What is no number in a step: its batches, those of all processes, are drawn once more, for they are functions of
-    its number.
-    """
-    seen: list[str] = []
+    """Describe what is NaN or infinite in a step; its batches are drawn again, those of all processes."""
+    pairs: list[str] = []
     states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
     for part, dist in product(range(training.config.gradient_accumulation_steps), states):
         samples = samples_of(training.config, step, part, dist)
         batch = training.batches.draw(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
-        if found := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
-            return found
-        seen += names
-    return f"the gradient of {'pair' if len(seen) == 1 else 'pairs'} {', '.join(dict.fromkeys(seen))}"
+        if cause := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
+            return cause
+        pairs += names
+    return f"the gradient of {'pair' if len(pairs) == 1 else 'pairs'} {', '.join(dict.fromkeys(pairs))}"

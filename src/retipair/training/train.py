@@ -1,4 +1,4 @@
-"""Manifest -> adapter."""
+"""`retipair train`: train an adapter on prepared pairs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,7 @@ from retipair.runtime.errors import UserError, unless_out_of_memory
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.signals import graceful_shutdown
-from retipair.training.log import (
-    print_change,
-    print_end,
-    print_start,
-    tracking,
-)
+from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
 from retipair.training.plan import (
     Data,
@@ -59,7 +54,7 @@ def train(config: TrainConfig) -> Path | None:
 
 def run_training(plan: Plan, dist: DistributedState) -> int:
     """Check, set up, resume and train; returns the number of optimiser steps taken."""
-    # Check: what can be wrong is found before anything is written
+    # Check everything before anything is written
     config = plan.config
     with dist.main_process_first():  # raw views are prepared once
         data = read_data(plan)
@@ -95,7 +90,7 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
 
 
 def restore_checkpoint(training: Training, checkpoint: Path | None) -> dict[str, Any] | None:
-    """Go on from a checkpoint, if there is one; returns the best step so far and why it is the best."""
+    """Load a checkpoint, if there is one; returns the best step so far with its scores."""
     if checkpoint is None:
         return None
     tensors, values = read_state(checkpoint)
@@ -106,8 +101,8 @@ def restore_checkpoint(training: Training, checkpoint: Path | None) -> dict[str,
 
 
 def init_run_dir(run: Run, plan: Plan, fingerprint: Mapping[str, str], checkpoint: Path | None) -> None:
-    """Make the run's folder, or take up its logs where it goes on."""
-    before = run.memory_strategy()
+    """Create the run's folder; a resumed run's logs are cut at the checkpoint."""
+    previous = run.memory_strategy()
     changes = changed_settings(run, plan.config) if checkpoint else []
     start_run(run, plan.config, {**fingerprint, "memory_way": plan.strategy.name})
     run.cut_logs(checkpoint)
@@ -115,12 +110,12 @@ def init_run_dir(run: Run, plan: Plan, fingerprint: Mapping[str, str], checkpoin
         text = f"resumed from step {step_of(checkpoint)} with other settings: {', '.join(changes)}"
         run.note("training", text)
         console.print(text)
-    if checkpoint is not None and before not in (None, plan.strategy.name):
-        print_change(run, step_of(checkpoint), str(before), plan.strategy)
+    if checkpoint is not None and previous not in (None, plan.strategy.name):
+        print_change(run, step_of(checkpoint), str(previous), plan.strategy)
 
 
 def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str, str]:
-    """What the settings led to: a resumed run must find it unchanged."""
+    """Return the values that must be unchanged when the run is resumed."""
     return {
         "system": plan.base.family.name,
         "layout": plan.layout.name,
@@ -131,11 +126,11 @@ def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str,
 
 
 def out_of_memory(plan: Plan) -> str:
-    """What to do, and what is left."""
-    whole = Run(plan.folder).latest()
-    kept = f"the last checkpoint, step {step_of(whole)}, is intact" if whole else "nothing was saved yet"
+    """Return the out-of-memory message: the last checkpoint, and flags to try."""
+    latest = Run(plan.folder).latest()
+    saved = f"the last checkpoint, step {step_of(latest)}, is intact" if latest else "nothing was saved yet"
     estimated = plan.memory_of(plan.strategy) / GIB
     return (
-        f"out of memory, with {plan.strategy.name} ({estimated:.1f} GiB were estimated); {kept}: "
-        f"try {smaller_flags(plan)}{' --resume' if whole else ''}"
+        f"out of memory, with {plan.strategy.name} ({estimated:.1f} GiB were estimated); {saved}: "
+        f"try {smaller_flags(plan)}{' --resume' if latest else ''}"
     )

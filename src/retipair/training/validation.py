@@ -1,4 +1,4 @@
-"""Validation: the loss at fixed noise, and sample pairs."""
+"""Validate: compute the loss with fixed noise, and generate sample pairs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +16,14 @@ from retipair.models.lora import AdapterMetadata
 from retipair.runtime.console import progress
 from retipair.runtime.distributed import DistributedState
 from retipair.training.batches import Batches
-from retipair.training.plan import (
-    VALIDATION_TIMESTEPS,
-    Plan,
-)
+from retipair.training.plan import VALIDATION_TIMESTEPS, Plan
 from retipair.training.step import Training
 
 
 @torch.no_grad()
 def validate(denoise: Denoiser, schedule: NoiseSchedule, batches: Batches, dist: DistributedState) -> dict[str, float]:
-    """Mean squared error on unseen pairs with fixed noise: the mean, then one figure for each timestep and half."""
-    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, how many
+    """Return the mean squared error on the validation pairs with fixed noise: mean, and per timestep and half."""
+    sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, count
     for row, batch in batches.validation(dist):
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.t)
         prediction = denoise(noisy, batch.t, batch.conditioning)
@@ -34,36 +31,39 @@ def validate(denoise: Denoiser, schedule: NoiseSchedule, batches: Batches, dist:
         sums[row] += F.pad(mean_per_half((prediction - target) ** 2)[0], (0, 1), value=1.0)
     sums = dist.reduce_sum(sums)
     means = (sums[:, :2] / sums[:, 2:]).tolist()
-    named = zip(VALIDATION_TIMESTEPS, means, strict=True)
-    parts = {f"t{t}_{half}": value for t, row in named for half, value in zip(("cf", "fa"), row, strict=True)}
+    rows = zip(VALIDATION_TIMESTEPS, means, strict=True)
+    parts = {f"t{t}_{half}": value for t, row in rows for half, value in zip(("cf", "fa"), row, strict=True)}
     return {"loss": sum(parts.values()) / len(parts), **parts}
 
 
 def write_samples(
-    folder: Path, plan: Plan, description: AdapterMetadata, training: Training, told: Callable[[], bool] = lambda: False
+    folder: Path,
+    plan: Plan,
+    description: AdapterMetadata,
+    training: Training,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Sample pairs as `generate` would, pair_00 on, and write cf, fa and joint of each.
+    """Generate sample pairs as `generate` does, and write cf, fa and joint of each to pair_00, pair_01, ...
 
-    Returns how well their halves match: the mean correlation of the vessels of both views; None as soon as it is told
-    to stop.
+    Returns the mean consistency (vesselness correlation of the two views); None as soon as a stop is requested.
     """
     config, dist = plan.config, training.dist
     assert config.num_samples is not None
     assert config.sample_steps is not None  # the plan fills both in
-    matches = torch.zeros(config.num_samples, device=plan.device)
+    consistencies = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
-    painter = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
-    mine = dist.split_between_processes(range(config.num_samples))
-    with progress("Sampling", len(mine)) as advance:
-        for number in mine:
+    pair_generator = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
+    numbers = dist.split_between_processes(range(config.num_samples))
+    with progress("Sampling", len(numbers)) as advance:
+        for number in numbers:
             source = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
-            painted = painter.sample(training.batches.conditioning_for(prompt), [source])[0]
-            mark = synthetic_mark(painter, prompt, config.seed, number)
-            for name, image in {"cf": painted.cf, "fa": painted.fa, "joint": painted.joint}.items():
+            images = pair_generator.sample(training.batches.conditioning_for(prompt), [source])[0]
+            mark = synthetic_mark(pair_generator, prompt, config.seed, number)
+            for name, image in {"cf": images.cf, "fa": images.fa, "joint": images.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
-            matches[number] = painted.pair.consistency()
+            consistencies[number] = images.pair.consistency()
             advance()
-            if told():
+            if stop_requested():
                 return None
-    return float(dist.reduce_sum(matches).mean())
+    return float(dist.reduce_sum(consistencies).mean())
