@@ -1,4 +1,4 @@
-"""Every setting, once. The string under a field is its `--help` and its documentation; the default is the decision."""
+"""All settings. The string under a field is its `--help` text and its documentation."""
 
 import math
 from dataclasses import dataclass
@@ -32,51 +32,52 @@ class PrepareConfig:
     size: int = 512
     """Side of the square prepared views, px."""
     register: Register = "auto"
-    """How FA is aligned to CF: from points where there are any, else from vessels (auto); or one of these; or not."""
+    """How FA is aligned to CF. points: by landmarks; features: by vessels; none: not at all; auto: points if there are
+    any, else features."""
     max_residual_px: float = 5.0
-    """Refuse a pair whose median landmark residual is larger than this, px at 512 whatever --size is; without points,
-    one of which too few patches of vessels fit within it (docs/formats.md)."""
+    """Refuse pairs whose median landmark residual exceeds this; without points, those in which too few vessel patches
+    match within it (docs/formats.md). In px at 512, whatever --size is."""
     min_consistency: float | None = None
-    """Refuse a pair of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is); default: 0.25
-    where it is registered by points, 0.2 by features, 0.15 with --register none."""
+    """Refuse pairs of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is); default: 0.25
+    if registered by points, 0.2 by features, 0.15 with --register none."""
     allow_mirror: bool = False
-    """Turn an FA that is mirrored left to right, where its pair fits only so; else such a pair is refused."""
+    """Flip an FA left to right if it can only be registered mirrored; without this flag such a pair is refused."""
     anonymise: Path | None = None
-    """A key file, made if it is missing: ids, eyes and patients become keyed hashes in OUT, and so in all that is made
-    of it. Keep it, and the table of names beside it, apart: the same key gives the same hashes."""
+    """Key file, created if missing: ids, eyes and patients are replaced by keyed hashes in OUT and everything derived
+    from it. Store it, and the table of names next to it, separately; the same key gives the same hashes."""
     skip_bad: bool = False
-    """Leave out pairs whose files cannot be used, copies of other pairs and images that belong to no pair, and list
-    them in OUT/skipped.txt; else nothing is prepared."""
+    """Skip pairs with missing or unusable files, copies of other pairs and images without a pair, and list them in
+    OUT/skipped.txt; without this flag any of them stops the command."""
     max_megapixels: int = 200
-    """Refuse larger images: a small file may claim to hold gigabytes."""
+    """Refuse larger images, because a small file can decompress to gigabytes."""
     val_fraction: float = 0.2
-    """Share of eyes (patients where known) kept for validation."""
+    """Fraction of eyes (patients if known) for validation."""
     test_fraction: float = 0.0
-    """Share of eyes kept for testing: never trained on, never a source for from_data."""
+    """Fraction of eyes for testing: never used for training, nor as sources of --mode from_data."""
     seed: int = 0
     """Seed of the split."""
     workers: int = 0
-    """Processes; 0 uses every core."""
+    """Number of processes; 0: one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Fine-tune a base on prepared pairs with LoRA, so that one denoising draws both views of an eye."""
+    """Fine-tune a base with LoRA on prepared pairs, to generate both views of an eye jointly."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["-n"])]
     """Name of the run; its folder is RESULTS/out_joint_{sdxl,sd15}_cffa_pairs/NAME."""
     data: Path | None = None
-    """Prepared folder, or a raw one, which is prepared once into RESULTS/prepared."""
+    """Prepared folder, or a raw one, which is then prepared once into RESULTS/prepared."""
     base: str = DEFAULT_BASE
     """Hub id, folder or .safetensors file of SDXL or SD1.5; tiny-sdxl and tiny-sd15 ship with the package."""
     tokenizer: Path | None = None
-    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     results: Path = Path("results")
     """Root of the output trees."""
     size: int | None = None
-    """Side of one view, px, a multiple of 64; default: what the base was made for (512 for SDXL and SD1.5)."""
+    """Side of one view, px, a multiple of 64; default: the base's own (512 for SDXL and SD1.5)."""
     layout: Literal["auto", "side_by_side", "squeezed"] = "auto"
-    """How two views make one joint image; auto: side_by_side for SDXL, squeezed (views at half width) for SD1.5."""
+    """How two views form a joint image; auto: side_by_side for SDXL, squeezed (views at half width) for SD1.5."""
 
     max_steps: int = 15_000
     """Optimiser steps. May be raised on --resume."""
@@ -85,17 +86,17 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Forward passes in one optimiser step."""
     learning_rate: float = 5e-5
-    """AdamW's learning rate at its highest."""
+    """Peak learning rate of AdamW."""
     lr_schedule: Literal["original", "constant", "cosine"] = "original"
     """original: constant for 4,000 of 15,000 steps (in proportion for shorter runs), then cosine to --lr_end."""
     lr_warmup_steps: int = 0
     """Steps of linear warm-up at the start."""
     lr_end: float = 1e-5
-    """Learning rate at --max_steps for the schedules that fall."""
+    """Learning rate at --max_steps, for the schedules original and cosine."""
     weight_decay: float = 1e-2
     """AdamW's weight decay."""
     max_grad_norm: float = 1.0
-    """Clip the gradient to this norm; 0 switches clipping off."""
+    """Clip the gradient to this norm; 0 disables clipping."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps the optimiser's state in 8 bits (CUDA; pip install 'retipair[adamw8bit]')."""
 
@@ -106,207 +107,207 @@ class TrainConfig:
     lora_targets: Literal["attention", "all"] = "attention"
     """attention: to_q to_k to_v to_out.0; all: also the feed-forward and projection layers."""
     dora: bool = False
-    """Learn magnitude and direction apart (DoRA, arXiv 2402.09353)."""
+    """Train magnitude and direction separately (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     ema_decay: float = 0.0
-    """Keep a moving average of the adapter, with warm-up, and validate and save that; 0 is off, 0.999 usual."""
+    """Validate and save an exponential moving average of the adapter, with warm-up; 0 is off, 0.999 usual."""
 
     offset_noise_strength: float = 0.1
-    """Adds this times one constant a sample, channel and half to the noise, so that overall brightness is learnt."""
+    """Scale of a random constant added to the noise per sample, channel and half, so that mean brightness is learnt."""
     hf_lambda: float = 0.5
-    """Weight of the high-frequency loss: L1 of the high-passed clean latents, each half apart."""
+    """Weight of the high-frequency loss: L1 of the high-passed clean latents, per half."""
     hf_kernel: int = 7
-    """Width of the Gaussian blur behind the high-pass, latent pixels, odd."""
+    """Kernel width of the Gaussian blur that the high-pass subtracts, latent pixels, odd."""
     hf_sigma: float = 1.5
-    """Its sigma, latent pixels."""
+    """Sigma of that blur, latent pixels."""
     hf_max_timestep: int = 300
-    """The high-frequency loss counts only at timesteps below this: the error of x0 is amplified ~15x at high ones."""
+    """Timestep limit of the high-frequency loss: it counts only below, as high ones amplify the error of x0 ~15x."""
     min_snr_gamma: float = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
     half_clean_fraction: float = 0.0
-    """Share of samples in which CF or FA (evenly) gets no noise and only the other counts: looking across is all that
-    helps there. Bases learn agreement so; adapters of a base that has it gained under .01."""
+    """Fraction of samples in which one view is left clean and the loss is computed on the other, to train cross-view
+    consistency. Useful when training a base; improved adapters by less than 0.01."""
 
     prompt: str = DEFAULT_PROMPT
-    """The sentence for pairs that have no caption of their own."""
+    """Prompt of pairs without a caption."""
     prompt_dropout: float = 0.0
-    """Share of samples trained without a prompt; needed for --guidance_scale above 1 when generating, 0.1 usual."""
+    """Fraction of samples trained without a prompt; required for --guidance_scale above 1 in generate, 0.1 usual."""
     augment_variants: int = 8
-    """Variants of each pair, encoded once and drawn from: the pair itself, others flipped, turned, shifted, relit."""
+    """Augmented variants per pair, encoded once: the pair itself, and copies flipped, rotated, shifted and relit."""
 
     precision: Precision = "auto"
-    """Arithmetic of the frozen base: auto is bf16 on CUDA that has it, else fp32. The adapter is always fp32."""
+    """Precision of the frozen base; auto: bf16 on CUDA GPUs that support it, else fp32. The adapter is always fp32."""
     gradient_checkpointing: bool = False
-    """Recompute activations instead of keeping them, whatever --memory says: less memory, about a third slower."""
+    """Recompute activations instead of storing them, whatever --memory is: less memory, about a third slower."""
     memory: Memory = "auto"
-    """GiB of device memory to stay within, by the first of these whose estimate fits: nothing saved, gradient
-    checkpointing, that and the base's weights in fp8, that and in nf4 (pip install 'retipair[nf4]'). auto: one of the
-    first two, by what is free."""
+    """GiB of device memory available; the first strategy whose estimate fits is used: none, gradient checkpointing,
+    checkpointing and the base's weights in fp8, or in nf4 (pip install 'retipair[nf4]'). auto: one of the first two, by
+    free memory."""
     offline: bool = False
-    """Never reach the network: a hub id must be in the cache already."""
+    """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     seed: int = 42
-    """Everything random is a function of this and the step."""
+    """Seed of everything random."""
     deterministic: bool = False
-    """The same bits from each run on a GPU of one kind, somewhat slower; a CPU gives them anyway."""
+    """Bit-identical results of each run on the same GPU model, somewhat slower; on a CPU they always are."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """When a step's gradient is no number: stop, or leave the step out and say so. No checkpoint ever has it."""
+    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. No checkpoint contains it."""
     val_every: int = 500
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100
-    """Steps between lines of training_log.txt."""
+    """Steps between log lines in training_log.txt."""
     num_samples: int | None = None
-    """Pairs sampled at each validation; default: 10, and in proportion fewer (at least 2) in runs under 500 steps."""
+    """Pairs sampled at each validation; default: 10, proportionally fewer (at least 2) in runs under 500 steps."""
     sample_steps: int | None = None
-    """Denoising steps of those samples; default: 50, and in proportion fewer (at least 10) in runs under 500 steps."""
+    """Denoising steps of those samples; default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
     best_by: BestBy = "loss"
-    """What makes a step the best: validation loss, how well the samples' halves match, or one of them and neither
-    worse (both)."""
+    """Criterion for the best step: validation loss, consistency of the samples, or both: one improves and the other
+    gets no worse."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Also send the metrics there (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
+    """Also send the metrics to this tracker (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
     resume: bool = False
-    """Go on from the last checkpoint, or start where there is none: one command for a cluster's restarts."""
+    """Resume from the last checkpoint, or start if there is none, so that a cluster can restart the same command."""
     dry_run: bool = False
-    """Print the resolved settings, shapes, trainable parameters and a memory estimate; touch nothing."""
+    """Print the resolved settings, shapes, trainable parameters and a memory estimate; write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Draw new CF-FA pairs from an adapter. Pair i depends on --seed and i alone; what is there is kept."""
+    """Generate CF-FA pairs with an adapter. Pair i depends only on --seed and i; existing pairs are kept."""
 
     name: Annotated[str | None, tyro.conf.arg(aliases=["-n"])] = None
     """Name of the training run. Not needed with --checkpoint PATH --out DIR."""
     savedir: str = "pairs"
-    """Folder for this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
+    """Folder of this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
     amount: int = 10
     """How many pairs; may be raised later, what exists is kept."""
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data"] = "noise"
-    """noise: new eyes; from_data: variations of the training pairs, in order."""
+    """noise: new eyes; from_data: variations of the training pairs, in their order."""
     strength: float = 0.6
-    """from_data: how much noise the real pair gets, in (0, 1]; 1 keeps almost nothing of it."""
+    """from_data: amount of noise added to the training pair, in (0, 1]; at 1 almost nothing of it remains."""
     checkpoint: str = "best"
     """best, latest, or the path of a checkpoint or unet_lora folder."""
     out: Path | None = None
     """Write here instead of under RESULTS."""
     base: str | None = None
-    """Base to put the adapter on; default: the one it was trained on."""
+    """Base of the adapter; default: the one it was trained on."""
     tokenizer: Path | None = None
-    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     results: Path = Path("results")
     """Root of the output trees."""
     data: Path | None = None
-    """from_data: prepared folder to take pairs from; default: the run's own."""
+    """from_data, --max_copy: prepared folder of the training pairs; default: the run's own."""
     record_source: bool = False
-    """from_data: name the training pair in the metadata of the PNGs too; the manifest always names it."""
+    """from_data: also record the training pair's id in the metadata of the PNGs; the manifest always does."""
     prompt: str | None = None
-    """Sentence for every pair; default: the adapter's own prompt or captions."""
+    """Prompt of every pair; default: the adapter's own prompt or captions."""
     size: int | None = None
     """Side of one view, px; only for adapters that do not record it."""
     seed: int = 0
-    """Everything random about pair i is a function of this and i."""
+    """Seed; the randomness of pair i depends only on this and i."""
     batch_size: int = 1
-    """Pairs in one forward pass (on the CPU always 1, so that the bytes never depend on it)."""
+    """Pairs in one forward pass (on a CPU always 1, so that pairs do not depend on it)."""
     min_consistency: float | None = None
-    """Keep a pair only if its consistency (vesselness correlation) is this at least, else draw it again; try 0.4."""
+    """Minimum consistency (vesselness correlation); pairs below it are regenerated; try 0.4."""
     max_copy: float | None = None
-    """Keep a pair only if its likeness to every training pair is this at most (docs/metrics.md); try 0.55."""
+    """Maximum similarity to any training pair (docs/metrics.md); pairs above it are regenerated; try 0.55."""
     max_tries: int = 8
-    """How often a pair is drawn before it is given up, with the former two; may be raised later."""
+    """Attempts per pair with --min_consistency or --max_copy before it is given up; may be raised later."""
     sampler: SamplerName = "ddpm"
     """ddpm (the original's), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is off and twice as fast."""
     precision: Precision = "auto"
-    """Arithmetic of the UNet: auto is bf16 on CUDA that has it, else fp32. The autoencoder always decodes in fp32."""
+    """Precision of the UNet; auto: bf16 on CUDA GPUs with it, else fp32. The autoencoder always decodes in fp32."""
     memory: Memory = "auto"
-    """GiB of device memory to stay within: the base's weights as they are, else in fp8, else in nf4 (pip install
-    'retipair[nf4]'), whichever estimate fits first; pairs are then other ones. auto: as they are."""
+    """GiB of device memory available; the first whose estimate fits is used: the base's weights unquantised, in fp8, or
+    in nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto: unquantised."""
     offline: bool = False
-    """Never reach the network: a hub id must be in the cache already."""
+    """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Judge generated pairs against real ones, or check real ones alone: figures, each beside its reference."""
+    """Evaluate generated pairs against real ones, or check real ones alone: metrics with their references."""
 
     real: Path
     """Prepared folder of real pairs."""
     generated: Path | None = None
-    """Folder that `generate` wrote, or a prepared one; without it the real pairs alone are checked."""
+    """Folder written by `generate`, or a prepared one; without it only the real pairs are checked."""
     out: Path = Path("evaluation")
-    """Folder to write: report.html, scores.json, figures.csv, and features/, what was measured of each pair."""
+    """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
-    """Base whose autoencoder bounds what a model can reach: hub id, folder, file, tiny-sdxl or tiny-sd15."""
+    """Base whose autoencoder bounds the achievable metrics: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None
-    """Any folder of the run that drew the pairs: adds its training curves."""
+    """Any folder of the run that generated the pairs: adds its training curves."""
     deep: Path | None = None
-    """Folder of an image model that you have (DINO, DINOv2, ViT-MAE as RETFound, as transformers saves them): adds the
-    distance on its features, and FID."""
+    """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound): adds the distance
+    of its features, and FID."""
     withhold_copies: bool = False
-    """Add the generated pairs that are copies of training pairs to rejected.txt in --generated, which every command
-    obeys, and judge the others."""
+    """Add generated pairs that are copies of training pairs to rejected.txt in --generated, so that all commands skip
+    them, and evaluate the others."""
     workers: int = 0
-    """Pairs measured at once; 0 is the number of cores."""
+    """Pairs measured at once; 0: one per core."""
     offline: bool = False
-    """Never reach the network: a hub id must be in the cache already."""
+    """Do not use the network; a hub id must be in the cache already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomConfig:
-    """Draw rendered eyes with a known answer: pairs to train on at once, or raw views that measure registration."""
+    """Render synthetic eyes with ground truth: pairs to train on, or raw views to test registration."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with all that is known of each eye."""
+    """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with the ground truth of each eye."""
     amount: int = 10
     """How many pairs; may be raised later, what exists is kept."""
     size: int = 512
     """Side of the square views, px."""
     seed: int = 0
-    """Everything random about pair i is a function of this and i; also the seed of the split."""
+    """Seed of the pairs and of the split; the randomness of pair i depends only on this and i."""
     camera: str | None = None
-    """amber, rose, umber, sallow or teal for all pairs; default: for each one of them, but teal, the demo's own."""
+    """amber, rose, umber, sallow or teal for all pairs; default: one of the first four for each."""
     disease: str | None = None
-    """healthy, diabetic or vein_occlusion for all eyes; default: healthy or diabetic, drawn for each."""
+    """healthy, diabetic or vein_occlusion for all eyes; default: healthy or diabetic at random."""
     unregistered: bool = False
-    """Write raw views, the FA from a camera that moved, turned and tilted, with key points: for retipair prepare."""
+    """Write raw views with landmarks for `retipair prepare`; the FA camera is shifted, rotated and tilted."""
     points: int = 20
-    """--unregistered: key points a pair, where vessels fork or cross, spread over the field."""
+    """--unregistered: landmarks per pair, at vessel bifurcations and crossings, spread over the field."""
     jitter: float = 1.0
-    """--unregistered: how far off they are in each view, sigma in px at 512."""
+    """--unregistered: localisation error of the landmarks in each view, sigma in px at 512."""
     wrong: int = 2
-    """--unregistered: how many of them lie in nonsense places in the FA."""
+    """--unregistered: number of outliers among them, at random places in the FA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """See the whole way on rendered eyes: align, train, generate, evaluate. Minutes, no GPU."""
+    """Run the whole pipeline on synthetic eyes: align, train, generate, evaluate. Takes minutes, without a GPU."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
-    """Folder to write; what an earlier demo left there is used again."""
+    """Folder to write; results of an earlier demo there are reused."""
     system: SystemName = "sdxl"
-    """Which small base, and with it which layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
+    """Small base, and its layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Measure what a step, a pair, an encoding or a judgement costs on this machine, on rendered eyes."""
+    """Benchmark a training step, generation, encoding or evaluation on this machine, with synthetic eyes."""
 
     what: Annotated[tyro.conf.Positional[Benched], tyro.conf.arg(metavar="{train,generate,encode,evaluate}")]
-    """train: a step; generate: a pair from noise; encode: a pair into latents; evaluate: a pair measured."""
+    """train: a step; generate: a pair from noise; encode: a pair to latents; evaluate: the metrics of a pair."""
     base: str = "tiny-sdxl"
-    """As for train; random:sdxl and random:sd15 have the full size and random weights, nothing to download."""
+    """As for train; random:sdxl and random:sd15 are full-size bases with random weights, without a download."""
     tokenizer: Path | None = None
-    """Folder with tokenizer/ (and tokenizer_2/) for a single-file base without network."""
+    """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
-    """Take turns with something else. train: bare (forward and backward of the same network, nothing else) or original
-    (the original system's step); generate: diffusers (its own pipeline)."""
+    """Interleave with a baseline. train: bare (forward and backward of the same network only) or original (the original
+    system's step); generate: diffusers (its own pipeline)."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: what the base was made for."""
     batch_size: int = 1
@@ -314,21 +315,21 @@ class BenchConfig:
     steps: int = 50
     """generate: denoising steps."""
     precision: Precision = "auto"
-    """Arithmetic of the frozen base, as for train and generate. The original's is always fp32."""
+    """Precision of the frozen base, as for train and generate. The original system's is always fp32."""
     gradient_checkpointing: bool = False
-    """train: recompute activations instead of keeping them."""
+    """train: recompute activations instead of storing them."""
     memory: Memory = "auto"
-    """train, generate: as there."""
+    """As for train and generate."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """train: as for train."""
     offline: bool = False
-    """Never reach the network: a hub id must be in the cache already."""
+    """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
     """auto, cuda, mps or cpu."""
     repeats: int = 10
-    """How often each is timed; the median counts."""
+    """Number of timed repetitions; the median is reported."""
     warmup: int = 2
-    """How often each runs before."""
+    """Number of untimed repetitions before."""
     json: Path | None = None
     """Also write the figures to this file."""
 
@@ -338,16 +339,16 @@ _MOST = 2**32
 
 
 def check_values(config: Any) -> None:
-    """Refuse settings that no command can work with: numbers beyond all use, names that no file system takes."""
+    """Raise UserError for numbers out of range and paths that the file system rejects."""
     for name, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name} {value}: must be a finite number")
         if isinstance(value, int) and abs(value) > _MOST:
-            raise UserError(f"--{name} {value!s:.20}: beyond all use; at most 2^32")
+            raise UserError(f"--{name} {value!s:.20}: out of range; must be at most 2^32")
         if isinstance(value, str | Path) and "\0" in str(value):
-            raise UserError(f"--{name}: holds a NUL; write it again")
+            raise UserError(f"--{name}: contains a NUL character; remove it")
         if isinstance(value, str | Path) and str(value).encode(errors="replace").decode() != str(value):
-            raise UserError(f"--{name} {value}: is not UTF-8; rename it, or write it again")
+            raise UserError(f"--{name} {value}: is not UTF-8; rename it, or type it again")
         if isinstance(value, Path):
             _check_path(value)
 
@@ -362,12 +363,12 @@ def _check_path(path: Path) -> None:
 
 
 def check_folder_name(flag: str, name: str) -> None:
-    """Refuse what is not one folder's name."""
+    """Raise UserError unless `name` is a single folder name."""
     if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
         raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
 
 
 def check_size(size: int | None) -> None:
-    """Refuse a view size that latents cannot have; None is the base's own."""
+    """Raise UserError unless the view size is a multiple of 64; None is the base's own."""
     if size is not None and (size < 64 or size % 64):
         raise UserError(f"--size {size}: must be a multiple of 64")
