@@ -179,11 +179,10 @@ def test_where_nobody_looks_at_each_step_it_is_found_before_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As on a GPU, where a look waits for the device."""
+    """As on a GPU, where reading the count synchronises the device."""
     nan_gradients(monkeypatch, 2)
-    monkeypatch.setattr(
-        nonfinite.NonFiniteCounter, "sync_is_free", property(lambda self: False, lambda self, value: None), raising=False
-    )
+    never = property(lambda self: False, lambda self, value: None)
+    monkeypatch.setattr(nonfinite.NonFiniteCounter, "sync_is_free", never, raising=False)
     assert main(command("--log_every", 6, "--val_every", 3)) == 2
     assert "NaN or infinity at step 2: the gradient of pair" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in Run(run_of(tmp_path / "r")).checkpoints()] == ["step_000000"]
