@@ -335,7 +335,7 @@ class BenchConfig:
 
 
 MOST_PAIRS = 10_000_000
-_MOST = 2**32
+_MAX_INTEGER = 2**32
 
 
 def check_values(config: Any) -> None:
@@ -343,7 +343,7 @@ def check_values(config: Any) -> None:
     for name, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name} {value}: must be a finite number")
-        if isinstance(value, int) and abs(value) > _MOST:
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
             raise UserError(f"--{name} {value!s:.20}: out of range; must be at most 2^32")
         if isinstance(value, str | Path) and "\0" in str(value):
             raise UserError(f"--{name}: contains a NUL character; remove it")

@@ -54,5 +54,5 @@ def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, 
 
 def with_clean_halves(noisy: torch.Tensor, latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Return `noisy` with `latents` in its clean halves; both (B, C, h, w), clean (B, 2) bool."""
-    where = repeat_per_half(clean, latents.shape[-1])[:, None, None]  # (B, 1, 1, w)
-    return torch.where(where, latents, noisy)
+    mask = repeat_per_half(clean, latents.shape[-1])[:, None, None]  # (B, 1, 1, w)
+    return torch.where(mask, latents, noisy)

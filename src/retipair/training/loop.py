@@ -105,9 +105,11 @@ class TrainingLoop:
 
     def sample(self) -> float | None:
         """Write sample pairs; returns the mean consistency of their halves, None if a signal interrupts."""
-        alone = self.training.dist.num_processes == 1
+        single_process = self.training.dist.num_processes == 1
         folder = self.run_dir.samples_folder(self.step)
-        return write_samples(folder, self.plan, self.metadata, self.training, lambda: alone and self.stop.requested)
+        return write_samples(
+            folder, self.plan, self.metadata, self.training, lambda: single_process and self.stop.requested
+        )
 
     def checkpoint(self, losses: dict[str, float], state: dict[str, torch.Tensor]) -> None:
         """Log a validation and save the state, and the adapter if it is the best so far. Main process only."""
