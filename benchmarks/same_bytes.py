@@ -22,8 +22,12 @@ from safetensors.numpy import load_file
 
 BASES = ("tiny-sdxl", "tiny-sd15")
 SIZE = 256
-UNEQUAL = ("environment", "seconds", "memory_gib", "cost", "sha256", "retipair", "base_sha256")
-"""Keys whose values depend on the machine, or on names."""
+UNEQUAL = ("environment", "seconds", "memory_gib", "cost", "sha256", "retipair", "target_modules")
+"""Keys whose values depend on the machine, or whose order does (PEFT writes a set)."""
+WORDS = ("doubt", "doubts", "headline", "verdict", "advice", "furthest", "name")
+"""Keys of sentences, which may be reworded."""
+SETTINGS = ("settings",)
+"""Keys of settings, to which a later version may add."""
 
 
 def commands(base: str, raw: Path, out: Path) -> Iterator[list[str]]:
@@ -79,7 +83,7 @@ def documents(path: Path) -> list[str]:
 
 def without(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without(one) for key, one in value.items() if key not in UNEQUAL}
+        return {key: without(one) for key, one in value.items() if key not in (*UNEQUAL, *WORDS, *SETTINGS)}
     return [without(one) for one in value] if isinstance(value, list) else value
 
 
