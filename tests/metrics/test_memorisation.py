@@ -139,7 +139,10 @@ def test_authenticity_of_copies_is_nought_and_of_strangers_one():
 
 def test_texts_name_the_threshold():
     root = Path(__file__).parents[2]
-    assert f"From {COPY:.2f} on a pair is called a copy".replace("0.", ".") in (root / "docs/metrics.md").read_text()
+    assert (
+        f"A generated pair with {COPY:.2f} or more counts as a copy".replace("0.", ".")
+        in (root / "docs/metrics.md").read_text()
+    )
     for name in ("README.md", "README.zh-CN.md"):
         assert f"--max_copy {COPY}`" in (root / name).read_text(encoding="utf-8")
     assert f"try {COPY}." in (root / "src/retipair/config.py").read_text(encoding="utf-8")
