@@ -76,7 +76,7 @@ def without_checks() -> Iterator[None]:
 
 
 def update(optimizer: LoraOptimizer) -> torch.Tensor | None:
-    """As `Learner.update`, but for the looks."""
+    """As `LoraOptimizer.update`, but for the NaN check."""
     for group in optimizer._optimizer.param_groups:
         group["lr"] = optimizer.learning_rate
     if optimizer.config.max_grad_norm > 0:
@@ -92,7 +92,7 @@ def leave(lost: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
 
 
 def add(window: LossMeter, losses: Losses, t: torch.Tensor) -> None:
-    """As `Window.add`, but for the look."""
+    """As `LossMeter.add`, but for the NaN check."""
     singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
     count = torch.full((1,), len(t), device=t.device)
     halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)
