@@ -193,7 +193,7 @@ def test_out_must_not_hold_other_files(refused: Refused, tmp_path: Path) -> None
     (tmp_path / "thesis.tex").touch()
     assert "holds other files" in refused(*command(tmp_path))
     assert "is a file" in refused(*command(tmp_path / "thesis.tex"))
-    for text in ("", "[]", '{"schema": "retipair.phantoms.phantom-state/1"}'):
+    for text in ("", "[]", '{"schema": "retipair.phantom-state/1"}'):
         (tmp_path / ".phantom.json").write_text(text)
         assert "holds other files" in refused(*command(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".phantom.json"}

@@ -574,7 +574,7 @@ def test_what_a_run_that_was_cut_off_left_is_no_other_file(raw, prepared, tmp_pa
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-_SCHEMA = '{"schema": "retipair.preparation.prepare-state/1"'
+_SCHEMA = '{"schema": "retipair.prepare-state/1"'
 
 
 @pytest.mark.parametrize("state", ["", "[]", "null", f"{_SCHEMA}}}", f'{_SCHEMA}, "pairs": [1]}}', "mistyped"])

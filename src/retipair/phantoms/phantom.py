@@ -37,7 +37,7 @@ from retipair.runtime.threads import available_cores
 from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
-_STATE_SCHEMA = "retipair.phantoms.phantom-state/1"
+_STATE_SCHEMA = "retipair.phantom-state/1"
 _RECIPE = 3  # increment whenever the pairs of a seed change
 _MAX_SIZE = 2048  # px: 1 GB of maps
 _MAX_CONCURRENT = 4  # pairs of that size

@@ -16,7 +16,7 @@ from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import UserError
 
 TRUTH_NAME = "truth.json"
-TRUTH_SCHEMA = "retipair.phantoms.phantom-truth/1"
+TRUTH_SCHEMA = "retipair.phantom-truth/1"
 LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
 """Names of the label images next to truth.json, {layer}.png."""
 ARTERY, VEIN, CROSSING = 1, 2, 3

@@ -22,7 +22,7 @@ _MIN_PAIRS_TO_COMPARE = 5  # pairs
 _OUTLIER_MADS = 3 * 1.4826  # median absolute deviations: three standard deviations of a normal distribution
 _CONSISTENCY_FLOOR = 0.15  # a smaller difference from the median is no outlier
 _RESIDUAL_FLOOR_PX = 2.0  # at 512
-_SCHEMA = "retipair.preparation.prepare-state/1"
+_SCHEMA = "retipair.prepare-state/1"
 
 
 @dataclass(frozen=True)
