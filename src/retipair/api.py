@@ -12,7 +12,7 @@ from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
 from retipair.generation.generate import load
-from retipair.generation.plan import plan_generation, settings_of
+from retipair.generation.plan import plan_generation
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
@@ -116,15 +116,13 @@ class PairGenerator:
         config = self._config(amount=count, seed=seed)
         plan = plan_generation(config)
         with _said(verbose):
-            loop = load(plan, settings_of(plan), range(1, count + 1), process_index=0)
+            loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
                 [images] = loop.sample([index])
-                pair = images.pair
-                if loop.quality_filter.reject(index, loop.tries[index], pair, round(pair.consistency(), 4)) is None:
-                    yield LoadedPair(pair.cf, pair.fa, pair.mask, str(index))
+                if loop.reject(index, images) is None:
+                    yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
                     break
-                loop.tries[index] += 1
 
     def _config(self, **more: Any) -> GenerateConfig:
         return _config(GenerateConfig, {**self._settings, **more})

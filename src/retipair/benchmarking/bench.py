@@ -182,7 +182,7 @@ def generation_work(plan: GenerationPlan) -> Work:
     def work() -> None:
         indices = [next(numbers) for _ in range(plan.config.batch_size)]
         for index, images in zip(indices, loop.sample(indices), strict=True):
-            write_pair(plan, loop.pair_generator, settings, index, 0, images, images.pair.consistency())
+            write_pair(plan, loop.pair_generator, settings, index, 0, images, images.consistency)
 
     return work
 

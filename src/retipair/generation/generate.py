@@ -18,6 +18,7 @@ from retipair.diffusion.noise import generator
 from retipair.generation.filters import (
     REJECTION_LOG_NAME,
     QualityFilter,
+    Rejection,
     RejectionLog,
     descriptors_of,
     read_rejection_log,
@@ -152,15 +153,21 @@ class GenerationLoop:
         return self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
 
     def keep(self, index: int, images: GeneratedImages) -> bool:
-        """Write the pair and its manifest line, or log its rejection by the filter; returns whether it passed."""
-        consistency, attempt = round(images.pair.consistency(), 4), self.tries[index]
-        if rejection := self.quality_filter.reject(index, attempt, images.pair, consistency):
+        """Write the pair and its manifest line if it passes the filter, else log the rejection; returns whether."""
+        attempt = self.tries[index]
+        if rejection := self.reject(index, images):
             append_line(self.rejections, rejection_line(rejection))
-            self.tries[index] += 1
             return False
-        record = write_pair(self.plan, self.pair_generator, self.settings, index, attempt, images, consistency)
+        record = write_pair(self.plan, self.pair_generator, self.settings, index, attempt, images, images.consistency)
         append_line(self.manifest, to_line(record))
         return True
+
+    def reject(self, index: int, images: GeneratedImages) -> Rejection | None:
+        """Apply the filter to an attempt at a pair; count it and return why if it is rejected, else None."""
+        rejection = self.quality_filter.reject(index, self.tries[index], images.pair, images.consistency)
+        if rejection:
+            self.tries[index] += 1
+        return rejection
 
 
 def load(

@@ -28,61 +28,48 @@ class GenerationMode:
 MODES = {mode.name: mode for mode in (GenerationMode("noise", False), GenerationMode("from_data", True))}
 
 
+@dataclass(frozen=True)
+class SamplingBatch:
+    """What a mode needs to know of one batch. shape: (C, h, w) of the latents; one random generator per pair."""
+
+    scheduler: Any
+    steps: int
+    shape: tuple[int, int, int]
+    generators: Sequence[torch.Generator]
+    device: str
+
+
 class Start(Protocol):
     """The initial latents of one batch, and constraints on them."""
 
-    def begin(
-        self,
-        scheduler: Any,
-        steps: int,
-        shape: tuple[int, int, int],
-        generators: Sequence[torch.Generator],
-        device: str,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the first latents, (B, *shape) float32, and the timesteps to denoise; sets those of the scheduler."""
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint applied."""
-
-
-@dataclass(frozen=True)
-class FromNoise:
-    """Start from pure noise: a new eye."""
-
-    def begin(
-        self,
-        scheduler: Any,
-        steps: int,
-        shape: tuple[int, int, int],
-        generators: Sequence[torch.Generator],
-        device: str,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        timesteps = timesteps_for_strength(scheduler, steps, 1.0)
-        return starting_noise(scheduler, shape, generators, device), timesteps
-
-    def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint; default: none."""
         return latents
 
 
 @dataclass(frozen=True)
-class FromImages:
+class FromNoise(Start):
+    """Start from pure noise: a new eye."""
+
+    def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        timesteps = timesteps_for_strength(batch.scheduler, batch.steps, 1.0)
+        return starting_noise(batch.scheduler, batch.shape, batch.generators, batch.device), timesteps
+
+
+@dataclass(frozen=True)
+class FromImages(Start):
     """Start from joint images (B, H, W, 3) uint8, encoded and noised to `strength` in (0, 1]: variations of them."""
 
     vae: Autoencoder
     images: np.ndarray
     strength: float
 
-    def begin(
-        self,
-        scheduler: Any,
-        steps: int,
-        shape: tuple[int, int, int],
-        generators: Sequence[torch.Generator],
-        device: str,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        timesteps = timesteps_for_strength(scheduler, steps, self.strength)
-        clean = [encode_sample(self.vae, image, source) for image, source in zip(self.images, generators, strict=True)]
-        return noised(scheduler, torch.cat(clean), timesteps, generators), timesteps
-
-    def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return latents
+    def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        timesteps = timesteps_for_strength(batch.scheduler, batch.steps, self.strength)
+        clean = [
+            encode_sample(self.vae, image, source) for image, source in zip(self.images, batch.generators, strict=True)
+        ]
+        return noised(batch.scheduler, torch.cat(clean), timesteps, batch.generators), timesteps

@@ -12,7 +12,7 @@ from retipair.data.layout import Layout, to_grey
 from retipair.data.pair import Pair
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampling import sample
-from retipair.generation.modes import FromNoise, Start
+from retipair.generation.modes import FromNoise, SamplingBatch, Start
 from retipair.models.base import Base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
@@ -36,6 +36,11 @@ class GeneratedImages:
     def pair(self) -> Pair:
         """The pair; its mask is the intersection of both fields of view."""
         return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
+
+    @cached_property
+    def consistency(self) -> float:
+        """Vessel correlation of the two views, in [-1, 1], as manifests state it: four decimals."""
+        return round(self.pair.consistency(), 4)
 
 
 FROM_NOISE = FromNoise()
@@ -65,7 +70,7 @@ class PairGenerator:
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         shape = self.base.latent_shape(self.layout.joint_size)
-        latents, timesteps = start.begin(scheduler, self.steps, shape, generators, device)
+        latents, timesteps = start.begin(SamplingBatch(scheduler, self.steps, shape, generators, device))
         latents = sample(
             self.denoise,
             scheduler,
