@@ -15,6 +15,7 @@ from conftest import train_command
 from retipair.cli import main
 from retipair.generation import generate
 from retipair.runs.run_dir import Run
+from retipair.runtime import signals
 from retipair.runtime.signals import end_on_signals, graceful_shutdown
 from retipair.training import loop, validation
 from running import started, wait_for
@@ -128,6 +129,17 @@ def test_told_by_cluster_and_launcher_alike_it_still_finishes(
         said = process.stderr.read()
         assert "which is saved" in said
         assert "Traceback" not in said
+
+
+def test_a_duplicate_sigterm_does_not_interrupt_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_on_signals()
+    with graceful_shutdown("this") as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+    signal.raise_signal(signal.SIGTERM)  # while the command unwinds and reports
+    monkeypatch.setattr(signals, "_DUPLICATE_SIGTERM_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:

@@ -32,9 +32,8 @@ def end_on_signals() -> None:
 
 def ignore_signals() -> None:
     """Ignore further signals while the process exits: the cluster and the launcher may both send one."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        if signal.getsignal(number) == _end:
-            signal.signal(number, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -56,7 +55,8 @@ class Stop:
 def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     """Yield a Stop that the first signal sets, for the block to check; a second signal acts as without this function.
 
-    A SIGTERM within 5 s after another is ignored. finishing: printed on the first signal, as what is finished first.
+    A SIGTERM within 5 s after another is ignored, also after the block, so that it does not interrupt the exit.
+    finishing: printed on the first signal, as what is finished first.
     """
     stop = Stop()
     if _early_signals:  # Python swallowed the exception, in a __del__ during an import
@@ -87,4 +87,5 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        restore()
+        if stop.number != signal.SIGTERM:
+            restore()
