@@ -80,14 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("Windows is not supported: install retipair in WSL 2", status=2)
     end_on_signals()
     try:
-        verb, config = _parse(arguments)
-        check_values(config)
-        if getattr(config, "offline", False):
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        if notice := configure_threads():
-            print(notice, file=sys.stderr)
-        module, function = verb.function.split(":")
-        getattr(import_module(f"retipair.{module}"), function)(config)
+        execute(arguments)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message
         return int(stop.code or 0)
     except UserError as error:
@@ -109,6 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(_explain(error), status=1)
     return 0
+
+
+def execute(arguments: Sequence[str]) -> None:
+    """Run one command. Raises what the command raises, and SystemExit after tyro's help or error message."""
+    verb, config = _parse(arguments)
+    check_values(config)
+    if getattr(config, "offline", False):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if notice := configure_threads():
+        print(notice, file=sys.stderr)
+    module, function = verb.function.split(":")
+    getattr(import_module(f"retipair.{module}"), function)(config)
 
 
 def _find_misplaced(error: Exception) -> str | None:
