@@ -1,6 +1,7 @@
 """The commands as Python calls give what the commands give, and print nothing unless asked."""
 
 import io
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,9 +51,14 @@ def test_what_is_not_public_is_no_attribute() -> None:
 
 
 def test_from_raw_views_to_scores(
-    base_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    base_folder: Folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "retipair")
     write_raw(tmp_path / "raw", n=3, size=128)
     pairs = retipair.prepare("raw", "pairs", size=VIEW, workers=1)
     assert [pair.id for pair in retipair.load_pairs(pairs)] == ["001", "002", "003"]
@@ -63,6 +69,9 @@ def test_from_raw_views_to_scores(
     assert sum(scores["sizes"].values()) == 3
     printed = capsys.readouterr()
     assert printed.out + printed.err == ""
+    levels = {record.getMessage(): record.levelname for record in caplog.records if record.name == "retipair"}
+    assert levels["3 of 3 pairs kept in pairs (2 train, 1 val)"] == "INFO"
+    assert "WARNING" in levels.values()  # of the few pairs
 
 
 def test_pairs_in_memory_are_those_that_generate_writes(trained: Folder, tmp_path: Path) -> None:

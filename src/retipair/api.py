@@ -16,7 +16,7 @@ from retipair.generation.plan import plan_generation
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.console import quiet
+from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
 from retipair.training import train as training
 
@@ -31,7 +31,7 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
     there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
     """
     config = _config(PrepareConfig, settings, raw=Path(raw), out=Path(out))
-    with _said(verbose):
+    with _output(verbose):
         return prepare_pairs(config)
 
 
@@ -42,7 +42,7 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     or pairs that cannot work, Stopped if a signal ends it.
     """
     config = _config(TrainConfig, settings, data=Path(data))
-    with _said(verbose):
+    with _output(verbose):
         folder = training.train(config)
     assert folder is not None, "dry_run has no run"
     return Run(folder)
@@ -55,7 +55,7 @@ def evaluate(real: str | Path, generated: str | Path | None = None, *, verbose: 
     for folders without pairs, and where `out` holds the scores of other pairs.
     """
     config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
-    with _said(verbose):
+    with _output(verbose):
         evaluation.evaluate(config)
     return read_json(config.out / evaluation.SCORES_NAME)
 
@@ -115,7 +115,7 @@ class PairGenerator:
         """
         config = self._config(amount=count, seed=seed)
         plan = plan_generation(config)
-        with _said(verbose):
+        with _output(verbose):
             loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
@@ -144,5 +144,5 @@ def _is_path(hint: Any) -> bool:
     return Path in (hint, *get_args(hint))
 
 
-def _said(verbose: bool) -> AbstractContextManager[None]:
-    return nullcontext() if verbose else quiet()
+def _output(verbose: bool) -> AbstractContextManager[None]:
+    return nullcontext() if verbose else log_output()
