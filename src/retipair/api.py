@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -12,7 +12,7 @@ from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
 from retipair.generation.generate import load
-from retipair.generation.plan import plan_generation
+from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
@@ -87,8 +87,8 @@ class PairGenerator:
     >>> for pair in generator.sample(10, seed=0): ...
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, plan: GenerationPlan) -> None:
+        self._plan = plan
 
     @classmethod
     def from_pretrained(cls, adapter: Source, *, checkpoint: str = "best", **settings: Any) -> "PairGenerator":
@@ -103,9 +103,7 @@ class PairGenerator:
         if run is None and (folder / "config.json").is_file():
             run = Run(folder)
         path = run.adapter_folder(checkpoint) if run else folder
-        found = cls({"checkpoint": str(path), "out": Path(), **settings})
-        plan_generation(found._config(amount=1, seed=0))
-        return found
+        return cls(plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings})))
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
@@ -113,8 +111,10 @@ class PairGenerator:
         `min_consistency` and `max_copy` reject attempts and repeat them, `max_tries` times at most; a pair that is
         given up is left out. Nothing is written.
         """
-        config = self._config(amount=count, seed=seed)
-        plan = plan_generation(config)
+        config = replace(self._plan.config, amount=count, seed=seed)
+        check_values(config)
+        check_generation(config)
+        plan = replace(self._plan, config=config)
         with _output(verbose):
             loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
@@ -123,9 +123,6 @@ class PairGenerator:
                 if loop.reject(index, images) is None:
                     yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
                     break
-
-    def _config(self, **more: Any) -> GenerateConfig:
-        return _config(GenerateConfig, {**self._settings, **more})
 
 
 def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:

@@ -71,12 +71,12 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def log_output() -> Iterator[None]:
     """Send the output of a command to the logger "retipair": its warnings at level WARNING, the rest at INFO."""
-    before, console.file = console.file, _LogLines()  # type: ignore[assignment]
+    console.file = _LogLines()  # type: ignore[assignment]
     try:
         with redirect_stdout(console.file):
             yield
     finally:
-        console.file = before
+        console.file = None  # type: ignore[assignment]  # standard error again
 
 
 class _LogLines(TextIOBase):
