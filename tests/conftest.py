@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands started as processe
 if not os.environ.get("RETIPAIR_TEST_GPU"):  # `make test-gpu` sets it; elsewhere bytes are those of the CPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from filelock import FileLock
 from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
+from retipair import cli
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
@@ -27,6 +28,7 @@ from retipair.evaluation import scores as scoring
 from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import Base, open_base
 from retipair.preparation import alignment
+from retipair.runtime.errors import UserError
 from retipair.vision.field_of_view import field_of_view
 
 VIEW = 128
@@ -167,17 +169,35 @@ def save_base(base: Base, folder: Path) -> None:
     pipeline.save_pretrained(str(folder))
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must be refused: status 2, one line, which is returned; warnings may stand before it."""
+class Refusal(str):
+    """The line that a refused command printed, and the error behind it."""
 
-    def run(*arguments: object) -> str:
+    error: UserError
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Refusal]:
+    """Run a command that must be refused: status 2, one line, which is returned; warnings may stand before it."""
+    errors: list[UserError] = []
+
+    def execute(arguments: Sequence[str], original: Callable[[Sequence[str]], None] = cli.execute) -> None:
+        try:
+            original(arguments)
+        except UserError as error:
+            errors.append(error)
+            raise
+
+    monkeypatch.setattr(cli, "execute", execute)
+
+    def run(*arguments: object) -> Refusal:
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == 2
-        said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-        lines = [line for line in said if not line.startswith("warning: ")]
-        assert len(lines) == 1, said
-        return lines[0]
+        printed = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        lines = [line for line in printed if not line.startswith("warning: ")]
+        assert len(lines) == 1, printed
+        refusal = Refusal(lines[0])
+        refusal.error = errors.pop()
+        return refusal
 
     return run
 

@@ -1,9 +1,11 @@
 """The commands as Python calls give what the commands give, and print nothing unless asked."""
 
 import io
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
 from itertools import islice
 from pathlib import Path
 
@@ -50,9 +52,14 @@ def test_what_is_not_public_is_no_attribute() -> None:
 
 
 def test_from_raw_views_to_scores(
-    base_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    base_folder: Folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "retipair")
     write_raw(tmp_path / "raw", n=3, size=128)
     pairs = retipair.prepare("raw", "pairs", size=VIEW, workers=1)
     assert [pair.id for pair in retipair.load_pairs(pairs)] == ["001", "002", "003"]
@@ -63,6 +70,9 @@ def test_from_raw_views_to_scores(
     assert sum(scores["sizes"].values()) == 3
     printed = capsys.readouterr()
     assert printed.out + printed.err == ""
+    levels = {record.getMessage(): record.levelname for record in caplog.records if record.name == "retipair"}
+    assert levels["3 of 3 pairs kept in pairs (2 train, 1 val)"] == "INFO"
+    assert "WARNING" in levels.values()  # of the few pairs
 
 
 def test_pairs_in_memory_are_those_that_generate_writes(trained: Folder, tmp_path: Path) -> None:
@@ -105,11 +115,17 @@ def test_phantoms_from_python_are_those_of_the_command(tmp_path: Path, capsys: p
     assert (out / "manifest.jsonl").read_bytes() == (tmp_path / "a/manifest.jsonl").read_bytes()
 
 
-def test_the_table_of_prepare_goes_to_standard_output_in_jupyter_too(
+def test_in_jupyter_output_goes_through_the_standard_streams_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rich would hand it to Jupyter's display, which redirecting standard output does not silence."""
+    """Rich would hand it to Jupyter's display, which redirecting these streams does not silence."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    spec = find_spec("retipair.runtime.console")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not module.console.is_jupyter
     write_raw(tmp_path / "raw", n=2, size=128)
     retipair.prepare(tmp_path / "raw", tmp_path / "pairs", size=VIEW, workers=1, verbose=True)
     assert "inliers" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The command line: every setting explains itself, and whatever goes wrong is one line and a status."""
+"""The command line: every setting explains itself; an error is a message with a remedy, and a status."""
 
 import ast
 import inspect

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -12,12 +12,12 @@ from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
 from retipair.generation.generate import generate, load
-from retipair.generation.plan import plan_generation
+from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.console import quiet
+from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
 from retipair.training import train as training
 
@@ -33,7 +33,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
     `out` holds other files.
     """
     config = _config(PhantomConfig, settings, out=Path(out))
-    with _said(verbose):
+    with _output(verbose):
         return rendering.phantom(config)
 
 
@@ -44,7 +44,7 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
     there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
     """
     config = _config(PrepareConfig, settings, raw=Path(raw), out=Path(out))
-    with _said(verbose):
+    with _output(verbose):
         return prepare_pairs(config)
 
 
@@ -55,7 +55,7 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     or pairs that cannot work, Stopped if a signal ends it.
     """
     config = _config(TrainConfig, settings, data=Path(data))
-    with _said(verbose):
+    with _output(verbose):
         folder = training.train(config)
     assert folder is not None, "dry_run has no run"
     return Run(folder)
@@ -68,7 +68,7 @@ def evaluate(real: str | Path, generated: str | Path | None = None, *, verbose: 
     for folders without pairs, and where `out` holds the scores of other pairs.
     """
     config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
-    with _said(verbose):
+    with _output(verbose):
         evaluation.evaluate(config)
     return read_json(config.out / evaluation.SCORES_NAME)
 
@@ -100,8 +100,8 @@ class PairGenerator:
     >>> for pair in generator.sample(10, seed=0): ...
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, plan: GenerationPlan) -> None:
+        self._plan = plan
 
     @classmethod
     def from_pretrained(cls, adapter: Source, *, checkpoint: str = "best", **settings: Any) -> "PairGenerator":
@@ -116,9 +116,7 @@ class PairGenerator:
         if run is None and (folder / "config.json").is_file():
             run = Run(folder)
         path = run.adapter_folder(checkpoint) if run else folder
-        found = cls({"checkpoint": str(path), "out": Path(), **settings})
-        plan_generation(found._config(amount=1, seed=0))
-        return found
+        return cls(plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings})))
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
@@ -126,9 +124,11 @@ class PairGenerator:
         `min_consistency` and `max_copy` reject attempts and repeat them, `max_tries` times at most; a pair that is
         given up is left out. Nothing is written.
         """
-        config = self._config(amount=count, seed=seed)
-        plan = plan_generation(config)
-        with _said(verbose):
+        config = replace(self._plan.config, amount=count, seed=seed)
+        check_values(config)
+        check_generation(config)
+        plan = replace(self._plan, config=config)
+        with _output(verbose):
             loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
@@ -143,11 +143,10 @@ class PairGenerator:
         Existing pairs of the same settings are kept, so that an interrupted call can be repeated. Raises UserError if
         `out` holds other files, Stopped if a signal ends it.
         """
-        with _said(verbose):
-            return generate(self._config(amount=count, seed=seed, out=Path(out)))
-
-    def _config(self, **more: Any) -> GenerateConfig:
-        return _config(GenerateConfig, {**self._settings, **more})
+        config = replace(self._plan.config, amount=count, seed=seed, out=Path(out))
+        check_values(config)
+        with _output(verbose):
+            return generate(config)
 
 
 def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:
@@ -166,5 +165,5 @@ def _is_path(hint: Any) -> bool:
     return Path in (hint, *get_args(hint))
 
 
-def _said(verbose: bool) -> AbstractContextManager[None]:
-    return nullcontext() if verbose else quiet()
+def _output(verbose: bool) -> AbstractContextManager[None]:
+    return nullcontext() if verbose else log_output()

@@ -6,12 +6,10 @@ Subcommands are imported when they run, so that `--help` does not load torch.
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
-from io import StringIO
 from typing import Annotated, Any, NoReturn, Union
 
 import tyro
@@ -82,14 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("Windows is not supported: install retipair in WSL 2", status=2)
     end_on_signals()
     try:
-        verb, config = _parse(arguments)
-        check_values(config)
-        if getattr(config, "offline", False):
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        if notice := configure_threads():
-            print(notice, file=sys.stderr)
-        module, function = verb.function.split(":")
-        getattr(import_module(f"retipair.{module}"), function)(config)
+        execute(arguments)
     except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message
         return int(stop.code or 0)
     except UserError as error:
@@ -111,6 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(_explain(error), status=1)
     return 0
+
+
+def execute(arguments: Sequence[str]) -> None:
+    """Run one command. Raises what the command raises, and SystemExit after tyro's help or error message."""
+    verb, config = _parse(arguments)
+    check_values(config)
+    if getattr(config, "offline", False):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if notice := configure_threads():
+        print(notice, file=sys.stderr)
+    module, function = verb.function.split(":")
+    getattr(import_module(f"retipair.{module}"), function)(config)
 
 
 def _find_misplaced(error: Exception) -> str | None:
@@ -152,16 +155,13 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     commands: Any = Union[  # noqa: UP007 - built from a tuple
         tuple(Annotated[v.config, tyro.conf.subcommand(v.name, description=v.summary)] for v in VERBS)
     ]
-    config, unknown = _in_one_line(
-        lambda: tyro.cli(
-            commands,
-            prog="retipair",
-            args=arguments,
-            use_underscores=True,
-            return_unknown_args=True,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        ),
-        hint=f"`retipair {arguments[0]} --help` lists the flags",
+    config, unknown = tyro.cli(
+        commands,
+        prog="retipair",
+        args=arguments,
+        use_underscores=True,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     verb = next(verb for verb in VERBS if isinstance(config, verb.config))
     if unknown:
@@ -191,21 +191,6 @@ def _with_underscores(flag: str) -> str:
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
     close = get_close_matches(word.lower(), known, n=1)
     return f" did you mean {close[0]}?" if close else ""
-
-
-def _in_one_line(parse: Callable[[], Any], hint: str) -> Any:
-    """Return parse(); raise UserError with one line in place of tyro's boxed error message."""
-    with redirect_stderr(StringIO()) as box:
-        try:
-            return parse()
-        except SystemExit as stop:
-            if not stop.code:
-                raise
-    lines = [line.strip("│| ") for line in box.getvalue().splitlines()[1:]]  # without the title of the box
-    rules = [*(number for number, line in enumerate(lines) if not line.strip("─-╰╯+")), len(lines)]
-    first = 1 if rules[0] == 0 else 0  # in plain ASCII a rule follows the title
-    message = lines[first : rules[first]]
-    raise UserError(f"{' '.join(message).rstrip('.')}; {hint}")
 
 
 def _fail(message: str, status: int) -> int:

@@ -106,7 +106,7 @@ class GenerationPlan:
 
 def plan_generation(config: GenerateConfig) -> GenerationPlan:
     """Find run, adapter, base and sources. Raises UserError for invalid settings."""
-    _check(config)
+    check_generation(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
     description = read_adapter_metadata(adapter)
@@ -134,7 +134,8 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     )
 
 
-def _check(config: GenerateConfig) -> None:
+def check_generation(config: GenerateConfig) -> None:
+    """Raise UserError for settings that contradict each other or are out of range."""
     for name in ("amount", "steps", "batch_size", "max_tries"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")

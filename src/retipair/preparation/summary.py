@@ -36,7 +36,7 @@ def print_table(
             f"{result.consistency_before:.3f} -> {result.consistency:.3f}",
             f"refused: {result.refused}" if result.refused else "kept",
         )
-    screen = Console(force_jupyter=False)  # Jupyter's display would ignore that standard output is redirected
+    screen = Console(force_jupyter=False)
     (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
 
 

@@ -1,9 +1,10 @@
 """Progress and messages of a command, on standard error; standard output is for results."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from io import StringIO, TextIOBase
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = Console(
+    stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False
+)  # Jupyter's display would ignore that the output is redirected
 
 Advance = Callable[..., None]
 """advance(steps=1, note=""): move the progress bar by `steps` and show `note` beside it."""
@@ -65,6 +68,25 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         console.quiet = before
+
+
+@contextmanager
+def log_output() -> Iterator[None]:
+    """Send the output of a command to the logger "retipair": its warnings at level WARNING, the rest at INFO."""
+    console.file = _LogLines()  # type: ignore[assignment]
+    try:
+        with redirect_stdout(console.file):
+            yield
+    finally:
+        console.file = None  # type: ignore[assignment]  # standard error again
+
+
+class _LogLines(TextIOBase):
+    def write(self, text: str) -> int:
+        for line in filter(str.strip, text.splitlines()):
+            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
+            logging.getLogger("retipair").log(level, line.removeprefix("warning: "))
+        return len(text)
 
 
 def track(title: str, items: Iterable[Item], total: int) -> Iterator[Item]:

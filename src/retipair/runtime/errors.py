@@ -1,6 +1,7 @@
 """Exceptions that end a command early; their messages are one line with the file or flag and the remedy."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -8,6 +9,49 @@ Result = TypeVar("Result")
 
 class UserError(ValueError):
     """Invalid input. The command line prints only the message and exits with status 2."""
+
+
+class FileError(UserError):
+    """A file or folder cannot be used; the message is "PATH, line LINE: PROBLEM".
+
+    problem: what is wrong and what to do. line: line of a text file, from 1.
+    """
+
+    def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
+        super().__init__(path, problem, line)  # the arguments as given: errors of worker processes are pickled
+        self.path, self.problem, self.line = Path(path), problem, line
+
+    def __str__(self) -> str:
+        path, problem, line = self.args
+        return f"{path}: {problem}" if line is None else f"{path}, line {line}: {problem}"
+
+
+class MissingError(FileError):
+    """A file or folder does not exist, or contains nothing that can be used."""
+
+
+class DamagedError(FileError):
+    """A file is truncated, edited, or not in the format that its name or place promises."""
+
+
+class OccupiedError(FileError):
+    """A folder or file to be written contains other files, or results of other settings or inputs."""
+
+
+class SettingError(UserError):
+    """A setting has a value that cannot be used; the message is "--SETTING VALUE: PROBLEM".
+
+    setting: a field of the command's config, which is its flag and the keyword of its Python call. value: None leaves
+    it out of the message. problem: what is allowed.
+    """
+
+    def __init__(self, setting: str, value: object, problem: str) -> None:
+        super().__init__(setting, value, problem)
+        self.setting, self.value, self.problem = setting, value, problem
+
+    def __str__(self) -> str:
+        given = "" if self.value is None else f" {self.value}"
+        return f"--{self.setting}{given}: {self.problem}"
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
