@@ -27,7 +27,7 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in (".", "docs") for
 
 
 def test_the_reference_is_what_help_says() -> None:
-    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make docs`"
+    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make reference`"
 
 
 def code_blocks(page: str, language: str) -> list[str]:
@@ -106,6 +106,11 @@ def test_contributing_names_every_room_and_file() -> None:
     for path in places:
         if path.suffix == ".py" or list(path.glob("*.py")):
             assert re.search(rf"\b{path.stem}\b", text), f"{path.name} has no phrase in CONTRIBUTING.md"
+
+
+def test_the_api_page_names_every_public_name() -> None:
+    named = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(retipair.__all__)
 
 
 def picture_script() -> ModuleType:
