@@ -8,8 +8,8 @@ from retipair.cli import VERBS, main
 
 HEAD = """# Every flag
 
-The output of `retipair VERB --help`; `make reference` writes this page. `train.py` and `test_gen.py` are `retipair train`
-and `retipair generate`.
+The output of `retipair VERB --help`; `make reference` writes this page. `train.py` and `test_gen.py` are
+`retipair train` and `retipair generate`.
 """
 
 
