@@ -48,6 +48,7 @@ def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
         assert len(set(needed)) >= 3
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("memory", "way"), [("24", 0), ("16", 0), ("12", 0), pytest.param("8", 2, marks=pytest.mark.slow)]
 )
@@ -100,6 +101,7 @@ def test_the_weights_are_those_that_are_known(system: str) -> None:
     assert step.unquantized == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
 
+@pytest.mark.nightly
 def test_fewer_bits_are_that_much_smaller() -> None:
     full = work("sd15", LATENTS["sd15"])
     whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in GENERATION_STRATEGIES)

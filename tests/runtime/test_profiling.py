@@ -57,6 +57,7 @@ def test_products_are_counted_in_full() -> None:
     assert count_flop(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 11 * 11 * 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("base", "shape", "tera"), [("sdxl", (4, 64, 128), 3.22), ("sd15", (4, 64, 64), 0.80)])
 def test_a_forward_of_the_full_size_costs_what_is_known(base: str, shape: tuple[int, int, int], tera: float) -> None:
     unet = empty_unet(open_base(f"random:{base}"))
@@ -64,6 +65,7 @@ def test_a_forward_of_the_full_size_costs_what_is_known(base: str, shape: tuple[
         assert count_flop(lambda: meta_forward(unet, shape)) / 1e12 == pytest.approx(tera, abs=0.02)
 
 
+@pytest.mark.nightly
 def test_a_step_costs_two_forwards_for_weights_that_do_not_learn_need_no_gradient() -> None:
     unet, shape = empty_unet(open_base("random:sd15")).requires_grad_(False), (4, 64, 64)
     add_adapter(unet, lora_config(16, 16, "attention", dora=False, rslora=False))

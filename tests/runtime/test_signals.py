@@ -39,7 +39,14 @@ def told_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
 
 
 @pytest.mark.parametrize(
-    ("call", "number", "status"), [(2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (5, signal.SIGUSR1, 138)]
+    ("call", "number", "status"),
+    [
+        (4, signal.SIGTERM, 143),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in ((2, signal.SIGINT, 130), (5, signal.SIGUSR1, 138))
+        ),
+    ],
 )
 def test_training_keeps_its_step_and_goes_on_to_the_bit(
     call: int,
@@ -68,6 +75,7 @@ def test_training_keeps_its_step_and_goes_on_to_the_bit(
     assert same(adapter(run, 6), adapter(whole, 6))
 
 
+@pytest.mark.nightly
 def test_told_while_it_samples_it_samples_again(
     base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +124,7 @@ def training(base: Path, prepared: Path, results: Path) -> "Iterator[subprocess.
         yield process
 
 
+@pytest.mark.nightly
 def test_told_by_cluster_and_launcher_alike_it_still_finishes(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_step_asks_the_device_for_no_value(tmp_path: Path, monkeypatch: pytest
     assert training.nonfinite.read() == (1, 2)
 
 
+@pytest.mark.nightly
 def test_a_pair_of_another_process_is_named(tmp_path: Path) -> None:
     plan, data = planned(BenchConfig(what="train", base="random:tiny-sd15", device="cpu"), tmp_path)
     training = build_training(plan, data, SINGLE_PROCESS)

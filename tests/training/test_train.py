@@ -45,6 +45,12 @@ PEFT = "adapter_model.safetensors"
 QUICK = ("--num_samples", 0)
 
 
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    """What the families share; what they do not is tested with both in tests/models."""
+    return request.param
+
+
 def run_folder(results: Path, system: str, name: str = "exp") -> Path:
     return results / f"out_joint_{system}_cffa_pairs" / name
 
@@ -244,7 +250,13 @@ CASES = {  # name -> more flags, where it is killed
     "in a checkpoint": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 3),
     "in the first": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 1),
 }
-KILLED = [("sdxl", "everything"), *(("sd15", case) for case in CASES if case != "everything")]
+KILLED = [
+    ("sd15", "plain"),
+    *(
+        pytest.param(*case, marks=pytest.mark.nightly)
+        for case in (("sdxl", "everything"), ("sd15", "in a checkpoint"), ("sd15", "in the first"))
+    ),
+]
 
 
 def case_command(system: str, case: str, base: Path, data: Path, results: Path) -> list[str]:
@@ -252,23 +264,16 @@ def case_command(system: str, case: str, base: Path, data: Path, results: Path) 
     return train_command("exp", base, data, results, *flags, *CASES[case][0])
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, base_folder: Folder, prepared: Path) -> Path:
-    """RESULTS for each system and case: runs of 6 steps with a checkpoint every second, killed."""
-    root = tmp_path_factory.mktemp("killed")
-    deaths = [
-        Death(case_command(system, case, base_folder(system), prepared, root / system / case), *CASES[case][1:])
-        for system, case in KILLED
-    ]
-    kill_all(deaths)
-    return root
-
-
 @pytest.mark.parametrize(("system", "case"), KILLED)
 def test_a_killed_run_goes_on_bit_for_bit(
-    system: str, case: str, killed: Path, base_folder: Folder, prepared: Path, tmp_path: Path
+    system: str, case: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    run = run_folder(killed / system / case, system)
+    """A run of 6 steps with a checkpoint every second."""
+    killed, unbroken = (
+        case_command(system, case, base_folder(system), prepared, tmp_path / name) for name in ("killed", "unbroken")
+    )
+    kill_all([Death(killed, *CASES[case][1:])])
+    run = run_folder(tmp_path / "killed", system)
     reached = {path.name for path in (run / "latest_checkpoints").glob("step_*")}
     assert (
         reached
@@ -286,9 +291,8 @@ def test_a_killed_run_goes_on_bit_for_bit(
         with (run / "metrics.jsonl").open("a") as log:
             log.write('{"kind": "train')
 
-    assert main(case_command(system, case, base_folder(system), prepared, killed / system / case)) == 0
-    assert main(case_command(system, case, base_folder(system), prepared, tmp_path)) == 0
-    whole = run_folder(tmp_path, system)
+    assert main(killed) == main(unbroken) == 0
+    whole = run_folder(tmp_path / "unbroken", system)
     assert files(run) == files(whole)
     for name in files(whole):
         ours, theirs = run / name, whole / name
@@ -371,6 +375,7 @@ def test_the_best_is_never_later_than_the_state_that_is_resumed(
     assert same(*same_adapter)
 
 
+@pytest.mark.nightly
 def test_resume_where_nothing_is_starts(base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder) -> None:
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--resume")
     assert same(adapter(run, 4), adapter(run_folder(trained("sd15"), "sd15"), 4))
@@ -728,6 +733,7 @@ def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, 
     assert description.size_ids == {"sdxl": [64, 128, 0, 0, 64, 128], "sd15": []}[system]
 
 
+@pytest.mark.nightly
 def test_the_tracker_gets_the_metrics(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--tracker", "tensorboard", *QUICK)
@@ -777,6 +783,7 @@ def test_a_name_that_is_taken_is_refused_before_raw_pairs_are_prepared(
     assert not (results / "prepared").exists()
 
 
+@pytest.mark.nightly
 def test_raw_pairs_are_prepared_once(
     base_folder: Folder, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
