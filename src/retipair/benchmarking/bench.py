@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.summary import Cost, figures_of, print_figures
+from retipair.benchmarking.summary import Cost, summarize_cost, print_figures
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
@@ -62,7 +62,7 @@ def measured(config: BenchConfig) -> dict[str, Any]:
     _check(config)
     with TemporaryDirectory(prefix="retipair-bench-") as folder:
         cost = MEASURES[config.what](config, Path(folder))
-    return figures_of(config, cost, matrix_rate(choose_device(config.device), cost.dtype))
+    return summarize_cost(config, cost, matrix_rate(choose_device(config.device), cost.dtype))
 
 
 def _check(config: BenchConfig) -> None:
