@@ -91,12 +91,12 @@ def leave(lost: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
     pass
 
 
-def add(window: LossMeter, losses: Losses, t: torch.Tensor) -> None:
+def add(meter: LossMeter, losses: Losses, t: torch.Tensor) -> None:
     """As `LossMeter.add`, but for the NaN check."""
     singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
     count = torch.full((1,), len(t), device=t.device)
-    halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)
-    window.sums += torch.cat([singles, count, halves.sum(0)])
+    halves = torch.cat([*losses.values.values(), *losses.counts.values()], dim=1)
+    meter.sums += torch.cat([singles, count, halves.sum(0)])
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

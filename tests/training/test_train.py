@@ -29,6 +29,7 @@ from retipair.runs.run_dir import Run, start_run, step_of
 from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import UserError
+from retipair.training.log import log_training
 from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
 from retipair.training.plan import with_samples
@@ -701,13 +702,28 @@ def test_half_clean_samples_count_and_are_logged_for_one_view_and_others_for_bot
 
 
 def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
-    window, t = LossMeter("cpu"), torch.tensor([100, 500])
+    meter, t = LossMeter(("mse", "hf"), "cpu"), torch.tensor([100, 500])
     mse, hf = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.5], [0.0, 0.0]])
-    window.add(Losses(torch.tensor(1.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    window.add(Losses(torch.tensor(2.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    assert window.read(SINGLE_PROCESS) == {
+    values = {"mse": mse, "hf": hf}
+    counts = {name: (value > 0).float() for name, value in values.items()}
+    meter.add(Losses(torch.tensor(1.5), values, counts), t)
+    meter.add(Losses(torch.tensor(2.5), values, counts), t)
+    assert meter.sums.tolist() == [8.0, 1200.0, 4.0, 6.0, 12.0, 0.0, 1.0, 2.0, 4.0, 0.0, 2.0]  # as states of 0.1.0
+    assert meter.read(SINGLE_PROCESS) == {
         **{"loss": 2.0, "mse": 3.0, "mse_cf": 3.0, "mse_fa": 3.0, "hf": 0.5, "hf_cf": 0.0, "hf_fa": 0.5, "t": 300.0},
     }
+
+
+def test_the_log_line_has_every_loss_that_the_meter_holds(tmp_path: Path) -> None:
+    meter = LossMeter(("mse", "edges"), "cpu")
+    ones = torch.ones(1, 2)
+    meter.add(Losses(torch.tensor(3.0), {"mse": ones, "edges": 2 * ones}, {"mse": ones, "edges": ones}), torch.ones(1))
+    log_training(Run(tmp_path), 7, 1e-4, meter.read(SINGLE_PROCESS), 2.0, 0.5, lambda values, step: None)
+    assert (tmp_path / "training_log.txt").read_text() == (
+        "step 000007 lr 1.000e-04 loss 3.000000 mse 1.000000 (cf 1.000000 fa 1.000000) "
+        "edges 2.000000 (cf 2.000000 fa 2.000000) t 1.0 2.0 s\n"
+    )
+    assert {"mse_cf": 1.0, "edges": 2.0, "edges_fa": 2.0}.items() <= metrics(tmp_path, "training")[0].items()
 
 
 def test_either_family_can_have_either_layout(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:

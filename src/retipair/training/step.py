@@ -1,13 +1,14 @@
 """One training step, and the objects that it uses."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
 from torch.profiler import record_function
 
 from retipair.config import TrainConfig
-from retipair.diffusion.losses import HighFrequency, Objective
+from retipair.diffusion.losses import Objective, Term, high_frequency
 from retipair.diffusion.noise import with_clean_halves
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.denoiser import Denoiser
@@ -49,14 +50,19 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
     if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
-    objective = Objective(plan.base.schedule, high_frequency(config), config.min_snr_gamma)
-    optimizer, meter = LoraOptimizer(unet, config), LossMeter(plan.device)
+    objective = Objective(plan.base.schedule, loss_terms(config), config.min_snr_gamma)
+    optimizer, meter = LoraOptimizer(unet, config), LossMeter(objective.names, plan.device)
     nonfinite = NonFiniteCounter(plan.device)
     return Training(config, batches, unet, denoise, plan.base.schedule, objective, optimizer, meter, nonfinite, dist)
 
 
-def high_frequency(config: TrainConfig) -> HighFrequency:
-    return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
+def loss_terms(config: TrainConfig) -> dict[str, Term]:
+    """Return the losses that are added to the squared error, by the name that they have in the logs.
+
+    "hf" is logged with a weight of 0 too; add other losses only if their weight is above 0.
+    """
+    filtered = partial(high_frequency, kernel=config.hf_kernel, sigma=config.hf_sigma)
+    return {"hf": Term(filtered, config.hf_lambda, config.hf_max_timestep)}
 
 
 def training_step(training: Training) -> float:
