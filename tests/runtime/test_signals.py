@@ -162,21 +162,6 @@ def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
         assert not stop.requested
 
 
-def test_what_it_was_stopped_in_is_validated_once_in_the_log(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    for step in (0, 4):
-        run.log("training", f"step {step:06d} loss", {"step": step})
-        run.log("validation", f"step {step:06d} loss", {"step": step})
-    logs = ("training_log.txt", "validation_log.txt", "metrics.jsonl")
-    before = [(tmp_path / name).read_text() for name in logs]
-    run.cut_logs(tmp_path / "latest_checkpoints/step_000004")
-    assert [(tmp_path / name).read_text() for name in logs] == before
-    run.cut_logs(tmp_path / "stopped_checkpoint/step_000004")
-    assert (tmp_path / "training_log.txt").read_text() == before[0]
-    assert (tmp_path / "validation_log.txt").read_text() == "step 000000 loss\n"
-    assert [(line["kind"], line["step"]) for line in run.read_metrics()][2:] == [("training", 4)]
-
-
 def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> None:
     for place in ("stopped_checkpoint", "latest_checkpoints"):
         (tmp_path / place / "step_000004").mkdir(parents=True)

@@ -89,7 +89,13 @@ def test_the_tree_is_the_originals(system: str, trained: Folder) -> None:
     checkpoints = {
         f"latest_checkpoints/step_{step:06d}/{name}"
         for step in (0, 2, 4)
-        for name in ("state.json", "state.safetensors", "checksums.json", *(f"unet_lora/{part}" for part in ADAPTER))
+        for name in (
+            "state.json",
+            "log_lengths.json",
+            "state.safetensors",
+            "checksums.json",
+            *(f"unet_lora/{part}" for part in ADAPTER),
+        )
     }
     samples = {
         f"step_{step:06d}_random_pairs/pair_00/{view}.png" for step in (0, 2, 4) for view in ("cf", "fa", "joint")
