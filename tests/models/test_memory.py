@@ -6,21 +6,17 @@ import pytest
 import torch
 
 from retipair.models.base import open_base
-from retipair.models.memory import (
+from retipair.models.memory import Adapter, Workload, count_step, generation_memory, training_memory
+from retipair.models.memory_strategies import (
     GENERATION_STRATEGIES,
-    GIB,
     PRESETS,
     TRAINING_STRATEGIES,
-    Adapter,
     MemoryStrategy,
-    Workload,
-    count_step,
-    generation_memory,
     next_smaller_preset,
     select_strategy,
-    training_memory,
 )
 from retipair.runtime.errors import UserError
+from retipair.runtime.profiling import GIB
 
 NAMES = ["no memory savings", "gradient checkpointing"] + [
     f"gradient checkpointing and weights in {bits}" for bits in ("fp8", "nf4")

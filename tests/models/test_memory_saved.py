@@ -20,7 +20,7 @@ from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, adapter_parameters, add_adapter, load_adapter, lora_config, read_tensors
-from retipair.models.memory import GENERATION_STRATEGIES, TRAINING_STRATEGIES
+from retipair.models.memory_strategies import GENERATION_STRATEGIES, TRAINING_STRATEGIES
 from retipair.models.quantization import FP8
 from retipair.runs.run_dir import Run, read_state
 from retipair.runtime.errors import UserError

@@ -9,7 +9,7 @@ from torch.profiler import record_function
 from retipair.models.base import open_base
 from retipair.models.empty import empty_unet
 from retipair.models.lora import add_adapter, lora_config
-from retipair.models.memory import meta_forward
+from retipair.models.peak_memory import meta_forward
 from retipair.runtime.profiling import (
     count_flop,
     matrix_rate,

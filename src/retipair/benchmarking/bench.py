@@ -24,7 +24,7 @@ from retipair.models.base import open_base
 from retipair.models.device import choose_device
 from retipair.models.empty import empty_unet
 from retipair.models.lora import add_adapter, save_adapter
-from retipair.models.memory import meta_forward
+from retipair.models.peak_memory import meta_forward
 from retipair.models.vae import encode_moments
 from retipair.phantoms.phantom import phantom
 from retipair.runtime.atomic_io import write_json

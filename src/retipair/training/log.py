@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retipair.config import TrainConfig
-from retipair.models.memory import MemoryStrategy
+from retipair.models.memory_strategies import MemoryStrategy
 from retipair.runs.model_selection import Validation
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import shareable_name
