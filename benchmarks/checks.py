@@ -68,22 +68,22 @@ def unchecked(training: Training) -> None:
 @contextmanager
 def without_checks() -> Iterator[None]:
     with (
-        patch.object(LoraOptimizer, "update", update),
+        patch.object(LoraOptimizer, "step", step),
         patch.object(NonFiniteCounter, "add", leave),
         patch.object(LossMeter, "add", add),
     ):
         yield
 
 
-def update(optimizer: LoraOptimizer) -> torch.Tensor | None:
-    """As `LoraOptimizer.update`, but for the NaN check."""
+def step(optimizer: LoraOptimizer) -> torch.Tensor | None:
+    """As `LoraOptimizer.step`, but for the NaN check."""
     for group in optimizer._optimizer.param_groups:
         group["lr"] = optimizer.learning_rate
     if optimizer.config.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(optimizer.parameters.values(), optimizer.config.max_grad_norm)
     optimizer._optimizer.step()
     optimizer._optimizer.zero_grad(set_to_none=True)
-    optimizer.step += 1
+    optimizer.step_count += 1
     return None
 
 

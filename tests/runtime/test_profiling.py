@@ -14,7 +14,7 @@ from retipair.runtime.profiling import (
     count_flop,
     matrix_rate,
     peak_memory,
-    profile_work,
+    profile_function,
     time_fractions_of_operators,
     time_fractions_of_parts,
     time_interleaved,
@@ -88,7 +88,7 @@ def test_shares_are_of_the_whole_and_the_larger_work_has_the_larger() -> None:
         with record_function("much"):
             large @ large
 
-    seen = profile_work(work)
+    seen = profile_function(work)
     parts = time_fractions_of_parts(seen, ("little", "much"))
     assert sum(parts.values()) == pytest.approx(1)
     assert parts["much"] > parts["little"] > 0

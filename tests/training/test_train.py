@@ -252,8 +252,8 @@ EVERYTHING = [
     *("--half_clean_fraction", "0.5", "--num_samples", "0"),
 ]
 CASES = {  # name -> more flags, where it is killed
-    "plain": ([], "retipair.training.optimizer:LoraOptimizer.update", 6),
-    "everything": (EVERYTHING, "retipair.training.optimizer:LoraOptimizer.update", 6),
+    "plain": ([], "retipair.training.optimizer:LoraOptimizer.step", 6),
+    "everything": (EVERYTHING, "retipair.training.optimizer:LoraOptimizer.step", 6),
     "in a checkpoint": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 3),
     "in the first": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 1),
 }
@@ -370,7 +370,7 @@ def test_the_best_is_never_later_than_the_state_that_is_resumed(
     flags = ["--learning_rate", "1e-2", "--max_steps", 6, *QUICK, "--val_every", 6, "--resume"]
     command = train_command("exp", base_folder("sd15"), prepared, results, *flags)
     kill_all(
-        [Death(command, "retipair.training.optimizer:LoraOptimizer.update", 2)]
+        [Death(command, "retipair.training.optimizer:LoraOptimizer.step", 2)]
     )  # after it has resumed, before it validates
     checkpoint = Run(run).latest()
     assert checkpoint is not None

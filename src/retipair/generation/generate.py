@@ -204,7 +204,7 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
 
 def print_start(plan: GenerationPlan) -> None:
     """Print the declared prediction type of the base, warnings, and the memory estimate if --memory is given."""
-    if plan.base.declared.found:
+    if plan.base.declared.declarations:
         console.print(f"the base predicts {plan.base.prediction}")
     for warning in plan.warnings:
         console.print(f"warning: {printable(warning)}")

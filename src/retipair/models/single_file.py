@@ -63,12 +63,12 @@ class Header:
 class DeclaredSchedule:
     """Noise schedule that a file declares and that overrides the published configs, which predict noise.
 
-    found: the declarations. contradicted: metadata that contradicts them and is ignored.
+    declarations: as found in the file. contradicted: metadata that contradicts them and is ignored.
     """
 
     v_prediction: bool = False
     zero_terminal_snr: bool = False
-    found: tuple[str, ...] = ()
+    declarations: tuple[str, ...] = ()
     contradicted: str | None = None
 
     @property

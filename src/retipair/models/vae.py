@@ -44,15 +44,14 @@ def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Decode scaled latents (B, C, h, w) to images (B, H, W, 3) uint8.
 
     Images are decoded one by one, so that memory and pixels do not depend on B. No tiling, whose seams would be
-    visible. Raises UserError if the images contain NaN.
+    visible. Raises UserError if the images contain NaN or infinity.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    if not images.isfinite().all():
+        cause = "the autoencoder returns" if latents.isfinite().all() else "the latents contain"
+        raise UserError(f"{cause} NaN or infinity: try --precision fp32, or an adapter from an earlier checkpoint")
     unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
-    if not np.isfinite(unit).all():
-        finite = latents.isfinite().all()
-        cause = "the autoencoder returns NaN" if finite else "the latents contain NaN or infinity"
-        raise UserError(f"{cause}: try --precision fp32, or an adapter from an earlier checkpoint")
     return np.asarray((unit * 255).round().astype(np.uint8))
 
 

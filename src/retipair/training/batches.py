@@ -1,4 +1,4 @@
-"""Encode the training and validation pairs once, and draw batches from the latents.
+"""Encode the training and validation pairs once, and sample batches from the latents.
 
 A batch is a function of the seed and its sample numbers only.
 """
@@ -62,7 +62,7 @@ class Batches:
     train_prompts: Sequence[int]
     val_prompts: Sequence[int]
 
-    def draw(self, samples: Sequence[int]) -> Batch:
+    def batch_of(self, samples: Sequence[int]) -> Batch:
         """Return the batch of these sample numbers; pair, variant, noise and timestep follow from seed and number."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)

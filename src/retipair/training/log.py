@@ -63,8 +63,8 @@ def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[
 
 
 def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
-    if training.optimizer.step:
-        console.print(f"Resuming {plan.folder} at step {training.optimizer.step}")
+    if training.optimizer.step_count:
+        console.print(f"Resuming {plan.folder} at step {training.optimizer.step_count}")
     trainable = sum(parameter.numel() for parameter in training.optimizer.parameters.values())
     dist = training.dist
     processes = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""

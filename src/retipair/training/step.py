@@ -70,7 +70,7 @@ def training_step(training: Training) -> float:
     config, optimizer, dist = training.config, training.optimizer, training.dist
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
-            batch = training.batches.draw(samples_of(config, optimizer.step, part, dist))
+            batch = training.batches.batch_of(samples_of(config, optimizer.step_count, part, dist))
             noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
             inputs = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
@@ -83,7 +83,7 @@ def training_step(training: Training) -> float:
     rate = optimizer.learning_rate
     with record_function("update"):
         dist.reduce_mean_([parameter.grad for parameter in optimizer.parameters.values() if parameter.grad is not None])
-        training.nonfinite.add(optimizer.update(), optimizer.step - 1)
+        training.nonfinite.add(optimizer.step(), optimizer.step_count - 1)
     return rate
 
 
@@ -95,12 +95,12 @@ def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState
 
 @torch.no_grad()
 def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
-    """Describe what is NaN or infinite in a step; its batches are drawn again, those of all processes."""
+    """Describe what is NaN or infinite in a step; its batches, those of all processes, are made again."""
     pairs: list[str] = []
     states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
     for part, dist in product(range(training.config.gradient_accumulation_steps), states):
         samples = samples_of(training.config, step, part, dist)
-        batch = training.batches.draw(samples)
+        batch = training.batches.batch_of(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
         if cause := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
