@@ -68,22 +68,22 @@ def unchecked(training: Training) -> None:
 @contextmanager
 def without_checks() -> Iterator[None]:
     with (
-        patch.object(LoraOptimizer, "update", update),
+        patch.object(LoraOptimizer, "step", step),
         patch.object(NonFiniteCounter, "add", leave),
         patch.object(LossMeter, "add", add),
     ):
         yield
 
 
-def update(optimizer: LoraOptimizer) -> torch.Tensor | None:
-    """As `LoraOptimizer.update`, but for the NaN check."""
+def step(optimizer: LoraOptimizer) -> torch.Tensor | None:
+    """As `LoraOptimizer.step`, but for the NaN check."""
     for group in optimizer._optimizer.param_groups:
         group["lr"] = optimizer.learning_rate
     if optimizer.config.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(optimizer.parameters.values(), optimizer.config.max_grad_norm)
     optimizer._optimizer.step()
     optimizer._optimizer.zero_grad(set_to_none=True)
-    optimizer.step += 1
+    optimizer.step_count += 1
     return None
 
 
@@ -91,12 +91,12 @@ def leave(lost: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
     pass
 
 
-def add(window: LossMeter, losses: Losses, t: torch.Tensor) -> None:
+def add(meter: LossMeter, losses: Losses, t: torch.Tensor) -> None:
     """As `LossMeter.add`, but for the NaN check."""
     singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
     count = torch.full((1,), len(t), device=t.device)
-    halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)
-    window.sums += torch.cat([singles, count, halves.sum(0)])
+    halves = torch.cat([*losses.values.values(), *losses.counts.values()], dim=1)
+    meter.sums += torch.cat([singles, count, halves.sum(0)])
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -21,7 +21,7 @@ import torch
 
 from retipair.benchmarking.bench import planned
 from retipair.config import BenchConfig
-from retipair.models.memory import TRAINING_STRATEGIES
+from retipair.models.memory_strategies import TRAINING_STRATEGIES
 from retipair.runtime.console import quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import GIB, peak_memory
@@ -61,7 +61,7 @@ FITTED = (
     Case("random:tiny-sdxl", 256, 16, "fp32", 0),
     Case("random:tiny-sdxl", 256, 16, "fp32", 1),
 )
-"""What WORKSPACE in retipair/model/memory.py was fitted to."""
+"""What WORKSPACE in retipair/models/peak_memory.py was fitted to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

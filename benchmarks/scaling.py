@@ -27,7 +27,7 @@ from retipair.models.device import choose_device
 from retipair.phantoms.phantom import phantom
 from retipair.runtime.console import quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
-from retipair.runtime.profiling import Work, time_interleaved
+from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.batches import make_batches
 from retipair.training.step import build_training, training_step
 
@@ -66,7 +66,7 @@ def steps(base: str, batches: Sequence[int], repeats: int, folder: Path) -> None
     tell("A step against the latents' area", "latent pixels", by_area, repeats, 1)
 
 
-def step(config: BenchConfig, folder: Path) -> Work:
+def step(config: BenchConfig, folder: Path) -> Function:
     return partial(training_step, build_training(*planned(config, folder), SINGLE_PROCESS))
 
 
@@ -87,7 +87,7 @@ def rendered(folder: Path, amount: int, **more: object) -> Path:
         return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
 
 
-def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
     turns = count()
 
     def work(raw: Path) -> None:  # as a command: its workers import what its main module does
@@ -97,7 +97,7 @@ def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
     return {n: partial(work, rendered(folder / str(n), n, unregistered=True) / "raw") for n in amounts}
 
 
-def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Function]:
     turns, works = count(), {}
 
     def work(plan, data) -> None:  # type: ignore[no-untyped-def]
@@ -110,7 +110,7 @@ def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Work]
     return works
 
 
-def judging(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
+def judging(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
     turns = count()
 
     def work(prepared: Path) -> None:
@@ -122,7 +122,7 @@ def judging(amounts: Sequence[int], folder: Path) -> dict[int, Work]:
 # Tables
 
 
-def tell(title: str, unit: str, works: Mapping[int, Work], repeats: int, warmup: int) -> None:
+def tell(title: str, unit: str, works: Mapping[int, Function], repeats: int, warmup: int) -> None:
     """Time them in turns, and print a table of medians and the line through them."""
     with quiet():
         took = time_interleaved(works, choose_device("auto"), repeats, warmup)

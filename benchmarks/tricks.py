@@ -23,24 +23,24 @@ from retipair.generation.generate import load
 from retipair.generation.plan import GenerationPlan, settings_of
 from retipair.runtime.console import quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
-from retipair.runtime.profiling import Work, time_interleaved
+from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.plan import Data, Plan
 from retipair.training.step import Training, build_training, training_step
 
-Trick = Callable[[Any, Work], Work] | torch.dtype
+Trick = Callable[[Any, Function], Function] | torch.dtype
 """(UNet, work) -> the work with the trick, the network may be changed; or the arithmetic that the base is loaded in."""
 
 
-def as_it_is(unet: Any, work: Work) -> Work:
+def as_it_is(unet: Any, work: Function) -> Function:
     return work
 
 
-def channels_last(unet: Any, work: Work) -> Work:
+def channels_last(unet: Any, work: Function) -> Function:
     unet.to(memory_format=torch.channels_last)
     return work
 
 
-def plain_attention(unet: Any, work: Work) -> Work:
+def plain_attention(unet: Any, work: Function) -> Function:
     def tricked() -> None:
         with sdpa_kernel(SDPBackend.MATH):
             work()
@@ -48,7 +48,7 @@ def plain_attention(unet: Any, work: Work) -> Work:
     return tricked
 
 
-def tensor_float(unet: Any, work: Work) -> Work:
+def tensor_float(unet: Any, work: Function) -> Function:
     def tricked() -> None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
@@ -58,7 +58,7 @@ def tensor_float(unet: Any, work: Work) -> Work:
     return tricked
 
 
-def regional_compile(unet: Any, work: Work) -> Work:
+def regional_compile(unet: Any, work: Function) -> Function:
     unet.compile_repeated_blocks()
     return work
 
@@ -94,7 +94,7 @@ def fused_optimiser(training: Training) -> None:
         group["fused"] = True
 
 
-def steps(plan: Plan, data: Data) -> dict[str, Work]:
+def steps(plan: Plan, data: Data) -> dict[str, Function]:
     works = {}
     for name, trick in TRICKS.items():
         training = build_training(with_dtype(plan, trick), data, SINGLE_PROCESS)
@@ -104,7 +104,7 @@ def steps(plan: Plan, data: Data) -> dict[str, Work]:
     return {**works, "the optimiser's steps fused": partial(training_step, training)}
 
 
-def drawings(job: GenerationPlan) -> dict[str, Work]:
+def drawings(job: GenerationPlan) -> dict[str, Function]:
     works = {}
     for name, trick in TRICKS.items():
         changed = with_dtype(job, trick)
@@ -118,7 +118,7 @@ def with_dtype(one: Any, trick: Trick) -> Any:
     return replace(one, dtype=trick) if isinstance(trick, torch.dtype) else one
 
 
-def with_trick(trick: Trick, unet: Any, work: Work) -> Work:
+def with_trick(trick: Trick, unet: Any, work: Function) -> Function:
     return work if isinstance(trick, torch.dtype) else trick(unet, work)
 
 

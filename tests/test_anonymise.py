@@ -153,6 +153,7 @@ def test_what_is_said_of_synthetic_views_names_nobody(raw: Path, tmp_path: Path)
             assert image.info["Synthetic"].startswith("yes")
 
 
+@pytest.mark.nightly
 def test_nor_does_anything_that_is_made_of_it(raw: Path, base_folder: Folder, tmp_path: Path) -> None:
     """An adapter, pairs that were varied from patients' and a report: what is handed on."""
     data, results = tmp_path / "annas_data", tmp_path / "annas_results"
@@ -207,7 +208,9 @@ def _exif() -> Image.Exif:
     return exif
 
 
-@pytest.mark.parametrize("write", [told_in_a_png, told_in_a_tiff, told_in_a_jpeg])
+@pytest.mark.parametrize(
+    "write", [told_in_a_png, told_in_a_tiff, pytest.param(told_in_a_jpeg, marks=pytest.mark.nightly)]
+)
 def test_what_a_raw_file_tells_beside_its_pixels_goes_nowhere(
     write: Callable[[Image.Image, Path], None], tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ SIZE = 64
 PATIENCE = 10.0
 """Seconds of this process: others on the machine do not count."""
 FUZZED = settings(
-    max_examples=110,
+    max_examples=40,
     deadline=None,  # ours is PATIENCE: the first call loads libraries
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -321,6 +321,7 @@ def test_spaces_and_other_scripts_in_paths_are_fine(raw: Path, tmp_path: Path) -
     assert main(["prepare", str(folder), str(tmp_path / "out put"), "--size", str(SIZE), "--workers", "1"]) == 0
 
 
+@pytest.mark.nightly
 def test_forms_that_cameras_write_are_read_alike(raw: Path, tmp_path: Path, refused: Check) -> None:
     with Image.open(raw / "002/002_01.png") as image:
         view = image.convert("RGB")
@@ -357,6 +358,7 @@ def harmed(raw: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 def test_all_that_cannot_be_used_are_listed_and_left_out_where_that_is_asked(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_base_has_not_seen_the_camera() -> None:
     assert demo.CAMERA not in BASE_CAMERAS
 
 
+@pytest.mark.nightly
 def test_a_second_time_uses_what_is_there(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(made, tmp_path / "out")
     before = written(tmp_path / "out")

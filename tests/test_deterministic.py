@@ -26,6 +26,12 @@ WITHOUT_ORDER = {
 }
 
 
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    """What the families share; what they do not is tested with both in tests/models."""
+    return request.param
+
+
 def test_a_step_needs_nothing_that_a_gpu_sums_in_no_fixed_order(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

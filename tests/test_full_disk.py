@@ -79,6 +79,7 @@ def test_while_it_saves_a_checkpoint(
     assert same(adapter(run, 4), adapter(tmp_path / "w/out_joint_sd15_cffa_pairs/exp", 4))
 
 
+@pytest.mark.nightly
 def test_while_it_draws(disk: Path, trained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def command(out: Path, amount: int) -> list[str]:
         words = ["generate", "-n", "exp", "--results", trained("sd15"), "--device", "cpu", "--steps", 1]

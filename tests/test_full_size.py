@@ -22,6 +22,7 @@ LATENT = {"sdxl": "[1, 4, 64, 128]", "sd15": "[1, 4, 64, 64]"}
 JOINT = {"sdxl": (1024, 512), "sd15": (512, 512)}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("system", "targets"), TRAINABLE)
 def test_trainable_parameters_at_rank_16(system: str, targets: str) -> None:
     unet = empty_unet(open_base(f"random:{system}"))

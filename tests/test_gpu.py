@@ -79,18 +79,18 @@ def test_a_step_without_numbers_is_found_at_the_log_and_left_out_at_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    update, before_and_after = LoraOptimizer.update, []
+    step, before_and_after = LoraOptimizer.step, []
 
     def poisoned(self: LoraOptimizer) -> torch.Tensor:
-        if self.step != 1:
-            return update(self)
+        if self.step_count != 1:
+            return step(self)
         next(iter(self.parameters.values())).grad.fill_(np.nan)  # type: ignore[union-attr]
         before_and_after.append([one.detach().clone() for one in self.parameters.values()])
-        finite = update(self)
+        finite = step(self)
         before_and_after.append([one.detach().clone() for one in self.parameters.values()])
         return finite
 
-    monkeypatch.setattr(LoraOptimizer, "update", poisoned)
+    monkeypatch.setattr(LoraOptimizer, "step", poisoned)
     flags = ("--device", "cuda", "--on_nan", "skip", "--log_every", 4, "--num_samples", 0)
     assert main(train_command("exp", base_folder(system), prepared, tmp_path, *flags)) == 0
     assert all(torch.equal(a, b) for a, b in zip(*before_and_after, strict=True))

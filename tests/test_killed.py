@@ -66,8 +66,7 @@ def drawn_first(folder: Path, trained: Path) -> tuple[Path, Command]:
 @pytest.mark.parametrize(
     "begin",
     [
-        drawn_first,
-        pytest.param(aligned, marks=pytest.mark.nightly),
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in (drawn_first, aligned)),
         *(pytest.param(one, marks=pytest.mark.slow) for one in (rendered, judged, drawn)),
     ],
 )

@@ -62,6 +62,7 @@ def test_a_checkpoint_under_another_name_is_passed_over(
     assert "step_000099: was renamed: its state is that of step 2" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("kept", "said"),
     [(True, "restored from the checkpoint of that step"), (False, "the next validated step becomes the best")],
@@ -278,6 +279,7 @@ def test_a_folder_with_a_large_number_is_no_eye(tmp_path: Path, refused: Refused
 # Scores
 
 
+@pytest.mark.nightly
 def test_scores_that_were_edited_are_made_again(tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "data", ["train", "val"])
     command = ["evaluate", "--real", str(data), "--out", str(tmp_path / "e"), "--workers", "1"]

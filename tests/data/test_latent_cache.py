@@ -1,5 +1,6 @@
 """The latents: encoded once, never stale, and drawn from by (seed, sample) alone."""
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -14,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from conftest import VIEW, write_prepared
 from retipair.config import TrainConfig
-from retipair.data import latent_cache
+from retipair.data import dataset, latent_cache
 from retipair.data.augmentation import apply_variant, draw_variant
 from retipair.data.dataset import load_views
 from retipair.data.latent_cache import LatentCache, draw, open_cache, open_or_build
-from retipair.models.vae import encode_moments
+from retipair.models.base import Base, open_base
+from retipair.models.vae import encode_moments, vae_sha256
 from retipair.training.batches import make_batches
 from retipair.training.plan import make_plan, read_data
 
@@ -170,7 +172,7 @@ def test_cached_latents_are_the_autoencoders_within_rounding(
                 assert exact.std.min() > 0
 
 
-def test_a_second_run_encodes_nothing(
+def test_a_second_run_loads_no_autoencoder_and_reads_each_pair_once(
     base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(prepared, base_folder("sd15"), tmp_path)
@@ -178,11 +180,34 @@ def test_a_second_run_encodes_nothing(
     before = folders(tmp_path)
 
     def never(*parts: object) -> None:
-        raise AssertionError("encoded again")
+        raise AssertionError("loaded again")
 
-    monkeypatch.setattr("retipair.training.batches.encode_moments", never)
+    read = Counter[Path]()
+    monkeypatch.setattr(Base, "vae", never)
+    monkeypatch.setattr(dataset, "_bytes", lambda path: read.update([path]) or path.read_bytes())
     caches_of(config)
     assert folders(tmp_path) == before
+    assert set(read.values()) == {1}
+
+
+@pytest.mark.parametrize("names", ["present", "former"])
+def test_the_hash_of_the_autoencoder_is_that_of_the_loaded_network(
+    names: str, base_folder: Folder, tmp_path: Path
+) -> None:
+    """The file is hashed without loading the network, unless it names its tensors as former versions of diffusers."""
+    base = open_base(str(shutil.copytree(base_folder("sd15"), tmp_path / "base")))
+    digest = hashlib.sha256(str(base.vae().config.scaling_factor).encode())
+    for name, tensor in base.vae().state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.numpy())
+    if names == "former":
+        path = tmp_path / "base/vae/diffusion_pytorch_model.safetensors"
+        weights = {name.replace(".to_q.", ".query."): tensor for name, tensor in load_file(path).items()}
+        assert weights.keys() != load_file(path).keys()
+        save_file(weights, path, {"format": "pt"})
+    loads: list[str] = []
+    assert vae_sha256(base, lambda: loads.append("vae") or base.vae()) == digest.hexdigest()  # type: ignore[func-returns-value]
+    assert bool(loads) == (names == "former")
 
 
 @pytest.mark.parametrize("change", ["image", "size", "variants", "seed", "autoencoder", "split", "layout"])

@@ -104,6 +104,7 @@ def test_copies_found_before_can_be_withheld_after(own):
     assert "1" in read_rejected(generated)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.nightly)])
 def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
     """A model may have been trained before the pair was rejected, so the search for copies includes it."""
@@ -119,6 +120,7 @@ def test_copies_of_rejected_training_pairs_are_found(split, tmp_path):
     assert ("1" in read_rejected(generated)) == (split == "train")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("trained_on", "looks"), [("real", False), ("another folder", True)])
 def test_where_training_was_on_other_pairs_the_verdict_says_that_its_copies_were_not_looked_for(
     trained_on, looks, tmp_path
@@ -148,6 +150,7 @@ def test_where_training_was_on_other_pairs_the_verdict_says_that_its_copies_were
     assert any("copies of those were not searched for" in text for text in texts) == looks
 
 
+@pytest.mark.nightly
 def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(tmp_path):
     real = write_prepared(tmp_path / "real", ["train"] * 4)
     generated = write_generated(tmp_path / "generated", 3)
@@ -158,6 +161,7 @@ def test_a_rejected_pair_that_lacks_a_view_does_not_stop_the_search_for_copies(t
     assert read_scores(command)["memorisation"]["copies"] == ["1"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("how", ["listed", pytest.param("deleted", marks=pytest.mark.nightly)])
 def test_a_pair_thrown_out_after_a_report_is_left_out_of_the_next(how, own):
     generated, command = own
@@ -175,6 +179,7 @@ def test_a_pair_thrown_out_after_a_report_is_left_out_of_the_next(how, own):
         assert [row["id"] for row in csv.DictReader(stream) if row["set"] == "generated"] == ["2", "4", "5", "6"]
 
 
+@pytest.mark.nightly
 def test_where_all_are_copies_they_are_rejected_and_still_reported(tmp_path):
     real = write_prepared(tmp_path / "real", ["train"] * 3)
     generated = write_generated(tmp_path / "generated", 1)
@@ -302,6 +307,7 @@ def write_swapped_phantom(folder: Path, id: str) -> None:
     save_image(folder / f"mask/{id}.png", (mask > 127).astype(np.uint8) * 255)
 
 
+@pytest.mark.nightly
 def test_each_spoilt_pair_is_doubted_by_its_name_and_no_other(tmp_path, capsys):
     real = write_prepared(tmp_path / "real", ["train"] * 5 + ["val"])
     write_swapped_phantom(real, "eye0")

@@ -59,6 +59,12 @@ JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
 TRAINED_EYES = ["eye0", "eye2", "eye4"]
 
 
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    """What the families share; what they do not is tested with both in tests/models."""
+    return request.param
+
+
 def command(results: Path, out: Path, *more: object) -> list[str]:
     """Generate four pairs in two steps from run "exp"."""
     flags = ["-n", "exp", "--results", results, "--out", out, "--amount", 4, "--steps", 2, *more]
@@ -201,7 +207,7 @@ def test_the_texts_follow_the_settings_of_each_pair(trained: Folder, tmp_path: P
         assert texts["Adapter"] == adapter_sha256(unet_lora(trained("sd15"), "sd15"))[:12]
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("asked", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_no_file_of_a_variation_names_its_source_unless_asked(asked: bool, base_folder: Folder, tmp_path: Path) -> None:
     """But for the manifest, which groups variations by it."""
     data = write_prepared(tmp_path / "data", ["train", "val", "train"])
@@ -407,6 +413,7 @@ def test_where_every_pair_is_rejected_it_is_said(
     assert "every pair is rejected" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.nightly
 def test_rejected_training_pairs_are_not_varied_but_copies_of_them_are_found(
     base_folder: Folder, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -468,30 +475,24 @@ def test_a_torn_last_line_is_drawn_again(drawn: Drawn, trained: Folder, tmp_path
 
 
 KILLED = [
-    ("sdxl", "noise", "retipair.generation.generate:append_line", 3),  # the images are there, the line is not
-    ("sdxl", "from_data", "retipair.generation.output:save_image", 16),  # in the middle of a pair
-    ("sd15", "from_data", "retipair.generation.generate:append_line", 2),
-    ("sd15", "noise", "retipair.generation.output:save_image", 1),  # before the first image
+    ("sd15", "from_data", "retipair.generation.generate:append_line", 2),  # the images are there, the line is not
+    *(
+        pytest.param(*case, marks=pytest.mark.nightly)
+        for case in (
+            ("sdxl", "noise", "retipair.generation.generate:append_line", 3),
+            ("sdxl", "from_data", "retipair.generation.output:save_image", 16),  # in the middle of a pair
+            ("sd15", "noise", "retipair.generation.output:save_image", 1),  # before the first image
+        )
+    ),
 ]
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, trained: Folder) -> Path:
-    root = tmp_path_factory.mktemp("killed")
-    kill_all(
-        [
-            Death(command(trained(system), root / system / mode, *mode_flags(mode)), function, call)
-            for system, mode, function, call in KILLED
-        ]
-    )
-    return root
 
 
 @pytest.mark.parametrize(("system", "mode", "function", "call"), KILLED)
 def test_a_killed_run_goes_on_where_it_stopped(
-    system: str, mode: str, function: str, call: int, killed: Path, drawn: Drawn, trained: Folder
+    system: str, mode: str, function: str, call: int, drawn: Drawn, trained: Folder, tmp_path: Path
 ) -> None:
-    out = killed / system / mode
+    out = tmp_path / "o"
+    kill_all([Death(command(trained(system), out, *mode_flags(mode)), function, call)])
     before = contents(out)
     assert len(before.get("manifest.jsonl", b"").splitlines()) < 4
     times = {path: path.stat().st_mtime_ns for record in records(out) for path in (out / record.cf).parent.iterdir()}
@@ -931,6 +932,7 @@ def test_a_base_that_is_gone_is_named(refused: Refused, trained: Folder, tmp_pat
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.nightly
 def test_eyes_that_validated_are_not_varied_after_the_pairs_were_prepared_again(
     base_folder: Folder, refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -970,6 +972,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert set(trained("sd15").rglob("*")) == before
 
 
+@pytest.mark.nightly
 def test_the_cpu_is_the_cpu_by_whatever_number(trained: Folder, tmp_path: Path) -> None:
     for size in (1, 3):
         draw(trained("sd15"), tmp_path / str(size), "--device", "cpu:0", "--batch_size", size)
@@ -1064,6 +1067,7 @@ def test_the_accepted_pairs_do_not_depend_on_how_they_were_drawn(
     assert read_refusals(tmp_path / "o") == read_refusals(gated)
 
 
+@pytest.mark.nightly
 def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
     trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1084,6 +1088,7 @@ def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, r
     assert read_refusals(tmp_path / "none") == []
 
 
+@pytest.mark.nightly
 def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: list[Pair]) -> None:
     gate = QualityFilter(max_copy=COPY, known=np.stack([descriptor_of(pair) for pair in pairs[:2]]))
     for variant in (draw_variant(number, 0, 0) for number in range(1, 7)):
@@ -1093,6 +1098,7 @@ def test_a_drawn_pair_is_refused_as_a_copy_in_every_pose_of_augmentation(pairs: 
     assert gate.reject(5, 0, pairs[2], consistency=1.0) is None
 
 
+@pytest.mark.nightly
 def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     monkeypatch.setattr(memorisation, "spectra", lambda maps: sizes.append(len(maps)) or spectra(maps))
@@ -1105,6 +1111,7 @@ def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], mo
     assert [refusal and refusal.likeness for refusal in refusals] == [round(one.likeness, 4) for one in found]
 
 
+@pytest.mark.nightly
 def test_pairs_kept_by_another_search_for_copies_are_not_gone_on_with(
     trained: Folder, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

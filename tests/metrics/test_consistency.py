@@ -32,7 +32,9 @@ def test_every_figure_falls_the_further_one_view_is_shifted(pairs):
         assert getattr(scores[3], figure) < 0.7 * getattr(scores[0], figure)
 
 
-@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -4), (-6, 5)])
+@pytest.mark.parametrize(
+    ("right", "down"), [(-6, 5), *(pytest.param(*shift, marks=pytest.mark.nightly) for shift in ((2, 0), (0, -4)))]
+)
 def test_the_shift_is_found_with_its_direction(pairs, measured, right, down):
     for pair, as_it_is in zip(pairs[:2], measured, strict=False):
         seen = shifted(pair, right, down)
@@ -84,6 +86,7 @@ def test_a_set_may_be_a_stream_but_not_a_single_pair(measured):
         set_consistency(measured[:1])
 
 
+@pytest.mark.nightly
 def test_a_pair_scores_nearly_the_same_at_half_its_size(pairs, measured):
     def halved(view: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(view).resize((256, 256), Image.Resampling.BOX))

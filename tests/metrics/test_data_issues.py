@@ -34,8 +34,8 @@ def test_nothing_speaks_against_a_good_pair(pairs):
     [
         (swapped, "swapped"),
         (lambda pair: replace(pair, fa=pair.fa[:, ::-1]), "turned"),
-        (lambda pair: replace(pair, fa=pair.fa[::-1]), "turned"),
-        (lambda pair: replace(pair, fa=pair.fa[::-1, ::-1]), "turned"),
+        pytest.param(lambda pair: replace(pair, fa=pair.fa[::-1]), "turned", marks=pytest.mark.nightly),
+        pytest.param(lambda pair: replace(pair, fa=pair.fa[::-1, ::-1]), "turned", marks=pytest.mark.nightly),
         (lambda pair: replace(pair, fa=ndimage.shift(pair.fa, (0, 5), order=1)), "apart"),
         (lambda pair: replace(pair, cf=np.minimum(pair.cf.astype(int) * 2, 255).astype(np.uint8)), "clipped"),
     ],
@@ -44,6 +44,7 @@ def test_what_is_spoilt_is_found_and_called_by_its_name(pairs, spoilt, kind):
     assert kind in kinds(spoilt(pairs[0]))
 
 
+@pytest.mark.nightly
 def test_a_red_free_photograph_is_not_taken_for_swapped_views(pairs):
     red_free = replace(pairs[0], cf=np.repeat(pairs[0].cf[..., 1:2], 3, axis=2))
     assert kinds(red_free) == []

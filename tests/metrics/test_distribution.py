@@ -124,12 +124,14 @@ def test_a_set_is_no_distance_from_itself_and_order_does_not_matter(real):
         pytest.param(
             lambda pair, by: replace(pair, cf=np.clip(pair.cf + np.array([20 * by, -10 * by, 0]), 0, 255)),
             id="colour",
+            marks=pytest.mark.nightly,
         ),
         pytest.param(
             lambda pair, by: replace(
                 pair, cf=ndimage.gaussian_filter(pair.cf, (by, by, 0)), fa=ndimage.gaussian_filter(pair.fa, by)
             ),
             id="blur",
+            marks=pytest.mark.nightly,
         ),
         pytest.param(lambda pair, by: replace(pair, fa=pair.fa // (1 + by)), id="dim FA"),
     ],

@@ -6,21 +6,17 @@ import pytest
 import torch
 
 from retipair.models.base import open_base
-from retipair.models.memory import (
+from retipair.models.memory import Adapter, Workload, count_step, generation_memory, training_memory
+from retipair.models.memory_strategies import (
     GENERATION_STRATEGIES,
-    GIB,
     PRESETS,
     TRAINING_STRATEGIES,
-    Adapter,
     MemoryStrategy,
-    Workload,
-    count_step,
-    generation_memory,
     next_smaller_preset,
     select_strategy,
-    training_memory,
 )
 from retipair.runtime.errors import UserError
+from retipair.runtime.profiling import GIB
 
 NAMES = ["no memory savings", "gradient checkpointing"] + [
     f"gradient checkpointing and weights in {bits}" for bits in ("fp8", "nf4")
@@ -48,6 +44,7 @@ def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
         assert len(set(needed)) >= 3
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("memory", "way"), [("24", 0), ("16", 0), ("12", 0), pytest.param("8", 2, marks=pytest.mark.slow)]
 )
@@ -100,6 +97,7 @@ def test_the_weights_are_those_that_are_known(system: str) -> None:
     assert step.unquantized == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
 
+@pytest.mark.nightly
 def test_fewer_bits_are_that_much_smaller() -> None:
     full = work("sd15", LATENTS["sd15"])
     whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in GENERATION_STRATEGIES)

@@ -20,7 +20,7 @@ from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, adapter_parameters, add_adapter, load_adapter, lora_config, read_tensors
-from retipair.models.memory import GENERATION_STRATEGIES, TRAINING_STRATEGIES
+from retipair.models.memory_strategies import GENERATION_STRATEGIES, TRAINING_STRATEGIES
 from retipair.models.quantization import FP8
 from retipair.runs.run_dir import Run, read_state
 from retipair.runtime.errors import UserError
@@ -75,6 +75,7 @@ def test_the_estimate_is_said_first_and_the_truth_last(
     assert last[0] in (run_of(tmp_path, "sd15") / "training_log.txt").read_text()
 
 
+@pytest.mark.nightly
 def test_an_adapter_learns_on_a_base_in_fp8_and_fits_the_whole_one(
     leads_to: Callable[[int], None], base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:

@@ -222,6 +222,7 @@ def red_free(raw, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", ["table.csv", "table.jsonl", "folders"])
 def test_a_grey_cf_is_taken_where_the_source_names_it(red_free, tmp_path, capsys, form):
     out = tmp_path / "out"
@@ -294,6 +295,7 @@ def test_a_mirrored_fa_is_named_or_turned(raw, prepared, tmp_path, capsys):
     assert turned.residual_px == pytest.approx(upright.residual_px, abs=0.01)
 
 
+@pytest.mark.nightly
 def test_the_limit_of_consistency_can_be_set(raw, prepared, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--min_consistency", "0.99") == 2
     assert "< 0.99" in " ".join(capsys.readouterr().out.split())
@@ -383,9 +385,9 @@ def test_a_refused_pair_is_named_and_left_out(raw, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fault", "register"),
     [
-        ("another eye", "none"),
+        pytest.param("another eye", "none", marks=pytest.mark.nightly),
         pytest.param("another eye", "points", marks=pytest.mark.slow),  # the compromise is searched
-        ("black", "points"),
+        pytest.param("black", "points", marks=pytest.mark.nightly),
         ("black", "none"),
     ],
 )

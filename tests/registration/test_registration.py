@@ -130,7 +130,7 @@ GRID = GRID[np.hypot(*(GRID - 255.5).T) < 200]
 
 
 @pytest.mark.parametrize("bend", [pytest.param(3.0, marks=pytest.mark.slow), 6.0])
-@pytest.mark.parametrize("how", ["points", "features"])
+@pytest.mark.parametrize("how", ["points", pytest.param("features", marks=pytest.mark.nightly)])
 def test_an_eye_whose_curvature_no_homography_fits_is_registered_as_well_as_can_be(how, bend):
     """Errors against the truth on a grid, px at 512: a homography must leave some places `bend` px off."""
     eye = draw_raw(seed=2, size=512, jitter=1.0, bend=bend)
@@ -164,6 +164,7 @@ def _detail(share: float, cf_is_detail: bool) -> tuple[np.ndarray, np.ndarray, L
     return cf, fa[window], Landmarks(on_detail + corner, on_detail)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cf_is_detail", [False, pytest.param(True, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("share", [0.27, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_points_that_agree_are_believed_at_any_scale(share, cf_is_detail):
@@ -196,7 +197,9 @@ def test_fields_of_view_too_far_apart_for_features_are_refused_by_that():
     assert "twice in width" in str(align(cf, fa, None, "features", 512, Limits()).refused)
 
 
-@pytest.mark.parametrize("how", ["points", pytest.param("features", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", [pytest.param("points", marks=pytest.mark.nightly), pytest.param("features", marks=pytest.mark.slow)]
+)
 def test_a_mirrored_fa_is_refused_as_such_or_turned(how):
     eye = draw_raw(seed=4, size=384, jitter=0.3)
     mirrored = np.ascontiguousarray(eye.fa[:, ::-1])
@@ -309,6 +312,7 @@ def test_views_that_are_aligned_stay_as_they_are(eye):
     assert aligned.fa_to_frame[1, 1] == pytest.approx(256 / side)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("seed", "scale"), [(4, 0.8), *(pytest.param(seed, 0.5, marks=pytest.mark.nightly) for seed in (1, 3, 5))]
 )

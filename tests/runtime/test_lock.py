@@ -94,8 +94,7 @@ def test_without_locks_it_works_and_says_so(
 @pytest.mark.parametrize(
     "verb",
     [
-        "generate",
-        pytest.param("train", marks=pytest.mark.nightly),
+        *(pytest.param(verb, marks=pytest.mark.nightly) for verb in ("generate", "train")),
         *(pytest.param(verb, marks=SLOW) for verb in ("prepare", "evaluate", "phantom")),
     ],
 )

@@ -9,12 +9,12 @@ from torch.profiler import record_function
 from retipair.models.base import open_base
 from retipair.models.empty import empty_unet
 from retipair.models.lora import add_adapter, lora_config
-from retipair.models.memory import meta_forward
+from retipair.models.peak_memory import meta_forward
 from retipair.runtime.profiling import (
     count_flop,
     matrix_rate,
     peak_memory,
-    profile_work,
+    profile_function,
     time_fractions_of_operators,
     time_fractions_of_parts,
     time_interleaved,
@@ -57,6 +57,7 @@ def test_products_are_counted_in_full() -> None:
     assert count_flop(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 11 * 11 * 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("base", "shape", "tera"), [("sdxl", (4, 64, 128), 3.22), ("sd15", (4, 64, 64), 0.80)])
 def test_a_forward_of_the_full_size_costs_what_is_known(base: str, shape: tuple[int, int, int], tera: float) -> None:
     unet = empty_unet(open_base(f"random:{base}"))
@@ -64,6 +65,7 @@ def test_a_forward_of_the_full_size_costs_what_is_known(base: str, shape: tuple[
         assert count_flop(lambda: meta_forward(unet, shape)) / 1e12 == pytest.approx(tera, abs=0.02)
 
 
+@pytest.mark.nightly
 def test_a_step_costs_two_forwards_for_weights_that_do_not_learn_need_no_gradient() -> None:
     unet, shape = empty_unet(open_base("random:sd15")).requires_grad_(False), (4, 64, 64)
     add_adapter(unet, lora_config(16, 16, "attention", dora=False, rslora=False))
@@ -86,7 +88,7 @@ def test_shares_are_of_the_whole_and_the_larger_work_has_the_larger() -> None:
         with record_function("much"):
             large @ large
 
-    seen = profile_work(work)
+    seen = profile_function(work)
     parts = time_fractions_of_parts(seen, ("little", "much"))
     assert sum(parts.values()) == pytest.approx(1)
     assert parts["much"] > parts["little"] > 0

@@ -39,7 +39,14 @@ def told_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
 
 
 @pytest.mark.parametrize(
-    ("call", "number", "status"), [(2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (5, signal.SIGUSR1, 138)]
+    ("call", "number", "status"),
+    [
+        (4, signal.SIGTERM, 143),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in ((2, signal.SIGINT, 130), (5, signal.SIGUSR1, 138))
+        ),
+    ],
 )
 def test_training_keeps_its_step_and_goes_on_to_the_bit(
     call: int,
@@ -68,6 +75,7 @@ def test_training_keeps_its_step_and_goes_on_to_the_bit(
     assert same(adapter(run, 6), adapter(whole, 6))
 
 
+@pytest.mark.nightly
 def test_told_while_it_samples_it_samples_again(
     base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +124,7 @@ def training(base: Path, prepared: Path, results: Path) -> "Iterator[subprocess.
         yield process
 
 
+@pytest.mark.nightly
 def test_told_by_cluster_and_launcher_alike_it_still_finishes(
     base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
@@ -151,21 +160,6 @@ def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
     end_on_signals()
     with graceful_shutdown("this") as stop:
         assert not stop.requested
-
-
-def test_what_it_was_stopped_in_is_validated_once_in_the_log(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    for step in (0, 4):
-        run.log("training", f"step {step:06d} loss", {"step": step})
-        run.log("validation", f"step {step:06d} loss", {"step": step})
-    logs = ("training_log.txt", "validation_log.txt", "metrics.jsonl")
-    before = [(tmp_path / name).read_text() for name in logs]
-    run.cut_logs(tmp_path / "latest_checkpoints/step_000004")
-    assert [(tmp_path / name).read_text() for name in logs] == before
-    run.cut_logs(tmp_path / "stopped_checkpoint/step_000004")
-    assert (tmp_path / "training_log.txt").read_text() == before[0]
-    assert (tmp_path / "validation_log.txt").read_text() == "step 000000 loss\n"
-    assert [(line["kind"], line["step"]) for line in run.read_metrics()][2:] == [("training", 4)]
 
 
 def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def batches(tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str
 
 def test_a_sample_does_not_depend_on_its_batch(batches: Batches) -> None:
     batches = replace(batches, config=replace(batches.config, half_clean_fraction=0.7))
-    together = batches.draw([5, 6, 7])
+    together = batches.batch_of([5, 6, 7])
     for row, sample in enumerate((5, 6, 7)):
-        alone = batches.draw([sample])
+        alone = batches.batch_of([sample])
         assert torch.equal(alone.latents[0], together.latents[row])
         assert torch.equal(alone.noise[0], together.noise[row])
         assert torch.equal(alone.t[0], together.t[row])
@@ -42,8 +42,8 @@ def test_a_sample_does_not_depend_on_its_batch(batches: Batches) -> None:
 
 
 def test_samples_and_seeds_differ_in_everything_drawn(batches: Batches) -> None:
-    ours = batches.draw(SAMPLES)
-    other = replace(batches, config=replace(batches.config, seed=4)).draw(SAMPLES)
+    ours = batches.batch_of(SAMPLES)
+    other = replace(batches, config=replace(batches.config, seed=4)).batch_of(SAMPLES)
     for batch in (ours, other):
         assert len({noise.numpy().tobytes() for noise in batch.noise}) == len(SAMPLES)
         assert len({latents.numpy().tobytes() for latents in batch.latents}) == len(SAMPLES)
@@ -54,7 +54,7 @@ def test_samples_and_seeds_differ_in_everything_drawn(batches: Batches) -> None:
 
 
 def test_latents_are_drawn_from_what_the_autoencoder_says(batches: Batches) -> None:
-    batch = batches.draw(SAMPLES)
+    batch = batches.batch_of(SAMPLES)
     pairs, variants = zip(*(draw(3, sample, 3, 2) for sample in SAMPLES), strict=True)
     mean, std = batches.train.moments(pairs, variants)
     deviates = (batch.latents - mean) / std
@@ -64,7 +64,7 @@ def test_latents_are_drawn_from_what_the_autoencoder_says(batches: Batches) -> N
 
 
 def test_each_pair_hears_its_own_sentence(batches: Batches) -> None:
-    batch = batches.draw(SAMPLES)
+    batch = batches.batch_of(SAMPLES)
     sentences = ["first", batches.config.prompt, "third"]
     for row, sample in enumerate(SAMPLES):
         pair, _ = draw(3, sample, 3, 2)
@@ -74,7 +74,7 @@ def test_each_pair_hears_its_own_sentence(batches: Batches) -> None:
 def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> None:
     """About as many as asked for; SDXL's are zeros."""
     dropping = replace(batches, config=replace(batches.config, prompt_dropout=0.25))
-    without, usual = dropping.draw(range(400)), batches.draw(range(400))
+    without, usual = dropping.batch_of(range(400)), batches.batch_of(range(400))
     dropped = ~without.conditioning.embeddings.flatten(1).any(1)
     assert 0.18 < dropped.float().mean() < 0.32
     assert without.conditioning.pooled is not None
@@ -85,7 +85,7 @@ def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> 
 
 def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(batches: Batches) -> None:
     half, usual = replace(batches, config=replace(batches.config, half_clean_fraction=0.5)), batches
-    ours, theirs = half.draw(range(400)), usual.draw(range(400))
+    ours, theirs = half.batch_of(range(400)), usual.batch_of(range(400))
     assert not theirs.clean.any()
     assert ours.clean.float().mean(0).tolist() == pytest.approx([0.25, 0.25], abs=0.07)
     for name in ("latents", "noise", "t"):

@@ -29,6 +29,7 @@ from retipair.runs.run_dir import Run, start_run, step_of
 from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import UserError
+from retipair.training.log import log_training
 from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
 from retipair.training.plan import with_samples
@@ -43,6 +44,12 @@ JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"}
 PEFT = "adapter_model.safetensors"
 QUICK = ("--num_samples", 0)
+
+
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    """What the families share; what they do not is tested with both in tests/models."""
+    return request.param
 
 
 def run_folder(results: Path, system: str, name: str = "exp") -> Path:
@@ -82,7 +89,13 @@ def test_the_tree_is_the_originals(system: str, trained: Folder) -> None:
     checkpoints = {
         f"latest_checkpoints/step_{step:06d}/{name}"
         for step in (0, 2, 4)
-        for name in ("state.json", "state.safetensors", "checksums.json", *(f"unet_lora/{part}" for part in ADAPTER))
+        for name in (
+            "state.json",
+            "log_lengths.json",
+            "state.safetensors",
+            "checksums.json",
+            *(f"unet_lora/{part}" for part in ADAPTER),
+        )
     }
     samples = {
         f"step_{step:06d}_random_pairs/pair_00/{view}.png" for step in (0, 2, 4) for view in ("cf", "fa", "joint")
@@ -239,12 +252,18 @@ EVERYTHING = [
     *("--half_clean_fraction", "0.5", "--num_samples", "0"),
 ]
 CASES = {  # name -> more flags, where it is killed
-    "plain": ([], "retipair.training.optimizer:LoraOptimizer.update", 6),
-    "everything": (EVERYTHING, "retipair.training.optimizer:LoraOptimizer.update", 6),
+    "plain": ([], "retipair.training.optimizer:LoraOptimizer.step", 6),
+    "everything": (EVERYTHING, "retipair.training.optimizer:LoraOptimizer.step", 6),
     "in a checkpoint": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 3),
     "in the first": (["--num_samples", "0"], "retipair.runs.run_dir:save_file", 1),
 }
-KILLED = [("sdxl", "everything"), *(("sd15", case) for case in CASES if case != "everything")]
+KILLED = [
+    ("sd15", "plain"),
+    *(
+        pytest.param(*case, marks=pytest.mark.nightly)
+        for case in (("sdxl", "everything"), ("sd15", "in a checkpoint"), ("sd15", "in the first"))
+    ),
+]
 
 
 def case_command(system: str, case: str, base: Path, data: Path, results: Path) -> list[str]:
@@ -252,23 +271,16 @@ def case_command(system: str, case: str, base: Path, data: Path, results: Path) 
     return train_command("exp", base, data, results, *flags, *CASES[case][0])
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, base_folder: Folder, prepared: Path) -> Path:
-    """RESULTS for each system and case: runs of 6 steps with a checkpoint every second, killed."""
-    root = tmp_path_factory.mktemp("killed")
-    deaths = [
-        Death(case_command(system, case, base_folder(system), prepared, root / system / case), *CASES[case][1:])
-        for system, case in KILLED
-    ]
-    kill_all(deaths)
-    return root
-
-
 @pytest.mark.parametrize(("system", "case"), KILLED)
 def test_a_killed_run_goes_on_bit_for_bit(
-    system: str, case: str, killed: Path, base_folder: Folder, prepared: Path, tmp_path: Path
+    system: str, case: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    run = run_folder(killed / system / case, system)
+    """A run of 6 steps with a checkpoint every second."""
+    killed, unbroken = (
+        case_command(system, case, base_folder(system), prepared, tmp_path / name) for name in ("killed", "unbroken")
+    )
+    kill_all([Death(killed, *CASES[case][1:])])
+    run = run_folder(tmp_path / "killed", system)
     reached = {path.name for path in (run / "latest_checkpoints").glob("step_*")}
     assert (
         reached
@@ -286,9 +298,8 @@ def test_a_killed_run_goes_on_bit_for_bit(
         with (run / "metrics.jsonl").open("a") as log:
             log.write('{"kind": "train')
 
-    assert main(case_command(system, case, base_folder(system), prepared, killed / system / case)) == 0
-    assert main(case_command(system, case, base_folder(system), prepared, tmp_path)) == 0
-    whole = run_folder(tmp_path, system)
+    assert main(killed) == main(unbroken) == 0
+    whole = run_folder(tmp_path / "unbroken", system)
     assert files(run) == files(whole)
     for name in files(whole):
         ours, theirs = run / name, whole / name
@@ -359,7 +370,7 @@ def test_the_best_is_never_later_than_the_state_that_is_resumed(
     flags = ["--learning_rate", "1e-2", "--max_steps", 6, *QUICK, "--val_every", 6, "--resume"]
     command = train_command("exp", base_folder("sd15"), prepared, results, *flags)
     kill_all(
-        [Death(command, "retipair.training.optimizer:LoraOptimizer.update", 2)]
+        [Death(command, "retipair.training.optimizer:LoraOptimizer.step", 2)]
     )  # after it has resumed, before it validates
     checkpoint = Run(run).latest()
     assert checkpoint is not None
@@ -371,6 +382,7 @@ def test_the_best_is_never_later_than_the_state_that_is_resumed(
     assert same(*same_adapter)
 
 
+@pytest.mark.nightly
 def test_resume_where_nothing_is_starts(base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder) -> None:
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--resume")
     assert same(adapter(run, 4), adapter(run_folder(trained("sd15"), "sd15"), 4))
@@ -696,13 +708,28 @@ def test_half_clean_samples_count_and_are_logged_for_one_view_and_others_for_bot
 
 
 def test_losses_of_a_half_are_means_over_the_samples_it_counts_in() -> None:
-    window, t = LossMeter("cpu"), torch.tensor([100, 500])
+    meter, t = LossMeter(("mse", "hf"), "cpu"), torch.tensor([100, 500])
     mse, hf = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.5], [0.0, 0.0]])
-    window.add(Losses(torch.tensor(1.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    window.add(Losses(torch.tensor(2.5), mse, (mse > 0).float(), hf, (hf > 0).float()), t)
-    assert window.read(SINGLE_PROCESS) == {
+    values = {"mse": mse, "hf": hf}
+    counts = {name: (value > 0).float() for name, value in values.items()}
+    meter.add(Losses(torch.tensor(1.5), values, counts), t)
+    meter.add(Losses(torch.tensor(2.5), values, counts), t)
+    assert meter.sums.tolist() == [8.0, 1200.0, 4.0, 6.0, 12.0, 0.0, 1.0, 2.0, 4.0, 0.0, 2.0]  # as states of 0.1.0
+    assert meter.read(SINGLE_PROCESS) == {
         **{"loss": 2.0, "mse": 3.0, "mse_cf": 3.0, "mse_fa": 3.0, "hf": 0.5, "hf_cf": 0.0, "hf_fa": 0.5, "t": 300.0},
     }
+
+
+def test_the_log_line_has_every_loss_that_the_meter_holds(tmp_path: Path) -> None:
+    meter = LossMeter(("mse", "edges"), "cpu")
+    ones = torch.ones(1, 2)
+    meter.add(Losses(torch.tensor(3.0), {"mse": ones, "edges": 2 * ones}, {"mse": ones, "edges": ones}), torch.ones(1))
+    log_training(Run(tmp_path), 7, 1e-4, meter.read(SINGLE_PROCESS), 2.0, 0.5, lambda values, step: None)
+    assert (tmp_path / "training_log.txt").read_text() == (
+        "step 000007 lr 1.000e-04 loss 3.000000 mse 1.000000 (cf 1.000000 fa 1.000000) "
+        "edges 2.000000 (cf 2.000000 fa 2.000000) t 1.0 2.0 s\n"
+    )
+    assert {"mse_cf": 1.0, "edges": 2.0, "edges_fa": 2.0}.items() <= metrics(tmp_path, "training")[0].items()
 
 
 def test_either_family_can_have_either_layout(system: str, base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
@@ -728,6 +755,7 @@ def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, 
     assert description.size_ids == {"sdxl": [64, 128, 0, 0, 64, 128], "sd15": []}[system]
 
 
+@pytest.mark.nightly
 def test_the_tracker_gets_the_metrics(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--tracker", "tensorboard", *QUICK)
@@ -777,6 +805,7 @@ def test_a_name_that_is_taken_is_refused_before_raw_pairs_are_prepared(
     assert not (results / "prepared").exists()
 
 
+@pytest.mark.nightly
 def test_raw_pairs_are_prepared_once(
     base_folder: Folder, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

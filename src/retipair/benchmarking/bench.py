@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.summary import Cost, figures_of, print_figures
+from retipair.benchmarking.summary import Cost, summarize_cost, print_figures
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
@@ -24,7 +24,7 @@ from retipair.models.base import open_base
 from retipair.models.device import choose_device
 from retipair.models.empty import empty_unet
 from retipair.models.lora import add_adapter, save_adapter
-from retipair.models.memory import meta_forward
+from retipair.models.peak_memory import meta_forward
 from retipair.models.vae import encode_moments
 from retipair.phantoms.phantom import phantom
 from retipair.runtime.atomic_io import write_json
@@ -32,10 +32,10 @@ from retipair.runtime.console import console, quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import UserError
 from retipair.runtime.profiling import (
-    Work,
+    Function,
     count_flop,
     matrix_rate,
-    profile_work,
+    profile_function,
     time_fractions_of_operators,
     time_fractions_of_parts,
     time_interleaved,
@@ -62,7 +62,7 @@ def measured(config: BenchConfig) -> dict[str, Any]:
     _check(config)
     with TemporaryDirectory(prefix="retipair-bench-") as folder:
         cost = MEASURES[config.what](config, Path(folder))
-    return figures_of(config, cost, matrix_rate(choose_device(config.device), cost.dtype))
+    return summarize_cost(config, cost, matrix_rate(choose_device(config.device), cost.dtype))
 
 
 def _check(config: BenchConfig) -> None:
@@ -85,7 +85,7 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with cost.memory_of("encode and load", plan.device):
         training = build_training(plan, data, SINGLE_PROCESS)
-    ours: Work = lambda: training_step(training)  # noqa: E731
+    ours: Function = lambda: training_step(training)  # noqa: E731
     ours()
     with cost.memory_of("step", plan.device):
         ours()
@@ -99,15 +99,15 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     cost.seconds, cost.other = times["ours"], times.get("other", [])
     if baseline is not None:
         cost.other_phases = {phase: median(baseline.seconds[phase][-config.repeats :]) for phase in PHASES}
-    events = profile_work(ours)
+    events = profile_function(ours)
     cost.shares, cost.operators = time_fractions_of_parts(events, PARTS), time_fractions_of_operators(events)
     cost.flop = flop_of_step(plan)
     return cost
 
 
-def bare(training: Training) -> Work:
+def bare(training: Training) -> Function:
     """Return the forward and backward pass of the same network on one batch, and nothing else."""
-    batch = training.batches.draw(range(training.config.batch_size))
+    batch = training.batches.batch_of(range(training.config.batch_size))
 
     def work() -> None:
         training.denoise(batch.noise, batch.t, batch.conditioning).mean().backward()
@@ -132,7 +132,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
-    works: dict[str, Callable[[], Work]] = {"ours": lambda: generation_work(generation)}
+    works: dict[str, Callable[[], Function]] = {"ours": lambda: generation_work(generation)}
     if config.against == "diffusers":
         works["other"] = lambda: diffusers_work(generation)
     with cost.memory_of("load", generation.device):
@@ -142,7 +142,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     loaded |= {name: work() for name, work in works.items() if name != "ours"}
     times = time_interleaved(loaded, generation.device, config.repeats, config.warmup)
     cost.seconds, cost.other = times["ours"], times.get("other", [])
-    cost.operators = time_fractions_of_operators(profile_work(loaded["ours"]))
+    cost.operators = time_fractions_of_operators(profile_function(loaded["ours"]))
     del loaded
     if generation.base.source_kind != "random":  # creating random weights says nothing about loading
         first = {name: (lambda work=work: work()()) for name, work in works.items()}
@@ -174,7 +174,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
     )
 
 
-def generation_work(plan: GenerationPlan) -> Work:
+def generation_work(plan: GenerationPlan) -> Function:
     """Load the generator, and return a function that generates, evaluates and writes the next pairs."""
     settings, numbers = settings_of(plan), count(1)
     loop = load(plan, settings, [1])
@@ -187,7 +187,7 @@ def generation_work(plan: GenerationPlan) -> Work:
     return work
 
 
-def diffusers_work(plan: GenerationPlan) -> Work:
+def diffusers_work(plan: GenerationPlan) -> Function:
     """Load diffusers' pipeline and the adapter, and return a function that generates and writes joint images."""
     pipeline = plan.base.pipeline(plan.dtype, plan.device)
     pipeline.load_lora_weights(str(plan.adapter))
@@ -215,11 +215,11 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
         vae = plan.base.vae(device=plan.device)
     views = [load_views(data.train[number % len(data.train)], plan.layout.view_size) for number in range(cost.pairs)]
     joints = [plan.layout.join(cf, fa) for cf, fa in views]
-    ours: Work = lambda: [encode_moments(vae, joint[None]) for joint in joints]  # noqa: E731
+    ours: Function = lambda: [encode_moments(vae, joint[None]) for joint in joints]  # noqa: E731
     with cost.memory_of("encode", plan.device):
         ours()
     cost.seconds = time_interleaved({"ours": ours}, plan.device, config.repeats, config.warmup)["ours"]
-    cost.operators, cost.flop = time_fractions_of_operators(profile_work(ours)), count_flop(ours)
+    cost.operators, cost.flop = time_fractions_of_operators(profile_function(ours)), count_flop(ours)
     return cost
 
 
@@ -228,7 +228,7 @@ def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
     entries = read_dataset(rendered(folder, 512, EYES))
     caches = count(1)
     cost = Cost("pairs", len(entries))
-    ours: Work = lambda: measure_set("pairs", entries, folder / f"cache{next(caches)}")  # noqa: E731
+    ours: Function = lambda: measure_set("pairs", entries, folder / f"cache{next(caches)}")  # noqa: E731
     with cost.memory_of("measure", "cpu"):
         ours()
     cost.seconds = time_interleaved({"ours": ours}, "cpu", config.repeats, max(config.warmup - 1, 0))["ours"]

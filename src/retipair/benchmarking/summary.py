@@ -50,7 +50,7 @@ class Cost:
         self.memory_gib[phase] = peak.gib
 
 
-def figures_of(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
+def summarize_cost(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
     """Return the content of --json: results with settings and machine. limit: measured matrix rate, FLOP/s."""
     duration = median(cost.seconds)
     figures: dict[str, Any] = {

@@ -255,13 +255,17 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def content_sha256(entries: Sequence[PairRecord]) -> str:
-    """Hash the pairs: their ids, splits, captions and the bytes of CF and FA."""
-    digest = hashlib.sha256()
+def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes] | None = None) -> str:
+    """Hash the pairs: their ids, splits, captions and the bytes of CF and FA.
+
+    hashes: SHA-256 of CF and FA by pair; pairs that are missing are read and added.
+    """
+    digest, hashes = hashlib.sha256(), {} if hashes is None else hashes
     for entry in entries:
         digest.update(f"{entry.id}\0{entry.split}\0{entry.caption}\0".encode())
-        for path in (entry.cf, entry.fa):
-            digest.update(hashlib.sha256(_bytes(path)).digest())
+        if entry not in hashes:
+            hashes[entry] = b"".join(hashlib.sha256(_bytes(path)).digest() for path in (entry.cf, entry.fa))
+        digest.update(hashes[entry])
     return digest.hexdigest()
 
 

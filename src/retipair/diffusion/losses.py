@@ -1,6 +1,8 @@
-"""Training losses per half: error of the prediction, and of the high frequencies of the clean latents it implies."""
+"""Training losses of each half: error of the prediction, and weighted further losses, e.g. of the high frequencies."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -9,42 +11,87 @@ from retipair.diffusion.halves import mean_per_half, stack_halves, unstack_halve
 from retipair.diffusion.schedule import NoiseSchedule
 
 CLEAN_RANGE = 10.0
-"""Predicted clean latents are clamped to this before the high-pass, as in the original system."""
+"""Predicted clean latents are clamped to this range, as in the original system."""
 
 
 @dataclass(frozen=True)
-class HighFrequency:
-    """Settings of the high-frequency loss: weight, Gaussian blur (kernel and sigma, latent pixels), timestep limit."""
+class Prediction:
+    """A prediction of the network, and what it is compared with.
 
+    prediction, noisy (x_t with noise in both halves), latents (x_0), noise: (B, C, h, w) float32; t: (B,) int64.
+    """
+
+    schedule: NoiseSchedule
+    prediction: torch.Tensor
+    noisy: torch.Tensor
+    latents: torch.Tensor
+    noise: torch.Tensor
+    t: torch.Tensor
+
+    @cached_property
+    def target(self) -> torch.Tensor:
+        """What the network should predict, (B, C, h, w): the noise, or v."""
+        return self.schedule.target(self.latents, self.noise, self.t)
+
+    @cached_property
+    def clean_latents(self) -> torch.Tensor:
+        """The clean latents that the prediction implies, (B, C, h, w), clamped to +-CLEAN_RANGE."""
+        clean = self.schedule.clean_latents(self.prediction, self.noisy, self.t)
+        return clean.clamp(-CLEAN_RANGE, CLEAN_RANGE)
+
+
+LossFunction = Callable[[Prediction], torch.Tensor]
+"""Returns the loss of each sample and half, (B, 2), columns CF and FA."""
+
+
+def mse(prediction: Prediction) -> torch.Tensor:
+    """Return the mean squared error of the prediction."""
+    return mean_per_half((prediction.prediction - prediction.target) ** 2)
+
+
+def high_frequency(prediction: Prediction, kernel: int, sigma: float) -> torch.Tensor:
+    """Return the L1 error of the high-passed clean latents, each half filtered separately; see `high_pass`."""
+    predicted = high_pass(prediction.clean_latents, kernel, sigma)
+    return mean_per_half((predicted - high_pass(prediction.latents, kernel, sigma)).abs())
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss that is added to the squared error.
+
+    It counts for samples with a timestep below `max_timestep` whose prediction implies clean latents (with noise
+    prediction, not at an SNR of 0). With a weight of 0 it is not computed.
+    """
+
+    function: LossFunction
     weight: float
-    kernel: int
-    sigma: float
     max_timestep: int
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a batch. total: scalar with gradient; the others: (B, 2), columns CF and FA, detached.
+    """Losses of a batch. total: scalar with gradient. values, counts: by name of the loss, (B, 2) each, detached.
 
-    mse_counts and hf_counts are 1 where mse and hf count, else 0; mse and hf are 0 where they do not count. mse counts
-    for all halves that are not clean, hf for those of them with a timestep below the limit; with noise prediction, hf
-    does not count at an SNR of 0, where the prediction implies no clean latents.
+    Columns are CF and FA. counts is 1 where the loss counts, else 0; values are 0 where it does not.
     """
 
     total: torch.Tensor
-    mse: torch.Tensor
-    mse_counts: torch.Tensor
-    hf: torch.Tensor
-    hf_counts: torch.Tensor
+    values: dict[str, torch.Tensor]
+    counts: dict[str, torch.Tensor]
 
 
 class Objective:
-    """Squared error of the prediction + weight x L1 of the high-passed clean latents, each half filtered separately."""
+    """The squared error of the prediction ("mse", with min-SNR weights if `min_snr_gamma` > 0) + weight x each term."""
 
-    def __init__(self, schedule: NoiseSchedule, high_frequency: HighFrequency, min_snr_gamma: float = 0.0) -> None:
+    def __init__(self, schedule: NoiseSchedule, terms: Mapping[str, Term], min_snr_gamma: float = 0.0) -> None:
         self._schedule = schedule
-        self._hf = high_frequency
+        self._terms = terms
         self._gamma = min_snr_gamma
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the losses, in the order of `Losses.values`."""
+        return ("mse", *self._terms)
 
     def __call__(
         self,
@@ -61,28 +108,25 @@ class Objective:
         clean: (B, 2) bool, halves that the network got without noise, excluded from the loss; at most one per row,
         default none. A sample's loss is the mean over its other halves.
         """
+        given = Prediction(self._schedule, prediction, noisy, latents, noise, t)
         counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
         weights = counts / counts.mean(1, keepdim=True)  # 1 and 1, or 0 and 2
-        mse = mean_per_half((prediction - self._schedule.target(latents, noise, t)) ** 2) * counts
-        weighted = mse if self._gamma <= 0 else mse * self._schedule.min_snr_weight(t, self._gamma)[:, None]
-        hf_counts = counts * ((t < self._hf.max_timestep) & self._schedule.implies_clean(t))[:, None]
-        hf = self._high_frequency(prediction, noisy, latents, t) * hf_counts
-        total = (weighted * weights).mean() + self._hf.weight * (hf * weights).mean()
-        return Losses(total, mse.detach(), counts, hf.detach(), hf_counts)
-
-    def _high_frequency(
-        self, prediction: torch.Tensor, noisy: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
-    ) -> torch.Tensor:
-        if self._hf.weight <= 0:
-            return latents.new_zeros(len(latents), 2)
-        clean = self._schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
-        return mean_per_half((high_pass(clean, self._hf) - high_pass(latents, self._hf)).abs())
+        error = mse(given) * counts
+        weighted = error if self._gamma <= 0 else error * self._schedule.min_snr_weight(t, self._gamma)[:, None]
+        total = (weighted * weights).mean()
+        values_of, counts_of = {"mse": error.detach()}, {"mse": counts}
+        for name, term in self._terms.items():
+            counted = counts * ((t < term.max_timestep) & self._schedule.implies_clean(t))[:, None]
+            values = counted * (term.function(given) if term.weight > 0 else 0.0)
+            total = total + term.weight * (values * weights).mean()
+            values_of[name], counts_of[name] = values.detach(), counted
+        return Losses(total, values_of, counts_of)
 
 
-def high_pass(latents: torch.Tensor, settings: HighFrequency) -> torch.Tensor:
+def high_pass(latents: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
     """Return x - GaussianBlur(x), each half filtered separately with reflect padding, so that the seam is no edge."""
     halves = stack_halves(latents)  # (B, 2C, h, w/2)
-    return unstack_halves(halves - _blur(halves, settings.kernel, settings.sigma))
+    return unstack_halves(halves - _blur(halves, kernel, sigma))
 
 
 def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:

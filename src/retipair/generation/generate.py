@@ -31,7 +31,7 @@ from retipair.generation.plan import GenerationPlan, plan_generation, settings_o
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import adapter_sha256, load_adapter, merge_adapter
-from retipair.models.memory import next_smaller_preset
+from retipair.models.memory_strategies import next_smaller_preset
 from retipair.runs.run_dir import environment
 from retipair.runtime.atomic_io import append_line, write_json
 from retipair.runtime.console import console, progress
@@ -204,7 +204,7 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
 
 def print_start(plan: GenerationPlan) -> None:
     """Print the declared prediction type of the base, warnings, and the memory estimate if --memory is given."""
-    if plan.base.declared.found:
+    if plan.base.declared.declarations:
         console.print(f"the base predicts {plan.base.prediction}")
     for warning in plan.warnings:
         console.print(f"warning: {printable(warning)}")

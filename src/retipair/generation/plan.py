@@ -19,12 +19,10 @@ from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
 from retipair.models.families import FAMILIES
 from retipair.models.lora import PEFT_WEIGHTS, AdapterMetadata, adapter_sha256, read_adapter_metadata
-from retipair.models.memory import (
+from retipair.models.memory import Workload, generation_memory
+from retipair.models.memory_strategies import (
     GENERATION_STRATEGIES,
-    GIB,
     MemoryStrategy,
-    Workload,
-    generation_memory,
     require_backend,
     select_strategy,
     supported_on,
@@ -32,6 +30,7 @@ from retipair.models.memory import (
 from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import UserError
+from retipair.runtime.profiling import GIB
 
 
 @dataclass(frozen=True)

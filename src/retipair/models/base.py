@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.byte_tokenizer import byte_tokenizer
-from retipair.models.families import CONFIGS, SAMPLERS, SDXL, ModelFamily
+from retipair.models.families import CONFIGS, SAMPLERS, ModelFamily
 from retipair.models.hub import cached_vocabulary, download_base, has_only_fp16
 from retipair.models.loading import hash_samples, naming_errors, random_network
 from retipair.models.quantization import Stored, quantize
@@ -161,7 +161,7 @@ class Base:
     def _pipeline_with(self, parts: dict[str, Any], dtype: torch.dtype, device: str) -> DiffusionPipeline:
         """Build diffusers' pipeline from `parts` and the base's text encoders and tokenizers."""
         parts = parts | dict(zip(self.family.tokenizers, self.tokenizers(), strict=True))
-        parts |= {**self._extras, "scheduler": self.scheduler("ddpm")}
+        parts |= {**self._pipeline_options, "scheduler": self.scheduler("ddpm")}
         if self.source_kind != "file":
             encoders = {name: self._load(name, kind, dtype, device) for name, kind in self.family.text_encoders.items()}
             return self.family.pipeline(**parts, **encoders)
@@ -202,7 +202,7 @@ class Base:
         """Describe the prediction type and where it is declared."""
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
-        where = " and ".join(self.declared.found) or (
+        where = " and ".join(self.declared.declarations) or (
             "the file declares nothing else" if self.source_kind == "file" else "its scheduler config"
         )
         return f"{config.prediction_type}{zero} ({where})"
@@ -215,15 +215,11 @@ class Base:
         return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which is used"]
 
     @property
-    def _extras(self) -> dict[str, Any]:
-        """Constructor arguments of the pipeline that are not models, from the base's model_index.json."""
-        if self.family is SDXL:
-            index = read_model_json(self.configs / "model_index.json")
-            return {
-                "force_zeros_for_empty_prompt": index.get("force_zeros_for_empty_prompt", True),
-                "add_watermarker": False,
-            }
-        return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    def _pipeline_options(self) -> dict[str, Any]:
+        """Constructor arguments of the pipeline that are not models, partly from the base's model_index.json."""
+        declared = self.family.declared_options
+        index = read_model_json(self.configs / "model_index.json") if declared else {}
+        return {**self.family.pipeline_options, **{name: index.get(name, value) for name, value in declared.items()}}
 
     def _load(self, name: str, kind: Any, dtype: torch.dtype, device: str) -> Any:
         with naming_errors(self.source):

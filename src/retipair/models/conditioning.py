@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from retipair.models.base import Base
-from retipair.models.families import SDXL
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
     """Return SDXL's size ids (original h, w; crop top, left; target h, w) without resize or crop; [] for SD1.5."""
     height, width = joint_size
-    return [height, width, 0, 0, height, width] if base.family is SDXL else []
+    return [height, width, 0, 0, height, width] if base.family.size_ids else []
 
 
 @torch.no_grad()
@@ -90,7 +89,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
 
 def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
     """Add, for SDXL, the size ids of a joint image of (height, width) px to all rows."""
-    if base.family is not SDXL:
+    if not base.family.size_ids:
         return rows
     ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
     size_ids = torch.tensor(ids, dtype=torch.float32, device=rows.embeddings.device)
@@ -107,7 +106,7 @@ def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
     """Return one row each for `prompt` and unconditional. One prompt per forward: rows must not depend on the batch."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-    if base.family is SDXL:
+    if len(encoded) == 4:
         positive, negative, pooled, negative_pooled = encoded
         return Conditioning(positive, pooled), Conditioning(negative, negative_pooled)
     positive, negative = encoded

@@ -1,13 +1,16 @@
 """Select the device, dtype and determinism of computations."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import psutil
 import torch
 
 from retipair.runtime.errors import UserError
+
+Setting = TypeVar("Setting")
 
 
 def choose_device(name: str) -> str:
@@ -48,26 +51,24 @@ def free_memory(device: str) -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit torch to one thread: the rounding of convolutions may depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def torch_setting(value: Setting, get: Callable[[], Setting], set_to: Callable[[Setting], object]) -> Iterator[None]:
+    """Change a global setting of torch inside the context."""
+    before = get()
+    set_to(value)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_to(before)
 
 
-@contextmanager
-def repeatable(enabled: bool) -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
+    """Limit torch to one thread: the rounding of convolutions may depend on the number of threads."""
+    return torch_setting(1, torch.get_num_threads, torch.set_num_threads)
+
+
+def repeatable(enabled: bool) -> AbstractContextManager[None]:
     """Use deterministic algorithms if enabled; on a GPU, torch raises for those without one. A CPU is deterministic."""
     if not enabled:
-        yield
-        return
+        return nullcontext()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+    return torch_setting(True, torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from retipair.models.recognition import (
-    read_model_config,
-)
+from retipair.models.device import torch_setting
+from retipair.models.recognition import read_model_config
 from retipair.runtime.errors import UserError, is_out_of_memory
 
 _NUM_CHUNKS = 256
@@ -30,7 +29,8 @@ def hash_samples(digest: Any, path: Path) -> None:
 
 def random_network(name: str, kind: Any, configs: Path, dtype: torch.dtype, device: str) -> Any:
     """Create a network with random weights, the same in every process, directly on `device` (faster than moving it)."""
-    with torch.random.fork_rng(devices=[]), _default_dtype(dtype), torch.device(device):
+    default_dtype = torch_setting(dtype, torch.get_default_dtype, torch.set_default_dtype)
+    with torch.random.fork_rng(devices=[]), default_dtype, torch.device(device):
         torch.manual_seed(0)
         return from_config(kind, read_model_config(configs, name)).eval()
 
@@ -39,16 +39,6 @@ def from_config(kind: Any, config: dict[str, Any]) -> Any:
     if hasattr(kind, "load_config"):
         return kind.from_config(config)
     return kind(kind.config_class.from_dict(config))
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

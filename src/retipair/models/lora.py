@@ -41,8 +41,8 @@ _LARGEST_RANK = 4096
 class AdapterMetadata:
     """Training settings that generation must match. Adapters are shared, so no field contains a path.
 
-    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: SDXL's
-    six, empty for SD1.5.
+    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: the six
+    of a family whose UNet takes them, else empty.
     """
 
     system: str

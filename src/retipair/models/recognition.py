@@ -26,12 +26,11 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
     if "unet" not in index:
         raise _unsupported(source, f"a {index.get('_class_name')}, which has no UNet")
     unet = read_model_config(folder, "unet")
-    kind = unet.get("addition_embed_type")
-    family = {"text_time": SDXL, None: SD15}.get(kind)
+    family = _family_of_configs(index, unet)
     if family is None or unet.get("_class_name") != "UNet2DConditionModel":
         raise UserError(
-            f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning {kind}); "
-            "other families are not supported"
+            f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning "
+            f"{unet.get('addition_embed_type')}); other families are not supported"
         )
     inputs = unet.get("in_channels", 0), unet.get("cross_attention_dim", 0)
     if other := family_by_inputs(*inputs):
@@ -41,11 +40,16 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
     return family
 
 
+def _family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> ModelFamily | None:
+    """Return the family with such a model_index.json and UNet config; None if it is unknown."""
+    return {"text_time": SDXL, None: SD15}.get(unet.get("addition_embed_type"))
+
+
 def family_of_file(header: Header) -> ModelFamily:
     if other := other_family(header) or family_by_inputs(*unet_inputs(header)):
         raise _unsupported(header.path, other)
     family = SDXL if UNET + "label_emb.0.0.weight" in header.shapes else SD15
-    if part := missing_part(header, family.name):
+    if part := missing_part(header, family.single_file_encoders):
         raise UserError(f"--base {header.path}: has no {part}; give a file of the complete base")
     return family
 

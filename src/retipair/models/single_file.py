@@ -1,6 +1,6 @@
 """Read from the header of an original-format .safetensors file which model it contains, without loading weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from retipair.runtime.errors import UserError
 UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
-_TEXT_ENCODERS = {"sd15": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.0.", "conditioner.embedders.1.")}
 
 _FAMILIES = {  # dotted prefix, anywhere in a tensor name, that no SDXL or SD1.5 base has
     "lora_down.": "a LoRA, which changes a base",
@@ -64,12 +63,12 @@ class Header:
 class DeclaredSchedule:
     """Noise schedule that a file declares and that overrides the published configs, which predict noise.
 
-    found: the declarations. contradicted: metadata that contradicts them and is ignored.
+    declarations: as found in the file. contradicted: metadata that contradicts them and is ignored.
     """
 
     v_prediction: bool = False
     zero_terminal_snr: bool = False
-    found: tuple[str, ...] = ()
+    declarations: tuple[str, ...] = ()
     contradicted: str | None = None
 
     @property
@@ -102,9 +101,12 @@ def other_family(header: Header) -> str | None:
     return None
 
 
-def missing_part(header: Header, system: str) -> str | None:
-    """Return the name of the first part of a base of this system that the file lacks; None if it has all."""
-    parts = {_VAE: "autoencoder", **dict.fromkeys(_TEXT_ENCODERS[system], "text encoder")}
+def missing_part(header: Header, text_encoders: Sequence[str]) -> str | None:
+    """Return the name of the first part of a base that the file lacks; None if it has all.
+
+    text_encoders: prefixes of their tensors.
+    """
+    parts = {_VAE: "autoencoder", **dict.fromkeys(text_encoders, "text encoder")}
     missing = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
     return next(missing, None)
 

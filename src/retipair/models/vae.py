@@ -1,12 +1,18 @@
 """Encode images to scaled latents and decode them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL as Autoencoder
+from safetensors.torch import load_file
 
+from retipair.models.base import Base
+from retipair.models.empty import empty_vae
+from retipair.models.loading import naming_errors
 from retipair.runtime.errors import UserError
 
 
@@ -38,15 +44,14 @@ def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Decode scaled latents (B, C, h, w) to images (B, H, W, 3) uint8.
 
     Images are decoded one by one, so that memory and pixels do not depend on B. No tiling, whose seams would be
-    visible. Raises UserError if the images contain NaN.
+    visible. Raises UserError if the images contain NaN or infinity.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    if not images.isfinite().all():
+        cause = "the autoencoder returns" if latents.isfinite().all() else "the latents contain"
+        raise UserError(f"{cause} NaN or infinity: try --precision fp32, or an adapter from an earlier checkpoint")
     unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
-    if not np.isfinite(unit).all():
-        finite = latents.isfinite().all()
-        cause = "the autoencoder returns NaN" if finite else "the latents contain NaN or infinity"
-        raise UserError(f"{cause}: try --precision fp32, or an adapter from an earlier checkpoint")
     return np.asarray((unit * 255).round().astype(np.uint8))
 
 
@@ -55,10 +60,28 @@ def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
     return (2.0 * unit - 1.0).to(vae.device, vae.dtype)  # (B, 3, H, W), [-1, 1]
 
 
-def fingerprint_of(vae: Autoencoder) -> str:
-    """Hash the autoencoder's weights and scaling factor, on which cached latents depend."""
+def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
+    """Hash the autoencoder's weights and scaling factor, on which cached latents depend.
+
+    The weights are read from the base's folder. `load` returns the network; it is called only if they are not there
+    under their present names (a base in one file, random weights, names of older versions of diffusers).
+    """
+    weights: dict[str, Any] = _weights_on_disk(base)
+    vae = empty_vae(base) if weights else load()
+    names = list(vae.state_dict())
+    if not {*names} <= weights.keys():
+        weights = load().state_dict()
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
-    for name, tensor in vae.state_dict().items():
+    for name in names:
         digest.update(name.encode())
-        digest.update(tensor.float().cpu().contiguous().numpy())
+        digest.update(weights[name].float().cpu().contiguous().numpy())
     return digest.hexdigest()
+
+
+def _weights_on_disk(base: Base) -> dict[str, torch.Tensor]:
+    """Return the weights in the only file of a base's `vae` folder; empty if there is not exactly one."""
+    files = [*(base.configs / "vae").glob("*.safetensors")]
+    if base.source_kind != "folder" or len(files) != 1:
+        return {}
+    with naming_errors(base.source):
+        return load_file(files[0])

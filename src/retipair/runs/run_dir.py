@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair import __version__
 from retipair.config import TrainConfig
+from retipair.runs.logs import METRICS_NAME, cut_logs, lengths_by_step, log_lengths
 from retipair.runs.model_selection import validation_of
 from retipair.runtime.atomic_io import (
     append_line,
@@ -27,7 +28,6 @@ from retipair.runtime.atomic_io import (
     verify_checksums,
     write_checksums,
     write_json,
-    write_text,
 )
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
@@ -36,7 +36,7 @@ from retipair.runtime.schema import from_values, to_values
 SaveAdapter = Callable[[Path], object]
 """save_adapter(folder): write the adapter into the folder."""
 
-METRICS_NAME = "metrics.jsonl"
+LENGTHS_NAME = "log_lengths.json"
 KEPT_CHECKPOINTS = 3
 
 
@@ -129,24 +129,21 @@ class Run:
             raise UserError(f"{path}: damaged ({error}); fix or remove that line") from None
 
     def cut_logs(self, checkpoint: Path | None) -> None:
-        """Delete the log lines after `checkpoint`, or all: the resumed run writes them again.
-
-        A run stopped at the checkpoint also repeats the validation of that step.
-        """
-        step = step_of(checkpoint) if checkpoint else -1
-        validated = step - 1 if checkpoint and self.is_stopped(checkpoint) else step
-        for path in (*self.folder.glob("*_log.txt"), *self.folder.glob(METRICS_NAME)):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            ends = [validated if _is_validation(path, line) else step for line in lines]
-            kept = [line for line, end in zip(lines, ends, strict=True) if _logged_step(line) <= end]
-            write_text(path, "".join(line for line in kept if line.endswith("\n")))
+        """Cut the logs to what they held at `checkpoint`, or to nothing: the resumed run writes the rest again."""
+        if checkpoint is None:
+            lengths = {}
+        elif (path := checkpoint / LENGTHS_NAME).is_file():
+            lengths = read_json(path)
+        else:
+            lengths = lengths_by_step(self.folder, step_of(checkpoint), self.is_stopped(checkpoint))
+        cut_logs(self.folder, lengths)
 
     def save_checkpoint(
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
         """Write `latest_checkpoints/step_xxxxxx` atomically and delete all but the last three checkpoints."""
         folder = atomic_write_dir(
-            self._latest / f"step_{step:06d}", _checkpoint_writer(step, save_adapter, tensors, state)
+            self._latest / f"step_{step:06d}", self._checkpoint_writer(step, save_adapter, tensors, state)
         )
         shutil.rmtree(self._stopped, ignore_errors=True)
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
@@ -160,12 +157,26 @@ class Run:
         if verify_checksums(checkpoint := self._latest / f"step_{step:06d}") is None:
             return checkpoint  # just written at this step
         folder = atomic_write_dir(
-            self._stopped / f"step_{step:06d}", _checkpoint_writer(step, save_adapter, tensors, state)
+            self._stopped / f"step_{step:06d}", self._checkpoint_writer(step, save_adapter, tensors, state)
         )
         for other in self._stopped.glob("step_*"):
             if other != folder:
                 shutil.rmtree(other)
         return folder
+
+    def _checkpoint_writer(
+        self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
+    ) -> Callable[[Path], None]:
+        """Return the function that writes the files of a checkpoint into a folder."""
+
+        def fill(folder: Path) -> None:
+            save_adapter(folder / "unet_lora")
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+            write_json(folder / "state.json", {"step": step, **state})
+            write_json(folder / LENGTHS_NAME, log_lengths(self.folder))
+            write_checksums(folder)
+
+        return fill
 
     def save_best(self, save_adapter: SaveAdapter, reason: Mapping[str, Any]) -> None:
         """Write `best_checkpoint`: the adapter and the reason. The checkpoint of its step must be written before."""
@@ -208,20 +219,6 @@ class Run:
         for path in (self._latest, self._stopped, self._best, *self.folder.glob("step_*_random_pairs")):
             check_folder_place(path)
         recover_dir(self._best)
-
-
-def _checkpoint_writer(
-    step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
-) -> Callable[[Path], None]:
-    """Return the function that writes the files of a checkpoint into a folder."""
-
-    def fill(folder: Path) -> None:
-        save_adapter(folder / "unet_lora")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
-        write_json(folder / "state.json", {"step": step, **state})
-        write_checksums(folder)
-
-    return fill
 
 
 def _find_misnaming(checkpoint: Path) -> str | None:
@@ -293,13 +290,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
-
-
-def _is_validation(path: Path, line: str) -> bool:
-    return path.name == "validation_log.txt" or line.startswith('{"kind": "validation"')
-
-
-def _logged_step(line: str) -> int:
-    """Return the step of a log line; -1 for a line not written by retipair, which is kept."""
-    match = re.match(r'(?:step |\{.*?"step": )(\d{1,15})', line)
-    return int(match[1]) if match else -1

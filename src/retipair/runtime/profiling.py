@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-Work = Callable[[], object]
+Function = Callable[[], object]
 GIB = 2**30
 LOOK_EVERY = 0.02
 """Seconds between samples of the memory in use, on devices that do not record the peak."""
@@ -30,24 +30,26 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def time_once(work: Work, device: str) -> float:
-    """Return the seconds that `work` takes, with the device synchronised before and after."""
+def time_once(function: Function, device: str) -> float:
+    """Return the seconds that `function` takes, with the device synchronised before and after."""
     synchronize(device)
     started = time.perf_counter()
-    work()
+    function()
     synchronize(device)
     return time.perf_counter() - started
 
 
-def time_interleaved(works: Mapping[str, Work], device: str, repeats: int, warmup: int) -> dict[str, list[float]]:
+def time_interleaved(
+    functions: Mapping[str, Function], device: str, repeats: int, warmup: int
+) -> dict[str, list[float]]:
     """Time the functions round-robin, so that machine noise affects all of them equally; return seconds by name."""
     for _ in range(warmup):
-        for work in works.values():
-            work()
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+        for function in functions.values():
+            function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
-        for name, work in works.items():
-            seconds[name].append(time_once(work, device))
+        for name, function in functions.items():
+            seconds[name].append(time_once(function, device))
     return seconds
 
 
@@ -110,11 +112,11 @@ def peak_memory(device: str) -> Iterator[Peak]:
 # Arithmetic
 
 
-def count_flop(work: Work) -> int:
-    """Return the FLOP of all matrix products and convolutions in `work`, including attention."""
+def count_flop(function: Function) -> int:
+    """Return the FLOP of all matrix products and convolutions in `function`, including attention."""
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is not counted on every device
-        work()
+        function()
     return counter.get_total_flops()
 
 
@@ -126,12 +128,12 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
     return 2 * side**3 / min(seconds)
 
 
-def profile_work(work: Work) -> Sequence[Any]:
-    """Return the events of torch's profiler for `work`, by operator and by `record_function` label."""
+def profile_function(function: Function) -> Sequence[Any]:
+    """Return the events of torch's profiler for `function`, by operator and by `record_function` label."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints to stderr at start and stop
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=kinds) as profiler:
-        work()
+        function()
     return profiler.key_averages()
 
 

@@ -1,10 +1,11 @@
-"""Encode the training and validation pairs once, and draw batches from the latents.
+"""Encode the training and validation pairs once, and sample batches from the latents.
 
 A batch is a function of the seed and its sample numbers only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 
 from retipair.config import TrainConfig
 from retipair.data.augmentation import apply_variant, draw_variant
-from retipair.data.dataset import PairRecord, content_sha256, load_views
+from retipair.data.dataset import PairRecord, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
 from retipair.diffusion.halves import find_nonfinite_half
 from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, to_device
 from retipair.models.conditioning import Conditioning, encode_prompts
-from retipair.models.vae import encode_moments, fingerprint_of
+from retipair.models.vae import encode_moments, vae_sha256
 from retipair.runtime.console import progress
 from retipair.runtime.distributed import DistributedState
 from retipair.runtime.errors import UserError
@@ -61,7 +62,7 @@ class Batches:
     train_prompts: Sequence[int]
     val_prompts: Sequence[int]
 
-    def draw(self, samples: Sequence[int]) -> Batch:
+    def batch_of(self, samples: Sequence[int]) -> Batch:
         """Return the batch of these sample numbers; pair, variant, noise and timestep follow from seed and number."""
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
@@ -108,7 +109,7 @@ class Batches:
 
 
 def make_batches(plan: Plan, data: Data) -> Batches:
-    """Encode pairs and prompts; autoencoder and text encoders are loaded for this and freed afterwards."""
+    """Encode the pairs that are not cached, and the prompts; the networks loaded for this are freed afterwards."""
     train, val = _encode(plan, data)
     texts = [[entry.caption or plan.config.prompt for entry in entries] for entries in (data.train, data.val)]
     prompts = sorted(set().union(*texts))
@@ -121,21 +122,22 @@ def make_batches(plan: Plan, data: Data) -> Batches:
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
     """Return the latents of the training pairs in all variants, and of the validation pairs without augmentation.
 
-    Encodes those that are not cached. The autoencoder is freed on return.
+    Encodes those that are not cached; the autoencoder is loaded only for this, and freed on return.
     """
-    vae = plan.base.vae()
-    weights = fingerprint_of(vae)
-    caches = [
-        _cache(plan, entries, variants, vae, weights)
-        for entries, variants in ((data.train, plan.config.augment_variants), (data.val, 1))
-    ]
-    return caches[0].on(plan.device), caches[1].on(plan.device)
+    load_vae = cache(plan.base.vae)
+    weights = vae_sha256(plan.base, load_vae)
+    train = _open_cache(plan, data.train, plan.config.augment_variants, data.train_sha256, weights, load_vae)
+    val = _open_cache(plan, data.val, 1, data.val_sha256, weights, load_vae)
+    return train.on(plan.device), val.on(plan.device)
 
 
-def _cache(plan: Plan, entries: list[PairRecord], variants: int, vae: Any, weights: str) -> LatentCache:
+def _open_cache(
+    plan: Plan, entries: list[PairRecord], variants: int, pairs: str, weights: str, load_vae: Callable[[], Any]
+) -> LatentCache:
+    """Return the latents of `entries`. pairs, weights: hashes of the pairs and of the autoencoder."""
     key = {
         "recipe": RECIPE,
-        "pairs": content_sha256(entries),
+        "pairs": pairs,
         "autoencoder": weights,
         "layout": plan.layout.name,
         "size": plan.layout.view_size,
@@ -156,12 +158,12 @@ def _cache(plan: Plan, entries: list[PairRecord], variants: int, vae: Any, weigh
                     advance()
 
     def encoder() -> Encode:
-        vae.to(plan.device)
+        vae = load_vae().to(plan.device)
         return lambda joint: encoded(vae, joint, current)
 
     shape = (len(entries), variants, *plan.latent_shape)
-    if (cache := open_cache(folder, shape)) is not None:
-        return cache
+    if (existing := open_cache(folder, shape)) is not None:
+        return existing
     with directory_lock(folder, wait=True):  # if two runs need the same latents, only one encodes them
         return open_or_build(folder, shape, joints, encoder)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retipair.config import TrainConfig
-from retipair.models.memory import MemoryStrategy
+from retipair.models.memory_strategies import MemoryStrategy
 from retipair.runs.model_selection import Validation
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import shareable_name
@@ -24,10 +24,11 @@ Track = Callable[[Mapping[str, float], int], None]
 def log_training(
     run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
 ) -> None:
+    """Log the means that a `LossMeter` returns: of each loss, and in parentheses of its halves."""
+    names = [name for name in means if f"{name}_cf" in means]
+    losses = (f"{n} {means[n]:.6f} (cf {means[f'{n}_cf']:.6f} fa {means[f'{n}_fa']:.6f})" for n in names)
     text = (
-        f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} "
-        f"mse {means['mse']:.6f} (cf {means['mse_cf']:.6f} fa {means['mse_fa']:.6f}) "
-        f"hf {means['hf']:.6f} (cf {means['hf_cf']:.6f} fa {means['hf_fa']:.6f}) t {means['t']:.1f} {seconds:.1f} s"
+        f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} {' '.join(losses)} t {means['t']:.1f} {seconds:.1f} s"
     )
     cost = {"seconds": round(seconds, 3), "memory_gib": round(memory, 3)}
     _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, track)
@@ -62,8 +63,8 @@ def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[
 
 
 def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[str]) -> None:
-    if training.optimizer.step:
-        console.print(f"Resuming {plan.folder} at step {training.optimizer.step}")
+    if training.optimizer.step_count:
+        console.print(f"Resuming {plan.folder} at step {training.optimizer.step_count}")
     trainable = sum(parameter.numel() for parameter in training.optimizer.parameters.values())
     dist = training.dist
     processes = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""

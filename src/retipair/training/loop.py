@@ -42,7 +42,7 @@ class TrainingLoop:
     @property
     def step(self) -> int:
         """Optimiser steps taken so far."""
-        return self.training.optimizer.step
+        return self.training.optimizer.step_count
 
     def run(self, validate_first: bool) -> None:
         """Train up to `max_steps`, after a validation if `validate_first`.

@@ -1,6 +1,7 @@
 """Means of the losses since the last log line, accumulated on the device."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -9,37 +10,41 @@ from retipair.runtime.distributed import DistributedState
 
 
 class LossMeter:
-    """Sums since the last log line, kept on the device to avoid a synchronisation at each step."""
+    """Sums since the last log line, kept on the device to avoid a synchronisation at each step.
 
-    def __init__(self, device: str) -> None:
-        self.sums = torch.zeros(11, device=device)
+    names: the losses to sum, in the order of `Losses.values`. sums: of the total, the timesteps and the samples, then
+    the values of each loss (CF and FA), then their counts; (3 + 4 x number of losses,).
+    """
+
+    def __init__(self, names: Sequence[str], device: str) -> None:
+        self.names = names
+        self.sums = torch.zeros(3 + 4 * len(names), device=device)
         self.last = math.nan
 
     def add(self, losses: Losses, t: torch.Tensor) -> None:
+        """Add the losses of a batch with timesteps t, (B,); a batch with NaN or infinity is left out."""
         scalars = torch.stack([losses.total.detach() * len(t), t.float().sum()])
         count = torch.full((1,), len(t), device=t.device)
-        halves = torch.cat([losses.mse, losses.hf, losses.mse_counts, losses.hf_counts], dim=1)  # (B, 8)
+        halves = torch.cat([*losses.values.values(), *losses.counts.values()], dim=1)  # (B, 4 x number of losses)
         sums = torch.cat([scalars, count, halves.sum(0)])
         self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
 
     def read(self, dist: DistributedState) -> dict[str, float]:
-        """Return the means since the last call, over all processes; a half's over the samples where it counts."""
-        total, t, count, *halves = dist.reduce_sum(self.sums).tolist()
+        """Return the means since the last call, over all processes; a half's over the samples where it counts.
+
+        Keys: loss (the total), then {name}, {name}_cf and {name}_fa of each loss, then t.
+        """
+        sums = dist.reduce_sum(self.sums).cpu()
+        total, t, count = sums[:3].tolist()
+        values, counts = sums[3:].view(2, len(self.names), 2).tolist()
         self.sums.zero_()
         count = max(count, 1.0)  # 0 if every step was skipped
         self.last = total / count
-        mse, mse_cf, mse_fa = half_means(halves[0:2], halves[4:6])
-        hf, hf_cf, hf_fa = half_means(halves[2:4], halves[6:8])
-        return {
-            "loss": self.last,
-            "mse": mse,
-            "mse_cf": mse_cf,
-            "mse_fa": mse_fa,
-            "hf": hf,
-            "hf_cf": hf_cf,
-            "hf_fa": hf_fa,
-            "t": t / count,
-        }
+        means = {"loss": self.last}
+        for name, *of_halves in zip(self.names, values, counts, strict=True):
+            keys = (name, f"{name}_cf", f"{name}_fa")
+            means |= zip(keys, half_means(*of_halves), strict=True)
+        return {**means, "t": t / count}
 
 
 def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, float]:

@@ -15,21 +15,21 @@ ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
 
 class LoraOptimizer:
-    """The adapter's parameters, their optimiser and moving average after `step` steps."""
+    """The adapter's parameters, their optimiser and moving average after `step_count` steps."""
 
     def __init__(self, unet: UNet, config: TrainConfig) -> None:
         self.config = config
         self.parameters = adapter_parameters(unet)
-        self.step = 0
+        self.step_count = 0
         self._optimizer = _build_optimizer(config, list(self.parameters.values()))
         self._skips_nonfinite = bool(self._optimizer.defaults.get("fused"))
         self._average = MovingAverage(self.parameters.values(), config.ema_decay) if config.ema_decay else None
 
     @property
     def learning_rate(self) -> float:
-        return learning_rate(self.step, self.config)
+        return learning_rate(self.step_count, self.config)
 
-    def update(self) -> torch.Tensor:
+    def step(self) -> torch.Tensor:
         """Take one optimiser step with the accumulated gradients; skip it if they contain NaN or infinity.
 
         A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
@@ -50,7 +50,7 @@ class LoraOptimizer:
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update(self.parameters.values(), finite)
-        self.step += 1
+        self.step_count += 1
         return finite
 
     @contextmanager
@@ -78,7 +78,7 @@ class LoraOptimizer:
 
     def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
         """Load the state after `step` steps."""
-        self.step = step
+        self.step_count = step
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
         moments: dict[int, dict[str, torch.Tensor | int]] = {}

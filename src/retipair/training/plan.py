@@ -20,24 +20,20 @@ from retipair.models.captions import caption_warnings
 from retipair.models.conditioning import size_ids_for
 from retipair.models.device import choose_device, choose_dtype, free_memory
 from retipair.models.lora import AdapterMetadata, lora_config
-from retipair.models.memory import (
-    GIB,
+from retipair.models.memory import Adapter, Estimate, Workload, count_step, training_memory
+from retipair.models.memory_strategies import (
     TRAINING_STRATEGIES,
-    Adapter,
-    Estimate,
     MemoryStrategy,
-    Workload,
-    count_step,
     next_smaller_preset,
     require_backend,
     select_strategy,
     supported_on,
-    training_memory,
 )
 from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError, printable
+from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
@@ -100,11 +96,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """The training and validation pairs of a run, and the hash of their content."""
+    """The training and validation pairs of a run; hashes of their content, and of all pairs, test pairs included."""
 
     train: list[PairRecord]
     val: list[PairRecord]
     sha256: str
+    train_sha256: str
+    val_sha256: str
 
     def prompts(self, default: str) -> list[tuple[str, int]]:
         """Return the distinct prompts of the training pairs, each with its number of pairs."""
@@ -207,7 +205,9 @@ def read_data(plan: Plan) -> Data:
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
     entries = read_dataset(folder, console.print)
-    return Data(filter_split(entries, "train", folder), filter_split(entries, "val", folder), content_sha256(entries))
+    train, val = filter_split(entries, "train", folder), filter_split(entries, "val", folder)
+    hashes: dict[PairRecord, bytes] = {}
+    return Data(train, val, *(content_sha256(pairs, hashes) for pairs in (entries, train, val)))
 
 
 def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:

@@ -1,13 +1,14 @@
 """One training step, and the objects that it uses."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
 from torch.profiler import record_function
 
 from retipair.config import TrainConfig
-from retipair.diffusion.losses import HighFrequency, Objective
+from retipair.diffusion.losses import Objective, Term, high_frequency
 from retipair.diffusion.noise import with_clean_halves
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.denoiser import Denoiser
@@ -49,14 +50,19 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
     if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)
-    objective = Objective(plan.base.schedule, high_frequency(config), config.min_snr_gamma)
-    optimizer, meter = LoraOptimizer(unet, config), LossMeter(plan.device)
+    objective = Objective(plan.base.schedule, loss_terms(config), config.min_snr_gamma)
+    optimizer, meter = LoraOptimizer(unet, config), LossMeter(objective.names, plan.device)
     nonfinite = NonFiniteCounter(plan.device)
     return Training(config, batches, unet, denoise, plan.base.schedule, objective, optimizer, meter, nonfinite, dist)
 
 
-def high_frequency(config: TrainConfig) -> HighFrequency:
-    return HighFrequency(config.hf_lambda, config.hf_kernel, config.hf_sigma, config.hf_max_timestep)
+def loss_terms(config: TrainConfig) -> dict[str, Term]:
+    """Return the losses that are added to the squared error, by the name that they have in the logs.
+
+    "hf" is logged with a weight of 0 too; add other losses only if their weight is above 0.
+    """
+    filtered = partial(high_frequency, kernel=config.hf_kernel, sigma=config.hf_sigma)
+    return {"hf": Term(filtered, config.hf_lambda, config.hf_max_timestep)}
 
 
 def training_step(training: Training) -> float:
@@ -64,7 +70,7 @@ def training_step(training: Training) -> float:
     config, optimizer, dist = training.config, training.optimizer, training.dist
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
-            batch = training.batches.draw(samples_of(config, optimizer.step, part, dist))
+            batch = training.batches.batch_of(samples_of(config, optimizer.step_count, part, dist))
             noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
             inputs = with_clean_halves(noisy, batch.latents, batch.clean)
         with record_function("forward"):
@@ -77,7 +83,7 @@ def training_step(training: Training) -> float:
     rate = optimizer.learning_rate
     with record_function("update"):
         dist.reduce_mean_([parameter.grad for parameter in optimizer.parameters.values() if parameter.grad is not None])
-        training.nonfinite.add(optimizer.update(), optimizer.step - 1)
+        training.nonfinite.add(optimizer.step(), optimizer.step_count - 1)
     return rate
 
 
@@ -89,12 +95,12 @@ def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState
 
 @torch.no_grad()
 def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
-    """Describe what is NaN or infinite in a step; its batches are drawn again, those of all processes."""
+    """Describe what is NaN or infinite in a step; its batches, those of all processes, are made again."""
     pairs: list[str] = []
     states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
     for part, dist in product(range(training.config.gradient_accumulation_steps), states):
         samples = samples_of(training.config, step, part, dist)
-        batch = training.batches.draw(samples)
+        batch = training.batches.batch_of(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
         if cause := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):

@@ -75,7 +75,7 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
 
     # Resume
     best = restore_checkpoint(training, checkpoint)
-    began = training.optimizer.step
+    began = training.optimizer.step_count
     if dist.is_main_process:
         if best and not run.restore_best(best):
             best = None

@@ -1,0 +1,48 @@
+"""Cut the logs of a run to what they held when a checkpoint was saved."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from retipair.runtime.atomic_io import atomic_write
+
+METRICS_NAME = "metrics.jsonl"
+LOG_NAMES = ("training_log.txt", "validation_log.txt", METRICS_NAME)
+_SESSION_NOTES = (b"memory:", b"resumed ")
+"""Beginnings of lines about a whole session, which a later session keeps."""
+
+
+def log_lengths(folder: Path) -> dict[str, int]:
+    """Return the length of each log in bytes; 0 if it does not exist yet."""
+    paths = {name: folder / name for name in LOG_NAMES}
+    return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
+
+
+def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
+    """Cut each log to its length in bytes, at the end of a line; notes about a session are kept."""
+    for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):
+        content = path.read_bytes()
+        kept, later = content[: lengths.get(path.name, 0)], content[lengths.get(path.name, 0) :]
+        kept = kept[: kept.rfind(b"\n") + 1]
+        notes = [line for line in later.splitlines(keepends=True) if line.startswith(_SESSION_NOTES)]
+        kept += b"".join(line for line in notes if line.endswith(b"\n"))
+        if kept != content:
+            with atomic_write(path) as stream:
+                stream.write(kept)
+
+
+def lengths_by_step(folder: Path, step: int, stopped: bool) -> dict[str, int]:
+    """Return the lengths of the logs at a checkpoint of retipair 0.1.0, which did not store them.
+
+    A log ends before the first line of a later step or, if the run was stopped at this step and its validation was
+    interrupted, before the validation of this step.
+    """
+    lengths = dict.fromkeys(LOG_NAMES, 0)
+    for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):
+        for line in path.read_bytes().splitlines(keepends=True):
+            is_validation = path.name == "validation_log.txt" or line.startswith(b'{"kind": "validation"')
+            number = re.match(rb'(?:step |\{.*?"step": )(\d{1,15})', line)
+            if number and int(number[1]) > step - (stopped and is_validation):
+                break
+            lengths[path.name] += len(line)
+    return lengths
