@@ -1,7 +1,7 @@
 """The commands as Python calls, with the settings of `config.py` as keywords, and pairs in memory."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -13,6 +13,7 @@ from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
 from retipair.generation.generate import load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
+from retipair.models.quiet import quiet_libraries
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
@@ -103,7 +104,9 @@ class PairGenerator:
         if run is None and (folder / "config.json").is_file():
             run = Run(folder)
         path = run.adapter_folder(checkpoint) if run else folder
-        return cls(plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings})))
+        with quiet_libraries():
+            plan = plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings}))
+        return cls(plan)
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
@@ -119,8 +122,10 @@ class PairGenerator:
             loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
-                [images] = loop.sample([index])
-                if loop.reject(index, images) is None:
+                with quiet_libraries():
+                    [images] = loop.sample([index])
+                    rejected = loop.reject(index, images)
+                if rejected is None:
                     yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
                     break
 
@@ -141,5 +146,8 @@ def _is_path(hint: Any) -> bool:
     return Path in (hint, *get_args(hint))
 
 
-def _output(verbose: bool) -> AbstractContextManager[None]:
-    return nullcontext() if verbose else log_output()
+@contextmanager
+def _output(verbose: bool) -> Iterator[None]:
+    """Print what the commands print if `verbose`, else log it; silence the libraries' own messages."""
+    with quiet_libraries(), nullcontext() if verbose else log_output():
+        yield

@@ -25,6 +25,7 @@ from retipair.config import (
     TrainConfig,
     check_values,
 )
+from retipair.models.quiet import quiet_from_import, quiet_libraries
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
 from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals
@@ -113,7 +114,10 @@ def execute(arguments: Sequence[str]) -> None:
     if notice := configure_threads():
         print(notice, file=sys.stderr)
     module, function = verb.function.split(":")
-    getattr(import_module(f"retipair.{module}"), function)(config)
+    quiet_from_import()
+    command = getattr(import_module(f"retipair.{module}"), function)
+    with quiet_libraries():  # the commands show their own progress bars
+        command(config)
 
 
 def _find_misplaced(error: Exception) -> str | None:
