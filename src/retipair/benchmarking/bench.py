@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.summary import Cost, summarize_cost, print_figures
+from retipair.benchmarking.summary import Cost, print_figures, summarize_cost
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
