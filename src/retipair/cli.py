@@ -113,6 +113,7 @@ def execute(arguments: Sequence[str]) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if notice := configure_threads():
         print(notice, file=sys.stderr)
+    import_module("retipair.data.pair").configure_pillow()
     module, function = verb.function.split(":")
     quiet_from_import()
     command = getattr(import_module(f"retipair.{module}"), function)

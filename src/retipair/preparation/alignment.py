@@ -12,7 +12,7 @@ from multiprocessing import get_context, parent_process
 import numpy as np
 
 from retipair.config import PrepareConfig
-from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import Pair, configure_pillow, load_image, save_image, synthetic_mark_of
 from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
@@ -67,6 +67,7 @@ def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator
 
 def _init_worker() -> None:
     """Use one thread, and exit when the parent process ends, even if it was killed with SIGKILL."""
+    configure_pillow()
     single_threaded()
     parent = parent_process()
     assert parent is not None
