@@ -232,7 +232,7 @@ def test_every_setting_survives_json(kind: type, name: str) -> None:
     needed = {field.name: values_of(hints[field.name])[0] for field in fields(kind) if field.default is MISSING}
     for value in values_of(hints[name]):
         settings = kind(**{**needed, name: value})
-        again = schema.from_values(kind, json.loads(json.dumps(schema.to_values(settings))), "here", "")
+        again = schema.from_values(kind, json.loads(json.dumps(schema.to_values(settings))), "here")
         assert again == settings
         assert type(getattr(again, name)) is type(value)
 
@@ -240,7 +240,7 @@ def test_every_setting_survives_json(kind: type, name: str) -> None:
 @pytest.mark.parametrize("kind", [verb.config for verb in cli.VERBS])
 def test_unknown_settings_are_refused(kind: type) -> None:
     with pytest.raises(UserError, match=r"config\.json: unknown key 'more'"):
-        schema.from_values(kind, {"more": 1}, "config.json", "")
+        schema.from_values(kind, {"more": 1}, "config.json")
 
 
 def test_windows_is_refused_plainly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,12 @@ from retipair.runtime.errors import UserError
 from retipair.runtime.schema import from_values
 
 
+@dataclass(frozen=True)
+class Point:
+    x: float
+    at: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Everything:
     name: str
@@ -21,6 +27,9 @@ class Everything:
     hashes: dict[str, str]
     inliers: int | None
     mixed: str | float
+    points: tuple[Point, ...]
+    centre: Point | None
+    named: dict[str, Point]
     folder: Path | None = None
     dora: bool = False
 
@@ -34,6 +43,9 @@ VALUES: dict[str, Any] = {
     "hashes": {"a": "b"},
     "inliers": None,
     "mixed": 0.5,
+    "points": [{"x": 1, "at": "a"}, {"x": 2, "at": "b"}],
+    "centre": {"x": 3, "at": "c"},
+    "named": {"d": {"x": 4, "at": "d"}},
     "folder": "pairs",
     "dora": True,
 }
@@ -47,6 +59,8 @@ def test_values_come_back() -> None:
     value = read(VALUES)
     assert value.prompts == [("an eye", 2)]
     assert value.folder == Path("pairs")
+    assert value.points == (Point(1, Path("a")), Point(2, Path("b")))
+    assert (value.centre, value.named) == (Point(3, Path("c")), {"d": Point(4, Path("d"))})
     assert json.loads(json.dumps(asdict(value), default=str)) == VALUES
 
 
@@ -69,6 +83,10 @@ def test_a_field_with_a_default_may_be_missing() -> None:
         ({"hashes": {"a": 1}}, "hashes cannot be"),
         ({"inliers": 2**63}, "inliers cannot be"),
         ({"mixed": None}, "mixed cannot be null"),
+        ({"points": [{"x": 1, "at": "a"}, {"x": "1", "at": "a"}]}, 'points: x cannot be "1"'),
+        ({"points": {}}, "points cannot be {}"),
+        ({"centre": {"x": 1}}, "centre: key 'at' is missing"),
+        ({"named": {"d": 1}}, "named cannot be"),
         ({"folder": 5}, "folder cannot be 5"),
         ({"dora": 1}, "dora cannot be 1"),
     ],

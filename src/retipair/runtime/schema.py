@@ -4,8 +4,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
-from functools import cache
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -15,17 +15,20 @@ from retipair.runtime.jsonl import is_text
 
 Kind = TypeVar("Kind")
 Check = Callable[[Any], bool]
-Convert = Callable[[Any], Any]
+Convert = Callable[[Any, str, str], Any]
+"""(JSON value, place in errors, advice) -> value of the field."""
 _INT_LIMIT = 2**63
 _MAX_FLOAT = sys.float_info.max
 
 
-def from_values(kind: type[Kind], values: Any, where: str, advice: str) -> Kind:
+def from_values(
+    kind: type[Kind], values: Any, where: str, advice: str = "the file was edited or damaged; restore it"
+) -> Kind:
     """Build a dataclass from the values of a JSON object; fields with a default may be missing.
 
-    A field is a str, int, float, bool, None, Path, Literal, or a list, tuple, dict or union of these. Integers have at
-    most 63 bits, floats are finite, text has no lone surrogates. Raises UserError, naming `where` and the key and
-    ending in `advice`, for a missing key or a value of another type; and for an unknown key.
+    A field is a str, int, float, bool, None, Path, Literal, dataclass, or a list, tuple, dict or union of these.
+    Integers have at most 63 bits, floats are finite, text has no lone surrogates. Raises UserError, naming `where` and
+    the key, for unknown and missing keys and for values of another type.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: not a JSON object; {advice}")
@@ -35,7 +38,10 @@ def from_values(kind: type[Kind], values: Any, where: str, advice: str) -> Kind:
     if wrong := next((key for key, value in values.items() if not checks[key](value)), None):
         raise UserError(f"{where}: {wrong} cannot be {json.dumps(values[wrong])[:40]}{_options(kind, wrong)}; {advice}")
     if converters:
-        values = values | {key: convert(values[key]) for key, convert in converters if key in values}
+        converted = {
+            key: convert(values[key], f"{where}: {key}", advice) for key, convert in converters.items() if key in values
+        }
+        values = values | converted
     return kind(**values)
 
 
@@ -53,29 +59,31 @@ def _check_keys(kind: type, values: dict[str, Any], where: str, advice: str) -> 
 
 
 @cache
-def _codec(kind: type) -> tuple[dict[str, Check], list[tuple[str, Convert]]]:
-    """Return functions of a JSON value: for each field, does it have its type; for Path and tuple, the field's value.
+def _codec(kind: type) -> tuple[dict[str, Check], dict[str, Convert]]:
+    """Return the check of each field's JSON value, and a converter for each field whose value differs from it.
 
     They are made once, because inspecting types for every value would take most of the time.
     """
-    hints = get_type_hints(kind)
-    converters = [(field.name, _converter_for(hints[field.name])) for field in fields(kind)]
-    checks = {field.name: _check_for(hints[field.name]) for field in fields(kind)}
-    return checks, [(name, convert) for name, convert in converters if convert]
+    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    converters = {name: _converter_for(hint) for name, hint in hints.items()}
+    checks = {name: _check_for(hint) for name, hint in hints.items()}
+    return checks, {name: convert for name, convert in converters.items() if convert}
 
 
 def _check_for(hint: Any) -> Check:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return inner.__contains__
-    parts = [_check_for(part) for part in inner]
-    if origin is list:
+    if is_dataclass(hint):  # its content is checked when it is converted
+        return lambda value: isinstance(value, dict)
+    parts = [_check_for(part) for part in inner if part is not ...]
+    if origin is list or ... in inner:
         return lambda value: isinstance(value, list) and all(map(parts[0], value))
     if origin is tuple:
         return lambda value: _is_tuple(value, parts)
     if origin is dict:
         return lambda value: isinstance(value, dict) and all(map(parts[1], value.values()))
-    if inner:  # a union of two
+    if len(parts) == 2:  # a union
         first, second = parts
         return lambda value: first(value) or second(value)
     return _PLAIN.get(hint, lambda value: type(value) is hint)
@@ -100,14 +108,22 @@ _PLAIN: dict[Any, Check] = {
 
 
 def _converter_for(hint: Any) -> Convert | None:
+    """Return the converter of a type, None if the JSON value is the value of the field."""
     origin, inner = get_origin(hint), get_args(hint)
-    if hint is Path or origin is tuple:
-        return Path if hint is Path else tuple
-    if origin is list and (item := _converter_for(inner[0])):
-        return lambda values: [item(value) for value in values]
-    if Path in inner:  # or None
-        return lambda value: None if value is None else Path(value)
-    return None
+    if hint is Path:
+        return lambda value, *place: Path(value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return partial(from_values, hint)
+    convert = next(filter(None, map(_converter_for, inner)), None) if origin is not Literal else None
+    if origin is tuple:
+        return lambda value, *place: tuple(convert(item, *place) if convert else item for item in value)
+    if convert is None:
+        return None
+    if origin is list:
+        return lambda value, *place: [convert(item, *place) for item in value]
+    if origin is dict:
+        return lambda value, *place: {key: convert(item, *place) for key, item in value.items()}
+    return lambda value, *place: None if value is None else convert(value, *place)
 
 
 def to_values(config: Any) -> dict[str, Any]:
