@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from retipair.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig, check_values
+from retipair.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
@@ -19,6 +19,7 @@ from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
+from retipair.runtime.setting_checks import check_values
 from retipair.training import train as training
 
 Config = TypeVar("Config")

@@ -23,11 +23,12 @@ from retipair.config import (
     PhantomConfig,
     PrepareConfig,
     TrainConfig,
-    check_values,
 )
 from retipair.models.quiet import quiet_from_import, quiet_libraries
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
+from retipair.runtime.pillow import configure_pillow
+from retipair.runtime.setting_checks import check_values
 from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals
 from retipair.runtime.threads import configure_threads
 
@@ -113,7 +114,7 @@ def execute(arguments: Sequence[str]) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if notice := configure_threads():
         print(notice, file=sys.stderr)
-    import_module("retipair.data.pair").configure_pillow()
+    configure_pillow()
     module, function = verb.function.split(":")
     quiet_from_import()
     command = getattr(import_module(f"retipair.{module}"), function)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retipair.data.pair import configure_pillow, image_size, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import image_size, load_image, save_image, synthetic_mark_of
 from retipair.runtime.errors import UserError
+from retipair.runtime.pillow import configure_pillow
 
 VIEW = np.arange(30 * 50, dtype=np.int64).reshape(30, 50) * 255 // (30 * 50)
 

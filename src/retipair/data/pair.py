@@ -1,7 +1,6 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,16 +29,6 @@ _MARK_KEYS = (
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
 )
 """Metadata keys that mark an image as synthetic and record how it was made."""
-
-
-def configure_pillow() -> None:
-    """Change Pillow's settings of the whole process, for commands and their workers; a host program keeps its own.
-
-    The limit on pixels is lifted, because `load_image` has one, and warnings about damaged metadata, which is not used,
-    are ignored.
-    """
-    Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def px_at_512(px: float, size: int) -> float:

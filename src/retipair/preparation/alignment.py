@@ -12,13 +12,14 @@ from multiprocessing import get_context, parent_process
 import numpy as np
 
 from retipair.config import PrepareConfig
-from retipair.data.pair import Pair, configure_pillow, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
 from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
 from retipair.runtime.console import console, track
+from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
