@@ -1,20 +1,21 @@
-# make demo    set up .venv, then the whole way on rendered eyes: align, train, generate, and a report (about 6 minutes)
-# make test    set up .venv and run the tests
-# make check   what CI runs: format, lint, types, tests
-# make docs    write docs/reference.md from --help
-# make test-nightly   further kills, processes, seeds and poses (about 10 minutes)
-# make test-slow   what takes minutes: full-size SDXL and SD1.5 with random weights on the CPU (about 20 GB), recipes, 100 copies
-# make test-gpu    what only an accelerator can show
-# make soak    training and drawing, killed 60 times, and compared with what nobody killed (about 15 minutes)
-# make long   memory and open files of two hours of training, then of 2,000 drawn pairs
-# make fuzz    what reads images, points and tables, fed what a fuzzer finds for ten minutes (Linux)
+# make demo           set up .venv, then run all commands on phantoms: align, train, generate, evaluate (about 6 minutes)
+# make test           set up .venv and run the tests
+# make check          what CI runs: format, lint, types, tests
+# make docs           build the documentation site in site/; fails on warnings
+# make reference      write docs/reference.md from --help
+# make test-nightly   longer tests: more signals, process counts, seeds and poses, and the site (about 10 minutes)
+# make test-slow      tests that take minutes: full-size bases with random weights on the CPU (about 20 GB), recipes, 100 copies
+# make test-gpu       tests that need an accelerator
 # make test-browser   the report in Chromium (Debian: apt install chromium)
+# make soak           train and generate, killed 60 times, and compare with an uninterrupted run (about 15 minutes)
+# make long           memory and open files during two hours of training, then 2,000 generated pairs
+# make fuzz           fuzz the readers of images, points and tables for ten minutes (Linux)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check docs test-nightly test-slow test-gpu test-browser soak long fuzz help clean
+.PHONY: demo test check docs reference test-nightly test-slow test-gpu test-browser soak long fuzz help clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -26,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-test-nightly: $(INSTALLED)
+test-nightly: $(INSTALLED) docs
 	$(BIN)/python -m pytest -m nightly -n logical --maxprocesses 8 --dist worksteal
 
 test-slow: $(INSTALLED)
@@ -49,6 +50,11 @@ fuzz: $(INSTALLED)
 	for reader in image points table; do $(BIN)/python tests/fuzz/readers.py $$reader -max_total_time=200 || exit 1; done
 
 docs: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . site
+	@echo "Open site/index.html"
+
+reference: $(INSTALLED)
 	cd tests && ../$(BIN)/python reference.py > ../docs/reference.md
 
 check: $(INSTALLED)
@@ -65,4 +71,4 @@ help:
 	@grep -E '^# make ' Makefile | cut -c3-
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

@@ -1,4 +1,4 @@
-"""docs/reference.md is what `--help` says. `python tests/reference.py > docs/reference.md` writes it (`make docs`)."""
+"""docs/reference.md is what `--help` prints; `make reference` writes it."""
 
 import contextlib
 import io
@@ -8,8 +8,8 @@ from retipair.cli import VERBS, main
 
 HEAD = """# Every flag
 
-What `retipair VERB --help` says; `make docs` writes this page. `train.py` and `test_gen.py` are `retipair train` and
-`retipair generate`.
+The output of `retipair VERB --help`; `make reference` writes this page. `train.py` and `test_gen.py` are
+`retipair train` and `retipair generate`.
 """
 
 

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
 from itertools import islice
 from pathlib import Path
 
@@ -87,6 +88,47 @@ def test_pairs_in_memory_are_those_that_generate_writes(trained: Folder, tmp_pat
             assert pair.id == str(number)
             assert np.array_equal(pair.cf, pixels(tmp_path / f"o/{number}/cf.png"))
             assert np.array_equal(pair.fa, pixels(tmp_path / f"o/{number}/fa.png"))
+
+
+def test_saved_pairs_are_those_that_sample_gives(trained: Folder, tmp_path: Path) -> None:
+    generator = retipair.PairGenerator.from_pretrained(
+        trained("sd15") / "out_joint_sd15_cffa_pairs/exp", steps=2, device="cpu"
+    )
+    out = generator.save(tmp_path / "new", 2, seed=5)
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert generator.save(out, 3, seed=5) == out
+    assert all(path.stat().st_mtime_ns == then for path, then in written.items())
+    for pair, loaded in zip(generator.sample(3, seed=5), retipair.load_pairs(out), strict=True):
+        assert pair.id == loaded.id
+        assert np.array_equal(pair.cf, loaded.cf)
+        assert np.array_equal(pair.fa, loaded.fa)
+    with pytest.raises(retipair.UserError, match="seed"):
+        generator.save(out, 3, seed=6)
+
+
+def test_phantoms_from_python_are_those_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantom", str(tmp_path / "a"), "--amount", "2", "--size", "64", "--disease", "diabetic"]) == 0
+    capsys.readouterr()
+    out = retipair.phantom(tmp_path / "b", amount=2, size=64, disease="diabetic")
+    assert capsys.readouterr() == ("", "")
+    assert out == tmp_path / "b"
+    assert (out / "manifest.jsonl").read_bytes() == (tmp_path / "a/manifest.jsonl").read_bytes()
+
+
+def test_in_jupyter_output_goes_through_the_standard_streams_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rich would hand it to Jupyter's display, which redirecting these streams does not silence."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    spec = find_spec("retipair.runtime.console")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not module.console.is_jupyter
+    write_raw(tmp_path / "raw", n=2, size=128)
+    retipair.prepare(tmp_path / "raw", tmp_path / "pairs", size=VIEW, workers=1, verbose=True)
+    assert "inliers" in capsys.readouterr().out
 
 
 def test_attempts_that_are_given_up_are_left_out(trained: Folder) -> None:

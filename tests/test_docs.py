@@ -1,27 +1,42 @@
 """What the documents say is so: flags, commands, links, and the same content in both languages."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import retipair
 from conftest import TRAIN_QUICKLY
 from eyes import write_raw
+from judging import write_generated
 from reference import reference
 from retipair.cli import main
+from retipair.data.pair import load_image, save_image
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
+TRANSLATED = (READMES, ("docs/guide.md", "docs/guide.zh-CN.md"))
+PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in (".", "docs") for path in (ROOT / folder).glob("*.md"))
 
 
 def test_the_reference_is_what_help_says() -> None:
-    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make docs`"
+    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make reference`"
 
 
-def commands(readme: str) -> list[list[str]]:
-    """Every command of ours in a README's bash blocks, as typed, comments and prompts aside."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / readme).read_text(), flags=re.DOTALL)
+def code_blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """Every command of ours in a page's bash blocks, as typed, comments and prompts aside."""
+    blocks = code_blocks(page, "bash")
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and (line[0] == "retipair" or line[:1] == ["python"])]
 
@@ -32,8 +47,8 @@ def ours(command: list[str]) -> list[str]:
     return command[1:] if command[0] == "retipair" else [entry[command[1]], *command[2:]]
 
 
-def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As typed, but for a tiny base in place of SDXL and fewer steps and pairs."""
+def test_commands_of_readme_and_guide_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As typed, but for a tiny base in place of SDXL and fewer steps and pairs; tests/test_demo.py runs the demo."""
     monkeypatch.chdir(tmp_path)
     write_raw(Path("eyes"), 2, size=192)
     smaller = {
@@ -44,54 +59,100 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.M
         "phantom": ["--size", "64", "--amount", "2"],
         "bench": ["--base", "random:tiny-sd15", "--repeats", "1", "--warmup", "0"],
     }
-    seen = set()
-    for command in commands("README.md"):
+    typed = [command for english, _ in TRANSLATED for command in commands(english) if command != ["retipair", "demo"]]
+    for command in typed:
         verb, *rest = ours(command)
-        seen.add(verb)
         assert main([verb, *rest, *smaller[verb]]) == 0, command
-    assert seen == set(smaller)
+    assert {ours(command)[0] for command in typed} == set(smaller)
     assert Path("results/out_joint_sdxl_cffa_pairs_preds/first/new/2/cf_fa_chessboard.png").is_file()
     assert Path("pairs/contact_sheet.png").is_file()
 
 
-@pytest.mark.parametrize("name", [*READMES, "docs/formats.md", "docs/metrics.md", "docs/benchmarks.md"])
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            place = page.parent / target if target else page
+            assert place.exists(), target
+            assert not anchor or anchor in anchors(place), f"{target}#{anchor}"
 
 
-def test_both_readmes_have_the_same_commands_and_parts() -> None:
-    english, chinese = ((ROOT / name).read_text() for name in READMES)
-    assert commands(READMES[0]) == commands(READMES[1])
-    for mark in (r"^## ", r"^```", r"^\|"):
-        counts = [len(re.findall(mark, text, flags=re.MULTILINE)) for text in (english, chinese)]
+@pytest.mark.parametrize("pages", TRANSLATED)
+def test_both_languages_have_the_same_commands_code_and_parts(pages: tuple[str, str]) -> None:
+    english, chinese = pages
+    assert commands(english) == commands(chinese)
+    assert code_blocks(english, "python") == code_blocks(chinese, "python")
+    for mark in (r"^## ", r"^```", r"^\|", r"^- ", r"\]\("):
+        counts = [len(re.findall(mark, (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)) for page in pages]
         assert counts[0] == counts[1], mark
 
 
-def test_the_readme_names_every_module_and_flag_it_speaks_of() -> None:
-    text = (ROOT / "README.md").read_text()
-    for path in (ROOT / "src/retipair").glob("*.py"):
-        assert path.name in text or path.name.startswith("__"), f"{path.name} has no phrase in the README"
-    for room in (ROOT / "src/retipair").iterdir():
-        if room.is_dir() and list(room.glob("*.py")):
-            assert f"{room.name}/" in text, f"{room.name}/ has no phrase in the README"
-    flags = set(re.findall(r"`(--\w+)", text))
-    assert flags <= set(re.findall(r"--\w+", reference())) | {"--local"}
+@pytest.mark.parametrize("page", [page for pages in TRANSLATED for page in pages])
+def test_flags_that_pages_name_exist(page: str) -> None:
+    flags = set(re.findall(r"`(--\w+)", (ROOT / page).read_text(encoding="utf-8")))
+    assert flags <= set(re.findall(r"--\w+", reference()))
 
 
-def test_both_readmes_show_the_same_python() -> None:
-    blocks = [re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL) for name in READMES]
-    assert blocks[0] == blocks[1]
+def test_contributing_names_every_room_and_file() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    places = [path for path in (ROOT / "src/retipair").iterdir() if not path.name.startswith("__")]
+    for path in places:
+        if path.suffix == ".py" or list(path.glob("*.py")):
+            assert re.search(rf"\b{path.stem}\b", text), f"{path.name} has no phrase in CONTRIBUTING.md"
+
+
+def test_the_api_page_names_every_public_name() -> None:
+    named = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(retipair.__all__)
+
+
+def picture_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_picture", ROOT / "docs/make_picture.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_picture_is_small_and_marked_synthetic() -> None:
+    path = ROOT / "docs/pairs.png"
+    assert path.stat().st_size < 400_000
+    with Image.open(path) as picture:
+        assert picture.info["Synthetic"].startswith("yes")
+
+
+def test_make_picture_draws_cf_fa_and_checkerboard(tmp_path: Path) -> None:
+    make_picture, out = picture_script().make_picture, tmp_path / "pairs.png"
+    folder = write_generated(tmp_path / "new", 2)
+    with pytest.raises(ValueError, match="not marked as synthetic"):
+        make_picture(folder, ["1"], out)
+    for path in folder.glob("*/*.png"):
+        save_image(path, load_image(path, "RGB"), {"Synthetic": "yes: in a test"})
+    with pytest.raises(ValueError, match="no pair 77"):
+        make_picture(folder, ["77"], out)
+
+    make_picture(folder, ["2", "1", "1", "2"], out)
+    cf = load_image(folder / "2/cf.png", "RGB").astype(int)
+    side = len(cf)
+    with Image.open(out) as picture:
+        assert picture.size == (6 * side + 20, 2 * side + 4)
+        assert picture.info["Synthetic"] == "yes: in a test"
+        assert np.abs(np.asarray(picture.convert("RGB"))[:side, :side] - cf).mean() < 4
 
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As typed, but for a tiny base in place of SDXL and fewer steps and pairs, on the CPU."""
     monkeypatch.chdir(tmp_path)
     write_raw(Path("eyes"), 3, size=192)
-    [block] = [
-        b for b in re.findall(r"```python\n(.*?)```", (ROOT / READMES[0]).read_text(), re.DOTALL) if "train(" in b
-    ]
+    [block] = code_blocks(READMES[0], "python")
     quick = 'base="random:tiny-sdxl", num_samples=0, augment_variants=1, max_steps=2'
     smaller = {
         'prepare("eyes", "pairs")': 'prepare("eyes", "pairs", size=128, workers=1)',
@@ -107,6 +168,47 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(block, "README.md", "exec"), made)
     assert made["pair"].cf.shape == (128, 128, 3)  # type: ignore[attr-defined]
     assert len(made["dataset"]) == 2  # type: ignore[arg-type]
+
+
+def run_tutorial(**smaller: str) -> dict[str, Any]:
+    """Execute the notebook's code cells in order, as Jupyter would, and return the variables."""
+    cells = json.loads((ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for typed, small in smaller.items():
+        assert source.count(typed) == 1
+        source = source.replace(typed, small)
+    made: dict[str, Any] = {}
+    exec(compile(source, "tutorial.ipynb", "exec"), made)
+    return made
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, but for a tiny base, fewer eyes, steps and pairs."""
+    monkeypatch.chdir(tmp_path)
+    made = run_tutorial(
+        **{'"tiny-sdxl", 256': '"random:tiny-sdxl", 128', "= 8, 20, 4": "= 2, 2, 1", "steps=20": "steps=2"}
+    )
+    assert made["pair"].cf.shape == (128, 128, 3)
+    assert Path("tutorial/evaluation/report.html").is_file()
+
+
+@pytest.mark.nightly
+def test_the_tutorial_generates_matching_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, to the letter: about two minutes."""
+    monkeypatch.chdir(tmp_path)
+    made = run_tutorial()
+    pairs = list(retipair.load_pairs(made["generated"]))
+    assert len(pairs) == made["amount"]
+    assert np.mean([pair.consistency() for pair in pairs]) > 0.3
+
+
+def test_the_tutorial_is_committed_without_outputs_and_explains_every_cell() -> None:
+    notebook = json.loads((ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    kinds = [cell["cell_type"] for cell in notebook["cells"]]
+    assert kinds == ["markdown", "code"] * (len(kinds) // 2)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(kinds)
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
 
 
 def test_contributing_names_what_is_there() -> None:

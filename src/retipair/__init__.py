@@ -1,14 +1,15 @@
 """retipair: registered pairs of colour fundus photographs and fluorescein angiograms, from a hundred to thousands.
 
-The commands as Python calls: `prepare`, `train`, `PairGenerator`, `evaluate`; and pairs in memory: `load_pairs`,
-`Pair`, `PairDataset`. Nothing heavy is imported before it is used, and nothing is printed unless `verbose=True`.
+The commands as Python calls: `phantom`, `prepare`, `train`, `PairGenerator`, `evaluate`; and pairs in memory:
+`load_pairs`, `Pair`, `PairDataset`. Nothing heavy is imported before it is used, and nothing is printed unless
+`verbose=True`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, prepare, train
+    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.runs.run_dir import Run
@@ -24,6 +25,7 @@ __all__ = [
     "UserError",
     "evaluate",
     "load_pairs",
+    "phantom",
     "prepare",
     "train",
 ]

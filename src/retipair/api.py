@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from retipair.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from retipair.config import EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
-from retipair.generation.generate import load
+from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.models.quiet import quiet_libraries
+from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
@@ -24,6 +25,18 @@ from retipair.training import train as training
 
 Config = TypeVar("Config")
 Source = Run | str | Path
+
+
+def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Render synthetic eyes with their ground truth into the folder `out`; returns it.
+
+    settings: fields of `PhantomConfig`, as the flags of `retipair phantom`. `out` is a prepared folder; with
+    `unregistered=True` its subfolder `raw` holds raw pairs for `prepare`. Raises UserError for invalid settings, or if
+    `out` holds other files.
+    """
+    config = _config(PhantomConfig, settings, out=Path(out))
+    with _output(verbose):
+        return rendering.phantom(config)
 
 
 def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
@@ -129,6 +142,17 @@ class PairGenerator:
                 if rejected is None:
                     yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
                     break
+
+    def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:
+        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; returns it.
+
+        Existing pairs of the same settings are kept, so that an interrupted call can be repeated. Raises UserError if
+        `out` holds other files, Stopped if a signal ends it.
+        """
+        config = replace(self._plan.config, amount=count, seed=seed, out=Path(out))
+        check_values(config)
+        with _output(verbose):
+            return generate(config)
 
 
 def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:

@@ -36,8 +36,8 @@ def print_table(
             f"{result.consistency_before:.3f} -> {result.consistency:.3f}",
             f"refused: {result.refused}" if result.refused else "kept",
         )
-    screen = Console()
-    (screen if screen.is_terminal else Console(width=160)).print(table)
+    screen = Console(force_jupyter=False)
+    (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
 
 
 def _measured_at(result: AlignmentResult) -> str:

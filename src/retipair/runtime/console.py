@@ -17,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = Console(
+    stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False
+)  # Jupyter's display would ignore that the output is redirected
 
 Advance = Callable[..., None]
 """advance(steps=1, note=""): move the progress bar by `steps` and show `note` beside it."""
