@@ -11,13 +11,13 @@ from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
+from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.models.quiet import quiet_libraries
 from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
 from retipair.runtime.setting_checks import check_values
@@ -63,16 +63,22 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     return Run(folder)
 
 
-def evaluate(real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any) -> Any:
-    """Score generated pairs against real ones, or check the real ones alone; returns what `scores.json` says.
+def evaluate(
+    real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any
+) -> Scores:
+    """Score generated pairs against real ones, or check the real ones alone; return the scores.
 
-    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`; the report is in `out`. Raises UserError
-    for folders without pairs, and where `out` holds the scores of other pairs.
+    >>> scores = evaluate("pairs", "generated", out="evaluation")
+    >>> scores.headline, scores.consistency.correlation["generated"].mean, scores.copies
+
+    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`. `out` receives the report and
+    `scores.json`, whose content `Scores.to_json` returns. Raises UserError for folders without pairs, and if `out`
+    contains the scores of other pairs.
     """
     config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
     with _output(verbose):
         evaluation.evaluate(config)
-    return read_json(config.out / evaluation.SCORES_NAME)
+    return read_scores(config.out)
 
 
 @dataclass(frozen=True)

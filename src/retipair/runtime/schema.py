@@ -1,10 +1,14 @@
-"""Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors."""
+"""Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
+
+The metadata of a field may give its JSON key (`{"json": "likeness"}`), or spread a dict over keys with a prefix beside
+those of the other fields (`{"prefix": "texture."}`).
+"""
 
 import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import NoneType
@@ -32,42 +36,79 @@ def from_values(
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: not a JSON object; {advice}")
-    checks, converters = _codec(kind)  # type: ignore[arg-type]
-    if values.keys() != checks.keys():
-        _check_keys(kind, values, where, advice)
-    if wrong := next((key for key, value in values.items() if not checks[key](value)), None):
-        raise UserError(f"{where}: {wrong} cannot be {json.dumps(values[wrong])[:40]}{_options(kind, wrong)}; {advice}")
-    if converters:
-        converted = {
-            key: convert(values[key], f"{where}: {key}", advice) for key, convert in converters.items() if key in values
+    codec = _codec(kind)  # type: ignore[arg-type]
+    for key, prefix in codec.prefixes.items():
+        values = _gather(values, key, prefix, codec)
+    if values.keys() != codec.checks.keys():
+        _check_keys(codec, values, where, advice)
+    if wrong := next((key for key, value in values.items() if not codec.checks[key](value)), None):
+        raise UserError(
+            f"{where}: {wrong} cannot be {json.dumps(values[wrong])[:40]}{codec.options.get(wrong, '')}; {advice}"
+        )
+    if codec.converters:
+        values = values | {
+            key: convert(values[key], f"{where}: {key}", advice)
+            for key, convert in codec.converters.items()
+            if key in values
         }
-        values = values | converted
+    if codec.names:
+        values = {codec.names.get(key, key): value for key, value in values.items()}
     return kind(**values)
 
 
-def _options(kind: type, key: str) -> str:
-    hint = get_type_hints(kind)[key]
-    return f" (use {', '.join(get_args(hint))})" if get_origin(hint) is Literal else ""
+@dataclass(frozen=True)
+class _Codec:
+    """How a dataclass is read; the keys of all dicts are JSON keys.
 
+    checks: whether a value fits its field; converters: for values that differ from those of their field; names: fields
+    whose name is not the key; prefixes: of fields that gather several keys.
+    """
 
-def _check_keys(kind: type, values: dict[str, Any], where: str, advice: str) -> None:
-    required = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
-    if unknown := sorted(values.keys() - required.keys()):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
-    if missing := sorted(name for name in required if required[name] and name not in values):
-        raise UserError(f"{where}: key {missing[0]!r} is missing; {advice}")
+    checks: dict[str, Check]
+    converters: dict[str, Convert]
+    names: dict[str, str]
+    prefixes: dict[str, str]
+    required: frozenset[str]
+    options: dict[str, str]
 
 
 @cache
-def _codec(kind: type) -> tuple[dict[str, Check], dict[str, Convert]]:
-    """Return the check of each field's JSON value, and a converter for each field whose value differs from it.
+def _codec(kind: type) -> _Codec:
+    """Return the codec of a dataclass, made once: inspecting types for every value would take most of the time."""
+    types = get_type_hints(kind)
+    known = {_key(field): field for field in fields(kind)}
+    hints = {key: types[field.name] for key, field in known.items()}
+    converters = {key: _converter_for(hint) for key, hint in hints.items()}
+    return _Codec(
+        checks={key: _check_for(hint) for key, hint in hints.items()},
+        converters={key: convert for key, convert in converters.items() if convert},
+        names={key: field.name for key, field in known.items() if key != field.name},
+        prefixes={key: field.metadata["prefix"] for key, field in known.items() if "prefix" in field.metadata},
+        required=frozenset(
+            key for key, field in known.items() if field.default is MISSING and field.default_factory is MISSING
+        ),
+        options={
+            key: f" (use {', '.join(get_args(hint))})" for key, hint in hints.items() if get_origin(hint) is Literal
+        },
+    )
 
-    They are made once, because inspecting types for every value would take most of the time.
-    """
-    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
-    converters = {name: _converter_for(hint) for name, hint in hints.items()}
-    checks = {name: _check_for(hint) for name, hint in hints.items()}
-    return checks, {name: convert for name, convert in converters.items() if convert}
+
+def _key(field: Field[Any]) -> str:
+    return str(field.metadata.get("json", field.name))
+
+
+def _check_keys(codec: _Codec, values: dict[str, Any], where: str, advice: str) -> None:
+    if unknown := sorted(values.keys() - codec.checks.keys()):
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
+    if missing := sorted(codec.required - values.keys()):
+        raise UserError(f"{where}: key {missing[0]!r} is missing; {advice}")
+
+
+def _gather(values: dict[str, Any], key: str, prefix: str, codec: _Codec) -> dict[str, Any]:
+    """Move the entries whose keys begin with a prefix, and are not those of other fields, into a dict at `key`."""
+    gathered = [name for name in values if name.startswith(prefix) and name not in codec.checks]
+    rest = {name: value for name, value in values.items() if name not in gathered}
+    return rest | {key: {name.removeprefix(prefix): values[name] for name in gathered}}
 
 
 def _check_for(hint: Any) -> Check:
@@ -126,9 +167,13 @@ def _converter_for(hint: Any) -> Convert | None:
     return lambda value, *place: None if value is None else convert(value, *place)
 
 
-def to_values(config: Any) -> dict[str, Any]:
-    """Return the fields as JSON values."""
-    return {f.name: _to_json(getattr(config, f.name)) for f in fields(config)}
+def to_values(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values."""
+    values: dict[str, Any] = {}
+    for field in fields(instance):
+        value, prefix = _to_json(getattr(instance, field.name)), field.metadata.get("prefix")
+        values |= {_key(field): value} if prefix is None else {f"{prefix}{key}": item for key, item in value.items()}
+    return values
 
 
 def canonical_json(values: Any) -> str:
@@ -142,4 +187,10 @@ def json_sha256(values: Any) -> str:
 
 
 def _to_json(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_values(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
