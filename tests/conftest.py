@@ -23,8 +23,7 @@ from retipair import cli
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
-from retipair.evaluation import measurements, reconstruction
-from retipair.evaluation import scores as scoring
+from retipair.evaluation import measurements, reconstruction, scoring
 from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import Base, open_base
 from retipair.preparation import alignment

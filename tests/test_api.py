@@ -1,6 +1,7 @@
 """The commands as Python calls give what the commands give, and print nothing unless asked."""
 
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -67,7 +68,8 @@ def test_from_raw_views_to_scores(
     run = retipair.train(pairs, name="first", base=str(base_folder("sd15")), device="cpu", **short)
     assert run.name == "first"
     scores = retipair.evaluate(pairs, out=tmp_path / "scores")
-    assert sum(scores["sizes"].values()) == 3
+    assert sum(scores.sizes.values()) == 3
+    assert scores.to_json() == json.loads((tmp_path / "scores/scores.json").read_text())
     printed = capsys.readouterr()
     assert printed.out + printed.err == ""
     levels = {record.getMessage(): record.levelname for record in caplog.records if record.name == "retipair"}

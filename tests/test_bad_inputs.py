@@ -415,7 +415,7 @@ def test_stray_images_and_folders_are_listed_and_left_out_where_that_is_asked(
     assert all(name in said for name in names)
     assert "3 more pairs or images cannot be used" in said.splitlines()[-1]
     assert main([*command, "--skip_bad"]) == 0
-    assert "skipped, no images in: notes\n" in capsys.readouterr().err
+    assert "skipped folders without images: notes\n" in capsys.readouterr().err
     listed = (tmp_path / "out/skipped.txt").read_text()
     assert all(name in listed for name in (*names, "bad/notes: no images in it"))
     assert len(listed.splitlines()) == 5

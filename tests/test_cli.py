@@ -239,7 +239,7 @@ def test_every_setting_survives_json(kind: type, name: str) -> None:
 
 @pytest.mark.parametrize("kind", [verb.config for verb in cli.VERBS])
 def test_unknown_settings_are_refused(kind: type) -> None:
-    with pytest.raises(UserError, match=r"config\.json: unknown setting 'more'"):
+    with pytest.raises(UserError, match=r"config\.json: unknown key 'more'"):
         schema.from_values(kind, {"more": 1}, "config.json")
 
 

@@ -136,14 +136,20 @@ def test_latents_of_another_kind_are_made_again(run: Path, base_folder: Folder, 
     assert [path.read_bytes() for path in paths] == before
 
 
-@pytest.mark.parametrize("line", ['{"index": 1e400}', '{"index": 1.5, "attempt": 0, "why": "x", "consistency": 0.1}'])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"index": 1e400}', "key 'attempt' is missing"),
+        ('{"index": 1.5, "attempt": 0, "why": "x", "consistency": 0.1, "likeness": null}', "index cannot be 1.5"),
+    ],
+)
 def test_a_refusal_that_is_none_is_named(
-    line: str, run: Path, base_folder: Folder, tmp_path: Path, refused: Refused
+    line: str, problem: str, run: Path, base_folder: Folder, tmp_path: Path, refused: Refused
 ) -> None:
     command = ["generate", "-n", "exp", "--results", tmp_path / "r", "--steps", 1, "--device", "cpu", "--amount", 1]
     assert main([*map(str, command), "--out", str(tmp_path / "o")]) == 0
     (tmp_path / "o/refused.jsonl").write_text(line + "\n")
-    assert "refused.jsonl, line 1: damaged" in refused(*command, "--out", tmp_path / "o")
+    assert f"refused.jsonl, line 1: {problem}" in refused(*command, "--out", tmp_path / "o")
 
 
 # Files where folders are needed, and the reverse

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
+    from retipair.evaluation.scores import Scores
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import UserError
 
@@ -22,6 +23,7 @@ __all__ = [
     "PairDataset",
     "PairGenerator",
     "Run",
+    "Scores",
     "UserError",
     "evaluate",
     "load_pairs",
@@ -33,6 +35,7 @@ _PLACES = {
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
     "Run": "retipair.runs.run_dir",
+    "Scores": "retipair.evaluation.scores",
     "UserError": "retipair.runtime.errors",
 }
 

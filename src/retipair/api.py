@@ -1,24 +1,26 @@
 """The commands as Python calls, with the settings of `config.py` as keywords, and pairs in memory."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from retipair.config import EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig, check_values
+from retipair.config import EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
+from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
+from retipair.models.quiet import quiet_libraries
 from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
-from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
+from retipair.runtime.setting_checks import check_values
 from retipair.training import train as training
 
 Config = TypeVar("Config")
@@ -61,16 +63,22 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     return Run(folder)
 
 
-def evaluate(real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any) -> Any:
-    """Score generated pairs against real ones, or check the real ones alone; returns what `scores.json` says.
+def evaluate(
+    real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any
+) -> Scores:
+    """Score generated pairs against real ones, or check the real ones alone; return the scores.
 
-    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`; the report is in `out`. Raises UserError
-    for folders without pairs, and where `out` holds the scores of other pairs.
+    >>> scores = evaluate("pairs", "generated", out="evaluation")
+    >>> scores.headline, scores.consistency.correlation["generated"].mean, scores.copies
+
+    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`. `out` receives the report and
+    `scores.json`, whose content `Scores.to_json` returns. Raises UserError for folders without pairs, and if `out`
+    contains the scores of other pairs.
     """
     config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
     with _output(verbose):
         evaluation.evaluate(config)
-    return read_json(config.out / evaluation.SCORES_NAME)
+    return read_scores(config.out)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,9 @@ class PairGenerator:
         if run is None and (folder / "config.json").is_file():
             run = Run(folder)
         path = run.adapter_folder(checkpoint) if run else folder
-        return cls(plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings})))
+        with quiet_libraries():
+            plan = plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings}))
+        return cls(plan)
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
@@ -132,8 +142,10 @@ class PairGenerator:
             loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
-                [images] = loop.sample([index])
-                if loop.reject(index, images) is None:
+                with quiet_libraries():
+                    [images] = loop.sample([index])
+                    rejected = loop.reject(index, images)
+                if rejected is None:
                     yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
                     break
 
@@ -165,5 +177,8 @@ def _is_path(hint: Any) -> bool:
     return Path in (hint, *get_args(hint))
 
 
-def _output(verbose: bool) -> AbstractContextManager[None]:
-    return nullcontext() if verbose else log_output()
+@contextmanager
+def _output(verbose: bool) -> Iterator[None]:
+    """Print what the commands print if `verbose`, else log it; silence the libraries' own messages."""
+    with quiet_libraries(), nullcontext() if verbose else log_output():
+        yield

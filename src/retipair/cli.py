@@ -23,10 +23,12 @@ from retipair.config import (
     PhantomConfig,
     PrepareConfig,
     TrainConfig,
-    check_values,
 )
+from retipair.models.quiet import quiet_from_import, quiet_libraries
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
+from retipair.runtime.pillow import configure_pillow
+from retipair.runtime.setting_checks import check_values
 from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals
 from retipair.runtime.threads import configure_threads
 
@@ -112,8 +114,12 @@ def execute(arguments: Sequence[str]) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if notice := configure_threads():
         print(notice, file=sys.stderr)
+    configure_pillow()
     module, function = verb.function.split(":")
-    getattr(import_module(f"retipair.{module}"), function)(config)
+    quiet_from_import()
+    command = getattr(import_module(f"retipair.{module}"), function)
+    with quiet_libraries():  # the commands show their own progress bars
+        command(config)
 
 
 def _find_misplaced(error: Exception) -> str | None:

@@ -1,16 +1,15 @@
 """All settings. The string under a field is its `--help` text and its documentation."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from retipair.runtime.errors import UserError
-
 DEFAULT_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 DEFAULT_PROMPT = "a colour fundus photograph and a fluorescein angiogram of the same eye, side by side"
+MOST_PAIRS = 10_000_000
+"""Maximum of --amount."""
 
 Register = Literal["auto", "points", "features", "none"]
 Benched = Literal["train", "generate", "encode", "evaluate"]
@@ -332,43 +331,3 @@ class BenchConfig:
     """Number of untimed repetitions before."""
     json: Path | None = None
     """Also write the figures to this file."""
-
-
-MOST_PAIRS = 10_000_000
-_MAX_INTEGER = 2**32
-
-
-def check_values(config: Any) -> None:
-    """Raise UserError for numbers out of range and paths that the file system rejects."""
-    for name, value in vars(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name} {value}: must be a finite number")
-        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-            raise UserError(f"--{name} {value!s:.20}: out of range; must be at most 2^32")
-        if isinstance(value, str | Path) and "\0" in str(value):
-            raise UserError(f"--{name}: contains a NUL character; remove it")
-        if isinstance(value, str | Path) and str(value).encode(errors="replace").decode() != str(value):
-            raise UserError(f"--{name} {value}: is not UTF-8; rename it, or type it again")
-        if isinstance(value, Path):
-            _check_path(value)
-
-
-def _check_path(path: Path) -> None:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be reached ({error.strerror}); give another path") from None
-
-
-def check_folder_name(flag: str, name: str) -> None:
-    """Raise UserError unless `name` is a single folder name."""
-    if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
-        raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
-
-
-def check_size(size: int | None) -> None:
-    """Raise UserError unless the view size is a multiple of 64; None is the base's own."""
-    if size is not None and (size < 64 or size % 64):
-        raise UserError(f"--size {size}: must be a multiple of 64")

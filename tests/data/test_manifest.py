@@ -99,7 +99,7 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path
         (changed(PREPARED, note="x"), "unknown key 'note'"),
         (json.dumps({k: v for k, v in asdict(PREPARED).items() if k != "eye"}) + "\n", "'eye' is missing"),
         (changed(PREPARED, schema="retipair.prepared/99"), "unknown schema"),
-        (changed(PREPARED, split="valid"), "split 'valid'"),
+        (changed(PREPARED, split="valid"), 'split cannot be "valid" (use train, val, test)'),
         (to_line(PREPARED), "duplicate id '001'"),
         (changed(PREPARED, id=["003"]), 'id cannot be ["003"]'),
         (changed(PREPARED, id=3), "id cannot be 3"),

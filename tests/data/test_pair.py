@@ -8,6 +8,7 @@ from PIL import Image
 
 from retipair.data.pair import image_size, load_image, save_image, synthetic_mark_of
 from retipair.runtime.errors import UserError
+from retipair.runtime.pillow import configure_pillow
 
 VIEW = np.arange(30 * 50, dtype=np.int64).reshape(30, 50) * 255 // (30 * 50)
 
@@ -25,6 +26,15 @@ def test_an_image_is_read_the_way_up_it_is_displayed(tmp_path: Path, suffix: str
     assert read.shape == turned[orientation].shape
     assert abs(read.astype(int) - turned[orientation]).max() <= 8  # JPEG loses a little
     assert image_size(path) == read.shape[::-1]
+
+
+def test_commands_lift_the_limit_that_a_host_program_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", VIEW.size // 3)
+    save_image(tmp_path / "view.png", VIEW.astype(np.uint8))
+    with pytest.raises(UserError, match="exceeds limit"):
+        load_image(tmp_path / "view.png", "L")
+    configure_pillow()
+    assert load_image(tmp_path / "view.png", "L").shape == VIEW.shape
 
 
 def test_floats_from_0_to_1_are_no_black_image(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from retipair.data.dataset import content_sha256, read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
-from retipair.evaluation import evaluate as evaluating
 from retipair.evaluation import measurements
+from retipair.evaluation.comparison import pairs_sha256
 from retipair.metrics.pair_metrics import compute_pair_metrics
 from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom
@@ -372,11 +372,11 @@ def test_what_was_kept_and_is_damaged_is_measured_again(tmp_path):
 
 def test_scores_hang_on_masks_and_eyes_too(tmp_path):
     real = write_prepared(tmp_path / "real", ["train", "train"])
-    before = evaluating._sha256(read_dataset(real))
+    before = pairs_sha256(read_dataset(real))
     save_image(real / "mask/eye0.png", np.zeros((128, 128), np.uint8))
-    masked = evaluating._sha256(read_dataset(real))
+    masked = pairs_sha256(read_dataset(real))
     write_manifest(real, [replace(prepared_record(f"eye{n}", "train"), patient="P1") for n in range(2)])
-    assert len({before, masked, evaluating._sha256(read_dataset(real))}) == 3
+    assert len({before, masked, pairs_sha256(read_dataset(real))}) == 3
 
 
 def test_views_of_two_sizes_are_named(tmp_path, capsys):

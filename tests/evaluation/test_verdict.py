@@ -1,6 +1,7 @@
 """The verdict: levels and advice follow from the scores."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -8,48 +9,106 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retipair.evaluation.verdict import Finding, as_values, headline, verdict
+from retipair.evaluation.findings import Finding
+from retipair.evaluation.means import Mean
+from retipair.evaluation.scores import (
+    ClosestPair,
+    ConsistencyScores,
+    Distribution,
+    FeatureDifference,
+    LayoutScores,
+    Means,
+    Memorisation,
+    Provenance,
+    Scores,
+    Spectra,
+    StepCost,
+    StepSettings,
+    TextureScores,
+    TrainingScores,
+)
+from retipair.evaluation.verdict import conclusion, headline, verdict
+from retipair.metrics.data_issues import DataIssue
 
 ENOUGH = 50
 FIGURES = ("correlation", "dice", "cl_dice")
+NO_SPECTRA = Spectra((), {}, {})
+NO_LAYOUTS = LayoutScores(512, ())
+PROVENANCE = Provenance("0", 0, 0, "real", "", *[None] * 10)
 
 
-def column(mean: float, n: int = ENOUGH, wide: float = 0.02) -> dict[str, float]:
-    return {"mean": mean, "low": mean - wide, "high": mean + wide, "n": n}
+def column(mean: float, n: int = ENOUGH, wide: float = 0.02) -> Mean:
+    return Mean(mean, mean - wide, mean + wide, n)
 
 
-def columns(**means: float) -> dict[str, dict[str, float]]:
+def columns(**means: float) -> Means:
     return {name: column(value) for name, value in means.items()}
 
 
-def agreement(made: float, figure: str | None = None, n: int = ENOUGH) -> dict[str, Any]:
+def consistency(**rows: Means) -> ConsistencyScores:
+    shift = columns(generated=9.0, train=0.1, mispaired=9.0)
+    return ConsistencyScores(**rows, shift_px=shift, field={})
+
+
+def agreement_rows(made: float, figure: str | None = None, n: int = ENOUGH) -> dict[str, Means]:
     """Return all three metrics at .55 of .6 (chance 0), with `made` for all of them or for one."""
     rows = {name: columns(generated=0.55, train=0.6, mispaired=0.0) for name in FIGURES}
     for name in (figure,) if figure else FIGURES:
         rows[name]["generated"] = column(made, n)
-    return rows | {"shift_px": columns(generated=9.0, train=0.1, mispaired=9.0)}
+    return rows
 
 
-def scores(**changes: Any) -> dict[str, Any]:
-    """Return scores of generated pairs as good as the real ones, with some keys replaced."""
+def agreement(made: float, figure: str | None = None, n: int = ENOUGH) -> ConsistencyScores:
+    return consistency(**agreement_rows(made, figure, n))
+
+
+def detail(**views: Means) -> dict[str, TextureScores]:
+    return {view: TextureScores({}, fine_share, {}, {}) for view, fine_share in views.items()}
+
+
+def distance(mmd2: float, floor: float) -> Distribution:
+    red = FeatureDifference("cf.colour.red.mean", "CF red", 1.0)
+    return Distribution(mmd2, floor, 1.0, 1.0, 1.0, 1.0, (red,))
+
+
+def search(*copies: str, variations: int = 0, similarity: Mean | None = None) -> Memorisation:
+    return Memorisation(
+        similarity={"generated": similarity or column(0.3)},
+        similarities={},
+        ratio=None,
+        authenticity=None,
+        threshold=0.6,
+        copies=copies,
+        variations=variations,
+        closest=(ClosestPair("1", "eye1", 0.4),),
+    )
+
+
+def training(seconds: float | None, gib: float | None, settings: StepSettings) -> TrainingScores:
+    return TrainingScores((), (), StepCost(seconds, gib), settings)
+
+
+def issues(*named: tuple[str, str]) -> tuple[DataIssue, ...]:
+    return tuple(DataIssue(id, "kind", text) for id, text in named)
+
+
+def scores(**changes: Any) -> Scores:
+    """Return scores of generated pairs as good as the real ones, with some fields replaced."""
     fine = columns(generated=0.2, train=0.2, autoencoder=0.15)
-    good = {
+    good: dict[str, Any] = {
         "sizes": {"generated": 50, "train": 50},
         "consistency": agreement(0.55),
-        "memorisation": {
-            "copies": [],
-            "threshold": 0.6,
-            "likeness": columns(generated=0.3),
-            "closest": [{"likeness": 0.4}],
-        },
-        "texture": {view: {"fine_share": fine} for view in ("cf", "fa")},
+        "memorisation": search(),
+        "texture": detail(cf=fine, fa=fine),
         "colour": {"fa": columns(generated=0.5)},
-        "distribution": {"mmd2": 0.2, "floor": 0.3, "furthest": [{"feature": "cf.colour.red.mean", "name": "CF red"}]},
+        "distribution": distance(0.2, 0.3),
         "diversity": {view: columns(generated=0.4, real=0.4) for view in ("cf", "fa")},
         "training": None,
-        "doubts": [],
+        "issues": (),
     }
-    return good | changes
+    unread = {"provenance": PROVENANCE, "spectra": NO_SPECTRA, "layouts": NO_LAYOUTS, "deep": None}
+    unread |= {key: {} for key in ("vessels", "anatomy", "plotted", "examples")} | {"suspect_pairs": ()}
+    return Scores(**{**unread, **good, **changes})
 
 
 def about(found: list[Finding], what: str) -> Finding:
@@ -58,7 +117,7 @@ def about(found: list[Finding], what: str) -> Finding:
 
 
 def advice(finding: Finding) -> str:
-    return as_values(finding)["advice"]
+    return conclusion(finding).advice
 
 
 def all_advice(found: list[Finding]) -> str:
@@ -90,19 +149,19 @@ def test_a_high_correlation_does_not_hide_a_low_dice() -> None:
         "dice": columns(generated=0.39, train=0.62, mispaired=0.08),
         "cl_dice": columns(generated=0.27, train=0.55, mispaired=0.12),
     }
-    found = about(verdict(scores(consistency=rows)), "agreement")
+    found = about(verdict(scores(consistency=consistency(**rows))), "agreement")
     assert found.level == "bad"
     assert "according to clDice" in found.text
     assert "(35% of the range)" in found.text
 
 
 def test_a_figure_that_training_pairs_do_not_pass_either_judges_nothing() -> None:
-    rows = agreement(0.55)
+    rows = agreement_rows(0.55)
     rows["dice"] = columns(generated=0.2, train=0.05, mispaired=0.08)
-    found = about(verdict(scores(consistency=rows)), "agreement")
+    found = about(verdict(scores(consistency=consistency(**rows))), "agreement")
     assert found.level == "look"
     rows["cl_dice"] = columns(generated=0.1, train=0.6, mispaired=0.0)
-    assert about(verdict(scores(consistency=rows)), "agreement").level == "bad"
+    assert about(verdict(scores(consistency=consistency(**rows))), "agreement").level == "bad"
 
 
 def test_few_pairs_are_said_to_be_few_and_decide_nothing() -> None:
@@ -115,21 +174,23 @@ def test_few_pairs_are_said_to_be_few_and_decide_nothing() -> None:
 
 @pytest.mark.parametrize("column_name", ["generated", "train", "mispaired"])
 def test_agreement_of_few_pairs_of_any_kind_is_at_most_to_be_looked_at(column_name: str) -> None:
-    rows = agreement(0.1)
+    rows = agreement_rows(0.1)
     for figure in FIGURES:
-        rows[figure][column_name]["n"] = 19
-    found = about(verdict(scores(consistency=rows)), "agreement")
+        mean = rows[figure][column_name]
+        assert mean
+        rows[figure][column_name] = replace(mean, n=19)
+    found = about(verdict(scores(consistency=consistency(**rows))), "agreement")
     assert found.level == "look"
     assert "too few pairs" in found.text
 
 
 def test_an_interval_that_reaches_half_way_is_at_most_to_be_looked_at() -> None:
-    rows = agreement(0.25)
+    rows = agreement_rows(0.25)
     for figure in FIGURES:
         rows[figure]["generated"] = column(0.25, wide=0.1)
-    assert about(verdict(scores(consistency=rows)), "agreement").level == "look"
+    assert about(verdict(scores(consistency=consistency(**rows))), "agreement").level == "look"
     rows["dice"]["generated"] = column(0.25, wide=0.01)
-    assert about(verdict(scores(consistency=rows)), "agreement").level == "bad"
+    assert about(verdict(scores(consistency=consistency(**rows))), "agreement").level == "bad"
 
 
 @pytest.mark.parametrize(("n", "wide", "level"), [(6, 0.01, "look"), (50, 0.2, "look"), (50, 0.01, "bad")])
@@ -142,32 +203,29 @@ def test_diversity_is_denied_on_enough_pairs_with_intervals_apart_alone(n: int, 
 
 def test_the_headline_follows_the_gravest_and_names_it() -> None:
     assert headline(scores(), verdict(scores())).startswith("As good as the real pairs")
-    copied = scores(memorisation=scores()["memorisation"] | {"copies": ["7"]})
+    copied = scores(memorisation=search("7"))
     assert headline(copied, verdict(copied)) == "Do not train on these pairs as they are; problems: copies."
     real = scores(sizes={"train": 1})
     assert headline(real, verdict(real)).startswith("No problems found")
 
 
 def test_a_copy_is_never_fine() -> None:
-    memorisation = scores()["memorisation"] | {"copies": ["7"]}
-    found = about(verdict(scores(memorisation=memorisation)), "copies")
+    found = about(verdict(scores(memorisation=search("7"))), "copies")
     assert found.level == "bad"
     assert "--withhold_copies" in advice(found)
 
 
 def test_variations_of_training_pairs_are_copies_by_intent() -> None:
-    amount = scores()["memorisation"]["likeness"]["generated"]["n"]
-    memorisation = scores()["memorisation"] | {"copies": ["7"]}
-    varied = about(verdict(scores(memorisation=memorisation | {"variations": amount})), "copies")
+    varied = about(verdict(scores(memorisation=search("7", variations=ENOUGH))), "copies")
     assert varied.level == "look"
     assert "treat them as patient data" in varied.text
     assert "--max_steps" not in advice(varied)
-    mixed = about(verdict(scores(memorisation=memorisation | {"variations": amount - 1})), "copies")
+    mixed = about(verdict(scores(memorisation=search("7", variations=ENOUGH - 1))), "copies")
     assert mixed.level == "bad"
 
 
 def test_copies_that_were_withheld_are_still_reported() -> None:
-    found = about(verdict(scores(withheld=["7", "9"])), "copies")
+    found = about(verdict(scores(withheld=("7", "9"))), "copies")
     assert found.level == "good"
     assert "2 copies had been generated" in found.text
 
@@ -183,7 +241,7 @@ def test_copies_that_were_withheld_are_still_reported() -> None:
 )
 def test_who_is_to_blame_for_smoothness(made: float, through: float, blamed: str) -> None:
     fine, good = columns(generated=made, train=0.2, autoencoder=through), columns(generated=0.2, train=0.2)
-    found = about(verdict(scores(texture={"cf": {"fine_share": good}, "fa": {"fine_share": fine}})), "detail of the FA")
+    found = about(verdict(scores(texture=detail(cf=good, fa=fine))), "detail of the FA")
     assert found.level == "look"
     assert blamed in advice(found)
 
@@ -192,7 +250,7 @@ def test_tint_distance_and_sameness_are_named() -> None:
     found = verdict(
         scores(
             colour={"fa": columns(generated=9.0)},
-            distribution={"mmd2": 3.0, "floor": 0.3, "furthest": [{"feature": "cf.colour.red.mean", "name": "CF red"}]},
+            distribution=distance(3.0, 0.3),
             diversity={view: columns(generated=0.7, real=0.4) for view in ("cf", "fa")},
         )
     )
@@ -204,28 +262,26 @@ def test_tint_distance_and_sameness_are_named() -> None:
 
 
 def test_only_settings_that_were_not_used_are_advised() -> None:
-    cost = {"seconds_per_step": 1.5, "memory_gib": 12.0}
-    frugal = {"batch_size": 1, "gradient_accumulation_steps": 4, "precision": "fp32"}
-    frugal["memory"] = "gradient checkpointing and weights in fp8"
-    found = verdict(scores(training={"cost": cost, "settings": frugal}))
+    frugal = StepSettings(1, 4, "fp32", "gradient checkpointing and weights in fp8")
+    found = verdict(scores(training=training(1.5, 12.0, frugal)))
     assert about(found, "memory of training").advice == ()
     speed = about(found, "speed of training")
     assert "4 pairs" in speed.text
     assert "--memory 24" in advice(speed)
     assert "--precision bf16" in advice(speed)
-    found = verdict(scores(training={"cost": cost, "settings": frugal | {"memory": "no memory savings"}}))
+    found = verdict(scores(training=training(1.5, 12.0, replace(frugal, memory="no memory savings"))))
     assert advice(about(found, "memory of training")) == "For less memory in training: --memory 8."
 
 
 def test_real_pairs_alone_are_judged_by_their_doubts() -> None:
-    doubts = [{"id": "12", "text": "the CF has no colour"}, {"id": "12", "text": "..."}, {"id": "3", "text": "..."}]
-    [found] = verdict(scores(sizes={"train": 1}, doubts=doubts))
+    found_in = issues(("12", "the CF has no colour"), ("12", "..."), ("3", "..."))
+    [found] = verdict(scores(sizes={"train": 1}, issues=found_in))
     assert found.level == "look"
     assert found.text.startswith("2 real pairs with possible problems; the first is 12")
 
 
 def test_one_direction_wins_by_gravity_and_weight() -> None:
-    smooth = {view: {"fine_share": columns(generated=0.02, train=0.2)} for view in ("cf", "fa")}
+    smooth = detail(**{view: columns(generated=0.02, train=0.2) for view in ("cf", "fa")})
     alike = {view: columns(generated=0.7, real=0.4) for view in ("cf", "fa")}
     found = verdict(scores(texture=smooth, diversity=alike, colour={"fa": columns(generated=9.0)}))
     assert "fewer steps" in all_advice(found), "few eyes outrank smoothness and tint"
@@ -243,52 +299,47 @@ counts = st.integers(1, 200)
 
 
 @st.composite
-def any_column(draw: st.DrawFn, values: st.SearchStrategy[float] = unit) -> dict[str, Any]:
-    """Return a mean with an interval around it, as in scores.json: no interval for fewer than three pairs."""
+def any_mean(draw: st.DrawFn, values: st.SearchStrategy[float] = unit) -> Mean:
+    """Return a mean with an interval around it; no interval for fewer than three pairs."""
     mean, n, wide = draw(values), draw(counts), draw(st.floats(0, 0.3))
-    ends = (mean - wide, mean + wide) if n > 2 else (None, None)
-    return {"mean": mean, "low": ends[0], "high": ends[1], "n": n}
+    return Mean(mean, mean - wide, mean + wide, n) if n > 2 else Mean(mean, None, None, n)
 
 
 @st.composite
-def any_row(draw: st.DrawFn, *names: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    row: dict[str, Any] = {name: draw(any_column()) for name in names}
-    return row | {name: draw(st.none() | any_column()) for name in optional}
+def any_row(draw: st.DrawFn, *names: str, optional: tuple[str, ...] = ()) -> Means:
+    row: Means = {name: draw(any_mean()) for name in names}
+    return row | {name: draw(st.none() | any_mean()) for name in optional}
 
 
 @st.composite
-def any_scores(draw: st.DrawFn) -> dict[str, Any]:
+def any_scores(draw: st.DrawFn) -> Scores:
     agree = {name: draw(any_row("generated", optional=("train", "mispaired"))) for name in FIGURES}
     copies = draw(st.lists(st.text("0123456789", min_size=1), max_size=2, unique=True))
-    memorisation = scores()["memorisation"] | {"copies": copies, "likeness": {"generated": draw(any_column())}}
-    far = {"mmd2": draw(st.floats(-1, 9)), "floor": draw(st.floats(0.01, 1)), "furthest": [{"name": "CF red"}]}
-    cost = {"seconds_per_step": draw(st.none() | unit), "memory_gib": draw(st.none() | st.floats(0, 90))}
-    run = {"batch_size": draw(st.integers(1, 4)), "gradient_accumulation_steps": 1}
-    run["precision"] = draw(st.sampled_from(["fp32", "bf16"]))
-    run["memory"] = draw(st.sampled_from(["no memory savings", "gradient checkpointing", "weights in fp8", None]))
+    strategy = draw(st.sampled_from(["no memory savings", "gradient checkpointing", "weights in fp8", None]))
+    settings = StepSettings(draw(st.integers(1, 4)), 1, draw(st.sampled_from(["fp32", "bf16"])), strategy)
+    cost = draw(st.none() | unit), draw(st.none() | st.floats(0, 90))
+    fine = {view: draw(any_row("generated", "train", optional=("autoencoder",))) for view in ("cf", "fa")}
     return scores(
         sizes={"generated": draw(counts), "train": draw(counts)},
-        consistency=agree,
-        memorisation=draw(st.sampled_from([memorisation, None])),
-        withheld=draw(st.sampled_from([[], ["3"]])),
-        texture={
-            view: {"fine_share": draw(any_row("generated", "train", optional=("autoencoder",)))}
-            for view in ("cf", "fa")
-        },
-        colour={"fa": {"generated": {"mean": draw(st.floats(0, 20))}}},
-        distribution=draw(st.sampled_from([far, None])),
+        consistency=consistency(**agree),
+        memorisation=draw(st.sampled_from([search(*copies, similarity=draw(any_mean())), None])),
+        withheld=draw(st.sampled_from([(), ("3",)])),
+        texture=detail(**fine),
+        colour={"fa": {"generated": draw(any_mean(st.floats(0, 20)))}},
+        distribution=draw(st.sampled_from([distance(draw(st.floats(-1, 9)), draw(st.floats(0.01, 1))), None])),
         diversity={view: draw(any_row(optional=("generated", "real"))) for view in ("cf", "fa")},
-        training=draw(st.sampled_from([{"cost": cost, "settings": run}, None])),
-        doubts=draw(st.sampled_from([[], [{"id": "12", "text": "blurred"}]])),
+        training=draw(st.sampled_from([training(*cost, settings), None])),
+        issues=draw(st.sampled_from([(), issues(("12", "blurred"))])),
     )
 
 
-def fraction(row: dict[str, Any]) -> float:
+def fraction(row: Means) -> float:
     """Return NaN if training pairs are no better than mispaired ones: it neither passes nor fails a limit."""
-    least = row["mispaired"]["mean"] if row["mispaired"] else 0.0
-    if row["train"]["mean"] <= least:
-        return math.nan
-    return (row["generated"]["mean"] - least) / (row["train"]["mean"] - least)
+    generated, train, mispaired = (row[name] for name in ("generated", "train", "mispaired"))
+    assert generated
+    assert train
+    least = mispaired.mean if mispaired else 0.0
+    return (generated.mean - least) / (train.mean - least) if train.mean > least else math.nan
 
 
 OPPOSITES = [("more steps (--max", "fewer steps (--max"), ("targets all", "lower --unet_lora_rank")]
@@ -297,7 +348,7 @@ OPPOSITES += [("For faster training steps: use more memory", "For less memory")]
 
 @settings(deadline=None, max_examples=200)
 @given(any_scores())
-def test_no_verdict_contradicts_its_figures_or_itself(given_scores: dict[str, Any]) -> None:
+def test_no_verdict_contradicts_its_figures_or_itself(given_scores: Scores) -> None:
     found = verdict(given_scores)
     said, levels = headline(given_scores, found), [finding.level for finding in found]
 
@@ -305,24 +356,25 @@ def test_no_verdict_contradicts_its_figures_or_itself(given_scores: dict[str, An
     assert said.startswith("Do not train") == ("bad" in levels)
     assert said.startswith("As good as") == (set(levels) == {"good"})
     assert levels == sorted(levels, key=["bad", "look", "good"].index)
-    if min(given_scores["sizes"].values()) < 20:
+    if min(given_scores.sizes.values()) < 20:
         assert said.startswith(("Too few pairs", "Do not train"))
 
     # Agreement and its three figures
-    rows = {figure: given_scores["consistency"][figure] for figure in FIGURES}
+    rows = {figure: getattr(given_scores.consistency, figure) for figure in FIGURES}
     agree = about(found, "agreement")
     if agree.level == "good":
         assert all(fraction(row) >= 0.8 for row in rows.values())
     if agree.level == "bad":
         low = [row for row in rows.values() if row["train"] and fraction(row) < 0.5]
-        assert any(min(one["n"] for one in row.values() if one) >= 20 for row in low)
+        assert any(min(one.n for one in row.values() if one) >= 20 for row in low)
 
     # Few pairs
-    for view, row in given_scores["diversity"].items():
-        if row["generated"] and row["real"]:
-            few = min(row["generated"]["n"], row["real"]["n"]) < 20
+    for view, row in given_scores.diversity.items():
+        generated, real = row["generated"], row["real"]
+        if generated and real:
+            few = min(generated.n, real.n) < 20
             assert not (few and about(found, f"diversity of the {view.upper()}").level == "bad")
-    if given_scores["memorisation"] and not given_scores["memorisation"]["copies"]:
+    if given_scores.memorisation and not given_scores.copies:
         assert about(found, "copies").level == "good"
 
     # Advice

@@ -1053,7 +1053,7 @@ def test_a_torn_ledger_goes_on_and_a_damaged_one_is_named(gated: Path, tmp_path:
     assert read_rejection_log(tmp_path).tries == Counter(one.index for one in before)
     assert read_refusals(tmp_path) == before
     ledger.write_text("5\n")
-    with pytest.raises(UserError, match="refused.jsonl, line 1: damaged"):
+    with pytest.raises(UserError, match="refused.jsonl, line 1: not a JSON object"):
         read_rejection_log(tmp_path)
 
 

@@ -17,7 +17,10 @@ from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
 from retipair.data.rejected import REJECTED_NAME
+from retipair.data.sources import find_pairs
+from retipair.preparation.alignment import align_pair
 from retipair.preparation.prepare import fingerprint, is_prepared
+from retipair.preparation.reading import read_pairs
 from retipair.preparation.state import AlignmentResult, doubtful, load_previous_results
 from running import started, wait_for
 
@@ -61,7 +64,7 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
 
 def test_views_that_are_enlarged_are_said(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--size", "256") == 0
-    assert "warning: 3 pairs have views smaller than 256 px (224 px at least, 001 first)" in capsys.readouterr().err
+    assert "warning: 3 pairs have views smaller than 256 px (001 first, 224 px at least)" in capsys.readouterr().err
     assert _prepare(raw, tmp_path / "small") == 0
     assert "smaller than" not in capsys.readouterr().err
 
@@ -112,6 +115,17 @@ def test_workers_do_not_change_a_byte(raw, prepared, tmp_path):
     assert contents(tmp_path / "out") == contents(prepared)
 
 
+def test_points_are_parsed_once(raw, prepared, tmp_path):
+    """Alignment uses the points that were checked, even if their files are gone."""
+    copy = tmp_path / "raw"
+    shutil.copytree(raw, copy)
+    config = PrepareConfig(raw=copy, out=tmp_path / "out", size=int(SIZE))
+    checked, _ = read_pairs(find_pairs(copy), [], config)
+    for path in copy.rglob("*.txt"):
+        path.unlink()
+    assert align_pair(checked[0], config) == load_previous_results(prepared)["001"]
+
+
 def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypatch):
     changed, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(raw, changed)
@@ -120,7 +134,9 @@ def test_a_second_run_redoes_only_what_changed(raw, prepared, tmp_path, monkeypa
     from retipair.preparation import alignment
 
     align = alignment.align_pair
-    monkeypatch.setattr(alignment, "align_pair", lambda task: redone.append(task.pair.id) or align(task))
+    monkeypatch.setattr(
+        alignment, "align_pair", lambda item, config: redone.append(item.pair.id) or align(item, config)
+    )
     assert _prepare(changed, out) == 0
     assert redone == []
     assert contents(out) == contents(prepared)
@@ -662,7 +678,7 @@ def test_pairs_that_share_a_view_are_of_one_eye(raw, tmp_path, capsys, other, hi
     frames = _with_frames(raw, tmp_path / "raw", other)
     flags = ["--anonymise", str(tmp_path / "key")] if hidden else []
     assert _prepare(frames, tmp_path / "out", *flags) == 0
-    assert "one side of the split: 001 + 004; 002 + 005" in " ".join(capsys.readouterr().out.split())
+    assert "of one eye, and so in one split: 001 + 004; 002 + 005" in " ".join(capsys.readouterr().out.split())
     records = list(read_manifest(tmp_path / "out"))
     eyes = {eye: {one.split for one in records if one.eye == eye} for eye in {one.eye for one in records}}
     assert len(records) == 5

@@ -93,6 +93,16 @@ def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:
         assert [one.name for one in tmp_path.iterdir()] == ["d"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_folder_are_readable_as_the_umask_allows(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        atomic_write_dir(tmp_path / "f", lambda folder: (folder / "weights").touch(0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f/weights").stat().st_mode & 0o777 == mode
+
+
 def test_a_folder_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) -> None:
     filled(tmp_path / "d", "one")
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.summary import Cost, summarize_cost, print_figures
-from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig, check_size
+from retipair.benchmarking.summary import Cost, print_figures, summarize_cost
+from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
 from retipair.generation.generate import load
@@ -40,6 +40,7 @@ from retipair.runtime.profiling import (
     time_fractions_of_parts,
     time_interleaved,
 )
+from retipair.runtime.setting_checks import check_size
 from retipair.training.plan import Data, Plan, adapter_config, describe_adapter, make_plan, read_data
 from retipair.training.step import PARTS, Training, build_training, training_step
 

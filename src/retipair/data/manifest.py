@@ -5,17 +5,14 @@ There are no timestamps, so that two runs can be compared.
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
-from retipair.runtime.jsonl import is_text
+from retipair.runtime.schema import from_values
 
 _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
 MANIFEST_NAME = "manifest.jsonl"
@@ -84,8 +81,6 @@ class GeneratedPair:
 
 
 Record = PreparedPair | GeneratedPair
-_INT_LIMIT = 2**63
-_MAX_FLOAT = sys.float_info.max
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
@@ -135,72 +130,12 @@ def parse_line(line: str, where: str) -> Record:
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
-    _check_keys(kind, values, where)
-    if kind is PreparedPair and values["split"] not in SPLITS:
-        raise UserError(f"{where}: split {values['split']!r} is not one of {', '.join(SPLITS)}; correct it")
-    if key := find_type_error(kind, values):
-        raise UserError(f"{where}: {key} cannot be {json.dumps(values[key])[:40]}; make the folder again")
+    record = from_values(kind, values, where, "make the folder again")
     if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
-    record = kind(**values)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
     return record
-
-
-def find_type_error(kind: type, values: dict[str, Any]) -> str | None:
-    """Return the first key whose JSON value does not have the type of its field in dataclass `kind`, or None."""
-    checks = _checks(kind)
-    return next((key for key, value in values.items() if not checks[key](value)), None)
-
-
-Check = Callable[[Any], bool]
-
-
-@cache
-def _checks(kind: type) -> dict[str, Check]:
-    """Return, for each field of a dataclass, a function that checks whether a JSON value has its type."""
-    return {name: _check_for(hint) for name, hint in get_type_hints(kind).items()}
-
-
-def _check_for(hint: Any) -> Check:
-    """Convert a type to a function once; inspecting the type again for every value takes most of the time."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return inner.__contains__
-    if origin is list:
-        item = _check_for(inner[0])
-        return lambda value: isinstance(value, list) and all(map(item, value))
-    if origin is dict:
-        item = _check_for(inner[1])
-        return lambda value: isinstance(value, dict) and all(map(item, value.values()))
-    if inner:  # a union of two
-        first, second = map(_check_for, inner)
-        return lambda value: first(value) or second(value)
-    return _PLAIN.get(hint, lambda value: type(value) is hint)
-
-
-_PLAIN: dict[Any, Check] = {
-    NoneType: lambda value: value is None,
-    str: lambda value: isinstance(value, str) and (value.isascii() or is_text(value)),
-    float: lambda value: type(value) in (int, float) and abs(value) <= _MAX_FLOAT,
-    int: lambda value: type(value) is int and abs(value) < _INT_LIMIT,
-}
-
-
-@cache
-def _keys(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
-
-
-def _check_keys(kind: type, values: dict[str, Any], where: str) -> None:
-    known = _keys(kind)
-    if values.keys() == known:
-        return
-    if unknown := sorted(values.keys() - known):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
-    if missing := sorted(known - values.keys()):
-        raise UserError(f"{where}: key {missing[0]!r} is missing; make the folder again")
 
 
 def _check_inside(relative: str, where: str) -> None:

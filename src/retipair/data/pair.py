@@ -1,7 +1,6 @@
 """A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +19,11 @@ from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import UserError
 from retipair.vision.ridges import vesselness_correlation
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which is not used
-Image.MAX_IMAGE_PIXELS = None  # `_check_header` checks the size instead
 _MAX_BITS = 32
 MEGAPIXELS = 200
 """Default limit, above the resolution of any fundus camera."""
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
 """Pillow's names of the supported formats; for others, such as PostScript, Pillow would start programs."""
-Image.init()  # registers all of these formats
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
@@ -68,7 +64,8 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
     The image is returned as displayed: converted to sRGB by its colour profile, rotated by its EXIF orientation, black
     where it is transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
     Raises UserError, naming the file, if it is missing, truncated or of an unsupported format, contains several images,
-    or has more than `megapixels` (a small file may declare gigabytes of pixels).
+    or has more than `megapixels` (a small file may declare gigabytes of pixels) or than Pillow's own limit
+    (`PIL.Image.MAX_IMAGE_PIXELS`, which the commands lift).
     """
     try:
         with _opened(path) as opened:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair, load_views
 from retipair.data.layout import Layout, LayoutName, to_grey
 from retipair.data.pair import Pair
-from retipair.metrics.fidelity import fidelity
-from retipair.metrics.texture import texture
+from retipair.evaluation.scores import Reconstruction
+from retipair.metrics.fidelity import Fidelity, fidelity
+from retipair.metrics.texture import Texture, texture
 from retipair.metrics.views import prepare_views
 from retipair.models.base import Base
 from retipair.models.device import one_thread
@@ -21,6 +22,11 @@ from retipair.runtime.parallel import parallel_map
 
 Between = Callable[[np.ndarray], np.ndarray]
 """Transform between join and split: joint image (H, W, 3) uint8 -> (H, W, 3) uint8."""
+
+_Row = tuple[str, str, str]
+"""Layout, codec and view."""
+_Metrics = tuple[Fidelity, Texture]
+"""Of one view of one pair; the texture after the round trip."""
 
 USUAL_SIZE = 512
 """View size of SDXL and SD1.5, px."""
@@ -48,23 +54,29 @@ def autoencoder(base: Base, device: str = "cpu") -> Between:
     return reconstruct
 
 
-def ceilings(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, Between]) -> list[dict[str, object]]:
+def reconstruct(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, Between]) -> tuple[Reconstruction, ...]:
     """Return one row per layout, codec and view: means over at most MOST evenly spaced pairs.
 
-    size: view size within the layouts, px. A row has the metrics of Fidelity, and Texture of the reconstructed view.
+    size: view size within the layouts, px.
     """
     step = -(-len(entries) // MOST)
     chosen = entries[::step]
-    rows: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    rows: dict[_Row, list[_Metrics]] = {}
     with one_thread():
         results = parallel_map(lambda entry: list(_measure_pair(_load_at(entry, size), size, codecs)), chosen)
         for measured in track("Reconstructing real pairs", results, len(chosen)):
             for key, metrics in measured:
                 rows.setdefault(key, []).append(metrics)
-    return [
-        {"layout": layout, "between": codec, "view": view, "n": len(metrics), **_means(metrics)}
-        for (layout, codec, view), metrics in rows.items()
-    ]
+    return tuple(_reconstruction(*key, metrics) for key, metrics in rows.items())
+
+
+def _reconstruction(layout: str, between: str, view: str, metrics: Sequence[_Metrics]) -> Reconstruction:
+    """Average the metrics of all pairs."""
+    fidelities, textures = zip(*metrics, strict=True)
+    means: dict[str, Any] = _means([asdict(one) for one in fidelities])
+    return Reconstruction(
+        layout, between, view, len(metrics), **means, texture=_means([asdict(one) for one in textures])
+    )
 
 
 def _load_at(entry: PairRecord, size: int) -> Pair:
@@ -74,16 +86,13 @@ def _load_at(entry: PairRecord, size: int) -> Pair:
     return Pair(cf, fa, pair.mask[np.ix_(rows, columns)])
 
 
-def _measure_pair(
-    pair: Pair, size: int, codecs: Mapping[str, Between]
-) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
+def _measure_pair(pair: Pair, size: int, codecs: Mapping[str, Between]) -> Iterator[tuple[_Row, _Metrics]]:
     before = prepare_views(pair)
     for layout, (codec, between) in product(get_args(LayoutName), codecs.items()):
         returned = round_trip(pair, Layout(layout, size), between)
         after = before if _same(pair, returned) else prepare_views(returned)
         for view, metrics in fidelity(pair, before, returned, after).items():
-            texture_after = {f"texture.{key}": value for key, value in asdict(texture(getattr(after, view))).items()}
-            yield (layout, codec, view), asdict(metrics) | texture_after
+            yield (layout, codec, view), (metrics, texture(getattr(after, view)))
 
 
 def _same(pair: Pair, other: Pair) -> bool:

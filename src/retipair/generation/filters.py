@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair
-from retipair.data.manifest import find_type_error
 from retipair.data.pair import Pair
 from retipair.metrics.fourier_mellin import Spectra, best_over_poses
 from retipair.metrics.memorisation import pair_descriptor, spectra_of, vessel_prints
@@ -19,9 +18,11 @@ from retipair.runtime.console import track
 from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.parallel import parallel_map
+from retipair.runtime.schema import from_values
 
 REJECTION_LOG_NAME = "refused.jsonl"
 _MAX_TRIES = 2**20
+_REPAIR = "remove the line, and its pair is generated again"
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,10 @@ def read_rejection_log(folder: Path) -> RejectionLog:
     def place_of(line: str, where: str) -> int:
         try:
             values = json.loads(line)
-            rejection = Rejection(**values)
-            if key := find_type_error(Rejection, values):
-                raise ValueError(f"{key} cannot be {values[key]!r:.40}")
-            place = rejection.index * _MAX_TRIES + rejection.attempt
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{where}: damaged ({error}); remove the line, and its pair is generated again") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({error}); {_REPAIR}") from None
+        rejection = from_values(Rejection, values, where, _REPAIR)
+        place = rejection.index * _MAX_TRIES + rejection.attempt
         if place not in places:
             places.add(place)
             log.add(rejection)

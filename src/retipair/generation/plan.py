@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig, check_folder_name, check_size
+from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
 from retipair.generation.modes import MODES
@@ -31,6 +31,7 @@ from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import UserError
 from retipair.runtime.profiling import GIB
+from retipair.runtime.setting_checks import check_folder_name, check_size
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from skan import Skeleton, summarize
 from skimage.morphology import skeletonize
 
+from retipair.metrics.skeleton import branch_lengths
 from retipair.metrics.views import PreparedView
 
 THIN, WIDE = 3.0, 6.0
@@ -67,9 +67,6 @@ def _boxes_hit(lines: np.ndarray, size: int) -> int:
 
 def tortuosity(lines: np.ndarray) -> float:
     """Return the tortuosity of centre lines (H, W) bool; 0 if every branch is shorter than 10 px."""
-    if lines.sum() < _MIN_CHORD:
-        return 0.0
-    branches = summarize(Skeleton(lines), separator="_")
-    arcs, chords = (branches[f"{kind}_distance"].to_numpy() for kind in ("branch", "euclidean"))
+    arcs, chords = branch_lengths(lines)
     long = chords >= _MIN_CHORD
     return float(np.average(arcs[long] / chords[long], weights=arcs[long])) if long.any() else 0.0

@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    UNet2DConditionModel,
-)
-from diffusers.utils import logging as diffusers_logging
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.byte_tokenizer import byte_tokenizer
@@ -43,10 +37,6 @@ from retipair.models.single_file import (
 )
 from retipair.runtime.atomic_io import shareable_name
 from retipair.runtime.errors import UserError
-
-# The commands show their own progress bars.
-diffusers_logging.disable_progress_bar()
-transformers_logging.disable_progress_bar()
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Folder of the small trained bases that ship with the package, diffusers folders made by `recipes/`."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from retipair.models.base import Base
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values
 
 TARGETS = {
     "attention": ["to_k", "to_q", "to_v", "to_out.0"],
@@ -132,16 +133,12 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
         return None
     try:
         values = json.loads(text)
-        if values["schema"] != SCHEMA or set(values) != {field.name for field in fields(AdapterMetadata)}:
-            raise UserError(f"{folder}: written by another version of retipair; use that version")
-        prompts = [(str(prompt), int(count)) for prompt, count in values["prompts"]]
-        "".join(prompt for prompt, _ in prompts).encode()  # raises for lone surrogates, which cannot be tokenized
-        description = AdapterMetadata(**{**values, "prompts": prompts, "base": str(values["base"])})
-    except UserError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder}: its metadata is damaged ({error}); use another checkpoint") from None
-    if not prompts or description.view_size % 64:
+    description = from_values(AdapterMetadata, values, f"{folder}: its metadata", "use another checkpoint")
+    if description.schema != SCHEMA:
+        raise UserError(f"{folder}: written by another version of retipair; use that version")
+    if not description.prompts or description.view_size % 64:
         raise UserError(f"{folder}: its metadata is damaged (prompts or view_size); use another checkpoint")
     return description
 

@@ -1,19 +1,19 @@
 """The ground truth of a rendered pair: label images and numbers, and how they are written and read."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from retipair.data.manifest import find_type_error
 from retipair.phantoms.anatomy import Eye
 from retipair.phantoms.lesions import LESION_KINDS
 from retipair.phantoms.maps import CHANNELS, DISC_ASPECT, Frame, vessel_mask
 from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values
 
 TRUTH_NAME = "truth.json"
 TRUTH_SCHEMA = "retipair.phantom-truth/1"
@@ -69,11 +69,10 @@ def read_truth(path: Path) -> Truth:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `retipair phantom` again") from None
-    names = {field.name for field in fields(Truth)}
-    valid = isinstance(values, dict) and set(values) == names and values["schema"] == TRUTH_SCHEMA
-    if not valid or find_type_error(Truth, values):
-        raise UserError(f"{path}: not a truth.json that this version can read; run `retipair phantom` again")
-    return Truth(**values)
+    truth = from_values(Truth, values, str(path), "run `retipair phantom` again")
+    if truth.schema != TRUTH_SCHEMA:
+        raise UserError(f"{path}: written by another version of retipair; run `retipair phantom` again")
+    return truth
 
 
 def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,77 +5,56 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 
 import numpy as np
 
 from retipair.config import PrepareConfig
 from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
-from retipair.data.sources import RawPair
-from retipair.preparation.reading import ReadPair, landmarks_of
+from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
 from retipair.runtime.console import console, track
+from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
 ALIGNMENT_VERSION = 5  # increment it when the alignment of the same raw views changes
 
 
-@dataclass(frozen=True)
-class AlignmentTask:
-    """The input for aligning one pair; `key` is a hash of everything that the result depends on."""
-
-    pair: RawPair
-    key: str
-    source_sha256: str
-    method: Method
-    size: int
-    limits: Limits
-    megapixels: int
-    anonymous: bool
-    staging: Path
+def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
+    """Return a hash of everything that the alignment of the pair depends on."""
+    limits = asdict(limits_of(config))
+    return json_sha256([ALIGNMENT_VERSION, checked.sha256, _method_of(checked, config), config.size, limits])
 
 
-def alignment_task(read: ReadPair, config: PrepareConfig) -> AlignmentTask:
-    method: Method = "points" if read.pair.cf_points else "features"
+def _method_of(checked: CheckedPair, config: PrepareConfig) -> Method:
     if config.register != "auto":
-        method = config.register
-    limits = limits_of(config)
-    key = json_sha256([ALIGNMENT_VERSION, read.sha256, method, config.size, asdict(limits)])
-    return AlignmentTask(
-        pair=read.pair,
-        key=key,
-        source_sha256=read.sha256,
-        method=method,
-        size=config.size,
-        limits=limits,
-        megapixels=config.max_megapixels,
-        anonymous=config.anonymise is not None,
-        staging=config.out / STAGING,
-    )
+        return config.register
+    return "points" if checked.landmarks else "features"
 
 
 def limits_of(config: PrepareConfig) -> Limits:
     return Limits(config.max_residual_px, config.min_consistency, config.allow_mirror)
 
 
-def align_pairs(tasks: Sequence[AlignmentTask], workers: int) -> Iterator[AlignmentResult]:
-    """Yield the results in the order of the tasks.
+def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:
+    """Yield the results in the order of the pairs.
 
     Worker processes are spawned, not forked, because OpenCV has threads. Raises ChildProcessError if one is killed.
     """
-    count = worker_count(workers, len(tasks))
+    count = worker_count(config.workers, len(pairs))
+    work = partial(align_pair, config=config)
     if count == 1:
-        yield from track("Aligning", map(align_pair, tasks), len(tasks))
+        yield from track("Aligning", map(work, pairs), len(pairs))
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_init_worker) as pool:
         try:
-            yield from track("Aligning", pool.map(align_pair, tasks), len(tasks))
+            yield from track("Aligning", pool.map(work, pairs), len(pairs))
         except KeyboardInterrupt:
             console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
             raise
@@ -89,6 +68,7 @@ def align_pairs(tasks: Sequence[AlignmentTask], workers: int) -> Iterator[Alignm
 
 def _init_worker() -> None:
     """Use one thread, and exit when the parent process ends, even if it was killed with SIGKILL."""
+    configure_pillow()
     single_threaded()
     parent = parent_process()
     assert parent is not None
@@ -100,16 +80,16 @@ def _init_worker() -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def align_pair(task: AlignmentTask) -> AlignmentResult:
+def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
     """Align one pair and write its views and its result to the staging folder; a refused pair has no views."""
-    cf, fa = load_image(task.pair.cf, "RGB", task.megapixels), load_image(task.pair.fa, "L", task.megapixels)
-    landmarks = landmarks_of(task.pair, cf.shape, fa.shape)
-    aligned = align(cf, fa, landmarks, task.method, task.size, task.limits)
-    files = {} if aligned.refused else _stage(task, aligned.pair)
+    pair, staging = checked.pair, config.out / STAGING
+    cf, fa = load_image(pair.cf, "RGB", config.max_megapixels), load_image(pair.fa, "L", config.max_megapixels)
+    method = _method_of(checked, config)
+    aligned = align(cf, fa, checked.landmarks, method, config.size, limits_of(config))
     result = AlignmentResult(
-        id=task.pair.id,
-        key=task.key,
-        source_sha256=task.source_sha256,
+        id=pair.id,
+        key=alignment_key(checked, config),
+        source_sha256=checked.sha256,
         refused=aligned.refused,
         doubt=aligned.doubt,
         fa_to_cf=aligned.fa_to_frame.tolist(),
@@ -118,21 +98,22 @@ def align_pair(task: AlignmentTask) -> AlignmentResult:
         residual_px=None if aligned.residual_px is None else round(aligned.residual_px, 3),
         consistency_before=round(aligned.consistency_before, 4),
         consistency=round(aligned.consistency, 4),
-        files_sha256=files,
+        files_sha256={} if aligned.refused else _stage(checked, aligned.pair, config),
     )
-    write_json(task.staging / f"{task.pair.id}.json", asdict(result))
+    write_json(staging / f"{pair.id}.json", asdict(result))
     return result
 
 
-def _stage(task: AlignmentTask, pair: Pair) -> dict[str, str]:
-    views = {"cf": pair.cf, "fa": pair.fa, "mask": pair.mask.astype(np.uint8) * 255}
-    paths = {view: task.staging / view_file(view, task.pair.id) for view in views}
-    mark = synthetic_mark_of([task.pair.cf, task.pair.fa])
-    if mark and task.anonymous:
+def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str, str]:
+    """Write the views to the staging folder; return the hash of each file."""
+    images = {"cf": views.cf, "fa": views.fa, "mask": views.mask.astype(np.uint8) * 255}
+    paths = {view: config.out / STAGING / view_file(view, checked.pair.id) for view in images}
+    mark = synthetic_mark_of([checked.pair.cf, checked.pair.fa])
+    if mark and config.anonymise:
         # The original mark may name the eye that the views were made from.
         mark = {"Synthetic": "yes: prepared from synthetic views"}
     for view, path in paths.items():
-        save_image(path, views[view], mark)
+        save_image(path, images[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}
 
 

@@ -21,8 +21,8 @@ from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.rejected import add_rejected, read_rejected
 from retipair.data.sources import RawPair, find_pairs, scan_pairs
 from retipair.data.splits import split_pairs
-from retipair.preparation.alignment import ALIGNMENT_VERSION, AlignmentTask, align_pairs, alignment_task, limits_of
-from retipair.preparation.reading import ReadPair, files_sha256, read_pairs
+from retipair.preparation.alignment import ALIGNMENT_VERSION, align_pairs, alignment_key, limits_of
+from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
     STAGING,
     STATE_NAME,
@@ -67,45 +67,52 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
-    read, skipped = read_pairs(pairs, [entry.why for entry in unusable if not entry.empty], config)
+    checked, skipped = read_pairs(pairs, [entry.why for entry in unusable if not entry.empty], config)
     if empty := [entry for entry in unusable if entry.empty]:
-        console.print(f"skipped, no images in: {printable(', '.join(entry.id for entry in empty))}")
+        console.print(f"skipped folders without images: {printable(', '.join(entry.id for entry in empty))}")
         skipped += [entry.why for entry in empty] if config.skip_bad else []
-    read = _merge_eyes_by_view(read)
-    _check_split([item.pair for item in read], skipped, config)
+    checked = _merge_eyes_by_view(checked)
+    pairs = [item.pair for item in checked]
+    _split(pairs, config, f"{len(skipped)} pairs or images were skipped" if skipped else "")
     if config.anonymise:
-        _check_rejected_comments(config.out, [item.pair for item in read])
-        read = _anonymise(read, config.anonymise)
-    read_rejected(config.out).check({nfc(item.pair.id) for item in read})
-    tasks = [alignment_task(item, config) for item in read]
+        _check_rejected_comments(config.out, pairs)
+        checked = _anonymise(checked, config.anonymise)
+    read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
     with directory_lock(config.out):
         try:
-            _prepare_tasks(tasks, [] if config.anonymise else skipped, config)  # `skipped` names files
+            _align_and_write(checked, [] if config.anonymise else skipped, config)  # `skipped` names files
         except UserError:  # after a kill or an interrupt, the aligned pairs stay for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
 
 
-def _prepare_tasks(tasks: Sequence[AlignmentTask], skipped: Sequence[str], config: PrepareConfig) -> None:
+def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], config: PrepareConfig) -> None:
     # Align new and changed pairs
+    pairs = [item.pair for item in checked]
     previous, staged = load_previous_results(config.out), load_staged_results(config.out)
-    _reject_deleted(config.out, [previous[task.pair.id] for task in tasks if task.pair.id in previous])
+    _reject_deleted(config.out, [previous[pair.id] for pair in pairs if pair.id in previous])
     known = [(staged, config.out / STAGING), (previous, config.out)]
-    current = {task.pair.id: result for task in tasks if (result := reusable_result(task.pair.id, task.key, known))}
-    redo = [task for task in tasks if task.pair.id not in current]
-    if replaced := sum(task.pair.id in previous for task in redo):
+    reusable = (reusable_result(item.pair.id, alignment_key(item, config), known) for item in checked)
+    current = {result.id: result for result in reusable if result}
+    redo = [item for item in checked if item.pair.id not in current]
+    if replaced := sum(item.pair.id in previous for item in redo):
         print(f"re-aligning {replaced} pairs of an earlier run: their files or the settings changed")
-    current |= {result.id: result for result in align_pairs(redo, config.workers)}
-    results = [current[task.pair.id] for task in tasks]
+    current |= {result.id: result for result in align_pairs(redo, config)}
+    results = [current[pair.id] for pair in pairs]
 
-    # Report the results and write the prepared folder
-    splits = _report_and_split([task.pair for task in tasks], results, config)
+    # Print the results and write the prepared folder
+    try:
+        splits = _split_kept(pairs, results, config)
+    except UserError:
+        print_table(pairs, results, {}, config.size)  # it shows why pairs were refused
+        raise
+    print_table(pairs, results, splits, config.size)
     _move_into_place(config.out, results)
     _write_skipped(config.out, skipped)
-    write_summary(config, [task.pair for task in tasks], results, splits)
+    write_summary(config, pairs, results, splits)
     if skipped:
-        print(f"skipped {len(skipped)} more pairs or images; see {config.out / SKIPPED_NAME}")
+        print(f"skipped {len(skipped)} other pairs or images; {config.out / SKIPPED_NAME} lists the reasons")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -165,16 +172,6 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
         raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
 
 
-def _check_split(pairs: Sequence[RawPair], skipped: Sequence[str], config: PrepareConfig) -> None:
-    """Raise UserError, before any pair is aligned, if there are fewer eyes than sides of the split."""
-    try:
-        split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
-    except UserError as error:
-        if not skipped:
-            raise
-        raise UserError(f"{config.raw}: {len(skipped)} pairs or images were skipped, and {error}") from None
-
-
 def _write_skipped(out: Path, skipped: Sequence[str]) -> None:
     if skipped:
         write_text(out / SKIPPED_NAME, "".join(f"{printable(text)}\n" for text in skipped))
@@ -182,27 +179,29 @@ def _write_skipped(out: Path, skipped: Sequence[str]) -> None:
         (out / SKIPPED_NAME).unlink(missing_ok=True)
 
 
-def _merge_eyes_by_view(read: Sequence[ReadPair]) -> list[ReadPair]:
-    """Assign pairs that share a view to one eye, so that they stay on one side of the split, and print their ids."""
-    pairs = [item.pair for item in read]
-    grouped, groups = group_by_views(pairs, [item.views for item in read])
+def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
+    """Assign pairs that share a view to one eye, so that they are in one split, and print their ids."""
+    pairs = [item.pair for item in checked]
+    grouped, groups = group_by_views(pairs, [item.views for item in checked])
     if groups:
         listed = "; ".join(" + ".join(group) for group in groups)
-        print(f"pairs that share a view (equal pixels) are taken as one eye, on one side of the split: {listed}")
-    return [replace(item, pair=pair) for item, pair in zip(read, grouped, strict=True)]
+        print(f"pairs that share a view (equal pixels) are of one eye, and so in one split: {listed}")
+    return [replace(item, pair=pair) for item, pair in zip(checked, grouped, strict=True)]
 
 
-def _anonymise(read: Sequence[ReadPair], path: Path) -> list[ReadPair]:
+def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
     """Replace the names of the pairs by hashes, and sort by hash so that the order does not reveal the original one."""
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
-    write_names(names, key, [item.pair for item in read])
+    write_names(names, key, [item.pair for item in checked])
     print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs")
-    if any(item.pair.caption for item in read):
+    if any(item.pair.caption for item in checked):
         console.print(
             "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
         )
-    renamed = [replace(item, pair=anonymous(item.pair, key), sha256=hashed(key, "files", item.sha256)) for item in read]
+    renamed = (
+        replace(item, pair=anonymous(item.pair, key), sha256=hashed(key, "files", item.sha256)) for item in checked
+    )
     return sorted(renamed, key=lambda item: item.pair.id)
 
 
@@ -218,25 +217,32 @@ def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
 # --- Results
 
 
-def _report_and_split(
+def _split_kept(
     pairs: Sequence[RawPair], results: Sequence[AlignmentResult], config: PrepareConfig
 ) -> dict[str, Split]:
-    """Print the table and return the split of every pair that was kept, by id. Raises UserError if they are too few."""
-    refused = {result.id for result in results if result.refused}
-    kept = [pair for pair in pairs if pair.id not in refused]
+    """Return the split of every pair that was not refused, by id. Raises UserError if there are too few."""
+    kept = [pair for pair, result in zip(pairs, results, strict=True) if not result.refused]
     if not kept:
-        print_table(pairs, results, {}, config.size)
         raise UserError(
             f"{config.raw}: all {len(pairs)} pairs were refused, see the table above for the reasons "
             f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again"
         )
+    refused = len(pairs) - len(kept)
+    return _split(kept, config, f"{refused} of {len(pairs)} pairs were refused" if refused else "")
+
+
+def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dict[str, Split]:
+    """Split the pairs by eye. Raises UserError, with the text `missing` about other pairs, if there are too few eyes.
+
+    Called for all pairs before any is aligned, so that errors name the eyes as the user does and cost no time. The
+    split itself follows from the pairs that alignment keeps, under the names that are written.
+    """
     try:
-        splits = split_pairs(kept, config.val_fraction, config.test_fraction, config.seed)
+        return split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
-        print_table(pairs, results, {}, config.size)
-        raise UserError(f"{config.raw}: {len(refused)} of {len(pairs)} pairs were refused, and {error}") from None
-    print_table(pairs, results, splits, config.size)
-    return splits
+        if not missing:
+            raise
+        raise UserError(f"{config.raw}: {missing}, and {error}") from None
 
 
 def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:

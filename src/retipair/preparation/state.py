@@ -1,18 +1,16 @@
 """The state file of prepare: the alignment of every raw pair, so that the next run repeats only what changed."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retipair.data.manifest import find_type_error
 from retipair.data.pair import px_at_512
 from retipair.runtime.atomic_io import find_checksum_mismatch, read_json, write_text
 from retipair.runtime.errors import UserError
-from retipair.runtime.schema import canonical_json
+from retipair.runtime.schema import canonical_json, from_values
 
 STATE_NAME = ".prepare.json"
 STAGING = ".partial"
@@ -52,21 +50,17 @@ def view_file(view: str, name: str) -> str:
 
 def load_previous_results(out: Path) -> dict[str, AlignmentResult]:
     """Return the results of the last run by id; none if the state file is missing, invalid or of another version."""
+    path = out / STATE_NAME
     try:
-        state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        state = read_json(path)
+        results = [_result(values, path) for values in state["pairs"]] if state.get("schema") == _SCHEMA else []
+    except (UserError, KeyError, TypeError):
         return {}
-    if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
-        return {}
-    pairs = state.get("pairs")
-    if not isinstance(pairs, list) or not all(map(_is_result, pairs)):
-        return {}
-    return {values["id"]: AlignmentResult(**values) for values in pairs}
+    return {result.id: result for result in results}
 
 
-def _is_result(values: Any) -> bool:
-    names = {field.name for field in fields(AlignmentResult)}
-    return isinstance(values, dict) and set(values) == names and not find_type_error(AlignmentResult, values)
+def _result(values: Any, path: Path) -> AlignmentResult:
+    return from_values(AlignmentResult, values, str(path), "delete the file, and the pairs are aligned again")
 
 
 def load_staged_results(out: Path) -> dict[str, AlignmentResult]:
@@ -74,11 +68,10 @@ def load_staged_results(out: Path) -> dict[str, AlignmentResult]:
     results: dict[str, AlignmentResult] = {}
     for path in (out / STAGING).glob("*.json"):
         try:
-            values = read_json(path)
+            result = _result(read_json(path), path)
         except UserError:
             continue
-        if _is_result(values):
-            results[values["id"]] = AlignmentResult(**values)
+        results[result.id] = result
     return results
 
 

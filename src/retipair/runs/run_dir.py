@@ -100,7 +100,7 @@ class Run:
         saved = read_json(path)
         if not isinstance(saved.get("settings"), dict) or "name" not in saved["settings"]:
             raise UserError(f"{path}: not the config of a run; choose another --name")
-        return from_values(TrainConfig, saved["settings"], where=str(path))
+        return from_values(TrainConfig, saved["settings"], str(path), "restore the file, or use another --name")
 
     def memory_strategy(self) -> str | None:
         """Return the name of the memory strategy that the run last used; None if it has not started."""

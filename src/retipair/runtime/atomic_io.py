@@ -13,8 +13,6 @@ from retipair.runtime.errors import UserError
 
 CHECKSUMS_NAME = "checksums.json"
 LOCK_NAME = ".lock"
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)  # the umask can only be read by setting it
 
 
 def temp_path(path: Path) -> Path:
@@ -124,9 +122,10 @@ def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
     partial.mkdir(parents=True)
     try:
         fill(partial)
+        mode = partial.stat().st_mode & 0o666  # as the umask allows; safetensors files are readable by the owner only
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
-                path.chmod(0o666 & ~_UMASK)  # safetensors files are readable by the owner only
+                path.chmod(mode)
             fsync(path)
         recover_dir(folder)
         if folder.exists():

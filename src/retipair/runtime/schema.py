@@ -1,40 +1,179 @@
-"""Convert dataclasses to JSON values and back; unknown keys and values of a wrong type are errors."""
+"""Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
+
+The metadata of a field may give its JSON key (`{"json": "likeness"}`), or spread a dict over keys with a prefix beside
+those of the other fields (`{"prefix": "texture."}`).
+"""
 
 import hashlib
 import json
-from dataclasses import fields
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from retipair.runtime.errors import UserError
+from retipair.runtime.jsonl import is_text
 
-Config = TypeVar("Config")
-
-
-def from_values(kind: type[Config], values: dict[str, Any], where: str) -> Config:
-    """Build a config from JSON values. Raises UserError, naming `where`, for unknown keys and wrong types."""
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}; remove it or update retipair")
-    hints = get_type_hints(kind)
-    if wrong := next((key for key, value in values.items() if not _is_setting(value, hints[key])), None):
-        raise UserError(f"{where}: {wrong} cannot be {values[wrong]!r:.40}; the file was edited or damaged")
-    return kind(**{key: _from_json(value, hints[key]) for key, value in values.items()})
+Kind = TypeVar("Kind")
+Check = Callable[[Any], bool]
+Convert = Callable[[Any, str, str], Any]
+"""(JSON value, place in errors, advice) -> value of the field."""
+_INT_LIMIT = 2**63
+_MAX_FLOAT = sys.float_info.max
 
 
-def _is_setting(value: Any, hint: Any) -> bool:
-    """Return True if a JSON value is valid for a setting with this type hint."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is not None:  # a union
-        return any(_is_setting(value, option) for option in get_args(hint))
-    kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
-    return type(value) in kinds
+def from_values(
+    kind: type[Kind], values: Any, where: str, advice: str = "the file was edited or damaged; restore it"
+) -> Kind:
+    """Build a dataclass from the values of a JSON object; fields with a default may be missing.
+
+    A field is a str, int, float, bool, None, Path, Literal, dataclass, or a list, tuple, dict or union of these.
+    Integers have at most 63 bits, floats are finite, text has no lone surrogates. Raises UserError, naming `where` and
+    the key, for unknown and missing keys and for values of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: not a JSON object; {advice}")
+    codec = _codec(kind)  # type: ignore[arg-type]
+    for key, prefix in codec.prefixes.items():
+        values = _gather(values, key, prefix, codec)
+    if values.keys() != codec.checks.keys():
+        _check_keys(codec, values, where, advice)
+    if wrong := next((key for key, value in values.items() if not codec.checks[key](value)), None):
+        raise UserError(
+            f"{where}: {wrong} cannot be {json.dumps(values[wrong])[:40]}{codec.options.get(wrong, '')}; {advice}"
+        )
+    if codec.converters:
+        values = values | {
+            key: convert(values[key], f"{where}: {key}", advice)
+            for key, convert in codec.converters.items()
+            if key in values
+        }
+    if codec.names:
+        values = {codec.names.get(key, key): value for key, value in values.items()}
+    return kind(**values)
 
 
-def to_values(config: Any) -> dict[str, Any]:
-    """Return the settings as JSON values."""
-    return {f.name: _to_json(getattr(config, f.name)) for f in fields(config)}
+@dataclass(frozen=True)
+class _Codec:
+    """How a dataclass is read; the keys of all dicts are JSON keys.
+
+    checks: whether a value fits its field; converters: for values that differ from those of their field; names: fields
+    whose name is not the key; prefixes: of fields that gather several keys.
+    """
+
+    checks: dict[str, Check]
+    converters: dict[str, Convert]
+    names: dict[str, str]
+    prefixes: dict[str, str]
+    required: frozenset[str]
+    options: dict[str, str]
+
+
+@cache
+def _codec(kind: type) -> _Codec:
+    """Return the codec of a dataclass, made once: inspecting types for every value would take most of the time."""
+    types = get_type_hints(kind)
+    known = {_key(field): field for field in fields(kind)}
+    hints = {key: types[field.name] for key, field in known.items()}
+    converters = {key: _converter_for(hint) for key, hint in hints.items()}
+    return _Codec(
+        checks={key: _check_for(hint) for key, hint in hints.items()},
+        converters={key: convert for key, convert in converters.items() if convert},
+        names={key: field.name for key, field in known.items() if key != field.name},
+        prefixes={key: field.metadata["prefix"] for key, field in known.items() if "prefix" in field.metadata},
+        required=frozenset(
+            key for key, field in known.items() if field.default is MISSING and field.default_factory is MISSING
+        ),
+        options={
+            key: f" (use {', '.join(get_args(hint))})" for key, hint in hints.items() if get_origin(hint) is Literal
+        },
+    )
+
+
+def _key(field: Field[Any]) -> str:
+    return str(field.metadata.get("json", field.name))
+
+
+def _check_keys(codec: _Codec, values: dict[str, Any], where: str, advice: str) -> None:
+    if unknown := sorted(values.keys() - codec.checks.keys()):
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; remove it or update retipair")
+    if missing := sorted(codec.required - values.keys()):
+        raise UserError(f"{where}: key {missing[0]!r} is missing; {advice}")
+
+
+def _gather(values: dict[str, Any], key: str, prefix: str, codec: _Codec) -> dict[str, Any]:
+    """Move the entries whose keys begin with a prefix, and are not those of other fields, into a dict at `key`."""
+    gathered = [name for name in values if name.startswith(prefix) and name not in codec.checks]
+    rest = {name: value for name, value in values.items() if name not in gathered}
+    return rest | {key: {name.removeprefix(prefix): values[name] for name in gathered}}
+
+
+def _check_for(hint: Any) -> Check:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return inner.__contains__
+    if is_dataclass(hint):  # its content is checked when it is converted
+        return lambda value: isinstance(value, dict)
+    parts = [_check_for(part) for part in inner if part is not ...]
+    if origin is list or ... in inner:
+        return lambda value: isinstance(value, list) and all(map(parts[0], value))
+    if origin is tuple:
+        return lambda value: _is_tuple(value, parts)
+    if origin is dict:
+        return lambda value: isinstance(value, dict) and all(map(parts[1], value.values()))
+    if len(parts) == 2:  # a union
+        first, second = parts
+        return lambda value: first(value) or second(value)
+    return _PLAIN.get(hint, lambda value: type(value) is hint)
+
+
+def _is_tuple(value: Any, parts: list[Check]) -> bool:
+    fits = isinstance(value, list) and len(value) == len(parts)
+    return fits and all(check(item) for check, item in zip(parts, value, strict=True))
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str) and (value.isascii() or is_text(value))
+
+
+_PLAIN: dict[Any, Check] = {
+    NoneType: lambda value: value is None,
+    str: _is_str,
+    Path: _is_str,
+    float: lambda value: type(value) in (int, float) and abs(value) <= _MAX_FLOAT,
+    int: lambda value: type(value) is int and abs(value) < _INT_LIMIT,
+}
+
+
+def _converter_for(hint: Any) -> Convert | None:
+    """Return the converter of a type, None if the JSON value is the value of the field."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Path:
+        return lambda value, *place: Path(value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return partial(from_values, hint)
+    convert = next(filter(None, map(_converter_for, inner)), None) if origin is not Literal else None
+    if origin is tuple:
+        return lambda value, *place: tuple(convert(item, *place) if convert else item for item in value)
+    if convert is None:
+        return None
+    if origin is list:
+        return lambda value, *place: [convert(item, *place) for item in value]
+    if origin is dict:
+        return lambda value, *place: {key: convert(item, *place) for key, item in value.items()}
+    return lambda value, *place: None if value is None else convert(value, *place)
+
+
+def to_values(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values."""
+    values: dict[str, Any] = {}
+    for field in fields(instance):
+        value, prefix = _to_json(getattr(instance, field.name)), field.metadata.get("prefix")
+        values |= {_key(field): value} if prefix is None else {f"{prefix}{key}": item for key, item in value.items()}
+    return values
 
 
 def canonical_json(values: Any) -> str:
@@ -48,9 +187,10 @@ def json_sha256(values: Any) -> str:
 
 
 def _to_json(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_values(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
-
-
-def _from_json(value: Any, hint: Any) -> Any:
-    """Return the setting for a JSON value: a Path if the type hint has one."""
-    return Path(value) if Path in (hint, *get_args(hint)) and value is not None else value

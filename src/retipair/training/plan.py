@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from retipair.config import TrainConfig, check_folder_name, check_size
+from retipair.config import TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
@@ -35,6 +35,7 @@ from retipair.runtime.console import console
 from retipair.runtime.errors import UserError, printable
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
+from retipair.runtime.setting_checks import check_folder_name, check_size
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500

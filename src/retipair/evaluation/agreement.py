@@ -1,0 +1,104 @@
+"""Judge from the agreement metrics whether CF and FA of the generated pairs match."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from retipair.evaluation import advice
+from retipair.evaluation.findings import Finding, has_enough_pairs
+from retipair.evaluation.means import Mean
+from retipair.evaluation.scores import Level, Means, Scores
+
+_GOOD_FRACTION = 0.8
+"""Fraction of the range from mispaired to training pairs from which agreement counts as good."""
+_BAD_FRACTION = 0.5
+"""Fraction of that range below which the views do not match."""
+_METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
+"""Agreement metrics and their names in the text."""
+
+
+@dataclass(frozen=True)
+class _RelativeAgreement:
+    """An agreement metric, scaled from mispaired pairs (0) to training pairs (1).
+
+    upper: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
+    measured to conclude from a fraction below one half that the halves do not match.
+    """
+
+    name: str
+    text: str
+    fraction: float
+    upper: float
+    certain: bool
+
+    @property
+    def level(self) -> Level:
+        if self.fraction >= _GOOD_FRACTION:
+            return "good"
+        return "bad" if self.certain and self.upper < _BAD_FRACTION else "look"
+
+
+def check_agreement(scores: Scores) -> Iterator[Finding]:
+    """Check whether the halves match, by the lowest agreement metric."""
+    rows = {name: row for key, name in _METRICS.items() if (row := getattr(scores.consistency, key)).get("generated")}
+    if not rows:
+        return
+    if not all(row.get("train") for row in rows.values()):
+        generated = ", ".join(f"{name} {row['generated'].mean:.2f}" for name, row in rows.items())
+        text = (
+            f"Vessel agreement of CF and FA in generated pairs: {generated}. "
+            "There are no training pairs to compare with."
+        )
+        yield Finding("look", "agreement", text, (advice.GIVE_REAL,))
+        return
+    metrics = [metric for name, row in rows.items() if (metric := _relative_agreement(name, row))]
+    yield _judge(sorted(metrics, key=lambda metric: metric.fraction), all_informative=len(metrics) == len(rows))
+
+
+def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
+    """Return None if the training pairs do not exceed mispaired ones, so that the metric is uninformative."""
+    generated, real, mispaired = row["generated"], row["train"], row.get("mispaired")
+    assert generated is not None
+    assert real is not None
+    baseline = mispaired.mean if mispaired else 0.0  # no mispaired pairs exist if all real pairs show one eye
+    if real.mean <= baseline:
+        return None
+    fraction, upper = ((value - baseline) / (real.mean - baseline) for value in (generated.mean, generated.upper))
+    text = f"{name} {generated.mean:.2f} in generated, {real.mean:.2f} in training"
+    if mispaired:
+        text += f", {baseline + 0:.2f} in mispaired pairs ({fraction:.0%} of the range)"
+    else:
+        text += f" pairs ({fraction:.0%})"
+    return _RelativeAgreement(name, text, fraction, upper, _is_certain(generated, real, mispaired))
+
+
+def _is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
+    """Return whether there are enough pairs, and the interval of training pairs lies above that of mispaired ones."""
+    means = (generated, real, mispaired) if mispaired else (generated, real)
+    return has_enough_pairs(*means) and real.lower > (mispaired.upper if mispaired else 0.0)
+
+
+def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
+    """Return the finding for the agreement metrics, sorted by fraction, lowest first."""
+    text = f"Vessel agreement of CF and FA: {'; '.join(metric.text for metric in ranked)}."
+    failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest that is certain
+    if failed:
+        text += f" The halves do not match, according to {failed.name}."
+        return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))
+    if not all_informative:
+        text = "At least one agreement metric is no higher in training pairs than in mispaired ones: no conclusion."
+        return Finding("look", "agreement", text, (advice.FIX_REAL,))
+    return _judge_lowest(ranked[0], text)
+
+
+def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
+    """Return the finding for the lowest metric, if no metric certainly fails."""
+    if lowest.level == "good":
+        return Finding("good", "agreement", f"{text} The halves match; the lowest metric is {lowest.name}.")
+    if lowest.fraction >= _BAD_FRACTION:
+        text += f" Most vessels match, but not all; the lowest metric is {lowest.name}."
+        return Finding("look", "agreement", text, (advice.FILTER, advice.MORE_STEPS, advice.MORE_TARGETS))
+    reason = (
+        "the upper end of its interval is 50 % or more" if lowest.certain else "there are too few pairs to be certain"
+    )
+    text += f" According to {lowest.name} the halves do not match, but {reason}."
+    return Finding("look", "agreement", text, (advice.INSPECT_SAMPLES, advice.MORE_STEPS, advice.MORE_TARGETS))

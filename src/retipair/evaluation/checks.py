@@ -1,0 +1,198 @@
+"""Check the scores, one aspect each: copies, diversity, detail, colour, distance, real pairs, cost of training."""
+
+from collections.abc import Iterator
+
+from retipair.evaluation import advice
+from retipair.evaluation.advice import Advice
+from retipair.evaluation.agreement import check_agreement
+from retipair.evaluation.findings import Finding, count, has_enough_pairs
+from retipair.evaluation.scores import Memorisation, Scores
+
+_MIN_DETAIL = 0.5
+"""Minimum fraction of the training pairs' fine detail; twice as much is noise."""
+_MAX_CHROMA = 3.0
+"""Maximum chroma of a generated FA, grey levels."""
+_SIMILARITY_MARGIN = 0.1
+"""Excess over the MS-SSIM between real eyes that suggests low diversity."""
+LOGGED_MEMORY = "on a GPU allocated by torch, on a CPU resident memory of the process"
+"""Definition of the memory in a training log."""
+
+
+def has_few_pairs(scores: Scores) -> bool:
+    """Return whether there are too few generated or real pairs for a verdict."""
+    return min(_amounts(scores)) < advice.FEW
+
+
+# --- Copies, diversity
+
+
+def _check_copies(scores: Scores) -> Iterator[Finding]:
+    search = scores.memorisation
+    if search is None:
+        text = "Generated pairs were not searched for copies: there are fewer than two training pairs."
+        yield Finding("look", "copies", text, (advice.GIVE_REAL,))
+        return
+    if scores.training and scores.training.trained_on_real is False:
+        text = "--adapter was trained on other pairs than those in --real; copies of those were not searched for."
+        yield Finding("look", "copies", text, (advice.GIVE_REAL,))
+    yield _copies_found(search) if search.copies else _no_copies(search, len(scores.withheld))
+
+
+def _copies_found(search: Memorisation) -> Finding:
+    amount = _searched(search)
+    text = f"{len(search.copies)} of {amount} generated pairs are copies of training pairs"
+    text += f" (similarity {search.threshold} or more)."
+    if search.variations == amount:
+        text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
+        return Finding("look", "copies", f"{text} patient data.", (advice.WITHHOLD,))
+    return Finding("bad", "copies", text, (advice.WITHHOLD, advice.FEWER_STEPS, advice.LOWER_RANK, advice.MORE_EYES))
+
+
+def _no_copies(search: Memorisation, withheld: int) -> Finding:
+    highest = search.closest[0].similarity
+    text = f"None of {_searched(search)} generated pairs is a copy of a training pair"
+    text += f" (maximum similarity {highest:.2f})."
+    if withheld:
+        text += f" {count(withheld, 'copy', 'copies')} had been generated too, and are now rejected."
+    return Finding("good", "copies", text)
+
+
+def _searched(search: Memorisation) -> int:
+    """Return the number of generated pairs."""
+    similarity = search.similarity["generated"]
+    assert similarity is not None
+    return similarity.n
+
+
+def _check_diversity(scores: Scores) -> Iterator[Finding]:
+    """Check the diversity of the generated eyes. It is bad only if the intervals of both means do not overlap."""
+    for view, row in scores.diversity.items():
+        generated, real = row.get("generated"), row.get("real")
+        if not generated or not real:
+            continue
+        about = f"diversity of the {view.upper()}"
+        text = f"Mean similarity (MS-SSIM) of two {view.upper()}: {generated.mean:.2f} between generated pairs, "
+        text += f"{real.mean:.2f} between real eyes."
+        if generated.mean <= real.mean + _SIMILARITY_MARGIN:
+            yield Finding("good", about, text)
+        elif not has_enough_pairs(generated, real):
+            text += " There are too few pairs to conclude low diversity: field of view and shading alone are similar."
+            yield Finding("look", about, text)
+        elif generated.lower > real.upper:
+            text += " Low diversity (possible mode collapse)."
+            yield Finding("bad", about, text, (advice.FEWER_STEPS, advice.MORE_EYES))
+        else:
+            yield Finding("look", about, f"{text} Diversity may be low; the intervals overlap.", (advice.MORE_EYES,))
+
+
+# --- Detail, colour, distance
+
+
+def _check_detail(scores: Scores) -> Iterator[Finding]:
+    """Check smoothness by the fraction of power in fine detail, and compare it with what the autoencoder preserves."""
+    for view, texture in scores.texture.items():
+        means = (texture.fine_share.get(name) for name in ("generated", "train", "autoencoder"))
+        generated, real, decoded = (mean.mean if mean else None for mean in means)
+        if generated is None or not real:
+            continue
+        about = f"detail of the {view.upper()}"
+        text = f"Power of the {view.upper()} in fine detail: {generated:.1%}; in training pairs {real:.1%}"
+        text += f", and {decoded:.1%} after the autoencoder" if decoded else ""
+        if generated > real / _MIN_DETAIL:
+            text += ". Noisier than the real views."
+            yield Finding("look", about, text, (advice.MORE_SAMPLING, advice.FEWER_STEPS))
+        elif generated >= _MIN_DETAIL * real:
+            yield Finding("good", about, f"{text}.")
+        elif decoded and decoded < _MIN_DETAIL * real and generated >= _MIN_DETAIL * decoded:
+            yield Finding("look", about, f"{text}. Too smooth, because of the autoencoder.", (advice.OTHER_BASE,))
+        else:
+            sharper = (advice.MORE_STEPS, advice.HIGHER_HF_LAMBDA)
+            yield Finding("look", about, f"{text}. Too smooth.", sharper if decoded else (*sharper, advice.WITH_BASE))
+
+
+def _check_colour(scores: Scores) -> Iterator[Finding]:
+    chroma = scores.colour["fa"]["generated"]
+    assert chroma is not None
+    text = f"Generated FA had a chroma of {chroma.mean:.1f} grey levels before conversion to greyscale."
+    if chroma.mean > _MAX_CHROMA:
+        yield Finding("look", "colour in FA", f"{text} This suggests too little training.", (advice.MORE_STEPS,))
+    else:
+        yield Finding("good", "colour in FA", text)
+
+
+def _check_distance(scores: Scores) -> Iterator[Finding]:
+    distance = scores.distribution
+    if distance is None:
+        return
+    text = (
+        f"Squared MMD of colours, spectrum and vessels to the real pairs: {distance.mmd2:.2f}; between random "
+        f"halves of the real pairs (95th percentile): {distance.floor:.2f}."
+    )
+    names = "; ".join(feature.name for feature in distance.furthest[:3])
+    if distance.mmd2 <= 2 * distance.floor:
+        yield Finding("good", "appearance", text)
+    else:
+        text += f" Largest differences: {names}."
+        yield Finding("look", "appearance", text, (advice.MORE_STEPS, advice.INSPECT_PAIRS))
+
+
+# --- Numbers of pairs, real pairs, cost
+
+
+def _amounts(scores: Scores) -> tuple[int, int]:
+    """Return the numbers of generated and of real pairs."""
+    generated = scores.sizes["generated"]
+    return generated, sum(scores.sizes.values()) - generated
+
+
+def _check_amounts(scores: Scores) -> Iterator[Finding]:
+    if has_few_pairs(scores):
+        generated, real = _amounts(scores)
+        text = f"{generated} generated and {real} real pairs are few: intervals are wide and distances unreliable."
+        yield Finding("look", "number of pairs", text, (advice.MORE_PAIRS,))
+
+
+def _check_real_pairs(scores: Scores) -> Iterator[Finding]:
+    if not scores.issues:
+        yield Finding("good", "real pairs", "No problems found in the real pairs.")
+        return
+    pairs, first = len({issue.id for issue in scores.issues}), scores.issues[0]
+    text = f"{count(pairs, 'real pair')} with possible problems; the first is {first.id}: {first.text}."
+    yield Finding("look", "real pairs", text, (advice.FIX_REAL,))
+
+
+def _check_cost(scores: Scores) -> Iterator[Finding]:
+    """Report the cost of a training step, and settings that would make it faster or use less memory."""
+    if scores.training is None:
+        return
+    cost, settings = scores.training.cost, scores.training.settings
+    strategy, batch = settings.memory or "", settings.batch_size
+    if cost.seconds_per_step is not None:
+        pairs = batch * settings.gradient_accumulation_steps
+        faster: tuple[Advice, ...] = (advice.MORE_MEMORY,) if "gradient checkpointing" in strategy else ()
+        faster += (advice.BF16,) if settings.precision == "fp32" else ()
+        text = f"A step of {count(pairs, 'pair')} took {cost.seconds_per_step:.2f} s."
+        yield Finding("good", "speed of training", text, faster)
+    if cost.memory_gib is not None:
+        preset = next((f"--memory {gib}" for gib in (16, 12, 8) if gib < cost.memory_gib), None)
+        smaller: tuple[Advice, ...] = ()
+        if preset and "weights in" not in strategy:
+            smaller += (advice.less_memory(preset),)
+        if batch > 1:
+            smaller += (advice.less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),)
+        text = f"Peak memory in the training log: {cost.memory_gib:.1f} GiB ({LOGGED_MEMORY})."
+        yield Finding("good", "memory of training", text, smaller)
+
+
+CHECKS_OF_GENERATED = (
+    check_agreement,
+    _check_copies,
+    _check_diversity,
+    _check_detail,
+    _check_colour,
+    _check_distance,
+    _check_amounts,
+)
+"""Checks of generated pairs, the most important first."""
+CHECKS = (_check_real_pairs, _check_cost)
+"""Checks that need no generated pairs."""

@@ -1,0 +1,162 @@
+"""The inputs of an evaluation, checked before anything is written, and what its scores depend on."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retipair import __version__
+from retipair.config import EvaluateConfig
+from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
+from retipair.data.rejected import REJECTED_NAME
+from retipair.evaluation.metric_cache import RECIPE
+from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Provenance, Scores, TrainingScores
+from retipair.evaluation.training_scores import read_training
+from retipair.metrics import memorisation
+from retipair.models.base import Base, open_base
+from retipair.models.feature_extractor import ImageModel, open_image_model
+from retipair.runtime.atomic_io import check_folder_place, read_json
+from retipair.runtime.errors import UserError
+from retipair.runtime.schema import canonical_json, to_values
+
+FIGURES_NAME = "figures.csv"
+CACHE_NAME = "features"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Inputs of an evaluation: settings, pairs, and the models and the training they name."""
+
+    config: EvaluateConfig
+    real: PairFolder
+    generated: PairFolder | None
+    base: Base | None
+    model: ImageModel | None
+    training: TrainingScores | None
+
+    @property
+    def provenance(self) -> Provenance:
+        """Return what the scores depend on: pairs, settings and versions."""
+        config, generated = self.config, self.generated
+        return Provenance(
+            retipair=__version__,
+            recipe=RECIPE,
+            copy_search=memorisation.VERSION,
+            real=str(config.real),
+            real_sha256=pairs_sha256(self.real.kept),
+            real_rejected_sha256=self.real.rejected_sha256,
+            generated=str(config.generated) if config.generated else None,
+            generated_sha256=pairs_sha256(generated.kept) if generated else None,
+            generated_rejected_sha256=generated.rejected_sha256 if generated else None,
+            base=self.base.source if self.base else None,
+            base_sha256=self.base.fingerprint() if self.base else None,
+            adapter=str(config.adapter) if config.adapter else None,
+            step=self.training.training[-1].step if self.training else None,
+            deep=str(config.deep) if config.deep else None,
+            deep_sha256=self.model.sha256 if self.model else None,
+        )
+
+
+def load_comparison(config: EvaluateConfig) -> Comparison:
+    """Load and check all inputs. Raises UserError for settings that exclude each other and folders without pairs."""
+    _check_flags(config)
+    base = open_base(config.base) if config.base else None
+    model = open_image_model(config.deep) if config.deep else None
+    real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
+    training = read_training(config.adapter, real) if config.adapter else None
+    if config.withhold_copies:
+        _check_withholding(config, real)
+    return Comparison(config, real, generated, base, model, training)
+
+
+def pairs_sha256(entries: Sequence[PairRecord]) -> str:
+    """Hash everything that the scores depend on: images and masks, eye and split of each pair."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        digest.update(canonical_json(values).encode())
+    return digest.hexdigest()
+
+
+def _check_flags(config: EvaluateConfig) -> None:
+    if config.workers < 0:
+        raise UserError(f"--workers {config.workers}: must be 0 (all cores) or more")
+    for flag, given in (("--withhold_copies", config.withhold_copies), ("--deep", config.deep)):
+        if given and config.generated is None:
+            raise UserError(f"{flag}: requires generated pairs; pass --generated")
+
+
+def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
+    assert config.generated is not None
+    if sum(entry.split == "train" for entry in real.kept) < 2:
+        raise UserError(f"{config.real}: fewer than two training pairs to compare with; omit --withhold_copies")
+    if config.generated.resolve() == config.real.resolve():
+        raise UserError(
+            "--withhold_copies: --generated is the same folder as --real, so each pair is a copy; omit the flag"
+        )
+    if not os.access(config.generated, os.W_OK):
+        raise UserError(
+            f"--withhold_copies: cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
+        )
+
+
+def _pairs(folder: Path) -> PairFolder:
+    """Load the pairs of a folder. Raises UserError if the folder does not exist or has no accepted pairs."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; pass a prepared or generated one")
+    pairs = read_folder(folder)
+    pairs.check_any_left()
+    return pairs
+
+
+# --- Earlier scores in the same folder
+
+
+def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
+    """Return the scores in OUT if they are of the same pairs and settings.
+
+    Returns None if OUT is new or empty, holds only cached metrics, or if the rejected pairs of the same folders have
+    changed. Raises UserError if OUT holds other files, or scores of other pairs.
+    """
+    names = _check_out(out)
+    if SCORES_NAME not in names:
+        return None
+    values = read_json(out / SCORES_NAME)
+    before, now = values.get("provenance"), to_values(provenance)
+    if values.get("schema") != SCHEMA or not isinstance(before, dict):
+        raise UserError(
+            f"{out / SCORES_NAME}: written by another version of retipair, or damaged; choose another --out"
+        )
+    for name in ("real", "generated"):
+        if _pairs_differ(name, before, now):
+            source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
+            raise UserError(f"{out}: contains scores of other {name} pairs ({source}); choose another --out")
+    return _intact(values) if before == now and FIGURES_NAME in names else None
+
+
+def _check_out(out: Path) -> set[str]:
+    """Return the names in OUT. Raises UserError if it holds what evaluate does not write."""
+    check_folder_place(out / CACHE_NAME)
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
+        raise UserError(f"{out}: {SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
+    if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
+        raise UserError(f"{out}: contains other files; choose a new or empty folder for --out")
+    return names
+
+
+def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the pairs differ for another reason than a change of the rejected ones in the same folder."""
+    rejected = f"{name}_rejected_sha256"
+    same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]
+    return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
+
+
+def _intact(values: dict[str, Any]) -> Scores | None:
+    """Return the scores, or None if they were edited or damaged and must be computed again."""
+    try:
+        return Scores.from_json(values)
+    except UserError:
+        return None

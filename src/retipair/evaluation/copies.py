@@ -1,0 +1,79 @@
+"""Search for generated pairs that copy training pairs, and for real pairs that show one eye under two names."""
+
+import numpy as np
+
+from retipair.evaluation.means import mean_with_interval
+from retipair.evaluation.measurements import MeasuredSet
+from retipair.evaluation.metric_cache import StoredDescriptors
+from retipair.evaluation.scores import ClosestPair, Memorisation
+from retipair.evaluation.sets import Sets
+from retipair.metrics import memorisation
+from retipair.metrics.data_issues import DataIssue, find_duplicate_eyes
+from retipair.metrics.distribution import evenly_spaced_indices
+from retipair.metrics.memorisation import Nearest
+from retipair.runtime.console import progress
+
+_CLOSEST = 10
+"""Number of generated pairs shown with their nearest training pair."""
+_MAX_STORED = 500
+"""Maximum number of similarities per set in the scores."""
+_MAX_COMPARED = 1000
+"""Maximum number of real pairs among which each real pair's nearest is searched, to avoid quadratic cost."""
+
+
+def search_copies(sets: Sets) -> Memorisation | None:
+    """Compare each generated pair with all training pairs.
+
+    Returns None without generated pairs, or with fewer than two training pairs.
+    """
+    if sets.generated is None or len(sets.known.entries) < 2:
+        return None
+    nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.known.descriptors)
+    nearest_to_known = _nearest_other_eye("Comparing training pairs with each other", sets.known)
+    generated = np.array([nearest.likeness for nearest in nearest_to_generated])
+    # -1 marks a pair without a pair of another eye.
+    known = np.array([nearest.likeness for nearest in nearest_to_known if nearest.likeness > -1])
+    order = np.argsort(-generated, kind="stable").tolist()
+    both = {"generated": generated, "train": known}
+    return Memorisation(
+        similarity={name: mean_with_interval(values) for name, values in both.items()},
+        similarities={name: _stored(values) for name, values in both.items()},
+        ratio=float(generated.mean()) / max(float(known.mean()), 1e-9) if len(known) else None,
+        authenticity=memorisation.authenticity(nearest_to_generated, nearest_to_known) if len(known) else None,
+        threshold=memorisation.COPY,
+        copies=tuple(sets.generated.entries[row].id for row in order if generated[row] >= memorisation.COPY),
+        variations=sum(entry.variation for entry in sets.generated.entries),
+        closest=tuple(_closest_pair(sets, row, nearest_to_generated[row]) for row in order[:_CLOSEST]),
+    )
+
+
+def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:
+    """Return the real pairs that are as similar as copies to a pair of another eye."""
+    if len(real.entries) < 2:
+        return []
+    ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))
+    return find_duplicate_eyes(ids, splits, _nearest_other_eye("Searching for duplicate eyes", real))
+
+
+def _stored(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(values[evenly_spaced_indices(len(values), _MAX_STORED)].tolist())
+
+
+def _nearest(title: str, queries: StoredDescriptors, references: StoredDescriptors) -> list[Nearest]:
+    with progress(title, len(queries) * -(-len(references) // memorisation.AT_ONCE)) as advance:
+        return memorisation.nearest(queries, references, advance=advance)
+
+
+def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
+    """Return the most similar pair of another eye for each pair."""
+    rows = evenly_spaced_indices(len(measured.entries), _MAX_COMPARED)
+    references = StoredDescriptors(measured.cache, [measured.keys[row] for row in rows])
+    eyes = np.array([entry.group for entry in measured.entries])
+    with progress(title, len(eyes) * -(-len(rows) // memorisation.AT_ONCE)) as advance:
+        matches = memorisation.nearest(measured.descriptors, references, (eyes, eyes[rows]), advance)
+    return [Nearest(int(rows[match.index]), match.likeness) for match in matches]
+
+
+def _closest_pair(sets: Sets, row: int, nearest: Nearest) -> ClosestPair:
+    assert sets.generated
+    return ClosestPair(sets.generated.entries[row].id, sets.known.entries[nearest.index].id, nearest.likeness)

@@ -1,0 +1,175 @@
+"""Compute the scores of two sets of pairs from their metrics."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from retipair.evaluation.copies import duplicate_eyes, search_copies
+from retipair.evaluation.distances import feature_distances
+from retipair.evaluation.means import Mean, mean_with_interval
+from retipair.evaluation.measurements import MeasuredSet
+from retipair.evaluation.scores import (
+    AnatomyScores,
+    ConsistencyScores,
+    DeepDistances,
+    ExamplePair,
+    LayoutScores,
+    Means,
+    Provenance,
+    Reconstruction,
+    Scores,
+    Spectra,
+    TextureScores,
+    TrainingScores,
+    VesselScores,
+)
+from retipair.evaluation.sets import Sets
+from retipair.metrics.data_issues import DataIssue, find_issues
+from retipair.metrics.distribution import evenly_spaced_indices
+from retipair.metrics.pair_metrics import VIEWS
+from retipair.metrics.texture import BANDS
+
+SHOWN = 3
+"""Number of generated pairs shown from each of best, middle and worst."""
+_MAX_PLOTTED = 500
+"""Maximum number of pairs per set plotted individually."""
+_PLOTTED = (
+    "consistency.correlation",
+    *(f"{view}.{name}" for view in VIEWS for name in ("texture.fine_share", "vessels.density_thin")),
+)
+Table = TypeVar("Table", ConsistencyScores, TextureScores, VesselScores, AnatomyScores)
+
+
+def compute_scores(
+    sets: Sets,
+    provenance: Provenance,
+    layouts: LayoutScores,
+    deep: DeepDistances | None,
+    training: TrainingScores | None,
+    withheld: Sequence[str] = (),
+) -> Scores:
+    """Return all scores except the verdict; what does not follow from the metrics of the pairs is passed."""
+    issues = _issues(sets)
+    return Scores(
+        provenance=provenance,
+        sizes={name: len(measured.entries) for name, measured in sets.named.items()},
+        consistency=_consistency(sets),
+        texture={view: _table(TextureScores, sets, f"{view}.texture") for view in VIEWS},
+        colour={view: _means(sets, f"{view}.chroma") for view in VIEWS},
+        vessels={view: _table(VesselScores, sets, f"{view}.vessels") for view in VIEWS},
+        anatomy={view: _table(AnatomyScores, sets, f"{view}.anatomy") for view in VIEWS},
+        diversity=_diversity(sets),
+        distribution=feature_distances(sets),
+        memorisation=search_copies(sets),
+        spectra=_spectra(sets),
+        issues=tuple(issues),
+        plotted={metric: _plotted(sets, metric) for metric in _PLOTTED},
+        examples=_examples(sets.generated) if sets.generated else {},
+        suspect_pairs=_suspect_pairs(sets, issues),
+        withheld=tuple(withheld),
+        deep=deep,
+        layouts=layouts,
+        training=training,
+    )
+
+
+def add_autoencoder(scores: Scores, rows: Sequence[Reconstruction]) -> Scores:
+    """Add the column "autoencoder" to the texture of each view: real pairs after the base's layout and autoencoder."""
+    texture = dict(scores.texture)
+    for row in rows:
+        columns = vars(texture[row.view])
+        texture[row.view] = TextureScores(
+            **{name: {**means, "autoencoder": _without_interval(row, name)} for name, means in columns.items()}
+        )
+    return replace(scores, texture=texture)
+
+
+def _without_interval(row: Reconstruction, metric: str) -> Mean:
+    mean = row.texture[metric]
+    assert mean is not None, "texture is always finite"
+    return Mean(mean, None, None, row.n)
+
+
+# --- Tables: means with intervals, one column per set
+
+
+def _means(sets: Sets, metric: str) -> Means:
+    """Return the mean of a metric over each set."""
+    return {name: mean_with_interval(measured.values[metric]) for name, measured in sets.named.items()}
+
+
+def _table(kind: type[Table], sets: Sets, prefix: str) -> Table:
+    """Return the means of all metrics with this prefix."""
+    return kind(**{field.name: _means(sets, f"{prefix}.{field.name}") for field in fields(kind)})
+
+
+def _consistency(sets: Sets) -> ConsistencyScores:
+    """Return the consistency over each set, and over mispaired pairs: real CF with the FA of other eyes."""
+    columns = vars(_table(ConsistencyScores, sets, "consistency"))
+    chance = {name: _mean_of_links(sets.real, f"mispaired.{name}") for name in columns}
+    return ConsistencyScores(**{name: {**means, "mispaired": chance[name]} for name, means in columns.items()})
+
+
+def _mean_of_links(measured: MeasuredSet, metric: str) -> Mean | None:
+    """Return the mean of a metric between different eyes, or None if all pairs show one eye."""
+    return mean_with_interval(measured.links[metric]) if measured.links else None
+
+
+def _diversity(sets: Sets) -> dict[str, Means]:
+    """Return the MS-SSIM between different eyes, which is high after mode collapse."""
+    both = {"generated": sets.generated, "real": sets.real}
+    return {
+        view: {name: _mean_of_links(measured, f"alike.{view}") for name, measured in both.items() if measured}
+        for view in VIEWS
+    }
+
+
+def _spectra(sets: Sets) -> Spectra:
+    """Return the mean power per frequency band of each set, in which blur and noise show."""
+    rows = {name: measured.power.mean(axis=0, dtype=np.float64) for name, measured in sets.named.items()}
+    cf, fa = ({name: tuple(row[index].tolist()) for name, row in rows.items()} for index in range(2))
+    return Spectra(tuple(np.sqrt(BANDS[:-1] * BANDS[1:]).tolist()), cf, fa)
+
+
+# --- Pairs shown on the page
+
+
+def _issues(sets: Sets) -> list[DataIssue]:
+    """Return the data issues of the real pairs, lowest vesselness correlation first, duplicate eyes last."""
+    real = sets.real
+    order = np.argsort(real.values["consistency.correlation"], kind="stable").tolist()
+    issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row))]
+    return issues + duplicate_eyes(real)
+
+
+def _example(measured: MeasuredSet, name: str, row: int) -> ExamplePair:
+    metrics = {key: float(column[row]) for key, column in measured.values.items()}
+    return ExamplePair(name, measured.entries[row].id, metrics)
+
+
+def _examples(generated: MeasuredSet) -> dict[str, tuple[ExamplePair, ...]]:
+    """Return the best, middle and worst pairs by vesselness correlation, or all if there are few."""
+    rows = np.argsort(-generated.values["consistency.correlation"], kind="stable").tolist()
+    middle = max(0, (len(rows) - SHOWN) // 2)
+    parts = {"best": rows[:SHOWN], "middle": rows[middle : middle + SHOWN], "worst": rows[-SHOWN:]}
+    if len(rows) <= 3 * SHOWN:
+        parts = {"all": rows}
+    return {name: tuple(_example(generated, "generated", row) for row in part) for name, part in parts.items()}
+
+
+def _suspect_pairs(sets: Sets, issues: Sequence[DataIssue]) -> tuple[ExamplePair, ...]:
+    """Return the first real pairs with data issues, in the order of the issues."""
+    ids = list(dict.fromkeys(issue.id for issue in issues))[: 2 * SHOWN]
+    rows = {entry.id: row for row, entry in enumerate(sets.real.entries) if entry.id in ids}
+    return tuple(_example(sets.real, sets.real.entries[rows[id]].split, rows[id]) for id in ids)
+
+
+def _plotted(sets: Sets, metric: str) -> dict[str, tuple[float, ...]]:
+    """Return a metric of at most _MAX_PLOTTED evenly spaced pairs of each set."""
+    values = {name: measured.values[metric] for name, measured in sets.named.items()}
+    return {
+        name: tuple(column[evenly_spaced_indices(len(column), _MAX_PLOTTED)].tolist())
+        for name, column in values.items()
+    }

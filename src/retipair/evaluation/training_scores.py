@@ -1,0 +1,67 @@
+"""Read the loss curves and the cost of a step from the run that trained an adapter."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retipair.data.dataset import PairFolder
+from retipair.evaluation.scores import LogLine, StepCost, StepSettings, TrainingScores
+from retipair.runs.run_dir import METRICS_NAME, Run, run_around
+from retipair.runtime.atomic_io import read_json
+from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values
+
+
+def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
+    """Return the loss curves of each half, cost and settings of a step, and whether the run was trained on `real`.
+
+    Raises UserError if the adapter is not inside a run, or the log of the run is empty or damaged.
+    """
+    run = _run_of(adapter)
+    path, config, logged = run.folder / METRICS_NAME, run.read_config(), run.read_metrics()
+    if not _is_valid(logged) or not any(line["kind"] == "training" for line in logged):
+        raise UserError(f"{path}: not a training log, or a log without training steps; omit --adapter")
+    training, validation = (
+        tuple(from_values(LogLine, line, str(path)) for line in logged if line["kind"] == kind)
+        for kind in ("training", "validation")
+    )
+    settings = StepSettings(
+        config.batch_size, config.gradient_accumulation_steps, config.precision, run.memory_strategy()
+    )
+    return TrainingScores(training, validation, _cost(training), settings, _was_trained_on(run, real))
+
+
+def _run_of(adapter: Path) -> Run:
+    """Return the run that contains the folder. Raises UserError if there is none."""
+    if run := run_around(adapter):
+        return run
+    raise UserError(f"{adapter}: not inside a run of `retipair train` (a folder with {METRICS_NAME}); omit --adapter")
+
+
+def _is_valid(logged: Sequence[Any]) -> bool:
+    """Return whether all lines are objects of numbers, with the keys that the report needs."""
+    needed = {"training": {"step", "seconds", "mse_cf", "mse_fa"}, "validation": {"step", "loss"}}
+    return all(
+        isinstance(line, dict)
+        and "kind" in line
+        and needed.get(line["kind"], set()) <= set(line)
+        and all(type(value) in (int, float) for key, value in line.items() if key != "kind")
+        for line in logged
+    )
+
+
+def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
+    """Return whether the run was trained on these pairs, including those rejected since; None if not recorded."""
+    data = read_json(run.folder / "config.json").get("data_sha256")
+    return real.has_content(data) if data else None
+
+
+def _cost(lines: Sequence[LogLine]) -> StepCost:
+    """Return seconds per step (median between training lines of the log) and peak memory in GiB."""
+    marks = [(line.step, line.values["seconds"]) for line in lines]
+    steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks) if b[0] > a[0] and b[1] > a[1]]
+    memory = [line.values["memory_gib"] for line in lines if "memory_gib" in line.values]
+    return StepCost(float(np.median(steps)) if steps else None, max(memory) if memory else None)

@@ -1,0 +1,107 @@
+"""One codec for every dataclass in a JSON file: equal values come back, anything else is refused by file and key."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    at: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    name: str
+    side: Literal["left", "right"]
+    rate: float
+    prompts: list[tuple[str, int]]
+    matrix: list[list[float]]
+    hashes: dict[str, str]
+    inliers: int | None
+    mixed: str | float
+    points: tuple[Point, ...]
+    centre: Point | None
+    named: dict[str, Point]
+    folder: Path | None = None
+    dora: bool = False
+
+
+VALUES: dict[str, Any] = {
+    "name": "Auge",
+    "side": "left",
+    "rate": 1,
+    "prompts": [["an eye", 2]],
+    "matrix": [[1.0, 2]],
+    "hashes": {"a": "b"},
+    "inliers": None,
+    "mixed": 0.5,
+    "points": [{"x": 1, "at": "a"}, {"x": 2, "at": "b"}],
+    "centre": {"x": 3, "at": "c"},
+    "named": {"d": {"x": 4, "at": "d"}},
+    "folder": "pairs",
+    "dora": True,
+}
+
+
+def read(values: Any) -> Everything:
+    return from_values(Everything, values, "a.json, line 3", "make it again")
+
+
+def test_values_come_back() -> None:
+    value = read(VALUES)
+    assert value.prompts == [("an eye", 2)]
+    assert value.folder == Path("pairs")
+    assert value.points == (Point(1, Path("a")), Point(2, Path("b")))
+    assert (value.centre, value.named) == (Point(3, Path("c")), {"d": Point(4, Path("d"))})
+    assert json.loads(json.dumps(asdict(value), default=str)) == VALUES
+
+
+def test_a_field_with_a_default_may_be_missing() -> None:
+    value = read({key: VALUES[key] for key in VALUES if key not in ("folder", "dora")})
+    assert (value.folder, value.dora) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"name": 3}, "name cannot be 3"),
+        ({"name": "\ud800"}, "name cannot be"),
+        ({"side": "up"}, 'side cannot be "up" (use left, right)'),
+        ({"rate": True}, "rate cannot be true"),
+        ({"rate": float("inf")}, "rate cannot be Infinity"),
+        ({"prompts": [["an eye"]]}, 'prompts cannot be [["an eye"]]'),
+        ({"prompts": [[1, 1]]}, "prompts cannot be"),
+        ({"matrix": [1.0]}, "matrix cannot be [1.0]"),
+        ({"hashes": {"a": 1}}, "hashes cannot be"),
+        ({"inliers": 2**63}, "inliers cannot be"),
+        ({"mixed": None}, "mixed cannot be null"),
+        ({"points": [{"x": 1, "at": "a"}, {"x": "1", "at": "a"}]}, 'points: x cannot be "1"'),
+        ({"points": {}}, "points cannot be {}"),
+        ({"centre": {"x": 1}}, "centre: key 'at' is missing"),
+        ({"named": {"d": 1}}, "named cannot be"),
+        ({"folder": 5}, "folder cannot be 5"),
+        ({"dora": 1}, "dora cannot be 1"),
+    ],
+)
+def test_a_value_of_another_type_is_named(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(VALUES | change)
+    assert str(error.value).startswith(f"a.json, line 3: {problem}")
+    assert str(error.value).endswith("; make it again")
+
+
+def test_keys_that_are_unknown_or_missing_are_named() -> None:
+    with pytest.raises(UserError, match="a.json, line 3: unknown key 'more'"):
+        read(VALUES | {"more": 1})
+    with pytest.raises(UserError, match="a.json, line 3: key 'side' is missing; make it again"):
+        read({key: VALUES[key] for key in VALUES if key != "side"})
+    with pytest.raises(UserError, match="a.json, line 3: not a JSON object; make it again"):
+        read([])
