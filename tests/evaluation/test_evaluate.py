@@ -147,7 +147,7 @@ def test_where_training_was_on_other_pairs_the_verdict_says_that_its_copies_were
     ]
     assert main([str(word) for word in command]) == 0
     texts = [finding["text"] for finding in json.loads((tmp_path / "o/scores.json").read_text())["verdict"]]
-    assert any("copies of those were not searched for" in text for text in texts) == looks
+    assert any("copies of pairs that are not in --real are not found" in text for text in texts) == looks
 
 
 @pytest.mark.nightly

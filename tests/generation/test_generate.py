@@ -1108,7 +1108,7 @@ def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], mo
     refusals = [gate.reject(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
     assert sizes == [2, 1]
     found = memorisation.nearest(np.stack([descriptor_of(pair) for pair in pairs[2:4]]), known)
-    assert [refusal and refusal.likeness for refusal in refusals] == [round(one.likeness, 4) for one in found]
+    assert [refusal and refusal.likeness for refusal in refusals] == [round(one.similarity, 4) for one in found]
 
 
 @pytest.mark.nightly

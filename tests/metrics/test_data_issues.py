@@ -60,8 +60,8 @@ def test_an_angiogram_in_colour_is_found(pairs):
 
 
 def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
-    most_like = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
-    [issue] = find_duplicate_eyes(["a", "b", "c"], ["train", "train", "val"], most_like)
+    nearest = [Nearest(2, 0.9), Nearest(2, 0.2), Nearest(0, 0.9)]
+    [issue] = find_duplicate_eyes(["a", "b", "c"], ["train", "train", "val"], nearest)
     assert issue.id == "a"
     assert "same eye as c" in issue.text
     assert "train and val" in issue.text
@@ -69,10 +69,10 @@ def test_an_eye_under_two_names_is_found_once_and_its_sides_are_told():
 
 
 def test_of_an_eye_under_three_names_none_goes_unsaid():
-    most_like = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
-    assert [issue.id for issue in find_duplicate_eyes(["a", "b", "c"], ["train"] * 3, most_like)] == ["a", "c"]
+    nearest = [Nearest(1, 0.9), Nearest(0, 0.9), Nearest(0, 0.8)]
+    assert [issue.id for issue in find_duplicate_eyes(["a", "b", "c"], ["train"] * 3, nearest)] == ["a", "c"]
 
 
 def test_an_eye_under_two_names_is_found_if_only_one_likeness_reaches_the_threshold():
-    for most_like in ([Nearest(1, COPY + 0.01), Nearest(0, COPY - 0.01)], [Nearest(1, COPY - 0.01), Nearest(0, COPY)]):
-        assert len(find_duplicate_eyes(["a", "b"], ["train"] * 2, most_like)) == 1
+    for nearest in ([Nearest(1, COPY + 0.01), Nearest(0, COPY - 0.01)], [Nearest(1, COPY - 0.01), Nearest(0, COPY)]):
+        assert len(find_duplicate_eyes(["a", "b"], ["train"] * 2, nearest)) == 1

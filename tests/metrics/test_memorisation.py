@@ -6,20 +6,20 @@ import pytest
 from retipair.data.augmentation import Variant, apply_variant, draw_variant
 from retipair.data.pair import Pair
 from retipair.metrics import memorisation
-from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_descriptor, vessel_prints
+from retipair.metrics.memorisation import COPY, Nearest, authenticity, nearest, pair_descriptor, view_descriptors
 from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom
 from retipair.runtime.parallel import parallel_map
 from retipair.vision.field_of_view import field_of_view
 
 
-def print_of(pair: Pair) -> np.ndarray:
-    return pair_descriptor(vessel_prints(prepare_views(pair)))
+def descriptor_of(pair: Pair) -> np.ndarray:
+    return pair_descriptor(view_descriptors(prepare_views(pair)))
 
 
 @pytest.fixture(scope="module")
-def prints(pairs: list[Pair]) -> np.ndarray:
-    return np.stack([print_of(pair) for pair in pairs])
+def descriptors(pairs: list[Pair]) -> np.ndarray:
+    return np.stack([descriptor_of(pair) for pair in pairs])
 
 
 def in_pose(pair: Pair, variant: Variant) -> Pair:
@@ -35,9 +35,9 @@ def noisier(pair: Pair) -> Pair:
     return Pair(cf.astype(np.uint8), fa.astype(np.uint8), pair.mask)
 
 
-def is_found(copy: Pair, index: int, prints: np.ndarray) -> bool:
-    [found] = nearest(print_of(copy)[None], prints)
-    return found.index == index and found.likeness >= COPY
+def is_found(copy: Pair, index: int, descriptors: np.ndarray) -> bool:
+    [found] = nearest(descriptor_of(copy)[None], descriptors)
+    return found.index == index and found.similarity >= COPY
 
 
 POSES = {
@@ -58,28 +58,28 @@ POSES = {
 
 
 @pytest.mark.parametrize("pose", POSES)
-def test_a_copy_is_found_in_every_pose(pairs, prints, pose):
-    assert is_found(in_pose(pairs[2], POSES[pose]), 2, prints)
+def test_a_copy_is_found_in_every_pose(pairs, descriptors, pose):
+    assert is_found(in_pose(pairs[2], POSES[pose]), 2, descriptors)
 
 
-def test_a_brighter_and_noisier_copy_is_found(pairs, prints):
-    assert is_found(noisier(in_pose(pairs[5], POSES["everything"])), 5, prints)
+def test_a_brighter_and_noisier_copy_is_found(pairs, descriptors):
+    assert is_found(noisier(in_pose(pairs[5], POSES["everything"])), 5, descriptors)
 
 
 @pytest.mark.parametrize("index", [0, *(pytest.param(index, marks=pytest.mark.nightly) for index in (1, 2, 3))])
-def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, prints, index):
+def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, descriptors, index):
     """A new kind of augmentation that the search does not know fails here."""
     variants = [draw_variant(number, 0, index) for number in range(9)]
     assert len({(one.flip_horizontal, one.flip_vertical) for one in variants}) == 4
-    assert [is_found(in_pose(pairs[index], one), index, prints) for one in variants] == [True] * 9
+    assert [is_found(in_pose(pairs[index], one), index, descriptors) for one in variants] == [True] * 9
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.nightly)])
-def test_variants_of_a_rendered_eye_are_found_among_other_eyes(prints, number):
+def test_variants_of_a_rendered_eye_are_found_among_other_eyes(descriptors, number):
     eye = drawn_eye(88_002, number)
-    among = np.concatenate([prints, print_of(eye)[None]])
+    among = np.concatenate([descriptors, descriptor_of(eye)[None]])
     for variant in (draw_variant(1 + at, 1, number) for at in range(6)):
-        assert is_found(in_pose(eye, variant), len(prints), among), variant
+        assert is_found(in_pose(eye, variant), len(descriptors), among), variant
 
 
 FAILED_VIEWS = {
@@ -100,36 +100,38 @@ def with_failed_view(pair: Pair, copied: str, failed: str) -> Pair:
 @pytest.mark.parametrize(
     "failed", ["black", *(pytest.param(f, marks=pytest.mark.nightly) for f in ("flat", "nearly black"))]
 )
-def test_one_copied_view_is_enough_where_the_other_shows_no_eye(pairs, prints, copied, failed):
+def test_one_copied_view_is_enough_where_the_other_shows_no_eye(pairs, descriptors, copied, failed):
     for variant in (draw_variant(number, 0, 2) for number in range(3)):
-        assert is_found(with_failed_view(in_pose(pairs[2], variant), copied, failed), 2, prints), variant
-    [found] = nearest(print_of(with_failed_view(pairs[2], copied, failed))[None], np.delete(prints, 2, axis=0))
-    assert found.likeness < COPY, "another eye"
+        assert is_found(with_failed_view(in_pose(pairs[2], variant), copied, failed), 2, descriptors), variant
+    [found] = nearest(
+        descriptor_of(with_failed_view(pairs[2], copied, failed))[None], np.delete(descriptors, 2, axis=0)
+    )
+    assert found.similarity < COPY, "another eye"
 
 
-def test_other_eyes_are_no_copies(prints):
-    found = nearest(prints[:3], prints[3:])
-    assert max(one.likeness for one in found) < COPY
+def test_other_eyes_are_no_copies(descriptors):
+    found = nearest(descriptors[:3], descriptors[3:])
+    assert max(one.similarity for one in found) < COPY
 
 
-def test_an_eye_is_not_compared_with_itself(prints):
-    eyes = np.arange(len(prints))
-    assert all(one.index != here for here, one in enumerate(nearest(prints, prints, (eyes, eyes))))
-    assert nearest(prints[:1], prints[:1], (eyes[:1], eyes[:1]))[0].likeness == -1
+def test_an_eye_is_not_compared_with_itself(descriptors):
+    eyes = np.arange(len(descriptors))
+    assert all(one.index != here for here, one in enumerate(nearest(descriptors, descriptors, (eyes, eyes))))
+    assert nearest(descriptors[:1], descriptors[:1], (eyes[:1], eyes[:1]))[0].similarity == -1
 
 
-def test_stretches_do_not_matter(prints, monkeypatch):
-    eyes = np.arange(len(prints)) // 2
-    whole = nearest(prints, prints, (eyes, eyes))
+def test_stretches_do_not_matter(descriptors, monkeypatch):
+    eyes = np.arange(len(descriptors)) // 2
+    whole = nearest(descriptors, descriptors, (eyes, eyes))
     monkeypatch.setattr(memorisation, "AT_ONCE", 3)
-    assert nearest(prints, prints, (eyes, eyes)) == whole
+    assert nearest(descriptors, descriptors, (eyes, eyes)) == whole
 
 
-def test_order_and_number_do_not_matter(prints):
-    whole = nearest(prints[:4], prints[4:])
-    assert [nearest(one[None], prints[4:])[0] for one in prints[:4]] == whole
-    backwards = nearest(prints[:4], prints[4:][::-1])
-    assert [one.likeness for one in backwards] == pytest.approx([one.likeness for one in whole])
+def test_order_and_number_do_not_matter(descriptors):
+    whole = nearest(descriptors[:4], descriptors[4:])
+    assert [nearest(one[None], descriptors[4:])[0] for one in descriptors[:4]] == whole
+    backwards = nearest(descriptors[:4], descriptors[4:][::-1])
+    assert [one.similarity for one in backwards] == pytest.approx([one.similarity for one in whole])
 
 
 def test_authenticity_of_copies_is_nought_and_of_strangers_one():
@@ -150,21 +152,21 @@ def test_texts_name_the_threshold():
     assert f"try {COPY}." in (root / "src/retipair/config.py").read_text(encoding="utf-8")
 
 
-def test_an_eye_without_vessels_is_like_nothing(black, prints):
-    [found] = nearest(print_of(black)[None], prints)
-    assert found.likeness == 0
+def test_an_eye_without_vessels_is_like_nothing(black, descriptors):
+    [found] = nearest(descriptor_of(black)[None], descriptors)
+    assert found.similarity == 0
 
 
 @pytest.mark.slow
 def test_copies_of_rendered_eyes_in_any_pose_are_found_and_other_eyes_are_not_accused() -> None:
     """100 eyes trained on; of each a copy, changed in every way at once, and 100 other eyes."""
     known, strangers = ([drawn_eye(seed, number) for number in range(100)] for seed in (88_000, 88_001))
-    prints = np.stack(list(parallel_map(print_of, known)))
-    copies = np.stack(list(parallel_map(print_of, map(in_disguise, known, range(100)))))
-    others = np.stack(list(parallel_map(print_of, strangers)))
-    found = nearest(copies, prints)
-    right = [one.index == index and one.likeness >= COPY for index, one in enumerate(found)]
-    accused = [one.likeness >= COPY for one in nearest(others, prints)]
+    descriptors = np.stack(list(parallel_map(descriptor_of, known)))
+    copies = np.stack(list(parallel_map(descriptor_of, map(in_disguise, known, range(100)))))
+    others = np.stack(list(parallel_map(descriptor_of, strangers)))
+    found = nearest(copies, descriptors)
+    right = [one.index == index and one.similarity >= COPY for index, one in enumerate(found)]
+    accused = [one.similarity >= COPY for one in nearest(others, descriptors)]
     print(f"found {sum(right)} of 100 copies, accused {sum(accused)} of 100 strangers")
     assert sum(right) >= 95
     assert sum(accused) <= 2

@@ -1,14 +1,14 @@
 """One codec for every dataclass in a JSON file: equal values come back, anything else is refused by file and key."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from retipair.runtime.errors import UserError
-from retipair.runtime.schema import from_values
+from retipair.runtime.schema import from_values, to_values
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,47 @@ def test_keys_that_are_unknown_or_missing_are_named() -> None:
         read({key: VALUES[key] for key in VALUES if key != "side"})
     with pytest.raises(UserError, match="a.json, line 3: not a JSON object; make it again"):
         read([])
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    similarity: float | None = field(metadata={"json": "likeness"})
+    metrics: dict[str, float] = field(metadata={"prefix": "metric."})
+
+
+@dataclass(frozen=True)
+class Table:
+    rows: tuple[Row, ...]
+    by_name: dict[str, Row | None]
+    kind: Literal["a", "b"] = "a"
+    path: Path | None = None
+
+
+TABLE = Table((Row("x", None, {"p": 1.5, "q": 2}),), {"y": Row("y", 0.5, {}), "z": None}, "b", Path("folder"))
+TABLE_VALUES: dict[str, Any] = {
+    "rows": [{"name": "x", "likeness": None, "metric.p": 1.5, "metric.q": 2}],
+    "by_name": {"y": {"name": "y", "likeness": 0.5}, "z": None},
+    "kind": "b",
+    "path": "folder",
+}
+
+
+def test_nested_dataclasses_survive_json() -> None:
+    assert to_values(TABLE) == TABLE_VALUES
+    assert from_values(Table, json.loads(json.dumps(TABLE_VALUES)), "here") == TABLE
+    assert from_values(Table, {"rows": [], "by_name": {}}, "here") == Table((), {})
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"name": "x"}, "key 'likeness' is missing"),
+        ({"name": "x", "likeness": True}, "likeness cannot be true"),
+        ({"name": "x", "likeness": 1, "metric.p": "1"}, "metrics cannot be"),
+        ({"name": "x", "likeness": 1, "p": 1}, "unknown key 'p'"),
+    ],
+)
+def test_errors_name_the_key_of_the_file(row: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=f"^here: rows: {problem}"):
+        from_values(Table, TABLE_VALUES | {"rows": [row]}, "here")

@@ -21,7 +21,7 @@ class _RelativeAgreement:
     """An agreement metric, scaled from mispaired pairs (0) to training pairs (1).
 
     upper: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
-    measured to conclude from a fraction below one half that the halves do not match.
+    measured to conclude from a low fraction that the views do not match.
     """
 
     name: str
@@ -38,7 +38,7 @@ class _RelativeAgreement:
 
 
 def check_agreement(scores: Scores) -> Iterator[Finding]:
-    """Check whether the halves match, by the lowest agreement metric."""
+    """Check whether CF and FA match, by the lowest agreement metric."""
     rows = {name: row for key, name in _METRICS.items() if (row := getattr(scores.consistency, key)).get("generated")}
     if not rows:
         return
@@ -65,9 +65,10 @@ def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
     fraction, upper = ((value - baseline) / (real.mean - baseline) for value in (generated.mean, generated.upper))
     text = f"{name} {generated.mean:.2f} in generated, {real.mean:.2f} in training"
     if mispaired:
-        text += f", {baseline + 0:.2f} in mispaired pairs ({fraction:.0%} of the range)"
+        text += f", {baseline + 0:.2f} in mispaired pairs"
     else:
-        text += f" pairs ({fraction:.0%})"
+        text += " pairs"
+    text += f" ({100 * fraction:.0f} %)"
     return _RelativeAgreement(name, text, fraction, upper, _is_certain(generated, real, mispaired))
 
 
@@ -79,10 +80,11 @@ def _is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
 
 def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
     """Return the finding for the agreement metrics, sorted by fraction, lowest first."""
-    text = f"Vessel agreement of CF and FA: {'; '.join(metric.text for metric in ranked)}."
+    text = "Vessel agreement of CF and FA (0 %: as in mispaired pairs, 100 %: as in training pairs): "
+    text += f"{'; '.join(metric.text for metric in ranked)}."
     failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest that is certain
     if failed:
-        text += f" The halves do not match, according to {failed.name}."
+        text += f" The views do not match, according to {failed.name}."
         return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))
     if not all_informative:
         text = "At least one agreement metric is no higher in training pairs than in mispaired ones: no conclusion."
@@ -93,12 +95,10 @@ def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
 def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
     """Return the finding for the lowest metric, if no metric certainly fails."""
     if lowest.level == "good":
-        return Finding("good", "agreement", f"{text} The halves match; the lowest metric is {lowest.name}.")
+        return Finding("good", "agreement", f"{text} The views match; the lowest metric is {lowest.name}.")
     if lowest.fraction >= _BAD_FRACTION:
         text += f" Most vessels match, but not all; the lowest metric is {lowest.name}."
         return Finding("look", "agreement", text, (advice.FILTER, advice.MORE_STEPS, advice.MORE_TARGETS))
-    reason = (
-        "the upper end of its interval is 50 % or more" if lowest.certain else "there are too few pairs to be certain"
-    )
-    text += f" According to {lowest.name} the halves do not match, but {reason}."
+    reason = "the upper end of its interval is 50 % or more" if lowest.certain else "there are too few pairs"
+    text += f" According to {lowest.name} the views do not match, but this is not certain: {reason}."
     return Finding("look", "agreement", text, (advice.INSPECT_SAMPLES, advice.MORE_STEPS, advice.MORE_TARGETS))

@@ -14,7 +14,7 @@ _MAX_CHROMA = 3.0
 """Maximum chroma of a generated FA, grey levels."""
 _SIMILARITY_MARGIN = 0.1
 """Excess over the MS-SSIM between real eyes that suggests low diversity."""
-LOGGED_MEMORY = "on a GPU allocated by torch, on a CPU resident memory of the process"
+LOGGED_MEMORY = "on a GPU: allocated by torch; on a CPU: resident memory of the process"
 """Definition of the memory in a training log."""
 
 
@@ -33,7 +33,7 @@ def _check_copies(scores: Scores) -> Iterator[Finding]:
         yield Finding("look", "copies", text, (advice.GIVE_REAL,))
         return
     if scores.training and scores.training.trained_on_real is False:
-        text = "--adapter was trained on other pairs than those in --real; copies of those were not searched for."
+        text = "The adapter was trained on another set of pairs; copies of pairs that are not in --real are not found."
         yield Finding("look", "copies", text, (advice.GIVE_REAL,))
     yield _copies_found(search) if search.copies else _no_copies(search, len(scores.withheld))
 
@@ -53,7 +53,7 @@ def _no_copies(search: Memorisation, withheld: int) -> Finding:
     text = f"None of {_searched(search)} generated pairs is a copy of a training pair"
     text += f" (maximum similarity {highest:.2f})."
     if withheld:
-        text += f" {count(withheld, 'copy', 'copies')} had been generated too, and are now rejected."
+        text += f" Before, {count(withheld, 'copy was', 'copies were')} found and rejected."
     return Finding("good", "copies", text)
 
 
@@ -71,12 +71,14 @@ def _check_diversity(scores: Scores) -> Iterator[Finding]:
         if not generated or not real:
             continue
         about = f"diversity of the {view.upper()}"
-        text = f"Mean similarity (MS-SSIM) of two {view.upper()}: {generated.mean:.2f} between generated pairs, "
-        text += f"{real.mean:.2f} between real eyes."
+        text = f"Mean MS-SSIM between the {view.upper()} of different eyes: {generated.mean:.2f} in generated pairs, "
+        text += f"{real.mean:.2f} in real pairs."
         if generated.mean <= real.mean + _SIMILARITY_MARGIN:
             yield Finding("good", about, text)
         elif not has_enough_pairs(generated, real):
-            text += " There are too few pairs to conclude low diversity: field of view and shading alone are similar."
+            text += (
+                " There are too few pairs to conclude low diversity: field of view and shading are alike in all eyes."
+            )
             yield Finding("look", about, text)
         elif generated.lower > real.upper:
             text += " Low diversity (possible mode collapse)."
@@ -96,8 +98,9 @@ def _check_detail(scores: Scores) -> Iterator[Finding]:
         if generated is None or not real:
             continue
         about = f"detail of the {view.upper()}"
-        text = f"Power of the {view.upper()} in fine detail: {generated:.1%}; in training pairs {real:.1%}"
-        text += f", and {decoded:.1%} after the autoencoder" if decoded else ""
+        text = f"Fine detail of the {view.upper()}, fraction of the power: {100 * generated:.1f} % in generated pairs, "
+        text += f"{100 * real:.1f} % in training pairs"
+        text += f", {100 * decoded:.1f} % in training pairs after the autoencoder" if decoded else ""
         if generated > real / _MIN_DETAIL:
             text += ". Noisier than the real views."
             yield Finding("look", about, text, (advice.MORE_SAMPLING, advice.FEWER_STEPS))
@@ -125,8 +128,8 @@ def _check_distance(scores: Scores) -> Iterator[Finding]:
     if distance is None:
         return
     text = (
-        f"Squared MMD of colours, spectrum and vessels to the real pairs: {distance.mmd2:.2f}; between random "
-        f"halves of the real pairs (95th percentile): {distance.floor:.2f}."
+        f"Squared MMD between generated and real pairs (colours, spectrum, vessels): {distance.mmd2:.2f}; between "
+        f"random halves of the real pairs: {distance.floor:.2f} (95th percentile)."
     )
     names = "; ".join(feature.name for feature in distance.furthest[:3])
     if distance.mmd2 <= 2 * distance.floor:

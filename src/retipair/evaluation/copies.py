@@ -26,20 +26,20 @@ def search_copies(sets: Sets) -> Memorisation | None:
 
     Returns None without generated pairs, or with fewer than two training pairs.
     """
-    if sets.generated is None or len(sets.known.entries) < 2:
+    if sets.generated is None or len(sets.all_train.entries) < 2:
         return None
-    nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.known.descriptors)
-    nearest_to_known = _nearest_other_eye("Comparing training pairs with each other", sets.known)
-    generated = np.array([nearest.likeness for nearest in nearest_to_generated])
+    nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.all_train.descriptors)
+    nearest_to_train = _nearest_other_eye("Comparing training pairs with each other", sets.all_train)
+    generated = np.array([nearest.similarity for nearest in nearest_to_generated])
     # -1 marks a pair without a pair of another eye.
-    known = np.array([nearest.likeness for nearest in nearest_to_known if nearest.likeness > -1])
+    train = np.array([nearest.similarity for nearest in nearest_to_train if nearest.similarity > -1])
     order = np.argsort(-generated, kind="stable").tolist()
-    both = {"generated": generated, "train": known}
+    both = {"generated": generated, "train": train}
     return Memorisation(
         similarity={name: mean_with_interval(values) for name, values in both.items()},
         similarities={name: _stored(values) for name, values in both.items()},
-        ratio=float(generated.mean()) / max(float(known.mean()), 1e-9) if len(known) else None,
-        authenticity=memorisation.authenticity(nearest_to_generated, nearest_to_known) if len(known) else None,
+        ratio=float(generated.mean()) / max(float(train.mean()), 1e-9) if len(train) else None,
+        authenticity=memorisation.authenticity(nearest_to_generated, nearest_to_train) if len(train) else None,
         threshold=memorisation.COPY,
         copies=tuple(sets.generated.entries[row].id for row in order if generated[row] >= memorisation.COPY),
         variations=sum(entry.variation for entry in sets.generated.entries),
@@ -71,9 +71,9 @@ def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
     eyes = np.array([entry.group for entry in measured.entries])
     with progress(title, len(eyes) * -(-len(rows) // memorisation.AT_ONCE)) as advance:
         matches = memorisation.nearest(measured.descriptors, references, (eyes, eyes[rows]), advance)
-    return [Nearest(int(rows[match.index]), match.likeness) for match in matches]
+    return [Nearest(int(rows[match.index]), match.similarity) for match in matches]
 
 
 def _closest_pair(sets: Sets, row: int, nearest: Nearest) -> ClosestPair:
     assert sets.generated
-    return ClosestPair(sets.generated.entries[row].id, sets.known.entries[nearest.index].id, nearest.likeness)
+    return ClosestPair(sets.generated.entries[row].id, sets.all_train.entries[nearest.index].id, nearest.similarity)

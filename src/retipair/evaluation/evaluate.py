@@ -10,11 +10,12 @@ from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.evaluation import reconstruction
 from retipair.evaluation.comparison import CACHE_NAME, FIGURES_NAME, Comparison, earlier_scores, load_comparison
 from retipair.evaluation.distances import deep_distances
+from retipair.evaluation.findings import count
 from retipair.evaluation.measurements import MeasuredSet, deep_features, measure_set
 from retipair.evaluation.report import PAGE_NAME, write_report
 from retipair.evaluation.scores import SCORES_NAME, DeepDistances, LayoutScores, Scores
 from retipair.evaluation.scoring import add_autoencoder, compute_scores
-from retipair.evaluation.sets import Sets, write_figures
+from retipair.evaluation.sets import Sets, write_metrics_table
 from retipair.evaluation.verdict import add_verdict
 from retipair.models.feature_extractor import ImageModel
 from retipair.runtime.atomic_io import write_json
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Sequence[str] = ()) -> Scores:
     """Write OUT/figures.csv and return all scores."""
-    write_figures(compared.config.out / FIGURES_NAME, sets)
+    write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None
     scores = compute_scores(sets, compared.provenance, layouts, deep, compared.training, withheld)
     if base := compared.base:
@@ -78,7 +79,7 @@ def _without_copies(compared: Comparison, scores: Scores) -> Scores:
         return scores
     assert folder is not None
     add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
-    print(f"{len(copies)} copies of training pairs rejected in {folder / REJECTED_NAME}")
+    print(f"{count(len(copies), 'copy', 'copies')} of training pairs rejected in {folder / REJECTED_NAME}")
     others = read_folder(folder)
     if not others.kept:
         return scores

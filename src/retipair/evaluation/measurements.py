@@ -41,7 +41,7 @@ class MeasuredSet:
     """Metrics of n pairs, one row each in the order of the manifest; vessel descriptors stay on disk in `cache`.
 
     features (n, D) and power (n, 2, 16) float32, as in PairMetrics; links: metrics between two pairs of different eyes,
-    such as "mispaired.dice", "alike.cf" and "alike.fa".
+    such as "mispaired.dice", "ms_ssim.cf" and "ms_ssim.fa".
     """
 
     entries: list[PairRecord]
@@ -142,7 +142,7 @@ def _read_links(links: Sequence[str], cache: Path) -> Columns:
     columns: Columns = {}
     for row, link in enumerate(links):
         metrics = load_link(cache, link)
-        kinds = {"mispaired": asdict(metrics.mispaired), "alike": metrics.alike}
+        kinds = {"mispaired": asdict(metrics.mispaired), "ms_ssim": metrics.ms_ssim}
         for name, value in (
             (f"{kind}.{name}", value) for kind, values in kinds.items() for name, value in values.items()
         ):

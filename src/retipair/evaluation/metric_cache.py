@@ -1,23 +1,24 @@
 """On-disk cache of the metrics of pairs, keyed by a hash of their content."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from retipair.data.dataset import PairRecord, pair_sha256
-from retipair.metrics.consistency import Consistency
 from retipair.metrics.memorisation import pair_descriptor
 from retipair.metrics.pair_metrics import MispairedMetrics, PairMetrics
 from retipair.runtime.atomic_io import atomic_write, read_json, write_json
+from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values, to_values
 
 RECIPE = 3
 """Version of the metrics, incremented when the meaning of one changes; entries of other versions are recomputed."""
-_PARTS = ("names", "values", "features", "power", "prints")
+_ARRAYS = ("names", "values", "features", "power", "prints")
+"""Arrays of a cached pair; prints: its descriptors."""
 
 
 def key_of(entry: PairRecord) -> str:
@@ -34,7 +35,7 @@ def has_metrics(folder: Path, key: str) -> bool:
     """Return whether the metrics of a pair are cached and readable, False for a missing or truncated file."""
     try:
         with np.load(folder / f"{key}.npz") as arrays:
-            return set(arrays) == set(_PARTS) and arrays.zip.testzip() is None
+            return set(arrays) == set(_ARRAYS) and arrays.zip.testzip() is None
     except (OSError, ValueError, EOFError, BadZipFile):
         return False
 
@@ -42,10 +43,10 @@ def has_metrics(folder: Path, key: str) -> bool:
 def has_link(folder: Path, link: str) -> bool:
     """Return whether the metrics between two pairs are cached and readable."""
     try:
-        values = json.loads((folder / f"{link}.json").read_text(encoding="utf-8"))
-        return set(values) == {field.name for field in fields(MispairedMetrics)}
-    except (OSError, ValueError, TypeError):
+        load_link(folder, link)
+    except UserError:
         return False
+    return True
 
 
 def save_metrics(folder: Path, key: str, metrics: PairMetrics) -> None:
@@ -56,7 +57,7 @@ def save_metrics(folder: Path, key: str, metrics: PairMetrics) -> None:
             values=np.array(list(metrics.values.values())),
             features=metrics.features,
             power=metrics.power,
-            prints=metrics.prints.astype(np.float16),
+            prints=metrics.descriptors.astype(np.float16),
         )
 
 
@@ -67,12 +68,17 @@ def load_metrics(folder: Path, key: str) -> PairMetrics:
 
 
 def save_link(folder: Path, link: str, metrics: MispairedMetrics) -> None:
-    write_json(folder / f"{link}.json", asdict(metrics))
+    write_json(_link_path(folder, link), to_values(metrics))
 
 
 def load_link(folder: Path, link: str) -> MispairedMetrics:
-    values = read_json(folder / f"{link}.json")
-    return MispairedMetrics(Consistency(**values["mispaired"]), values["alike"])
+    """Return the cached metrics between two pairs. Raises UserError if the file is missing or damaged."""
+    path = _link_path(folder, link)
+    return from_values(MispairedMetrics, read_json(path), str(path))
+
+
+def _link_path(folder: Path, link: str) -> Path:
+    return folder / f"{link}.json"
 
 
 @dataclass(frozen=True)
@@ -86,4 +92,4 @@ class StoredDescriptors:
         return len(self.keys)
 
     def __getitem__(self, at: int) -> np.ndarray:
-        return pair_descriptor(load_metrics(self.folder, self.keys[at]).prints)
+        return pair_descriptor(load_metrics(self.folder, self.keys[at]).descriptors)

@@ -121,7 +121,7 @@ def _diversity(sets: Sets) -> dict[str, Means]:
     """Return the MS-SSIM between different eyes, which is high after mode collapse."""
     both = {"generated": sets.generated, "real": sets.real}
     return {
-        view: {name: _mean_of_links(measured, f"alike.{view}") for name, measured in both.items() if measured}
+        view: {name: _mean_of_links(measured, f"ms_ssim.{view}") for name, measured in both.items() if measured}
         for view in VIEWS
     }
 

@@ -29,7 +29,7 @@ class Sets:
         return self.real.of_split("train")
 
     @cached_property
-    def known(self) -> MeasuredSet:
+    def all_train(self) -> MeasuredSet:
         """Training pairs including rejected ones, since a model may have been trained on them before."""
         return self.train.concatenate(self.rejected) if self.rejected else self.train
 
@@ -41,7 +41,7 @@ class Sets:
         return {name: measured for name, measured in columns.items() if measured is not None and measured.entries}
 
 
-def write_figures(path: Path, sets: Sets) -> None:
+def write_metrics_table(path: Path, sets: Sets) -> None:
     """Write all metrics of all pairs atomically as a CSV table, in the order of the manifests."""
     with atomic_write(path) as stream:
         table = csv.writer(getwriter("utf-8")(stream), lineterminator="\n")

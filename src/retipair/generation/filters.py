@@ -12,7 +12,7 @@ import numpy as np
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.pair import Pair
 from retipair.metrics.fourier_mellin import Spectra, best_over_poses
-from retipair.metrics.memorisation import pair_descriptor, spectra_of, vessel_prints
+from retipair.metrics.memorisation import chunked_spectra, pair_descriptor, view_descriptors
 from retipair.metrics.views import prepare_views
 from retipair.runtime.console import track
 from retipair.runtime.errors import UserError
@@ -64,7 +64,7 @@ class QualityFilter:
     def _spectra(self) -> list[Spectra]:
         """The Fourier transforms of the training pairs' descriptors, computed once."""
         assert self.known is not None
-        return [others for _, others in spectra_of(self.known)]
+        return [others for _, others in chunked_spectra(self.known)]
 
 
 def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
@@ -75,7 +75,7 @@ def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
 
 def descriptor_of(pair: Pair) -> np.ndarray:
     """Return the descriptor that identifies the eye of a pair, (64, 64)."""
-    return pair_descriptor(vessel_prints(prepare_views(pair)))
+    return pair_descriptor(view_descriptors(prepare_views(pair)))
 
 
 # --- The rejection log, so that a resumed command does not repeat rejected attempts

@@ -36,15 +36,15 @@ class DataIssue:
     text: str
 
 
-def find_issues(id: str, figures: PairMetrics) -> list[DataIssue]:
+def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
     """Return the issues that the metrics of one pair indicate, the most serious first."""
-    values, issues = figures.values, []
+    values, issues = metrics.values, []
     if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
         issues.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
         issues.append(DataIssue(id, "colour in FA", f"the FA has colour: chroma {values['fa.chroma']:.0f} grey levels"))
-    if flip := _best_flip(figures):
-        issues.append(DataIssue(id, "turned", f"the FA fits better {flip}"))
+    if flip := _best_flip(metrics):
+        issues.append(DataIssue(id, "turned", f"the FA matches the CF better {flip}"))
     elif values["consistency.correlation"] < _UNRELATED:
         text = f"consistency (vesselness correlation) {values['consistency.correlation']:.2f}: two different eyes?"
         issues.append(DataIssue(id, "unrelated", text))
@@ -66,27 +66,27 @@ def _shows_gaps(values: Mapping[str, float]) -> bool:
     return medium + wide < _MIN_WIDE_TO_THIN * thin
 
 
-def _best_flip(figures: PairMetrics) -> str | None:
+def _best_flip(metrics: PairMetrics) -> str | None:
     """Return the flip of the FA that fits the CF clearly better than the unchanged FA, or None."""
-    cf, fa = figures.prints
+    cf, fa = metrics.descriptors
     unchanged = best_over_shifts(fa, cf)
     fits = {name: best_over_shifts(np.ascontiguousarray(flip(fa)), cf) for name, flip in _FLIPS.items()}
     best = max(fits, key=lambda name: fits[name])
     return best if fits[best] > unchanged + _MIN_FLIP_GAIN else None
 
 
-def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], most_like: Sequence[Nearest]) -> list[DataIssue]:
+def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
     """Return the pairs that show one eye under two names; across the split, validation would see training eyes.
 
-    most_like (n): the most similar pair of another eye, for each pair (memorisation.nearest).
+    nearest (n): for each pair the most similar pair of another eye, from `memorisation.nearest`.
     """
     issues = []
-    for index, other in enumerate(most_like):
-        reverse = most_like[other.index]
-        if other.likeness < COPY or (index > other.index and reverse.index == index and reverse.likeness >= COPY):
+    for index, other in enumerate(nearest):
+        reverse = nearest[other.index]
+        if other.similarity < COPY or (index > other.index and reverse.index == index and reverse.similarity >= COPY):
             continue  # mutual nearest neighbours are reported once
         sides = f"{splits[index]} and {splits[other.index]}"
         side = f", on two sides of the split ({sides})" if splits[index] != splits[other.index] else ""
-        text = f"same eye as {ids[other.index]} (similarity {other.likeness:.2f}) under another name{side}"
+        text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{side}"
         issues.append(DataIssue(ids[index], "same eye", text))
     return issues

@@ -98,7 +98,7 @@ def _blank_pair() -> PairViews:
 
 @cache
 def feature_names() -> tuple[str, ...]:
-    """Return the key of each entry of `features`: view, group, figure."""
+    """Return the key of each entry of `features`: view, group, metric."""
     return tuple(plain_names())
 
 

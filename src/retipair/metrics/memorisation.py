@@ -40,10 +40,10 @@ class Nearest:
     """The index of the most similar descriptor, and the similarity: a correlation, in [-1, 1]."""
 
     index: int
-    likeness: float
+    similarity: float
 
 
-def vessel_prints(pair: PairViews) -> np.ndarray:
+def view_descriptors(pair: PairViews) -> np.ndarray:
     """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, within the field of view that both share.
 
     If the shared field is less than half of one view's field, the other view has failed (black, flat) and its
@@ -68,26 +68,27 @@ def vessel_descriptor(view: PreparedView) -> np.ndarray:
     return unit(_flat(small, inside))
 
 
-def pair_descriptor(prints: np.ndarray) -> np.ndarray:
+def pair_descriptor(descriptors: np.ndarray) -> np.ndarray:
     """Combine the descriptors (2, SIDE, SIDE) of both views into one for the eye, (SIDE, SIDE)."""
-    return unit(prints.mean(axis=0))
+    return unit(descriptors.mean(axis=0))
 
 
 def nearest(
-    prints: DescriptorStore,
-    among: DescriptorStore,
+    queries: DescriptorStore,
+    references: DescriptorStore,
     eyes: tuple[np.ndarray, np.ndarray] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Nearest]:
-    """Return the most similar of the m >= 1 descriptors `among` for each of `prints`; both are read on demand.
+    """Return the most similar of m >= 1 reference descriptors for each of n queries; both are read on demand.
 
-    eyes: the eye ids of `prints` (n,) and `among` (m,). Descriptors of the same eye are not compared; if none is left,
-    the similarity is -1. advance: called n * ceil(m / AT_ONCE) times, once per descriptor and chunk of `among`.
+    eyes: the eye ids of the queries (n,) and of the references (m,). Descriptors of the same eye are not compared; a
+    query without a reference of another eye has similarity -1. advance: called once per query and chunk of references,
+    n * ceil(m / AT_ONCE) times.
     """
-    index, similarity = np.zeros(len(prints), int), np.full(len(prints), -1.0)
-    for chunk, others in spectra_of(among):
-        for row in range(len(prints)):
-            correlations = best_over_poses(prints[row], others)
+    index, similarity = np.zeros(len(queries), int), np.full(len(queries), -1.0)
+    for chunk, others in chunked_spectra(references):
+        for row in range(len(queries)):
+            correlations = best_over_poses(queries[row], others)
             if eyes is not None:
                 correlations = np.where(eyes[1][chunk] == eyes[0][row], -1.0, correlations)
             if correlations.max() > similarity[row]:
@@ -96,11 +97,11 @@ def nearest(
     return [Nearest(int(i), float(value)) for i, value in zip(index, similarity, strict=True)]
 
 
-def spectra_of(prints: DescriptorStore) -> Iterator[tuple[range, Spectra]]:
+def chunked_spectra(descriptors: DescriptorStore) -> Iterator[tuple[range, Spectra]]:
     """Yield chunks of up to AT_ONCE descriptors: their indices, and their spectra for `best_over_poses`."""
-    for begin in range(0, len(prints), AT_ONCE):
-        chunk = range(begin, min(begin + AT_ONCE, len(prints)))
-        yield chunk, spectra(np.stack([prints[i] for i in chunk]))
+    for begin in range(0, len(descriptors), AT_ONCE):
+        chunk = range(begin, min(begin + AT_ONCE, len(descriptors)))
+        yield chunk, spectra(np.stack([descriptors[i] for i in chunk]))
 
 
 def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
@@ -114,7 +115,7 @@ def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> floa
     It is 1 if nothing was copied from a set of very different eyes, about .5 for new pairs of the same distribution
     (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with similarity in place of distance).
     """
-    return float(np.mean([pair.likeness < train[pair.index].likeness for pair in generated]))
+    return float(np.mean([pair.similarity < train[pair.index].similarity for pair in generated]))
 
 
 def _flat(image: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Compute all metrics of a pair, and of two neighbouring pairs, so that images need not stay in memory."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from retipair.data.pair import chroma
 from retipair.metrics.anatomy import anatomy
 from retipair.metrics.consistency import Consistency, consistency, mispaired
 from retipair.metrics.distribution import features
-from retipair.metrics.memorisation import vessel_prints
+from retipair.metrics.memorisation import view_descriptors
 from retipair.metrics.similarity import ms_ssim
 from retipair.metrics.texture import radial_power, texture
 from retipair.metrics.vessels import vessel_tree
@@ -23,22 +23,22 @@ class PairMetrics:
     """All metrics of one pair.
 
     values: metrics by name, such as "consistency.dice" or "fa.texture.slope"; features (D,) float64;
-    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; prints (2, 64, 64) float32, the vessel
-    descriptors of CF and FA.
+    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; descriptors (2, 64, 64) float32, the
+    vessel descriptors of CF and FA.
     """
 
     values: dict[str, float]
     features: np.ndarray
     power: np.ndarray
-    prints: np.ndarray
+    descriptors: np.ndarray
 
 
 @dataclass(frozen=True)
 class MispairedMetrics:
-    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of the two CF and FA."""
+    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of their CF and FA."""
 
     mispaired: Consistency
-    alike: dict[str, float]
+    ms_ssim: dict[str, float] = field(metadata={"json": "alike"})
 
 
 def compute_pair_metrics(pair: PairViews) -> PairMetrics:
@@ -46,15 +46,15 @@ def compute_pair_metrics(pair: PairViews) -> PairMetrics:
     views = {name: getattr(pair, name) for name in VIEWS}
     values = {f"consistency.{name}": value for name, value in asdict(consistency(pair)).items()}
     for name, view in views.items():
-        values |= {f"{name}.{figure}": value for figure, value in _view_metrics(view)}
+        values |= {f"{name}.{metric}": value for metric, value in _view_metrics(view)}
     power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
-    return PairMetrics(values, features(pair), power, vessel_prints(pair))
+    return PairMetrics(values, features(pair), power, view_descriptors(pair))
 
 
 def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
     """Compare two pairs: the CF of the first with the FA of the second, and their views with each other."""
-    alike = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
-    return MispairedMetrics(mispaired(first, second), alike)
+    similarity = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
+    return MispairedMetrics(mispaired(first, second), similarity)
 
 
 def _view_metrics(view: PreparedView) -> Iterator[tuple[str, float]]:
