@@ -60,9 +60,9 @@ def write_summary(
     eyes = eye_names(pairs)
     kept = [(pair, result) for pair, result in zip(pairs, results, strict=True) if not result.refused]
     records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]
-    doubts = doubtful(results, config.size)
-    doubtful_first = sorted(records, key=lambda record: record.id not in doubts)
-    sheet = contact_sheet(titled(config.out, record, doubts.get(record.id)) for record in doubtful_first)
+    issues = doubtful(results, config.size)
+    suspect_first = sorted(records, key=lambda record: record.id not in issues)
+    sheet = contact_sheet(titled(config.out, record, issues.get(record.id)) for record in suspect_first)
     save_image(config.out / SHEET_NAME, sheet)
     write_manifest(config.out, records)
     more = f", {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
@@ -74,9 +74,9 @@ def write_summary(
         f"list the ids of pairs to exclude in {config.out / REJECTED_NAME}"
     )
     _print_rejected(config.out)
-    if doubts:
+    if issues:
         print("Check these first:")
-    for id, reason in doubts.items():
+    for id, reason in issues.items():
         print(f"  {printable(id)}: {reason}")
 
 

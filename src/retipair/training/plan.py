@@ -260,7 +260,7 @@ def print_plan(plan: Plan) -> None:
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{count_step(plan.work, plan.strategy, learn=True).adapter:,}",
+        "trainable parameters": f"{count_step(plan.work, plan.strategy, backward=True).adapter:,}",
         "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.strategy.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")
