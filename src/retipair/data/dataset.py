@@ -156,10 +156,10 @@ def read_folder(folder: Path) -> PairFolder:
     groups = sorted({entries[at].group for at in unsplit})
     # A single group cannot be split.
     seeded = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
-    for places, sides in ((varied, sources), (unsplit, seeded)):
+    for places, splits in ((varied, sources), (unsplit, seeded)):
         for at in places:
-            if (side := sides.get(entries[at].group, "train")) != entries[at].split:
-                entries[at] = replace(entries[at], split=side)
+            if (split := splits.get(entries[at].group, "train")) != entries[at].split:
+                entries[at] = replace(entries[at], split=split)
     return _apply_rejections(folder, entries)
 
 

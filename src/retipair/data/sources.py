@@ -62,10 +62,10 @@ class RawPair:
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """Something that is not a pair; `why` names file and remedy. empty: a folder without images, which is no error."""
+    """Something that is not a pair. reason: what is wrong and what to do. empty: a folder without images, no error."""
 
     id: str
-    why: str
+    reason: str
     empty: bool = False
 
 
@@ -75,7 +75,7 @@ def find_pairs(raw: Path) -> list[RawPair]:
     Raises UserError, naming the file and the remedy, for anything missing, unknown, duplicate or unpaired.
     """
     pairs, unusable = scan_pairs(raw)
-    if bad := [skipped.why for skipped in unusable if not skipped.empty]:
+    if bad := [skipped.reason for skipped in unusable if not skipped.empty]:
         more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     return pairs
@@ -96,7 +96,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
         candidates = list(_in_table(raw))
     else:
         raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    checked = [pair if isinstance(pair, SkippedPair) else _checked(pair) for pair in candidates]
+    checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in candidates]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Some file systems are case-insensitive.
@@ -181,8 +181,8 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
             yield images
             continue
         if place != root and not images:
-            why = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
-            yield SkippedPair(nfc(place.name), why, empty=True)
+            reason = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
+            yield SkippedPair(nfc(place.name), reason, empty=True)
         views: dict[str, dict[int, Path]] = {}
         for path in images:
             if match := _NUMBERED.fullmatch(nfc(path.stem)):
@@ -285,7 +285,9 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in table_rows(path, known, needed=("cf", "fa")):
         files = {
-            key: _respelled(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row
+            key: _spelled_as_on_disk(path.parent / row[key])
+            for key in ("cf", "fa", "cf_points", "fa_points")
+            if key in row
         }
         name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
         if missing := [file for file in files.values() if not _is_file(file)]:
@@ -296,7 +298,7 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
         yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
 
 
-def _respelled(path: Path) -> Path:
+def _spelled_as_on_disk(path: Path) -> Path:
     """Return the path as it is spelled on disk."""
     try:
         return on_disk(path)
@@ -321,14 +323,14 @@ def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str])
     return [replace(pair, **eyes[pair.id]) for pair in pairs]
 
 
-def _checked(pair: RawPair) -> RawPair | SkippedPair:
+def _validated(pair: RawPair) -> RawPair | SkippedPair:
     if len(pair.id.encode(errors="replace")) > _MAX_ID_BYTES:
-        why = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
+        reason = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
     elif not _SAFE_ID.fullmatch(pair.id):
-        why = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
+        reason = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
     elif (pair.cf_points is None) != (pair.fa_points is None):
         points = pair.cf_points or pair.fa_points
-        why = f"{points}: the other view has no points; add some or remove these"
+        reason = f"{points}: the other view has no points; add some or remove these"
     else:
         return pair
-    return SkippedPair(pair.id, why)
+    return SkippedPair(pair.id, reason)

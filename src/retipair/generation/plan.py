@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, MAX_AMOUNT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
 from retipair.generation.modes import MODES
@@ -139,8 +139,8 @@ def check_generation(config: GenerateConfig) -> None:
     for name in ("amount", "steps", "batch_size", "max_tries"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
-    if config.amount > MOST_PAIRS:
-        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
+    if config.amount > MAX_AMOUNT:
+        raise UserError(f"--amount {config.amount}: must be at most {MAX_AMOUNT:,}")
     if not 0 < config.strength <= 1:
         raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
     varies_pairs = MODES[config.mode].varies_pairs

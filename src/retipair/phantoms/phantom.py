@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from retipair import __version__
-from retipair.config import MOST_PAIRS, PhantomConfig, PrepareConfig
-from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, titled
+from retipair.config import MAX_AMOUNT, PhantomConfig, PrepareConfig
+from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import save_image
 from retipair.data.splits import split_groups
@@ -85,8 +85,8 @@ def _check_settings(config: PhantomConfig) -> None:
     if config.amount < (minimum := 1 if config.unregistered else 2):
         why = "" if config.unregistered else ": one eye to train on, one to validate"
         raise UserError(f"--amount {config.amount}: must be at least {minimum}{why}")
-    if config.amount > MOST_PAIRS:
-        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
+    if config.amount > MAX_AMOUNT:
+        raise UserError(f"--amount {config.amount}: must be at most {MAX_AMOUNT:,}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
     for name, known in (("camera", tuple(CAMERAS)), ("disease", DISEASES)):
@@ -254,7 +254,7 @@ def _write_manifest(config: PhantomConfig, truths: Sequence[Truth]) -> None:
     fractions = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
     sides = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
     records = [_record(config, truth, sides[_group(truth)]) for truth in truths]
-    sheet = contact_sheet(titled(config.out, record) for record in records)
+    sheet = contact_sheet(load_titled(config.out, record) for record in records)
     save_image(config.out / SHEET_NAME, sheet, {"Synthetic": "yes: rendered; not photographs, not for clinical use"})
     write_manifest(config.out, records)
     counts = Counter(record.split for record in records)

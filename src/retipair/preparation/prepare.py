@@ -67,10 +67,10 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
-    checked, skipped = read_pairs(pairs, [entry.why for entry in unusable if not entry.empty], config)
+    checked, skipped = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], config)
     if empty := [entry for entry in unusable if entry.empty]:
         console.print(f"skipped folders without images: {printable(', '.join(entry.id for entry in empty))}")
-        skipped += [entry.why for entry in empty] if config.skip_bad else []
+        skipped += [entry.reason for entry in empty] if config.skip_bad else []
     checked = _merge_eyes_by_view(checked)
     pairs = [item.pair for item in checked]
     _split(pairs, config, f"{len(skipped)} pairs or images were skipped" if skipped else "")
@@ -194,7 +194,9 @@ def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in checked])
-    print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs")
+    print(
+        f"ids are hashed with the key in {path}; {names} lists the original ids; keep both files apart from the pairs"
+    )
     if any(item.pair.caption for item in checked):
         console.print(
             "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"

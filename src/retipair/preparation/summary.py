@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig
-from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
+from retipair.data.contact_sheet import MAX_PAIRS, SHEET_NAME, contact_sheet, load_titled
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import px_at_512, save_image
@@ -62,10 +62,10 @@ def write_summary(
     records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]
     issues = doubtful(results, config.size)
     suspect_first = sorted(records, key=lambda record: record.id not in issues)
-    sheet = contact_sheet(titled(config.out, record, issues.get(record.id)) for record in suspect_first)
+    sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in suspect_first)
     save_image(config.out / SHEET_NAME, sheet)
     write_manifest(config.out, records)
-    more = f", {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
+    more = f", {MAX_PAIRS} of them" if len(records) > MAX_PAIRS else ""
     counts = Counter(record.split for record in records)
     split_counts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({split_counts})")
