@@ -28,6 +28,7 @@ from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import Base, open_base
 from retipair.preparation import alignment
 from retipair.runtime.errors import UserError
+from retipair.runtime.library_logging import quiet_libraries
 from retipair.vision.field_of_view import field_of_view
 
 VIEW = 128
@@ -165,7 +166,8 @@ def save_base(base: Base, folder: Path) -> None:
     """Write a base as a whole diffusers folder."""
     pipeline = base.text_pipeline()
     pipeline.register_modules(unet=base.unet(), vae=base.vae())  # its constructor would rewrite a small UNet's config
-    pipeline.save_pretrained(str(folder))
+    with quiet_libraries():
+        pipeline.save_pretrained(str(folder))
 
 
 class Refusal(str):
