@@ -5,6 +5,7 @@ nothing from other servers.
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # autodoc imports it
 
 project = "retipair"
 root_doc = "README"
