@@ -1,9 +1,9 @@
-"""What it costs a training step to look for numbers that are none: the same step with and without, in turns.
+"""What it costs a training step to look for NaN and infinity: the same step with and without, in turns.
 
     python benchmarks/checks.py --base tiny-sdxl --repeats 60
 
-Without: the gradient's norm is still clipped, but nobody asks whether it is a number, counts the steps left out or
-reads that count, and a loss that is no number is summed like others. Prints a Markdown table; the true median lies in
+Without: the gradient's norm is still clipped, but it is not checked, skipped steps are not counted, and a loss of NaN
+or infinity is summed like others. Prints a Markdown table; the true median lies in
 the interval with 95 % (order statistics, Conover 1999, sec. 3.2).
 """
 

@@ -14,12 +14,12 @@ from retipair.evaluation import evaluate as evaluation
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
-from retipair.models.quiet import quiet_libraries
 from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import UserError
+from retipair.runtime.library_logging import quiet_libraries
 from retipair.runtime.setting_checks import check_values
 from retipair.training import train as training
 

@@ -24,9 +24,9 @@ from retipair.config import (
     PrepareConfig,
     TrainConfig,
 )
-from retipair.models.quiet import quiet_from_import, quiet_libraries
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
+from retipair.runtime.library_logging import quiet_from_import, quiet_libraries
 from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.setting_checks import check_values
 from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals

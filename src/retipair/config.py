@@ -8,7 +8,7 @@ import tyro
 
 DEFAULT_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 DEFAULT_PROMPT = "a colour fundus photograph and a fluorescein angiogram of the same eye, side by side"
-MOST_PAIRS = 10_000_000
+MAX_AMOUNT = 10_000_000
 """Maximum of --amount."""
 
 Register = Literal["auto", "points", "features", "none"]

@@ -20,7 +20,7 @@ from retipair.preparation.prepare import prepare
 from retipair.runs.run_dir import results_folder
 from retipair.runtime.atomic_io import check_folder_place
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import OccupiedError, UserError
 from retipair.training.train import train
 
 CAMERA, DISEASE = "teal", "vein_occlusion"
@@ -97,7 +97,7 @@ def _check_out(out: Path) -> None:
     check_folder_place(out)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if names and ("phantoms" not in names or names - {"phantoms", "pairs", "results", *REPORTS.values()}):
-        raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
+        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
 
 
 # Stages

@@ -1,6 +1,6 @@
 import numpy as np
 
-from retipair.data.contact_sheet import MOST_PAIRS, contact_sheet
+from retipair.data.contact_sheet import MAX_PAIRS, contact_sheet
 from retipair.data.pair import Pair, chessboard
 
 HEAD, BOARD, SMALL = 16, 512, 256
@@ -31,5 +31,5 @@ def test_the_chessboard_of_512_px_is_shown_pixel_by_pixel():
 
 
 def test_many_pairs_do_not_make_the_sheet_endless():
-    few, many = (contact_sheet((f"{n}", _pair(n)) for n in range(count)) for count in (MOST_PAIRS, MOST_PAIRS + 9))
+    few, many = (contact_sheet((f"{n}", _pair(n)) for n in range(count)) for count in (MAX_PAIRS, MAX_PAIRS + 9))
     assert np.array_equal(few, many)

@@ -314,7 +314,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", iterdir)
     pairs, (unusable,) = scan_pairs(tmp_path)
     assert [pair.id for pair in pairs] == ["a"]
-    assert "b: cannot be read (Permission denied)" in unusable.why
+    assert "b: cannot be read (Permission denied)" in unusable.reason
 
 
 # Tables as spreadsheets save them

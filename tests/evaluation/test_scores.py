@@ -36,9 +36,9 @@ def test_scores_of_an_earlier_version_without_later_keys_are_read(evaluated: Eva
     ("key", "value", "said"),
     [
         ("sizes", {"train": "many"}, "sizes cannot be"),
-        ("colours", {}, "unknown setting 'colours'"),
+        ("colours", {}, "unknown key 'colours'"),
         ("headline", 3, "headline cannot be 3"),
-        ("verdict", [{"level": "good", "about": "copies"}], "text is missing"),
+        ("verdict", [{"level": "good", "about": "copies"}], "key 'advice' is missing"),
         ("schema", "retipair.scores/1", "another version"),
     ],
 )

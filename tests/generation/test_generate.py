@@ -1083,7 +1083,7 @@ def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, r
         *command(trained("sd15"), tmp_path / "all", "--max_copy", -1, "--max_tries", 1, "--amount", 2)
     )
     assert [refusal.why for refusal in read_refusals(tmp_path / "all")] == ["copy", "copy"]
-    assert all(-1 < (refusal.likeness or 0) < 1 for refusal in read_refusals(tmp_path / "all"))
+    assert all(-1 < (refusal.similarity or 0) < 1 for refusal in read_refusals(tmp_path / "all"))
     assert len(records(draw(trained("sd15"), tmp_path / "none", "--max_copy", 1, "--amount", 2))) == 2
     assert read_refusals(tmp_path / "none") == []
 
@@ -1108,7 +1108,7 @@ def test_training_pairs_are_transformed_once_for_all_draws(pairs: list[Pair], mo
     refusals = [gate.reject(number, 0, pairs[number], consistency=1.0) for number in (2, 3)]
     assert sizes == [2, 1]
     found = memorisation.nearest(np.stack([descriptor_of(pair) for pair in pairs[2:4]]), known)
-    assert [refusal and refusal.likeness for refusal in refusals] == [round(one.similarity, 4) for one in found]
+    assert [refusal and refusal.similarity for refusal in refusals] == [round(one.similarity, 4) for one in found]
 
 
 @pytest.mark.nightly

@@ -57,7 +57,7 @@ def test_other_weights_are_another_model(folder: Path, tmp_path: Path) -> None:
     assert open_image_model(other).sha256 != same.sha256
 
 
-def test_weights_that_do_not_fit_or_are_no_numbers_are_refused(folder: Path) -> None:
+def test_weights_that_do_not_fit_or_are_nan_are_refused(folder: Path) -> None:
     network = open_image_model(folder).network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     save_file({f"module.{name}": tensor for name, tensor in weights.items()}, folder / "model.safetensors")

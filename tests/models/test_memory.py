@@ -92,7 +92,7 @@ def test_after_running_out_the_next_smaller_number_is_named() -> None:
 
 @pytest.mark.parametrize("system", LATENTS)
 def test_the_weights_are_those_that_are_known(system: str) -> None:
-    step = count_step(work(system, LATENTS[system]), MemoryStrategy(), learn=False)
+    step = count_step(work(system, LATENTS[system]), MemoryStrategy(), backward=False)
     millions = {"sdxl": 2567, "sd15": 860}[system]
     assert step.unquantized == step.weights == pytest.approx(millions * 2e6, rel=1e-3)
 
@@ -100,15 +100,15 @@ def test_the_weights_are_those_that_are_known(system: str) -> None:
 @pytest.mark.nightly
 def test_fewer_bits_are_that_much_smaller() -> None:
     full = work("sd15", LATENTS["sd15"])
-    whole, fp8, nf4 = (count_step(full, way, learn=False).weights for way in GENERATION_STRATEGIES)
+    whole, fp8, nf4 = (count_step(full, way, backward=False).weights for way in GENERATION_STRATEGIES)
     assert fp8 / whole == pytest.approx(8 / 16, abs=0.01)
     assert nf4 / whole == pytest.approx(4.5 / 16, abs=0.01)
 
 
 def test_more_pairs_take_more_to_learn_and_to_denoise_but_not_to_decode() -> None:
     one, four = (work("tiny-sdxl", (pairs, 4, 16, 32), torch.float32, "cpu") for pairs in (1, 4))
-    assert count_step(four, MemoryStrategy(), learn=True).live == pytest.approx(
-        4 * count_step(one, MemoryStrategy(), learn=True).live, rel=0.1
+    assert count_step(four, MemoryStrategy(), backward=True).live == pytest.approx(
+        4 * count_step(one, MemoryStrategy(), backward=True).live, rel=0.1
     )
     phases = [generation_memory(each, MemoryStrategy()) for each in (one, four)]
     assert phases[0]["decode"] == phases[1]["decode"]

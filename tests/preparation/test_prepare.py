@@ -12,7 +12,7 @@ from compare import contents
 from eyes import draw_pair, draw_raw, write_eye, write_raw
 from retipair.cli import main
 from retipair.config import PrepareConfig
-from retipair.data.contact_sheet import titled as _titled
+from retipair.data.contact_sheet import load_titled
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
@@ -356,7 +356,7 @@ def test_doubtful_pairs_are_listed_last_and_shown_first(raw, tmp_path, capsys, m
     shown = []
     monkeypatch.setattr(summary, "doubtful", lambda outcomes, size: {"002": "it is odd"})
     monkeypatch.setattr(
-        summary, "titled", lambda out, record, doubt: shown.append((record.id, doubt)) or _titled(out, record)
+        summary, "load_titled", lambda out, record, doubt: shown.append((record.id, doubt)) or load_titled(out, record)
     )
     assert _prepare(raw, tmp_path / "out") == 0
     assert shown == [("002", "it is odd"), ("001", None), ("003", None)]

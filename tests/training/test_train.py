@@ -244,7 +244,7 @@ def test_the_adapter_describes_its_training(system: str, base_folder: Folder, tr
     assert description.data_sha256 == json.loads((run / "config.json").read_text())["data_sha256"]
 
 
-# Killed and taken up again
+# Killed and resumed
 
 EVERYTHING = [
     *("--ema_decay", "0.9", "--gradient_accumulation_steps", "2", "--batch_size", "2", "--prompt_dropout", "0.3"),
@@ -272,7 +272,7 @@ def case_command(system: str, case: str, base: Path, data: Path, results: Path) 
 
 
 @pytest.mark.parametrize(("system", "case"), KILLED)
-def test_a_killed_run_goes_on_bit_for_bit(
+def test_a_killed_run_continues_bit_for_bit(
     system: str, case: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
     """A run of 6 steps with a checkpoint every second."""
@@ -314,7 +314,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert not same(adapter(whole, 4), adapter(whole, 6))
 
 
-def test_the_average_is_what_is_saved_and_the_raw_adapter_what_goes_on(
+def test_the_average_is_what_is_saved_and_the_raw_adapter_what_continues(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
     """Worked out again from the raw adapters of each step: the decay at step k is at most k / (9 + k), warming up."""
@@ -334,7 +334,7 @@ def test_the_average_is_what_is_saved_and_the_raw_adapter_what_goes_on(
     assert all(torch.equal(states[1][name], states[0][name]) for name in adapters)
 
 
-# Going on
+# Resuming
 
 
 @pytest.fixture(scope="module")

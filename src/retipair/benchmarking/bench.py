@@ -30,7 +30,7 @@ from retipair.phantoms.phantom import phantom
 from retipair.runtime.atomic_io import write_json
 from retipair.runtime.console import console, quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError
 from retipair.runtime.profiling import (
     Function,
     count_flop,
@@ -69,12 +69,12 @@ def measured(config: BenchConfig) -> dict[str, Any]:
 def _check(config: BenchConfig) -> None:
     for name, minimum in {"batch_size": 1, "steps": 1, "repeats": 1, "warmup": 0}.items():
         if getattr(config, name) < minimum:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {minimum}")
+            raise SettingError(name, getattr(config, name), f"must be at least {minimum}")
     if config.against not in (choices := AGAINST.get(config.what, ("none",))):
-        raise UserError(f"--against {config.against}: for {config.what} choose {', '.join(choices)}")
+        raise SettingError("against", config.against, f"for {config.what} choose {', '.join(choices)}")
     check_size(config.size)
     if config.json is not None and not config.json.resolve().parent.is_dir():
-        raise UserError(f"--json {config.json}: no such folder; create it first")
+        raise SettingError("json", config.json, "no such folder; create it first")
 
 
 # Measurements

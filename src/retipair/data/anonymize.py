@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retipair.data.sources import RawPair
 from retipair.runtime.atomic_io import write_text
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError
 
 _OWNER_ONLY = 0o600
 _HEADER = ["id", "anonymous"]
@@ -27,7 +27,7 @@ def read_key(path: Path) -> bytes:
     except (OSError, ValueError):
         text = ""
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise UserError(f"{path}: not a retipair key file (64 hex digits); name a new file to create a key")
+        raise FileError(path, "not a retipair key file (64 hex digits); name a new file to create a key")
     return bytes.fromhex(text)
 
 
@@ -66,5 +66,5 @@ def _read_names(path: Path) -> set[tuple[str, ...]]:
     except (OSError, ValueError, csv.Error):
         header, rows = [], []
     if header != _HEADER or any(len(row) != len(_HEADER) for row in rows):
-        raise UserError(f"{path}: not a name table written by retipair and would be overwritten; name another key file")
+        raise FileError(path, "not a name table written by retipair and would be overwritten; name another key file")
     return set(map(tuple, rows))

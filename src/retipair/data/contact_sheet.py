@@ -11,21 +11,21 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MOST_PAIRS = 48  # short enough to scroll through; 16 MB of photographs
+MAX_PAIRS = 48  # short enough to scroll through; 16 MB of photographs
 _BOARD = 512  # px: side of the chessboard, which shows views of 512 px pixel by pixel
 _SIDE = _BOARD // 2  # px: side of CF and FA
-_HEAD = 16  # px: height of the pair's title
+_TITLE_HEIGHT = 16  # px: height of the pair's title
 _PER_ROW = 2
 
 
-def contact_sheet(titled: Iterable[tuple[str, Pair]]) -> np.ndarray:
+def contact_sheet(pairs: Iterable[tuple[str, Pair]]) -> np.ndarray:
     """Draw the first 48 (title, pair), two a row, (H, W, 3) uint8; vessels break at tile edges where misaligned."""
-    tiles = [_tile(title, pair) for title, pair in islice(titled, MOST_PAIRS)]
+    tiles = [_tile(title, pair) for title, pair in islice(pairs, MAX_PAIRS)]
     rows = [_row(tiles[start : start + _PER_ROW]) for start in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
 
 
-def titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
+def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
     """Load a pair of a prepared folder; return its title, with metrics and the `doubt` to check, and the pair."""
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
@@ -42,10 +42,10 @@ def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _tile(title: str, pair: Pair) -> np.ndarray:
-    sheet = Image.new("RGB", (_SIDE + _BOARD, _HEAD + _BOARD))
+    sheet = Image.new("RGB", (_SIDE + _BOARD, _TITLE_HEIGHT + _BOARD))
     places = ((pair.cf, 0, 0, _SIDE), (pair.fa, 0, _SIDE, _SIDE), (chessboard(pair.cf, pair.fa), _SIDE, 0, _BOARD))
     for view, x, y, side in places:
         resized = Image.fromarray(view).resize((side, side), Image.Resampling.BOX)
-        sheet.paste(resized, (x, _HEAD + y))
+        sheet.paste(resized, (x, _TITLE_HEIGHT + y))
     ImageDraw.Draw(sheet).text((4, 2), title, fill="white")
     return np.asarray(sheet)

@@ -16,7 +16,7 @@ from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Record, Split, r
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, UserError
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
@@ -150,16 +150,16 @@ def read_folder(folder: Path) -> PairFolder:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
     if not entries:
-        raise UserError(f"{folder}: its manifest is empty; make the folder again")
+        raise FileError(folder, "its manifest is empty; make the folder again")
     sources = {record.patient or record.eye: record.split for record in prepared.values()}
     unsplit += [at for at in varied if entries[at].group not in sources]
     groups = sorted({entries[at].group for at in unsplit})
     # A single group cannot be split.
     seeded = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
-    for places, sides in ((varied, sources), (unsplit, seeded)):
+    for places, splits in ((varied, sources), (unsplit, seeded)):
         for at in places:
-            if (side := sides.get(entries[at].group, "train")) != entries[at].split:
-                entries[at] = replace(entries[at], split=side)
+            if (split := splits.get(entries[at].group, "train")) != entries[at].split:
+                entries[at] = replace(entries[at], split=split)
     return _apply_rejections(folder, entries)
 
 
@@ -171,9 +171,10 @@ def _check_split(folder: Path, record: PreparedPair, first: dict[str, PreparedPa
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
     other = first.setdefault(group, record)
     if record.split != other.split:
-        raise UserError(
-            f"{folder / MANIFEST_NAME}: {group} is both in {other.split} ({other.id}) and in {record.split} "
-            f"({record.id}); put all its pairs in one split"
+        raise FileError(
+            folder / MANIFEST_NAME,
+            f"{group} is both in {other.split} ({other.id}) and in {record.split} "
+            f"({record.id}); put all its pairs in one split",
         )
 
 
@@ -240,7 +241,7 @@ def load_pair(entry: PairRecord) -> Pair:
     mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
     if len({*cf.shape[:2], *fa.shape, *mask.shape}) > 1:
         sizes = ", ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (cf, fa, mask))
-        raise UserError(f"{entry.cf}: CF, FA and mask are {sizes} px, not squares of one size; prepare the pair again")
+        raise FileError(entry.cf, f"CF, FA and mask are {sizes} px, not squares of one size; prepare the pair again")
     return Pair(cf, fa, mask)
 
 
@@ -281,7 +282,8 @@ def _bytes(path: Path) -> bytes:
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path}: named in the manifest but not readable ({error.strerror}); make the folder again, or skip the "
-            f"pair: list its id in {REJECTED_NAME}, or delete all its files"
+        raise DamagedError(
+            path,
+            f"named in the manifest but not readable ({error.strerror}); make the folder again, or skip the "
+            f"pair: list its id in {REJECTED_NAME}, or delete all its files",
         ) from None

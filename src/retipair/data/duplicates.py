@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from retipair.data.sources import RawPair
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError
 
 Views = tuple[str, str]
 """Hashes of the pixels of CF and FA."""
@@ -68,8 +68,9 @@ def _common(pairs: Sequence[RawPair], name: str) -> str | None:
     for pair in named[1:]:
         here, there = getattr(pair, name), getattr(named[0], name)
         if here != there:
-            raise UserError(
-                f"{pair.cf}: pairs {named[0].id!r} and {pair.id!r} share a view but their {name} is {there!r} and "
-                f"{here!r}; correct that, or remove one of them"
+            raise FileError(
+                pair.cf,
+                f"pairs {named[0].id!r} and {pair.id!r} share a view but their {name} is {there!r} and "
+                f"{here!r}; correct that, or remove one of them",
             )
     return getattr(named[0], name) if named else None

@@ -12,18 +12,16 @@ import torch
 from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.errors import UserError
 
-# Encode one joint image to the mean and std of its latents, (C, h, w) each.
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Joint image (H, W, 3) uint8 -> mean and std of its latents, (C, h, w) each."""
 
 _PARTS = ("mean", "std")
 _PROGRESS, _DONE = "begun.json", "done.json"
 _SAVE_EVERY = 64
 """Joint images between two writes of the progress file: some minutes of SDXL's autoencoder on a CPU."""
-STORED = np.float16
+STORAGE_DTYPE = np.float16
 """Rounds latents by 0.05 %, far less than the autoencoder's own std, for half the memory."""
-
-
-HELD = 2**28
+MAX_GPU_BYTES = 2**28
 """Maximum bytes of latents in GPU memory: 250 pairs in eight variants at 1024x512. Larger caches are read from disk
 when sampled."""
 
@@ -48,8 +46,8 @@ class LatentCache:
         return self.mean.nbytes + self.std.nbytes
 
     def on(self, device: str) -> "LatentCache":
-        """Return the cache in GPU memory, if it has at most HELD bytes; else return it unchanged."""
-        if not device.startswith("cuda") or self.bytes > HELD:
+        """Return the cache in GPU memory, if it has at most MAX_GPU_BYTES bytes; else return it unchanged."""
+        if not device.startswith("cuda") or self.bytes > MAX_GPU_BYTES:
             return self
         return LatentCache(self.mean.to(device), self.std.to(device))
 
@@ -90,7 +88,7 @@ def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
         return None
     try:
         parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in _PARTS]
-        if all(part.shape == shape and part.dtype == STORED for part in parts):
+        if all(part.shape == shape and part.dtype == STORAGE_DTYPE for part in parts):
             return LatentCache(*map(torch.from_numpy, parts))
     except (OSError, ValueError):  # a truncated or deleted file
         pass
@@ -125,13 +123,13 @@ def _resume(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]]
         arrays = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
     except (UserError, OSError, ValueError, KeyError):
         return None
-    fits = all(array.shape == shape and array.dtype == STORED for array in arrays)
+    fits = all(array.shape == shape and array.dtype == STORAGE_DTYPE for array in arrays)
     return (encoded, arrays) if fits and encoded in range(shape[0] * shape[1] + 1) else None
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """Create a preallocated memmap, so that a full disk raises here and not as SIGBUS on write."""
-    array = np.lib.format.open_memmap(path, "w+", STORED, shape)
+    array = np.lib.format.open_memmap(path, "w+", STORAGE_DTYPE, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from retipair.runtime.atomic_io import atomic_write
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.schema import from_values
 
 _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     if not path.is_file():
         subfolders = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
-        raise UserError(f"{folder}: no {MANIFEST_NAME} here; {advice}")
+        raise FileError(folder, f"no {MANIFEST_NAME} here; {advice}")
     ids: set[tuple[str, str]] = set()
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # surrogates are refused by `parse_line`
         for number, line in enumerate(stream, start=1):

@@ -16,7 +16,7 @@ from retipair.data.colour_profile import to_srgb
 from retipair.data.deep_image import is_deep_png, read_deep_png, to_eight_bits, used_bits
 from retipair.data.tiff import Page, main_page, read_deep_page
 from retipair.runtime.atomic_io import atomic_write
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
 from retipair.vision.ridges import vesselness_correlation
 
 _MAX_BITS = 32
@@ -75,25 +75,26 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
             displayed = _on_black(_eight_bits(ImageOps.exif_transpose(image)))
             return np.asarray(to_srgb(displayed, profile).convert(mode))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise MissingError(path, "no such file") from None
     except UnidentifiedImageError:
         known = "PNG, JPEG, TIFF, BMP, WebP"
-        raise UserError(f"{path}: unsupported image format; save it as one of {known}") from None
+        raise FileError(path, f"unsupported image format; save it as one of {known}") from None
     except UserError:
         raise
     except Exception as error:  # fuzzing makes Pillow raise nearly any exception
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+        raise DamagedError(path, f"cannot be read as an image ({error}); replace or remove it") from None
 
 
 def _check_header(path: Path, image: Image.Image | Page, megapixels: int) -> None:
     width, height = image.size
     if width * height > megapixels * 10**6:
-        raise UserError(
-            f"{path}: {width} x {height} px, more than {megapixels} megapixels; if it is a photograph, downscale it "
-            "(or raise --max_megapixels of `retipair prepare`)"
+        raise FileError(
+            path,
+            f"{width} x {height} px, more than {megapixels} megapixels; if it is a photograph, downscale it "
+            "(or raise --max_megapixels of `retipair prepare`)",
         )
     if isinstance(image, Image.Image) and (count := _count_images(image)) > 1:
-        raise UserError(f"{path}: contains {count} images; save the right one in a separate file")
+        raise FileError(path, f"contains {count} images; save the right one in a separate file")
 
 
 def _count_images(image: Image.Image) -> int:

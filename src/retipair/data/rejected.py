@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retipair.data.manifest import MANIFEST_NAME
 from retipair.runtime.atomic_io import write_text
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, UserError
 from retipair.runtime.text_files import nfc, read_text
 
 REJECTED_NAME = "rejected.txt"
@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
         _check_no_other(path.parent)
         return ""
     if not path.is_file():
-        raise UserError(f"{path}: is not a file; move it away, or list rejected ids in a text file of that name")
+        raise DamagedError(path, "is not a file; move it away, or list rejected ids in a text file of that name")
     return read_text(path)
 
 
@@ -80,4 +80,4 @@ def _check_no_other(folder: Path) -> None:
     with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         others = sorted(entry.name for entry in entries if entry.name.lower().startswith("rejected."))
     if others:
-        raise UserError(f"{folder / others[0]}: is not read; save it as {REJECTED_NAME}, or rename it")
+        raise FileError(folder / others[0], f"is not read; save it as {REJECTED_NAME}, or rename it")

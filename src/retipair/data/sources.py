@@ -16,7 +16,7 @@ from pathlib import Path
 
 from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc, on_disk
 
 EYES_TABLE = "eyes.csv"
@@ -62,10 +62,10 @@ class RawPair:
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """Something that is not a pair; `why` names file and remedy. empty: a folder without images, which is no error."""
+    """Something that is not a pair. reason: what is wrong and what to do. empty: a folder without images, no error."""
 
     id: str
-    why: str
+    reason: str
     empty: bool = False
 
 
@@ -75,7 +75,7 @@ def find_pairs(raw: Path) -> list[RawPair]:
     Raises UserError, naming the file and the remedy, for anything missing, unknown, duplicate or unpaired.
     """
     pairs, unusable = scan_pairs(raw)
-    if bad := [skipped.why for skipped in unusable if not skipped.empty]:
+    if bad := [skipped.reason for skipped in unusable if not skipped.empty]:
         more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     return pairs
@@ -88,20 +88,20 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     Raises UserError for errors that affect all pairs.
     """
     if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
-        raise UserError(f"{raw}: is already prepared; give the raw folder, or copy the raw views")
+        raise FileError(raw, "is already prepared; give the raw folder, or copy the raw views")
     if raw.is_dir():
         _check_no_pair_table(raw)
         candidates = list(_in_folder(raw))
     elif raw.is_file():
         candidates = list(_in_table(raw))
     else:
-        raise UserError(f"{raw}: no such file or folder; name the folder or table that lists the raw views")
-    checked = [pair if isinstance(pair, SkippedPair) else _checked(pair) for pair in candidates]
+        raise MissingError(raw, "no such file or folder; name the folder or table that lists the raw views")
+    checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in candidates]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Some file systems are case-insensitive.
     if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
-        raise UserError(f"{raw}: id {duplicate[0]!r} occurs more than once; rename one of them")
+        raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of them")
     if not raw.is_dir():
         _check_eyes_known(raw, pairs)
         return pairs, unusable
@@ -118,7 +118,7 @@ def _check_no_pair_table(folder: Path) -> None:
     """Raise UserError for a table of pairs: reading its folder would ignore the table's eyes and splits."""
     for path in _visible(folder):
         if path.name.lower() in _PAIR_TABLES:
-            raise UserError(f"{path}: is a table of pairs; pass it instead of its folder, or rename it")
+            raise FileError(path, "is a table of pairs; pass it instead of its folder, or rename it")
 
 
 def _eyes_table(folder: Path) -> Path | None:
@@ -129,10 +129,10 @@ def _eyes_table(folder: Path) -> Path | None:
     similar = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
     tables = [path for path in similar if path.name.lower() == EYES_TABLE]
     if len(tables) > 1:
-        raise UserError(f"{tables[1]}: {tables[0].name} exists too; remove one of them")
+        raise FileError(tables[1], f"{tables[0].name} exists too; remove one of them")
     others = [path for path in similar if path.suffix.lower() in _TABLE_SUFFIXES]
     if others and not tables:
-        raise UserError(f"{others[0]}: is not read; save it as {EYES_TABLE}, or rename it")
+        raise FileError(others[0], f"is not read; save it as {EYES_TABLE}, or rename it")
     return tables[0] if tables else None
 
 
@@ -140,7 +140,7 @@ def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
     """Raise UserError for an `eyes.csv` beside a table of pairs that names no eyes: it would be ignored."""
     eyes = table.parent / EYES_TABLE
     if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
-        raise UserError(f"{eyes}: is not read with a table of pairs; put its columns eye and patient into {table.name}")
+        raise FileError(eyes, f"is not read with a table of pairs; put its columns eye and patient into {table.name}")
 
 
 # --- Folders
@@ -162,12 +162,12 @@ def _view_folders(root: Path) -> dict[str, Path]:
         view = path.name.lower().removesuffix("s")
         if view in ("cf", "fa") and path.is_dir():
             if view in folders:
-                raise UserError(f"{path}: {folders[view].name}/ exists too; put all {view.upper()} into one of them")
+                raise FileError(path, f"{folders[view].name}/ exists too; put all {view.upper()} into one of them")
             folders[view] = path
     if len(folders) == 1:
         [(present, path)] = folders.items()
         missing = "fa" if present == "cf" else "cf"
-        raise UserError(f"{path}: {missing}/ is missing beside it; put the {missing.upper()} there with equal names")
+        raise MissingError(path, f"{missing}/ is missing beside it; put the {missing.upper()} there with equal names")
     return folders
 
 
@@ -175,14 +175,14 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
     """Read the original layout, with one folder per pair or flat."""
     places = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
     if not any(places.values()):
-        raise UserError(f"{root}: no images in a supported layout; supported are {_LAYOUTS}")
+        raise FileError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
     for place, images in places.items():
         if isinstance(images, SkippedPair):
             yield images
             continue
         if place != root and not images:
-            why = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
-            yield SkippedPair(nfc(place.name), why, empty=True)
+            reason = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
+            yield SkippedPair(nfc(place.name), reason, empty=True)
         views: dict[str, dict[int, Path]] = {}
         for path in images:
             if match := _NUMBERED.fullmatch(nfc(path.stem)):
@@ -200,7 +200,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
             _add(views.setdefault(nfc(path.stem), {}), number, path)
         yield from _folders_with_images(place)
     if not views:
-        raise UserError(f"{cf.parent}: cf/ and fa/ hold no images; put views with equal names in both")
+        raise FileError(cf.parent, "cf/ and fa/ hold no images; put views with equal names in both")
     for name, pair in views.items():
         result = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
         yield replace(result, views_named=True) if isinstance(result, RawPair) else result
@@ -209,7 +209,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
     """Read the Isfahan layout: ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the reverse."""
     if not any(_images(place) for place in folders.values()):
-        raise UserError(f"{next(iter(folders.values()))}: no images in it; put n.jpg and n-n.jpg there")
+        raise FileError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
     for kind, place in folders.items():
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
@@ -232,9 +232,8 @@ def _add(views: dict[int, Path], number: int, path: Path) -> None:
     if number in views:
         other = views[number]
         how = ", spelled with composed and decomposed characters (Unicode NFC, NFD)"
-        raise UserError(
-            f"{path}: the same view as {other.name}{how if nfc(path.name) == nfc(other.name) else ''}; "
-            "remove one of them"
+        raise FileError(
+            path, f"the same view as {other.name}{how if nfc(path.name) == nfc(other.name) else ''}; remove one of them"
         )
     views[number] = path
 
@@ -257,7 +256,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); change its permissions, or remove it") from None
+        raise DamagedError(folder, f"cannot be read ({error.strerror}); change its permissions, or remove it") from None
     return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FOLDERS]
 
 
@@ -285,7 +284,9 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in table_rows(path, known, needed=("cf", "fa")):
         files = {
-            key: _respelled(path.parent / row[key]) for key in ("cf", "fa", "cf_points", "fa_points") if key in row
+            key: _spelled_as_on_disk(path.parent / row[key])
+            for key in ("cf", "fa", "cf_points", "fa_points")
+            if key in row
         }
         name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
         if missing := [file for file in files.values() if not _is_file(file)]:
@@ -296,7 +297,7 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
         yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
 
 
-def _respelled(path: Path) -> Path:
+def _spelled_as_on_disk(path: Path) -> Path:
     """Return the path as it is spelled on disk."""
     try:
         return on_disk(path)
@@ -315,20 +316,20 @@ def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str])
     """Add eyes, patients and splits from `eyes.csv`, which must list every pair and nothing else but unusable ones."""
     ids = {pair.id for pair in pairs}
     if unknown := sorted(set(eyes) - ids - unusable):
-        raise UserError(f"{path}: no pair has id {unknown[0]!r}; correct or remove its line")
+        raise FileError(path, f"no pair has id {unknown[0]!r}; correct or remove its line")
     if missing := sorted(ids - set(eyes)):
-        raise UserError(f"{path}: no line for pair {missing[0]!r}; add one, so that no eye is in two splits")
+        raise FileError(path, f"no line for pair {missing[0]!r}; add one, so that no eye is in two splits")
     return [replace(pair, **eyes[pair.id]) for pair in pairs]
 
 
-def _checked(pair: RawPair) -> RawPair | SkippedPair:
+def _validated(pair: RawPair) -> RawPair | SkippedPair:
     if len(pair.id.encode(errors="replace")) > _MAX_ID_BYTES:
-        why = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
+        reason = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
     elif not _SAFE_ID.fullmatch(pair.id):
-        why = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
+        reason = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
     elif (pair.cf_points is None) != (pair.fa_points is None):
         points = pair.cf_points or pair.fa_points
-        why = f"{points}: the other view has no points; add some or remove these"
+        reason = f"{points}: the other view has no points; add some or remove these"
     else:
         return pair
-    return SkippedPair(pair.id, why)
+    return SkippedPair(pair.id, reason)

@@ -23,8 +23,8 @@ def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: fl
     _check_sides(pairs)
     _check_spelling(groups)
     if not any(pair.split for pair in pairs):
-        sides = split_groups(list(groups.values()), val_fraction, test_fraction, seed)
-        return {name: sides[group] for name, group in groups.items()}
+        splits = split_groups(list(groups.values()), val_fraction, test_fraction, seed)
+        return {name: splits[group] for name, group in groups.items()}
     return _user_split(pairs, groups)
 
 
@@ -59,14 +59,14 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
             "add pairs of other eyes, or correct eyes.csv (columns id,eye) if it groups pairs wrongly"
         )
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
-    sides: dict[str, Split] = dict.fromkeys(order, "train")
-    sides.update(dict.fromkeys(order[:n_val], "val"))
-    sides.update(dict.fromkeys(order[n_val : n_val + n_test], "test"))
-    return sides
+    splits: dict[str, Split] = dict.fromkeys(order, "train")
+    splits |= dict.fromkeys(order[:n_val], "val")
+    splits |= dict.fromkeys(order[n_val : n_val + n_test], "test")
+    return splits
 
 
 def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Split]:
-    sides: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     by_group: dict[str, Split] = {}
     for pair in pairs:
         if pair.split is None:
@@ -74,10 +74,10 @@ def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, S
         group = groups[pair.id]
         if by_group.setdefault(group, pair.split) != pair.split:
             raise UserError(f"{group} is both in {by_group[group]} and in {pair.split}; put it in one split")
-        sides[pair.id] = pair.split
-    if missing := [side for side in ("train", "val") if side not in sides.values()]:
+        splits[pair.id] = pair.split
+    if missing := [split for split in ("train", "val") if split not in splits.values()]:
         raise UserError(f"the split column leaves no pair for {missing[0]}; give it at least one eye")
-    return sides
+    return splits
 
 
 def _check_patients(pairs: Sequence[RawPair]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retipair.data.manifest import SPLITS, Split
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.jsonl import is_text
 from retipair.runtime.text_files import csv_rows, nfc, read_text
 
@@ -32,11 +32,11 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
     """
     readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: unknown table format; supported are .csv, .tsv, .txt and .jsonl, or a folder")
+        raise FileError(path, "unknown table format; supported are .csv, .tsv, .txt and .jsonl, or a folder")
     rows = 0
     for where, cells in readers[path.suffix.lower()](path):
         if unknown := [key for key in cells if key not in known]:
-            raise UserError(f"{path}: unknown column {unknown[0]!r}; use {', '.join(known)}")
+            raise FileError(path, f"unknown column {unknown[0]!r}; use {', '.join(known)}")
         texts = {key: _cell_text(cell) for key, cell in cells.items()}
         row = {key: text for key, text in texts.items() if text}
         if missing := [key for key in needed if key not in row]:
@@ -44,7 +44,7 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
         rows += 1
         yield where, row
     if not rows:
-        raise UserError(f"{path}: no lines in this table; it needs the columns {', '.join(needed)}")
+        raise FileError(path, f"no lines in this table; it needs the columns {', '.join(needed)}")
 
 
 def _cell_text(cell: Any) -> str:

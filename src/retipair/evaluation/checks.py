@@ -39,9 +39,8 @@ def _check_copies(scores: Scores) -> Iterator[Finding]:
 
 
 def _copies_found(search: Memorisation) -> Finding:
-    amount = _searched(search)
-    text = f"{len(search.copies)} of {amount} generated pairs are copies of training pairs"
-    text += f" (similarity {search.threshold} or more)."
+    copies, amount = len(search.copies), _searched(search)
+    text = f"Copies of training pairs (similarity {search.threshold} or more): {copies} of {amount} generated pairs."
     if search.variations == amount:
         text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
         return Finding("look", "copies", f"{text} patient data.", (advice.WITHHOLD,))
@@ -98,7 +97,7 @@ def _check_detail(scores: Scores) -> Iterator[Finding]:
         if generated is None or not real:
             continue
         about = f"detail of the {view.upper()}"
-        text = f"Fine detail of the {view.upper()}, fraction of the power: {100 * generated:.1f} % in generated pairs, "
+        text = f"Fraction of fine detail in the {view.upper()}: {100 * generated:.1f} % in generated pairs, "
         text += f"{100 * real:.1f} % in training pairs"
         text += f", {100 * decoded:.1f} % in training pairs after the autoencoder" if decoded else ""
         if generated > real / _MIN_DETAIL:

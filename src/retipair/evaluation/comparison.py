@@ -18,7 +18,7 @@ from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
 from retipair.runtime.atomic_io import check_folder_place, read_json
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError, SettingError, UserError
 from retipair.runtime.schema import canonical_json, to_values
 
 FIGURES_NAME = "figures.csv"
@@ -82,7 +82,7 @@ def pairs_sha256(entries: Sequence[PairRecord]) -> str:
 
 def _check_flags(config: EvaluateConfig) -> None:
     if config.workers < 0:
-        raise UserError(f"--workers {config.workers}: must be 0 (all cores) or more")
+        raise SettingError("workers", config.workers, "must be 0 (all cores) or more")
     for flag, given in (("--withhold_copies", config.withhold_copies), ("--deep", config.deep)):
         if given and config.generated is None:
             raise UserError(f"{flag}: requires generated pairs; pass --generated")
@@ -91,21 +91,21 @@ def _check_flags(config: EvaluateConfig) -> None:
 def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
     assert config.generated is not None
     if sum(entry.split == "train" for entry in real.kept) < 2:
-        raise UserError(f"{config.real}: fewer than two training pairs to compare with; omit --withhold_copies")
+        raise FileError(config.real, "fewer than two training pairs to compare with; omit --withhold_copies")
     if config.generated.resolve() == config.real.resolve():
-        raise UserError(
-            "--withhold_copies: --generated is the same folder as --real, so each pair is a copy; omit the flag"
+        raise SettingError(
+            "withhold_copies", None, "--generated is the same folder as --real, so each pair is a copy; omit the flag"
         )
     if not os.access(config.generated, os.W_OK):
-        raise UserError(
-            f"--withhold_copies: cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
+        raise SettingError(
+            "withhold_copies", None, f"cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
         )
 
 
 def _pairs(folder: Path) -> PairFolder:
     """Load the pairs of a folder. Raises UserError if the folder does not exist or has no accepted pairs."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; pass a prepared or generated one")
+        raise MissingError(folder, "no such folder; pass a prepared or generated one")
     pairs = read_folder(folder)
     pairs.check_any_left()
     return pairs
@@ -126,13 +126,13 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     values = read_json(out / SCORES_NAME)
     before, now = values.get("provenance"), to_values(provenance)
     if values.get("schema") != SCHEMA or not isinstance(before, dict):
-        raise UserError(
-            f"{out / SCORES_NAME}: written by another version of retipair, or damaged; choose another --out"
+        raise DamagedError(
+            out / SCORES_NAME, "written by another version of retipair, or damaged; choose another --out"
         )
     for name in ("real", "generated"):
         if _pairs_differ(name, before, now):
             source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
-            raise UserError(f"{out}: contains scores of other {name} pairs ({source}); choose another --out")
+            raise OccupiedError(out, f"contains scores of other {name} pairs ({source}); choose another --out")
     return _intact(values) if before == now and FIGURES_NAME in names else None
 
 
@@ -141,9 +141,9 @@ def _check_out(out: Path) -> set[str]:
     check_folder_place(out / CACHE_NAME)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
-        raise UserError(f"{out}: {SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
+        raise OccupiedError(out, f"{SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
     if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
-        raise UserError(f"{out}: contains other files; choose a new or empty folder for --out")
+        raise OccupiedError(out, "contains other files; choose a new or empty folder for --out")
     return names
 
 

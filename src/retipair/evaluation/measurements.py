@@ -85,7 +85,7 @@ class MeasuredSet:
             {},
         )
 
-    def of_split(self, split: Split) -> "MeasuredSet":
+    def in_split(self, split: Split) -> "MeasuredSet":
         """Return the pairs of one split, without links."""
         return self.select([row for row, entry in enumerate(self.entries) if entry.split == split])
 

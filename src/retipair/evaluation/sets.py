@@ -26,7 +26,7 @@ class Sets:
 
     @cached_property
     def train(self) -> MeasuredSet:
-        return self.real.of_split("train")
+        return self.real.in_split("train")
 
     @cached_property
     def all_train(self) -> MeasuredSet:
@@ -37,7 +37,7 @@ class Sets:
     def named(self) -> dict[str, MeasuredSet]:
         """Non-empty sets by name, one per table column."""
         columns: dict[str, MeasuredSet | None] = {"generated": self.generated, "train": self.train}
-        columns |= {split: self.real.of_split(split) for split in _HELD_OUT}
+        columns |= {split: self.real.in_split(split) for split in _HELD_OUT}
         return {name: measured for name, measured in columns.items() if measured is not None and measured.entries}
 
 

@@ -11,7 +11,7 @@ from retipair.data.dataset import PairFolder
 from retipair.evaluation.scores import LogLine, StepCost, StepSettings, TrainingScores
 from retipair.runs.run_dir import METRICS_NAME, Run, run_around
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError
 from retipair.runtime.schema import from_values
 
 
@@ -23,7 +23,7 @@ def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
     run = _run_of(adapter)
     path, config, logged = run.folder / METRICS_NAME, run.read_config(), run.read_metrics()
     if not _is_valid(logged) or not any(line["kind"] == "training" for line in logged):
-        raise UserError(f"{path}: not a training log, or a log without training steps; omit --adapter")
+        raise FileError(path, "not a training log, or a log without training steps; omit --adapter")
     training, validation = (
         tuple(from_values(LogLine, line, str(path)) for line in logged if line["kind"] == kind)
         for kind in ("training", "validation")
@@ -38,7 +38,7 @@ def _run_of(adapter: Path) -> Run:
     """Return the run that contains the folder. Raises UserError if there is none."""
     if run := run_around(adapter):
         return run
-    raise UserError(f"{adapter}: not inside a run of `retipair train` (a folder with {METRICS_NAME}); omit --adapter")
+    raise FileError(adapter, f"not inside a run of `retipair train` (a folder with {METRICS_NAME}); omit --adapter")
 
 
 def _is_valid(logged: Sequence[Any]) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from retipair.runtime.console import track
 from retipair.runtime.errors import UserError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.parallel import parallel_map
-from retipair.runtime.schema import from_values
+from retipair.runtime.schema import from_values, to_values
 
 REJECTION_LOG_NAME = "refused.jsonl"
 _MAX_TRIES = 2**20
@@ -27,13 +27,13 @@ _REPAIR = "remove the line, and its pair is generated again"
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected attempt (from 0) at pair `index`. likeness: its highest similarity to a training pair, if measured."""
+    """A rejected attempt (from 0) at pair `index`. similarity: its highest one to a training pair, if measured."""
 
     index: int
     attempt: int
     why: str
     consistency: float
-    likeness: float | None
+    similarity: float | None = field(metadata={"json": "likeness"})
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class RejectionLog:
 
 
 def rejection_line(rejection: Rejection) -> str:
-    return json.dumps(asdict(rejection)) + "\n"
+    return json.dumps(to_values(rejection)) + "\n"
 
 
 def read_rejection_log(folder: Path) -> RejectionLog:

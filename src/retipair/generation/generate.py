@@ -36,7 +36,7 @@ from retipair.runs.run_dir import environment
 from retipair.runtime.atomic_io import append_line, write_json
 from retipair.runtime.console import console, progress
 from retipair.runtime.distributed import DistributedState, distributed_state
-from retipair.runtime.errors import Stopped, UserError, printable, unless_out_of_memory
+from retipair.runtime.errors import FileError, Stopped, UserError, printable, unless_out_of_memory
 from retipair.runtime.jsonl import shard_path
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.profiling import memory_kind, peak_memory
@@ -78,7 +78,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     # Set up
     loop = load(plan, settings, missing, tries, dist.process_index)
     if adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
-        raise UserError(f"{plan.adapter}: was replaced meanwhile by its training; run the command again")
+        raise FileError(plan.adapter, "was replaced meanwhile by its training; run the command again")
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
@@ -220,7 +220,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
     pairs, rejected = len(done.consistencies), log.reasons.total()
     if not done.indices:
         advice = "lower --min_consistency (with another --savedir), or train longer"
-        raise UserError(f"{plan.out}: no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
+        raise FileError(plan.out, f"no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
     if rejected:
         given_up = plan.config.amount - len(done.indices)
         rest = f"; {given_up} pairs given up after {plan.config.max_tries} tries each" if given_up > 0 else ""
@@ -229,7 +229,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
         console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not generated again")
     if not pairs:
-        raise UserError(f"{plan.out}: every pair is rejected; raise --amount to generate more")
+        raise FileError(plan.out, "every pair is rejected; raise --amount to generate more")
     console.print(
         f"{pairs} synthetic pairs: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "

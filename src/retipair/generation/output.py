@@ -14,7 +14,7 @@ from retipair.data.rejected import read_rejected
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
 from retipair.generation.plan import GenerationPlan
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import OccupiedError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
@@ -49,11 +49,11 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
     if not (out / "settings.json").is_file():
-        raise UserError(f"{out}: is not empty and was not written by retipair; choose another --savedir or --out")
+        raise OccupiedError(out, "is not empty and was not written by retipair; choose another --savedir or --out")
     saved = read_json(out / "settings.json")
     for key, value in json.loads(json.dumps(settings)).items():
         if saved.get(key) != value:
-            raise UserError(f"{out}: was made with {_other(key, saved.get(key), value)}; choose another --savedir")
+            raise OccupiedError(out, f"was made with {_other(key, saved.get(key), value)}; choose another --savedir")
 
 
 def _other(key: str, before: object, now: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, MOST_PAIRS, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, MAX_AMOUNT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
 from retipair.generation.modes import MODES
@@ -29,7 +29,7 @@ from retipair.models.memory_strategies import (
 )
 from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
 from retipair.runtime.profiling import GIB
 from retipair.runtime.setting_checks import check_folder_name, check_size
 
@@ -138,29 +138,29 @@ def check_generation(config: GenerateConfig) -> None:
     """Raise UserError for settings that contradict each other or are out of range."""
     for name in ("amount", "steps", "batch_size", "max_tries"):
         if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
-    if config.amount > MOST_PAIRS:
-        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
+            raise SettingError(name, getattr(config, name), "must be at least 1")
+    if config.amount > MAX_AMOUNT:
+        raise SettingError("amount", config.amount, f"must be at most {MAX_AMOUNT:,}")
     if not 0 < config.strength <= 1:
-        raise UserError(f"--strength {config.strength}: must be above 0 and at most 1")
+        raise SettingError("strength", config.strength, "must be above 0 and at most 1")
     varies_pairs = MODES[config.mode].varies_pairs
     if not varies_pairs and config.strength != GenerateConfig.strength:
-        raise UserError(f"--strength {config.strength}: only for --mode from_data; add that, or omit --strength")
+        raise SettingError("strength", config.strength, "only for --mode from_data; add that, or omit --strength")
     if varies_pairs and int(config.steps * config.strength) < 1:
         raise UserError(
             f"--strength {config.strength} of --steps {config.steps} is less than one step; raise one of them"
         )
     for name in ("min_consistency", "max_copy"):
         if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
-            raise UserError(f"--{name} {value}: must be from -1 to 1")
+            raise SettingError(name, value, "must be from -1 to 1")
     if config.record_source and not varies_pairs:
-        raise UserError("--record_source: only for --mode from_data; add that, or omit --record_source")
+        raise SettingError("record_source", None, "only for --mode from_data; add that, or omit --record_source")
     if config.max_copy is not None and varies_pairs:
-        raise UserError("--max_copy: only for --mode noise; --mode from_data varies training pairs on purpose")
+        raise SettingError("max_copy", None, "only for --mode noise; --mode from_data varies training pairs on purpose")
     if not config.guidance_scale >= 1:
-        raise UserError(f"--guidance_scale {config.guidance_scale}: must be at least 1 (off)")
+        raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (off)")
     if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
+        raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
     check_size(config.size)
     check_folder_name("--savedir", config.savedir)
     if config.name is not None:
@@ -185,9 +185,11 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
     try:
         return find_run(config.results, config.name, systems), adapter
     except UserError:
-        raise UserError(
-            f"--checkpoint {config.checkpoint}: there is no run {config.name!r} in {config.results} for its pairs; "
-            "omit -n and pass their folder with --out DIR"
+        raise SettingError(
+            "checkpoint",
+            config.checkpoint,
+            f"there is no run {config.name!r} in {config.results} for its pairs; "
+            "omit -n and pass their folder with --out DIR",
         ) from None
 
 
@@ -196,11 +198,11 @@ def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
     if description is None:
-        raise UserError(f"{adapter}: does not record the base it was trained on; pass --base (and --prompt, --size)")
+        raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
     try:
         return open_base(description.base, tokenizer)
     except UserError as error:
-        raise UserError(f"{adapter}: was trained on {description.base}; pass its path with --base ({error})") from None
+        raise FileError(adapter, f"was trained on {description.base}; pass its path with --base ({error})") from None
 
 
 def _recorded_tokenizer(run: Run) -> Path | None:
@@ -218,14 +220,15 @@ def _as_trained(
         warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
         return Layout(base.family.layout, size), [(prompt, 1)]
     if description.system != base.family.name:
-        raise UserError(
-            f"{adapter}: was trained on {description.system}, but {base.source} is {base.family.name}; pass the base "
-            "it was trained on with --base"
+        raise FileError(
+            adapter,
+            f"was trained on {description.system}, but {base.source} is {base.family.name}; pass the base "
+            "it was trained on with --base",
         )
     if description.layout not in LAYOUTS:
-        raise UserError(f"{adapter}: has an unknown layout {description.layout!r}; use another checkpoint")
+        raise FileError(adapter, f"has an unknown layout {description.layout!r}; use another checkpoint")
     if config.size not in (None, description.view_size):
-        raise UserError(f"--size {config.size}: this adapter was trained at {description.view_size}; omit --size")
+        raise SettingError("size", config.size, f"this adapter was trained at {description.view_size}; omit --size")
     if config.guidance_scale > 1 and not description.prompt_dropout:
         warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may harm quality")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
@@ -265,16 +268,17 @@ def training_pairs(
     if data is None:
         raise UserError(f"{needed_by} needs pairs: pass --data FOLDER (a prepared folder)")
     if not data.exists():
-        raise UserError(f"{data}: the pairs of this run are missing; pass their folder with --data FOLDER")
+        raise MissingError(data, "the pairs of this run are missing; pass their folder with --data FOLDER")
     folder = prepared_folder(data, config.results, layout.view_size)
     pairs = read_folder(folder)
     if pairs.note:
         warnings.append(pairs.note)
     if description and not pairs.has_content(description.data_sha256):
         if config.data is None:
-            raise UserError(
-                f"{folder}: no longer what this adapter was trained on (prepared again?); "
-                "pass --data FOLDER to use its training pairs anyway"
+            raise FileError(
+                folder,
+                "no longer what this adapter was trained on (prepared again?); "
+                "pass --data FOLDER to use its training pairs anyway",
             )
         warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} uses its training pairs")
     return filter_split(pairs.kept if config.max_copy is None else pairs.known, "train", folder)

@@ -36,7 +36,7 @@ from retipair.models.single_file import (
     unet_inputs,
 )
 from retipair.runtime.atomic_io import shareable_name
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError, UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Folder of the small trained bases that ship with the package, diffusers folders made by `recipes/`."""
@@ -164,11 +164,13 @@ class Base:
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
         """Refuse a truncated encoder or an empty vocabulary, which the libraries load without an error."""
         if any(parameter.is_meta for parameter in encoder.parameters()):
-            raise UserError(f"--base {self.source}: its text encoder is incomplete; get it again or choose another")
+            raise SettingError("base", self.source, "its text encoder is incomplete; get it again or choose another")
         if len(tokenizer) > encoder.config.vocab_size or len(tokenizer) < 256:
-            raise UserError(
-                f"--base {self.source}: the tokenizer has {len(tokenizer)} tokens, but its text encoder expects "
-                f"{encoder.config.vocab_size}; pass --tokenizer FOLDER with the right one"
+            raise SettingError(
+                "base",
+                self.source,
+                f"the tokenizer has {len(tokenizer)} tokens, but its text encoder expects "
+                f"{encoder.config.vocab_size}; pass --tokenizer FOLDER with the right one",
             )
 
     def scheduler(self, sampler: str) -> Any:
@@ -180,10 +182,12 @@ class Base:
         config = read_model_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
         scheduler = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
         if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] < _NO_SIGNAL:
-            raise UserError(
-                f"--base {self.source}: predicts noise (epsilon) with zero terminal SNR, which gives NaN at the last "
+            raise SettingError(
+                "base",
+                self.source,
+                "predicts noise (epsilon) with zero terminal SNR, which gives NaN at the last "
                 "timestep; in scheduler_config.json set prediction_type to v_prediction if it was trained with it, "
-                "otherwise rescale_betas_zero_snr to false"
+                "otherwise rescale_betas_zero_snr to false",
             )
         return scheduler
 
@@ -271,8 +275,8 @@ def _checked(base: Base) -> Base:
         _check_schedule(base)
         prediction = base.scheduler("ddpm").config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"--base {base.source}: predicts {prediction}; only epsilon (noise) and v_prediction are supported"
+            raise SettingError(
+                "base", base.source, f"predicts {prediction}; only epsilon (noise) and v_prediction are supported"
             )
         _ = base.view_size, base.latent_channels, base.timesteps
     return base
@@ -282,9 +286,11 @@ def _check_schedule(base: Base) -> None:
     """Refuse a schedule without betas (EDM, flow matching), for which diffusers would use default betas."""
     config = read_model_config(base.configs, "scheduler", "scheduler_config.json")
     if "beta_schedule" not in config and config.get("trained_betas") is None:
-        raise UserError(
-            f"--base {base.source}: its noise schedule is that of a {config.get('_class_name')}, which has no betas; "
-            "only bases with a DDPM schedule are supported"
+        raise SettingError(
+            "base",
+            base.source,
+            f"its noise schedule is that of a {config.get('_class_name')}, which has no betas; "
+            "only bases with a DDPM schedule are supported",
         )
 
 
@@ -297,9 +303,11 @@ def _open_folder(
 
 def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base:
     if path.suffix != ".safetensors":
-        raise UserError(
-            f"--base {path}: only .safetensors files are read, because pickled checkpoints can run code; "
-            "convert it with diffusers' scripts or download the .safetensors version"
+        raise SettingError(
+            "base",
+            path,
+            "only .safetensors files are read, because pickled checkpoints can run code; "
+            "convert it with diffusers' scripts or download the .safetensors version",
         )
     with naming_errors(str(path)):
         header = read_header(path)
@@ -313,7 +321,7 @@ def _open_file(path: Path, tokenizer: Path | None, configs: Path | None) -> Base
 def _open_random(source: str) -> Base:
     folder = CONFIGS / source.removeprefix("random:")
     if folder.parent != CONFIGS or not folder.is_dir():
-        raise UserError(f"--base {source}: unknown; choose one of {', '.join(random_bases())}")
+        raise SettingError("base", source, f"unknown; choose one of {', '.join(random_bases())}")
     return _open_folder(source, folder, "random")
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError
 
 Setting = TypeVar("Setting")
 
@@ -25,16 +25,16 @@ def choose_device(name: str) -> str:
     kind = name.split(":")[0]
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in available:
-        raise UserError(f"--device {name}: choose auto, cuda, mps or cpu")
+        raise SettingError("device", name, "choose auto, cuda, mps or cpu")
     if not available[kind]:
-        raise UserError(f"--device {name}: not available on this machine or in this build of torch; use --device auto")
+        raise SettingError("device", name, "not available on this machine or in this build of torch; use --device auto")
     if kind != "cuda":
         return kind
     if name == "cuda":
         return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     number = name.removeprefix("cuda:")
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: choose one of cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        raise SettingError("device", name, f"choose one of cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return name
 
 

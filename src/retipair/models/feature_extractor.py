@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError
 
 _DEFAULT_SIDE = 224  # px
 
@@ -47,17 +47,17 @@ def open_image_model(folder: Path) -> ImageModel:
     Raises UserError, naming the folder, if it has no usable model.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no image model; give a folder with config.json and model.safetensors")
+        raise FileError(folder, "no image model; give a folder with config.json and model.safetensors")
     try:
         model, missing = _load(folder)
         features = model.features(np.full((model.side, model.side, 3), 128, np.uint8))
     except Exception as error:  # a user's files in third-party code may raise anything
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{folder}: not an image model that transformers can load ({reason}); save it again") from None
+        raise FileError(folder, f"not an image model that transformers can load ({reason}); save it again") from None
     if missing:
-        raise UserError(f"{folder}: its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
+        raise DamagedError(folder, f"its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
     if not np.isfinite(features).all():
-        raise UserError(f"{folder}: its features are NaN or infinity; check its weights and preprocessor_config.json")
+        raise FileError(folder, "its features are NaN or infinity; check its weights and preprocessor_config.json")
     return model
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from retipair.models.families import ModelFamily
 from retipair.models.recognition import family_of_folder
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError, UserError
 
 _CONFIG_FILES = ["model_index.json", "*/config.json"]
 
@@ -19,7 +19,7 @@ _CONFIG_FILES = ["model_index.json", "*/config.json"]
 def download_base(source: str) -> Path:
     """Return the cached folder of a hub id; download it first unless offline. Raises UserError if unavailable."""
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"--base {source}: no such file or folder")
+        raise SettingError("base", source, "no such file or folder")
     try:
         configs = snapshot_download(source, allow_patterns=_CONFIG_FILES, local_files_only=_offline())
         family_of_folder(Path(configs), source)  # refuses other families before downloading many GB
@@ -28,9 +28,11 @@ def download_base(source: str) -> Path:
         raise
     except Exception as error:  # the hub client raises many types; all mean that the base is unavailable
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
-        raise UserError(
-            f"--base {source}: not in the cache, and cannot be downloaded from the hub ({reason}). Copy its folder "
-            "here and pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package"
+        raise SettingError(
+            "base",
+            source,
+            f"not in the cache, and cannot be downloaded from the hub ({reason}). Copy its folder "
+            "here and pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package",
         ) from None
 
 
@@ -49,9 +51,11 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
         ]
         return Path(files[0]).parent
     except Exception:  # as in `download_base`: any error means that it is unavailable
-        raise UserError(
-            f"--base {source}: its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
-            f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in family.tokenizers)}"
+        raise SettingError(
+            "base",
+            source,
+            f"its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
+            f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in family.tokenizers)}",
         ) from None
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from retipair.models.device import torch_setting
 from retipair.models.recognition import read_model_config
-from retipair.runtime.errors import UserError, is_out_of_memory
+from retipair.runtime.errors import SettingError, UserError, is_out_of_memory
 
 _NUM_CHUNKS = 256
 _CHUNK_SIZE = 2**14
@@ -52,6 +52,6 @@ def naming_errors(source: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--base {source}: cannot be loaded ({reason[:200]}); get it again or choose another"
+        raise SettingError(
+            "base", source, f"cannot be loaded ({reason[:200]}); get it again or choose another"
         ) from error

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair.models.base import Base
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError
 from retipair.runtime.schema import from_values
 
 TARGETS = {
@@ -134,12 +134,12 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder}: its metadata is damaged ({error}); use another checkpoint") from None
+        raise DamagedError(folder, f"its metadata is damaged ({error}); use another checkpoint") from None
     description = from_values(AdapterMetadata, values, f"{folder}: its metadata", "use another checkpoint")
     if description.schema != SCHEMA:
-        raise UserError(f"{folder}: written by another version of retipair; use that version")
+        raise FileError(folder, "written by another version of retipair; use that version")
     if not description.prompts or description.view_size % 64:
-        raise UserError(f"{folder}: its metadata is damaged (prompts or view_size); use another checkpoint")
+        raise DamagedError(folder, "its metadata is damaged (prompts or view_size); use another checkpoint")
     return description
 
 
@@ -150,19 +150,19 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     """
     state = read_tensors(folder)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise UserError(f"{folder}: contains NaN or infinity, its training diverged; use another checkpoint")
+        raise FileError(folder, "contains NaN or infinity, its training diverged; use another checkpoint")
     config = _read_lora_config(folder)
     if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
-        raise UserError(
-            f"{folder}: its tensors do not have rank {config.r} as in adapter_config.json; use another checkpoint"
+        raise FileError(
+            folder, f"its tensors do not have rank {config.r} as in adapter_config.json; use another checkpoint"
         )
     try:
         add_adapter(unet, config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder / 'adapter_config.json'}: damaged ({error}); use another checkpoint") from None
+        raise DamagedError(folder / "adapter_config.json", f"damaged ({error}); use another checkpoint") from None
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
-        raise UserError(f"{folder}: this adapter does not fit {base}; pass the base it was trained on with --base")
+        raise FileError(folder, f"this adapter does not fit {base}; pass the base it was trained on with --base")
     set_peft_model_state_dict(unet, state)
 
 
@@ -180,9 +180,9 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     valid = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
     valid &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
     if not valid:
-        raise UserError(f"{path}: damaged (r, lora_alpha or target_modules); use another checkpoint")
+        raise DamagedError(path, "damaged (r, lora_alpha or target_modules); use another checkpoint")
     if unknown := next((key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)), None):
-        raise UserError(f"{path}: {unknown} is not supported; use an adapter with one rank and alpha for all")
+        raise FileError(path, f"{unknown} is not supported; use an adapter with one rank and alpha for all")
     dora, rslora = (values.get(key) is True for key in ("use_dora", "use_rslora"))
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora, use_rslora=rslora)
 
@@ -209,15 +209,16 @@ def adapter_sha256(folder: Path) -> str:
 def _open_weights(folder: Path) -> Any:
     path = folder / PEFT_WEIGHTS
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
-        raise UserError(
-            f"{folder / 'adapter_model.bin'}: pickled weights are not read, because they can run code; load and save "
-            "it once with PEFT (save_pretrained writes .safetensors)"
+        raise FileError(
+            folder / "adapter_model.bin",
+            "pickled weights are not read, because they can run code; load and save "
+            "it once with PEFT (save_pretrained writes .safetensors)",
         )
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder}: no adapter here (it needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
+        raise FileError(
+            folder, f"no adapter here (it needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
         )
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); use another checkpoint") from None
+        raise DamagedError(path, f"damaged ({error}); use another checkpoint") from None

@@ -56,7 +56,7 @@ def training_memory(
     workload: Workload, strategy: MemoryStrategy, optimizer: str = "adamw", samples: bool = True, ema: bool = False
 ) -> Estimate:
     """Estimate the peak bytes of each training phase. samples: whether pairs are generated; ema: whether EMA is on."""
-    step = count_step(workload, strategy, learn=True)
+    step = count_step(workload, strategy, backward=True)
     vae = count_autoencoder(workload)
     persistent = step.weights + step.adapter * (4 + MOMENTS[optimizer] + 4 * ema)
     phases = {
@@ -77,7 +77,7 @@ def generation_memory(
 
     workload.latents: shape of all that is denoised at once; adapter: its bytes; sources: whether images are encoded.
     """
-    step, vae = count_step(workload, strategy, learn=False), count_autoencoder(workload)
+    step, vae = count_step(workload, strategy, backward=False), count_autoencoder(workload)
     persistent = step.weights + adapter + vae.weights
     return {
         "text": workload.text,
@@ -112,9 +112,9 @@ class VaeMemory(NamedTuple):
 
 
 @cache
-def count_step(workload: Workload, strategy: MemoryStrategy, learn: bool) -> StepMemory:
-    """Count the memory of one UNet call, with its backward pass if `learn`."""
-    unet = empty_unet(workload.base).requires_grad_(False).train(learn).to(workload.dtype)
+def count_step(workload: Workload, strategy: MemoryStrategy, backward: bool) -> StepMemory:
+    """Count the memory of one UNet call, with its backward pass if `backward`."""
+    unet = empty_unet(workload.base).requires_grad_(False).train(backward).to(workload.dtype)
     unquantized = _bytes(unet)
     if strategy.stored:
         quantize(unet, strategy.stored, "meta")
@@ -126,9 +126,9 @@ def count_step(workload: Workload, strategy: MemoryStrategy, learn: bool) -> Ste
         unet.enable_gradient_checkpointing()
     if workload.dtype != torch.float32:
         emulate_autocast(unet, workload.dtype, workload.device.startswith("cuda"))
-    with fused_attention(), torch.set_grad_enabled(learn), PeakMemoryMode(unet) as memory:
+    with fused_attention(), torch.set_grad_enabled(backward), PeakMemoryMode(unet) as memory:
         predicted = meta_forward(unet, workload.latents[1:], workload.latents[0], workload.dtype).float()
-        if learn:
+        if backward:
             predicted.sum().backward()
     return StepMemory(unquantized, weights, trainable, memory.peak)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from retipair.models.quantization import Stored, bitsandbytes
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.profiling import GIB
 
 
@@ -57,9 +57,11 @@ def select_strategy(
         if bytes_of(strategy) <= FILLED * int(memory) * GIB:
             return strategy
     smallest = min(strategies, key=bytes_of)
-    raise UserError(
-        f"--memory {memory}: {bytes_of(smallest) / GIB:.1f} GiB is the smallest estimate, with {smallest.name}, and "
-        f"10 % must stay free; {advice}"
+    raise SettingError(
+        "memory",
+        memory,
+        f"{bytes_of(smallest) / GIB:.1f} GiB is the smallest estimate, with {smallest.name}, and "
+        f"10 % must stay free; {advice}",
     )
 
 

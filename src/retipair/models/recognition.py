@@ -13,14 +13,16 @@ from retipair.models.single_file import (
     other_family,
     unet_inputs,
 )
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, MissingError, SettingError, UserError
 
 
 def family_of_folder(folder: Path, source: str) -> ModelFamily:
     if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"--base {source}: no model_index.json in this folder; give a diffusers folder of SDXL or SD1.5, "
-            "a .safetensors file or a hub id"
+        raise SettingError(
+            "base",
+            source,
+            "no model_index.json in this folder; give a diffusers folder of SDXL or SD1.5, "
+            "a .safetensors file or a hub id",
         )
     index = read_model_json(folder / "model_index.json")
     if "unet" not in index:
@@ -28,9 +30,11 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
     unet = read_model_config(folder, "unet")
     family = _family_of_configs(index, unet)
     if family is None or unet.get("_class_name") != "UNet2DConditionModel":
-        raise UserError(
-            f"--base {source}: neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning "
-            f"{unet.get('addition_embed_type')}); other families are not supported"
+        raise SettingError(
+            "base",
+            source,
+            f"neither SDXL nor SD1.5 (UNet {unet.get('_class_name')}, conditioning "
+            f"{unet.get('addition_embed_type')}); other families are not supported",
         )
     inputs = unet.get("in_channels", 0), unet.get("cross_attention_dim", 0)
     if other := family_by_inputs(*inputs):
@@ -50,7 +54,7 @@ def family_of_file(header: Header) -> ModelFamily:
         raise _unsupported(header.path, other)
     family = SDXL if UNET + "label_emb.0.0.weight" in header.shapes else SD15
     if part := missing_part(header, family.single_file_encoders):
-        raise UserError(f"--base {header.path}: has no {part}; give a file of the complete base")
+        raise SettingError("base", header.path, f"has no {part}; give a file of the complete base")
     return family
 
 
@@ -58,14 +62,16 @@ def check_inputs(source: object, inputs: tuple[int, int], given: tuple[int, int]
     """Raise UserError if the UNet's inputs (channels, width of text features) differ from what the base provides."""
     if inputs != given:
         takes, gives = (f"{channels} channels and text features {width} wide" for channels, width in (inputs, given))
-        raise UserError(
-            f"--base {source}: neither SDXL nor SD1.5: its UNet takes {takes}, but the base provides {gives}; "
-            "other families are not supported"
+        raise SettingError(
+            "base",
+            source,
+            f"neither SDXL nor SD1.5: its UNet takes {takes}, but the base provides {gives}; "
+            "other families are not supported",
         )
 
 
 def _unsupported(source: object, family: str) -> UserError:
-    return UserError(f"--base {source}: is {family}; give a base of SDXL or SD1.5")
+    return SettingError("base", source, f"is {family}; give a base of SDXL or SD1.5")
 
 
 def read_model_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
@@ -76,9 +82,9 @@ def read_model_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; the base is not a complete diffusers folder") from None
+        raise MissingError(path, "missing; the base is not a complete diffusers folder") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); get the base again") from None
+        raise DamagedError(path, f"not JSON ({error}); get the base again") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object; get the base again")
+        raise DamagedError(path, "not a JSON object; get the base again")
     return values

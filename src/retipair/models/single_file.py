@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError
 
 UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
@@ -132,12 +132,14 @@ def declared_schedule(header: Header) -> DeclaredSchedule:
     kind = header.metadata.get(_METADATA_KEY, "")
     metadata = f"{_METADATA_KEY} = {kind}"
     if kind and kind.lower() not in _PREDICTION:
-        raise UserError(f"--base {header.path}: its {metadata} is not supported; only epsilon (noise) and v are")
+        raise SettingError("base", header.path, f"its {metadata} is not supported; only epsilon (noise) and v are")
     by_key, by_metadata = "v_pred" in header.shapes, _PREDICTION.get(kind.lower(), False)
     if "ztsnr" in header.shapes and not (by_key or by_metadata):
-        raise UserError(
-            f"--base {header.path}: its key ztsnr declares zero terminal SNR, which needs v-prediction, but neither "
-            "v_pred nor its metadata declares v-prediction; add the key v_pred if it predicts v"
+        raise SettingError(
+            "base",
+            header.path,
+            "its key ztsnr declares zero terminal SNR, which needs v-prediction, but neither "
+            "v_pred nor its metadata declares v-prediction; add the key v_pred if it predicts v",
         )
     if kind and by_key and not by_metadata:
         return DeclaredSchedule(True, "ztsnr" in header.shapes, keys, metadata)

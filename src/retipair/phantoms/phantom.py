@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from retipair import __version__
-from retipair.config import MOST_PAIRS, PhantomConfig, PrepareConfig
-from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, titled
+from retipair.config import MAX_AMOUNT, PhantomConfig, PrepareConfig
+from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled
 from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import save_image
 from retipair.data.splits import split_groups
@@ -29,7 +29,7 @@ from retipair.phantoms.lesions import DISEASES
 from retipair.phantoms.truth import TRUTH_NAME, Truth, read_truth, write_truth
 from retipair.runtime.atomic_io import check_folder_place, file_sha256, find_checksum_mismatch, is_leftover, write_text
 from retipair.runtime.console import progress
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError, OccupiedError, SettingError, UserError
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import canonical_json, json_sha256, to_values
@@ -81,28 +81,26 @@ def phantom(config: PhantomConfig) -> Path:
 
 def _check_settings(config: PhantomConfig) -> None:
     if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
-        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
+        raise SettingError("size", config.size, f"must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
     if config.amount < (minimum := 1 if config.unregistered else 2):
         why = "" if config.unregistered else ": one eye to train on, one to validate"
-        raise UserError(f"--amount {config.amount}: must be at least {minimum}{why}")
-    if config.amount > MOST_PAIRS:
-        raise UserError(f"--amount {config.amount}: must be at most {MOST_PAIRS:,}")
+        raise SettingError("amount", config.amount, f"must be at least {minimum}{why}")
+    if config.amount > MAX_AMOUNT:
+        raise SettingError("amount", config.amount, f"must be at most {MAX_AMOUNT:,}")
     if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed {config.seed}: must be at least 0 and below 2^32")
+        raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
     for name, known in (("camera", tuple(CAMERAS)), ("disease", DISEASES)):
         if (value := getattr(config, name)) not in (None, *known):
-            raise UserError(f"--{name} {value}: must be one of {', '.join(known)}")
+            raise SettingError(name, value, f"must be one of {', '.join(known)}")
     for name in _ONLY_UNREGISTERED:
         if not config.unregistered and (value := getattr(config, name)) != getattr(PhantomConfig, name):
-            raise UserError(
-                f"--{name} {value}: registered pairs have no points; add --unregistered, or remove --{name}"
-            )
+            raise SettingError(name, value, f"registered pairs have no points; add --unregistered, or remove --{name}")
     if not 4 <= config.points <= _MAX_POINTS:
-        raise UserError(f"--points {config.points}: must be from 4 to {_MAX_POINTS}")
+        raise SettingError("points", config.points, f"must be from 4 to {_MAX_POINTS}")
     if not 0 <= config.jitter < math.inf:
-        raise UserError(f"--jitter {config.jitter:g}: must be finite and 0 or more, in px")
+        raise SettingError("jitter", f"{config.jitter:g}", "must be finite and 0 or more, in px")
     if not 0 <= config.wrong <= config.points:
-        raise UserError(f"--wrong {config.wrong}: must be from 0 to --points {config.points}")
+        raise SettingError("wrong", config.wrong, f"must be from 0 to --points {config.points}")
 
 
 def _check_out(config: PhantomConfig) -> None:
@@ -114,11 +112,11 @@ def _check_out(config: PhantomConfig) -> None:
         return
     started = _read_state(out)
     if started is None:
-        raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
+        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
     for name, value in _settings(config).items():
         if started.get(name) != value:
             what = f"--{name} {started.get(name)}, not {value}" if name != "recipe" else "another version of retipair"
-            raise UserError(f"{out}: was rendered with {what}; choose another OUT")
+            raise OccupiedError(out, f"was rendered with {what}; choose another OUT")
 
 
 # --- State of earlier runs
@@ -164,7 +162,7 @@ def _started_pairs(config: PhantomConfig) -> list[int]:
     """Return the numbers of raw pairs that exist, perhaps incomplete: `prepare` would read them, so complete them."""
     names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
     if unknown := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
-        raise UserError(f"{config.out / 'raw' / unknown[0]}: not written by retipair; move it elsewhere")
+        raise FileError(config.out / "raw" / unknown[0], "not written by retipair; move it elsewhere")
     return [int(name) for name in names]
 
 
@@ -254,7 +252,7 @@ def _write_manifest(config: PhantomConfig, truths: Sequence[Truth]) -> None:
     fractions = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
     sides = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
     records = [_record(config, truth, sides[_group(truth)]) for truth in truths]
-    sheet = contact_sheet(titled(config.out, record) for record in records)
+    sheet = contact_sheet(load_titled(config.out, record) for record in records)
     save_image(config.out / SHEET_NAME, sheet, {"Synthetic": "yes: rendered; not photographs, not for clinical use"})
     write_manifest(config.out, records)
     counts = Counter(record.split for record in records)

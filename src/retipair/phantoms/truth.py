@@ -12,7 +12,7 @@ from retipair.phantoms.lesions import LESION_KINDS
 from retipair.phantoms.maps import CHANNELS, DISC_ASPECT, Frame, vessel_mask
 from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH
 from retipair.runtime.atomic_io import write_text
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError
 from retipair.runtime.schema import from_values
 
 TRUTH_NAME = "truth.json"
@@ -68,10 +68,10 @@ def read_truth(path: Path) -> Truth:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `retipair phantom` again") from None
+        raise DamagedError(path, f"cannot be read ({error}); run `retipair phantom` again") from None
     truth = from_values(Truth, values, str(path), "run `retipair phantom` again")
     if truth.schema != TRUTH_SCHEMA:
-        raise UserError(f"{path}: written by another version of retipair; run `retipair phantom` again")
+        raise FileError(path, "written by another version of retipair; run `retipair phantom` again")
     return truth
 
 

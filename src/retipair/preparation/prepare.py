@@ -37,7 +37,7 @@ from retipair.preparation.state import (
 from retipair.preparation.summary import print_table, write_summary
 from retipair.runtime.atomic_io import check_folder_place, fsync, is_leftover, write_text
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError, printable
+from retipair.runtime.errors import FileError, OccupiedError, SettingError, UserError, printable
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
@@ -67,10 +67,10 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
-    checked, skipped = read_pairs(pairs, [entry.why for entry in unusable if not entry.empty], config)
+    checked, skipped = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], config)
     if empty := [entry for entry in unusable if entry.empty]:
         console.print(f"skipped folders without images: {printable(', '.join(entry.id for entry in empty))}")
-        skipped += [entry.why for entry in empty] if config.skip_bad else []
+        skipped += [entry.reason for entry in empty] if config.skip_bad else []
     checked = _merge_eyes_by_view(checked)
     pairs = [item.pair for item in checked]
     _split(pairs, config, f"{len(skipped)} pairs or images were skipped" if skipped else "")
@@ -139,17 +139,17 @@ def fingerprint(config: PrepareConfig) -> str:
 
 def _check_settings(config: PrepareConfig) -> None:
     if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
-        raise UserError(f"--size {config.size}: must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
+        raise SettingError("size", config.size, f"must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
     if not 0 < config.max_residual_px < math.inf:
-        raise UserError(f"--max_residual_px {config.max_residual_px:g}: must be a number of px above 0")
+        raise SettingError("max_residual_px", f"{config.max_residual_px:g}", "must be a number of px above 0")
     if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
-        raise UserError(f"--min_consistency {config.min_consistency:g}: must be from -1 to 1")
+        raise SettingError("min_consistency", f"{config.min_consistency:g}", "must be from -1 to 1")
     if config.workers < 0:
-        raise UserError(f"--workers {config.workers}: must be 0 (every core) or more")
+        raise SettingError("workers", config.workers, "must be 0 (every core) or more")
     if config.anonymise and {config.out.resolve(), config.raw.resolve()} & set(config.anonymise.resolve().parents):
-        raise UserError(f"--anonymise {config.anonymise}: lies in RAW or OUT; keep the key outside both")
+        raise SettingError("anonymise", config.anonymise, "lies in RAW or OUT; keep the key outside both")
     if config.max_megapixels < 1:
-        raise UserError(f"--max_megapixels {config.max_megapixels}: must be 1 or more")
+        raise SettingError("max_megapixels", config.max_megapixels, "must be 1 or more")
     val, test = config.val_fraction, config.test_fraction
     if not (val > 0 and test >= 0 and val + test < 1):
         raise UserError(
@@ -161,15 +161,15 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     """Raise UserError if OUT holds other files, lies in the folder of the raw views, or has a raw view in it."""
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
-        raise UserError(f"{out}: lies in the folder of the raw views; choose another OUT")
+        raise OccupiedError(out, "lies in the folder of the raw views; choose another OUT")
     files = (file for pair in pairs for file in pair.files)
     # Not `resolve`: it raises for a symbolic link that leads to itself.
     if within := next((file for file in files if out.resolve() in Path(os.path.realpath(file)).parents), None):
-        raise UserError(f"{within}: lies in OUT ({out}), where it would be replaced; choose another OUT")
+        raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
     for name in (STAGING, *VIEWS):
         check_folder_place(out / name)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
-        raise UserError(f"{out}: holds other files; choose a new or empty folder for OUT")
+        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
 
 
 def _write_skipped(out: Path, skipped: Sequence[str]) -> None:
@@ -194,7 +194,9 @@ def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in checked])
-    print(f"ids are hashed with the key in {path}; {names} lists the original ids: keep both apart from the pairs")
+    print(
+        f"ids are hashed with the key in {path}; {names} lists the original ids; keep both files apart from the pairs"
+    )
     if any(item.pair.caption for item in checked):
         console.print(
             "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
@@ -223,9 +225,10 @@ def _split_kept(
     """Return the split of every pair that was not refused, by id. Raises UserError if there are too few."""
     kept = [pair for pair, result in zip(pairs, results, strict=True) if not result.refused]
     if not kept:
-        raise UserError(
-            f"{config.raw}: all {len(pairs)} pairs were refused, see the table above for the reasons "
-            f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again"
+        raise FileError(
+            config.raw,
+            f"all {len(pairs)} pairs were refused, see the table above for the reasons "
+            f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again",
         )
     refused = len(pairs) - len(kept)
     return _split(kept, config, f"{refused} of {len(pairs)} pairs were refused" if refused else "")
@@ -242,7 +245,7 @@ def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dic
     except UserError as error:
         if not missing:
             raise
-        raise UserError(f"{config.raw}: {missing}, and {error}") from None
+        raise FileError(config.raw, f"{missing}, and {error}") from None
 
 
 def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:

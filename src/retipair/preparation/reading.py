@@ -20,7 +20,7 @@ from retipair.data.sources import RawPair
 from retipair.registration.landmarks import Landmarks, read_landmarks
 from retipair.runtime.atomic_io import file_sha256
 from retipair.runtime.console import console, track
-from retipair.runtime.errors import UserError, printable
+from retipair.runtime.errors import FileError, MissingError, UserError, printable
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 
@@ -69,7 +69,7 @@ def read_pairs(
     for text in bad:
         console.print(f"skipped: {printable(text)}")
     if not usable:
-        raise UserError(f"{config.raw}: no usable pair")
+        raise MissingError(config.raw, "no usable pair")
     _report_colours(usable)
     _report_enlarged(usable, config.size)
     return usable, bad
@@ -110,19 +110,19 @@ def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
     for path, view in ((pair.cf, cf), (pair.fa, fa)):
         if min(view.shape[:2]) < _MIN_SIDE:
             height, width = view.shape[:2]
-            raise UserError(f"{path}: {width} x {height} px is too small; each side must have at least {_MIN_SIDE} px")
+            raise FileError(path, f"{width} x {height} px is too small; each side must have at least {_MIN_SIDE} px")
     colour = _colour(pair, _chroma(cf), _chroma(fa))
     if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
     if register == "none" and cf.shape != fa.shape:
-        raise UserError(
-            f"{pair.fa}: its size differs from that of {pair.cf.name}, so they are not aligned; use --register auto"
+        raise FileError(
+            pair.fa, f"its size differs from that of {pair.cf.name}, so they are not aligned; use --register auto"
         )
     if register == "points" and pair.cf_points is None:
-        raise UserError(f"{pair.cf}: no points for this pair; add them or use --register auto")
+        raise FileError(pair.cf, "no points for this pair; add them or use --register auto")
     views = pixels_sha256(cf), pixels_sha256(fa)
     if views[0] == views[1]:
-        raise UserError(f"{pair.fa}: the same image as {pair.cf.name}; a pair is a CF and an FA")
+        raise FileError(pair.fa, f"the same image as {pair.cf.name}; a pair is a CF and an FA")
     landmarks = _landmarks_of(pair, cf.shape, fa.shape)
     px = min(max(view.shape[:2]) for view in (cf, fa))
     return CheckedPair(pair, landmarks, colour, files_sha256(pair), views, px)
@@ -136,9 +136,10 @@ def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped
             return "kept"
         return "grey" if cf < _MIN_CHROMA else "as named"
     if (fa if swapped else cf) < _MIN_CHROMA:
-        raise UserError(
-            f"{pair.cf}: neither this nor {pair.fa.name} is in colour, so the CF cannot be identified; "
-            "name the views in a table (columns cf and fa), or put them into folders cf/ and fa/"
+        raise FileError(
+            pair.cf,
+            f"neither this nor {pair.fa.name} is in colour, so the CF cannot be identified; "
+            "name the views in a table (columns cf and fa), or put them into folders cf/ and fa/",
         )
     return "swapped" if swapped else "as named"
 

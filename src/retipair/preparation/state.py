@@ -95,7 +95,7 @@ def write_state(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
-    """Return the reasons to check pairs that were kept, by id: their own doubts, and metrics that are outliers.
+    """Return the reasons to check pairs that were kept, by id: their own issues, and metrics that are outliers.
 
     Residuals at landmarks and residuals over patches of vessels are compared separately.
     """

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig
-from retipair.data.contact_sheet import MOST_PAIRS, SHEET_NAME, contact_sheet, titled
+from retipair.data.contact_sheet import MAX_PAIRS, SHEET_NAME, contact_sheet, load_titled
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import px_at_512, save_image
@@ -60,12 +60,12 @@ def write_summary(
     eyes = eye_names(pairs)
     kept = [(pair, result) for pair, result in zip(pairs, results, strict=True) if not result.refused]
     records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]
-    doubts = doubtful(results, config.size)
-    doubtful_first = sorted(records, key=lambda record: record.id not in doubts)
-    sheet = contact_sheet(titled(config.out, record, doubts.get(record.id)) for record in doubtful_first)
+    issues = doubtful(results, config.size)
+    suspect_first = sorted(records, key=lambda record: record.id not in issues)
+    sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in suspect_first)
     save_image(config.out / SHEET_NAME, sheet)
     write_manifest(config.out, records)
-    more = f", {MOST_PAIRS} of them" if len(records) > MOST_PAIRS else ""
+    more = f", {MAX_PAIRS} of them" if len(records) > MAX_PAIRS else ""
     counts = Counter(record.split for record in records)
     split_counts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({split_counts})")
@@ -74,9 +74,9 @@ def write_summary(
         f"list the ids of pairs to exclude in {config.out / REJECTED_NAME}"
     )
     _print_rejected(config.out)
-    if doubts:
+    if issues:
         print("Check these first:")
-    for id, reason in doubts.items():
+    for id, reason in issues.items():
         print(f"  {printable(id)}: {reason}")
 
 

@@ -6,7 +6,13 @@ from typing import Literal
 import numpy as np
 
 from retipair.data.pair import Pair, px_at_512
-from retipair.registration.estimate import count_agreeing, distance, match_features, register_features, register_points
+from retipair.registration.estimate import (
+    count_inliers,
+    match_features,
+    median_displacement,
+    register_features,
+    register_points,
+)
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
@@ -151,7 +157,7 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
     features = match_features(cf, fa)
     searched, matched = search_pose(cf, fa), register_features(cf, fa, features)
     estimates = [searched]
-    if matched.inliers and distance(cf, fa, searched, matched.fa_to_cf) > _SAME_PX:
+    if matched.inliers and median_displacement(cf, fa, searched, matched.fa_to_cf) > _SAME_PX:
         estimates.append(matched.fa_to_cf)
     candidates = [(initial, refine(cf, fa, initial, None)) for initial in estimates]
     best = (
@@ -162,7 +168,7 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
         if len(candidates) > 1
         else candidates[0]
     )
-    return _Registered(*best, count_agreeing(cf, best[1], features))
+    return _Registered(*best, count_inliers(cf, best[1], features))
 
 
 def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:

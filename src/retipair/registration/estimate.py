@@ -22,7 +22,7 @@ from retipair.registration.warp import (
 
 LANDMARK_INLIER_PX = 8.0  # points placed by hand scatter by about 2.5 px; three times that is an outlier
 _FEATURE_INLIER_PX = 6.0  # features scatter less than hand-placed points, but many are false matches
-_ENOUGH_INLIERS = 8  # a homography through fewer landmarks extrapolates their jitter
+_MIN_HOMOGRAPHY_INLIERS = 8  # a homography through fewer landmarks extrapolates their jitter
 _LOWE_RATIO = 0.85  # of Lowe's ratio test; lenient, because vessels look alike: RANSAC rejects false matches
 
 
@@ -67,12 +67,12 @@ def match_features(cf: View, fa: View) -> Landmarks:
     )
 
 
-def count_agreeing(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
+def count_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
     """Count the matched `features` that agree with a transform (3, 3), raw FA px -> raw CF px."""
     return int((reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX).sum())
 
 
-def distance(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
+def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
     """Return the median distance of the FA's field under two transforms (3, 3), raw FA -> raw CF px; px at 512."""
     rows, columns = np.nonzero(fa.field[::16, ::16])
     points = 16.0 * np.column_stack([columns, rows])
@@ -91,24 +91,24 @@ def _median_radius(points: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
 
 
-def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, within: float) -> tuple[np.ndarray, int]:
-    """Return the RANSAC transform (3, 3) of matches (N, 2), and the number of matches `within` px of it."""
+def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
+    """Return the RANSAC transform (3, 3) of matches (N, 2), and the number of matches within `threshold` px of it."""
     if len(moving) < 4:
         return np.eye(3), 0
-    homography, agree = cv2.findHomography(moving, fixed, cv2.RANSAC, within, maxIters=5000)
-    inliers = _count_inliers(homography, agree, moving, fixed, within)
-    if inliers >= _ENOUGH_INLIERS:
+    homography, is_inlier = cv2.findHomography(moving, fixed, cv2.RANSAC, threshold, maxIters=5000)
+    inliers = _count_ransac_inliers(homography, is_inlier, moving, fixed, threshold)
+    if inliers >= _MIN_HOMOGRAPHY_INLIERS:
         return homography, inliers
-    affine, agree = cv2.estimateAffinePartial2D(moving, fixed, method=cv2.RANSAC, ransacReprojThreshold=within)
+    affine, is_inlier = cv2.estimateAffinePartial2D(moving, fixed, method=cv2.RANSAC, ransacReprojThreshold=threshold)
     affine = None if affine is None else np.vstack([affine, [0, 0, 1]])
-    agreed = _count_inliers(affine, agree, moving, fixed, within)
-    if affine is not None and agreed and agreed >= inliers:
-        return affine, agreed
+    affine_inliers = _count_ransac_inliers(affine, is_inlier, moving, fixed, threshold)
+    if affine is not None and affine_inliers and affine_inliers >= inliers:
+        return affine, affine_inliers
     return (homography, inliers) if inliers and is_plausible(homography) else (np.eye(3), 0)
 
 
-def _count_inliers(
-    transform: np.ndarray | None, agree: np.ndarray, moving: np.ndarray, fixed: np.ndarray, within: float
+def _count_ransac_inliers(
+    transform: np.ndarray | None, is_inlier: np.ndarray, moving: np.ndarray, fixed: np.ndarray, threshold: float
 ) -> int:
     """Count the matches (N, 2) that agree with a RANSAC transform; 0 if the transform is implausible.
 
@@ -116,15 +116,15 @@ def _count_inliers(
     to a point fits any matches.
     """
     if transform is None or is_plausible(transform):
-        return 0 if transform is None else int(agree.sum())
-    depth, area = _depth_and_area(transform, moving[agree.ravel() > 0])
+        return 0 if transform is None else int(is_inlier.sum())
+    depth, area = _depth_and_area(transform, moving[is_inlier.ravel() > 0])
     if 1 / 9 < np.median(area) < 9 or (area <= 0).any() or (depth / depth[0] <= 0).any():
         return 0
     forward, backward = (
         transform_points(transform, moving) - fixed,
         transform_points(np.linalg.inv(transform), fixed) - moving,
     )
-    return int((np.maximum(np.linalg.norm(forward, axis=1), np.linalg.norm(backward, axis=1)) <= within).sum())
+    return int((np.maximum(np.linalg.norm(forward, axis=1), np.linalg.norm(backward, axis=1)) <= threshold).sum())
 
 
 def is_plausible(homography: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.text_files import read_lines
 
 _MIN_POINTS = 4  # of a homography
@@ -29,7 +29,7 @@ def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_s
     landmarks = Landmarks(read_points(cf_path), read_points(fa_path))
     if len(landmarks.cf) != len(landmarks.fa):
         counts = f"{len(landmarks.cf)} points but {fa_path.name} has {len(landmarks.fa)}"
-        raise UserError(f"{cf_path}: {counts}; line n of both must mark the same place")
+        raise FileError(cf_path, f"{counts}; line n of both must mark the same place")
     for path, points, shape in ((cf_path, landmarks.cf, cf_shape), (fa_path, landmarks.fa, fa_shape)):
         _check(path, points, shape)
     return landmarks
@@ -81,15 +81,15 @@ def _point(words: list[str], where: str) -> list[float]:
 
 def _check(path: Path, points: np.ndarray, shape: tuple[int, ...]) -> None:
     if len(points) < _MIN_POINTS:
-        raise UserError(f"{path}: {len(points)} points; place at least {_MIN_POINTS}, better 10 or more")
+        raise FileError(path, f"{len(points)} points; place at least {_MIN_POINTS}, better 10 or more")
     if points.min() >= 0 and points.max() <= 1:
-        raise UserError(f"{path}: all points lie within the first pixel; write px, not fractions of the image size")
+        raise FileError(path, "all points lie within the first pixel; write px, not fractions of the image size")
     height, width = shape[:2]
     # The far edge is valid, because some tools count pixels from 1.
     outside = (points < -0.5).any(axis=1) | (points > [width, height]).any(axis=1)
     if outside.any():
         x, y = points[outside][0]
-        raise UserError(f"{path}: point {x:g} {y:g} is outside its {width} x {height} px image; correct it")
+        raise FileError(path, f"point {x:g} {y:g} is outside its {width} x {height} px image; correct it")
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
     if spread[1] <= _MIN_SPREAD_RATIO * spread[0]:
-        raise UserError(f"{path}: all points lie on one line; spread them over the field of view")
+        raise FileError(path, "all points lie on one line; spread them over the field of view")

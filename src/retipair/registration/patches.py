@@ -6,9 +6,9 @@ from skimage.feature import match_template
 from retipair.vision.ridges import inside_rim, resize_to_reference, vesselness
 
 _PATCH = 64  # px at 512: large enough to contain a fork or crossing
-_REACH = 16  # px at 512: search radius
+_SEARCH_RADIUS = 16  # px at 512
 _STEP = 32  # px at 512 from one patch to the next
-_VALID = 0.95  # minimum valid fraction of a patch and its search window
+_MIN_VALID = 0.95  # minimum valid fraction of a patch and its search window
 
 
 def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray
     cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
     fixed, moving = (_contrast(vesselness(view, mask), inside) for view in (cf, fa))
-    windows = [window for window in _windows(mask.shape) if inside[window].mean() >= _VALID]
+    windows = [window for window in _windows(mask.shape) if inside[window].mean() >= _MIN_VALID]
     vessels = np.array([min(_middle(fixed[window]).std(), _middle(moving[window]).std()) for window in windows])
     min_vessels = max(float(np.median(vessels)), 1e-6) if windows else 0.0
     selected = [window for window, amount in zip(windows, vessels, strict=True) if amount >= min_vessels]
@@ -36,13 +36,13 @@ def _contrast(ridges: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _windows(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
     """Return the search windows on a grid: squares of a patch and its surroundings."""
-    side = _PATCH + 2 * _REACH
+    side = _PATCH + 2 * _SEARCH_RADIUS
     rows, columns = (range(0, length - side + 1, _STEP) for length in shape)
     return [(slice(row, row + side), slice(column, column + side)) for row in rows for column in columns]
 
 
 def _middle(window: np.ndarray) -> np.ndarray:
-    return window[_REACH:-_REACH, _REACH:-_REACH]
+    return window[_SEARCH_RADIUS:-_SEARCH_RADIUS, _SEARCH_RADIUS:-_SEARCH_RADIUS]
 
 
 def _shift(fixed: np.ndarray, moving: np.ndarray) -> float:
@@ -55,7 +55,7 @@ def _shift(fixed: np.ndarray, moving: np.ndarray) -> float:
 def _peak(fit: np.ndarray, highest: int) -> float:
     """Return the peak of a parabola through the highest value and its neighbours, px from the middle."""
     if not 0 < highest < len(fit) - 1:
-        return float(highest - _REACH)
+        return float(highest - _SEARCH_RADIUS)
     before, peak, after = fit[highest - 1 : highest + 2]
     curvature = before - 2 * peak + after
-    return float(highest - _REACH + (0.5 * (before - after) / curvature if curvature else 0.0))
+    return float(highest - _SEARCH_RADIUS + (0.5 * (before - after) / curvature if curvature else 0.0))

@@ -50,8 +50,8 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     refined = _compose(step, cf_to_work, fa_to_work)
     frame = common_square(cf, fa, refined, WORK_SIZE)
     limit = _MAX_LANDMARK_PX / frame[0, 0]  # raw CF px
-    held_back = _is_identity(step) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
-    if not held_back and np.median(reprojection_errors(refined, landmarks)) <= limit:
+    only_landmarks_prevent = _is_identity(step) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
+    if not only_landmarks_prevent and np.median(reprojection_errors(refined, landmarks)) <= limit:
         return refined
     return _compose(_optimize_corners(score, step, in_work, limit * cf_to_work[0, 0]), cf_to_work, fa_to_work)
 

@@ -30,7 +30,7 @@ from retipair.runtime.atomic_io import (
     write_json,
 )
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, OccupiedError, UserError
 from retipair.runtime.schema import from_values, to_values
 
 SaveAdapter = Callable[[Path], object]
@@ -87,11 +87,11 @@ class Run:
         folder = self._best if which == "best" else self.latest(damaged.append)
         if folder is None or not folder.is_dir():
             reason = f"; {damaged[0]}" if damaged else ""
-            raise UserError(
-                f"{self.folder}: no {which} checkpoint{reason}; train it first: `retipair train -n {self.name} ...`"
+            raise FileError(
+                self.folder, f"no {which} checkpoint{reason}; train it first: `retipair train -n {self.name} ...`"
             )
         if error := verify_checksums(folder):
-            raise UserError(f"{folder}: {error}; use --checkpoint {'latest' if which == 'best' else 'best'}")
+            raise FileError(folder, f"{error}; use --checkpoint {'latest' if which == 'best' else 'best'}")
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
@@ -99,7 +99,7 @@ class Run:
         path = self.folder / "config.json"
         saved = read_json(path)
         if not isinstance(saved.get("settings"), dict) or "name" not in saved["settings"]:
-            raise UserError(f"{path}: not the config of a run; choose another --name")
+            raise OccupiedError(path, "not the config of a run; choose another --name")
         return from_values(TrainConfig, saved["settings"], str(path), "restore the file, or use another --name")
 
     def memory_strategy(self) -> str | None:
@@ -126,7 +126,7 @@ class Run:
         try:
             return [json.loads(line) for line in lines if line.endswith("\n")]
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: damaged ({error}); fix or remove that line") from None
+            raise DamagedError(path, f"damaged ({error}); fix or remove that line") from None
 
     def cut_logs(self, checkpoint: Path | None) -> None:
         """Cut the logs to what they held at `checkpoint`, or to nothing: the resumed run writes the rest again."""
@@ -242,7 +242,7 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
             validation_of(values["best"])
         return tensors, values
     except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete {checkpoint} and resume from the previous one") from None
+        raise DamagedError(path, f"damaged ({error}); delete {checkpoint} and resume from the previous one") from None
 
 
 def results_folder(results: Path, system: str, kind: str = "") -> Path:

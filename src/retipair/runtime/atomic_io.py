@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, OccupiedError, UserError
 
 CHECKSUMS_NAME = "checksums.json"
 LOCK_NAME = ".lock"
@@ -36,7 +36,7 @@ def check_folder_place(folder: Path) -> None:
         if path.is_dir():
             return
         if os.path.lexists(path):
-            raise UserError(f"{path}: is a file where a folder is needed; move it, or choose another folder")
+            raise OccupiedError(path, "is a file where a folder is needed; move it, or choose another folder")
 
 
 def check_places(error: OSError) -> None:
@@ -46,7 +46,7 @@ def check_places(error: OSError) -> None:
     for path in (Path(name) for name in (error.filename2, error.filename) if name):
         check_folder_place(path.parent)
         if isinstance(error, IsADirectoryError) and path.is_dir():
-            raise UserError(f"{path}: is a folder where a file is needed; move it, or choose another folder")
+            raise OccupiedError(path, "is a folder where a file is needed; move it, or choose another folder")
         if not isinstance(error, IsADirectoryError):
             check_folder_place(path)
 
@@ -91,11 +91,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); the file is damaged, choose another name or folder"
+        raise DamagedError(
+            path, f"cannot be read ({error}); the file is damaged, choose another name or folder"
         ) from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object; the file is damaged, choose another name or folder")
+        raise DamagedError(path, "not a JSON object; the file is damaged, choose another name or folder")
     return values
 
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from retipair.runtime.atomic_io import LOCK_NAME, check_folder_place
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import OccupiedError
 
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -36,8 +36,8 @@ def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = Fals
         _acquire(lock, folder, wait)
         lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
-        raise UserError(
-            f"{folder}: in use by {_owner(lock_file)}; wait for it to end, or choose another name"
+        raise OccupiedError(
+            folder, f"in use by {_owner(lock_file)}; wait for it to end, or choose another name"
         ) from None
     except OSError as error:
         if error.errno not in _LOCKS_UNSUPPORTED:

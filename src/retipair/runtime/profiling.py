@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Function = Callable[[], object]
 GIB = 2**30
-LOOK_EVERY = 0.02
+SAMPLE_INTERVAL = 0.02
 """Seconds between samples of the memory in use, on devices that do not record the peak."""
-SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
+MATRIX_SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
 """Side of the square matrices in `matrix_rate`; larger matrices do not reach a higher rate."""
 
 
@@ -96,7 +96,7 @@ def peak_memory(device: str) -> Iterator[Peak]:
     ended = threading.Event()
 
     def sample() -> None:
-        while not ended.wait(LOOK_EVERY):
+        while not ended.wait(SAMPLE_INTERVAL):
             peak.gib = max(peak.gib, _used_now(device) / GIB)
 
     sampler = threading.Thread(target=sample, daemon=True)
@@ -122,7 +122,7 @@ def count_flop(function: Function) -> int:
 
 def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
     """Return the FLOP/s of a product of two large square matrices: the upper limit for a training step."""
-    side = SIDES[device.split(":")[0]]
+    side = MATRIX_SIDES[device.split(":")[0]]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     [seconds] = time_interleaved({"product": lambda: left @ right}, device, repeats, warmup=2).values()
     return 2 * side**3 / min(seconds)

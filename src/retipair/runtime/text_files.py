@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, FileError, UserError
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS = ",;\t"
@@ -33,7 +33,7 @@ def on_disk(path: Path) -> Path:
     spellings = {unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")}
     matches = [parent / name for name in spellings if (parent / name).exists()]
     if len(matches) > 1:
-        raise UserError(f"{path}: two files have this name, composed (NFC) and decomposed (NFD); remove one of them")
+        raise FileError(path, "two files have this name, composed (NFC) and decomposed (NFD); remove one of them")
     return matches[0] if matches else path
 
 
@@ -47,9 +47,9 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from None
+        raise DamagedError(path, f"cannot be read ({error.strerror}); replace or remove it") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8; save it again as UTF-8 (in Excel: CSV UTF-8)") from None
+        raise DamagedError(path, "not text in UTF-8; save it again as UTF-8 (in Excel: CSV UTF-8)") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -73,7 +73,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     _, names = next(lines, ("", []))
     header = _strip_empty_cells([name.strip().lower() for name in names])
     if duplicates := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise UserError(f"{path}: column {duplicates[0]!r} occurs more than once; rename or remove one of them")
+        raise FileError(path, f"column {duplicates[0]!r} occurs more than once; rename or remove one of them")
     for where, line in lines:
         cells = _strip_empty_cells(line)
         if len(cells) > len(header):

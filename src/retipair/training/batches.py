@@ -21,7 +21,7 @@ from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.vae import encode_moments, vae_sha256
 from retipair.runtime.console import progress
 from retipair.runtime.distributed import DistributedState
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import FileError
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import json_sha256
 from retipair.training.plan import VALIDATION_TIMESTEPS, Data, Plan
@@ -176,8 +176,9 @@ def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray,
     moments = encode_moments(vae, joint[None])
     for part in (moments.mean, moments.std):
         if view := find_nonfinite_half(part.to(torch.float16)):
-            raise UserError(
-                f"{entry.folder}: pair {entry.id}, {view}: the base's autoencoder returns NaN or infinity; use a base "
-                "with another one (SDXL's overflows in fp16: use it in fp32, or sdxl-vae-fp16-fix)"
+            raise FileError(
+                entry.folder,
+                f"pair {entry.id}, {view}: the base's autoencoder returns NaN or infinity; use a base "
+                "with another one (SDXL's overflows in fp16: use it in fp32, or sdxl-vae-fp16-fix)",
             )
     return moments.mean[0].numpy(), moments.std[0].numpy()

@@ -5,7 +5,7 @@ import math
 from retipair.config import TrainConfig
 from retipair.runs.run_dir import Run
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError, printable
+from retipair.runtime.errors import FileError, printable
 from retipair.training.plan import Data
 from retipair.training.step import Training, describe_nonfinite_step
 
@@ -20,16 +20,17 @@ def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
     if math.isfinite(loss):
         return
     if step == 0:
-        raise UserError(f"{config.base}: the untrained base model outputs NaN or infinity; try --precision fp32")
-    raise UserError(f"{run.folder}: the validation loss at step {step} is NaN or infinite; {_REMEDY}")
+        raise FileError(config.base, "the untrained base model outputs NaN or infinity; try --precision fp32")
+    raise FileError(run.folder, f"the validation loss at step {step} is NaN or infinite; {_REMEDY}")
 
 
 def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
     """Raise UserError if the loss explodes; a model that predicts zero has a loss of about 1."""
     if mse > _MAX_LOSS:
-        raise UserError(
-            f"{run.folder}: the loss at step {step} is {mse:.3g} (predicting zero gives 1); {_REMEDY}, "
-            f"below {config.learning_rate:g}"
+        raise FileError(
+            run.folder,
+            f"the loss at step {step} is {mse:.3g} (predicting zero gives 1); {_REMEDY}, "
+            f"below {config.learning_rate:g}",
         )
 
 
@@ -42,10 +43,10 @@ def handle_nonfinite_steps(run: Run, training: Training, data: Data) -> None:
     cause = describe_nonfinite_step(training, data, first)
     text = f"NaN or infinity at step {first + 1}: {cause}"
     if config.on_nan == "stop":
-        raise UserError(f"{run.folder}: {text}; {_REMEDY}, or --on_nan skip")
+        raise FileError(run.folder, f"{text}; {_REMEDY}, or --on_nan skip")
     if training.nonfinite.since_last_log > _MAX_SKIPPED:
-        raise UserError(
-            f"{run.folder}: {text}; {training.nonfinite.since_last_log} such steps since the last log line; {_REMEDY}"
+        raise FileError(
+            run.folder, f"{text}; {training.nonfinite.since_last_log} such steps since the last log line; {_REMEDY}"
         )
     more = f", and {count - 1} more" if count > 1 else ""
     console.print(f"warning: {printable(text)}; step skipped{more}")

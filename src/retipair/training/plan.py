@@ -32,7 +32,7 @@ from retipair.models.memory_strategies import (
 from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
-from retipair.runtime.errors import UserError, printable
+from retipair.runtime.errors import SettingError, UserError, printable
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 from retipair.runtime.setting_checks import check_folder_name, check_size
@@ -126,10 +126,10 @@ def make_plan(config: TrainConfig) -> Plan:
     plan = replace(plan, config=with_samples(config, Run(folder)))
     check_steps("--sample_steps", plan.config.sample_steps or 0, base)
     if base.timesteps <= max(VALIDATION_TIMESTEPS):
-        raise UserError(f"--base {config.base}: has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
+        raise SettingError("base", config.base, f"has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
-        raise UserError(f"--hf_kernel {config.hf_kernel}: at most {2 * narrowest - 1} fits the latents of one view")
+        raise SettingError("hf_kernel", config.hf_kernel, f"at most {2 * narrowest - 1} fits the latents of one view")
     return replace(plan, strategy=require_backend(_select_strategy(plan)))
 
 
@@ -177,27 +177,27 @@ def _check(config: TrainConfig) -> None:
             "--data is missing: pass a prepared or raw folder; `retipair prepare RAW OUT` writes a prepared one"
         )
     if not config.data.exists():
-        raise UserError(f"--data {config.data}: no such file or folder")
+        raise SettingError("data", config.data, "no such file or folder")
     check_folder_name("--name", config.name)
     for name, upper in AT_MOST.items():
         if (getattr(config, name) or 0) > upper:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at most {upper}")
+            raise SettingError(name, getattr(config, name), f"must be at most {upper}")
     minimum = dict.fromkeys(AT_LEAST_ONE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
     for name, lower in minimum.items():
         if (value := getattr(config, name)) is not None and not value >= lower:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {lower}")
+            raise SettingError(name, getattr(config, name), f"must be at least {lower}")
     for name in ("ema_decay", "prompt_dropout"):
         if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be in [0, 1)")
+            raise SettingError(name, getattr(config, name), "must be in [0, 1)")
     if not (config.unet_lora_alpha > 0 and config.hf_sigma > 0):
         raise UserError("--unet_lora_alpha and --hf_sigma must be above 0")
     if config.hf_kernel < 3 or config.hf_kernel % 2 == 0:
-        raise UserError(f"--hf_kernel {config.hf_kernel}: must be odd and at least 3")
+        raise SettingError("hf_kernel", config.hf_kernel, "must be odd and at least 3")
     check_size(config.size)
     if config.best_by != "loss" and config.num_samples == 0:
-        raise UserError(f"--best_by {config.best_by}: evaluates samples; raise --num_samples (10 is usual)")
+        raise SettingError("best_by", config.best_by, "evaluates samples; raise --num_samples (10 is usual)")
     if config.tracker != "none" and find_spec(config.tracker) is None:
-        raise UserError(f"--tracker {config.tracker}: not installed; pip install 'retipair[{config.tracker}]'")
+        raise SettingError("tracker", config.tracker, f"not installed; pip install 'retipair[{config.tracker}]'")
 
 
 def read_data(plan: Plan) -> Data:
@@ -260,7 +260,7 @@ def print_plan(plan: Plan) -> None:
         "prediction": plan.base.prediction,
         "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
         "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{count_step(plan.work, plan.strategy, learn=True).adapter:,}",
+        "trainable parameters": f"{count_step(plan.work, plan.strategy, backward=True).adapter:,}",
         "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.strategy.name} ({phases})",
     }
     dtype = str(plan.dtype).removeprefix("torch.")

@@ -7,7 +7,7 @@ import pytest
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from retipair.models.quiet import LEVELS, quiet_libraries
+from retipair.runtime.library_logging import LEVELS, quiet_libraries
 
 IMPORT_ALL = """
 import os, pkgutil, importlib, warnings
