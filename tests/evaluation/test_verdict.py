@@ -227,7 +227,7 @@ def test_variations_of_training_pairs_are_copies_by_intent() -> None:
 def test_copies_that_were_withheld_are_still_reported() -> None:
     found = about(verdict(scores(withheld=("7", "9"))), "copies")
     assert found.level == "good"
-    assert "Before, 2 copies were found and rejected." in found.text
+    assert "2 copies were found and rejected before." in found.text
 
 
 @pytest.mark.parametrize(

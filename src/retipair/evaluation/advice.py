@@ -1,4 +1,4 @@
-"""The list of advice that findings can give."""
+"""Define the advice that findings can give."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ FEW = 20
 class Advice:
     """A recommended change.
 
-    axis: the quantity that it changes; direction (+1, -1): increase or decrease. With "" and 0 no other advice
-    contradicts it.
+    axis: the quantity that the advice changes; direction: +1 to increase it, -1 to decrease it. Advice without an axis
+    ("" and 0) contradicts no other advice.
     """
 
     text: str
@@ -37,7 +37,7 @@ WITH_BASE = Advice("Evaluate with --base to see how much detail its autoencoder 
 INSPECT_PAIRS = Advice("Compare the pairs in the report by eye.")
 GIVE_REAL = Advice("Pass the folder used for training as --real.")
 MORE_PAIRS = Advice(f"Evaluate at least {FEW} pairs of each kind; 100 are better.")
-FIX_REAL = Advice("Check the real pairs listed; correct them, or list them in rejected.txt.")
+FIX_REAL = Advice("Check the real pairs listed in the report: correct them, or add their ids to rejected.txt.")
 MORE_MEMORY = Advice("For faster training steps: use more memory, if available (--memory 24).", "memory", +1)
 
 
@@ -45,5 +45,5 @@ BF16 = Advice("For faster training steps: use --precision bf16 on a GPU that sup
 
 
 def less_memory(how: str) -> Advice:
-    """Return the advice to save memory in training by the flags `how`."""
+    """Return the advice to save memory in training with the flags `how`."""
     return Advice(f"For less memory in training: {how}.", "memory", -1)

@@ -9,9 +9,9 @@ from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Level, Means, Scores
 
 _GOOD_FRACTION = 0.8
-"""Fraction of the range from mispaired to training pairs from which agreement counts as good."""
+"""Agreement is good from this fraction of the range between mispaired (0) and training pairs (1)."""
 _BAD_FRACTION = 0.5
-"""Fraction of that range below which the views do not match."""
+"""Below this fraction of the range, the views do not match."""
 _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """Agreement metrics and their names in the text."""
 
@@ -20,8 +20,8 @@ _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vess
 class _RelativeAgreement:
     """An agreement metric, scaled from mispaired pairs (0) to training pairs (1).
 
-    upper: the same at the upper end of the generated pairs' interval. certain: whether enough pairs of each kind were
-    measured to conclude from a low fraction that the views do not match.
+    fraction: the mean over generated pairs on this scale; upper: the upper end of its interval on this scale. certain:
+    whether a low fraction is sufficient evidence that the views do not match (see `_is_certain`).
     """
 
     name: str
@@ -65,7 +65,7 @@ def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
     fraction, upper = ((value - baseline) / (real.mean - baseline) for value in (generated.mean, generated.upper))
     text = f"{name} {generated.mean:.2f} in generated, {real.mean:.2f} in training"
     if mispaired:
-        text += f", {baseline + 0:.2f} in mispaired pairs"
+        text += f", {round(baseline, 2) + 0:.2f} in mispaired pairs"
     else:
         text += " pairs"
     text += f" ({100 * fraction:.0f} %)"
@@ -87,7 +87,7 @@ def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
         text += f" The views do not match, according to {failed.name}."
         return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))
     if not all_informative:
-        text = "At least one agreement metric is no higher in training pairs than in mispaired ones: no conclusion."
+        text = "No conclusion: at least one agreement metric is no higher in training pairs than in mispaired ones."
         return Finding("look", "agreement", text, (advice.FIX_REAL,))
     return _judge_lowest(ranked[0], text)
 

@@ -1,4 +1,4 @@
-"""Check the scores, one aspect each: copies, diversity, detail, colour, distance, real pairs, cost of training."""
+"""Check the scores: copies, diversity, detail, colour, distance, real pairs and the cost of training."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from retipair.evaluation.findings import Finding, count, has_enough_pairs
 from retipair.evaluation.scores import Memorisation, Scores
 
 _MIN_DETAIL = 0.5
-"""Minimum fraction of the training pairs' fine detail; twice as much is noise."""
+"""Minimum ratio of the fine detail in generated pairs to that in training pairs; above its inverse, it is noise."""
 _MAX_CHROMA = 3.0
 """Maximum chroma of a generated FA, grey levels."""
 _SIMILARITY_MARGIN = 0.1
@@ -52,7 +52,7 @@ def _no_copies(search: Memorisation, withheld: int) -> Finding:
     text = f"None of {_searched(search)} generated pairs is a copy of a training pair"
     text += f" (maximum similarity {highest:.2f})."
     if withheld:
-        text += f" Before, {count(withheld, 'copy was', 'copies were')} found and rejected."
+        text += f" {count(withheld, 'copy was', 'copies were')} found and rejected before."
     return Finding("good", "copies", text)
 
 
@@ -75,9 +75,8 @@ def _check_diversity(scores: Scores) -> Iterator[Finding]:
         if generated.mean <= real.mean + _SIMILARITY_MARGIN:
             yield Finding("good", about, text)
         elif not has_enough_pairs(generated, real):
-            text += (
-                " There are too few pairs to conclude low diversity: field of view and shading are alike in all eyes."
-            )
+            text += " There are too few pairs to conclude that diversity is low."
+            text += " Field of view and shading alone make different eyes similar."
             yield Finding("look", about, text)
         elif generated.lower > real.upper:
             text += " Low diversity (possible mode collapse)."

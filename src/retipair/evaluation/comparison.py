@@ -1,4 +1,4 @@
-"""The inputs of an evaluation, checked before anything is written, and what its scores depend on."""
+"""Load and check the inputs of an evaluation, and find earlier scores of the same inputs."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ CACHE_NAME = "features"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Inputs of an evaluation: settings, pairs, and the models and the training they name."""
+    """Inputs of an evaluation: settings, pairs, models, and the training of the adapter."""
 
     config: EvaluateConfig
     real: PairFolder
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def load_comparison(config: EvaluateConfig) -> Comparison:
-    """Load and check all inputs. Raises UserError for settings that exclude each other and folders without pairs."""
+    """Load and check all inputs. Raises UserError for invalid settings and folders without pairs."""
     _check_flags(config)
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
@@ -72,7 +72,7 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
-    """Hash everything that the scores depend on: images and masks, eye and split of each pair."""
+    """Hash the content of each pair that the scores depend on: id, eye, split, FA chroma, images and mask."""
     digest = hashlib.sha256()
     for entry in entries:
         values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
@@ -115,10 +115,10 @@ def _pairs(folder: Path) -> PairFolder:
 
 
 def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
-    """Return the scores in OUT if they are of the same pairs and settings.
+    """Return the scores in OUT if they were computed from the same pairs and settings.
 
-    Returns None if OUT is new or empty, holds only cached metrics, or if the rejected pairs of the same folders have
-    changed. Raises UserError if OUT holds other files, or scores of other pairs.
+    Returns None if there are no scores, if they were edited, or if the settings or the rejected pairs of the same
+    folders have changed. Raises UserError if OUT holds other files, or scores of other pairs.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:
@@ -148,7 +148,7 @@ def _check_out(out: Path) -> set[str]:
 
 
 def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether the pairs differ for another reason than a change of the rejected ones in the same folder."""
+    """Return whether the pairs differ. A change of the rejected pairs in the same folder does not count."""
     rejected = f"{name}_rejected_sha256"
     same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]
     return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder

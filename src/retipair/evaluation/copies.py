@@ -18,7 +18,7 @@ _CLOSEST = 10
 _MAX_STORED = 500
 """Maximum number of similarities per set in the scores."""
 _MAX_COMPARED = 1000
-"""Maximum number of real pairs among which each real pair's nearest is searched, to avoid quadratic cost."""
+"""Maximum number of real pairs with which each real pair is compared, to avoid quadratic cost."""
 
 
 def search_copies(sets: Sets) -> Memorisation | None:
@@ -31,7 +31,7 @@ def search_copies(sets: Sets) -> Memorisation | None:
     nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.all_train.descriptors)
     nearest_to_train = _nearest_other_eye("Comparing training pairs with each other", sets.all_train)
     generated = np.array([nearest.similarity for nearest in nearest_to_generated])
-    # -1 marks a pair without a pair of another eye.
+    # The similarity is -1 if there is no pair of another eye.
     train = np.array([nearest.similarity for nearest in nearest_to_train if nearest.similarity > -1])
     order = np.argsort(-generated, kind="stable").tolist()
     both = {"generated": generated, "train": train}
@@ -48,7 +48,7 @@ def search_copies(sets: Sets) -> Memorisation | None:
 
 
 def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:
-    """Return the real pairs that are as similar as copies to a pair of another eye."""
+    """Return the real pairs whose similarity to a pair of another eye reaches the threshold of copies."""
     if len(real.entries) < 2:
         return []
     ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))
@@ -65,7 +65,7 @@ def _nearest(title: str, queries: StoredDescriptors, references: StoredDescripto
 
 
 def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
-    """Return the most similar pair of another eye for each pair."""
+    """Return, for each pair, the most similar pair of another eye."""
     rows = evenly_spaced_indices(len(measured.entries), _MAX_COMPARED)
     references = StoredDescriptors(measured.cache, [measured.keys[row] for row in rows])
     eyes = np.array([entry.group for entry in measured.entries])

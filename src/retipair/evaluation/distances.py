@@ -10,7 +10,7 @@ from retipair.metrics import distribution
 from retipair.metrics.distribution import evenly_spaced_indices
 
 _FURTHEST = 10
-"""Number of features listed, those that differ most."""
+"""Number of features listed: those that differ most."""
 _MAX_PAIRS = 20_000
 """Maximum number of pairs per set, to avoid quadratic cost."""
 _MIN_FOR_FLOOR = 4

@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
         if scores is None:
-            # Layouts first, so that their images are freed before the metrics are loaded.
+            # Compute the layouts first, so that their images are freed before the metrics are loaded.
             layouts = _layouts(compared) if dist.is_main_process else None
             sets = _measure(compared, dist)
             scores = _score(compared, sets, layouts) if layouts else None
@@ -112,7 +112,7 @@ def _deep(sets: Sets, model: ImageModel) -> DeepDistances | None:
 
 
 def _layouts(compared: Comparison) -> LayoutScores:
-    """Measure how well real pairs survive each layout and, with a base, also its autoencoder."""
+    """Reconstruct real pairs through each layout and, with a base, also through its autoencoder."""
     base, real = compared.base, compared.real.kept
     codecs = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})
     size = base.view_size if base else reconstruction.USUAL_SIZE
@@ -121,7 +121,9 @@ def _layouts(compared: Comparison) -> LayoutScores:
 
 
 def _print_summary(scores: Scores) -> None:
-    columns = ", ".join(f"{name} {row.mean:.2f}" for name, row in scores.consistency.correlation.items() if row)
+    columns = ", ".join(
+        f"{name} {round(row.mean, 2) + 0:.2f}" for name, row in scores.consistency.correlation.items() if row
+    )
     console.print(f"Consistency (vesselness correlation) of the two views: {columns}")
     for issue in scores.issues:
         console.print(f"check {issue.id}: {issue.text}")

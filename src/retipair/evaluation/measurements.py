@@ -184,15 +184,18 @@ def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
 
 
 def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int, int], str]:
-    """Map neighbouring pairs of different eyes (indices, the last and the first included) to their link's cache key."""
+    """Map neighbouring pairs of different eyes, as indices, to the cache key of their link.
+
+    The last and the first pair are neighbours too.
+    """
     neighbours = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
     return {(a, b): link_of(keys[a], keys[b]) for a, b in neighbours if entries[a].group != entries[b].group}
 
 
 def _missing(keys: Sequence[str], links: dict[tuple[int, int], str], cache: Path) -> list[int]:
-    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of links that are not.
+    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of each link that is not.
 
-    Of pairs or links with equal keys, only the first is returned.
+    If several pairs or links have the same key, only the first counts.
     """
     cache.mkdir(parents=True, exist_ok=True)
     missing = {index for index in _first_occurrences(keys) if not has_metrics(cache, keys[index])}

@@ -32,7 +32,7 @@ def link_of(first: str, second: str) -> str:
 
 
 def has_metrics(folder: Path, key: str) -> bool:
-    """Return whether the metrics of a pair are cached and readable, False for a missing or truncated file."""
+    """Return whether the metrics of a pair are cached and readable; False if the file is missing or truncated."""
     try:
         with np.load(folder / f"{key}.npz") as arrays:
             return set(arrays) == set(_ARRAYS) and arrays.zip.testzip() is None

@@ -26,12 +26,12 @@ Between = Callable[[np.ndarray], np.ndarray]
 _Row = tuple[str, str, str]
 """Layout, codec and view."""
 _Metrics = tuple[Fidelity, Texture]
-"""Of one view of one pair; the texture after the round trip."""
+"""Fidelity of one view of one pair, and its texture after the round trip."""
 
 USUAL_SIZE = 512
 """View size of SDXL and SD1.5, px."""
 MOST = 12
-"""Maximum number of pairs; each is measured five times, and more would hardly change the means."""
+"""Maximum number of pairs: more would hardly change the means, and each is measured up to five times."""
 
 
 def round_trip(pair: Pair, layout: Layout, between: Between) -> Pair:
@@ -100,6 +100,6 @@ def _same(pair: Pair, other: Pair) -> bool:
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Average each metric over its finite values; None if there are none (infinite PSNR, or nothing to measure)."""
+    """Average each metric over its finite values. None if it has none: infinite PSNR, or nothing to measure."""
     finite = {name: [row[name] for row in metrics if np.isfinite(row[name])] for name in metrics[0]}
     return {name: float(np.mean(values)) if values else None for name, values in finite.items()}

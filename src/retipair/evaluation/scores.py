@@ -79,8 +79,8 @@ class FeatureDifference:
 class Distribution:
     """Distance between generated and real pairs on hand-crafted features.
 
-    mmd2: squared MMD; floor: its 95th percentile between random halves of the real pairs. precision, recall, density
-    and coverage: see `Manifolds`. furthest: the features that differ most, largest difference first.
+    mmd2: squared MMD; floor: 95th percentile of the squared MMD between random halves of the real pairs. precision,
+    recall, density and coverage: see `Manifolds`. furthest: the features that differ most, largest difference first.
     """
 
     mmd2: float
@@ -126,8 +126,8 @@ class Memorisation:
 
     similarity: to the nearest training pair, over "generated" and "train" (nearest pair of another eye).
     similarities: the same for at most 500 pairs of each set.
-    ratio: of both means; authenticity: see `memorisation.authenticity`. Both are None if all training pairs show one
-    eye.
+    ratio: mean similarity of generated pairs divided by that of training pairs; authenticity: see
+    `memorisation.authenticity`. Both are None if all training pairs show one eye.
     threshold: minimum similarity of a copy; copies: ids of the copies, most similar first.
     variations: number of generated pairs made from a training pair (`--mode from_data`).
     closest: the generated pairs with the highest similarity.
@@ -166,7 +166,8 @@ class Reconstruction:
     """Real pairs after a round trip through a layout: means over n pairs of one view.
 
     between: "nothing", or "autoencoder" for that of the base. psnr (dB), vessels, thin and fine_left: see `Fidelity`.
-    texture: the metrics of `Texture` after the round trip. None: psnr without loss, or nothing to measure.
+    texture: the metrics of `Texture` after the round trip. A value is None if the
+    PSNR is infinite or there is nothing to measure.
     """
 
     layout: str
@@ -256,7 +257,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One conclusion of the verdict, as stored; advice: what it adds to the list of advice, possibly empty."""
+    """One conclusion of the verdict, as stored; advice: its part of the list of advice, possibly empty."""
 
     level: Level
     about: str

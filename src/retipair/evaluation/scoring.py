@@ -50,7 +50,7 @@ def compute_scores(
     training: TrainingScores | None,
     withheld: Sequence[str] = (),
 ) -> Scores:
-    """Return all scores except the verdict; what does not follow from the metrics of the pairs is passed."""
+    """Return all scores except the verdict. Scores that are not computed from the metrics of pairs are arguments."""
     issues = _issues(sets)
     return Scores(
         provenance=provenance,
@@ -127,7 +127,7 @@ def _diversity(sets: Sets) -> dict[str, Means]:
 
 
 def _spectra(sets: Sets) -> Spectra:
-    """Return the mean power per frequency band of each set, in which blur and noise show."""
+    """Return the mean power per frequency band of each set, which shows blur and noise."""
     rows = {name: measured.power.mean(axis=0, dtype=np.float64) for name, measured in sets.named.items()}
     cf, fa = ({name: tuple(row[index].tolist()) for name, row in rows.items()} for index in range(2))
     return Spectra(tuple(np.sqrt(BANDS[:-1] * BANDS[1:]).tolist()), cf, fa)

@@ -61,7 +61,7 @@ def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
 
 def _cost(lines: Sequence[LogLine]) -> StepCost:
     """Return seconds per step (median between training lines of the log) and peak memory in GiB."""
-    marks = [(line.step, line.values["seconds"]) for line in lines]
-    steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks) if b[0] > a[0] and b[1] > a[1]]
+    times = [(line.step, line.values["seconds"]) for line in lines]
+    steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if b[0] > a[0] and b[1] > a[1]]
     memory = [line.values["memory_gib"] for line in lines if "memory_gib" in line.values]
     return StepCost(float(np.median(steps)) if steps else None, max(memory) if memory else None)

@@ -15,7 +15,8 @@ from retipair.metrics.views import PreparedView
 _COARSE = 4  # px of a view per px of the vote map
 _REACH = 40  # px of the vote map: range of a vessel's votes along its direction
 _BLUR = 3.0  # px of the vote map
-# Minimum ratio of the highest vote to the mean. Nine of ten rendered views with a disc reach it, one of ten without.
+# Minimum ratio of the highest vote to the mean. It is reached by nine of ten rendered views with a disc, and by one of
+# ten without a disc.
 _MIN_PEAK = 2.3
 _SECTORS = 8  # direction bins over 180 degrees
 _MAX_WIDTH = 8.0  # px: wider vessels get no larger weight

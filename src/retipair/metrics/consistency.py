@@ -33,7 +33,7 @@ class Consistency:
 
 @dataclass(frozen=True)
 class SetConsistency:
-    """Consistency of every pair, and the chance level: of every CF with the FA of the next pair."""
+    """Consistency of every pair, and of every CF with the FA of the next pair, which is the chance level."""
 
     matched: tuple[Consistency, ...]
     mispaired: tuple[Consistency, ...]

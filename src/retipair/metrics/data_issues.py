@@ -11,15 +11,18 @@ from retipair.metrics.pair_metrics import PairMetrics
 _GREY = 4.0
 """Chroma below which a view is grey, grey levels: colour photographs have 40 or more, angiograms 0."""
 _MIN_WIDE_TO_THIN = 0.75
-"""Ratio of medium and wide to thin vessels: .89 or more in seven real CF, .62 or less in their FA used as the CF."""
+"""Minimum ratio of medium and wide vessels to thin ones in a CF.
+
+Seven real CF have .89 or more; their FA, if used as the CF, have .62 or less.
+"""
 _MAX_SHIFT_PX = 3.0
-"""px at 512: the accuracy of landmarks placed by hand; a smaller shift only blurs what the model learns."""
+"""px at 512: the accuracy of hand-placed landmarks. A smaller shift only blurs what the model learns."""
 _UNRELATED = 0.15
-"""Correlation: pairs of two different eyes stay below it, pairs of one eye reach .40."""
+"""Correlation that views of two different eyes do not reach; views of one eye reach .40."""
 _CLIPPED = 0.02
-"""Fraction of the pixels in the field of view."""
+"""Maximum fraction of black or white pixels in the field of view."""
 _MIN_FLIP_GAIN = 0.10
-"""By how much flipping the FA must raise the correlation."""
+"""Minimum increase of the correlation by a flip of the FA."""
 _FLIPS = {
     "mirrored left to right": lambda fa: fa[:, ::-1],
     "upside down": lambda fa: fa[::-1],
@@ -76,7 +79,7 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 
 
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
-    """Return the pairs that show one eye under two names; across the split, validation would see training eyes.
+    """Return the pairs that show one eye under two names. If their splits differ, validation uses a training eye.
 
     nearest (n): for each pair the most similar pair of another eye, from `memorisation.nearest`.
     """

@@ -18,9 +18,9 @@ from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
-_DENSE = 0.5  # vesselness that about a tenth of a view exceeds
+_DENSE = 0.5  # about a tenth of a view has a higher vesselness
 NEIGHBOURS = 5
-"""Neighbours that define a neighbourhood; both papers use 5."""
+"""Number of neighbours that define a neighbourhood: 5 in both papers that `Manifolds` cites."""
 HALVED = 1000
 """Maximum number of reference rows that `null_mmd2` splits into halves."""
 AT_ONCE = 2**18
@@ -128,8 +128,8 @@ def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
 def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     """Return the 95th percentile of the distance between random halves of the reference (r, D), r >= 4.
 
-    A distance below it is not distinguishable from 0, the mean distance of the halves. It is conservative: halves
-    scatter more than whole sets, and at most HALVED evenly spaced rows are used.
+    A distance below it is not distinguishable from 0, the mean distance of the halves. It is conservative, because
+    small sets vary more than large ones: the halves are taken from at most HALVED evenly spaced rows.
     """
     rows = robust_standardize(reference, reference)[evenly_spaced_indices(len(reference), HALVED)]
     kernel = _kernel(rows, rows)
@@ -154,7 +154,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def relative_improvement(before: float, after: float, real: float) -> float:
-    """Return the fraction by which the distance above the floor `real` fell: 1 at the floor, negative if it rose."""
+    """Return the relative decrease of a distance above the floor `real`: 1 at the floor, negative if it increased."""
     return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0
 
 
@@ -165,8 +165,8 @@ class Manifolds:
     precision: fraction of generated pairs within the real manifold; recall: fraction of real pairs within the generated
     manifold (Kynkaanniemi et al. 2019, arXiv 1904.06991). density: mean number of real neighbourhoods that contain a
     generated pair, divided by k; coverage: fraction of real neighbourhoods that contain one (Naeem et al. 2020, arXiv
-    2002.09797). For two sets of the same distribution precision and recall depend on the sizes of the sets; density is
-    1 and coverage near 1 - 2^-k if the sizes are equal.
+    2002.09797). For two sets of the same distribution, precision and recall depend on the sizes of the sets. If the
+    sizes are equal, density is 1 and coverage near 1 - 2^-k.
     """
 
     precision: float
@@ -212,8 +212,8 @@ def _chunks(rows: np.ndarray, others: np.ndarray) -> Iterator[slice]:
 def robust_standardize(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Standardise values (n, D) by the median and deviation of the reference (r, D), (n, D).
 
-    The deviation is half the distance of the 16th and 84th percentiles, which is robust to outliers, and at least .01,
-    for features that are constant in the reference. asinh limits the influence of outliers.
+    The deviation is half the distance between the 16th and 84th percentiles, which is robust to outliers. It is at
+    least .01, because a feature may be constant in the reference. asinh limits the influence of outliers.
     """
     low, median, high = np.quantile(reference, (0.16, 0.5, 0.84), axis=0)
     return np.asarray(np.arcsinh((values - median) / np.maximum((high - low) / 2, _MIN_DEVIATION)))

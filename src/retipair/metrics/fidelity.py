@@ -1,4 +1,4 @@
-"""Measure how well a pair survives a round trip through a layout, an autoencoder, or both."""
+"""Measure how well a layout, an autoencoder, or both reconstruct a pair."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Detect generated pairs that copy a training pair, also if rotated, mirrored, scaled, shifted, brighter or noisier.
+"""Detect copies of training pairs, even if they are rotated, mirrored, scaled, shifted, brighter or noisier.
 
 The vessels identify an eye; shading and colour depend on the camera. A pair is therefore described by a small vessel
 map, its descriptor; the similarity of two pairs is the correlation of their descriptors in the pose that fits best.
@@ -21,8 +21,8 @@ VERSION = 3
 COPY = 0.55
 """Minimum similarity of a copy.
 
-It lies between the highest similarity of two of 25 rendered eyes in any pose, .45, and the lowest similarity of a
-brighter and noisier copy in any pose, .67. docs/metrics.md lists figures of other eyes.
+It lies between .45, the highest similarity of two different eyes among 25 rendered ones, and .67, the lowest similarity
+of a brighter and noisier copy to its eye, both in any pose. docs/metrics.md lists values for other eyes.
 """
 AT_ONCE = 128
 """Reference descriptors per chunk: 6 MB of spectra, and about 30 MB more during a comparison."""
@@ -46,8 +46,9 @@ class Nearest:
 def view_descriptors(pair: PairViews) -> np.ndarray:
     """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, within the field of view that both share.
 
-    If the shared field is less than half of one view's field, the other view has failed (black, flat) and its
-    descriptor is 0: the remaining view may still be a copy.
+    If the shared field is less than half of one view's field, one view may be unusable (black, flat), but the other may
+    still be a copy. Each view is then described within its own field; the descriptor of a view whose field is less than
+    half of the other's is 0.
     """
     views = pair.cf, pair.fa
     areas = [int(view.field.sum()) for view in views]
@@ -110,15 +111,15 @@ def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
-    """Return the fraction of generated pairs that are less similar to their nearest training pair than that to its own.
+    """Return the fraction of generated pairs farther from their nearest training pair than that pair is from its own.
 
-    It is 1 if nothing was copied from a set of very different eyes, about .5 for new pairs of the same distribution
-    (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with similarity in place of distance).
+    It is about .5 for new pairs of the same distribution as the training pairs, and near 0 if all are copies (Alaa et
+    al. 2022, arXiv 2102.08921, section 3.3, with similarity in place of distance).
     """
     return float(np.mean([pair.similarity < train[pair.index].similarity for pair in generated]))
 
 
 def _flat(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Remove structures larger than the distances between vessels, which are alike in all fields of view."""
+    """Remove structures larger than the distances between vessels: they are similar in all fields of view."""
     weight = ndimage.gaussian_filter(inside.astype(np.float32), 4) + 1e-6
     return (image - ndimage.gaussian_filter(image * inside, 4) / weight) * inside

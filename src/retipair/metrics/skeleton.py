@@ -54,7 +54,7 @@ def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
     """Return the distances between neighbouring pixels, (n, n), pixels in raster order.
 
     Adjacent pixels with three or more neighbours form a junction; they are connected by their minimum spanning tree, so
-    that they enclose no branches.
+    that a junction contains no loops.
     """
     number = np.pad(np.cumsum(lines).reshape(lines.shape) * lines, 1) - 1  # -1 outside the lines
     inside = number[1:-1, 1:-1]

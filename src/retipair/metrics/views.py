@@ -16,7 +16,7 @@ class PreparedView:
     """One view, 512 px wide, with lazily computed maps.
 
     pixels: (512, 512, 3) uint8 of a CF, (512, 512) of an FA. mask (512, 512) bool: where the pair is valid. inside: the
-    mask without its rim, where the field's edge would be taken for a vessel.
+    mask without its rim, because the field's edge would be detected as a vessel there.
     """
 
     pixels: np.ndarray

@@ -163,11 +163,11 @@ def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> t
 
 
 def _arcade(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
-    """Return a parabola y^2 = c (x_disc - x), `height` above the fovea, that may close beyond it, (N, 2)."""
-    height, closing = rng.uniform(1.9, 3.3), rng.uniform(0.2, 1.0)
+    """Return an arcade (N, 2): a parabola y^2 = c (x_disc - x) around the fovea, flattened on the temporal side."""
+    height, flattening = rng.uniform(1.9, 3.3), rng.uniform(0.2, 1.0)
     temporal = np.linspace(0, 1, 400)[1:] ** 2 * (root[0] + REACH + 1)
     opening = np.sqrt(temporal / root[0])
-    rise = (1 - closing) * opening + closing * np.tanh(1.5 * opening) / np.tanh(1.5)
+    rise = (1 - flattening) * opening + flattening * np.tanh(1.5 * opening) / np.tanh(1.5)
     line = np.column_stack([root[0] - temporal, up * height * rise])
     line[:, 1] += root[1] * np.clip(1 - temporal / root[0], 0, 1)
     return _resample(line)
@@ -190,7 +190,7 @@ def _resample(line: np.ndarray) -> np.ndarray:
 
 
 def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty: float) -> np.ndarray:
-    """Sample tissue points (N, 2) to supply, about `spacing` mm apart, none within `empty` mm of the fovea."""
+    """Sample points (N, 2) of tissue to supply, about `spacing` mm apart, none within `empty` mm of the fovea."""
     ticks = np.arange(-REACH, REACH, spacing)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     points = centre + grid + rng.uniform(-0.5, 0.5, grid.shape) * spacing
@@ -199,7 +199,7 @@ def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty:
 
 
 def _warp(rng: np.random.Generator, points: np.ndarray, amount: float = 1.0) -> np.ndarray:
-    """Warp the plane by long waves, fixed at the fovea: vessels become tortuous without new crossings."""
+    """Displace points by long waves, except at the fovea: vessels become tortuous without new crossings."""
     moved = points.copy()
     amplitude = 1 - np.exp(-(np.linalg.norm(points, axis=1, keepdims=True) ** 2))
     for _ in range(10):

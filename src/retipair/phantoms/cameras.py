@@ -1,4 +1,4 @@
-"""Cameras, as data, and the randomised appearance of one photograph."""
+"""Define cameras, and sample the appearance of one photograph."""
 
 from dataclasses import dataclass, fields
 
@@ -64,7 +64,9 @@ class Look:
 
     phase: of the dye, 0 arterial, about .2 laminar, .5 full veins, 1 late. gradient: relative change of light in x and
     y, CF and FA. texture: contrast of the choroid in the CF. contrast: of the vessels in CF and FA. exposure: of CF and
-    FA. reflex: brightness of the central reflex of vessels. notch_angle: rad, NaN without a notch. Others as in Camera.
+    FA. reflex: brightness of the central reflex of vessels. pigment: absorption by macular pigment. flush: brightness
+    of the choroid in the FA. fine: brightness of the finest vessels in the FA. shift: of the field in x and y,
+    relative to half the view. notch_angle: rad, NaN without a notch. Others as in Camera.
     """
 
     fundus: Colour

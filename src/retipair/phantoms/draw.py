@@ -48,9 +48,10 @@ class Phantom:
 def draw_phantom(
     seed: int, number: int, size: int, camera: str | None, disease: Disease | None, clicks: Clicks | None
 ) -> Phantom:
-    """Render pair `number` of a seed at `size` px: registered without `clicks`, with a moved FA camera with them.
+    """Render pair `number` of a seed at `size` px.
 
-    Camera and disease are sampled if None. The vessels do not depend on camera, size or clicks.
+    Without `clicks`, the pair is registered. With them, the FA camera is moved and key points are placed. Camera and
+    disease are sampled if None. The vessels do not depend on camera, size or clicks.
     """
     disease = disease or BASE_DISEASES[_rng(seed, number, "disease").integers(len(BASE_DISEASES))]
     camera = camera or BASE_CAMERAS[_rng(seed, number, "camera").integers(len(BASE_CAMERAS))]

@@ -29,7 +29,7 @@ Generators = Sequence[torch.Generator]
 
 
 class _Scene:
-    """Maps by name, (B, 1, H, W) each, with the looks and what both imaging models share."""
+    """Maps by name, (B, 1, H, W) each, with the looks and the methods that both imaging models use."""
 
     def __init__(self, maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> None:
         assert maps.shape[1] == len(CHANNELS), maps.shape
@@ -53,7 +53,7 @@ class _Scene:
         distance = -MACULA_RADIUS * self.macula.clamp(min=1e-4).log()
         return torch.exp(-((distance / radius) ** 2))
 
-    def clouds(self, wavelength: float, channels: int = 1) -> torch.Tensor:
+    def smooth_noise(self, wavelength: float, channels: int = 1) -> torch.Tensor:
         """Sample smooth noise (B, channels, H, W), standard deviation about 1, wavelength in mm."""
         n = max(4, round(FIELD / wavelength))
         grid = self.noise((channels, n, n))
@@ -117,7 +117,7 @@ def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators
 def _colour_fundus(scene: _Scene) -> torch.Tensor:
     """Return the white light reflected by the fundus, absorbed by macular pigment and blood, (B, 3, H, W)."""
     look = scene.look
-    mottle = 0.8 * scene.clouds(3.0) + 0.35 * scene.clouds(1.0) + 0.3 * scene.clouds(0.35)
+    mottle = 0.8 * scene.smooth_noise(3.0) + 0.35 * scene.smooth_noise(1.0) + 0.3 * scene.smooth_noise(0.35)
     rim = (scene.x**2 + scene.y**2).clamp(max=1.2) ** 2 * look["vignette"][:, :1]
     ground = torch.lerp(look["fundus"], look["edge"], rim.clamp(0, 1)) * (1 + look["texture"] * mottle)
     ground = ground * torch.exp(-look["pigment"] * _rgb(_MACULAR_PIGMENT, ground) * scene.fovea(0.75))
@@ -142,7 +142,7 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
     """Return the fluorescence of choroid, vessels and leakage, (B, 1, H, W)."""
     look = scene.look
     phase = look["phase"]
-    granules = 0.5 * scene.clouds(0.10) + 0.4 * scene.clouds(0.3) + 0.4 * scene.clouds(2.5)
+    granules = 0.5 * scene.smooth_noise(0.10) + 0.4 * scene.smooth_noise(0.3) + 0.4 * scene.smooth_noise(2.5)
     ground = 0.27 * look["flush"] * (0.55 + 0.6 * phase - 0.25 * phase**2) * (1 + look["grain"] * granules)
     ground = ground * (1 - 0.72 * scene.fovea(0.62))
     rim = (4 * scene.disc * (1 - scene.disc)).clamp(0, 1)
@@ -170,7 +170,7 @@ def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
 
 
 def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply flash, optics and sensor: (B, C, H, W) in [0, 1], with and without sensor noise."""
+    """Apply flash, optics and sensor; return the image (B, C, H, W) in [0, 1] with and without sensor noise."""
     look: dict[str, Any] = scene.look
     lit = emitted * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
@@ -182,7 +182,7 @@ def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tens
 
 
 def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Blur each of (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
+    """Blur each of B images (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
     batch, channels = images.shape[:2]
     reach = _BLUR_REACH * max(1, math.ceil(images.shape[-1] / _REFERENCE))
     ticks = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)

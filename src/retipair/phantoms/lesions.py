@@ -18,7 +18,7 @@ _FIELD = 6.0  # mm: maximum distance of lesions from the fovea
 
 @dataclass(frozen=True)
 class Lesion:
-    """A blob: centre (x, y) mm, radius mm, length / width `aspect` along `angle` (rad), and an irregular outline.
+    """A lesion: centre (x, y) mm, radius mm, `aspect` (length / width), `angle` of its length (rad), and `outline`.
 
     `outline`: amplitudes of the harmonics 2, 3, 5 of the outline, relative to the radius.
     """

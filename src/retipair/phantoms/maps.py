@@ -126,7 +126,7 @@ def _grid(frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _blobs(lesions: list[Lesion], kind: str, frame: Frame) -> torch.Tensor:
-    """Render the coverage (size, size) in [0, 1], with a soft edge; that of leakage and nonperfusion fades slowly."""
+    """Render the coverage (size, size) in [0, 1]; its edge is soft, most of all for leakage and nonperfusion."""
     canvas = torch.zeros(frame.size, frame.size)
     for lesion in lesions:
         reach = int(np.ceil((lesion.radius * lesion.aspect * 2.2 + 0.1) * frame.px_per_mm))

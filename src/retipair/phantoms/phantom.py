@@ -40,7 +40,7 @@ STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantom-state/1"
 _RECIPE = 3  # increment whenever the pairs of a seed change
 _MAX_SIZE = 2048  # px: 1 GB of maps
-_MAX_CONCURRENT = 4  # pairs of that size
+_MAX_CONCURRENT = 4  # pairs of that size, rendered at the same time
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
 _MAX_POINTS = 50  # every eye has that many forks and crossings
 
@@ -123,7 +123,7 @@ def _check_out(config: PhantomConfig) -> None:
 
 
 def _settings(config: PhantomConfig) -> dict[str, Any]:
-    """Return the settings that the pairs depend on; those of key points only for --unregistered."""
+    """Return the settings that the pairs depend on, those of key points only with --unregistered."""
     excluded = {"out", "amount", *(() if config.unregistered else _ONLY_UNREGISTERED)}
     return {"recipe": _RECIPE, **{name: value for name, value in to_values(config).items() if name not in excluded}}
 
@@ -143,7 +143,7 @@ def _write_state(config: PhantomConfig) -> None:
 
 
 def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
-    """Return the complete pairs, by number: their settings are these and the hashes of their files match."""
+    """Return the pairs, by number, that were rendered with these settings and whose files match their hashes."""
     done = {}
     for path in (config.out / "truth").glob(f"*/{TRUTH_NAME}"):
         try:
@@ -159,7 +159,7 @@ def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
 
 
 def _started_pairs(config: PhantomConfig) -> list[int]:
-    """Return the numbers of raw pairs that exist, perhaps incomplete: `prepare` would read them, so complete them."""
+    """Return the numbers of all raw pairs. Incomplete ones must be completed, because `prepare` would read them."""
     names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
     if unknown := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
         raise FileError(config.out / "raw" / unknown[0], "not written by retipair; move it elsewhere")

@@ -1,4 +1,4 @@
-"""The ground truth of a rendered pair: label images and numbers, and how they are written and read."""
+"""Render, write and read the ground truth of a pair: label images and numbers."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -94,9 +94,8 @@ def _lesion_kinds(eye: Eye, maps: torch.Tensor, frame: Frame) -> np.ndarray:
     kinds = np.zeros((frame.size, frame.size), dtype=np.uint8)
     for number, kind in reversed([*enumerate(LESION_KINDS, start=1)]):
         kinds[maps[CHANNELS.index(kind)].numpy() > _COVERED.get(kind, 0.5)] = number
-        columns, rows = (
-            np.rint(frame.pixels(_centres(eye, kind))).astype(int).T
-        )  # so that lesions smaller than a pixel are labelled
+        # Label the centres too, so that lesions smaller than a pixel are labelled.
+        columns, rows = np.rint(frame.pixels(_centres(eye, kind))).astype(int).T
         inside = (columns >= 0) & (rows >= 0) & (columns < frame.size) & (rows < frame.size)
         kinds[rows[inside], columns[inside]] = number
     return kinds

@@ -46,7 +46,7 @@ def _border(grey: np.ndarray) -> np.ndarray:
         contrast = float(np.percentile(grey, 95)) - level
         similar = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
     elif flat:
-        # Some borders are painted as bright as the field: only their flatness distinguishes them.
+        # Some borders are painted as bright as the field: only their uniform grey level distinguishes them.
         similar = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
     else:
         return np.zeros(grey.shape, dtype=bool)

@@ -45,7 +45,7 @@ def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np.ndarray:
     """Select the fraction `share` of the field with the highest vesselness, (H, W) float and bool -> (H, W) bool.
 
-    Vessels cover about that fraction. As it is the same for every view, two unrelated ones overlap with a Dice
+    Vessels cover about that fraction. As it is the same for every view, two unrelated views overlap with a Dice
     coefficient of about `share`; real pairs reach .41 to .63. The result is empty if the vesselness is constant.
     """
     if not mask.any():
@@ -100,8 +100,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _ridges(cosines: np.ndarray, sigma: float) -> np.ndarray:
     """Filter bright ridges of one scale, from a view's cosine transform, (H, W) float32 -> (H, W) float32, >= 0.
 
-    Equals skimage.filters.sato to five digits except at the frame's edge, in a fifth of the time. As there, a second
-    derivative is two first derivatives of Gaussians of sigma / sqrt(2).
+    Equals skimage.filters.sato to five digits except at the frame's edge, in a fifth of the time. As in that function,
+    a second derivative is computed as two first derivatives of Gaussians of sigma / sqrt(2).
     """
     (smooth_r, slope_r), (smooth_c, slope_c) = (_responses(side, sigma / np.sqrt(2)) for side in cosines.shape)
     rr = idctn(cosines * np.outer(slope_r**2, smooth_c**2))
@@ -139,5 +139,5 @@ def _neighbourhood(image: np.ndarray) -> np.ndarray:
     Equals scipy.ndimage.gaussian_filter, whose kernel would be 161 px wide; cosine transforms take a quarter of the
     time. Uses double precision, because rounding could make small means negative.
     """
-    falls = (np.exp(-0.5 * (_LOCAL_SIGMA * np.pi * np.arange(side) / side) ** 2) for side in image.shape)
-    return np.asarray(idctn(dctn(image) * np.outer(*falls)))
+    gains = (np.exp(-0.5 * (_LOCAL_SIGMA * np.pi * np.arange(side) / side) ** 2) for side in image.shape)
+    return np.asarray(idctn(dctn(image) * np.outer(*gains)))

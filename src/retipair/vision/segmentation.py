@@ -1,4 +1,4 @@
-"""Segment vessels by a small network, trained on rendered eyes whose vessels are all known."""
+"""Segment vessels with a small network that was trained on rendered eyes with known vessels."""
 
 from functools import cache
 from itertools import pairwise
