@@ -43,7 +43,7 @@ class PrepareConfig:
     """Flip an FA left to right if it can only be registered mirrored; without this flag such a pair is refused."""
     anonymise: Path | None = None
     """Key file, created if missing: ids, eyes and patients are replaced by keyed hashes in OUT and everything derived
-    from it. Store it, and the table of names next to it, separately; the same key gives the same hashes."""
+    from it. Store the key and the table of names next to it apart from the data. The same key gives the same hashes."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs and images without a pair, and list them in
     OUT/skipped.txt; without this flag any of them stops the command."""
@@ -121,7 +121,7 @@ class TrainConfig:
     hf_sigma: float = 1.5
     """Sigma of that blur, latent pixels."""
     hf_max_timestep: int = 300
-    """Timestep limit of the high-frequency loss: it counts only below, as high ones amplify the error of x0 ~15x."""
+    """Compute the high-frequency loss only at timesteps below this; higher ones amplify the error of x0 about 15x."""
     min_snr_gamma: float = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
     half_clean_fraction: float = 0.0
@@ -153,7 +153,7 @@ class TrainConfig:
     """Bit-identical results of each run on the same GPU model, somewhat slower; on a CPU they always are."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. No checkpoint contains it."""
+    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. Checkpoints never contain it."""
     val_every: int = 500
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100
@@ -182,7 +182,7 @@ class GenerateConfig:
     savedir: str = "pairs"
     """Folder of this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
     amount: int = 10
-    """How many pairs; may be raised later, what exists is kept."""
+    """Number of pairs; may be raised later, existing pairs are kept."""
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data"] = "noise"
@@ -208,7 +208,7 @@ class GenerateConfig:
     size: int | None = None
     """Side of one view, px; only for adapters that do not record it."""
     seed: int = 0
-    """Seed; the randomness of pair i depends only on this and i."""
+    """Seed; the randomness of pair i depends only on this seed and i."""
     batch_size: int = 1
     """Pairs in one forward pass (on a CPU always 1, so that pairs do not depend on it)."""
     min_consistency: float | None = None
@@ -243,9 +243,9 @@ class EvaluateConfig:
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
-    """Base whose autoencoder bounds the achievable metrics: hub id, folder, file, tiny-sdxl or tiny-sd15."""
+    """Base whose autoencoder limits the achievable detail: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None
-    """Any folder of the run that generated the pairs: adds its training curves."""
+    """Any folder of the training run of the adapter: adds its training curves."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound): adds the distance
     of its features, and FID."""
@@ -265,11 +265,11 @@ class PhantomConfig:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with the ground truth of each eye."""
     amount: int = 10
-    """How many pairs; may be raised later, what exists is kept."""
+    """Number of pairs; may be raised later, existing pairs are kept."""
     size: int = 512
     """Side of the square views, px."""
     seed: int = 0
-    """Seed of the pairs and of the split; the randomness of pair i depends only on this and i."""
+    """Seed of the pairs and of the split; the randomness of pair i depends only on this seed and i."""
     camera: str | None = None
     """amber, rose, umber, sallow or teal for all pairs; default: one of the first four for each."""
     disease: str | None = None

@@ -234,7 +234,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         f"{pairs} synthetic pairs: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
         "real pairs reach 0.4 to 0.7, views of different eyes about 0\n"
-        f"Next: retipair evaluate --real PREPARED --generated {plan.out} (detail, diversity, copies)"
+        f"Next: retipair evaluate --real PREPARED --generated {plan.out} (measures detail, diversity and copies)"
     )
 
 

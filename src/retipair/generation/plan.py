@@ -245,8 +245,8 @@ def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) ->
         )
     if description.step == 0:
         warnings.append(
-            f"{adapter}: is untrained (step 0), so the base alone generates the pairs; train longer, or choose another "
-            "step with --checkpoint"
+            f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
+            "choose another step with --checkpoint"
         )
     return warnings
 

@@ -197,7 +197,7 @@ class Base:
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.declarations) or (
-            "the file declares nothing else" if self.source_kind == "file" else "its scheduler config"
+            "the file declares nothing else" if self.source_kind == "file" else "stated in its scheduler config"
         )
         return f"{config.prediction_type}{zero} ({where})"
 

@@ -81,20 +81,18 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
         if item.colour == "swapped":
             print(f"{item.pair.id}: {item.pair.cf.name} is the view in colour and is used as the CF (swapped)")
     if grey := [item.pair.id for item in pairs if item.colour == "grey"]:
-        print(
-            f"{len(grey)} CF without colour (red-free?), {grey[0]} first: used as CF because the source names them so"
-        )
+        print(f"{len(grey)} CF without colour (red-free?; first: {grey[0]}): used as CF, as the table or folder states")
     if kept := [item.pair.id for item in pairs if item.colour == "kept"]:
-        text = f"warning: {len(kept)} FA have more colour than their CF, {kept[0]} first; kept as the source names them"
-        console.print(f"{text}: correct the source if the views are swapped")
+        text = f"warning: {len(kept)} FA have more colour than their CF (first: {kept[0]}) and are used as FA"
+        console.print(f"{text}, as the table or folder states; correct that if the views are swapped")
 
 
 def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
     if small := [item for item in pairs if item.px < size]:
         least = min(item.px for item in small)
         console.print(
-            f"warning: {len(small)} pairs have views smaller than {size} px ({small[0].pair.id} first, {least} px at "
-            "least); they are enlarged, which adds no detail"
+            f"warning: {len(small)} pairs have views smaller than {size} px (first: {small[0].pair.id}; smallest: "
+            f"{least} px); they are enlarged, which adds no detail"
         )
 
 
