@@ -153,7 +153,7 @@ class TrainConfig:
     """Bit-identical results of each run on the same GPU model, somewhat slower; on a CPU they always are."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. Checkpoints never contain it."""
+    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. No checkpoint includes it."""
     val_every: int = 500
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100
