@@ -52,7 +52,7 @@ def main() -> None:
         ("mirror, turns up to 8 degrees", before, sample),
         ("Fourier-Mellin, then shifts", best_over_poses, sample),
         (f"the same, {options.exhaustive} eyes", best_over_poses, small),
-        (f"every 4 degrees and 5 %, {options.exhaustive} eyes", every, small),
+        (f"exhaustive, every 4 degrees and 5 %, {options.exhaustive} eyes", every, small),
     ):
         print(f"| {name} | {row_of(search, held)} |", flush=True)
 

@@ -305,16 +305,16 @@ class BenchConfig:
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
-    """Interleave with a baseline. train: bare (forward and backward of the same network only) or original (the original
-    system's step); generate: diffusers (its own pipeline)."""
+    """Interleave with a baseline. train: bare (only forward and backward pass of the same network) or original (step of
+    the original scripts); generate: diffusers (its own pipeline)."""
     size: int | None = None
-    """Side of one view, px, a multiple of 64; default: what the base was made for."""
+    """Side of one view, px, a multiple of 64; default: the base's own."""
     batch_size: int = 1
-    """Pairs at once."""
+    """Pairs in one forward pass."""
     steps: int = 50
     """generate: denoising steps."""
     precision: Precision = "auto"
-    """Precision of the frozen base, as for train and generate. The original system's is always fp32."""
+    """Precision of the frozen base, as for train and generate. The original scripts always use fp32."""
     gradient_checkpointing: bool = False
     """train: recompute activations instead of storing them."""
     memory: Memory = "auto"
@@ -328,6 +328,6 @@ class BenchConfig:
     repeats: int = 10
     """Number of timed repetitions; the median is reported."""
     warmup: int = 2
-    """Number of untimed repetitions before."""
+    """Number of untimed repetitions before the timed ones."""
     json: Path | None = None
-    """Also write the figures to this file."""
+    """Also write the results to this file."""

@@ -855,7 +855,7 @@ def test_dry_run_says_what_would_be_and_touches_nothing(
     assert re.search(rf"latent +{re.escape(latents)}", said)
     learnt = adapter(run_folder(trained(system), system), 0)
     assert re.search(rf"trainable parameters +{sum(t.numel() for t in learnt.values()):,}", said)
-    assert re.search(r"pairs +3 to train on, 1 to validate, 1 kept for testing", said)
+    assert re.search(r"pairs +3 for training, 1 for validation, 1 for testing", said)
     assert re.search(r"memory.* \d+\.\d\d GiB", said)
     for name, value in (
         ("max_steps", "4"),

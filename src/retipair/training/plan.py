@@ -299,6 +299,6 @@ def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tupl
         return count, [(pair.id, pair.caption or config.prompt) for pair in raw], view_size
     entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)
-    count = f"{counts['train']} to train on, {counts['val']} to validate, {counts['test']} kept for testing"
+    count = f"{counts['train']} for training, {counts['val']} for validation, {counts['test']} for testing"
     captions = [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]
     return count, captions, view_size_on_disk(entries)
