@@ -1,8 +1,8 @@
-"""retipair: registered pairs of colour fundus photographs and fluorescein angiograms, from a hundred to thousands.
+"""Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands as Python calls: `phantom`, `prepare`, `train`, `PairGenerator`, `evaluate`; and pairs in memory:
-`load_pairs`, `Pair`, `PairDataset`. Nothing heavy is imported before it is used, and nothing is printed unless
-`verbose=True`.
+The commands are the functions `phantom`, `prepare`, `train` and `evaluate` and the class `PairGenerator`. `load_pairs`,
+`Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first used. Nothing
+is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -31,7 +31,7 @@ __all__ = [
     "prepare",
     "train",
 ]
-_PLACES = {
+_MODULES = {
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
     "Run": "retipair.runs.run_dir",
@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'retipair' has no attribute {name!r}")
-    return getattr(import_module(_PLACES.get(name, "retipair.api")), name)
+    return getattr(import_module(_MODULES.get(name, "retipair.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -64,7 +64,7 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
 
 def test_views_that_are_enlarged_are_said(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--size", "256") == 0
-    assert "warning: 3 pairs have views smaller than 256 px (001 first, 224 px at least)" in capsys.readouterr().err
+    assert "warning: 3 pairs have views smaller than 256 px (first: 001; smallest: 224 px)" in capsys.readouterr().err
     assert _prepare(raw, tmp_path / "small") == 0
     assert "smaller than" not in capsys.readouterr().err
 
@@ -243,7 +243,7 @@ def red_free(raw, tmp_path) -> Path:
 def test_a_grey_cf_is_taken_where_the_source_names_it(red_free, tmp_path, capsys, form):
     out = tmp_path / "out"
     assert _prepare(_arranged(red_free, tmp_path, form), out) == 0
-    assert "3 CF without colour (red-free?), 001 first" in capsys.readouterr().out
+    assert "3 CF without colour (red-free?; first: 001)" in capsys.readouterr().out
     for record in read_manifest(out):
         assert np.asarray(Image.open(out / record.cf)).std(axis=2).max() == 0
         assert record.consistency > 0.4
@@ -269,7 +269,7 @@ def test_views_that_the_source_names_are_never_swapped(raw, tmp_path, capsys, fo
             one.rename(held), two.rename(one), held.rename(two)
     assert _prepare(_arranged(crossed, tmp_path, form), tmp_path / "out", "--register", "none") == 2
     said = capsys.readouterr()
-    assert "3 FA have more colour than their CF, 001 first; kept as the source names them" in said.err
+    assert "3 FA have more colour than their CF (first: 001); kept as the source names them" in said.err
     assert "(swapped)" not in said.out
     assert "all 3 pairs were refused" in said.err.splitlines()[-1]
 
