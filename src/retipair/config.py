@@ -133,7 +133,7 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Fraction of samples trained without a prompt; required for --guidance_scale above 1 in generate, 0.1 usual."""
     augment_variants: int = 8
-    """Augmented variants per pair, encoded once: the pair, and copies flipped, rotated, scaled, shifted, brightened."""
+    """Augmented variants per pair, encoded once: the pair itself, and copies with random geometry and brightness."""
 
     precision: Precision = "auto"
     """Precision of the frozen base; auto: bf16 on CUDA GPUs that support it, else fp32. The adapter is always fp32."""
@@ -329,6 +329,6 @@ class BenchConfig:
     repeats: int = 10
     """Number of timed repetitions; the median is reported."""
     warmup: int = 2
-    """Number of untimed repetitions before them."""
+    """Number of untimed repetitions before the timed ones."""
     json: Path | None = None
     """Also write the results to this JSON file."""

@@ -62,7 +62,7 @@ class RawPair:
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """Not a usable pair. reason: what is wrong and what to do. empty: a folder without images (no error)."""
+    """An unusable pair or image. reason: what is wrong and what to do. empty: a folder without images (no error)."""
 
     id: str
     reason: str

@@ -80,9 +80,8 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
     with directory_lock(config.out):
         try:
-            _align_and_write(
-                checked, [] if config.anonymise else skipped, config
-            )  # `skipped` has file names, which may identify patients
+            # `skipped` has file names, which may identify patients.
+            _align_and_write(checked, [] if config.anonymise else skipped, config)
         except UserError:  # after a kill or an interrupt, the aligned pairs stay for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise

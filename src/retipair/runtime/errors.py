@@ -18,7 +18,7 @@ class FileError(UserError):
     """
 
     def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
-        super().__init__(path, problem, line)  # all arguments: pickling, between processes, needs them
+        super().__init__(path, problem, line)  # all arguments, so that the error can be pickled
         self.path, self.problem, self.line = Path(path), problem, line
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class DamagedError(FileError):
 
 
 class OccupiedError(FileError):
-    """An output path is in use, is not a file or folder as needed, or has other files or results of other settings."""
+    """An output path is in use, is of the wrong type (file or folder), or holds other files or results."""
 
 
 class SettingError(UserError):
@@ -68,7 +68,7 @@ def printable(text: str) -> str:
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
-    """Return work(), or None if it runs out of memory, with all memory that it allocated released."""
+    """Return work(), or None if it runs out of memory; the memory that it held is then released."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:

@@ -56,7 +56,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     """Yield a Stop, which the first signal sets and the block must check; a second signal stops immediately.
 
     A SIGTERM within 5 s after another is ignored, also after the block, so that it does not interrupt the exit.
-    finishing: the step to complete before stopping, as printed on the first signal.
+    finishing: what is completed before the command stops, printed on the first signal.
     """
     stop = Stop()
     if _early_signals:  # Python ignored the exception, raised in a __del__ during an import
@@ -80,9 +80,8 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
             signal.raise_signal(number)
             return
         stop.number, requested_at = number, time.monotonic()
-        os.write(
-            2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode()
-        )  # unlike print, takes no lock
+        # Unlike print, os.write takes no lock.
+        os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
 
     for number in SIGNALS:
         signal.signal(number, request_stop)

@@ -103,7 +103,9 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             cells = next(lines, None)
         except csv.Error as error:
-            raise UserError(f"{where}: not CSV ({error}); close every quote, and double quotes inside cells") from None
+            raise UserError(
+                f"{where}: not CSV ({error}); close every quote, and write a quote inside a cell twice"
+            ) from None
         if cells is None:
             return
         yield where, cells
