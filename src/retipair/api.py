@@ -28,7 +28,7 @@ Source = Run | str | Path
 
 
 def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Render synthetic eyes with their ground truth into the folder `out`; returns it.
+    """Render synthetic eyes with their ground truth into the folder `out`, and return it.
 
     settings: fields of `PhantomConfig`, as the flags of `retipair phantom`. `out` is a prepared folder; with
     `unregistered=True` its subfolder `raw` holds raw pairs for `prepare`. Raises UserError for invalid settings, or if
@@ -40,7 +40,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
 
 
 def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Align the raw pairs in `raw` and write the prepared folder `out`; returns it.
+    """Align the raw pairs in `raw`, write the prepared folder `out`, and return it.
 
     settings: fields of `PrepareConfig`, as the flags of `retipair prepare`. With several workers (the default where
     there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
@@ -51,7 +51,7 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
 
 
 def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
-    """Train an adapter on a prepared, generated or raw folder; returns its run.
+    """Train an adapter on a prepared, generated or raw folder, and return the run.
 
     settings: fields of `TrainConfig`, as the flags of `retipair train`; `name` is required. Raises UserError for
     invalid settings or unusable pairs, and Stopped if a signal ends it.
@@ -150,7 +150,7 @@ class PairGenerator:
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:
-        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; returns it.
+        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does, and return it.
 
         Existing pairs of the same settings are kept, so that an interrupted call can be repeated. Raises UserError if
         `out` holds other files, Stopped if a signal ends it.

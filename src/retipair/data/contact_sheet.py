@@ -12,7 +12,7 @@ from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
 MAX_PAIRS = 48  # so that the sheet can be scrolled through; 16 MB if they are photographs
-_BOARD = 512  # px: side of the chessboard, which shows views of 512 px pixel by pixel
+_BOARD = 512  # px: side of the chessboard, so that views of 512 px are shown at full resolution
 _SIDE = _BOARD // 2  # px: side of CF and FA
 _TITLE_HEIGHT = 16  # px: height of the pair's title
 _PER_ROW = 2
@@ -32,7 +32,7 @@ def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) ->
     )
     residual = "" if record.residual_px is None else f"  residual {px_at_512(record.residual_px, record.size):.1f} px"
     title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
-    title += f"  LOOK: {doubt}" if doubt else ""
+    title += f"  CHECK: {doubt}" if doubt else ""
     return title, Pair(cf, fa, mask > 0)
 
 

@@ -26,7 +26,7 @@ _MIN_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
 _MIN_PATCHES = 8  # of vessels; whole views have 50
 # Fraction of patches within 5 px: .78 or more in real pairs, .49 in one that was 18 px off, .27 at most if mispaired.
 _MIN_PATCH_FRACTION = 0.6
-_DOUBT_BELOW = 0.7
+_DOUBT_BELOW = 0.7  # of the same fraction
 _SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
 # At 512: 30 mispaired views reached .16 after refinement, a CF given as its own FA .21, real pairs .48.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}

@@ -57,7 +57,7 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
 
 
 def _work_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
-    """Return the map raw CF px -> refinement frame, (3, 3): CF's work frame, or the common square for a detail."""
+    """Return raw CF px -> refinement frame, (3, 3): CF's work frame, or the common square if the FA shows a detail."""
     common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
     return common if common[0, 0] > DETAIL_RATIO * cf.to_work[0, 0] else cf.to_work
 
