@@ -20,13 +20,13 @@ from retipair.config import DEFAULT_PROMPT
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
 from retipair.diffusion.halves import mean_per_half
-from retipair.diffusion.losses import HighFrequency, Objective
+from retipair.diffusion.losses import Objective
 from retipair.diffusion.noise import clean_halves, noise_like, with_clean_halves
 from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
-from retipair.models.vae import fingerprint_of
+from retipair.models.vae import weights_sha256
 from retipair.runtime.parallel import parallel_map
 
 SEED = 31
@@ -72,7 +72,6 @@ HALF_CLEAN, HALF_CLEAN_LATENESS = 0.5, 2.0
 GUIDED, COMPILED = 0.05, True
 PLAIN, UNPROMPTED = 0.45, 0.10
 """Shares of samples with the tool's own prompt, and with none; the others hear what they are."""
-NO_HF = HighFrequency(weight=0.0, kernel=7, sigma=1.5, max_timestep=0)
 
 
 class Guide:
@@ -125,7 +124,7 @@ class Lesson:
         self.layout = Layout(self.base.family.layout, bank.VIEW)
         self.prompts = [DEFAULT_PROMPT, *sorted(set(data.captions))]
         self.heard = encode_prompts(self.base, self.prompts, self.layout.joint_size, device)
-        self.objective = Objective(self.base.schedule, NO_HF)
+        self.objective = Objective(self.base.schedule, terms={})
 
     def denoiser(self, unet: UNet2DConditionModel) -> Denoiser:
         return Denoiser(unet, torch.float32, self.device)
@@ -170,7 +169,7 @@ class Lesson:
                         prediction = self.denoiser(unet)(
                             with_clean_halves(noisy, beside, clean), t, self.heard.rows([0] * PROBED)
                         )
-                    mse = self.objective(prediction, noisy, values, noise, t, clean).mse
+                    mse = self.objective(prediction, noisy, values, noise, t, clean).values["mse"]
                     errors.append(float(mse[:, 1 - half].mean()))
         return {"own": float(np.mean(own)), "other": float(np.mean(other))}
 
@@ -207,7 +206,7 @@ def train(
     start: a base whose UNet's weights, where they fit, are kept; done: the steps that these have behind them already.
     """
     layout = open_base(f"random:{name}").family.layout
-    seen = work / f"latents-{layout}-{fingerprint_of(vae)[:8]}"
+    seen = work / f"latents-{layout}-{weights_sha256(vae, vae.state_dict())[:8]}"
     data = latents.fill(seen, PHOTOGRAPHS[name], bank.train_eyes(work, workers), vae, layout, device)
     torch.manual_seed(SEED)
     unet = folders.new_unet(name).to(device)

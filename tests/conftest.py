@@ -173,7 +173,7 @@ def save_base(base: Base, folder: Path) -> None:
 class Refusal(str):
     """The line that a refused command printed, and the error behind it."""
 
-    error: UserError
+    error: UserError | None
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         lines = [line for line in printed if not line.startswith("warning: ")]
         assert len(lines) == 1, printed
         refusal = Refusal(lines[0])
-        refusal.error = errors.pop()
+        refusal.error = errors.pop() if errors else None  # None: an OSError, which the command line explains
         return refusal
 
     return run

@@ -197,6 +197,8 @@ def test_the_tutorial_generates_matching_pairs(tmp_path: Path, monkeypatch: pyte
     """As written, to the letter: about two minutes."""
     monkeypatch.chdir(tmp_path)
     made = run_tutorial()
+    best = json.loads((made["run"].folder / "best_checkpoint/reason.json").read_text())
+    assert best["step"] == made["steps"]
     pairs = list(retipair.load_pairs(made["generated"]))
     assert len(pairs) == made["amount"]
     assert np.mean([pair.consistency() for pair in pairs]) > 0.3

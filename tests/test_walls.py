@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import pytest
@@ -201,3 +204,21 @@ def test_help_and_refusals_never_wait_for_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("folder", ["recipes", "benchmarks", "tests/fuzz", "docs"])
+def test_scripts_import_what_exists(folder: str) -> None:
+    """Most scripts run for hours or need a GPU, so no other test would notice a name that was moved."""
+    missing = []
+    for path in sorted((Path(__file__).parent.parent / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("retipair"):
+                module = import_module(str(node.module))
+                missing += [
+                    f"{path.name}: {node.module}.{name.name}" for name in node.names if not exists(module, name.name)
+                ]
+    assert missing == []
+
+
+def exists(module: ModuleType, name: str) -> bool:
+    return hasattr(module, name) or find_spec(f"{module.__name__}.{name}") is not None

@@ -8,6 +8,8 @@ is printed unless `verbose=True`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from retipair.runtime.library_logging import quiet_import
+
 if TYPE_CHECKING:
     from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
     from retipair.data.pair import Pair
@@ -44,7 +46,9 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'retipair' has no attribute {name!r}")
-    return getattr(import_module(_MODULES.get(name, "retipair.api")), name)
+    with quiet_import():
+        module = import_module(_MODULES.get(name, "retipair.api"))
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -61,12 +61,14 @@ def test_a_step_beside_another(system: str, against: str, tmp_path: Path, capsys
     assert "time by part of the step" in said
 
 
+@pytest.mark.nightly
 def test_two_pairs_in_a_step_are_twice_the_arithmetic(prepared: Path) -> None:
     plan = make_plan(TrainConfig(name="x", data=prepared, base="random:tiny-sdxl"))
     one, two = (flop_of_step(replace(plan, config=replace(plan.config, batch_size=n))) for n in (1, 2))
     assert two == pytest.approx(2 * one, rel=0.02)
 
 
+@pytest.mark.nightly
 def test_pairs_are_drawn_beside_the_librarys_pipeline(base_folder: Callable[[str], Path], tmp_path: Path) -> None:
     figures = bench(tmp_path, "generate", "--base", base_folder("sdxl"), "--steps", 3, "--against", "diffusers")
     assert set(figures) == ALWAYS | COUNTED | COMPARED

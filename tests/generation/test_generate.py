@@ -45,6 +45,7 @@ from retipair.models.lora import adapter_sha256, read_adapter_metadata
 from retipair.models.vae import decode, encode_moments
 from retipair.runtime.atomic_io import append_line
 from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values
 from retipair.vision.field_of_view import field_of_view
 
 Folder = Callable[[str], Path]
@@ -1033,7 +1034,11 @@ def test_only_what_matches_is_kept_and_a_first_draw_that_does_is_the_ungated_one
 
 def read_refusals(folder: Path) -> list[Rejection]:
     path = folder / "refused.jsonl"
-    return [Rejection(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+    return (
+        [from_values(Rejection, json.loads(line), "refused.jsonl") for line in path.read_text().splitlines()]
+        if path.is_file()
+        else []
+    )
 
 
 def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: float) -> None:

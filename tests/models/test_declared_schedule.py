@@ -22,6 +22,11 @@ V_PREDICTION = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": Tru
 TREES = {"sdxl": "out_joint_sdxl_cffa_pairs", "sd15": "out_joint_sd15_cffa_pairs"}
 
 
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
 def folder(system: str, base_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny base that predicts noise; its configs replace the published ones."""

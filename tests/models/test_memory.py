@@ -34,6 +34,7 @@ def sized(*gib: float) -> Callable[[MemoryStrategy], int]:
     return lambda strategy: round(gib[TRAINING_STRATEGIES.index(strategy)] * GIB)
 
 
+@pytest.mark.nightly
 def test_the_table_goes_from_the_fastest_to_the_smallest() -> None:
     assert [way.name for way in TRAINING_STRATEGIES] == NAMES
     assert [way.name for way in GENERATION_STRATEGIES] == ["no memory savings", "weights in fp8", "weights in nf4"]

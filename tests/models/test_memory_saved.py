@@ -138,6 +138,7 @@ def test_nf4_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
         open_base("random:tiny-sdxl").unet(stored="nf4")
 
 
+@pytest.mark.nightly
 def test_a_resumed_run_keeps_its_way_or_says_what_differs(
     leads_to: Callable[[int], None], base_folder: Folder, prepared: Path, tmp_path: Path, capsys: Capture
 ) -> None:

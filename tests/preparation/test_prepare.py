@@ -62,6 +62,7 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
         assert record.consistency >= record.consistency_before
 
 
+@pytest.mark.nightly
 def test_views_that_are_enlarged_are_said(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--size", "256") == 0
     assert "warning: 3 pairs have views smaller than 256 px (first: 001; smallest: 224 px)" in capsys.readouterr().err
@@ -110,6 +111,7 @@ def test_the_table_is_on_screen(raw, tmp_path, capsys):
     assert all(word in said for word in ("001", "inliers", "residual", "consistency", "kept", "val"))
 
 
+@pytest.mark.nightly
 def test_workers_do_not_change_a_byte(raw, prepared, tmp_path):
     assert _prepare(raw, tmp_path / "out", "--workers", "2") == 0
     assert contents(tmp_path / "out") == contents(prepared)

@@ -68,11 +68,15 @@ def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
     """
     weights: dict[str, Any] = _weights_on_disk(base)
     vae = empty_vae(base) if weights else load()
-    names = list(vae.state_dict())
-    if not {*names} <= weights.keys():
+    if not vae.state_dict().keys() <= weights.keys():
         weights = load().state_dict()
+    return weights_sha256(vae, weights)
+
+
+def weights_sha256(vae: Autoencoder, weights: dict[str, Any]) -> str:
+    """Hash the scaling factor and these weights (name -> tensor), in the order of the network's own."""
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
-    for name in names:
+    for name in vae.state_dict():
         digest.update(name.encode())
         digest.update(weights[name].float().cpu().contiguous().numpy())
     return digest.hexdigest()

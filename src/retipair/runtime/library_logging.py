@@ -1,5 +1,6 @@
 """Silence diffusers and transformers while retipair runs, without changing their settings for the calling program."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -37,3 +38,14 @@ def quiet_libraries() -> Iterator[None]:
             library.set_verbosity(level)
             if bars:
                 library.enable_progress_bar()
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Suppress warnings logged while libraries are imported, such as that of transformers about torchvision."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
