@@ -1,8 +1,8 @@
-"""retipair: registered pairs of colour fundus photographs and fluorescein angiograms, from a hundred to thousands.
+"""Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands as Python calls: `phantom`, `prepare`, `train`, `PairGenerator`, `evaluate`; and pairs in memory:
-`load_pairs`, `Pair`, `PairDataset`. Nothing heavy is imported before it is used, and nothing is printed unless
-`verbose=True`.
+The commands are the functions `phantom`, `prepare`, `train` and `evaluate` and the class `PairGenerator`. `load_pairs`,
+`Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first used. Nothing
+is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -33,7 +33,7 @@ __all__ = [
     "prepare",
     "train",
 ]
-_PLACES = {
+_MODULES = {
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
     "Run": "retipair.runs.run_dir",
@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retipair' has no attribute {name!r}")
     with quiet_import():
-        module = import_module(_PLACES.get(name, "retipair.api"))
+        module = import_module(_MODULES.get(name, "retipair.api"))
     return getattr(module, name)
 
 

@@ -28,7 +28,7 @@ Source = Run | str | Path
 
 
 def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Render synthetic eyes with their ground truth into the folder `out`; returns it.
+    """Render synthetic eyes with their ground truth into the folder `out`, and return it.
 
     settings: fields of `PhantomConfig`, as the flags of `retipair phantom`. `out` is a prepared folder; with
     `unregistered=True` its subfolder `raw` holds raw pairs for `prepare`. Raises UserError for invalid settings, or if
@@ -40,7 +40,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
 
 
 def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Align the raw pairs in `raw` and write the prepared folder `out`; returns it.
+    """Align the raw pairs in `raw`, write the prepared folder `out`, and return it.
 
     settings: fields of `PrepareConfig`, as the flags of `retipair prepare`. With several workers (the default where
     there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
@@ -51,15 +51,15 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
 
 
 def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
-    """Train an adapter on a prepared, generated or raw folder; returns its run.
+    """Train an adapter on a prepared, generated or raw folder, and return the run.
 
-    settings: fields of `TrainConfig`, as the flags of `retipair train`; `name` is needed. Raises UserError for settings
-    or pairs that cannot work, Stopped if a signal ends it.
+    settings: fields of `TrainConfig`, as the flags of `retipair train`; `name` is required. Raises UserError for
+    invalid settings or unusable pairs, and Stopped if a signal ends it.
     """
     config = _config(TrainConfig, settings, data=Path(data))
     with _output(verbose):
         folder = training.train(config)
-    assert folder is not None, "dry_run has no run"
+    assert folder is not None, "dry_run creates no run"
     return Run(folder)
 
 
@@ -83,7 +83,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class LoadedPair(Pair):
-    """A pair in memory, with its id and side of the split (None for one that was just generated)."""
+    """A pair in memory, with its id and its split (None for a pair that was just generated)."""
 
     id: str = ""
     split: Split | None = None
@@ -131,15 +131,15 @@ class PairGenerator:
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
 
-        `min_consistency` and `max_copy` reject attempts and repeat them, `max_tries` times at most; a pair that is
-        given up is left out. Nothing is written.
+        A pair that `min_consistency` or `max_copy` rejects is generated again, in at most `max_tries` attempts; if all
+        are rejected, the pair is left out. Nothing is written.
         """
         config = replace(self._plan.config, amount=count, seed=seed)
         check_values(config)
         check_generation(config)
         plan = replace(self._plan, config=config)
         with _output(verbose):
-            loop = load(plan, {}, range(1, count + 1))  # settings describe what is written
+            loop = load(plan, {}, range(1, count + 1))  # {}: the settings for the manifest, which is not written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
                 with quiet_libraries():
@@ -150,7 +150,7 @@ class PairGenerator:
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:
-        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; returns it.
+        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does, and return it.
 
         Existing pairs of the same settings are kept, so that an interrupted call can be repeated. Raises UserError if
         `out` holds other files, Stopped if a signal ends it.
@@ -162,7 +162,7 @@ class PairGenerator:
 
 
 def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:
-    """Build a command's config from keywords. Raises UserError for an unknown one, naming those there are."""
+    """Build a command's config from keywords. Raises UserError, listing the valid ones, for an unknown one."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if unknown := sorted(set(settings) - set(names)):
         raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")

@@ -56,7 +56,7 @@ VERBS = (
         "bench",
         BenchConfig,
         "benchmarking.bench:bench",
-        "cost of a training step, a pair and an evaluation on this machine",
+        "time and memory of a training step, a pair or an evaluation on this machine",
     ),
     Verb("demo", DemoConfig, "demo:demo", "all commands on rendered eyes -> a report"),
 )
@@ -123,7 +123,7 @@ def execute(arguments: Sequence[str]) -> None:
 
 
 def _find_misplaced(error: Exception) -> str | None:
-    """Return an error text if `error` was caused by a file in the place of a folder or the reverse, else None."""
+    """Return an error text if `error` was caused by a file where a folder is needed or the reverse, else None."""
     try:
         if isinstance(error, OSError):
             check_places(error)

@@ -34,8 +34,8 @@ class PrepareConfig:
     """How FA is aligned to CF. points: by landmarks; features: by vessels; none: not at all; auto: points if there are
     any, else features."""
     max_residual_px: float = 5.0
-    """Refuse pairs whose median landmark residual exceeds this; without points, those in which too few vessel patches
-    match within it (docs/formats.md). In px at 512, whatever --size is."""
+    """Refuse pairs whose median landmark residual exceeds this; without points, pairs in which too few vessel patches
+    match within this distance (docs/formats.md). In px at 512, whatever --size is."""
     min_consistency: float | None = None
     """Refuse pairs of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is); default: 0.25
     if registered by points, 0.2 by features, 0.15 with --register none."""
@@ -121,28 +121,28 @@ class TrainConfig:
     hf_sigma: float = 1.5
     """Sigma of that blur, latent pixels."""
     hf_max_timestep: int = 300
-    """Compute the high-frequency loss only at timesteps below this; higher ones amplify the error of x0 about 15x."""
+    """The high-frequency loss is used only below this timestep; above, the error of x0 is amplified up to 15-fold."""
     min_snr_gamma: float = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
     half_clean_fraction: float = 0.0
     """Fraction of samples in which one view is left clean and the loss is computed on the other, to train cross-view
-    consistency. Useful when training a base; improved adapters by less than 0.01."""
+    consistency. Useful when training a base; for adapters, it changed the consistency by less than 0.01."""
 
     prompt: str = DEFAULT_PROMPT
     """Prompt of pairs without a caption."""
     prompt_dropout: float = 0.0
     """Fraction of samples trained without a prompt; required for --guidance_scale above 1 in generate, 0.1 usual."""
     augment_variants: int = 8
-    """Augmented variants per pair, encoded once: the pair itself, and copies flipped, rotated, shifted and relit."""
+    """Augmented variants per pair, encoded once: the pair itself, and copies with random geometry and brightness."""
 
     precision: Precision = "auto"
     """Precision of the frozen base; auto: bf16 on CUDA GPUs that support it, else fp32. The adapter is always fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them, whatever --memory is: less memory, about a third slower."""
     memory: Memory = "auto"
-    """GiB of device memory available; the first strategy whose estimate fits is used: none, gradient checkpointing,
-    checkpointing and the base's weights in fp8, or in nf4 (pip install 'retipair[nf4]'). auto: one of the first two, by
-    free memory."""
+    """GiB of device memory available. The first strategy whose estimated memory fits is used: none; gradient
+    checkpointing; checkpointing and the base's weights in fp8; checkpointing and the base's weights in nf4 (pip install
+    'retipair[nf4]'). auto: one of the first two, by free memory."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
@@ -153,7 +153,7 @@ class TrainConfig:
     """Bit-identical results of each run on the same GPU model, somewhat slower; on a CPU they always are."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. No checkpoint includes it."""
+    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. The step changes no weights."""
     val_every: int = 500
     """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
     log_every: int = 100
@@ -163,8 +163,8 @@ class TrainConfig:
     sample_steps: int | None = None
     """Denoising steps of those samples; default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
     best_by: BestBy = "loss"
-    """Criterion for the best step: validation loss, consistency of the samples, or both: one improves and the other
-    gets no worse."""
+    """Criterion for the best step: validation loss, consistency of the samples, or both (one improves and the other
+    does not get worse)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send the metrics to this tracker (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
     resume: bool = False
@@ -182,7 +182,7 @@ class GenerateConfig:
     savedir: str = "pairs"
     """Folder of this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
     amount: int = 10
-    """Number of pairs; may be raised later, existing pairs are kept."""
+    """Number of pairs; may be raised later, and existing pairs are kept."""
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data"] = "noise"
@@ -222,10 +222,11 @@ class GenerateConfig:
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is off and twice as fast."""
     precision: Precision = "auto"
-    """Precision of the UNet; auto: bf16 on CUDA GPUs with it, else fp32. The autoencoder always decodes in fp32."""
+    """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"
-    """GiB of device memory available; the first whose estimate fits is used: the base's weights unquantised, in fp8, or
-    in nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto: unquantised."""
+    """GiB of device memory available. The base's weights are stored in the first of these formats whose estimated
+    memory fits: unquantised, fp8, nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto:
+    unquantised."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
@@ -243,9 +244,9 @@ class EvaluateConfig:
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
-    """Base whose autoencoder limits the achievable detail: hub id, folder, file, tiny-sdxl or tiny-sd15."""
+    """Base whose autoencoder limits the metrics of generated pairs: hub id, folder, file, tiny-sdxl or tiny-sd15."""
     adapter: Path | None = None
-    """Any folder of the training run of the adapter: adds its training curves."""
+    """Folder of the run that generated the pairs, or a folder in it; adds the training curves to the report."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound): adds the distance
     of its features, and FID."""
@@ -265,7 +266,7 @@ class PhantomConfig:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with the ground truth of each eye."""
     amount: int = 10
-    """Number of pairs; may be raised later, existing pairs are kept."""
+    """Number of pairs; may be raised later, and existing pairs are kept."""
     size: int = 512
     """Side of the square views, px."""
     seed: int = 0
@@ -281,12 +282,12 @@ class PhantomConfig:
     jitter: float = 1.0
     """--unregistered: localisation error of the landmarks in each view, sigma in px at 512."""
     wrong: int = 2
-    """--unregistered: number of outliers among them, at random places in the FA."""
+    """--unregistered: number of landmarks that are outliers, at random positions in the FA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run the whole pipeline on synthetic eyes: align, train, generate, evaluate. Takes minutes, without a GPU."""
+    """Run the whole pipeline on synthetic eyes: align, train, generate, evaluate. Takes minutes and needs no GPU."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
     """Folder to write; results of an earlier demo there are reused."""
@@ -314,7 +315,7 @@ class BenchConfig:
     steps: int = 50
     """generate: denoising steps."""
     precision: Precision = "auto"
-    """Precision of the frozen base, as for train and generate. The original scripts always use fp32."""
+    """Precision of the frozen base, as for train and generate. The original scripts always uses fp32."""
     gradient_checkpointing: bool = False
     """train: recompute activations instead of storing them."""
     memory: Memory = "auto"
@@ -330,4 +331,4 @@ class BenchConfig:
     warmup: int = 2
     """Number of untimed repetitions before the timed ones."""
     json: Path | None = None
-    """Also write the results to this file."""
+    """Also write the results to this JSON file."""

@@ -80,7 +80,7 @@ SETTINGS = Settings(
 def demo(config: DemoConfig) -> Path:
     """Run every stage that is not complete and return the path of the report.
 
-    Raises UserError, before anything is written, if OUT is not of a demo or the base is missing.
+    Raises UserError, before anything is written, if OUT is not the folder of a demo or the base is missing.
     """
     _check_out(config.out)
     base = open_base(base_of(config))

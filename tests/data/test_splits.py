@@ -57,7 +57,7 @@ def test_the_users_own_split_wins():
         ([_pair("a", split="train"), _pair("b")], "pair 'b' has no split"),
         ([_pair("a", split="train"), _pair("b", split="test")], "no pair for val"),
         ([_pair("a", split="val")], "no pair for train"),
-        ([_pair("a", "L", "p"), _pair("b", "L")], "name it here too"),
+        ([_pair("a", "L", "p"), _pair("b", "L")], "name the patient here too"),
     ],
 )
 def test_a_split_that_leaks_or_lacks_a_side_is_refused(pairs, said):

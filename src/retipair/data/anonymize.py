@@ -47,7 +47,7 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
 
 
 def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """Add pairs to the table of original and hashed ids, which is for look-ups and as secret as the key.
+    """Add pairs to the table of original and hashed ids, which must be kept as secret as the key.
 
     Raises UserError if the file exists and is not such a table.
     """

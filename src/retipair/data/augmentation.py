@@ -1,4 +1,4 @@
-"""Augment pairs for training: both views get the same geometry, so that their vessels stay aligned."""
+"""Augment pairs for training: both views get the same geometric transform, so that their vessels stay aligned."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ GAINS = (0.9, 1.1)
 
 @dataclass(frozen=True)
 class Variant:
-    """Parameters of one augmentation. Both views share the geometry; each has its own brightness gain."""
+    """Parameters of one augmentation. Both views share the geometric transform; each has its own brightness gain."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -57,7 +57,7 @@ def _apply(view: np.ndarray, variant: Variant, gain: float) -> np.ndarray:
 
 
 def _move(view: np.ndarray, variant: Variant) -> np.ndarray:
-    """Rotate and scale about the centre, then shift, in one bicubic resampling; none for the identity."""
+    """Rotate and scale about the centre, then shift, in one bicubic resampling; the identity is not resampled."""
     if (variant.turn_degrees, variant.scale, variant.shift) == (0.0, 1.0, (0.0, 0.0)):
         return view
     height, width = view.shape[:2]

@@ -11,11 +11,11 @@ _MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 _IMAGE_MODES = {"L": ("1", "L"), "RGB": ("1", "L", "P", "RGB", "RGBA"), "CMYK": ("CMYK",)}
 """Mode of a profile -> modes of images that it may describe; an RGB profile may describe grey pixels."""
 _SRGB_TOLERANCE = 2
-"""Grey levels. A profile that changes no colour by more is sRGB; programs write slightly different versions of it."""
+"""Grey levels. A profile that changes no colour by more is taken as sRGB, which programs write in several versions."""
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert an 8-bit image from its embedded profile to sRGB; return it unchanged if it has none or that is sRGB.
+    """Convert an 8-bit image from its embedded profile to sRGB; return it unchanged if its profile is sRGB or missing.
 
     Raises ValueError if the profile is damaged or does not match the image, such as a grey profile in a colour image.
     """

@@ -11,28 +11,28 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MAX_PAIRS = 48  # short enough to scroll through; 16 MB of photographs
-_BOARD = 512  # px: side of the chessboard, which shows views of 512 px pixel by pixel
+MAX_PAIRS = 48  # so that the sheet can be scrolled through; 16 MB if they are photographs
+_BOARD = 512  # px: side of the chessboard, so that views of 512 px are shown at full resolution
 _SIDE = _BOARD // 2  # px: side of CF and FA
 _TITLE_HEIGHT = 16  # px: height of the pair's title
 _PER_ROW = 2
 
 
 def contact_sheet(pairs: Iterable[tuple[str, Pair]]) -> np.ndarray:
-    """Draw the first 48 (title, pair), two a row, (H, W, 3) uint8; vessels break at tile edges where misaligned."""
+    """Draw the first 48 (title, pair), two per row, as (H, W, 3) uint8; misaligned vessels break at tile edges."""
     tiles = [_tile(title, pair) for title, pair in islice(pairs, MAX_PAIRS)]
     rows = [_row(tiles[start : start + _PER_ROW]) for start in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
 
 
 def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
-    """Load a pair of a prepared folder; return its title, with metrics and the `doubt` to check, and the pair."""
+    """Load a pair of a prepared folder; return (title, pair). The title has the metrics, and `doubt` if given."""
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
     )
     residual = "" if record.residual_px is None else f"  residual {px_at_512(record.residual_px, record.size):.1f} px"
     title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
-    title += f"  LOOK: {doubt}" if doubt else ""
+    title += f"  CHECK: {doubt}" if doubt else ""
     return title, Pair(cf, fa, mask > 0)
 
 

@@ -21,7 +21,7 @@ from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2
-"""Validation fraction of the eyes of a generated folder; all variations of a source pair are one eye."""
+"""Fraction of the eyes of a generated folder for validation; all variations of a source pair count as one eye."""
 
 _MAX_LISTED = 3
 """Maximum number of ids listed in the line about skipped pairs."""
@@ -29,7 +29,7 @@ _MAX_LISTED = 3
 
 @dataclass(frozen=True, slots=True)
 class PairRecord:
-    """One pair on disk. caption is None if the pair has no caption of its own, mask if there is no mask file.
+    """One pair on disk. caption is None if the pair has no caption of its own; mask is None if it has no mask file.
 
     group: the patient, else the eye; all pairs of a group and their variations are in one split.
     fa_chroma: mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
@@ -134,9 +134,9 @@ def read_folder(folder: Path) -> PairFolder:
     """Read a prepared or generated folder, rejected pairs included.
 
     Generated pairs get the split of the prepared pairs of their eye, if the manifest has any. The others are split with
-    a fixed seed, rejected pairs included, so that rejecting a pair moves no other.
-    Raises UserError, naming the file, if the manifest is missing, empty or invalid or has one eye or patient in two
-    splits, or if the list of rejected pairs has an id that is not in the manifest.
+    a fixed seed, rejected pairs included, so that rejecting a pair does not change the split of others.
+    Raises UserError, naming the file, if the manifest is missing, empty or invalid, if it has one eye or patient in
+    two splits, or if the list of rejected pairs has an id that is not in the manifest.
     """
     entries: list[PairRecord] = []
     prepared: dict[str, PreparedPair] = {}
@@ -152,14 +152,14 @@ def read_folder(folder: Path) -> PairFolder:
     if not entries:
         raise FileError(folder, "its manifest is empty; make the folder again")
     sources = {record.patient or record.eye: record.split for record in prepared.values()}
-    unsplit += [at for at in varied if entries[at].group not in sources]
-    groups = sorted({entries[at].group for at in unsplit})
+    unsplit += [index for index in varied if entries[index].group not in sources]
+    groups = sorted({entries[index].group for index in unsplit})
     # A single group cannot be split.
     seeded = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
-    for places, splits in ((varied, sources), (unsplit, seeded)):
-        for at in places:
-            if (split := splits.get(entries[at].group, "train")) != entries[at].split:
-                entries[at] = replace(entries[at], split=split)
+    for indices, splits in ((varied, sources), (unsplit, seeded)):
+        for index in indices:
+            if (split := splits.get(entries[index].group, "train")) != entries[index].split:
+                entries[index] = replace(entries[index], split=split)
     return _apply_rejections(folder, entries)
 
 
@@ -183,12 +183,12 @@ def _apply_rejections(folder: Path, entries: Sequence[PairRecord]) -> PairFolder
     if listed.lines:
         listed.check({nfc(entry.id) for entry in entries})
     present: list[PairRecord] = []
-    gone: list[PairRecord] = []
+    without_files: list[PairRecord] = []
     for entry in entries:
         has_any = has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name))
-        (present if has_any else gone).append(entry)
+        (present if has_any else without_files).append(entry)
     rejected = tuple(entry.id for entry in entries if entry.id in listed)
-    deleted = tuple(entry.id for entry in gone if entry.id not in listed)
+    deleted = tuple(entry.id for entry in without_files if entry.id not in listed)
     return PairFolder(folder, present, rejected, deleted)
 
 
@@ -198,7 +198,7 @@ def has_files(folder: Path, names: Iterable[str | None]) -> bool:
 
 
 def _exists(path: str) -> bool:
-    """Return whether a directory entry exists; dangling links and unreadable files do."""
+    """Return whether a directory entry exists; dangling links and unreadable files count."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -259,7 +259,7 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
 def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes] | None = None) -> str:
     """Hash the pairs: their ids, splits, captions and the bytes of CF and FA.
 
-    hashes: SHA-256 of CF and FA by pair; pairs that are missing are read and added.
+    hashes: SHA-256 of CF and FA by pair; the hashes of other pairs are computed and added.
     """
     digest, hashes = hashlib.sha256(), {} if hashes is None else hashes
     for entry in entries:

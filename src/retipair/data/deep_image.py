@@ -1,4 +1,4 @@
-"""Scale images with 9 to 16 bits per sample, grey and colour, to 8 bits by one rule."""
+"""Scale grey and colour images with 9 to 16 bits per sample to 8 bits."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,8 +12,8 @@ _PNG_PASSES = {
     "RGB;16B": ("RGB;16B", "RGB;16L"),  # the upper bytes, the lower bytes
     "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
 }
-"""Pillow's raw mode of a 16-bit PNG -> the raw modes that together give all bytes. By default, Pillow drops the lower
-bytes of colour."""
+"""Pillow's raw mode of a 16-bit PNG -> the raw modes in which it is decoded, one after another, to get all bytes. By
+default, Pillow drops the lower bytes of colour."""
 
 
 def to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
@@ -32,8 +32,8 @@ def used_bits(values: np.ndarray) -> int:
 def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -> Image.Image:
     """Scale samples (H, W, S) uint16 to an 8-bit image in `mode` (L, RGB, CMYK); an extra channel is alpha.
 
-    bits: the depth that the file states. If it is 16, `used_bits` of all colour channels is used instead, and that of
-    alpha for alpha. inverted: 0 is white.
+    bits: the depth that the file states. If it is 16, `used_bits` is used instead, for all colour channels
+    together and for alpha separately. inverted: 0 is white.
     """
     channels = Image.getmodebands(mode)
     parts = [samples[..., :channels], samples[..., channels:]]
@@ -50,7 +50,7 @@ def is_deep_png(image: Image.Image) -> bool:
 
 
 def read_deep_png(open_again: Callable[[], AbstractContextManager[Image.Image]]) -> Image.Image:
-    """Read a 16-bit PNG as an 8-bit image with its metadata; opens it once for each pass."""
+    """Read a 16-bit PNG as an 8-bit image with its metadata; the file is opened again for each pass."""
     with open_again() as header:
         raw_mode = _raw_mode(header)
     passes = [_decoded(open_again, mode) for mode in _PNG_PASSES[raw_mode]]

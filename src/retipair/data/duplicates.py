@@ -33,18 +33,19 @@ def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[st
 
 
 def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[list[RawPair], list[list[str]]]:
-    """Assign one eye and patient to all pairs that share a view, directly or indirectly: (pairs, ids of new groups).
+    """Assign one eye and patient to all pairs that share a view, directly or through other pairs.
 
-    The eye is the one named for any of the pairs, else the id of the first. One CF with several FA frames is normal in
-    angiography. Raises UserError if the pairs have different eyes, patients or splits.
+    Returns all pairs, and the ids of each group that changed. The eye is the one named for any pair of the group, else
+    the id of its first pair. One CF with several FA frames is normal in angiography. Raises UserError if the pairs of a
+    group have different eyes, patients or splits.
     """
     grouped, new = list(pairs), []
     for members in _connected(views):
-        together = [pairs[at] for at in members]
+        together = [pairs[index] for index in members]
         eye, patient, _ = (_common(together, name) for name in ("eye", "patient", "split"))
-        for at in members:
-            grouped[at] = replace(pairs[at], eye=eye or together[0].id, patient=patient)
-        if any(grouped[at] != pairs[at] for at in members):
+        for index in members:
+            grouped[index] = replace(pairs[index], eye=eye or together[0].id, patient=patient)
+        if any(grouped[index] != pairs[index] for index in members):
             new.append([pair.id for pair in together])
     return grouped, new
 
@@ -52,8 +53,8 @@ def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[li
 def _connected(views: Sequence[Views]) -> list[list[int]]:
     """Group the indices of pairs that share views; groups of two or more, in order."""
     groups: dict[str, list[int]] = {}  # view -> its group
-    for at, hashes in enumerate(views):
-        joined = [at]
+    for index, hashes in enumerate(views):
+        joined = [index]
         for group in {id(group): group for view in hashes if (group := groups.get(view))}.values():
             joined += group
         for member in joined:
@@ -63,7 +64,7 @@ def _connected(views: Sequence[Views]) -> list[list[int]]:
 
 
 def _common(pairs: Sequence[RawPair], name: str) -> str | None:
-    """Return the value of attribute `name`, which pairs may lack. Raises UserError if there are several."""
+    """Return the common value of attribute `name`, None if no pair has one. Raises UserError if values differ."""
     named = [pair for pair in pairs if getattr(pair, name)]
     for pair in named[1:]:
         here, there = getattr(pair, name), getattr(named[0], name)

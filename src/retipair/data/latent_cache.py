@@ -20,7 +20,7 @@ _PROGRESS, _DONE = "begun.json", "done.json"
 _SAVE_EVERY = 64
 """Joint images between two writes of the progress file: some minutes of SDXL's autoencoder on a CPU."""
 STORAGE_DTYPE = np.float16
-"""Rounds latents by 0.05 %, far less than the autoencoder's own std, for half the memory."""
+"""Takes half the memory of float32; the rounding error, 0.05 %, is far smaller than the autoencoder's std."""
 MAX_GPU_BYTES = 2**28
 """Maximum bytes of latents in GPU memory: 250 pairs in eight variants at 1024x512. Larger caches are read from disk
 when sampled."""
@@ -28,7 +28,7 @@ when sampled."""
 
 @dataclass(frozen=True)
 class LatentCache:
-    """mean, std: (pairs, variants, C, h, w) float16, on the device or memory-mapped."""
+    """Mean and std of the latents, (pairs, variants, C, h, w) float16 each, on the device or memory-mapped."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -65,15 +65,15 @@ def open_or_build(
 ) -> LatentCache:
     """Open the cache in `folder`; build it if it is missing, or resume an interrupted build.
 
-    folder: named after everything its content depends on, so that it is never stale; used by this process only.
-    shape: (pairs, variants, C, h, w). joints: yields joint images (H, W, 3) uint8 from an index, in
-    the order pair, variant. encoder: returns the encoding function; called only if something must be encoded.
+    folder: its name must identify everything that the content depends on; no other process may use it.
+    shape: (pairs, variants, C, h, w). joints: joints(i) yields the joint images from the i-th on, (H, W, 3) uint8,
+    ordered by pair and then by variant. encoder: returns the encoding function; called only if needed.
     """
     if (existing := open_cache(folder, shape)) is not None:
         return existing
     try:
         _build(folder, shape, joints, encoder())
-    except UserError:  # the corrected input has another folder
+    except UserError:  # corrected input is cached in another folder
         for name in (_PROGRESS, *(f"{part}.npy" for part in _PARTS)):
             (folder / name).unlink(missing_ok=True)
         raise
@@ -96,7 +96,7 @@ def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
 
 
 def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterator[np.ndarray]], encode: Encode) -> None:
-    """Encode in place. Progress is written after the latents are on disk, and done.json last."""
+    """Encode all joint images into the cache. Progress is written after the latents are on disk, and done.json last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DONE).unlink(missing_ok=True)
     encoded, arrays = _resume(folder, shape) or (0, [_allocate(folder / f"{name}.npy", shape) for name in _PARTS])

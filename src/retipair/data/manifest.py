@@ -27,10 +27,11 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class PreparedPair:
     """Manifest line of one aligned pair, written by `prepare`.
 
-    `points` are the landmarks in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px, FA's already mapped.
+    `points` are the landmarks of both views in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px.
     `fa_to_cf` (3x3) maps pixel centres of the raw FA to pixel centres of the prepared CF.
-    `residual_px` is the median over all points of |CF point - mapped FA point|, at output scale; None without points.
-    `consistency` is the vesselness correlation in [-1, 1]; `consistency_before` is that without refinement.
+    `residual_px` is the median distance of CF and FA landmarks, or without landmarks the median shift of vessel patches
+    (method "features"), in px of the prepared frame; None if neither was measured.
+    `consistency` is the vesselness correlation in [-1, 1]; `consistency_before` is its value before refinement.
     """
 
     id: str

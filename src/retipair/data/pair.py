@@ -21,9 +21,9 @@ from retipair.vision.ridges import vesselness_correlation
 
 _MAX_BITS = 32
 MEGAPIXELS = 200
-"""Default limit, above the resolution of any fundus camera."""
+"""Default limit of the image size, above the resolution of any fundus camera."""
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
-"""Pillow's names of the supported formats; for others, such as PostScript, Pillow would start programs."""
+"""Pillow's names of the supported formats; for some others, such as PostScript, Pillow starts external programs."""
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
@@ -64,8 +64,8 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
     The image is returned as displayed: converted to sRGB by its colour profile, rotated by its EXIF orientation, black
     where it is transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
     Raises UserError, naming the file, if it is missing, truncated or of an unsupported format, contains several images,
-    or has more than `megapixels` (a small file may declare gigabytes of pixels) or than Pillow's own limit
-    (`PIL.Image.MAX_IMAGE_PIXELS`, which the commands lift).
+    or exceeds `megapixels` or Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`, which the commands remove). A small
+    file may declare gigabytes of pixels.
     """
     try:
         with _opened(path) as opened:
@@ -81,7 +81,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
         raise FileError(path, f"unsupported image format; save it as one of {known}") from None
     except UserError:
         raise
-    except Exception as error:  # fuzzing makes Pillow raise nearly any exception
+    except Exception as error:  # for malformed files, Pillow raises nearly any exception
         raise DamagedError(path, f"cannot be read as an image ({error}); replace or remove it") from None
 
 
@@ -100,7 +100,7 @@ def _check_header(path: Path, image: Image.Image | Page, megapixels: int) -> Non
 def _count_images(image: Image.Image) -> int:
     """Count the images in a file, without the thumbnails and gain maps that cameras add to a JPEG (MPO)."""
     if image.format == "TIFF":
-        return 1  # `main_page` refuses several
+        return 1  # `main_page` raises an error for several
     if image.format == "MPO":
         kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002]]  # type: ignore[attr-defined]
         return 1 + sum("Multi-Frame" in kind for kind in kinds[1:])
@@ -111,7 +111,7 @@ def _count_images(image: Image.Image) -> int:
 def _opened(path: Path) -> Iterator[Image.Image | Page]:
     """Open the image in a file without decoding it: a TIFF page for `read_deep_page`, else a Pillow image.
 
-    Uses a stream: given a path, Pillow 13 memory-maps an uncompressed TIFF and scrambles it if it is stored rotated.
+    Opens a stream, because given a path, Pillow 13 memory-maps an uncompressed TIFF and scrambles a rotated one.
     """
     with path.open("rb") as stream:
         page = main_page(stream)
@@ -138,16 +138,16 @@ def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
 
 
 def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
-    """Decode an opened image, as stored."""
+    """Decode an opened image, in the orientation in which it is stored."""
     if isinstance(opened, Page):
         return read_deep_page(opened)
     return read_deep_png(partial(_opened, path)) if is_deep_png(opened) else opened  # type: ignore[arg-type]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale other value ranges to 8 bits; Pillow would clip bright values.
+    """Scale integers of more than 8 bits, and floating-point values, to 8 bits; Pillow would clip them.
 
-    Floating-point values are in [0, 1], or integers as in 16-bit images.
+    Floating-point values must be in [0, 1], or be integers, which are scaled like those of a 16-bit image.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -182,7 +182,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
     """Return the synthetic mark of the first file if all files have one ("Synthetic: yes ..."), else an empty dict.
 
-    Other metadata is ignored, because a photograph's may name a patient.
+    Other metadata is ignored, because that of a photograph may name a patient.
     """
     marks = [_mark_of(path) for path in paths]
     return marks[0] if all(mark.get("Synthetic", "").startswith("yes") for mark in marks) else {}

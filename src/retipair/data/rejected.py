@@ -17,7 +17,7 @@ _COMMENT = "#"
 
 @dataclass(frozen=True)
 class RejectedList:
-    """The ids in a folder's list, in NFC, with the number of their first line; its comments by line number."""
+    """The list of rejected pairs in a folder. lines: id (NFC) -> number of its first line; comments: by line number."""
 
     path: Path
     lines: dict[str, int]

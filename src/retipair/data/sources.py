@@ -1,6 +1,6 @@
 """Find the raw pairs in folders and tables of every supported layout, without decoding images.
 
-    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      the original; also all files in ROOT itself
+    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      the original; all files may also be in ROOT
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
     ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            Isfahan MISP
     pairs.csv or pairs.jsonl                                  a table: columns cf, fa and optional ones
@@ -22,7 +22,7 @@ from retipair.runtime.text_files import nfc, on_disk
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 _OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Other image formats. They count as views, so that reading refuses the unsupported ones by name."""
+"""Other image formats. These files count as views, so that an error names each file that cannot be read."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
@@ -36,7 +36,7 @@ _SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume informat
 
 @dataclass(frozen=True, kw_only=True)
 class RawPair:
-    """Files of one pair and what is known about it; `cf` and `fa` follow file names, not yet image content."""
+    """Files of one pair and what is known about it; `cf` and `fa` are assigned by file names, not by content."""
 
     id: str
     cf: Path
@@ -62,7 +62,7 @@ class RawPair:
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """Something that is not a pair. reason: what is wrong and what to do. empty: a folder without images, no error."""
+    """An unusable pair or image. reason: what is wrong and what to do. empty: a folder without images (no error)."""
 
     id: str
     reason: str
@@ -172,17 +172,17 @@ def _view_folders(root: Path) -> dict[str, Path]:
 
 
 def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
-    """Read the original layout, with one folder per pair or flat."""
-    places = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
-    if not any(places.values()):
+    """Read the original layout: one folder per pair, or all files in one folder."""
+    folders = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
+    if not any(folders.values()):
         raise FileError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
-    for place, images in places.items():
+    for folder, images in folders.items():
         if isinstance(images, SkippedPair):
             yield images
             continue
-        if place != root and not images:
-            reason = f"{place}: no images in it; put {place.name}_01.png and _02.png there or remove it"
-            yield SkippedPair(nfc(place.name), reason, empty=True)
+        if folder != root and not images:
+            reason = f"{folder}: no images in it; put {folder.name}_01.png and _02.png there or remove it"
+            yield SkippedPair(nfc(folder.name), reason, empty=True)
         views: dict[str, dict[int, Path]] = {}
         for path in images:
             if match := _NUMBERED.fullmatch(nfc(path.stem)):
@@ -195,10 +195,10 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
 
 def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
     views: dict[str, dict[int, Path]] = {}
-    for number, place in enumerate((cf, fa), start=1):
-        for path in _images(place):
+    for number, folder in enumerate((cf, fa), start=1):
+        for path in _images(folder):
             _add(views.setdefault(nfc(path.stem), {}), number, path)
-        yield from _folders_with_images(place)
+        yield from _folders_with_images(folder)
     if not views:
         raise FileError(cf.parent, "cf/ and fa/ hold no images; put views with equal names in both")
     for name, pair in views.items():
@@ -208,24 +208,24 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
     """Read the Isfahan layout: ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the reverse."""
-    if not any(_images(place) for place in folders.values()):
+    if not any(_images(folder) for folder in folders.values()):
         raise FileError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
-    for kind, place in folders.items():
+    for kind, folder in folders.items():
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
-        for path in _images(place):
+        for path in _images(folder):
             match = _DOUBLED.fullmatch(stem := nfc(path.stem))
             _add(views.setdefault(match["id"] if match else stem, {}), doubled if match else plain, path)
-        yield from _folders_with_images(place)
+        yield from _folders_with_images(folder)
         for name, pair in views.items():
             yield _pair(f"{kind}_{name}", pair, expected={plain: name, doubled: f"{name}-{name}"})
 
 
-def _folders_with_images(place: Path) -> Iterator[SkippedPair]:
-    """Report the subfolders with images of a folder of views, which are not searched."""
-    for path in _visible(place):
+def _folders_with_images(folder: Path) -> Iterator[SkippedPair]:
+    """Yield a SkippedPair for each subfolder that contains images, because subfolders are not searched."""
+    for path in _visible(folder):
         if path.is_dir() and _images_or_skipped(path):
-            yield SkippedPair(nfc(path.name), f"{path}: is not searched; move its images to {place.name}/ or away")
+            yield SkippedPair(nfc(path.name), f"{path}: is not searched; move its images to {folder.name}/ or away")
 
 
 def _add(views: dict[int, Path], number: int, path: Path) -> None:
@@ -313,7 +313,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
-    """Add eyes, patients and splits from `eyes.csv`, which must list every pair and nothing else but unusable ones."""
+    """Add eyes, patients and splits from `eyes.csv`, which must list every pair and may list unusable ones."""
     ids = {pair.id for pair in pairs}
     if unknown := sorted(set(eyes) - ids - unusable):
         raise FileError(path, f"no pair has id {unknown[0]!r}; correct or remove its line")

@@ -34,7 +34,7 @@ def group_of(pair: RawPair) -> str:
 
 
 def eye_names(pairs: Sequence[RawPair]) -> dict[str, str]:
-    """Return the eye of every pair, by id; with the patient's name if several patients have an eye of that name."""
+    """Return the eye of every pair, by id; the patient is added if several patients have an eye of that name."""
     patients: dict[str | None, set[str | None]] = {}
     for pair in pairs:
         patients.setdefault(pair.eye, set()).add(pair.patient)
@@ -85,11 +85,13 @@ def _check_patients(pairs: Sequence[RawPair]) -> None:
     named = {pair.eye for pair in pairs if pair.patient and pair.eye}
     for pair in pairs:
         if pair.eye in named and not pair.patient:
-            raise UserError(f"pair {pair.id!r}: eye {pair.eye!r} has a patient in another pair; name it here too")
+            raise UserError(
+                f"pair {pair.id!r}: eye {pair.eye!r} has a patient in another pair; name the patient here too"
+            )
 
 
 def _check_sides(pairs: Sequence[RawPair]) -> None:
-    """Raise UserError for eyes named only left or right without a patient: those of all patients would be one eye."""
+    """Raise UserError for eyes named only left or right, without a patient: they would count as one eye."""
     first: dict[str, RawPair] = {}
     for pair in pairs:
         if pair.eye and not pair.patient and pair.eye.lower() in _SIDE_NAMES:
@@ -102,7 +104,7 @@ def _check_sides(pairs: Sequence[RawPair]) -> None:
 
 
 def _check_spelling(groups: dict[str, str]) -> None:
-    """Raise UserError for two spellings of one name (P1, p1, full-width characters): it could end up in two splits."""
+    """Raise UserError for two spellings of one name (P1, p1, full-width): the patient or eye could be in two splits."""
     first: dict[str, str] = {}
     for name, group in groups.items():
         other = first.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)

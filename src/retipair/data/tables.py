@@ -26,7 +26,7 @@ def read_eyes(path: Path) -> Eyes:
 
 
 def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (place, non-empty cells by column) of each row of a CSV or JSONL table.
+    """Yield (file and line, non-empty cells by column) for each row of a CSV or JSONL table.
 
     Raises UserError for an unknown or missing column, and for an empty table.
     """

@@ -71,7 +71,7 @@ class Page:
 
     @property
     def not_known(self) -> str:
-        """The error message if the page is refused."""
+        """The error message for a page that is not supported."""
         return f"{self} is not supported: save it as grey or RGB with 8 or 16 bits"
 
     @property
@@ -119,7 +119,7 @@ def _pages(stream: IO[bytes]) -> list[Page]:
     while tags.next not in visited and len(pages) < _MAX_DIRECTORIES:
         visited.add(tags.next)
         stream.seek(tags.next)
-        tags = ImageFileDirectory_v2(header)  # its `next` is the first one, already visited, unless loading succeeds
+        tags = ImageFileDirectory_v2(header)  # if `load` fails, `next` stays that of the header, already visited
         tags.load(stream)
         pages.append(Page(stream, tags, len(pages), header.startswith(b"MM")))
     return pages
@@ -128,9 +128,9 @@ def _pages(stream: IO[bytes]) -> list[Page]:
 def read_deep_page(page: Page) -> Image.Image:
     """Decode a page that `is_deep` to 8 bits: a Pillow image in mode L, LA, RGB, RGBA or CMYK, as stored.
 
-    Raises ValueError for an unsupported form, or if the data do not match the tags.
+    Raises ValueError for an unsupported pixel format, or if the data do not match the tags.
     """
-    bits, channels, alpha = _form(page)
+    bits, channels, alpha = _pixel_format(page)
     samples = _samples(page, bits[0])
     selected = [*range(channels), *([] if alpha is None else [alpha])]
     image = compose(samples[..., selected], _MODES[page.photometric], bits[0], inverted=page.photometric == 0)
@@ -140,7 +140,7 @@ def read_deep_page(page: Page) -> Image.Image:
     return image
 
 
-def _form(page: Page) -> tuple[tuple[int, ...], int, int | None]:
+def _pixel_format(page: Page) -> tuple[tuple[int, ...], int, int | None]:
     """Return (bits of each sample, number of colour channels, index of alpha or None) of a supported page."""
     bits, extra = page.bits, page.tags.get(338, ())
     channels = Image.getmodebands(_MODES[page.photometric]) if page.photometric in _MODES else 0
@@ -176,7 +176,7 @@ class _Blocks:
     down: int
 
     def rows(self, page_height: int) -> int:
-        """Return the number of rows of all blocks of a plane, stacked; only tiles are padded."""
+        """Return the number of rows of the blocks of a plane if they are stacked; tiles are padded, strips are not."""
         return self.across * self.down * self.height if self.tiled else page_height
 
 
@@ -216,12 +216,12 @@ def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, plan
         parts.append(page.stream.read(count))
     compression = page.tag(259, 1)
     if compression == 1:
-        parts = [_cut(part, shape, blocks, index) for index, part in enumerate(parts)]
+        parts = [_without_padding(part, shape, blocks, index) for index, part in enumerate(parts)]
         return np.frombuffer(b"".join(parts), np.uint8).reshape(shape)
     return _decompressed(parts, compression, shape, blocks.height)
 
 
-def _cut(part: bytes, shape: tuple[int, int], blocks: _Blocks, index: int) -> bytes:
+def _without_padding(part: bytes, shape: tuple[int, int], blocks: _Blocks, index: int) -> bytes:
     """Remove the padding that some programs add to strips."""
     rows = blocks.height if blocks.tiled else min(blocks.height, shape[0] - index * blocks.height)
     return part[: rows * shape[1]]

@@ -1,4 +1,4 @@
-"""Pairs on disk as a torch dataset: what trains a registration network."""
+"""A torch dataset of pairs on disk, for example to train a registration network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     An item is a dict: `cf` (3, H, W) and `fa` (1, H, W), float32 in [0, 1]; `mask` (1, H, W) bool, where both views are
     valid; `id`, `split`, `folder`. CF and FA show the same field pixel to pixel. Raises UserError if a folder
-    has no pairs, or none of that split.
+    has no pairs; a split without pairs gives an empty dataset.
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], split: Split | None = None) -> None:

@@ -80,7 +80,8 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
     with directory_lock(config.out):
         try:
-            _align_and_write(checked, [] if config.anonymise else skipped, config)  # `skipped` names files
+            # `skipped` has file names, which may identify patients.
+            _align_and_write(checked, [] if config.anonymise else skipped, config)
         except UserError:  # after a kill or an interrupt, the aligned pairs stay for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
@@ -235,10 +236,10 @@ def _split_kept(
 
 
 def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dict[str, Split]:
-    """Split the pairs by eye. Raises UserError, with the text `missing` about other pairs, if there are too few eyes.
+    """Split the pairs by eye. Raises UserError if there are too few; `missing` states which pairs are left out.
 
-    Called for all pairs before any is aligned, so that errors name the eyes as the user does and cost no time. The
-    split itself follows from the pairs that alignment keeps, under the names that are written.
+    This is called for all pairs before alignment, so that errors come early and name the eyes as the user does. The
+    split that is written is computed again from the pairs that alignment keeps, with their final names.
     """
     try:
         return split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)

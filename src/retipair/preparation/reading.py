@@ -1,7 +1,7 @@
 """Read and check every file of the raw pairs, and swap CF and FA where the source confused them.
 
 Damaged files, wrong sizes and equal pixels must be refused before any pair is aligned, so every image is decoded here
-and again when its pair is aligned. To keep the pixels instead would take 3 GB for 100 pairs of 8 megapixels. The second
+and again when its pair is aligned. Keeping the pixels instead would take 3 GB for 100 pairs of 8 megapixels. The second
 decoding takes 0.02 s of CPU time per pair at 640 px, 0.1 s (JPEG) to 0.4 s (PNG) at 8 megapixels; alignment takes 2 to
 8 s.
 """
@@ -26,17 +26,17 @@ from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
 _MIN_CHROMA = 3.0  # mean chroma, 0 to 255, below which a view is grey
-_MIN_CHROMA_RATIO = 1.5  # FA to CF, for a swap: an FA may be tinted, a CF pale
+_MIN_CHROMA_RATIO = 1.5  # FA to CF, above which the views are swapped: an FA may be tinted, a CF pale
 
 
 @dataclass(frozen=True)
 class CheckedPair:
-    """A raw pair whose files were all read and checked, with CF and FA in order.
+    """A raw pair whose files were all read and checked, with CF and FA swapped if necessary.
 
-    landmarks: its points, None without files of points. colour: how the colours fit the names: "as named", "swapped"
-    (now in order), "kept" (the FA has more colour than the CF, but the source names the views) or "grey" (the CF has no
-    colour). sha256: hash of all files. views: hashes of the pixels of CF and FA. px: the longer side of the smaller
-    view.
+    landmarks: None without files of points. colour: whether the colours agree with the names: "as named", "swapped"
+    (CF and FA were exchanged), "kept" (the FA has more colour than the CF, but the source names the views) or "grey"
+    (the CF has no colour). sha256: hash of all files. views: hashes of the pixels of CF and FA. px: the longer side of
+    the smaller view.
     """
 
     pair: RawPair

@@ -14,9 +14,9 @@ from retipair.runtime.schema import canonical_json, from_values
 
 STATE_NAME = ".prepare.json"
 STAGING = ".partial"
-"""The folder for views until all pairs are aligned."""
+"""The folder that holds the views until all pairs are aligned."""
 VIEWS = ("cf", "fa", "mask")
-_MIN_PAIRS_TO_COMPARE = 5  # pairs
+_MIN_PAIRS_TO_COMPARE = 5
 _OUTLIER_MADS = 3 * 1.4826  # median absolute deviations: three standard deviations of a normal distribution
 _CONSISTENCY_FLOOR = 0.15  # a smaller difference from the median is no outlier
 _RESIDUAL_FLOOR_PX = 2.0  # at 512
@@ -95,7 +95,7 @@ def write_state(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
-    """Return the reasons to check pairs that were kept, by id: their own issues, and metrics that are outliers.
+    """Return the reasons to check pairs that were kept, by id: doubts about the alignment, and outlying metrics.
 
     Residuals at landmarks and residuals over patches of vessels are compared separately.
     """
@@ -116,7 +116,10 @@ def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
 
 
 def _outliers(values: dict[str, float], floor: float) -> dict[str, float]:
-    """Return, for values above the median by three robust deviations and by `floor`, the median of the other values."""
+    """Return the outliers: id -> median of the other values.
+
+    An outlier exceeds the median by more than three robust standard deviations and by more than `floor`.
+    """
     if len(values) < _MIN_PAIRS_TO_COMPARE:
         return {}
     array = np.array(list(values.values()))

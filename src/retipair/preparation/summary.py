@@ -61,11 +61,11 @@ def write_summary(
     kept = [(pair, result) for pair, result in zip(pairs, results, strict=True) if not result.refused]
     records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]
     issues = doubtful(results, config.size)
-    suspect_first = sorted(records, key=lambda record: record.id not in issues)
-    sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in suspect_first)
+    doubtful_first = sorted(records, key=lambda record: record.id not in issues)
+    sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in doubtful_first)
     save_image(config.out / SHEET_NAME, sheet)
     write_manifest(config.out, records)
-    more = f", {MAX_PAIRS} of them" if len(records) > MAX_PAIRS else ""
+    more = f" ({MAX_PAIRS} of the pairs)" if len(records) > MAX_PAIRS else ""
     counts = Counter(record.split for record in records)
     split_counts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({split_counts})")

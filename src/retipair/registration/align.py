@@ -26,13 +26,13 @@ _MIN_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
 _MIN_PATCHES = 8  # of vessels; whole views have 50
 # Fraction of patches within 5 px: .78 or more in real pairs, .49 in one that was 18 px off, .27 at most if mispaired.
 _MIN_PATCH_FRACTION = 0.6
-_DOUBT_BELOW = 0.7
+_DOUBT_BELOW = 0.7  # of the same fraction
 _SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
 # At 512: 30 mispaired views reached .16 after refinement, a CF given as its own FA .21, real pairs .48.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
-    "features": "place points (without points, fields of view that differ more than twice in width cannot be aligned)",
+    "features": "place points (without points, one field of view may be at most twice as wide as the other)",
     "none": "register the views, and check that they are of one eye",
 }
 _MIN_OVERLAP = 0.1  # of the frame
@@ -135,7 +135,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
 
 
 def _render_for_metrics(cf: View, fa: View, framed_by: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
-    """Render both views under `fa_to_cf` (3, 3), in the frame around the common field under `framed_by` (3, 3)."""
+    """Render the views aligned by `fa_to_cf` (3, 3), in the frame of their common field under `framed_by` (3, 3)."""
     side = max(size, WORK_SIZE)
     frame = common_square(cf, fa, framed_by, side)
     return render(cf, fa, frame, frame @ fa_to_cf, side)
@@ -179,7 +179,7 @@ def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, f
 
 
 def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -> float | None:
-    """Return the median over the landmarks (N, 4), or else over the patch shifts (N,) px at 512; in frame px."""
+    """Return the median distance of landmarks (N, 4), or else the median of `shifts` (N,) px at 512, in frame px."""
     if len(points):
         return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
     return float(np.median(shifts)) * size / 512 if shifts is not None and len(shifts) else None

@@ -9,7 +9,7 @@ import numpy as np
 from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.text_files import read_lines
 
-_MIN_POINTS = 4  # of a homography
+_MIN_POINTS = 4  # that determine a homography
 _MIN_SPREAD_RATIO = 0.01  # of the points along their minor and major axis
 
 

@@ -12,7 +12,7 @@ _MIN_VALID = 0.95  # minimum valid fraction of a patch and its search window
 
 
 def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the shift of each patch of the FA's vessels that fits the CF best, (N,) px at 512.
+    """Return, for each patch of vessels in the FA, the length of the shift that best fits the CF, (N,) px at 512.
 
     CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool; views are resized to 512 px. Patches of 64 px on a grid of
     32 px are matched by normalised cross-correlation within 16 px in each direction. Only the half of the patches with

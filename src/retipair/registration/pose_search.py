@@ -23,7 +23,7 @@ _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
 
 
 def search_pose(cf: View, fa: View) -> np.ndarray:
-    """Return the similarity transform raw FA px -> raw CF px, (3, 3), whose correlation is least likely by chance."""
+    """Return the similarity transform raw FA px -> raw CF px, (3, 3), whose correlation is most significant."""
     fixed, fixed_field = _small(cf)
     moving, moving_field = _small(fa)
     spectra, min_overlap = _spectra(fixed, fixed_field), max(1.0, _MIN_OVERLAP * fixed_field.sum())

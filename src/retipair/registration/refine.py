@@ -24,8 +24,8 @@ from retipair.registration.warp import (
 from retipair.vision.ridges import correlation
 
 _MAX_LANDMARK_PX = 3.8  # at 512: an ECC result with a larger median landmark error is not accepted
-_MIN_SIGMA_PX = 0.5  # landmarks: a smaller estimate of their scatter is due to chance
-_INDEPENDENT_PIXELS = 700  # in a vesselness map: the weight of its correlation against the landmarks
+_MIN_SIGMA_PX = 0.5  # of landmarks: a smaller estimate of their scatter would be due to chance
+_INDEPENDENT_PIXELS = 700  # of a vesselness map: weight of its correlation relative to landmarks
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as typical landmark errors
 
 
@@ -33,10 +33,10 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     """Refine a transform (3, 3) by aligning the vessels; return the given transform if that does not improve it.
 
     Runs ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A step
-    is accepted if it raises the correlation of the unblurred maps by more than its cost to the landmarks, which is
-    relative to their scatter about `fa_to_cf`: with few filled vessels, a wrong homography can correlate best. If the
-    median landmark error then exceeds 3.8 px at 512, or if only the landmarks prevent any step, the corners of the
-    frame are optimised for vessels and landmarks together.
+    is accepted if it raises the correlation of the unblurred maps by more than the landmark cost, which is the squared
+    landmark error relative to the scatter about `fa_to_cf`. Without this cost, a wrong homography can win if few
+    vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if a step is accepted only without
+    the cost, the corners of the frame are optimised for vessels and landmarks together.
     """
     cf_to_work = _work_frame(cf, fa, fa_to_cf)
     fa_to_work = cf_to_work @ fa_to_cf
@@ -57,7 +57,7 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
 
 
 def _work_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
-    """Return the map raw CF px -> refinement frame, (3, 3): the CF's work frame, or the detail that the FA shows."""
+    """Return raw CF px -> refinement frame, (3, 3): CF's work frame, or the common square if the FA shows a detail."""
     common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
     return common if common[0, 0] > DETAIL_RATIO * cf.to_work[0, 0] else cf.to_work
 

@@ -16,17 +16,17 @@ LOCK_NAME = ".lock"
 
 
 def temp_path(path: Path) -> Path:
-    """Return where a file or folder is written before it is renamed to `path`. Leftovers there are overwritten."""
+    """Return the temporary path of a file or folder that is later renamed to `path`. Content there is overwritten."""
     return path.with_name(f".{path.name.removeprefix('.')}.partial")
 
 
 def is_leftover(path: Path) -> bool:
-    """Return True for a lock and for the temporary path of an interrupted write: neither is content of the folder."""
+    """Return True for a lock file or the temporary path of an interrupted write; neither is content of the folder."""
     return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
 def shareable_name(source: str) -> str:
-    """Return the last part of an existing path, whose folders may contain patient names; else `source` unchanged."""
+    """Remove the folders, which may contain patient names, from an existing path; return other text unchanged."""
     return Path(source).name if Path(source).exists() else source
 
 
@@ -40,7 +40,7 @@ def check_folder_place(folder: Path) -> None:
 
 
 def check_places(error: OSError) -> None:
-    """Raise UserError if `error` was caused by a file where a folder is needed, or the reverse."""
+    """Raise UserError if `error` was caused by a file where a folder is needed, or a folder where a file is needed."""
     if not isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
         return
     for path in (Path(name) for name in (error.filename2, error.filename) if name):
@@ -58,11 +58,11 @@ def check_places(error: OSError) -> None:
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Write a file atomically: yield a temporary binary stream, which is renamed on success and deleted on error.
 
-    Creates the parent folder. mode: permissions from the first byte on, limited by the umask.
+    Creates the parent folder. mode: permissions with which the file is created, limited by the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temp_path(path)
-    partial.unlink(missing_ok=True)  # so that `mode` applies
+    partial.unlink(missing_ok=True)  # an existing file would keep its permissions
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
@@ -122,7 +122,7 @@ def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
     partial.mkdir(parents=True)
     try:
         fill(partial)
-        mode = partial.stat().st_mode & 0o666  # as the umask allows; safetensors files are readable by the owner only
+        mode = partial.stat().st_mode & 0o666  # those of the umask; safetensors writes files for the owner only
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
                 path.chmod(mode)
@@ -164,7 +164,7 @@ def verify_checksums(folder: Path) -> str | None:
 
 
 def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
-    """Return an error text for the first file in `folder` that does not match its checksum, None if all match."""
+    """Return an error text for the first file in `folder` that does not match its checksum, or None if all match."""
     for name, sha256 in sums.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return f"{name!r} is not in the folder"

@@ -19,14 +19,14 @@ from rich.progress import (
 
 console = Console(
     stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False
-)  # Jupyter's display would ignore that the output is redirected
+)  # in Jupyter, rich would ignore redirection of the output
 
 Advance = Callable[..., None]
 """advance(steps=1, note=""): move the progress bar by `steps` and show `note` beside it."""
 Item = TypeVar("Item")
 
 LINE_EVERY = 30.0
-"""Seconds between progress lines where standard error is no terminal, as in a cluster's log."""
+"""Seconds between progress lines if standard error is not a terminal, such as the log file of a cluster."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The processes of one command: several under `accelerate launch`, otherwise one."""
+"""Coordinate the processes of one command: several under `accelerate launch`, otherwise one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from retipair.runtime.errors import UserError
 
 Item = TypeVar("Item")
 _BARRIER_TIMEOUT = timedelta(days=2)
-"""Long, because the main process may have many pairs to encode while the others wait."""
+"""The timeout is long because the main process may encode many pairs while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DistributedState:
         return self.process_index == 0
 
     def split_between_processes(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return every `num_processes`-th item from `process_index` on: each item goes to one process."""
+        """Return the items for this process: every `num_processes`-th one, from `process_index` on."""
         return items[self.process_index :: self.num_processes]
 
     def wait_for_everyone(self) -> None:
@@ -61,7 +61,7 @@ class DistributedState:
     def any_process(self, flag: bool, step: int) -> bool:
         """Return True if any process set `flag`.
 
-        Several processes check this every 10 steps only, because the all-reduce synchronises the GPU.
+        With several processes, this is False except at every 10th step, because the all-reduce synchronises the GPU.
         """
         if self.num_processes == 1:
             return flag
@@ -80,7 +80,7 @@ SINGLE_PROCESS = DistributedState()
 
 
 def distributed_state(device: str) -> DistributedState:
-    """Return the state of this command's processes; all but the main one print nothing from here on."""
+    """Return rank and number of processes; from this call on, only the main process prints."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SINGLE_PROCESS
     with _explain_lost_peers():

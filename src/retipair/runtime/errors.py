@@ -1,4 +1,4 @@
-"""Exceptions that end a command early; their messages are one line with the file or flag and the remedy."""
+"""Exceptions that end a command early. A message is one line that names the file or flag and the remedy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ class FileError(UserError):
     """
 
     def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
-        super().__init__(path, problem, line)  # the arguments as given: errors of worker processes are pickled
+        super().__init__(path, problem, line)  # all arguments, so that the error can be pickled
         self.path, self.problem, self.line = Path(path), problem, line
 
     def __str__(self) -> str:
@@ -31,18 +31,18 @@ class MissingError(FileError):
 
 
 class DamagedError(FileError):
-    """A file is truncated, edited, or not in the format that its name or place promises."""
+    """A file is truncated, edited, or not in the format that its name implies."""
 
 
 class OccupiedError(FileError):
-    """A folder or file to be written contains other files, or results of other settings or inputs."""
+    """An output path is in use, is of the wrong type (file or folder), or holds other files or results."""
 
 
 class SettingError(UserError):
     """A setting has a value that cannot be used; the message is "--SETTING VALUE: PROBLEM".
 
-    setting: a field of the command's config, which is its flag and the keyword of its Python call. value: None leaves
-    it out of the message. problem: what is allowed.
+    setting: the name of the config's field, which is also that of the flag and of the keyword argument. value: the
+    given value; None omits it from the message. problem: what is wrong, or which values are allowed.
     """
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
@@ -55,7 +55,7 @@ class SettingError(UserError):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The command stopped early on a signal, `number`; the message says what was saved."""
+    """A signal stopped the command early. The message states what was saved; number: the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ def printable(text: str) -> str:
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
-    """Return work(), or None if memory ran out; the frames that held the memory are then released."""
+    """Return work(), or None if it runs out of memory; the memory that it held is then released."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
@@ -78,6 +78,6 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an out-of-memory error of Python, numpy or torch, which has no class for it on the CPU."""
+    """Return True for an out-of-memory error of Python, numpy or torch (on the CPU, torch raises RuntimeError)."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or "can't allocate memory" in str(error)

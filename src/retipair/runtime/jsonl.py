@@ -14,7 +14,7 @@ import numpy as np
 from retipair.runtime.atomic_io import atomic_write
 
 Key = Callable[[str, str], int | None]
-"""(line, its file and number) -> sort key; None drops the line."""
+"""(line, "FILE, line NUMBER") -> sort key, or None to drop the line."""
 
 
 def is_text(text: str) -> bool:
@@ -28,9 +28,10 @@ def shard_path(path: Path, rank: int) -> Path:
 
 
 def merge_shards(path: Path, key: Key) -> None:
-    """Merge all shards into `path`, sorted by key; of lines with equal keys keep the last, drop incomplete last lines.
+    """Merge all shards into `path`, sorted by key.
 
-    A single file that is already sorted is not rewritten. Exceptions of `key` are raised before any file is changed.
+    Of lines with equal keys, the last is kept. An incomplete last line of a file is dropped. A single file that is
+    already sorted is not rewritten. Exceptions of `key` are raised before any file is changed.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
     shards = sorted(file for file in path.parent.glob(f"{path.stem}.*{path.suffix}") if pattern.fullmatch(file.name))

@@ -1,4 +1,4 @@
-"""Silence diffusers and transformers while retipair runs, without changing their settings for the program around it."""
+"""Silence diffusers and transformers while retipair runs, without changing their settings for the calling program."""
 
 import logging
 import os
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LEVELS = {"diffusers": "critical", "transformers": "error"}
-"""Both warn about parts that are omitted on purpose; diffusers also logs errors before it raises them."""
+"""Both warn about components that are omitted on purpose; diffusers also logs errors before it raises them."""
 
 
 def quiet_from_import() -> None:
-    """Set the environment variables from which the libraries, also of child processes, take their level on import."""
+    """Set the variables from which the libraries read their log level on import, here and in child processes."""
     for name, level in LEVELS.items():
         os.environ.setdefault(f"{name.upper()}_VERBOSITY", level)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence messages and progress bars of the libraries that are already imported inside the context.
+    """Silence messages and progress bars of the libraries inside the context, if they are already imported.
 
-    Environment variables of the libraries take precedence.
+    A log level that is set by an environment variable takes precedence.
     """
     libraries = {
         name: sys.modules[f"{name}.utils.logging"] for name in LEVELS if f"{name}.utils.logging" in sys.modules

@@ -18,10 +18,10 @@ _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, which is created if missing and removed if it is still empty at the end.
+    """Lock a folder. A missing folder is created, and removed again if it is empty at the end.
 
     is_main_process: of the processes of a command, only the main one locks the folder, on behalf of all.
-    wait: wait if another process holds the lock; otherwise UserError is raised, with that process and its host.
+    wait: whether to wait if another process holds the lock. If False, UserError names that process and its host.
     The operating system releases the lock when the process ends, even after a kill, so locks are never stale.
     """
     if not is_main_process:

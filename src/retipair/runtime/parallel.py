@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0) -> Iterator[Result]:
     """Yield function(item) for each item, in order, with `workers` threads (0: one per core).
 
-    For functions that release the GIL. At most `workers` items are in progress or waiting to be yielded. An exception
-    of `function` is raised at the position of its item, after the calls in progress have ended.
+    Useful for functions that release the GIL. At most `workers` items are in progress or waiting to be yielded. An
+    exception of `function` is raised at the position of its item, after the calls in progress have ended.
     """
     count = workers or available_cores()
     running: deque[Future[Result]] = deque()

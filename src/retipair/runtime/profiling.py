@@ -138,23 +138,23 @@ def profile_function(function: Function) -> Sequence[Any]:
 
 
 def time_fractions_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
-    """Return the fraction of the time of each part, a `record_function` label, in the time of all `parts`."""
-    times = {event.key: _total(event) for event in events}
+    """Return the time of each part (a `record_function` label) as a fraction of the time of all `parts`."""
+    times = {event.key: _total_time(event) for event in events}
     return _fractions({part: times.get(part, 0.0) for part in parts})
 
 
 def time_fractions_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
-    """Return the fractions of the `most` slowest operators in the time of all, without the operators that they call."""
-    times = {e.key.removeprefix("aten::"): _own(e) for e in events if e.key.startswith("aten::")}
+    """Return the `most` slowest operators, by self time, with their fractions of the self time of all operators."""
+    times = {e.key.removeprefix("aten::"): _self_time(e) for e in events if e.key.startswith("aten::")}
     ranked = sorted(_fractions(times).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked[:most])
 
 
-def _total(event: Any) -> float:
+def _total_time(event: Any) -> float:
     return float(event.device_time_total or event.cpu_time_total)
 
 
-def _own(event: Any) -> float:
+def _self_time(event: Any) -> float:
     return float(event.self_device_time_total or event.self_cpu_time_total)
 
 

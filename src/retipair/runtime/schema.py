@@ -1,7 +1,7 @@
 """Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
 
-The metadata of a field may give its JSON key (`{"json": "likeness"}`), or spread a dict over keys with a prefix beside
-those of the other fields (`{"prefix": "texture."}`).
+The metadata of a field may set its JSON key (`{"json": "likeness"}`). With `{"prefix": "texture."}`, each item of a
+dict field becomes a key of the dataclass's JSON object, with that prefix.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from retipair.runtime.jsonl import is_text
 Kind = TypeVar("Kind")
 Check = Callable[[Any], bool]
 Convert = Callable[[Any, str, str], Any]
-"""(JSON value, place in errors, advice) -> value of the field."""
+"""(JSON value, where, advice) -> value of the field; `where` and `advice` are for error messages."""
 _INT_LIMIT = 2**63
 _MAX_FLOAT = sys.float_info.max
 
@@ -58,10 +58,11 @@ def from_values(
 
 @dataclass(frozen=True)
 class _Codec:
-    """How a dataclass is read; the keys of all dicts are JSON keys.
+    """Checks and converters for the fields of a dataclass, by JSON key.
 
-    checks: whether a value fits its field; converters: for values that differ from those of their field; names: fields
-    whose name is not the key; prefixes: of fields that gather several keys.
+    checks: whether a JSON value fits its field. converters: only for fields whose value differs from the JSON value.
+    names: field names that differ from the key. prefixes: only for fields that gather several keys. options: the
+    allowed values of each Literal, for error messages.
     """
 
     checks: dict[str, Check]
@@ -74,7 +75,7 @@ class _Codec:
 
 @cache
 def _codec(kind: type) -> _Codec:
-    """Return the codec of a dataclass, made once: inspecting types for every value would take most of the time."""
+    """Return the codec of a dataclass, cached because inspecting its types takes longer than reading values."""
     types = get_type_hints(kind)
     known = {_key(field): field for field in fields(kind)}
     hints = {key: types[field.name] for key, field in known.items()}
@@ -105,7 +106,7 @@ def _check_keys(codec: _Codec, values: dict[str, Any], where: str, advice: str) 
 
 
 def _gather(values: dict[str, Any], key: str, prefix: str, codec: _Codec) -> dict[str, Any]:
-    """Move the entries whose keys begin with a prefix, and are not those of other fields, into a dict at `key`."""
+    """Move the entries whose keys begin with `prefix` and belong to no other field into a dict at `key`."""
     gathered = [name for name in values if name.startswith(prefix) and name not in codec.checks]
     rest = {name: value for name, value in values.items() if name not in gathered}
     return rest | {key: {name.removeprefix(prefix): values[name] for name in gathered}}
@@ -149,7 +150,7 @@ _PLAIN: dict[Any, Check] = {
 
 
 def _converter_for(hint: Any) -> Convert | None:
-    """Return the converter of a type, None if the JSON value is the value of the field."""
+    """Return the converter of a type, or None if the JSON value needs no conversion."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Path:
         return lambda value, *place: Path(value)
@@ -177,7 +178,7 @@ def to_values(instance: Any) -> dict[str, Any]:
 
 
 def canonical_json(values: Any) -> str:
-    """Return JSON text that is identical for equal values; input of every fingerprint."""
+    """Return JSON text that is identical for equal values, for use in fingerprints."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

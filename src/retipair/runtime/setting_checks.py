@@ -40,6 +40,6 @@ def check_folder_name(flag: str, name: str) -> None:
 
 
 def check_size(size: int | None) -> None:
-    """Raise SettingError unless the view size is a multiple of 64; None is the base's own."""
+    """Raise SettingError unless the view size is a multiple of 64, or None (the base's own size)."""
     if size is not None and (size < 64 or size % 64):
         raise SettingError("size", size, "must be a multiple of 64")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
-"""Ctrl-C; SIGTERM, SIGUSR1 and SIGXCPU from cluster schedulers at or before the time limit."""
+"""Ctrl-C sends SIGINT; cluster schedulers send the others at or before the time limit."""
 _DUPLICATE_SIGTERM_S = 5.0
-"""A second SIGTERM within these seconds is ignored: the cluster and the launcher both send one."""
+"""Seconds within which a second SIGTERM is ignored, because the cluster and the launcher both send one."""
 _early_signals: list[int] = []
 """Signals received before `graceful_shutdown` was entered."""
 
@@ -53,13 +53,13 @@ class Stop:
 
 @contextmanager
 def graceful_shutdown(finishing: str) -> Iterator[Stop]:
-    """Yield a Stop that the first signal sets, for the block to check; a second signal acts as without this function.
+    """Yield a Stop, which the first signal sets and the block must check; a second signal stops immediately.
 
     A SIGTERM within 5 s after another is ignored, also after the block, so that it does not interrupt the exit.
-    finishing: printed on the first signal, as what is finished first.
+    finishing: what is completed before the command stops, printed on the first signal.
     """
     stop = Stop()
-    if _early_signals:  # Python swallowed the exception, in a __del__ during an import
+    if _early_signals:  # Python ignored the exception, raised in a __del__ during an import
         _end(_early_signals[0], None)
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop
@@ -80,7 +80,8 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
             signal.raise_signal(number)
             return
         stop.number, requested_at = number, time.monotonic()
-        os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())  # takes no lock
+        # Unlike print, os.write takes no lock.
+        os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
 
     for number in SIGNALS:
         signal.signal(number, request_stop)

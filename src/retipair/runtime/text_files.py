@@ -54,9 +54,10 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> tuple[str | None, int, str]:
-    """Return (separator, number, text): that of Excel's first line `sep=;` or None, and the text from line `number`.
+    """Return (separator, number, text): the text without Excel's optional first line `sep=;`.
 
-    Raises UserError as `read_text`.
+    separator: the one in that line, or None. number: line of the file at which the text begins. Raises UserError as
+    `read_text`.
     """
     text = read_text(path)
     if match := _SEPARATOR_LINE.match(text):
@@ -77,7 +78,9 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     for where, line in lines:
         cells = _strip_empty_cells(line)
         if len(cells) > len(header):
-            raise UserError(f"{where}: {len(cells)} cells for {len(header)} columns; quote cells with delimiters")
+            raise UserError(
+                f"{where}: {len(cells)} cells for {len(header)} columns; quote cells that contain delimiters"
+            )
         if cells:
             yield where, dict(zip(header, cells, strict=False))
 
@@ -93,14 +96,16 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield (file and line, cells) of each record; quoted cells may span lines, and an unclosed quote is an error."""
     delimiter, first, text = read_lines(path)
     header = text.partition("\n")[0]
-    delimiter = delimiter or max(_DELIMITERS, key=header.count)  # no known column has one in its name
+    delimiter = delimiter or max(_DELIMITERS, key=header.count)  # column names contain no delimiter
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         where = f"{path}, line {lines.line_num + first}"
         try:
             cells = next(lines, None)
         except csv.Error as error:
-            raise UserError(f"{where}: not CSV ({error}); close every quote, double those within quotes") from None
+            raise UserError(
+                f"{where}: not CSV ({error}); close every quote, and write a quote inside a cell twice"
+            ) from None
         if cells is None:
             return
         yield where, cells

@@ -16,7 +16,7 @@ CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
 """Seconds over which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""Busy cores beyond the unused ones that are tolerated: more than the background services of an idle machine."""
+"""Cores used by this process that other programs may keep busy; services of an idle machine keep fewer busy."""
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
 _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
@@ -57,10 +57,10 @@ def configure_threads() -> str | None:
     if busy > len(_affinity()) - threads + _TOLERATED:
         os.environ[_WAIT_POLICY] = "PASSIVE"
         return (
-            f"other programs keep {busy:.1f} of {len(_affinity())} cores busy: {threads} threads, waiting passively "
-            f"({_WAIT_POLICY}=PASSIVE)"
+            f"other programs keep {busy:.1f} of {len(_affinity())} cores busy: using {threads} threads, waiting "
+            f"passively ({_WAIT_POLICY}=PASSIVE)"
         )
-    return f"this container may use {cores} cores: {threads} threads" if limited else None
+    return f"this container may use {cores} cores: using {threads} threads" if limited else None
 
 
 def busy_cores() -> float:
