@@ -437,7 +437,7 @@ def test_copies_are_looked_for_among_rejected_pairs_whenever_they_were_rejected(
     (data / REJECTED_NAME).write_text("eye0\n")
     assert main(train_command("exp", base_folder("sd15"), data, tmp_path, "--num_samples", 0)) == 0
     (data / REJECTED_NAME).write_text("eye0\neye2\n")
-    assert "no longer what" in refused(*command(tmp_path, tmp_path / "o", "--max_copy", 0.5))
+    assert "its pairs have changed" in refused(*command(tmp_path, tmp_path / "o", "--max_copy", 0.5))
     for more in ("", "eye3\n"):
         (data / REJECTED_NAME).write_text(f"eye0\neye2\n{more}")
         found = plan_generation(GenerateConfig(name="exp", results=tmp_path, max_copy=0.5, data=data))
@@ -942,7 +942,7 @@ def test_eyes_that_validated_are_not_varied_after_the_pairs_were_prepared_again(
     write_prepared(data, ["val", "train", "train"])
     command = ["generate", "-n", "exp", "--results", tmp_path, "--mode", "from_data", "--amount", 1, "--steps", 2]
     line = refused(*command)
-    assert "no longer what this adapter was trained on" in line
+    assert "its pairs have changed since this adapter was trained" in line
     assert line == refused(*command[:5], "--max_copy", 0.9), "copies would be looked for among others"
     assert not (tmp_path / "out_joint_sd15_cffa_pairs_preds").exists()
     assert main([str(part) for part in [*command, "--data", data]]) == 0
@@ -1159,7 +1159,7 @@ def test_an_adapter_that_is_replaced_while_it_is_read_is_not_drawn_with(
 
     monkeypatch.setattr(generate, "load", replacing)
     line = refused(*command(results, tmp_path / "out"))
-    assert "was replaced meanwhile" in line
+    assert "was overwritten by its training" in line
     assert not (tmp_path / "out").exists()
 
 
