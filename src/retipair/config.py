@@ -43,7 +43,8 @@ class PrepareConfig:
     """Flip an FA left to right if it can only be registered mirrored; without this flag such a pair is refused."""
     anonymise: Path | None = None
     """Key file, created if missing: ids, eyes and patients are replaced by keyed hashes in OUT and everything derived
-    from it. Store the key and the table of names next to it apart from the data. The same key gives the same hashes."""
+    from it. Keep the key, and the table of original names beside it, away from the data. The same key gives the same
+    hashes."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs and images without a pair, and list them in
     OUT/skipped.txt; without this flag any of them stops the command."""
@@ -244,7 +245,8 @@ class EvaluateConfig:
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
-    """Base whose autoencoder limits the metrics of generated pairs: hub id, folder, file, tiny-sdxl or tiny-sd15."""
+    """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15), to report how much detail its
+    autoencoder preserves."""
     adapter: Path | None = None
     """Folder of the run that generated the pairs, or a folder in it; adds the training curves to the report."""
     deep: Path | None = None
@@ -315,13 +317,13 @@ class BenchConfig:
     steps: int = 50
     """generate: denoising steps."""
     precision: Precision = "auto"
-    """Precision of the frozen base, as for train and generate. The original scripts always uses fp32."""
+    """Precision of the frozen base, as for train and generate. The original scripts always use fp32."""
     gradient_checkpointing: bool = False
     """train: recompute activations instead of storing them."""
     memory: Memory = "auto"
     """As for train and generate."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """train: as for train."""
+    """train: optimiser, as in `retipair train`."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"

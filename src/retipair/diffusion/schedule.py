@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-_LEAST_ALPHA = 1e-6
+_MIN_ALPHA = 1e-6
 """Smallest divisor, used at zero terminal SNR, so that no gradient is NaN."""
 
 
@@ -49,7 +49,7 @@ class NoiseSchedule:
         alpha, sigma = self._alpha_sigma(t)
         if self.prediction_type == "v_prediction":
             return alpha * noisy - sigma * prediction
-        return (noisy - sigma * prediction) / alpha.clamp(min=_LEAST_ALPHA)
+        return (noisy - sigma * prediction) / alpha.clamp(min=_MIN_ALPHA)
 
     def implies_clean(self, t: torch.Tensor) -> torch.Tensor:
         """Return whether the prediction implies clean latents, (B,) bool: false for noise prediction at an SNR of 0.
@@ -61,12 +61,15 @@ class NoiseSchedule:
         return self._alpha_squared(t) > 0
 
     def min_snr_weight(self, t: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Return min(SNR, gamma) / SNR for noise, / (SNR + 1) for v, (B,): Hang et al. 2023, arXiv 2303.09556."""
+        """Return the min-SNR weight of the loss, (B,) (Hang et al. 2023, arXiv 2303.09556).
+
+        It is min(SNR, gamma) / SNR for noise prediction, and min(SNR, gamma) / (SNR + 1) for v-prediction.
+        """
         alpha_squared = self._alpha_squared(t)
         snr = alpha_squared / (1 - alpha_squared)
         if self.prediction_type == "v_prediction":
             return snr.clamp(max=gamma) / (snr + 1)
-        return (gamma / snr).clamp(max=1)  # equal, and 1 where the SNR is 0
+        return (gamma / snr).clamp(max=1)  # min(SNR, gamma) / SNR without 0 / 0 at an SNR of 0
 
     def _alpha_squared(self, t: torch.Tensor) -> torch.Tensor:
         return self.alphas_cumprod.to(t.device)[t]

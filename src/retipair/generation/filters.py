@@ -104,19 +104,19 @@ def rejection_line(rejection: Rejection) -> str:
 
 def read_rejection_log(folder: Path) -> RejectionLog:
     """Read the rejections of earlier calls, and sort their file. Raises UserError, naming the line, if damaged."""
-    log, places = RejectionLog(), set[int]()
+    log, keys = RejectionLog(), set[int]()
 
-    def place_of(line: str, where: str) -> int:
+    def key_of(line: str, where: str) -> int:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}); {_REPAIR}") from None
         rejection = from_values(Rejection, values, where, _REPAIR)
-        place = rejection.index * _MAX_TRIES + rejection.attempt
-        if place not in places:
-            places.add(place)
+        key = rejection.index * _MAX_TRIES + rejection.attempt
+        if key not in keys:
+            keys.add(key)
             log.add(rejection)
-        return place
+        return key
 
-    merge_shards(folder / REJECTION_LOG_NAME, place_of)
+    merge_shards(folder / REJECTION_LOG_NAME, key_of)
     return log

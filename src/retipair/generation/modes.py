@@ -43,7 +43,7 @@ class Start(Protocol):
     """The initial latents of one batch, and constraints on them."""
 
     def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the first latents, (B, *shape) float32, and their timesteps; also sets those of the scheduler."""
+        """Set the scheduler's timesteps; return the initial latents, (B, *shape) float32, and timesteps to denoise."""
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint; default: none."""

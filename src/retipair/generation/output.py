@@ -27,7 +27,7 @@ _SHORT_HASH = 12
 
 @dataclass
 class GeneratedFolder:
-    """The pairs in the manifest, in twelve bytes each.
+    """The pairs in the manifest; each takes twelve bytes of memory.
 
     indices: those of all pairs. rejected: number of pairs that the user rejected. consistencies: those of the others.
     """

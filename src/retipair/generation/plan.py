@@ -116,7 +116,7 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
         base = replace(base, tokenizer=_recorded_tokenizer(training_run))
     check_steps("--steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
-    layout, prompts = _as_trained(config, base, description, adapter, warnings)
+    layout, prompts = _training_layout_and_prompts(config, base, description, adapter, warnings)
     if description:
         warnings += adapter_warnings(adapter, description, base)
     out = config.out or results_folder(config.results, base.family.name, "_preds") / str(config.name) / config.savedir
@@ -211,7 +211,7 @@ def _recorded_tokenizer(run: Run) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
-def _as_trained(
+def _training_layout_and_prompts(
     config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
     """Return the layout and prompts of the training; raises UserError if they contradict the settings."""

@@ -96,7 +96,7 @@ class Base:
 
     @property
     def view_size(self) -> int:
-        """Native side of a view, px: 512 for SDXL (1024 for two side by side) and for SD1.5 (512 for two squeezed)."""
+        """Native side of a view, px: half of SDXL's 1024 (views side by side), all of SD1.5's 512 (views squeezed)."""
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.family.layout == "side_by_side" else width

@@ -12,7 +12,7 @@ _MAX_SHOWN = 100
 
 
 def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a warning that counts the truncated captions and quotes what is cut off the first.
+    """Return a warning with the number of truncated captions and the text that is cut off from the first of them.
 
     captions: (pair id, caption) of each pair. Raises UserError, naming two pairs, if truncation makes them equal.
     """

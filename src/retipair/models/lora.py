@@ -2,8 +2,8 @@
 
 On disk (`unet_lora/`) it has two files: PEFT's, which the original system (v25) wrote, and
 `pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both contain the metadata.
-The second file uses PEFT's names too, prefixed `unet.`: the loader infers the naming scheme from the first name and
-drops names of another scheme, and `convert_state_dict_to_diffusers` converts only `to_q/k/v/out`.
+The second file also uses PEFT's names, prefixed `unet.`. With `convert_state_dict_to_diffusers`, which converts only
+`to_q/k/v/out`, it would mix two naming schemes. The loader infers the scheme from the first name and drops the others.
 """
 
 import hashlib

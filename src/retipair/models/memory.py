@@ -63,7 +63,8 @@ def training_memory(
         "text": workload.text,
         "pairs": vae.weights + vae.encode,
         "load": workload.loading(step),
-        "step": persistent + max(step.live, step.adapter * 8),  # optimiser: gradients and as many temporaries
+        # the optimiser's update needs the gradients, and temporary tensors of the same size
+        "step": persistent + max(step.live, step.adapter * 8),
     }
     if samples:  # includes the checkpoint's copy of the adapter; denoising one pair takes less than decoding it
         phases["samples"] = persistent + step.adapter * (4 + 4 * ema) + vae.weights + vae.decode

@@ -7,7 +7,8 @@ from typing import Any
 from retipair.config import BestBy
 
 LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
-"""Smaller differences are ignored. Loss: as in the original; consistency: a tenth of the spread over ten samples."""
+"""Smaller differences are ignored. The value for the loss is that of the original system; the value for the consistency
+is a tenth of the spread among ten samples."""
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,5 @@ def reason(now: Validation, before: Validation | None, by: BestBy) -> dict[str, 
 
 
 def validation_of(reason: Mapping[str, Any]) -> Validation:
-    """Return the validation that made a step the best. Raises KeyError or TypeError if `reason` is not a reason."""
+    """Return the validation that made a step the best. Raises KeyError or TypeError if `reason` is malformed."""
     return Validation(**{field.name: reason[field.name] for field in fields(Validation)})

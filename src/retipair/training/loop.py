@@ -120,7 +120,8 @@ class TrainingLoop:
         if improved := better(current, best, by):
             self.best = reason(current, best, by)
         self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
-        if self.best and improved:  # after the state: a run killed in between restores the best adapter from it
+        if self.best and improved:
+            # Written after the checkpoint: if the run is killed in between, resuming copies the adapter from there
             self.run_dir.save_best(self.save_adapter, self.best)
             console.print(f"new best, by {by}: step {self.step}, validation {validation_text(current)}")
 
@@ -136,7 +137,7 @@ class TrainingLoop:
         return Stopped(text, self.stop.number or signal.SIGTERM)  # another process may have received the signal
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that a resumed run needs; log sums are those of all processes."""
+        """Return the tensors that a resumed run needs; the meter's sums are added over all processes."""
         sums = self.training.dist.reduce_sum(self.training.meter.sums.clone())
         return {**self.training.optimizer.state(), "window": sums}
 

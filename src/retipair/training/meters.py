@@ -33,7 +33,7 @@ class LossMeter:
     def read(self, dist: DistributedState) -> dict[str, float]:
         """Return the means since the last call, over all processes.
 
-        The mean of a half is over the samples for which it counts.
+        The mean of a half includes only the samples in which its loss counts (see `Losses`).
 
         Keys: loss (the total), then {name}, {name}_cf and {name}_fa of each loss, then t.
         """
