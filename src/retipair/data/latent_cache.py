@@ -73,7 +73,7 @@ def open_or_build(
         return existing
     try:
         _build(folder, shape, joints, encoder())
-    except UserError:  # corrected input is cached in another folder
+    except UserError:  # once the input is corrected, another folder is used; this build is never resumed
         for name in (_PROGRESS, *(f"{part}.npy" for part in _PARTS)):
             (folder / name).unlink(missing_ok=True)
         raise

@@ -119,7 +119,7 @@ def _pages(stream: IO[bytes]) -> list[Page]:
     while tags.next not in visited and len(pages) < _MAX_DIRECTORIES:
         visited.add(tags.next)
         stream.seek(tags.next)
-        tags = ImageFileDirectory_v2(header)  # if `load` fails, `next` stays that of the header, already visited
+        tags = ImageFileDirectory_v2(header)  # if `load` fails, `next` is still the first offset, and the loop ends
         tags.load(stream)
         pages.append(Page(stream, tags, len(pages), header.startswith(b"MM")))
     return pages
@@ -176,7 +176,7 @@ class _Blocks:
     down: int
 
     def rows(self, page_height: int) -> int:
-        """Return the number of rows of the blocks of a plane if they are stacked; tiles are padded, strips are not."""
+        """Return the number of pixel rows of a plane's blocks, stacked vertically; tiles are padded, strips are not."""
         return self.across * self.down * self.height if self.tiled else page_height
 
 

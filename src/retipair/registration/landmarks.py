@@ -10,7 +10,7 @@ from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.text_files import read_lines
 
 _MIN_POINTS = 4  # that determine a homography
-_MIN_SPREAD_RATIO = 0.01  # of the points along their minor and major axis
+_MIN_SPREAD_RATIO = 0.01  # ratio of the points' spread along their minor axis to that along their major axis
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from retipair.vision.ridges import correlation
 
 _MAX_LANDMARK_PX = 3.8  # at 512: an ECC result with a larger median landmark error is not accepted
 _MIN_SIGMA_PX = 0.5  # of landmarks: a smaller estimate of their scatter would be due to chance
-_INDEPENDENT_PIXELS = 700  # of a vesselness map: weight of its correlation relative to landmarks
+_INDEPENDENT_PIXELS = 700  # number of independent samples that the correlation of the vesselness maps counts as
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as typical landmark errors
 
 
@@ -33,10 +33,10 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     """Refine a transform (3, 3) by aligning the vessels; return the given transform if that does not improve it.
 
     Runs ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A step
-    is accepted if it raises the correlation of the unblurred maps by more than the landmark cost, which is the squared
-    landmark error relative to the scatter about `fa_to_cf`. Without this cost, a wrong homography can win if few
-    vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if a step is accepted only without
-    the cost, the corners of the frame are optimised for vessels and landmarks together.
+    is accepted if it raises the correlation of the unblurred maps by more than it raises the landmark cost, which is
+    the squared landmark error relative to the scatter about `fa_to_cf`. Without this cost, a wrong homography can win
+    if few vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if every step is rejected
+    because of the landmark cost, the corners of the frame are optimised for vessels and landmarks together.
     """
     cf_to_work = _work_frame(cf, fa, fa_to_cf)
     fa_to_work = cf_to_work @ fa_to_cf
@@ -50,8 +50,8 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     refined = _compose(step, cf_to_work, fa_to_work)
     frame = common_square(cf, fa, refined, WORK_SIZE)
     limit = _MAX_LANDMARK_PX / frame[0, 0]  # raw CF px
-    only_landmarks_prevent = _is_identity(step) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
-    if not only_landmarks_prevent and np.median(reprojection_errors(refined, landmarks)) <= limit:
+    rejected_by_landmarks = _is_identity(step) and not _is_identity(_refine_coarse_to_fine(maps, maps.correlation))
+    if not rejected_by_landmarks and np.median(reprojection_errors(refined, landmarks)) <= limit:
         return refined
     return _compose(_optimize_corners(score, step, in_work, limit * cf_to_work[0, 0]), cf_to_work, fa_to_work)
 

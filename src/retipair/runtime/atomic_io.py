@@ -122,7 +122,7 @@ def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
     partial.mkdir(parents=True)
     try:
         fill(partial)
-        mode = partial.stat().st_mode & 0o666  # those of the umask; safetensors writes files for the owner only
+        mode = partial.stat().st_mode & 0o666  # as the umask allows; safetensors lets only the owner read
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
                 path.chmod(mode)

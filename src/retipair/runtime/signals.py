@@ -59,7 +59,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     finishing: what is completed before the command stops, printed on the first signal.
     """
     stop = Stop()
-    if _early_signals:  # Python ignored the exception, raised in a __del__ during an import
+    if _early_signals:  # `_end` raised inside a __del__, where Python ignores exceptions
         _end(_early_signals[0], None)
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop

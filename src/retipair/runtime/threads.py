@@ -16,7 +16,7 @@ CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
 """Seconds over which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""Cores used by this process that other programs may keep busy; services of an idle machine keep fewer busy."""
+"""Number of this process's cores that other programs may keep busy while its threads spin; fewer on an idle machine."""
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
 _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
