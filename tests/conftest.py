@@ -19,6 +19,7 @@ from filelock import FileLock
 from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
+from refusals import Refusal
 from retipair import cli
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
@@ -168,12 +169,6 @@ def save_base(base: Base, folder: Path) -> None:
     pipeline.register_modules(unet=base.unet(), vae=base.vae())  # its constructor would rewrite a small UNet's config
     with quiet_libraries():
         pipeline.save_pretrained(str(folder))
-
-
-class Refusal(str):
-    """The line that a refused command printed, and the error behind it."""
-
-    error: UserError | None
 
 
 @pytest.fixture
