@@ -1,6 +1,6 @@
 """Check the kind of an error and the file or setting that it names; the words of its message may change."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,10 @@ class Refusal(str):
     def setting(self) -> str | None:
         """The setting of a SettingError."""
         return self.error.setting if isinstance(self.error, SettingError) else None
+
+
+Refused = Callable[..., Refusal]
+"""The fixture `refused`: the words of a command -> its refusal."""
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from conftest import prepared_record, write_prepared
+from refusals import Refused
 from retipair.cli import main
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image
 from retipair.runtime.errors import UserError
 
 Folder = Callable[[str], Path]
-Refused = Callable[..., str]
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 from compare import contents
 from conftest import train_command, write_prepared
 from eyes import write_raw
+from refusals import Refused
 from retipair.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import verify_checksums, write_checksums
 
 Folder = Callable[[str], Path]
-Refused = Callable[..., str]
 
 
 @pytest.fixture

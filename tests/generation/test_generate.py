@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from compare import contents
 from conftest import VIEW, Fill, train_command, write_prepared
 from killing import Death, kill_all
-from refusals import Refusal
+from refusals import Refused
 from retipair import __version__
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, GenerateConfig
@@ -50,7 +50,6 @@ from retipair.runtime.schema import from_values
 from retipair.vision.field_of_view import field_of_view
 
 Folder = Callable[[str], Path]
-Refused = Callable[..., Refusal]
 Capture = pytest.CaptureFixture[str]
 Drawn = Callable[[str, str], Path]
 VIEWS = {"cf.png", "fa.png", "joint.png", "cf_fa_chessboard.png"}

@@ -18,7 +18,7 @@ from compare import adapter, contents, files, same
 from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
 from killing import Death, kill_all
-from refusals import Refusal
+from refusals import Refusal, Refused
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, BestBy, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
@@ -38,7 +38,6 @@ from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
 Folder = Callable[[str], Path]
-Refused = Callable[..., Refusal]
 Capture = pytest.CaptureFixture[str]
 JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
 """(width, height) px"""
