@@ -1,10 +1,10 @@
-"""What it costs a training step to look for NaN and infinity: the same step with and without, in turns.
+"""Measure the cost of the NaN check in a training step: steps with and without it alternate.
 
     python benchmarks/checks.py --base tiny-sdxl --repeats 60
 
-Without: the gradient's norm is still clipped, but it is not checked, skipped steps are not counted, and a loss of NaN
-or infinity is summed like others. Prints a Markdown table; the true median lies in
-the interval with 95 % (order statistics, Conover 1999, sec. 3.2).
+Without the check, the gradient's norm is still clipped, but it is not tested, steps are never skipped, and a NaN or
+infinite loss is added to the sums of the log. Prints a Markdown table with 95 % confidence intervals of the median
+(order statistics, Conover 1999, sec. 3.2).
 """
 
 import argparse
@@ -42,15 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan, data = planned(config, Path(folder))
         training = build_training(plan, data, SINGLE_PROCESS)
         works = {"checked": partial(checked, training), "unchecked": partial(unchecked, training)}
-        took = time_interleaved(works, plan.device, args.repeats, 3)
-    more = [1000 * (one - other) for one, other in zip(took["checked"], took["unchecked"], strict=True)]
-    low, high = interval(more)
-    step = 1000 * median(took["unchecked"])
-    print("| a step of | without, ms | with: more ms (95 %) | more % (95 %) |\n|---|---|---|---|")
-    share = [f"{100 * value / step:+.2f}" for value in (median(more), low, high)]
+        times = time_interleaved(works, plan.device, args.repeats, 3)
+    pairs = zip(times["checked"], times["unchecked"], strict=True)
+    differences = [1000 * (checked - unchecked) for checked, unchecked in pairs]
+    low, high = interval(differences)
+    step = 1000 * median(times["unchecked"])
+    print("| base | without, ms | difference, ms (95 %) | difference, % (95 %) |\n|---|---|---|---|")
+    percent = [f"{100 * value / step:+.2f}" for value in (median(differences), low, high)]
     print(
-        f"| {args.base}, {args.batch_size} a step | {step:.1f} | {median(more):+.2f} ({low:+.2f} to {high:+.2f}) "
-        f"| {share[0]} ({share[1]} to {share[2]}) |"
+        f"| {args.base}, batch size {args.batch_size} | {step:.1f} "
+        f"| {median(differences):+.2f} ({low:+.2f} to {high:+.2f}) | {percent[0]} ({percent[1]} to {percent[2]}) |"
     )
 
 
@@ -67,16 +68,17 @@ def unchecked(training: Training) -> None:
 
 @contextmanager
 def without_checks() -> Iterator[None]:
+    """Replace the methods that contain the check."""
     with (
         patch.object(LoraOptimizer, "step", step),
-        patch.object(NonFiniteCounter, "add", leave),
+        patch.object(NonFiniteCounter, "add", do_nothing),
         patch.object(LossMeter, "add", add),
     ):
         yield
 
 
 def step(optimizer: LoraOptimizer) -> torch.Tensor | None:
-    """As `LoraOptimizer.step`, but for the NaN check."""
+    """Do the same as `LoraOptimizer.step`, without the NaN check."""
     for group in optimizer._optimizer.param_groups:
         group["lr"] = optimizer.learning_rate
     if optimizer.config.max_grad_norm > 0:
@@ -87,20 +89,20 @@ def step(optimizer: LoraOptimizer) -> torch.Tensor | None:
     return None
 
 
-def leave(lost: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
+def do_nothing(counter: NonFiniteCounter, finite: torch.Tensor, step: int) -> None:
     pass
 
 
 def add(meter: LossMeter, losses: Losses, t: torch.Tensor) -> None:
-    """As `LossMeter.add`, but for the NaN check."""
-    singles = torch.stack([losses.total.detach() * len(t), t.float().sum()])
+    """Do the same as `LossMeter.add`, without the NaN check."""
+    scalars = torch.stack([losses.total.detach() * len(t), t.float().sum()])
     count = torch.full((1,), len(t), device=t.device)
     halves = torch.cat([*losses.values.values(), *losses.counts.values()], dim=1)
-    meter.sums += torch.cat([singles, count, halves.sum(0)])
+    meter.sums += torch.cat([scalars, count, halves.sum(0)])
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The order statistics between which the median lies."""
+    """Return the confidence interval of the median, from order statistics."""
     count, low = len(values), int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
     ordered = sorted(values)
     return ordered[max(low - 1, 0)], ordered[min(count - low, count - 1)]

@@ -1,8 +1,8 @@
-"""How well and how fast copies are found: rendered eyes in random poses against those of the search.
+"""Measure how many copies the copy search finds, and how fast it is, on rendered eyes in random poses.
 
-`python benchmarks/copy_search.py --eyes 75 --poses 8` compares ways to search: the share of copies that is found, the
-share of other eyes that is taken for copies, and CPU time per comparison. Thresholds were chosen on other eyes
-(`--seed 501 --eyes 25 --poses 12`).
+`python benchmarks/copy_search.py --eyes 75 --poses 8` compares search methods by the number of copies found, the number
+of different eyes that are reported as copies, and the CPU time per comparison. The thresholds were chosen on other
+eyes (`--seed 501 --eyes 25 --poses 12`).
 """
 
 import argparse
@@ -32,7 +32,7 @@ MAX_SCALE = 1.2
 
 @dataclass(frozen=True)
 class Sample:
-    """Prints (n, 64, 64) of known eyes and of other eyes; copies (n * poses, 64, 64) of the known ones, in order."""
+    """Descriptors: known and other eyes (n, 64, 64); copies of the known eyes, in their order (n * poses, 64, 64)."""
 
     known: np.ndarray
     copies: np.ndarray
@@ -44,28 +44,29 @@ def main() -> None:
     sample = draw_sample(options.seed, options.eyes, options.poses)
     few = slice(0, options.exhaustive)
     small = Sample(sample.known[few], sample.copies[: options.exhaustive * options.poses], sample.others[few])
-    before = grid_search(np.arange(-8, 9, 2), np.ones(1))
-    every = grid_search(np.arange(0, 360, 4), np.geomspace(1 / MAX_SCALE, MAX_SCALE, 9))
-    print("| Search | copies found | likeness of copies: least, median | of two eyes: most | false alarms | CPU ms |")
+    small_rotations = grid_search(np.arange(-8, 9, 2), np.ones(1))
+    exhaustive = grid_search(np.arange(0, 360, 4), np.geomspace(1 / MAX_SCALE, MAX_SCALE, 9))
+    print("| Search | copies found | similarity of copies: minimum, median ", end="")
+    print("| of different eyes: maximum | false alarms | CPU ms |")
     print("|---|---|---|---|---|---|")
-    for name, search, held in (
-        ("mirror, turns up to 8 degrees", before, sample),
+    for name, search, compared in (
+        ("mirror, rotation up to 8 degrees", small_rotations, sample),
         ("Fourier-Mellin, then shifts", best_over_poses, sample),
         (f"the same, {options.exhaustive} eyes", best_over_poses, small),
-        (f"exhaustive, every 4 degrees and 5 %, {options.exhaustive} eyes", every, small),
+        (f"exhaustive, every 4 degrees and 5 %, {options.exhaustive} eyes", exhaustive, small),
     ):
-        print(f"| {name} | {row_of(search, held)} |", flush=True)
+        print(f"| {name} | {row_of(search, compared)} |", flush=True)
 
 
 def draw_sample(seed: int, eyes: int, poses: int) -> Sample:
-    """Render the known eyes and their copies, and other eyes of the next seed."""
+    """Render the known eyes, their copies, and other eyes (with the next seed)."""
     known, others = ([_eye(one, number) for number in range(eyes)] for one in (seed, seed + 1))
     copies = [copy for number, eye in enumerate(known) for copy in copies_of(eye, poses, [seed, number, 7])]
     return Sample(*(np.stack([descriptor_of(pair) for pair in pairs]) for pairs in (known, copies, others)))
 
 
 def copies_of(eye: Pair, poses: int, seed: list[int]) -> Iterator[Pair]:
-    """Copies in random poses; every second one is also brighter and noisier."""
+    """Yield copies in random poses; every second one is also brighter and noisier."""
     rng = np.random.default_rng(seed)
     variants = [far_shift(rng) if number % 4 == 3 else any_pose(rng) for number in range(poses)]
     for number, variant in enumerate(variants):
@@ -74,7 +75,7 @@ def copies_of(eye: Pair, poses: int, seed: list[int]) -> Iterator[Pair]:
 
 
 def any_pose(rng: np.random.Generator) -> Variant:
-    """Mirrored or not, in any rotation, scaled by 20 % and shifted by 31 px at most along each side."""
+    """Draw a flip, any rotation, a scale change of at most 20 %, and a shift of at most 31 px along each side."""
     return Variant(
         flip_horizontal=bool(rng.integers(2)),
         turn_degrees=float(rng.uniform(0, 360)),
@@ -84,7 +85,7 @@ def any_pose(rng: np.random.Generator) -> Variant:
 
 
 def far_shift(rng: np.random.Generator) -> Variant:
-    """Flipped or not, and shifted by 77 px at most along each side."""
+    """Draw flips and a shift of at most 77 px along each side."""
     return Variant(
         flip_horizontal=bool(rng.integers(2)),
         flip_vertical=bool(rng.integers(2)),
@@ -93,7 +94,7 @@ def far_shift(rng: np.random.Generator) -> Variant:
 
 
 def in_pose(pair: Pair, variant: Variant) -> Pair:
-    """A pair and its mask, seen so."""
+    """Apply the variant to a pair and to its mask."""
     white = pair.mask.astype(np.uint8) * 255
     cf, fa = apply_variant(pair.cf, pair.fa, variant)
     _, mask = apply_variant(pair.cf, white, replace(variant, cf_gain=1.0, fa_gain=1.0))
@@ -108,32 +109,32 @@ def noisier(pair: Pair, rng: np.random.Generator) -> Pair:
 
 
 def grid_search(degrees: np.ndarray, scales: np.ndarray) -> Search:
-    """Try every rotation and scale, mirrored and not."""
+    """Return a search that tries every rotation and scale, with and without mirroring."""
     grid = np.meshgrid([False, True], np.deg2rad(degrees), scales, indexing="ij")
     poses = pose_matrices(*(values.ravel() for values in grid))
 
     def search(one: np.ndarray, others: Spectra) -> np.ndarray:
-        moved = (transform_map(one, pose[None])[0] for pose in poses)
-        return np.asarray(np.max([best_over_shifts(turned, others.of_maps) for turned in moved], axis=0))
+        transformed = (transform_map(one, pose[None])[0] for pose in poses)
+        return np.asarray(np.max([best_over_shifts(one_map, others.of_maps) for one_map in transformed], axis=0))
 
     return search
 
 
 def row_of(search: Search, sample: Sample) -> str:
-    """Compare copies and other eyes with all known eyes; copies are also compared with eyes that are not their own."""
+    """Compare copies and other eyes with all known eyes, and return a row of the table."""
     known, poses = spectra(sample.known), len(sample.copies) // len(sample.known)
-    begun = process_time()
-    copies, others = (np.stack([search(one, known) for one in prints]) for prints in (sample.copies, sample.others))
-    ms = 1000 * (process_time() - begun) / (copies.size + others.size)
+    started = process_time()
+    copies, others = (np.stack([search(one, known) for one in eyes]) for eyes in (sample.copies, sample.others))
+    ms = 1000 * (process_time() - started) / (copies.size + others.size)
     rows, own = np.arange(len(copies)), np.arange(len(copies)) // poses
-    right = copies[rows, own]
-    found = (right >= COPY) & (copies.argmax(axis=1) == own)
+    own_similarity = copies[rows, own]
+    found = (own_similarity >= COPY) & (copies.argmax(axis=1) == own)
     copies[rows, own] = -1
-    wrong = np.concatenate([copies, others]).max(axis=1)
-    least, median = np.quantile(right, (0, 0.5))
+    highest = np.concatenate([copies, others]).max(axis=1)  # to eyes that are not their own
+    minimum, median = np.quantile(own_similarity, (0, 0.5))
     return (
-        f"{found.sum()} of {len(found)} | {least:.2f}, {median:.2f} | {wrong.max():.2f} "
-        f"| {(wrong >= COPY).sum()} of {len(wrong)} | {ms:.2f}"
+        f"{found.sum()} of {len(found)} | {minimum:.2f}, {median:.2f} | {highest.max():.2f} "
+        f"| {(highest >= COPY).sum()} of {len(highest)} | {ms:.2f}"
     )
 
 
@@ -145,9 +146,9 @@ def _eye(seed: int, number: int) -> Pair:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=777)
-    parser.add_argument("--eyes", type=int, default=75, help="known eyes, and as many others")
-    parser.add_argument("--poses", type=int, default=8, help="copies of each known eye")
-    parser.add_argument("--exhaustive", type=int, default=5, help="eyes that the search of every pose is tried on")
+    parser.add_argument("--eyes", type=int, default=75, help="number of known eyes, and of other eyes")
+    parser.add_argument("--poses", type=int, default=8, help="number of copies of each known eye")
+    parser.add_argument("--exhaustive", type=int, default=5, help="number of eyes for the exhaustive search")
     return parser.parse_args()
 
 

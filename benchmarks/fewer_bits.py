@@ -1,8 +1,8 @@
-"""What it changes to hold a base's weights in fewer bits: the norm of the difference in what it predicts, as a share.
+"""Measure how quantized weights change the predictions of a base: the relative norm of the difference to fp32.
 
     python benchmarks/fewer_bits.py
 
-Prints a Markdown table, over t = 200, 500 and 800; nf4 needs bitsandbytes (pip install 'retipair[nf4]').
+Prints a Markdown table with the range over t = 200, 500 and 800. nf4 needs bitsandbytes (pip install 'retipair[nf4]').
 """
 
 import argparse
@@ -30,32 +30,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| base | weights in | change, % |\n|---|---|---|", flush=True)
     for name in args.bases:
         base = open_base(name)
-        whole = predictions(base, args.samples)
-        print(f"| {name} | bf16 | {change(predictions(base, args.samples, torch.bfloat16), whole)} |", flush=True)
+        reference = predictions(base, args.samples)
+        print(f"| {name} | bf16 | {change(predictions(base, args.samples, torch.bfloat16), reference)} |", flush=True)
         for stored in get_args(Stored):
             try:
-                found = change(predictions(base, args.samples, torch.bfloat16, stored), whole)
+                cell = change(predictions(base, args.samples, torch.bfloat16, stored), reference)
             except UserError as error:
-                found = str(error)
-            print(f"| {name} | {stored} | {found} |", flush=True)
+                cell = str(error)
+            print(f"| {name} | {stored} | {cell} |", flush=True)
 
 
 @torch.no_grad()
 def predictions(
     base: Base, samples: int, dtype: torch.dtype = torch.float32, stored: Stored | None = None
 ) -> torch.Tensor:
-    """What it predicts of pure noise, (timesteps, samples, C, h, w)."""
+    """Return the predictions for pure noise, (timesteps, samples, C, h, w)."""
     layout = Layout(base.family.layout, base.view_size)
     latents = noise_like(torch.zeros(samples, *base.latent_shape(layout.joint_size)), *((0, n) for n in range(samples)))
-    heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0] * samples)
+    conditioning = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0] * samples)
     denoise = Denoiser(base.unet(dtype, stored=stored).eval(), dtype, "cpu")
-    return torch.stack([denoise(latents, torch.tensor([t] * samples), heard) for t in VALIDATION_TIMESTEPS])
+    return torch.stack([denoise(latents, torch.tensor([t] * samples), conditioning) for t in VALIDATION_TIMESTEPS])
 
 
-def change(found: torch.Tensor, whole: torch.Tensor) -> str:
-    """The least and the most over the timesteps."""
-    shares = [100 * float((a - b).norm() / b.norm()) for a, b in zip(found, whole, strict=True)]
-    return f"{min(shares):.1f} to {max(shares):.1f}"
+def change(quantized: torch.Tensor, reference: torch.Tensor) -> str:
+    """Return the smallest and the largest relative difference over the timesteps, in percent."""
+    percent = [100 * float((a - b).norm() / b.norm()) for a, b in zip(quantized, reference, strict=True)]
+    return f"{min(percent):.1f} to {max(percent):.1f}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does memory stay flat as pairs grow? Peak memory of whole commands, each in a process of its own.
+"""Measure how the peak memory of commands depends on the number of pairs. Each command runs in its own process.
 
     python benchmarks/flat_memory.py --amounts 100 1000 10000
 
-Draws that many pairs of a small random base in one step; trains one step on as many lines of a manifest that name the
-same hundred pairs again and again; judges as many lines that name the same hundred generated ones. Prints a Markdown
-table; "grown" is against the first amount. glibc keeps what each thread frees apart, 8 % more or less from run to run
-by luck: here it is told to keep it together.
+`generate` generates each amount of pairs with a small random base, in one denoising step. `train` trains one step on a
+manifest with that many lines, which repeat the real pairs of the first amount. `evaluate` evaluates a manifest with
+that many lines, which repeat the generated pairs of the first amount. Prints a Markdown table; "increase" is relative
+to the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import psutil
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 
 BASE, SIZE = "random:tiny-sd15", 64
-TOGETHER = {"MALLOC_ARENA_MAX": "1"}
+SINGLE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with TemporaryDirectory() as name:
         folder, few = Path(name), args.amounts[0]
         retipair("phantom", folder / "eyes", "--amount", few, "--size", SIZE)
-        retipair("train", "-n", "first", "--data", folder / "eyes", *once(folder))
-        retipair(*drawing(folder, few), "--out", folder / "few")
-        print("| command | pairs | MiB | grown | seconds |\n|---|---|---|---|---|", flush=True)
+        retipair("train", "-n", "first", "--data", folder / "eyes", *one_step(folder))
+        retipair(*generate(folder, few), "--out", folder / "few")
+        print("| command | pairs | MiB | increase | seconds |\n|---|---|---|---|---|", flush=True)
         for command in args.commands:
             first = 0.0
             for amount in args.amounts:
@@ -46,58 +46,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"| {command} | {amount} | {peak:.0f} | {peak / first - 1:+.1%} | {seconds:.0f} |", flush=True)
 
 
-def once(folder: Path) -> list[object]:
-    """Settings of a training of one step."""
+def one_step(folder: Path) -> list[object]:
+    """Return the flags of a training of one step."""
     steps = ["--max_steps", 1, "--num_samples", 0, "--augment_variants", 1]
     return ["--base", BASE, "--size", SIZE, "--results", folder, "--device", "cpu", *steps]
 
 
-def drawing(folder: Path, amount: int) -> list[object]:
+def generate(folder: Path, amount: int) -> list[object]:
     settings = ["-n", "first", "--results", folder, "--steps", 1, "--device", "cpu", "--savedir", f"of{amount}"]
     return ["generate", *settings, "--amount", amount]
 
 
-def learning(folder: Path, amount: int) -> list[object]:
-    """The few real pairs, named that often."""
+def train(folder: Path, amount: int) -> list[object]:
+    """Write a manifest of `amount` lines that repeat the real pairs, and return the command that trains on it."""
     lines = [one for one in read_manifest(folder / "eyes") if isinstance(one, PreparedPair)]
-    again = (replace(lines[n % len(lines)], id=f"{n}") for n in range(amount))
-    write_manifest(emptied(folder, "eyes", f"eyes{amount}"), again)
-    return ["train", "-n", f"of{amount}", "--data", folder / f"eyes{amount}", *once(folder)]
+    repeated = (replace(lines[n % len(lines)], id=f"{n}") for n in range(amount))
+    write_manifest(copy_without_manifest(folder, "eyes", f"eyes{amount}"), repeated)
+    return ["train", "-n", f"of{amount}", "--data", folder / f"eyes{amount}", *one_step(folder)]
 
 
-def judging(folder: Path, amount: int) -> list[object]:
-    """The few generated pairs, named that often, beside the few real ones."""
+def evaluate(folder: Path, amount: int) -> list[object]:
+    """Write a manifest of `amount` lines that repeat the generated pairs, and return the command that evaluates it."""
     lines = [one for one in read_manifest(folder / "few") if isinstance(one, GeneratedPair)]
-    again = (replace(lines[n % len(lines)], id=f"{n}", index=n) for n in range(amount))
-    write_manifest(emptied(folder, "few", f"few{amount}"), again)
-    words = ["--generated", folder / f"few{amount}", "--out", folder / f"judged{amount}"]
-    return ["evaluate", "--real", folder / "eyes", *words]
+    repeated = (replace(lines[n % len(lines)], id=f"{n}", index=n) for n in range(amount))
+    write_manifest(copy_without_manifest(folder, "few", f"few{amount}"), repeated)
+    flags = ["--generated", folder / f"few{amount}", "--out", folder / f"judged{amount}"]
+    return ["evaluate", "--real", folder / "eyes", *flags]
 
 
-def emptied(folder: Path, name: str, other: str) -> Path:
-    """A folder beside, of the same files but for the manifest."""
-    made = shutil.copytree(folder / name, folder / other)
-    (made / "manifest.jsonl").unlink()
-    return made
+def copy_without_manifest(folder: Path, name: str, new_name: str) -> Path:
+    """Copy a subfolder without its manifest."""
+    copy = shutil.copytree(folder / name, folder / new_name)
+    (copy / "manifest.jsonl").unlink()
+    return copy
 
 
-COMMANDS: dict[str, Callable[[Path, int], list[object]]] = {"generate": drawing, "train": learning, "evaluate": judging}
+COMMANDS: dict[str, Callable[[Path, int], list[object]]] = {"generate": generate, "train": train, "evaluate": evaluate}
 
 
 def retipair(*arguments: object) -> tuple[float, float]:
-    """(peak MiB, seconds) of a command."""
-    began, peak = time.monotonic(), 0
-    words = [sys.executable, "-m", "retipair", *map(str, arguments)]
-    running = psutil.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | TOGETHER)
-    while running.poll() is None:
+    """Run a command and return (peak MiB, seconds)."""
+    started, peak = time.monotonic(), 0
+    command = [sys.executable, "-m", "retipair", *map(str, arguments)]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | SINGLE_ARENA)
+    while process.poll() is None:
         try:
-            peak = max(peak, running.memory_info().rss)
+            peak = max(peak, process.memory_info().rss)
         except psutil.Error:
             break
         time.sleep(0.05)
-    if running.wait() != 0:
-        sys.exit(f"failed: {' '.join(words)}")
-    return peak / 2**20, time.monotonic() - began
+    if process.wait() != 0:
+        sys.exit(f"failed: {' '.join(command)}")
+    return peak / 2**20, time.monotonic() - started
 
 
 if __name__ == "__main__":

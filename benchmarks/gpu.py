@@ -1,6 +1,6 @@
-"""What `benchmarks/gpu.sh` runs: one measurement after another until the time is up, the most telling first.
+"""Run the measurements of `benchmarks/gpu.sh` in order of importance, until the time is used up.
 
-Every figure is one of `retipair bench`, by the command that stands beside it; raw figures go to results/bench/.
+Each row is the result of the `retipair bench` command in its first column. The JSON output is in results/bench/.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from retipair.runtime.schema import to_values
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 BEGIN, END = "<!-- gpu.sh writes from here -->\n", "<!-- to here -->\n"
 HEAD = (
-    "| Command: `retipair bench` | ms | pairs/s | TFLOP/s | of a matrix product | memory, GiB | other / ours |\n"
+    "| Command: `retipair bench` | ms | pairs/s | TFLOP/s | of a matrix product | memory, GiB | other / retipair |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 SDXL = BenchConfig(what="train", base="random:sdxl", repeats=10)
@@ -45,18 +45,18 @@ MEASUREMENTS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="tiny bases, few repeats; nothing is written into docs")
-    parser.add_argument("--minutes", type=float, default=5.5, help="no measurement begins that might not end in time")
+    parser.add_argument("--small", action="store_true", help="use tiny bases and few repeats; do not change docs/")
+    parser.add_argument("--minutes", type=float, default=5.5, help="start no measurement that may end later")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    wanted = [small(config) for config in MEASUREMENTS] if args.small else MEASUREMENTS
-    for number, (config, figures) in enumerate(measure(wanted, args.minutes)):
+    selected = [small(config) for config in MEASUREMENTS] if args.small else MEASUREMENTS
+    for number, (config, figures) in enumerate(measure(selected, args.minutes)):
         (args.out / f"gpu-{number:02d}.json").write_text(json.dumps(figures, indent=2) + "\n")
         rows.append(row(config, figures))
         print(rows[-1], flush=True)
-    table = HEAD + "\n".join(rows) + f"\n\nMade by `benchmarks/gpu.sh` on {machine()}.\n"
+    table = HEAD + "\n".join(rows) + f"\n\nMeasured by `benchmarks/gpu.sh` on {machine()}.\n"
     print(f"\n{table}")
     if not args.small:
         page = PAGE.read_text(encoding="utf-8")
@@ -70,11 +70,11 @@ def small(config: BenchConfig) -> BenchConfig:
 
 
 def measure(configs: Sequence[BenchConfig], minutes: float) -> Iterator[tuple[BenchConfig, dict[str, Any]]]:
-    """Those that the time is enough for; what does not fit the memory is told as that."""
-    began, longest = time.monotonic(), 0.0
+    """Yield the results of the configurations that fit into the time; out of memory is reported as an error."""
+    first_start, longest = time.monotonic(), 0.0
     for config in configs:
         started = time.monotonic()
-        if started - began + longest > 60 * minutes:
+        if started - first_start + longest > 60 * minutes:
             print(f"no time left for: {command(config)}", flush=True)
             continue
         try:
@@ -99,9 +99,9 @@ def row(config: BenchConfig, figures: Mapping[str, Any]) -> str:
 
 
 def command(config: BenchConfig) -> str:
-    """Its flags that are not the usual ones."""
-    usual, these = to_values(BenchConfig(what=config.what)), to_values(config)
-    changed = {name: value for name, value in these.items() if value != usual[name]}
+    """Return the command, with the flags that differ from the defaults."""
+    defaults, values = to_values(BenchConfig(what=config.what)), to_values(config)
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
     flags = [f"--{name}" + ("" if value is True else f" {value}") for name, value in changed.items()]
     return " ".join([config.what, *flags])
 

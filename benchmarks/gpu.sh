@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What only a GPU can show, within ten minutes of one large one; the tables go into docs/benchmarks.md.
+# Measure on a GPU, in about ten minutes on a large one; gpu.py writes its table to docs/benchmarks.md.
 #
-#   benchmarks/gpu.sh                 full-size SDXL and SD1.5 with random weights: nothing to download
-#   benchmarks/gpu.sh --small         the same at small size, on any machine, printed only
+#   benchmarks/gpu.sh                 full-size SDXL and SD1.5 with random weights, without a download
+#   benchmarks/gpu.sh --small         the same at small size, on any machine, only printed
 #
 # RETIPAIR_PYTHON names the Python that has retipair; default: the one of .venv, else python.
 set -euo pipefail
@@ -13,5 +13,5 @@ case " $* " in
 *) small='' base=random:sdxl repeats=5 ;;
 esac
 "$PYTHON" benchmarks/gpu.py "$@"
-"$PYTHON" benchmarks/memory.py $small # each way to save memory, beside its estimate; printed only
-exec "$PYTHON" benchmarks/tricks.py --base $base --repeats $repeats # printed only
+"$PYTHON" benchmarks/memory.py $small # each memory strategy and its estimate; only printed
+exec "$PYTHON" benchmarks/tricks.py --base $base --repeats $repeats # only printed

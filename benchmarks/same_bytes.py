@@ -1,9 +1,10 @@
-"""Do two versions of the package make the same bytes? For changes that must change nothing.
+"""Check that two versions of the package write the same results, for a change that must not affect them.
 
     python benchmarks/same_bytes.py BEFORE AFTER
 
-BEFORE and AFTER are checkouts. With each bundled base: prepare, 12 steps with validation and samples, 4 pairs of each
-mode, evaluate. Images, tensors of the adapters and scores are compared; about six minutes on two cores.
+BEFORE and AFTER are checkouts. For each bundled base, both run `prepare`, `train` (12 steps with validation and
+samples), `generate` (4 pairs in each mode) and `evaluate`. Images, adapter tensors and scores are compared. Takes about
+six minutes on two cores.
 """
 
 import argparse
@@ -22,15 +23,16 @@ from safetensors.numpy import load_file
 
 BASES = ("tiny-sdxl", "tiny-sd15")
 SIZE = 256
-UNEQUAL = ("environment", "seconds", "memory_gib", "cost", "sha256", "retipair", "target_modules")
-"""Keys whose values depend on the machine, or whose order does (PEFT writes a set)."""
-WORDS = ("doubt", "doubts", "headline", "verdict", "advice", "furthest", "name")
-"""Keys of sentences, which may be reworded."""
+VARYING = ("environment", "seconds", "memory_gib", "cost", "sha256", "retipair", "target_modules")
+"""Keys whose values, or the order of whose values, depend on the machine (PEFT writes a set)."""
+TEXTS = ("doubt", "doubts", "headline", "verdict", "advice", "furthest", "name")
+"""Keys of messages, which a later version may reword."""
 SETTINGS = ("settings",)
-"""Keys of settings, to which a later version may add."""
+"""Keys of settings; a later version may add one."""
 
 
 def commands(base: str, raw: Path, out: Path) -> Iterator[list[str]]:
+    """Yield the arguments of all commands for a base."""
     results, pairs = out / "results", out / "pairs"
     yield ["prepare", str(raw), str(pairs), "--size", str(SIZE), "--workers", "1"]
     flags = ["--base", base, "--data", str(pairs), "--results", str(results), "--device", "cpu"]
@@ -56,16 +58,16 @@ def commands(base: str, raw: Path, out: Path) -> Iterator[list[str]]:
 
 
 def run(checkout: Path, raw: Path, out: Path) -> None:
-    """Run all commands with the package of a checkout, in a folder of the same name for both."""
+    """Run all commands with the package of a checkout, with paths relative to `out`, equal for both versions."""
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     for base in BASES:
         (out / base).mkdir(parents=True)
-        for words in commands(base, raw, Path(base)):
-            subprocess.run([sys.executable, "-m", "retipair", *words], cwd=out, env=environment, check=True)
+        for arguments in commands(base, raw, Path(base)):
+            subprocess.run([sys.executable, "-m", "retipair", *arguments], cwd=out, env=environment, check=True)
 
 
 def content(path: Path) -> Any:
-    """What is compared of a file: pixels, tensors, JSON without what depends on the machine; else its bytes."""
+    """Return the compared content of a file: pixels and texts, tensors, JSON without the ignored keys, or CSV text."""
     if path.suffix == ".png":
         with Image.open(path) as image:
             return image.size, image.mode, image.text, np.asarray(image).tobytes()  # type: ignore[attr-defined]
@@ -82,25 +84,26 @@ def documents(path: Path) -> list[str]:
 
 
 def without(value: Any) -> Any:
+    """Remove the ignored keys from a JSON value."""
     if isinstance(value, dict):
-        return {key: without(one) for key, one in value.items() if key not in (*UNEQUAL, *WORDS, *SETTINGS)}
+        return {key: without(one) for key, one in value.items() if key not in (*VARYING, *TEXTS, *SETTINGS)}
     return [without(one) for one in value] if isinstance(value, list) else value
 
 
 def compared(folder: Path) -> dict[str, Path]:
-    """The files that users read, by name: no caches, locks or environments."""
+    """Return the files to compare by name: all except caches, locks and descriptions of the machine."""
     kinds = (".png", ".safetensors", ".json", ".jsonl", ".csv")
     files = (path for path in folder.rglob("*") if path.suffix in kinds)
-    hidden = {"features", "latents", "environment.json", "checksums.json", "bench.json"}
+    excluded = {"features", "latents", "environment.json", "checksums.json", "bench.json"}
     named = {str(path.relative_to(folder)): path for path in files}
-    return {name: path for name, path in named.items() if not hidden & set(Path(name).parts)}
+    return {name: path for name, path in named.items() if not excluded & set(Path(name).parts)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--raw", type=Path, help="raw pairs; default: rendered ones")
+    parser.add_argument("--raw", type=Path, help="raw pairs; default: phantoms")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         raw = args.raw or rendered(args.before.resolve(), Path(folder))

@@ -1,9 +1,9 @@
-"""How time grows: a step with the batch and with the latents' area; preparing, encoding and judging with the pairs.
+"""Measure how the time of a step depends on batch size and latent area, and other times on the number of pairs.
 
     python benchmarks/scaling.py --base tiny-sdxl
 
-Prints Markdown tables. Everything that is compared takes turns in one run, so that a machine's moods strike all alike;
-each line is a least-squares fit of the medians, and R2 says how much of their variance it explains.
+Prints Markdown tables. The measurements of a table alternate, so that a change in the machine's speed affects all of
+them. Each table has a linear least-squares fit of the medians, with its R2.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from retipair.training.step import build_training, training_step
 
 BATCHES = (1, 2, 4, 8)
 SIDES = (0.5, 0.75, 1.0, 1.25)
-"""Of a view, in units of the base's own size."""
+"""Sides of a view, relative to the native size of the base."""
 PAIRS = (4, 8, 16)
 
 
@@ -57,13 +57,13 @@ def steps(base: str, batches: Sequence[int], repeats: int, folder: Path) -> None
     plan, _ = planned(config, folder / "native")
     sizes = [round(share * plan.layout.view_size / 64) * 64 for share in SIDES]
     by_batch = {n: step(replace(config, batch_size=n), folder / f"batch{n}") for n in batches}
-    tell("A step against the batch", "pairs", by_batch, repeats, 1)
+    print_table("Step time by batch size", "pairs", by_batch, repeats, 1)
     by_area = {}
     for size in sizes:
         work = step(replace(config, size=size), folder / f"size{size}")
         _, height, width = replace(plan, layout=replace(plan.layout, view_size=size)).latent_shape
         by_area[height * width] = work
-    tell("A step against the latents' area", "latent pixels", by_area, repeats, 1)
+    print_table("Step time by latent area", "latent pixels", by_area, repeats, 1)
 
 
 def step(config: BenchConfig, folder: Path) -> Function:
@@ -75,11 +75,11 @@ def step(config: BenchConfig, folder: Path) -> Function:
 
 def pairs(base: str, amounts: Sequence[int], repeats: int, folder: Path) -> None:
     for title, works in {
-        "Preparing": preparing(amounts, folder / "prepare"),
-        "Encoding": encoding(base, amounts, folder / "encode"),
-        "Judging": judging(amounts, folder / "judge"),
+        "Preparation": preparations(amounts, folder / "prepare"),
+        "Encoding": encodings(base, amounts, folder / "encode"),
+        "Evaluation": evaluations(amounts, folder / "evaluate"),
     }.items():
-        tell(f"{title} against the pairs", "pairs", works, max(repeats // 2, 1), 1)
+        print_table(f"{title} time by number of pairs", "pairs", works, max(repeats // 2, 1), 1)
 
 
 def rendered(folder: Path, amount: int, **more: object) -> Path:
@@ -87,21 +87,21 @@ def rendered(folder: Path, amount: int, **more: object) -> Path:
         return phantom(PhantomConfig(out=folder, amount=amount, seed=1, **more))  # type: ignore[arg-type]
 
 
-def preparing(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
-    turns = count()
+def preparations(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
+    numbers = count()
 
-    def work(raw: Path) -> None:  # as a command: its workers import what its main module does
-        words = ["retipair", "prepare", raw, folder / f"out{next(turns)}"]
-        subprocess.run([sys.executable, "-m", *map(str, words)], check=True, capture_output=True)
+    def work(raw: Path) -> None:  # in its own process, because workers import the main module again
+        command = ["retipair", "prepare", raw, folder / f"out{next(numbers)}"]
+        subprocess.run([sys.executable, "-m", *map(str, command)], check=True, capture_output=True)
 
     return {n: partial(work, rendered(folder / str(n), n, unregistered=True) / "raw") for n in amounts}
 
 
-def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Function]:
-    turns, works = count(), {}
+def encodings(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Function]:
+    numbers, works = count(), {}
 
     def work(plan, data) -> None:  # type: ignore[no-untyped-def]
-        results = folder / f"results{next(turns)}"  # where nothing is encoded yet
+        results = folder / f"results{next(numbers)}"  # a new folder, without cached latents
         make_batches(replace(plan, config=replace(plan.config, results=results)), data)
 
     for n in amounts:
@@ -110,11 +110,11 @@ def encoding(base: str, amounts: Sequence[int], folder: Path) -> dict[int, Funct
     return works
 
 
-def judging(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
-    turns = count()
+def evaluations(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
+    numbers = count()
 
     def work(prepared: Path) -> None:
-        measure_set("pairs", read_dataset(prepared), folder / f"kept{next(turns)}")
+        measure_set("pairs", read_dataset(prepared), folder / f"cache{next(numbers)}")
 
     return {n: partial(work, rendered(folder / str(n), n)) for n in amounts}
 
@@ -122,18 +122,18 @@ def judging(amounts: Sequence[int], folder: Path) -> dict[int, Function]:
 # Tables
 
 
-def tell(title: str, unit: str, works: Mapping[int, Function], repeats: int, warmup: int) -> None:
-    """Time them in turns, and print a table of medians and the line through them."""
+def print_table(title: str, unit: str, works: Mapping[int, Function], repeats: int, warmup: int) -> None:
+    """Measure alternately, and print the medians and their linear fit."""
     with quiet():
-        took = time_interleaved(works, choose_device("auto"), repeats, warmup)
-    sizes, seconds = np.array(list(took), dtype=float), np.array([median(each) for each in took.values()])
-    slope, start = np.polyfit(sizes, seconds, 1)
-    left = seconds - (start + slope * sizes)
-    explained = 1 - (left**2).sum() / max(((seconds - seconds.mean()) ** 2).sum(), 1e-12)
-    print(f"\n### {title}\n\n| {unit} | seconds | of the line |\n|---|---|---|")
+        times = time_interleaved(works, choose_device("auto"), repeats, warmup)
+    sizes, seconds = np.array(list(times), dtype=float), np.array([median(each) for each in times.values()])
+    slope, intercept = np.polyfit(sizes, seconds, 1)
+    residuals = seconds - (intercept + slope * sizes)
+    r_squared = 1 - (residuals**2).sum() / max(((seconds - seconds.mean()) ** 2).sum(), 1e-12)
+    print(f"\n### {title}\n\n| {unit} | seconds | linear fit |\n|---|---|---|")
     for size, second in zip(sizes, seconds, strict=True):
-        print(f"| {size:.0f} | {second:.3f} | {start + slope * size:.3f} |")
-    print(f"\n{start:.3f} s + {slope:.3g} s for each of the {unit}; R2 {explained:.4f}", flush=True)
+        print(f"| {size:.0f} | {second:.3f} | {intercept + slope * size:.3f} |")
+    print(f"\n{intercept:.3f} s + {slope:.3g} s x {unit}; R2 {r_squared:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What each layout costs a pair before a model has learnt anything: views joined into one image and split again.
+"""Measure the detail that each layout loses without any model: views are joined into one image and split again.
 
     python benchmarks/squeezing.py --amount 24
     python benchmarks/squeezing.py --amount 24 --base sdxl
 
-Prints a Markdown table, one row for each size of the views and layout; with --base also with that base's autoencoder
-between join and split. The pairs are rendered eyes, whose vessels and their widths are known.
+Prints a Markdown table with a row for each view size and layout. With --base, further rows have the autoencoder of that
+base between join and split. The pairs are rendered eyes, whose vessels and vessel widths are known.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from retipair.vision.ridges import resize_to_reference, segment
 
 SIZES = (256, 512)
 THIN = (1.0, 2.0)
-"""Width of the vessels called thin, px of the view."""
+"""Range of the widths of thin vessels, px of the view."""
 NEAR = 2
-"""px of the view: how far from a true vessel its segmentation is looked at."""
+"""Largest distance from a true vessel at which its segmentation is compared, px of the view."""
 _NO_LEVEL = -1
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A rendered pair, its true thin vessels, and what is near them but not near thicker ones; (512, 512) bool."""
+    """A rendered pair, its true thin vessels, and the pixels near these but not near thicker ones; (512, 512) bool."""
 
     pair: Pair
     thin: np.ndarray
@@ -49,7 +49,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one round trip, a CF's and an FA's figure of each kind; HEAD says which."""
+    """Scores of one round trip for CF and FA; HEAD has their names and units."""
 
     cf_psnr: float
     fa_psnr: float
@@ -74,7 +74,7 @@ _DIGITS = (1, 1, 2, 2, 2, 2, 0, 0, 0, 0)
 
 
 def render(number: int, size: int) -> Rendered:
-    """Eye `number`, photographed at `size` px: every second one is diabetic, the cameras take turns."""
+    """Render eye `number` at `size` px. Every second eye is diabetic, and the cameras alternate."""
     rng = np.random.default_rng([number, 23])
     eye = draw_eye(rng, "diabetic" if number % 2 else "healthy")
     look = draw_look(rng, CAMERAS[BASE_CAMERAS[number // 2 % len(BASE_CAMERAS)]])
@@ -89,15 +89,15 @@ def render(number: int, size: int) -> Rendered:
 
 
 def _vessels(eye: Eye, size: int, narrowest: float, widest: float) -> np.ndarray:
-    """Where the eye has vessels that both views show, of these widths in px, (size, size) bool."""
+    """Return the vessels of these widths (px) that both views show, (size, size) bool."""
     frame = frame_of(eye, size)
 
-    def chosen(tree: Tree) -> Tree:
+    def select(tree: Tree) -> Tree:
         width = 2 * tree.radii * frame.px_per_mm
-        wanted = (tree.levels == SEEN_BY_BOTH) & (width >= narrowest) & (width < widest)
-        return replace(tree, levels=np.where(wanted, SEEN_BY_BOTH, _NO_LEVEL))
+        selected = (tree.levels == SEEN_BY_BOTH) & (width >= narrowest) & (width < widest)
+        return replace(tree, levels=np.where(selected, SEEN_BY_BOTH, _NO_LEVEL))
 
-    maps = draw_maps(replace(eye, arteries=chosen(eye.arteries), veins=chosen(eye.veins)), frame).numpy()
+    maps = draw_maps(replace(eye, arteries=select(eye.arteries), veins=select(eye.veins)), frame).numpy()
     return (maps[CHANNELS.index("artery")] > 0) | (maps[CHANNELS.index("vein")] > 0)
 
 
@@ -109,7 +109,7 @@ def _near(vessels: np.ndarray) -> np.ndarray:
 
 
 def cost(rendered: Rendered, before: PairViews, outcome: Pair) -> Cost:
-    """`before`: the rendered pair, measured."""
+    """Compare a recovered pair with the rendered one. before: the views of the rendered pair."""
     pair, after, inside = rendered.pair, prepare_views(outcome), before.inside
     per_view = []
     for original, returned, ridges, new_ridges in (
@@ -130,7 +130,7 @@ def cost(rendered: Rendered, before: PairViews, outcome: Pair) -> Cost:
 
 
 def fine_power(view: np.ndarray) -> float:
-    """Power in the middle of a view above a quarter of a cycle a pixel: details finer than 4 px."""
+    """Return the power above 1/4 cycle per pixel (details finer than 4 px) in the middle of a view."""
     grey = (view[..., 1] if view.ndim == 3 else view).astype(np.float64)
     quarter = grey.shape[0] // 4
     middle = grey[quarter:-quarter, quarter:-quarter]
@@ -144,28 +144,30 @@ def fine_power(view: np.ndarray) -> float:
 
 
 def rows(amount: int, sizes: tuple[int, ...], base: str | None) -> Iterator[tuple[str, list[Cost]]]:
-    """Name and costs of every combination; each pair is rendered and measured once."""
-    ways: dict[str, Between] = {"nothing": nothing}
+    """Yield the first cells and the costs of each row. Each pair is rendered once per size."""
+    steps: dict[str, Between] = {"nothing": nothing}
     if base:
-        ways[f"autoencoder of {base}"] = autoencoder(open_base(base))
+        steps[f"autoencoder of {base}"] = autoencoder(open_base(base))
     for size in sizes:
         costs: dict[str, list[Cost]] = {}
         for number in range(amount):
             rendered = render(number, size)
             before = prepare_views(rendered.pair)
             for layout in (Layout(name, size) for name in get_args(LayoutName)):
-                for way, between in ways.items():
+                for step, between in steps.items():
                     outcome = round_trip(rendered.pair, layout, between)
-                    row = costs.setdefault(f"| {size} | `{layout.name}` | {way} |", [])
+                    row = costs.setdefault(f"| {size} | `{layout.name}` | {step} |", [])
                     row.append(cost(rendered, before, outcome))
         yield from costs.items()
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--amount", type=int, default=24, help="pairs of each size")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of the views, px")
-    parser.add_argument("--base", help="a base (folder, file or hub id) whose autoencoder lies between join and split")
+    parser.add_argument("--amount", type=int, default=24, help="number of pairs of each size")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sizes of the views, px")
+    parser.add_argument(
+        "--base", help="a base (folder, file or hub id) whose autoencoder is applied between join and split"
+    )
     args = parser.parse_args(arguments)
     assert len(HEAD) == len(fields(Cost))
     print(f"| view, px | layout | between | {' | '.join(HEAD)} |")

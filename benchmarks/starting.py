@@ -1,9 +1,9 @@
-"""What stands before the work: how long `--help` takes, and a tiny training until its first step is done.
+"""Measure the startup time of `--help`, and of a tiny training until its first step is logged.
 
     python benchmarks/starting.py
 
-Each is a process of its own, in turns with one that only imports torch, diffusers and peft. Prints a Markdown table of
-medians; "beyond" is the median of what a round's command took longer than the import beside it.
+Each command runs in its own process, and alternates with one that only imports torch, diffusers and peft. Prints a
+Markdown table of medians; "beyond the import" is the median difference to the import in the same round.
 """
 
 import argparse
@@ -27,36 +27,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(arguments)
-    with TemporaryDirectory() as name:
-        folder, turns = Path(name), count()
+    with TemporaryDirectory() as directory:
+        folder, numbers = Path(directory), count()
         call([*retipair("phantom"), str(folder / "eyes"), "--amount", "6", "--size", str(SIZE)])
         works: dict[str, Callable[[], float]] = {
             "importing torch, diffusers and peft": lambda: call([sys.executable, "-c", IMPORTS]),
             "retipair --help": lambda: call(retipair("--help")),
-            "retipair train, until the first step": lambda: first_step(folder, f"run{next(turns)}"),
+            "retipair train, until the first step": lambda: first_step(folder, f"run{next(numbers)}"),
         }
-        rounds = [{what: work() for what, work in works.items()} for _ in range(args.repeats + 1)][1:]
-    alone = next(iter(works))
-    print("| what | seconds | beyond |\n|---|---|---|")
-    for what in works:
-        beyond = median(one[what] - one[alone] for one in rounds)
-        print(f"| {what} | {median(one[what] for one in rounds):.2f} | {beyond:+.2f} |")
+        rounds = [{name: work() for name, work in works.items()} for _ in range(args.repeats + 1)][1:]
+    imports = next(iter(works))
+    print("| command | seconds | beyond the import |\n|---|---|---|")
+    for name in works:
+        difference = median(seconds[name] - seconds[imports] for seconds in rounds)
+        print(f"| {name} | {median(seconds[name] for seconds in rounds):.2f} | {difference:+.2f} |")
 
 
-def retipair(*words: str) -> list[str]:
-    return [sys.executable, "-m", "retipair", *words]
+def retipair(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "retipair", *arguments]
 
 
-def call(words: Sequence[str]) -> float:
-    """Seconds that a command takes."""
-    began = time.monotonic()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.monotonic() - began
+def call(command: Sequence[str]) -> float:
+    """Run a command and return the seconds that it takes."""
+    started = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - started
 
 
 def first_step(folder: Path, run: str) -> float:
-    """Seconds until the log has the line of the first step."""
-    size = [
+    """Start a training and return the seconds until the log contains its first step."""
+    flags = [
         "--data",
         str(folder / "eyes"),
         "--base",
@@ -68,16 +68,16 @@ def first_step(folder: Path, run: str) -> float:
     ]
     steps = ["--max_steps", "1", "--log_every", "1", "--num_samples", "0", "--device", "cpu", "--results", str(folder)]
     log = folder / "out_joint_sdxl_cffa_pairs" / run / "training_log.txt"
-    began = time.monotonic()
-    words = retipair("train", "-n", run, *size, *steps)
-    training = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = time.monotonic()
+    command = retipair("train", "-n", run, *flags, *steps)
+    training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (log.is_file() and log.stat().st_size):
         if training.poll() is not None:
-            sys.exit(f"failed: {' '.join(words)}")
+            sys.exit(f"failed: {' '.join(command)}")
         time.sleep(0.01)
-    took = time.monotonic() - began
+    seconds = time.monotonic() - started
     training.wait()
-    return took
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a step and a pair would cost with one trick more: each beside the same without it, in turns in one run.
+"""Measure a training step and the generation of a pair with one optimisation at a time, against the baseline.
 
     python benchmarks/tricks.py --base tiny-sdxl --batch_size 1
 
-Prints Markdown tables. A trick that helps belongs into the package, and then out of here.
+Prints Markdown tables; the measurements of a table alternate. An optimisation that helps is moved into the package.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.plan import Data, Plan
 from retipair.training.step import Training, build_training, training_step
 
-Trick = Callable[[Any, Function], Function] | torch.dtype
-"""(UNet, work) -> the work with the trick, the network may be changed; or the arithmetic that the base is loaded in."""
+Optimisation = Callable[[Any, Function], Function] | torch.dtype
+"""(UNet, work) -> the optimised work, which may change the UNet; or the dtype in which the base is loaded."""
 
 
-def as_it_is(unet: Any, work: Function) -> Function:
+def baseline(unet: Any, work: Function) -> Function:
     return work
 
 
@@ -40,38 +40,38 @@ def channels_last(unet: Any, work: Function) -> Function:
     return work
 
 
-def plain_attention(unet: Any, work: Function) -> Function:
-    def tricked() -> None:
+def unfused_attention(unet: Any, work: Function) -> Function:
+    def changed() -> None:
         with sdpa_kernel(SDPBackend.MATH):
             work()
 
-    return tricked
+    return changed
 
 
-def tensor_float(unet: Any, work: Function) -> Function:
-    def tricked() -> None:
+def tf32_products(unet: Any, work: Function) -> Function:
+    def changed() -> None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
         work()
         torch.set_float32_matmul_precision(before)
 
-    return tricked
+    return changed
 
 
-def regional_compile(unet: Any, work: Function) -> Function:
+def compiled_blocks(unet: Any, work: Function) -> Function:
     unet.compile_repeated_blocks()
     return work
 
 
-TRICKS: dict[str, Trick] = {
-    "as it is": as_it_is,
-    "weights in channels_last": channels_last,
-    "attention not fused": plain_attention,
-    "repeated blocks compiled": regional_compile,
+OPTIMISATIONS: dict[str, Optimisation] = {
+    "baseline": baseline,
+    "channels_last weights": channels_last,
+    "attention without fusion": unfused_attention,
+    "compiled blocks": compiled_blocks,
     "--precision bf16": torch.bfloat16,
 }
-if torch.cuda.is_available():  # where the usual arithmetic is bf16
-    TRICKS |= {"--precision fp32": torch.float32, "fp32 products in TF32": tensor_float}
+if torch.cuda.is_available():  # where bf16 is the default
+    OPTIMISATIONS |= {"--precision fp32": torch.float32, "fp32 products in TF32": tf32_products}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with quiet():
             config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size, steps=10)
             plan, data = planned(config, Path(folder))
-        tell("A step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
+        print_table("A step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
         job = job_of(config, plan, data, Path(folder))
-        tell("A pair in 10 steps", time_interleaved(drawings(job), job.device, max(args.repeats // 2, 1), 1))
+        print_table("A pair in 10 steps", time_interleaved(generations(job), job.device, max(args.repeats // 2, 1), 1))
 
 
 def fused_optimiser(training: Training) -> None:
@@ -96,37 +96,36 @@ def fused_optimiser(training: Training) -> None:
 
 def steps(plan: Plan, data: Data) -> dict[str, Function]:
     works = {}
-    for name, trick in TRICKS.items():
-        training = build_training(with_dtype(plan, trick), data, SINGLE_PROCESS)
-        works[name] = with_trick(trick, training.unet, partial(training_step, training))
+    for name, optimisation in OPTIMISATIONS.items():
+        training = build_training(with_dtype(plan, optimisation), data, SINGLE_PROCESS)
+        works[name] = optimised(optimisation, training.unet, partial(training_step, training))
     training = build_training(plan, data, SINGLE_PROCESS)
     fused_optimiser(training)
-    return {**works, "the optimiser's steps fused": partial(training_step, training)}
+    return {**works, "fused optimiser": partial(training_step, training)}
 
 
-def drawings(job: GenerationPlan) -> dict[str, Function]:
+def generations(job: GenerationPlan) -> dict[str, Function]:
     works = {}
-    for name, trick in TRICKS.items():
-        changed = with_dtype(job, trick)
+    for name, optimisation in OPTIMISATIONS.items():
+        changed = with_dtype(job, optimisation)
         loop = load(changed, settings_of(job), [1])
-        works[name] = with_trick(trick, loop.pair_generator.denoise.unet, partial(loop.sample, [1]))
+        works[name] = optimised(optimisation, loop.pair_generator.denoise.unet, partial(loop.sample, [1]))
     return works
 
 
-def with_dtype(one: Any, trick: Trick) -> Any:
-    """A plan or job, in that arithmetic if it is one."""
-    return replace(one, dtype=trick) if isinstance(trick, torch.dtype) else one
+def with_dtype(plan: Any, optimisation: Optimisation) -> Any:
+    """Return a plan with the dtype, if the optimisation is one."""
+    return replace(plan, dtype=optimisation) if isinstance(optimisation, torch.dtype) else plan
 
 
-def with_trick(trick: Trick, unet: Any, work: Function) -> Function:
-    return work if isinstance(trick, torch.dtype) else trick(unet, work)
+def optimised(optimisation: Optimisation, unet: Any, work: Function) -> Function:
+    return work if isinstance(optimisation, torch.dtype) else optimisation(unet, work)
 
 
-def tell(title: str, took: Mapping[str, Sequence[float]]) -> None:
-    plain = took["as it is"]
-    print(f"\n| {title} | ms | times as long | smallest and largest |\n|---|---|---|---|")
-    for name, seconds in took.items():
-        ratios = [one / other for one, other in zip(seconds, plain, strict=True)]
+def print_table(title: str, times: Mapping[str, Sequence[float]]) -> None:
+    print(f"\n| {title} | ms | ratio | smallest to largest |\n|---|---|---|---|")
+    for name, seconds in times.items():
+        ratios = [one / other for one, other in zip(seconds, times["baseline"], strict=True)]
         print(
             f"| {name} | {1000 * median(seconds):.0f} | {median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
         )

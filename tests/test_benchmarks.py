@@ -8,15 +8,18 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SQUEEZING = BENCHMARKS / "squeezing.py"
 OTHERS = {
-    "scaling.py": ("--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2", "### Judging against the pairs"),
+    "scaling.py": (
+        "--base random:tiny-sd15 --repeats 1 --pairs 2 3 --batches 1 2",
+        "### Evaluation time by number of pairs",
+    ),
     "tricks.py": ("--base random:tiny-sd15 --repeats 1", "| --precision bf16 |"),
     "flat_memory.py": ("--amounts 5 10", "| evaluate | 10 |"),
     "long_run.py": ("--hours 0.02 --pairs 400 --every 0.2", "| generate, 400 pairs |"),
-    "checks.py": ("--base random:tiny-sd15 --repeats 5", "| random:tiny-sd15, 1 a step |"),
+    "checks.py": ("--base random:tiny-sd15 --repeats 5", "| random:tiny-sd15, batch size 1 |"),
     "starting.py": ("--repeats 1", "| retipair train, until the first step |"),
-    "shared_cpu.py": ("--base random:tiny-sd15 --rounds 1 --repeats 1", "| 1 | as retipair chooses |"),
+    "shared_cpu.py": ("--base random:tiny-sd15 --rounds 1 --repeats 1", "| 1 | default of retipair |"),
     "fewer_bits.py": ("--bases random:tiny-sd15 --samples 1", "| random:tiny-sd15 | fp8 |"),
-    "memory.py": ("--small", "| the most |"),
+    "memory.py": ("--small", "| peak |"),
     "gpu.py": ("--small --minutes 0.1", "of a matrix product"),
 }
 

@@ -1,7 +1,7 @@
 """The training step of the original system, reimplemented from its description as the baseline of `bench`.
 
-All in fp32. Every step loads and encodes the pair and encodes the prompt again. Both halves share one noise offset. The
-high-pass loss is applied at every timestep, with zero padding.
+Everything is computed in fp32. Every step loads and encodes the pair and encodes the prompt again. Both halves share
+one noise offset. The high-pass loss is applied at every timestep, with zero padding.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class BaselineStep:
         t = torch.randint(self.schedule.num_timesteps, (len(latents),), device=device)
         noisy = self.schedule.add_noise(latents, noise, t)
         prediction = self.denoise(noisy, t, self.conditioning)
-        target = self.schedule.target(latents, noise, t)  # the original system knew bases that predict noise only
+        target = self.schedule.target(latents, noise, t)  # the original system had only bases that predict noise
         clean = self.schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
         loss = F.mse_loss(prediction, target) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
         loss.backward()

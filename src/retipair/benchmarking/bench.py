@@ -129,7 +129,7 @@ def flop_of_step(plan: Plan) -> int:
 
 
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
-    """Measure `generate` with a fresh adapter: pairs from noise, with their consistency, written to disk."""
+    """Measure `generate` with a fresh adapter: generate pairs from noise, compute their consistency and write them."""
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
@@ -151,7 +151,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     unet = empty_unet(plan.base)
     with torch.no_grad():
         forward = count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
-    cost.flop = config.steps * forward  # excludes the autoencoder: 3 % of 50 steps of SDXL
+    cost.flop = config.steps * forward  # without the autoencoder, which adds 3 % to 50 steps of SDXL
     return cost
 
 

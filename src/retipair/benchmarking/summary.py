@@ -24,10 +24,10 @@ SCHEMA = "retipair.bench/1"
 class Cost:
     """Measurements of one kind of work over several repeats.
 
-    unit, pairs: name of one repeat, and its number of pairs. seconds, other: time of each repeat, of retipair and of
-    the reference. other_phases: median time of the reference's phases. start: seconds to load everything and run the
-    first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted; dtype: their precision.
-    shares, operators: fraction of time by part of a step and by operator.
+    unit: name of one repeat; pairs: its number of pairs. seconds: time of each repeat of retipair; other: the same of
+    the reference; other_phases: median time of each phase of the reference. start: seconds to load everything and run
+    the first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted; dtype: their precision.
+    shares: fraction of the time by part of a step; operators: by operator.
     """
 
     unit: str
@@ -94,7 +94,7 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     if "tflop" in figures:
         lines["arithmetic"] = (
             f"{figures['tflop']:.4g} TFLOP at {figures['tflops']:.3g} TFLOP/s, "
-            f"{figures['share_of_matrix']:.0%} of the {figures['matrix_tflops']:.3g} of a matrix product"
+            f"{figures['share_of_matrix']:.0%} of the {figures['matrix_tflops']:.3g} TFLOP/s of a matrix product"
         )
     memory = ", ".join(f"{name} {gib:.2f} GiB" for name, gib in figures["memory_gib"].items())
     device = "cpu" if figures["what"] == "evaluate" else settings["device"]

@@ -1,4 +1,4 @@
-"""Training losses of each half: error of the prediction, and weighted further losses, e.g. of the high frequencies."""
+"""Training losses of each half: the squared error, and weighted additional losses such as the high-frequency loss."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ class Objective:
 
         prediction, noisy (x_t with noise in both halves), latents (x_0), noise: (B, C, h, w) float32; t (B,) int64.
         clean: (B, 2) bool, halves that the network got without noise, excluded from the loss; at most one per row,
-        default none. A sample's loss is the mean over its other halves.
+        default none. The loss of a sample is the mean over its remaining halves.
         """
         given = Prediction(self._schedule, prediction, noisy, latents, noise, t)
         counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
@@ -140,7 +140,7 @@ def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
 
 
 def _reflect(images: torch.Tensor, by: int, dim: int) -> torch.Tensor:
-    """Pad both ends as F.pad's "reflect", whose gradient is not deterministic on a GPU."""
+    """Pad both ends as F.pad does in mode "reflect", but with a gradient that is deterministic on a GPU."""
     size = images.shape[dim]
     before, after = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
     return torch.cat([before.flip(dim), images, after.flip(dim)], dim)

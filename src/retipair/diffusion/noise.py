@@ -7,7 +7,7 @@ from retipair.diffusion.halves import repeat_per_half
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """Return a generator for a key such as (seed, "noise", sample); on the CPU, so that all devices agree."""
+    """Return a generator for a key such as (seed, "noise", sample), on the CPU: numbers do not depend on the device."""
     words = [part if isinstance(part, int) else int.from_bytes(part.encode(), "little") for part in key]
     assert all(word >= 0 for word in words), f"negative part in {key}"
     state = np.random.SeedSequence([len(key), *words]).generate_state(1, np.uint64)[0]
@@ -46,7 +46,7 @@ def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]
 
 
 def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
-    """Choose the halves that stay clean, (B, 2) bool: one half in `fraction` of the rows, left or right evenly."""
+    """Choose the halves that stay clean, (B, 2) bool: one half in `fraction` of the rows, each equally often."""
     uniform = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
     left = uniform < fraction / 2
     return to_device(torch.stack([left, ~left & (uniform < fraction)], dim=1), device)

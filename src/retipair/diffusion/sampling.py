@@ -12,10 +12,10 @@ Denoise = Callable[[torch.Tensor, torch.Tensor, ConditioningT], torch.Tensor]
 
 
 def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
-    """Return the last `strength` fraction of `steps` timesteps (1: all), and set those of the scheduler.
+    """Set the scheduler to `steps` timesteps, and return the last fraction `strength` of them (1: all).
 
-    The number is rounded down as in diffusers' image-to-image pipelines; the caller ensures that it is at least 1. The
-    timesteps stay on the CPU, where the scheduler reads them without synchronisation.
+    Their number is rounded down as in diffusers' image-to-image pipelines; the caller ensures that it is at least 1.
+    The timesteps stay on the CPU, where the scheduler reads them without synchronisation.
     """
     scheduler.set_timesteps(steps)
     first = steps - min(int(steps * strength), steps)

@@ -9,7 +9,7 @@ from retipair.evaluation.findings import Finding, count, has_enough_pairs
 from retipair.evaluation.scores import Memorisation, Scores
 
 _MIN_DETAIL = 0.5
-"""Minimum ratio of the fine detail in generated pairs to that in training pairs; above its inverse, it is noise."""
+"""Minimum ratio of the fine detail in generated pairs to that in training pairs; above its inverse, they are noisy."""
 _MAX_CHROMA = 3.0
 """Maximum chroma of a generated FA, grey levels."""
 _SIMILARITY_MARGIN = 0.1

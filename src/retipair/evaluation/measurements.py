@@ -193,7 +193,7 @@ def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int
 
 
 def _missing(keys: Sequence[str], links: dict[tuple[int, int], str], cache: Path) -> list[int]:
-    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of each link that is not.
+    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of each uncached link.
 
     If several pairs or links have the same key, only the first counts.
     """

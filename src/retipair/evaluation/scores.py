@@ -124,8 +124,8 @@ class ClosestPair:
 class Memorisation:
     """Search for generated pairs that copy training pairs.
 
-    similarity: to the nearest training pair, over "generated" and "train" (nearest pair of another eye).
-    similarities: the same for at most 500 pairs of each set.
+    similarity: mean similarity of the "generated" pairs to their nearest training pair, and of the "train" pairs to
+    their nearest training pair of another eye. similarities: that of each pair, for at most 500 pairs of each set.
     ratio: mean similarity of generated pairs divided by that of training pairs; authenticity: see
     `memorisation.authenticity`. Both are None if all training pairs show one eye.
     threshold: minimum similarity of a copy; copies: ids of the copies, most similar first.
@@ -165,9 +165,9 @@ class ExamplePair:
 class Reconstruction:
     """Real pairs after a round trip through a layout: means over n pairs of one view.
 
-    between: "nothing", or "autoencoder" for that of the base. psnr (dB), vessels, thin and fine_left: see `Fidelity`.
-    texture: the metrics of `Texture` after the round trip. A value is None if the
-    PSNR is infinite or there is nothing to measure.
+    between: transform of the joint image before it is split: "nothing", or "autoencoder" (of the base). psnr (dB),
+    vessels, thin and fine_left: see `Fidelity`. texture: the metrics of `Texture` after the round trip. A value is None
+    if the PSNR is infinite or there is nothing to measure.
     """
 
     layout: str

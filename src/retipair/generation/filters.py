@@ -22,12 +22,12 @@ from retipair.runtime.schema import from_values, to_values
 
 REJECTION_LOG_NAME = "refused.jsonl"
 _MAX_TRIES = 2**20
-_REPAIR = "remove the line, and its pair is generated again"
+_REPAIR = "remove the line; its pair is then generated again"
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected attempt (from 0) at pair `index`. similarity: its highest one to a training pair, if measured."""
+    """A rejected attempt (from 0) at pair `index`. similarity: the highest to a training pair, if computed."""
 
     index: int
     attempt: int
@@ -38,7 +38,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """Thresholds of a pair, None: not checked. known (n, 64, 64): descriptors of the training pairs."""
+    """Thresholds for accepting a pair; None is not checked. known (n, 64, 64): descriptors of the training pairs."""
 
     min_consistency: float | None = None
     max_copy: float | None = None

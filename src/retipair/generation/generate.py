@@ -78,7 +78,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     # Set up
     loop = load(plan, settings, missing, tries, dist.process_index)
     if adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
-        raise FileError(plan.adapter, "was replaced meanwhile by its training; run the command again")
+        raise FileError(plan.adapter, "was overwritten by its training while it was loaded; run the command again")
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
@@ -153,7 +153,10 @@ class GenerationLoop:
         return self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
 
     def keep(self, index: int, images: GeneratedImages) -> bool:
-        """Write the pair and its manifest line if it passes the filter, else log the rejection; returns whether."""
+        """Write the pair and its manifest line if it passes the filter, else log the rejection.
+
+        Returns True if it passes.
+        """
         attempt = self.tries[index]
         if rejection := self.reject(index, images):
             append_line(self.rejections, rejection_line(rejection))
@@ -163,7 +166,7 @@ class GenerationLoop:
         return True
 
     def reject(self, index: int, images: GeneratedImages) -> Rejection | None:
-        """Apply the filter to an attempt at a pair; count it and return why if it is rejected, else None."""
+        """Apply the filter to an attempt at a pair. If it is rejected, count it and return the rejection, else None."""
         rejection = self.quality_filter.reject(index, self.tries[index], images.pair, images.consistency)
         if rejection:
             self.tries[index] += 1
@@ -223,11 +226,11 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         raise FileError(plan.out, f"no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
     if rejected:
         given_up = plan.config.amount - len(done.indices)
-        rest = f"; {given_up} pairs given up after {plan.config.max_tries} tries each" if given_up > 0 else ""
+        rest = f"; {given_up} pairs given up after {plan.config.max_tries} attempts each" if given_up > 0 else ""
         console.print(f"The filter rejected {rejected} attempts ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
-        console.print(f"{count} rejected ({REJECTED_NAME}, or deleted by hand), and not generated again")
+        console.print(f"{count} rejected (in {REJECTED_NAME}, or deleted by hand) and not generated again")
     if not pairs:
         raise FileError(plan.out, "every pair is rejected; raise --amount to generate more")
     console.print(

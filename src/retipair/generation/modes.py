@@ -30,7 +30,7 @@ MODES = {mode.name: mode for mode in (GenerationMode("noise", False), Generation
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """What a mode needs to know of one batch. shape: (C, h, w) of the latents; one random generator per pair."""
+    """What a mode needs to know about one batch. shape: (C, h, w) of the latents; one random generator per pair."""
 
     scheduler: Any
     steps: int
@@ -43,7 +43,7 @@ class Start(Protocol):
     """The initial latents of one batch, and constraints on them."""
 
     def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the first latents, (B, *shape) float32, and the timesteps to denoise; sets those of the scheduler."""
+        """Return the first latents, (B, *shape) float32, and their timesteps; also sets those of the scheduler."""
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint; default: none."""

@@ -19,7 +19,7 @@ from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
 SHARD = 10_000
-"""Pairs per folder: the original system's flat tree for the first 10,000, then one folder for each 10,000."""
+"""Pairs per subfolder; the first 10,000 pairs are in the output folder itself, as in the original system."""
 
 _SHORT_HASH = 12
 """Digits of the adapter's hash in the metadata of a PNG."""
@@ -29,7 +29,7 @@ _SHORT_HASH = 12
 class GeneratedFolder:
     """The pairs in the manifest, in twelve bytes each.
 
-    indices: of all pairs; rejected: number of pairs that the user rejected; consistencies: of the others.
+    indices: those of all pairs. rejected: number of pairs that the user rejected. consistencies: those of the others.
     """
 
     indices: "array[int]" = field(default_factory=lambda: array("q"))
@@ -53,10 +53,12 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
     saved = read_json(out / "settings.json")
     for key, value in json.loads(json.dumps(settings)).items():
         if saved.get(key) != value:
-            raise OccupiedError(out, f"was made with {_other(key, saved.get(key), value)}; choose another --savedir")
+            raise OccupiedError(
+                out, f"was made with {_difference(key, saved.get(key), value)}; choose another --savedir"
+            )
 
 
-def _other(key: str, before: object, now: object) -> str:
+def _difference(key: str, before: object, now: object) -> str:
     """Describe a setting that differs; hashes are shortened to 12 digits."""
     if key.endswith("_sha256"):
         key, before, now = key.removesuffix("_sha256"), str(before)[:12], str(now)[:12]
@@ -99,7 +101,7 @@ def _is_index(id: str, amount: int) -> bool:
 
 
 def pair_folder(index: int) -> str:
-    """Return the folder of pair `index` (from 1): "7"; above 10,000 nested, as "10001-20000/10007"."""
+    """Return the folder of pair `index` (from 1), such as "7" or, above 10,000, "10001-20000/10007"."""
     shard = (index - 1) // SHARD
     return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
 
@@ -150,7 +152,10 @@ def write_pair(
 def _mark(
     plan: GenerationPlan, pair_generator: PairGenerator, settings: dict[str, Any], index: int, attempt: int
 ) -> dict[str, str]:
-    """Return the text metadata of a pair's PNGs; the source's id, maybe a patient's, only with --record_source."""
+    """Return the text metadata of a pair's PNGs.
+
+    It contains the source's id, which may identify a patient, only with --record_source.
+    """
     config, source = plan.config, plan.source(index)
     how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
     mark = synthetic_mark(pair_generator, plan.prompt(index), config.seed, index, how)
@@ -168,7 +173,7 @@ def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
-    """Write the source pair next to its variation, with metadata that it is not synthetic."""
-    mark = {"Synthetic": "no: the pair that was varied; if it is a patient's, so is this", **_source_text(plan, source)}
+    """Write the source pair next to its variation, with metadata that says that it is not synthetic."""
+    mark = {"Synthetic": "no: the pair that was varied; it may show a patient's eye", **_source_text(plan, source)}
     for name, view in zip(("cf", "fa"), load_views(source, plan.layout.view_size), strict=True):
         save_image(folder / f"{name}_original.png", view, mark)

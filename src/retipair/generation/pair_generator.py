@@ -39,7 +39,7 @@ class GeneratedImages:
 
     @cached_property
     def consistency(self) -> float:
-        """Vessel correlation of the two views, in [-1, 1], as manifests state it: four decimals."""
+        """Vesselness correlation of the two views, in [-1, 1], rounded to four decimals as in manifests."""
         return round(self.pair.consistency(), 4)
 
 
@@ -66,7 +66,7 @@ class PairGenerator:
     ) -> list[GeneratedImages]:
         """Generate one pair per random generator.
 
-        conditioning: one row per pair; with guidance preceded by as many unconditional rows, 2B in all.
+        conditioning: one row per pair; with guidance, as many unconditional rows before them (2B rows).
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         shape = self.base.latent_shape(self.layout.joint_size)
@@ -89,7 +89,7 @@ class PairGenerator:
 
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
-    """Draw one of (text, count) with probability proportional to its count: a function of (seed, index)."""
+    """Draw one prompt of (text, count) with probability proportional to its count, as a function of (seed, index)."""
     if len(prompts) == 1:
         return prompts[0][0]
     counts = torch.tensor([count for _, count in prompts], dtype=torch.float64)

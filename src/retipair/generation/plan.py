@@ -89,8 +89,8 @@ class GenerationPlan:
     def prompt(self, index: int) -> str:
         """Return the prompt of pair `index`: its source's caption, else one drawn by (seed, index).
 
-        Sources without a caption were trained with the default prompt, so for them it is drawn from the training
-        prompts that are not captions.
+        A source without a caption was trained with the default prompt, so its prompt is drawn from the training prompts
+        that are not captions.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -148,7 +148,7 @@ def check_generation(config: GenerateConfig) -> None:
         raise SettingError("strength", config.strength, "only for --mode from_data; add that, or omit --strength")
     if varies_pairs and int(config.steps * config.strength) < 1:
         raise UserError(
-            f"--strength {config.strength} of --steps {config.steps} is less than one step; raise one of them"
+            f"--strength {config.strength} of --steps {config.steps} gives less than one step; raise one of them"
         )
     for name in ("min_consistency", "max_copy"):
         if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
@@ -158,7 +158,7 @@ def check_generation(config: GenerateConfig) -> None:
     if config.max_copy is not None and varies_pairs:
         raise SettingError("max_copy", None, "only for --mode noise; --mode from_data varies training pairs on purpose")
     if not config.guidance_scale >= 1:
-        raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (off)")
+        raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (1: no guidance)")
     if not 0 <= config.seed < 2**32:
         raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
     check_size(config.size)
@@ -188,8 +188,8 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         raise SettingError(
             "checkpoint",
             config.checkpoint,
-            f"there is no run {config.name!r} in {config.results} for its pairs; "
-            "omit -n and pass their folder with --out DIR",
+            f"there is no run {config.name!r} in {config.results}; omit -n, "
+            "and pass the folder for the generated pairs with --out DIR",
         ) from None
 
 
@@ -206,7 +206,7 @@ def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter
 
 
 def _recorded_tokenizer(run: Run) -> Path | None:
-    """Return the --tokenizer folder of the run, if it still exists; others would encode the prompts differently."""
+    """Return the --tokenizer folder of the run, if it still exists; another would encode the prompts differently."""
     folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
     return folder if folder and folder.is_dir() else None
 
@@ -277,10 +277,10 @@ def training_pairs(
         if config.data is None:
             raise FileError(
                 folder,
-                "no longer what this adapter was trained on (prepared again?); "
+                "its pairs have changed since this adapter was trained (prepared again?); "
                 "pass --data FOLDER to use its training pairs anyway",
             )
-        warnings.append(f"{folder} is not what this adapter was trained on; {needed_by} uses its training pairs")
+        warnings.append(f"this adapter was not trained on {folder}; {needed_by} uses its training pairs")
     return filter_split(pairs.kept if config.max_copy is None else pairs.known, "train", folder)
 
 

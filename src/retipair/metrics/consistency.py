@@ -81,8 +81,8 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def cl_dice(a: np.ndarray, b: np.ndarray) -> float:
     """Return the centre-line Dice of two vessel masks (H, W) bool, in [0, 1]; 0 if either is empty.
 
-    It is the harmonic mean of the two fractions of a skeleton that the other mask covers, so that vessel width does not
-    count (Shit et al. 2021, arXiv 2003.07311, equation 2).
+    It is the harmonic mean of two fractions: of the skeleton of `a` that lies in `b`, and of the skeleton of `b` that
+    lies in `a`. Vessel width hardly counts (Shit et al. 2021, arXiv 2003.07311, equation 2).
     """
     fractions = [(skeleton & other).sum() / skeleton.sum() for skeleton, other in _skeletons(a, b)]
     return 2 * float(np.prod(fractions)) / float(sum(fractions)) if any(fractions) else 0.0

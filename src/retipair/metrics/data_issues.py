@@ -63,7 +63,8 @@ def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
 def _shows_gaps(values: Mapping[str, float]) -> bool:
     """Return True if the CF's vessels are bright, as in an FA; those of a red-free CF are dark.
 
-    In bright vessels the ridge filter finds the gaps between them, which count as thin vessels.
+    The segmentation expects the vessels of a CF to be dark. If they are bright, it finds the gaps between them, which
+    count as thin vessels.
     """
     thin, medium, wide = (values[f"cf.vessels.density_{calibre}"] for calibre in ("thin", "medium", "wide"))
     return medium + wide < _MIN_WIDE_TO_THIN * thin

@@ -128,8 +128,9 @@ def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
 def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     """Return the 95th percentile of the distance between random halves of the reference (r, D), r >= 4.
 
-    A distance below it is not distinguishable from 0, the mean distance of the halves. It is conservative, because
-    small sets vary more than large ones: the halves are taken from at most HALVED evenly spaced rows.
+    A distance below it is not distinguishable from 0, the mean distance of the halves. The percentile is
+    conservative for sets larger than the halves, because distances between small sets vary more. The halves are taken
+    from at most HALVED evenly spaced rows.
     """
     rows = robust_standardize(reference, reference)[evenly_spaced_indices(len(reference), HALVED)]
     kernel = _kernel(rows, rows)

@@ -63,9 +63,10 @@ def best_over_shifts(vessel_map: np.ndarray, of_maps: np.ndarray) -> np.ndarray:
 
 
 def pose_matrices(mirrored: np.ndarray, rotations: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return the matrices (m, 2, 2) that mirror left to right (bool), then rotate (radians) and scale, (m,) each.
+    """Return the matrices (m, 2, 2) that mirror left to right, then rotate, then scale.
 
-    A matrix maps (row, column) of the moved map, relative to its centre, to (row, column) of the original map.
+    mirrored (m,) bool; rotations (m,) in radians; scales (m,). A matrix maps (row, column) of the moved map,
+    relative to its centre, to (row, column) of the original map.
     """
     cos, sin = np.cos(rotations) / scales, np.sin(rotations) / scales
     across = np.where(mirrored, -1.0, 1.0)
@@ -74,7 +75,7 @@ def pose_matrices(mirrored: np.ndarray, rotations: np.ndarray, scales: np.ndarra
 
 
 def transform_map(vessel_map: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Move a map (SIDE, SIDE) about its centre to each of m poses (m, 2, 2), (m, SIDE, SIDE), each of unit norm."""
+    """Move a map (SIDE, SIDE) about its centre to each of m poses (m, 2, 2) -> (m, SIDE, SIDE), each of unit norm."""
     middle = np.full(2, (SIDE - 1) / 2)
     moved = [ndimage.affine_transform(vessel_map, pose, middle - pose @ middle, order=1) for pose in poses]
     return unit(np.stack(moved))

@@ -35,7 +35,7 @@ class PairMetrics:
 
 @dataclass(frozen=True)
 class MispairedMetrics:
-    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of their CF and FA."""
+    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of both CF and both FA."""
 
     mispaired: Consistency
     ms_ssim: dict[str, float] = field(metadata={"json": "alike"})
@@ -52,7 +52,7 @@ def compute_pair_metrics(pair: PairViews) -> PairMetrics:
 
 
 def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
-    """Compare two pairs: the CF of the first with the FA of the second, and their views with each other."""
+    """Compare two pairs: the CF of the first with the FA of the second, both CF with each other, and both FA."""
     similarity = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
     return MispairedMetrics(mispaired(first, second), similarity)
 

@@ -66,8 +66,8 @@ def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
     first, second, lengths = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     shape = (int(lines.sum()),) * 2
     graph = _symmetric(first, second, lengths, shape)
-    crowded = np.diff(graph.indptr) > 2
-    inner = crowded[first] & crowded[second]
+    in_junction = np.diff(graph.indptr) > 2
+    inner = in_junction[first] & in_junction[second]
     junctions = _symmetric(first[inner], second[inner], lengths[inner], shape)
     tree = minimum_spanning_tree(junctions)
     return sparse.csr_array(graph - (junctions - (tree + tree.T)))

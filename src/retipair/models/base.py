@@ -96,7 +96,7 @@ class Base:
 
     @property
     def view_size(self) -> int:
-        """Native side of a view, px: 512 for SDXL (two side by side: 1024 wide) and SD1.5 (two squeezed into 512)."""
+        """Native side of a view, px: 512 for SDXL (1024 for two side by side) and for SD1.5 (512 for two squeezed)."""
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.family.layout == "side_by_side" else width
@@ -141,7 +141,7 @@ class Base:
         return pipeline
 
     def pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """Load diffusers' complete pipeline, the reference of tests and benchmarks."""
+        """Load diffusers' complete pipeline, which tests and benchmarks use as reference."""
         if self.source_kind == "folder":
             with naming_errors(self.source):
                 pipeline = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
@@ -197,7 +197,9 @@ class Base:
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.declarations) or (
-            "the file declares nothing else" if self.source_kind == "file" else "stated in its scheduler config"
+            "the default, because the file declares none"
+            if self.source_kind == "file"
+            else "stated in its scheduler config"
         )
         return f"{config.prediction_type}{zero} ({where})"
 

@@ -12,9 +12,9 @@ _MAX_SHOWN = 100
 
 
 def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a warning that counts the truncated captions, given as (pair id, caption), and quotes the first cut.
+    """Return a warning that counts the truncated captions and quotes what is cut off the first.
 
-    Raises UserError, naming two pairs, if different captions become equal by truncation.
+    captions: (pair id, caption) of each pair. Raises UserError, naming two pairs, if truncation makes them equal.
     """
     truncated = truncate_prompts(base, sorted({caption for _, caption in captions}))
     _check_distinct(captions, truncated)
@@ -24,7 +24,7 @@ def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[st
     name, caption = long[0]
     return [
         f"captions longer than the {truncated[caption].limit} tokens that {base.name} accepts: {len(long)} of "
-        f"{len(captions)}; in the first, of {name}, the following is cut off: {_quoted(truncated[caption].cut)}"
+        f"{len(captions)}; in the first, that of {name}, the following is cut off: {_quoted(truncated[caption].cut)}"
     ]
 
 

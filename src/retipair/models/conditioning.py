@@ -39,7 +39,7 @@ def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
 class Truncated:
     """A truncated prompt. Per tokenizer, token ids before truncation (`tokens`) and after it (`kept`).
 
-    cut: the end of the text that is truncated, or ""; limit: maximum number of tokens between begin and end.
+    cut: the end of the text that truncation removes, or ""; limit: maximum number of tokens between begin and end.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -76,7 +76,7 @@ def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
 
 @torch.no_grad()
 def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, int], device: str) -> Conditioning:
-    """Encode prompts with diffusers' own pipeline; row i belongs to prompts[i], the last row is unconditional.
+    """Encode prompts with diffusers' own pipeline; row i belongs to prompts[i]; the last row is unconditional.
 
     The unconditional row is what the base's pipeline uses for guidance: zeros if its config says so (SDXL), else the
     encoding of "". The text encoders are loaded and freed here.
@@ -98,13 +98,13 @@ def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -
 
 @torch.no_grad()
 def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
-    """Encode one prompt with a loaded pipeline, without size ids; the cost of each step that caches no embeddings."""
+    """Encode one prompt with a loaded pipeline, without size ids. The baseline of `bench` does this in each step."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
     return Conditioning(encoded[0], encoded[2] if len(encoded) == 4 else None)
 
 
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
-    """Return one row each for `prompt` and unconditional. One prompt per forward: rows must not depend on the batch."""
+    """Return the row of `prompt` and the unconditional row. One prompt at a time: rows must not depend on the batch."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
     if len(encoded) == 4:
         positive, negative, pooled, negative_pooled = encoded

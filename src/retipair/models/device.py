@@ -67,7 +67,7 @@ def one_thread() -> AbstractContextManager[None]:
 
 
 def repeatable(enabled: bool) -> AbstractContextManager[None]:
-    """Use deterministic algorithms if enabled; on a GPU, torch raises for those without one. A CPU is deterministic."""
+    """Use deterministic algorithms if enabled; torch raises for an operation without one. A CPU is deterministic."""
     if not enabled:
         return nullcontext()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised

@@ -42,8 +42,8 @@ _LARGEST_RANK = 4096
 class AdapterMetadata:
     """Training settings that generation must match. Adapters are shared, so no field contains a path.
 
-    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: the six
-    of a family whose UNet takes them, else empty.
+    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: six for
+    SDXL, empty for SD1.5.
     """
 
     system: str
@@ -150,7 +150,7 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     """
     state = read_tensors(folder)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise FileError(folder, "contains NaN or infinity, its training diverged; use another checkpoint")
+        raise FileError(folder, "contains NaN or infinity, because its training diverged; use another checkpoint")
     config = _read_lora_config(folder)
     if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
         raise FileError(
@@ -194,7 +194,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def adapter_sha256(folder: Path) -> str:
-    """Hash the sorted tensors, LoRA settings and metadata; unlike the files' bytes, this is equal for each save."""
+    """Hash the sorted tensors, LoRA settings and metadata; unlike a hash of the files, it is equal for each save."""
     digest = hashlib.sha256()
     for name, tensor in sorted(read_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

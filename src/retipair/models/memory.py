@@ -34,7 +34,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """Inputs of the memory estimate. adapter: None for generation, where only weights count; latents: (B, C, h, w)."""
+    """Inputs of the memory estimate. adapter: None for generation, which adds its file size; latents: (B, C, h, w)."""
 
     base: Base
     adapter: Adapter | None
@@ -63,7 +63,7 @@ def training_memory(
         "text": workload.text,
         "pairs": vae.weights + vae.encode,
         "load": workload.loading(step),
-        "step": persistent + max(step.live, step.adapter * 8),  # optimiser: gradients and temporaries of their size
+        "step": persistent + max(step.live, step.adapter * 8),  # optimiser: gradients and as many temporaries
     }
     if samples:  # includes the checkpoint's copy of the adapter; denoising one pair takes less than decoding it
         phases["samples"] = persistent + step.adapter * (4 + 4 * ema) + vae.weights + vae.decode
@@ -75,7 +75,8 @@ def generation_memory(
 ) -> Estimate:
     """Estimate the peak bytes of each generation phase.
 
-    workload.latents: shape of all that is denoised at once; adapter: its bytes; sources: whether images are encoded.
+    workload.latents: shape of all that is denoised at once. adapter: its size in bytes. sources: whether images are
+    encoded.
     """
     step, vae = count_step(workload, strategy, backward=False), count_autoencoder(workload)
     persistent = step.weights + adapter + vae.weights

@@ -40,10 +40,10 @@ class Fp8(nn.Module):
         scale = (largest / torch.finfo(FP8).max).clamp(min=1e-12)
         return (weight / scale).to(FP8), scale
 
-    def forward(self, small: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if small.is_meta:  # memory estimate: several times faster without arithmetic
+    def forward(self, quantized: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if quantized.is_meta:  # memory estimate: several times faster without arithmetic
             return scale.new_empty(self.shape)
-        return small.to(scale.dtype) * scale
+        return quantized.to(scale.dtype) * scale
 
 
 class Nf4(nn.Module):
@@ -56,14 +56,14 @@ class Nf4(nn.Module):
             return weight.new_empty(-(-weight.numel() // 2), 1, dtype=torch.uint8), weight.new_empty(
                 blocks, dtype=torch.float32
             )
-        small, state = bitsandbytes().quantize_4bit(weight.contiguous(), blocksize=NF4_BLOCK, quant_type="nf4")
-        return small, state.absmax
+        quantized, state = bitsandbytes().quantize_4bit(weight.contiguous(), blocksize=NF4_BLOCK, quant_type="nf4")
+        return quantized, state.absmax
 
-    def forward(self, small: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        if small.is_meta:
-            return small.new_empty(self.shape, dtype=self.dtype)
+    def forward(self, quantized: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        if quantized.is_meta:
+            return quantized.new_empty(self.shape, dtype=self.dtype)
         options = {"shape": self.shape, "dtype": self.dtype, "blocksize": NF4_BLOCK, "quant_type": "nf4"}
-        return bitsandbytes().dequantize_4bit(small, bitsandbytes().QuantState(scales, **options))
+        return bitsandbytes().dequantize_4bit(quantized, bitsandbytes().QuantState(scales, **options))
 
 
 def bitsandbytes():  # type: ignore[no-untyped-def] # a module

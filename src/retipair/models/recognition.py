@@ -1,4 +1,4 @@
-"""Detect the model family of a folder or file; refuse unsupported models by name."""
+"""Detect the model family of a folder or file, and name unsupported models in the error."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
 
 
 def _family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> ModelFamily | None:
-    """Return the family with such a model_index.json and UNet config; None if it is unknown."""
+    """Return the family that has this model_index.json and UNet config; None if unknown."""
     return {"text_time": SDXL, None: SD15}.get(unet.get("addition_embed_type"))
 
 

@@ -1,4 +1,4 @@
-"""Read from the header of an original-format .safetensors file which model it contains, without loading weights."""
+"""Detect the model in an original-format .safetensors file from its header, without loading weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
 
-_FAMILIES = {  # dotted prefix, anywhere in a tensor name, that no SDXL or SD1.5 base has
-    "lora_down.": "a LoRA, which changes a base",
-    "lora_A.": "a LoRA, which changes a base",
-    "lora.down.": "a LoRA, which changes a base",
-    "hada_w1_a": "a LoHa adapter, which changes a base",
-    "lokr_w": "a LoKr adapter, which changes a base",
+_FAMILIES = {  # parts of tensor names, at the start or after a dot, that no SDXL or SD1.5 base has
+    "lora_down.": "a LoRA, not a base",
+    "lora_A.": "a LoRA, not a base",
+    "lora.down.": "a LoRA, not a base",
+    "hada_w1_a": "a LoHa adapter, not a base",
+    "lokr_w": "a LoKr adapter, not a base",
     "control_model.": "a ControlNet",
     "time_stack.": "Stable Video Diffusion",
     "motion_modules.": "an AnimateDiff motion module",
@@ -30,7 +30,7 @@ _FAMILIES = {  # dotted prefix, anywhere in a tensor name, that no SDXL or SD1.5
     "edm_mean": "Playground v2.5",
     "edm_vpred.sigma_max": "CosXL",
 }
-_LONE_PARTS = {  # tensor names of files with a single part of a base, without an original-format UNet
+_SINGLE_PARTS = {  # tensor names of files that contain a single part of a base
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
@@ -61,7 +61,7 @@ class Header:
 
 @dataclass(frozen=True)
 class DeclaredSchedule:
-    """Noise schedule that a file declares and that overrides the published configs, which predict noise.
+    """Noise schedule that a file declares. It overrides the published configs, which predict noise.
 
     declarations: as found in the file. contradicted: metadata that contradicts them and is ignored.
     """
@@ -96,8 +96,8 @@ def other_family(header: Header) -> str | None:
         if any(f".{part}" in f".{name}" for name in header.shapes):
             return family
     if _STEM not in header.shapes:
-        lone_parts = (part for name, part in _LONE_PARTS.items() if name in header.shapes)
-        return next(lone_parts, f"no SDXL or SD1.5 base (it has no {UNET}* tensors)")
+        single_parts = (part for name, part in _SINGLE_PARTS.items() if name in header.shapes)
+        return next(single_parts, f"no SDXL or SD1.5 base (it has no {UNET}* tensors)")
     return None
 
 

@@ -43,8 +43,8 @@ def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generato
 def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Decode scaled latents (B, C, h, w) to images (B, H, W, 3) uint8.
 
-    Images are decoded one by one, so that memory and pixels do not depend on B. No tiling, whose seams would be
-    visible. Raises UserError if the images contain NaN or infinity.
+    Images are decoded one by one, so that memory and pixels do not depend on B. Tiling is not used: its seams would
+    be visible. Raises UserError if the images contain NaN or infinity.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
@@ -63,8 +63,8 @@ def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
 def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
     """Hash the autoencoder's weights and scaling factor, on which cached latents depend.
 
-    The weights are read from the base's folder. `load` returns the network; it is called only if they are not there
-    under their present names (a base in one file, random weights, names of older versions of diffusers).
+    The weights are read from the base's folder. `load` returns the network; it is called only if the folder lacks
+    weights of these names (a base in one file, random weights, names of older versions of diffusers).
     """
     weights: dict[str, Any] = _weights_on_disk(base)
     vae = empty_vae(base) if weights else load()

@@ -1,7 +1,7 @@
 """Sample the anatomy of one eye: disc, fovea, arteries, veins and lesions. Takes a fraction of a second per eye.
 
 Coordinates are mm on the retina, x to the right and y down in the camera's view, the fovea at (0, 0). Constants are
-(mean, standard deviation) in healthy adults unless stated otherwise; each names its source.
+(mean, standard deviation) in healthy adults unless stated otherwise, with the source where there is one.
 """
 
 from dataclasses import dataclass, replace

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 _ROTATION = 0.1  # rad; maximum in either direction, as for the others
 _ZOOM = 0.07
 _SHIFT = 0.05  # of the view's side
-_TILT = 0.03  # perspective: twice the relative depth difference of the field's edge and centre
+_TILT = 0.03  # perspective: relative depth difference between opposite edges of the view
 MARGIN = 1 / 6
 """Margin on every side of the CF's view that the other camera may see, as a fraction of the view's side."""
 

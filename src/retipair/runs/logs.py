@@ -1,4 +1,4 @@
-"""Cut the logs of a run to what they held when a checkpoint was saved."""
+"""Cut the logs of a run to their content at the time of a checkpoint."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from retipair.runtime.atomic_io import atomic_write
 METRICS_NAME = "metrics.jsonl"
 LOG_NAMES = ("training_log.txt", "validation_log.txt", METRICS_NAME)
 _SESSION_NOTES = (b"memory:", b"resumed ")
-"""Beginnings of lines about a whole session, which a later session keeps."""
+"""Prefixes of the lines that describe a session, not a step; cutting the logs keeps them."""
 
 
 def log_lengths(folder: Path) -> dict[str, int]:
@@ -19,7 +19,7 @@ def log_lengths(folder: Path) -> dict[str, int]:
 
 
 def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Cut each log to its length in bytes, at the end of a line; notes about a session are kept."""
+    """Cut each log to the given length in bytes, at the end of a line; notes about a session are kept."""
     for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):
         content = path.read_bytes()
         kept, later = content[: lengths.get(path.name, 0)], content[lengths.get(path.name, 0) :]

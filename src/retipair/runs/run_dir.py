@@ -129,7 +129,7 @@ class Run:
             raise DamagedError(path, f"damaged ({error}); fix or remove that line") from None
 
     def cut_logs(self, checkpoint: Path | None) -> None:
-        """Cut the logs to what they held at `checkpoint`, or to nothing: the resumed run writes the rest again."""
+        """Cut the logs to their content at `checkpoint` (None: empty); the resumed run writes the rest again."""
         if checkpoint is None:
             lengths = {}
         elif (path := checkpoint / LENGTHS_NAME).is_file():
@@ -195,8 +195,8 @@ class Run:
     def restore_best(self, reason: Mapping[str, Any]) -> bool:
         """Make `best_checkpoint` match the best step of the resumed state; return False if this is impossible.
 
-        They differ after a kill between the two writes, or if the last checkpoint is damaged. The checkpoint of the
-        best step holds the same adapter, as long as it is kept.
+        They differ if the process was killed between the two writes, or if the last checkpoint is damaged. The adapter
+        is restored from the checkpoint of the best step, if that still exists.
         """
         step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
         error = verify_checksums(self._best)

@@ -32,9 +32,10 @@ RECIPE = 1
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows.
+    """A training batch of B joint images.
 
-    clean: (B, 2) bool, halves (CF, FA) without noise, excluded from the loss.
+    latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows. clean: (B, 2) bool, True for a
+    half (CF, FA) that gets no noise and is excluded from the loss.
     """
 
     latents: torch.Tensor
@@ -48,8 +49,8 @@ class Batch:
 class Batches:
     """Latents and conditioning of the training and validation pairs.
 
-    Row i of `conditioning` belongs to `prompts[i]`, the last row is unconditional. `train_prompts` and `val_prompts`
-    have the row of each pair.
+    Row i of `conditioning` belongs to `prompts[i]`; the last row is unconditional. `train_prompts` and `val_prompts`
+    contain the row number of each pair's prompt.
     """
 
     config: TrainConfig
@@ -63,7 +64,10 @@ class Batches:
     val_prompts: Sequence[int]
 
     def batch_of(self, samples: Sequence[int]) -> Batch:
-        """Return the batch of these sample numbers; pair, variant, noise and timestep follow from seed and number."""
+        """Return the batch of these sample numbers.
+
+        The seed and the sample number determine the pair, its variant, the noise and the timestep.
+        """
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
         mean, std = (to_device(part, self.device).float() for part in self.train.moments(pairs, variants))
@@ -71,8 +75,8 @@ class Batches:
         keys = [(seed, "noise", s) for s in samples]
         noise = noise_like(latents, *keys, offset=self.config.offset_noise_strength)
         t = timesteps_for(self.timesteps, latents.device, *((seed, "timestep", s) for s in samples))
-        halves = ((seed, "clean", s) for s in samples)
-        clean = clean_halves(self.config.half_clean_fraction, latents.device, *halves)
+        clean_keys = ((seed, "clean", s) for s in samples)
+        clean = clean_halves(self.config.half_clean_fraction, latents.device, *clean_keys)
         rows = [self._row(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
         return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
 
@@ -93,7 +97,7 @@ class Batches:
     def validation(self, dist: DistributedState) -> Iterator[tuple[int, Batch]]:
         """Yield (timestep index, batch of one) for each validation pair of this process and each fixed timestep.
 
-        Latents are the posterior mean; both halves get fixed noise, without offset.
+        Latents are the posterior mean; both halves get fixed noise, without offset noise.
         """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
         for number, row in dist.split_between_processes([*enumerate(self.val_prompts)]):
@@ -169,7 +173,7 @@ def _open_cache(
 
 
 def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and std of a joint image's latents, (C, h, w) each.
+    """Return the mean and standard deviation of a joint image's latents, (C, h, w) each.
 
     Raises UserError, naming pair and half, if they contain NaN or infinity in fp16.
     """
@@ -178,7 +182,7 @@ def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray,
         if view := find_nonfinite_half(part.to(torch.float16)):
             raise FileError(
                 entry.folder,
-                f"pair {entry.id}, {view}: the base's autoencoder returns NaN or infinity; use a base "
-                "with another one (SDXL's overflows in fp16: use it in fp32, or sdxl-vae-fp16-fix)",
+                f"pair {entry.id}, {view}: the base's autoencoder returns NaN or infinity; "
+                "use a base with another autoencoder",
             )
     return moments.mean[0].numpy(), moments.std[0].numpy()

@@ -12,7 +12,7 @@ from retipair.training.step import Training, describe_nonfinite_step
 _REMEDY = "the last checkpoint is intact; try a new run with a lower --learning_rate (or, if in bf16, --precision fp32)"
 _MAX_LOSS = 100.0
 _MAX_SKIPPED = 10
-"""Skipped steps between two log lines; more are not the fault of a single pair."""
+"""Allowed skipped steps between two log lines; a single defective pair does not cause more."""
 
 
 def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
@@ -35,7 +35,10 @@ def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
 
 
 def handle_nonfinite_steps(run: Run, training: Training, data: Data) -> None:
-    """Report NaN or infinite gradients since the last call; raises UserError unless --on_nan is skip."""
+    """Report NaN or infinite gradients since the last call.
+
+    Raises UserError unless --on_nan is skip and at most _MAX_SKIPPED steps were skipped since the last log line.
+    """
     count, first = training.nonfinite.read()
     if not count:
         return

@@ -24,7 +24,7 @@ Track = Callable[[Mapping[str, float], int], None]
 def log_training(
     run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
 ) -> None:
-    """Log the means that a `LossMeter` returns: of each loss, and in parentheses of its halves."""
+    """Log the means that a `LossMeter` returns: for each loss its mean, and in parentheses those of CF and FA."""
     names = [name for name in means if f"{name}_cf" in means]
     losses = (f"{n} {means[n]:.6f} (cf {means[f'{n}_cf']:.6f} fa {means[f'{n}_fa']:.6f})" for n in names)
     text = (
@@ -47,7 +47,7 @@ def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -
 
 @contextmanager
 def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Track]:
-    """Yield a function that sends metrics to the tracker of --tracker, through accelerate."""
+    """Yield a function that sends metrics to the tracker that --tracker names, through accelerate."""
     if config.tracker == "none" or not dist.is_main_process:
         yield lambda values, step: None
         return
@@ -85,7 +85,7 @@ def memory_text(plan: Plan) -> str:
 
 
 def print_change(run: Run, step: int, before: str, strategy: MemoryStrategy) -> None:
-    """Report that a resumed run changes its memory strategy; quantised weights change the arithmetic."""
+    """Report that a resumed run changes its memory strategy; quantized weights change the results."""
     text = f"memory: from step {step} on with {strategy.name}, before with {before}"
     run.note("training", text)
     console.print(f"{text}; if the base's weights change precision, results differ from an uninterrupted run")

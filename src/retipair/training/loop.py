@@ -120,7 +120,7 @@ class TrainingLoop:
         if improved := better(current, best, by):
             self.best = reason(current, best, by)
         self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
-        if self.best and improved:  # after the state, from which a resumed run restores it if killed in between
+        if self.best and improved:  # after the state: a run killed in between restores the best adapter from it
             self.run_dir.save_best(self.save_adapter, self.best)
             console.print(f"new best, by {by}: step {self.step}, validation {validation_text(current)}")
 

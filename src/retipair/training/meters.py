@@ -12,8 +12,9 @@ from retipair.runtime.distributed import DistributedState
 class LossMeter:
     """Sums since the last log line, kept on the device to avoid a synchronisation at each step.
 
-    names: the losses to sum, in the order of `Losses.values`. sums: of the total, the timesteps and the samples, then
-    the values of each loss (CF and FA), then their counts; (3 + 4 x number of losses,).
+    names: the losses to sum, in the order of `Losses.values`. sums, (3 + 4 x number of losses,): the sum of the total
+    loss, the sum of the timesteps, the number of samples, the sums of each loss for CF and FA, and the numbers of
+    samples in these sums.
     """
 
     def __init__(self, names: Sequence[str], device: str) -> None:
@@ -30,7 +31,9 @@ class LossMeter:
         self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
 
     def read(self, dist: DistributedState) -> dict[str, float]:
-        """Return the means since the last call, over all processes; a half's over the samples where it counts.
+        """Return the means since the last call, over all processes.
+
+        The mean of a half is over the samples for which it counts.
 
         Keys: loss (the total), then {name}, {name}_cf and {name}_fa of each loss, then t.
         """
@@ -38,7 +41,7 @@ class LossMeter:
         total, t, count = sums[:3].tolist()
         values, counts = sums[3:].view(2, len(self.names), 2).tolist()
         self.sums.zero_()
-        count = max(count, 1.0)  # 0 if every step was skipped
+        count = max(count, 1.0)  # the count is 0 if every step was skipped
         self.last = total / count
         means = {"loss": self.last}
         for name, *of_halves in zip(self.names, values, counts, strict=True):
@@ -48,6 +51,6 @@ class LossMeter:
 
 
 def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, float]:
-    """Return (both, CF, FA): the mean of each half, 0 if it never counted, and the mean over those that did."""
+    """Return (mean of the halves, CF, FA). A half that never counted is 0 and excluded from the mean of the halves."""
     cf, fa = (value / max(count, 1) for value, count in zip(sums, counts, strict=True))
     return (cf + fa) / max(sum(count > 0 for count in counts), 1), cf, fa

@@ -33,7 +33,7 @@ class LoraOptimizer:
         """Take one optimiser step with the accumulated gradients; skip it if they contain NaN or infinity.
 
         A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
-        Returns whether the gradients are finite, () bool on the device: a GPU skips without synchronising.
+        Returns whether the gradients are finite, () bool on the device, so that a GPU need not synchronise.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -98,8 +98,8 @@ class LoraOptimizer:
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the learning rate after `step` steps: linear warm-up, then the schedule.
 
-    original: constant for 4,000 steps, then cosine to lr_end at max_steps; a run of less than 15,000 steps is constant
-    for the same fraction of them.
+    original: constant for 4,000 steps, then cosine to lr_end at max_steps. In a run of fewer than 15,000 steps, the
+    constant part is shorter in proportion.
     """
     warmup = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
     if config.lr_schedule == "constant":

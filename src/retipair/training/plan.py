@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def work(self) -> Workload:
-        """Everything that its memory depends on."""
+        """Everything that the memory of the training depends on."""
         latents = (self.config.batch_size, *self.latent_shape)
         return Workload(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
 
@@ -97,7 +97,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """The training and validation pairs of a run; hashes of their content, and of all pairs, test pairs included."""
+    """The training and validation pairs of a run, with hashes of their content.
+
+    sha256 is the hash of all pairs, including the test pairs.
+    """
 
     train: list[PairRecord]
     val: list[PairRecord]
@@ -129,16 +132,18 @@ def make_plan(config: TrainConfig) -> Plan:
         raise SettingError("base", config.base, f"has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
     _, height, width = plan.latent_shape
     if config.hf_kernel // 2 >= (narrowest := min(height, width // 2)):
-        raise SettingError("hf_kernel", config.hf_kernel, f"at most {2 * narrowest - 1} fits the latents of one view")
+        raise SettingError(
+            "hf_kernel", config.hf_kernel, f"must be at most {2 * narrowest - 1} to fit the latents of one view"
+        )
     return replace(plan, strategy=require_backend(_select_strategy(plan)))
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     """Fill in the defaults of --num_samples and --sample_steps.
 
-    A resumed run keeps its own. Otherwise the original system's 10 pairs of 50 steps. Below 500 steps both are reduced
-    in proportion (to at least 2 pairs of 10 steps), or sampling would take longer than training; with --best_by
-    consistency or both, which evaluate the samples, they are not.
+    A resumed run keeps its values. The default is 10 pairs of 50 steps, as in the original system. A run of fewer than
+    500 steps reduces both in proportion, to at least 2 pairs of 10 steps, because sampling would otherwise take longer
+    than training. With --best_by consistency or both, which evaluate the samples, nothing is reduced.
     """
     fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
     default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
@@ -150,7 +155,7 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
 
 
 def _select_strategy(plan: Plan) -> MemoryStrategy:
-    """Select the strategy for --memory; with auto a resumed run keeps its own."""
+    """Select the strategy for --memory; with auto, a resumed run keeps its strategy."""
     config, previous = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
     for strategy in plan.strategies:
         if config.memory == "auto" and strategy.name == previous:
@@ -291,7 +296,7 @@ def views_text(size: int, on_disk: int) -> str:
 
 
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
-    """Return the pair counts as text, (id, prompt) of all but the test pairs, and their views' size on disk, px."""
+    """Return the pair counts as text, the (id, prompt) of all but test pairs, and the views' size on disk, px."""
     assert config.data is not None
     if not is_prepared(config.data):
         raw = find_pairs(config.data)

@@ -59,7 +59,7 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
 def loss_terms(config: TrainConfig) -> dict[str, Term]:
     """Return the losses that are added to the squared error, by the name that they have in the logs.
 
-    "hf" is logged with a weight of 0 too; add other losses only if their weight is above 0.
+    "hf" is logged even if its weight is 0; add other losses only if their weight is above 0.
     """
     filtered = partial(high_frequency, kernel=config.hf_kernel, sigma=config.hf_sigma)
     return {"hf": Term(filtered, config.hf_lambda, config.hf_max_timestep)}
@@ -95,7 +95,7 @@ def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState
 
 @torch.no_grad()
 def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
-    """Describe what is NaN or infinite in a step; its batches, those of all processes, are made again."""
+    """Describe what is NaN or infinite in a step, by repeating the forward passes of all processes."""
     pairs: list[str] = []
     states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
     for part, dist in product(range(training.config.gradient_accumulation_steps), states):

@@ -75,7 +75,7 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
 
     # Resume
     best = restore_checkpoint(training, checkpoint)
-    began = training.optimizer.step_count
+    first_step = training.optimizer.step_count
     if dist.is_main_process:
         if best and not run.restore_best(best):
             best = None
@@ -86,7 +86,7 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
     with tracking(config, run, dist) as track, graceful_shutdown("this step is finished and saved") as stop:
         loop = TrainingLoop(plan, data, run, training, metadata, best, track, stop)
         loop.run(validate_first=loop.validation_due and (checkpoint is None or run.is_stopped(checkpoint)))
-    return loop.step - began
+    return loop.step - first_step
 
 
 def restore_checkpoint(training: Training, checkpoint: Path | None) -> dict[str, Any] | None:

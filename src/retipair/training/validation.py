@@ -22,7 +22,7 @@ from retipair.training.step import Training
 
 @torch.no_grad()
 def validate(denoise: Denoiser, schedule: NoiseSchedule, batches: Batches, dist: DistributedState) -> dict[str, float]:
-    """Return the mean squared error on the validation pairs with fixed noise: mean, and per timestep and half."""
+    """Return the mean squared error on the validation pairs with fixed noise, per timestep and half, and its mean."""
     sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, count
     for row, batch in batches.validation(dist):
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.t)
