@@ -19,6 +19,7 @@ from filelock import FileLock
 from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
+from refusals import Refusal, Refused
 from retipair import cli
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
@@ -170,14 +171,8 @@ def save_base(base: Base, folder: Path) -> None:
         pipeline.save_pretrained(str(folder))
 
 
-class Refusal(str):
-    """The line that a refused command printed, and the error behind it."""
-
-    error: UserError | None
-
-
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Refusal]:
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Run a command that must be refused: status 2, one line, which is returned; warnings may stand before it."""
     errors: list[UserError] = []
 

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import retipair
+from refusals import Refused
 from retipair import cli
 from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
-
-Refused = Callable[..., str]
 
 
 def explanations(settings: type) -> dict[str, str]:

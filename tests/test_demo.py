@@ -12,12 +12,14 @@ import pytest
 
 from conftest import Fill, write_prepared
 from pages import Page
+from refusals import Refused
 from retipair import cli, demo
 from retipair.cli import main
 from retipair.config import DemoConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.pair import load_image, save_image
 from retipair.phantoms.cameras import BASE_CAMERAS
+from retipair.runtime.errors import OccupiedError
 from retipair.vision.field_of_view import field_of_view
 
 USUAL = demo.SETTINGS
@@ -120,21 +122,21 @@ def test_the_other_base_shares_the_pairs(made: Path, tmp_path: Path) -> None:
 # Refused
 
 
-def test_out_must_be_a_demos(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_out_must_be_a_demos(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").touch()
-    assert f"{tmp_path / 'file'}: is a file" in refused("demo", tmp_path / "file")
-    assert f"{tmp_path}: holds other files" in refused("demo", tmp_path)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
-    assert "holds other files" in refused("demo", tmp_path / "site")
+    for out in (tmp_path / "file", tmp_path, tmp_path / "site"):
+        line = refused("demo", out)
+        assert (line.kind, line.path) == (OccupiedError, out)
     assert (tmp_path / "site" / "index.html").read_text() == "mine"
 
 
 def test_a_missing_base_is_known_before_anything_is_drawn(
-    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "SETTINGS", replace(QUICK, base="tiny-nothing"))
-    assert "tiny-nothing" in refused("demo", tmp_path / "out")
+    assert refused("demo", tmp_path / "out").setting == "base"
     assert not (tmp_path / "out").exists()
 
 

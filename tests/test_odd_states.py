@@ -13,12 +13,13 @@ import pytest
 from compare import contents
 from conftest import train_command, write_prepared
 from eyes import write_raw
+from refusals import Refused
 from retipair.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import verify_checksums, write_checksums
+from retipair.runtime.errors import DamagedError
 
 Folder = Callable[[str], Path]
-Refused = Callable[..., str]
 
 
 @pytest.fixture
@@ -81,7 +82,9 @@ def test_a_damaged_best_is_said_and_another_is_kept(
     if not kept:  # its checkpoint is gone, too
         shutil.rmtree(run / f"latest_checkpoints/step_{Run(run).best_step():06d}")
     draw = ["generate", "-n", "exp", "--results", tmp_path / "r", "--amount", 1, "--steps", 1, "--device", "cpu"]
-    assert "use --checkpoint latest" in refused(*draw)
+    line = refused(*draw)
+    assert (line.kind, line.path) == (DamagedError, run / "best_checkpoint")
+    assert "use --checkpoint latest" in line
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path / "r", "--resume", "--max_steps", 6)
     assert main(command) == 0
     assert said in capsys.readouterr().err
@@ -253,7 +256,7 @@ def test_a_view_that_is_a_pipe_is_not_waited_for(base_folder: Folder, tmp_path: 
     path.unlink()
     os.mkfifo(path)
     line = refused("train", "-n", "x", "--data", data, "--base", base_folder("sd15"), "--results", tmp_path / "r")
-    assert path.name in line
+    assert line.path == path
 
 
 def test_what_a_state_says_deletes_nothing_elsewhere(tmp_path: Path) -> None:
@@ -279,7 +282,7 @@ def test_a_folder_with_a_large_number_is_no_eye(tmp_path: Path, refused: Refused
     command = ["phantom", tmp_path / "p", "--amount", "1", "--size", "64", "--unregistered"]
     assert main([str(word) for word in command]) == 0
     (tmp_path / "p/raw/20240131").mkdir()
-    assert "20240131: not written by retipair" in refused(*command)
+    assert refused(*command).path == tmp_path / "p/raw/20240131"
 
 
 # Scores

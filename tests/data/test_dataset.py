@@ -8,10 +8,11 @@ import pytest
 
 from conftest import VIEW, prepared_record, write_prepared
 from eyes import draw_pair
+from refusals import raises_file
 from retipair.data.dataset import content_sha256, filter_split, load_views, read_dataset
 from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import MissingError
 
 
 def write_generated(folder: Path, sources: list[str | None]) -> Path:
@@ -86,19 +87,19 @@ def test_eyes_from_noise_are_eyes_of_their_own(tmp_path: Path) -> None:
 def test_a_generated_folder_that_varies_one_eye_only_can_be_judged_but_not_validated_on(tmp_path: Path) -> None:
     folder = write_generated(tmp_path, ["eye0"] * 4)
     assert {entry.split for entry in read_dataset(folder)} == {"train"}
-    with pytest.raises(UserError, match="no pair in its val split"):
+    with raises_file(folder, MissingError):
         filter_split(read_dataset(folder), "val", folder)
 
 
 def test_an_empty_side_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path, ["train", "train"])
-    with pytest.raises(UserError, match="no pair in its val split"):
+    with raises_file(folder, MissingError):
         filter_split(read_dataset(folder), "val", folder)
 
 
 def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path, [])
-    with pytest.raises(UserError, match="manifest is empty"):
+    with raises_file(tmp_path, MissingError):
         read_dataset(tmp_path)
 
 
@@ -125,7 +126,7 @@ def test_the_fingerprint_follows_everything_in_the_pairs_and_nothing_else(tmp_pa
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path, ["train", "val"])
     (folder / "fa" / "eye1.png").unlink()
-    with pytest.raises(UserError, match=r"fa/eye1\.png"):
+    with raises_file(folder / "fa/eye1.png", MissingError):
         content_sha256(read_dataset(folder))
 
 
@@ -159,7 +160,7 @@ def test_variations_are_on_the_side_of_their_eye_where_the_manifest_has_it(
 def test_a_manifest_that_puts_one_eye_on_two_sides_is_refused(tmp_path: Path, who: str) -> None:
     folder = write_prepared(tmp_path, ["train", "train", "val"])
     write_manifest(folder, [replace(record, **{who: "one"}) for record in read_manifest(folder)])
-    with pytest.raises(UserError, match=rf"manifest\.jsonl: {who} one is both in train \(eye0\) and in val"):
+    with raises_file(folder / "manifest.jsonl"):
         read_dataset(folder)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import prepared_record
+from refusals import raises_file
 from retipair.data.manifest import (
     GeneratedPair,
     PreparedPair,
@@ -18,7 +19,7 @@ from retipair.data.manifest import (
     write_manifest,
 )
 from retipair.runtime.atomic_io import append_line
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import MissingError, UserError
 
 PREPARED = replace(
     prepared_record("001", "train", "Auge, früh: “arteriovenös”\nzweite Zeile"),
@@ -125,7 +126,7 @@ def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line
 
 
 def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no manifest\.jsonl here; `retipair prepare"):
+    with raises_file(tmp_path, MissingError):
         list(read_manifest(tmp_path))
 
 

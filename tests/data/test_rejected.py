@@ -11,10 +11,11 @@ import pytest
 
 from conftest import prepared_record, write_prepared
 from judging import write_generated
+from refusals import raises_file
 from retipair.data.dataset import content_sha256, pair_sha256, read_dataset, read_folder
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, MissingError, UserError
 
 Form = Literal["NFC", "NFD"]
 SPLITS = ["train", "val", "train", "test", "train"]
@@ -70,7 +71,7 @@ def test_the_unicode_form_of_an_id_does_not_matter(listed: Form, named: Form, tm
 def test_an_unknown_id_is_refused_with_its_line(kind: str, text: str, line: int, tmp_path: Path) -> None:
     folder = FOLDERS[kind](tmp_path)
     (folder / REJECTED_NAME).write_text(text.format(ids(folder)[0]))
-    with pytest.raises(UserError, match=rf"rejected\.txt, line {line}: no pair has the id"):
+    with raises_file(folder / REJECTED_NAME, line=line):
         read_dataset(folder)
 
 
@@ -78,7 +79,7 @@ def test_an_unknown_id_is_refused_with_its_line(kind: str, text: str, line: int,
 def test_a_list_that_is_no_text_is_named(content: bytes | None, tmp_path: Path) -> None:
     folder = write_prepared(tmp_path, SPLITS)
     (folder / REJECTED_NAME).mkdir() if content is None else (folder / REJECTED_NAME).write_bytes(content)
-    with pytest.raises(UserError, match=r"rejected\.txt: "):
+    with raises_file(tmp_path / REJECTED_NAME, DamagedError):
         read_dataset(folder)
 
 
@@ -114,8 +115,9 @@ def test_nothing_is_reported_where_nothing_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_pair_with_some_files_missing_is_an_error_that_names_the_file(kind: str, view: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind](tmp_path)
-    getattr(read_dataset(folder)[1], view).unlink()
-    with pytest.raises(UserError, match=rf"{view}.*not readable.*rejected\.txt"):
+    path = getattr(read_dataset(folder)[1], view)
+    path.unlink()
+    with raises_file(path, MissingError):
         [pair_sha256(entry) for entry in read_dataset(folder)]
 
 
@@ -191,7 +193,7 @@ def test_a_list_under_nearly_the_same_name_is_refused(kind: str, name: str, tmp_
     folder = FOLDERS[kind](tmp_path)
     first = ids(folder)[0]
     (folder / name).write_text(f"{first}\n")
-    with pytest.raises(UserError, match=rf"{name}: is not read; save it as rejected\.txt"):
+    with raises_file(folder / name):
         read_dataset(folder)
     (folder / REJECTED_NAME).write_text(f"{first}\n")  # of which it is a copy
     assert first not in [entry.id for entry in read_dataset(folder)]
@@ -201,5 +203,5 @@ def test_a_list_under_nearly_the_same_name_is_refused(kind: str, name: str, tmp_
 def test_a_list_that_is_a_link_to_nothing_is_refused(kind: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind](tmp_path)
     (folder / REJECTED_NAME).symlink_to("gone")
-    with pytest.raises(UserError, match=r"rejected\.txt: "):
+    with raises_file(tmp_path / REJECTED_NAME, DamagedError):
         read_dataset(folder)

@@ -22,6 +22,7 @@ from retipair.evaluation.comparison import pairs_sha256
 from retipair.metrics.pair_metrics import compute_pair_metrics
 from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom
+from retipair.runtime.errors import OccupiedError
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +250,11 @@ def test_the_same_again_measures_nothing_and_scores_the_same(evaluated, scores, 
     assert json.loads((evaluated.out / "scores.json").read_text()) == scores
 
 
-def test_more_generated_pairs_are_other_scores(evaluated, tmp_path, capsys):
+def test_more_generated_pairs_are_other_scores(evaluated, tmp_path, refused):
     real, out = evaluated.real, evaluated.out
     more = write_generated(tmp_path / "more", 7)
-    assert main(["evaluate", "--real", str(real), "--generated", str(more), "--out", str(out)]) == 2
-    assert "scores of other generated pairs" in capsys.readouterr().err
+    line = refused("evaluate", "--real", real, "--generated", more, "--out", out)
+    assert (line.kind, line.path) == (OccupiedError, out)
 
 
 @pytest.mark.slow  # measures half of it all once more
@@ -379,13 +380,10 @@ def test_scores_hang_on_masks_and_eyes_too(tmp_path):
     assert len({before, masked, pairs_sha256(read_dataset(real))}) == 3
 
 
-def test_views_of_two_sizes_are_named(tmp_path, capsys):
+def test_views_of_two_sizes_are_named(tmp_path, refused):
     real = write_prepared(tmp_path / "real", ["train", "val"])
     save_image(real / "fa/eye1.png", np.zeros((96, 128), np.uint8))
-    assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "eye1.png: CF, FA and mask are 128x128, 128x96, 128x128 px" in said[0]
+    assert refused("evaluate", "--real", real, "--out", tmp_path / "out").path == real / "cf/eye1.png"
 
 
 def test_a_black_pair_has_figures_that_are_numbers(black):

@@ -13,6 +13,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from conftest import FAMILIES, VIEW, train_command, write_prepared
+from refusals import Refused
 from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
 from retipair.models.base import Base, bundled_bases, open_base
@@ -149,7 +150,7 @@ def test_train_refuses_captions_that_become_one_before_anything_is_written(
     more: tuple[object, ...],
     base_folder: Folder,
     tmp_path: Path,
-    refused: Callable[..., str],
+    refused: Refused,
 ) -> None:
     captions = {0: f"{FITS}, late phase", 2: f"{FITS}, early phase"}
     data = write_prepared(tmp_path / "data", ["train", "val", "train"], captions)

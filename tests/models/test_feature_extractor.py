@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from eyes import draw_pair
+from refusals import raises_file
 from retipair.models.feature_extractor import open_image_model
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -61,14 +62,14 @@ def test_weights_that_do_not_fit_or_are_nan_are_refused(folder: Path) -> None:
     network = open_image_model(folder).network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     save_file({f"module.{name}": tensor for name, tensor in weights.items()}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="its weights lack"):
+    with raises_file(folder, DamagedError):
         open_image_model(folder)
     first = next(name for name in weights if name.endswith("weight"))
     save_file(weights | {first: torch.full_like(weights[first], float("nan"))}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="NaN or infinity"):
+    with raises_file(folder):
         open_image_model(folder)
     (folder / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(UserError, match="not an image model"):
+    with raises_file(folder):
         open_image_model(folder)
 
 

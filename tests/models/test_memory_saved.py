@@ -13,6 +13,7 @@ import torch
 
 import retipair
 from conftest import train_command
+from refusals import Refused
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.generation import plan as generation_plan
@@ -23,7 +24,7 @@ from retipair.models.lora import UNet, adapter_parameters, add_adapter, load_ada
 from retipair.models.memory_strategies import GENERATION_STRATEGIES, TRAINING_STRATEGIES
 from retipair.models.quantization import FP8
 from retipair.runs.run_dir import Run, read_state
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import OccupiedError, UserError
 from retipair.training import plan as training_plan
 from retipair.training.plan import make_plan
 
@@ -159,13 +160,14 @@ def test_a_resumed_run_keeps_its_way_or_says_what_differs(
 
 
 def test_pairs_drawn_with_fewer_bits_are_other_pairs(
-    leads_to: Callable[[int], None], trained: Folder, tmp_path: Path, refused: Callable[..., str]
+    leads_to: Callable[[int], None], trained: Folder, tmp_path: Path, refused: Refused
 ) -> None:
     leads_to(2)
     command = ["generate", "-n", "exp", "--results", str(trained("sdxl")), "--amount", "1", "--steps", "2"]
     assert main([*command, "--out", str(tmp_path / "small"), "--memory", "8"]) == 0
     assert json.loads((tmp_path / "small/settings.json").read_text())["dtype"] == "float32, weights in fp8"
-    assert "was made with dtype float32, weights in fp8" in refused(*command, "--out", tmp_path / "small")
+    line = refused(*command, "--out", tmp_path / "small")
+    assert (line.kind, line.path) == (OccupiedError, tmp_path / "small")
 
 
 LIMITED = """

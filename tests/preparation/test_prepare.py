@@ -22,6 +22,7 @@ from retipair.preparation.alignment import align_pair
 from retipair.preparation.prepare import fingerprint, is_prepared
 from retipair.preparation.reading import read_pairs
 from retipair.preparation.state import AlignmentResult, doubtful, load_previous_results
+from retipair.runtime.errors import MissingError, OccupiedError
 from running import started, wait_for
 
 SIZE = "128"
@@ -577,13 +578,11 @@ def test_out_must_not_hold_the_raw_views(prepared, tmp_path, capsys, linked):
     assert contents(out) == before
 
 
-def test_out_must_not_be_among_the_raw_views_nor_hold_other_files(raw, tmp_path, capsys):
-    assert _prepare(raw, raw) == 2
-    assert _prepare(raw, raw / "out") == 2
+def test_out_must_not_be_among_the_raw_views_nor_hold_other_files(raw, tmp_path, refused):
     (tmp_path / "thesis.tex").touch()
-    assert _prepare(raw, tmp_path) == 2
-    assert _prepare(raw, tmp_path / "thesis.tex") == 2
-    assert capsys.readouterr().err.count("another") + 1 >= 3
+    for out in (raw, raw / "out", tmp_path, tmp_path / "thesis.tex"):
+        line = refused("prepare", raw, out, "--workers", 1)
+        assert (line.kind, line.path) == (OccupiedError, out)
 
 
 def test_what_a_run_that_was_cut_off_left_is_no_other_file(raw, prepared, tmp_path):
@@ -716,13 +715,11 @@ def test_a_table_that_divides_one_view_is_refused(raw, tmp_path, capsys, lines, 
     assert (tmp_path / "out").exists() is (said is None)
 
 
-def test_a_missing_or_empty_folder_is_named(tmp_path, capsys):
-    assert _prepare(tmp_path / "gone", tmp_path / "out") == 2
+def test_a_missing_or_empty_folder_is_named(tmp_path, refused):
     (tmp_path / "empty").mkdir()
-    assert _prepare(tmp_path / "empty", tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert "gone: no such file" in said
-    assert "empty: no images" in said
+    for raw in (tmp_path / "gone", tmp_path / "empty"):
+        line = refused("prepare", raw, tmp_path / "out")
+        assert (line.kind, line.path) == (MissingError, raw)
 
 
 def test_a_fingerprint_knows_content_and_settings_but_not_places(raw, tmp_path):
@@ -752,11 +749,11 @@ def test_the_state_holds_no_times_and_no_places(prepared, raw):
     assert set(json.loads(text)) == {"schema", "pairs"}
 
 
-def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, capsys):
+def test_what_phantom_drew_is_not_overwritten(raw, tmp_path, refused):
     assert main(["phantom", str(tmp_path / "drawn"), "--amount", "2", "--size", "64"]) == 0
     before = contents(tmp_path / "drawn")
-    assert _prepare(raw, tmp_path / "drawn") == 2
-    assert "holds other files" in capsys.readouterr().err
+    line = refused("prepare", raw, tmp_path / "drawn")
+    assert (line.kind, line.path) == (OccupiedError, tmp_path / "drawn")
     assert contents(tmp_path / "drawn") == before
 
 

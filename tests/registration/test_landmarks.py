@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refusals import raises_file
 from retipair.registration.landmarks import read_landmarks, read_points
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError
 
 GOOD = "10 10\n90 12\n50 80\n20 60\n"
 
@@ -30,52 +31,51 @@ def test_points_are_read_however_they_are_separated(tmp_path, text, encoding):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "line"),
     [
-        ("10 10\n90 12\n50 80\n", "3 points but fa.txt has 4"),
-        ("10 10\n90 12\n50 80\n20 60\n30 30\n", "5 points but fa.txt has 4"),
-        ("10 10\n90 12\nnan 80\n20 60\n", "line 3: .* NaN"),
-        ("10 10\n90 12\ninf 80\n20 60\n", "line 3"),
-        ("10 10\n90 12\n50 eighty\n20 60\n", "line 3"),
-        ("10 10 4\n90 12\n50 80\n20 60\n", "line 1"),
-        ("10 10\n190 12\n50 80\n20 60\n", "outside its 100 x 100 px image"),
-        ("10 10\n-3 12\n50 80\n20 60\n", "outside"),
-        ("10 10\n20 20\n30 30\n40 40\n", "on one line"),
-        ("10 10\n10 10\n10 10\n10 10\n", "on one line"),
+        ("10 10\n90 12\n50 80\n", None),
+        ("10 10\n90 12\n50 80\n20 60\n30 30\n", None),
+        ("10 10\n90 12\nnan 80\n20 60\n", 3),
+        ("10 10\n90 12\ninf 80\n20 60\n", 3),
+        ("10 10\n90 12\n50 eighty\n20 60\n", 3),
+        ("10 10 4\n90 12\n50 80\n20 60\n", 1),
+        ("10 10\n190 12\n50 80\n20 60\n", None),
+        ("10 10\n-3 12\n50 80\n20 60\n", None),
+        ("10 10\n20 20\n30 30\n40 40\n", None),
+        ("10 10\n10 10\n10 10\n10 10\n", None),
     ],
 )
-def test_points_that_cannot_register_are_named(tmp_path, text, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_points_that_cannot_register_are_named(tmp_path, text, line):
+    with raises_file(tmp_path / "cf.txt", line=line):
         _read(tmp_path, text)
-    assert "cf.txt" in str(caught.value)
 
 
 def test_a_binary_file_is_no_points(tmp_path):
     (tmp_path / "points.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UTF-8"):
+    with raises_file(tmp_path / "points.txt", DamagedError):
         read_points(tmp_path / "points.txt")
 
 
 def test_three_points_are_too_few(tmp_path):
-    with pytest.raises(UserError, match="3 points; place at least 4"):
+    with raises_file(tmp_path / "cf.txt"):
         _read(tmp_path, "10 10\n90 12\n50 80\n", "10 10\n90 12\n50 80\n")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "line"),
     [
-        ("12,500 30,125\n", "line 1: its commas may mark decimals or thousands"),
-        ("12 30\n1,234;2,345\n", "line 2: its commas may mark decimals or thousands"),
-        ("12,5 30,1\n12.5 30.1\n", "line 2: has a decimal point"),
-        ("12,5 30,1\n12,30\n", "line 2: '12.30' is not a point"),
-        ("12,5,30,1\n", "line 1: '12 5 30 1' is not a point"),
-        ("12,5 3\n", "line 1: '12 5 3' is not a point"),  # or the point 12 5 of number 3
-        ("sep=,\n12,5 30,1\n", "line 2: '12 5 30 1' is not a point"),
+        ("12,500 30,125\n", 1),
+        ("12 30\n1,234;2,345\n", 2),
+        ("12,5 30,1\n12.5 30.1\n", 2),
+        ("12,5 30,1\n12,30\n", 2),
+        ("12,5,30,1\n", 1),
+        ("12,5 3\n", 1),  # or the point 12 5 of number 3
+        ("sep=,\n12,5 30,1\n", 2),
     ],
 )
-def test_numbers_with_commas_that_mean_two_things_are_refused(tmp_path, text, said):
+def test_numbers_with_commas_that_mean_two_things_are_refused(tmp_path, text, line):
     (tmp_path / "points.txt").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with raises_file(tmp_path / "points.txt", line=line):
         read_points(tmp_path / "points.txt")
 
 
@@ -88,5 +88,5 @@ def test_commas_that_cannot_mark_thousands_are_decimal(tmp_path, text):
 
 def test_shares_of_the_image_are_no_pixels(tmp_path):
     shares = "0.1 0.1\n0.9 0.12\n0.5 0.8\n0.2 1\n"
-    with pytest.raises(UserError, match=r"cf\.txt: all points lie within the first pixel; write px"):
+    with raises_file(tmp_path / "cf.txt"):
         _read(tmp_path, shares, shares)

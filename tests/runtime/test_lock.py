@@ -16,8 +16,9 @@ import pytest
 from compare import contents
 from conftest import train_command
 from eyes import write_raw
+from refusals import raises_file
 from retipair.cli import main
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.lock import directory_lock
 from running import started, wait_for
 
@@ -63,7 +64,7 @@ def test_it_is_let_go_of_at_the_end_and_after_a_mistake(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
-    with pytest.raises(UserError, match="is a file"), directory_lock(tmp_path / "f"):
+    with raises_file(tmp_path / "f", OccupiedError), directory_lock(tmp_path / "f"):
         pass
 
 

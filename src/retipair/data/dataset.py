@@ -16,7 +16,7 @@ from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Record, Split, r
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
-from retipair.runtime.errors import DamagedError, FileError, UserError
+from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
@@ -150,7 +150,7 @@ def read_folder(folder: Path) -> PairFolder:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
     if not entries:
-        raise FileError(folder, "its manifest is empty; make the folder again")
+        raise MissingError(folder, "its manifest is empty; make the folder again")
     sources = {record.patient or record.eye: record.split for record in prepared.values()}
     unsplit += [index for index in varied if entries[index].group not in sources]
     groups = sorted({entries[index].group for index in unsplit})
@@ -225,10 +225,10 @@ def _group_of(record: Record) -> str:
 
 
 def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
-    """Return the entries of one split. Raises UserError, naming the folder, if there are none."""
+    """Return the entries of one split. Raises MissingError, naming the folder, if there are none."""
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
-        raise UserError(f"{where}: no pair in its {split} split; prepare it again with pairs of more eyes")
+        raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
     return chosen
 
 
@@ -282,7 +282,8 @@ def _bytes(path: Path) -> bytes:
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:
-        raise DamagedError(
+        kind = MissingError if isinstance(error, FileNotFoundError) else DamagedError
+        raise kind(
             path,
             f"named in the manifest but not readable ({error.strerror}); make the folder again, or skip the "
             f"pair: list its id in {REJECTED_NAME}, or delete all its files",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from retipair.runtime.atomic_io import atomic_write
-from retipair.runtime.errors import FileError, UserError
+from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.schema import from_values
 
 _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
@@ -108,13 +108,13 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     if not path.is_file():
         subfolders = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
-        raise FileError(folder, f"no {MANIFEST_NAME} here; {advice}")
+        raise MissingError(folder, f"no {MANIFEST_NAME} here; {advice}")
     ids: set[tuple[str, str]] = set()
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # surrogates are refused by `parse_line`
         for number, line in enumerate(stream, start=1):
             record = parse_line(line, where=f"{path}, line {number}")
             if (record.schema, record.id) in ids:
-                raise UserError(f"{path}, line {number}: duplicate id {record.id!r}; remove one line")
+                raise FileError(path, f"duplicate id {record.id!r}; remove one line", number)
             ids.add((record.schema, record.id))
             yield record
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retipair.data.manifest import MANIFEST_NAME
 from retipair.runtime.atomic_io import write_text
-from retipair.runtime.errors import DamagedError, FileError, UserError
+from retipair.runtime.errors import DamagedError, FileError
 from retipair.runtime.text_files import nfc, read_text
 
 REJECTED_NAME = "rejected.txt"
@@ -30,9 +30,11 @@ class RejectedList:
         """Raise UserError, naming the line, for an id that is not in `known` (NFC)."""
         for id, number in self.lines.items():
             if id not in known:
-                raise UserError(
-                    f"{self.path}, line {number}: no pair has the id {id!r}; correct or remove the line "
-                    f"({MANIFEST_NAME} has the ids; a comment needs a line of its own)"
+                raise FileError(
+                    self.path,
+                    f"no pair has the id {id!r}; correct or remove the line "
+                    f"({MANIFEST_NAME} has the ids; a comment needs a line of its own)",
+                    number,
                 )
 
 

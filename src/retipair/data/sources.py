@@ -175,7 +175,7 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
     """Read the original layout: one folder per pair, or all files in one folder."""
     folders = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
     if not any(folders.values()):
-        raise FileError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
+        raise MissingError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
     for folder, images in folders.items():
         if isinstance(images, SkippedPair):
             yield images
@@ -200,7 +200,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
             _add(views.setdefault(nfc(path.stem), {}), number, path)
         yield from _folders_with_images(folder)
     if not views:
-        raise FileError(cf.parent, "cf/ and fa/ hold no images; put views with equal names in both")
+        raise MissingError(cf.parent, "cf/ and fa/ hold no images; put views with equal names in both")
     for name, pair in views.items():
         result = _pair(name, pair, expected={1: f"{cf.name}/{name}", 2: f"{fa.name}/{name}"})
         yield replace(result, views_named=True) if isinstance(result, RawPair) else result
@@ -209,7 +209,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
     """Read the Isfahan layout: ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the reverse."""
     if not any(_images(folder) for folder in folders.values()):
-        raise FileError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
+        raise MissingError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
     for kind, folder in folders.items():
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)

@@ -83,9 +83,9 @@ def pairs_sha256(entries: Sequence[PairRecord]) -> str:
 def _check_flags(config: EvaluateConfig) -> None:
     if config.workers < 0:
         raise SettingError("workers", config.workers, "must be 0 (all cores) or more")
-    for flag, given in (("--withhold_copies", config.withhold_copies), ("--deep", config.deep)):
-        if given and config.generated is None:
-            raise UserError(f"{flag}: requires generated pairs; pass --generated")
+    for name in ("withhold_copies", "deep"):
+        if getattr(config, name) and config.generated is None:
+            raise SettingError(name, None, "requires generated pairs; pass --generated")
 
 
 def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:

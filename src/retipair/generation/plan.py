@@ -114,7 +114,7 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     base = base or _recorded_base(training_run, description, adapter, config.tokenizer)
     if config.tokenizer is None and training_run is not None:
         base = replace(base, tokenizer=_recorded_tokenizer(training_run))
-    check_steps("--steps", config.steps, base)
+    check_steps("steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _training_layout_and_prompts(config, base, description, adapter, warnings)
     if description:
@@ -162,9 +162,9 @@ def check_generation(config: GenerateConfig) -> None:
     if not 0 <= config.seed < 2**32:
         raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
     check_size(config.size)
-    check_folder_name("--savedir", config.savedir)
+    check_folder_name("savedir", config.savedir)
     if config.name is not None:
-        check_folder_name("--name", config.name)
+        check_folder_name("name", config.name)
     if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
         raise UserError("pass the run's name with -n, or --checkpoint PATH --out DIR")
 

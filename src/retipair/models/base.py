@@ -36,7 +36,7 @@ from retipair.models.single_file import (
     unet_inputs,
 )
 from retipair.runtime.atomic_io import shareable_name
-from retipair.runtime.errors import SettingError, UserError
+from retipair.runtime.errors import SettingError
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Folder of the small trained bases that ship with the package, diffusers folders made by `recipes/`."""
@@ -337,7 +337,7 @@ def random_bases() -> list[str]:
     return sorted(f"random:{folder.name}" for folder in CONFIGS.iterdir() if folder.is_dir())
 
 
-def check_steps(flag: str, steps: int, base: Base) -> None:
-    """Raise UserError unless there are fewer denoising steps than the base has timesteps."""
+def check_steps(setting: str, steps: int, base: Base) -> None:
+    """Raise SettingError unless there are fewer denoising steps than the base has timesteps."""
     if steps >= base.timesteps:
-        raise UserError(f"{flag} {steps}: this base allows at most {base.timesteps - 1}")
+        raise SettingError(setting, steps, f"this base allows at most {base.timesteps - 1}")

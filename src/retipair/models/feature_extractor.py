@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from retipair.runtime.errors import DamagedError, FileError
+from retipair.runtime.errors import DamagedError, FileError, MissingError
 
 _DEFAULT_SIDE = 224  # px
 
@@ -47,7 +47,7 @@ def open_image_model(folder: Path) -> ImageModel:
     Raises UserError, naming the folder, if it has no usable model.
     """
     if not (folder / "config.json").is_file():
-        raise FileError(folder, "no image model; give a folder with config.json and model.safetensors")
+        raise MissingError(folder, "no image model; give a folder with config.json and model.safetensors")
     try:
         model, missing = _load(folder)
         features = model.features(np.full((model.side, model.side, 3), 128, np.uint8))

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair.models.base import Base
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import DamagedError, FileError
+from retipair.runtime.errors import DamagedError, FileError, MissingError
 from retipair.runtime.schema import from_values
 
 TARGETS = {
@@ -215,7 +215,7 @@ def _open_weights(folder: Path) -> Any:
             "it once with PEFT (save_pretrained writes .safetensors)",
         )
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
-        raise FileError(
+        raise MissingError(
             folder, f"no adapter here (it needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
         )
     try:

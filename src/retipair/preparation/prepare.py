@@ -214,7 +214,7 @@ def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
     rejected = read_rejected(out)
     for number, line in rejected.comments.items():
         if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
-            raise UserError(f"{rejected.path}, line {number}: a comment names {matches[0]!r}; remove the line")
+            raise FileError(rejected.path, f"a comment names {matches[0]!r}; remove the line", number)
 
 
 # --- Results

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.runtime.errors import FileError, UserError
+from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import read_lines
 
 _MIN_POINTS = 4  # that determine a homography
@@ -42,13 +42,12 @@ def read_points(path: Path) -> np.ndarray:
     UserError for other lines, and for commas that may mark either decimals or thousands.
     """
     separator, first, text = read_lines(path)
-    places = [f"{path}, line {number}" for number, _ in enumerate(text.split("\n"), start=first)]
     lines = [line.replace(";", " ") for line in text.split("\n")]
     if separator != "," and any(map(_DECIMAL_COMMAS.fullmatch, lines)):
-        lines = _with_decimal_points(lines, places)
+        lines = _with_decimal_points(path, first, lines)
     else:
         lines = [line.replace(",", " ") for line in lines]
-    rows = [_point(line.split(), where) for line, where in zip(lines, places, strict=True) if line.split()]
+    rows = [_point(path, number, line.split()) for number, line in enumerate(lines, start=first) if line.split()]
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
@@ -56,26 +55,30 @@ _DECIMAL_COMMAS = re.compile(r"\s*[-+]?\d+,\d+\s+[-+]?\d+,\d+\s*", re.ASCII)
 _NO_THOUSANDS = re.compile(r"(^|\s)[-+]?(0\d*|\d{4,}),\d|,(\d{1,2}|\d{4,})(\s|$)", re.ASCII)
 
 
-def _with_decimal_points(lines: list[str], places: list[str]) -> list[str]:
-    """Replace decimal commas. Raises UserError if they may mark thousands, or if there are decimal points too."""
-    for line, where in zip(lines, places, strict=True):
+def _with_decimal_points(path: Path, first: int, lines: list[str]) -> list[str]:
+    """Replace decimal commas of the lines from number `first` on.
+
+    Raises FileError if they may mark thousands, or if there are decimal points too.
+    """
+    for number, line in enumerate(lines, start=first):
         if "." in line:
-            raise UserError(
-                f"{where}: has a decimal point, but other lines have decimal commas; use decimal points everywhere"
-            )
+            problem = "has a decimal point, but other lines have decimal commas; use decimal points everywhere"
+            raise FileError(path, problem, number)
     if not any(map(_NO_THOUSANDS.search, lines)):
-        where = next(place for line, place in zip(lines, places, strict=True) if "," in line)
-        raise UserError(f"{where}: its commas may mark decimals or thousands; write numbers with a decimal point")
+        number = next(number for number, line in enumerate(lines, start=first) if "," in line)
+        raise FileError(path, "its commas may mark decimals or thousands; write numbers with a decimal point", number)
     return [line.replace(",", ".") for line in lines]
 
 
-def _point(words: list[str], where: str) -> list[float]:
+def _point(path: Path, number: int, words: list[str]) -> list[float]:
     try:
         x, y = map(float, words)
     except ValueError:
-        raise UserError(f"{where}: {' '.join(words)!r} is not a point; write two numbers per line, 'x y'") from None
+        raise FileError(
+            path, f"{' '.join(words)!r} is not a point; write two numbers per line, 'x y'", number
+        ) from None
     if not np.isfinite([x, y]).all():
-        raise UserError(f"{where}: {' '.join(words)!r} contains NaN or infinity; correct or remove the line")
+        raise FileError(path, f"{' '.join(words)!r} contains NaN or infinity; correct or remove the line", number)
     return [x, y]
 
 

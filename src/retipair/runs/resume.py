@@ -8,7 +8,7 @@ from retipair.config import TrainConfig
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import console
-from retipair.runtime.errors import FileError, OccupiedError, UserError
+from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.schema import to_values
 
 MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
@@ -75,14 +75,14 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
         if key not in MAY_MOVE | may_change(config) and now[key] != value:
             how = f"with --{key} {value}, not {now[key]}" if not isinstance(value, bool) else ""
             how = how or f"{'with' if value else 'without'} --{key}"
-            raise FileError(run.folder, f"was started {how}; use the same setting, or another --name")
+            raise OccupiedError(run.folder, f"was started {how}; use the same setting, or another --name")
     if config.max_steps < run.read_config().max_steps:
-        raise FileError(
+        raise OccupiedError(
             run.folder, f"was started with --max_steps {before['max_steps']}; it can be raised, not lowered"
         )
     saved = read_json(run.folder / "config.json")
     for key, value in facts.items():
         if saved.get(key) != value:
-            raise FileError(
+            raise OccupiedError(
                 run.folder, f"{_FACT_NAMES.get(key, key)} has changed since the run started; use another --name"
             )

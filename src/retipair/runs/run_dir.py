@@ -30,7 +30,7 @@ from retipair.runtime.atomic_io import (
     write_json,
 )
 from retipair.runtime.console import console
-from retipair.runtime.errors import DamagedError, FileError, OccupiedError, UserError
+from retipair.runtime.errors import DamagedError, MissingError, OccupiedError, UserError
 from retipair.runtime.schema import from_values, to_values
 
 SaveAdapter = Callable[[Path], object]
@@ -87,11 +87,11 @@ class Run:
         folder = self._best if which == "best" else self.latest(damaged.append)
         if folder is None or not folder.is_dir():
             reason = f"; {damaged[0]}" if damaged else ""
-            raise FileError(
+            raise MissingError(
                 self.folder, f"no {which} checkpoint{reason}; train it first: `retipair train -n {self.name} ...`"
             )
         if error := verify_checksums(folder):
-            raise FileError(folder, f"{error}; use --checkpoint {'latest' if which == 'best' else 'best'}")
+            raise DamagedError(folder, f"{error}; use --checkpoint {'latest' if which == 'best' else 'best'}")
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:

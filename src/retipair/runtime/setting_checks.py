@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from retipair.runtime.errors import FileError, SettingError, UserError
+from retipair.runtime.errors import FileError, SettingError
 
 _MAX_INTEGER = 2**32
 
@@ -33,10 +33,10 @@ def _check_path(path: Path) -> None:
         raise FileError(path, f"cannot be reached ({error.strerror}); give another path") from None
 
 
-def check_folder_name(flag: str, name: str) -> None:
-    """Raise UserError unless `name` is a single folder name."""
+def check_folder_name(setting: str, name: str) -> None:
+    """Raise SettingError unless `name` is a single folder name."""
     if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
-        raise UserError(f"{flag} {name!r}: must be one folder name of at most 200 bytes, without a leading dot")
+        raise SettingError(setting, repr(name), "must be one folder name of at most 200 bytes, without a leading dot")
 
 
 def check_size(size: int | None) -> None:

@@ -127,7 +127,7 @@ def make_plan(config: TrainConfig) -> Plan:
     layout = Layout(name, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
     plan = replace(plan, config=with_samples(config, Run(folder)))
-    check_steps("--sample_steps", plan.config.sample_steps or 0, base)
+    check_steps("sample_steps", plan.config.sample_steps or 0, base)
     if base.timesteps <= max(VALIDATION_TIMESTEPS):
         raise SettingError("base", config.base, f"has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
     _, height, width = plan.latent_shape
@@ -183,7 +183,7 @@ def _check(config: TrainConfig) -> None:
         )
     if not config.data.exists():
         raise SettingError("data", config.data, "no such file or folder")
-    check_folder_name("--name", config.name)
+    check_folder_name("name", config.name)
     for name, upper in AT_MOST.items():
         if (getattr(config, name) or 0) > upper:
             raise SettingError(name, getattr(config, name), f"must be at most {upper}")
