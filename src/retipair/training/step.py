@@ -103,7 +103,8 @@ def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
         batch = training.batches.batch_of(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
         noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
-        if cause := find_nonfinite(batch, names, training.denoise(noisy, batch.t, batch.conditioning)):
+        inputs = with_clean_halves(noisy, batch.latents, batch.clean)
+        if cause := find_nonfinite(batch, names, training.denoise(inputs, batch.t, batch.conditioning)):
             return cause
         pairs += names
     return f"the gradient of {'pair' if len(pairs) == 1 else 'pairs'} {', '.join(dict.fromkeys(pairs))}"
