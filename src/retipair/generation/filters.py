@@ -27,7 +27,7 @@ _REPAIR = "remove the line; its pair is then generated again"
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected attempt (from 0) at pair `index`. similarity: the highest to a training pair, if computed."""
+    """A rejected attempt (from 0) at pair `index`. similarity: the highest one to a training pair, if computed."""
 
     index: int
     attempt: int

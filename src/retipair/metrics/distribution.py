@@ -2,7 +2,8 @@
 
 It is the kernel distance of KID (Binkowski et al. 2018, Demystifying MMD GANs, arXiv 1801.01401) without Inception:
 features of natural photographs describe retinas poorly, and a hundred pairs are too few for FID's covariance. Compare a
-distance with `null_mmd2`, the distance between real pairs, and only with distances to the same reference.
+distance with `null_mmd2`, the 95th percentile of the distance between random halves of the real pairs. Two distances
+are comparable only if they have the same reference.
 """
 
 from collections.abc import Iterator
