@@ -3,7 +3,8 @@
 On disk (`unet_lora/`) it has two files: PEFT's, which the original system (v25) wrote, and
 `pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both contain the metadata.
 The second file also uses PEFT's names, prefixed `unet.`. With `convert_state_dict_to_diffusers`, which converts only
-`to_q/k/v/out`, it would mix two naming schemes. The loader infers the scheme from the first name and drops the others.
+`to_q/k/v/out`, it would mix two naming schemes. The loader infers the scheme from the first name and drops the
+tensors of the other scheme.
 """
 
 import hashlib

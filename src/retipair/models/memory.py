@@ -34,7 +34,10 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """Inputs of the memory estimate. adapter: None for generation, which adds its file size; latents: (B, C, h, w)."""
+    """Inputs of the memory estimate. latents: (B, C, h, w).
+
+    adapter: None for generation; `generation_memory` takes the size of the adapter in bytes instead.
+    """
 
     base: Base
     adapter: Adapter | None

@@ -25,7 +25,7 @@ from retipair.vision.ridges import correlation
 
 _MAX_LANDMARK_PX = 3.8  # at 512: an ECC result with a larger median landmark error is not accepted
 _MIN_SIGMA_PX = 0.5  # of landmarks: a smaller estimate of their scatter would be due to chance
-_INDEPENDENT_PIXELS = 700  # number of independent samples that the correlation of the vesselness maps counts as
+_INDEPENDENT_PIXELS = 700  # assumed number of independent samples in the correlation of the vesselness maps
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # px: coarse to fine, the coarsest as wide as typical landmark errors
 
 
@@ -93,8 +93,8 @@ def _compose(step: np.ndarray, cf_to_work: np.ndarray, fa_to_work: np.ndarray) -
 def _make_objective(maps: _Ridges, landmarks: Landmarks) -> _Score:
     """Return a score of steps: the correlation minus the cost of the landmark residuals.
 
-    Both are log-likelihoods: a landmark costs its squared residual over twice the variance, the correlation counts as
-    _INDEPENDENT_PIXELS samples. Only inliers of the initial transform, which is the identity here, are used.
+    Both are log-likelihoods: a landmark costs its squared residual over twice the variance, and the correlation has the
+    weight of _INDEPENDENT_PIXELS samples. Only inliers of the initial transform, which is the identity here, are used.
     """
     is_inlier = reprojection_errors(np.eye(3), landmarks) <= LANDMARK_INLIER_PX
     inliers = Landmarks(landmarks.cf[is_inlier], landmarks.fa[is_inlier])

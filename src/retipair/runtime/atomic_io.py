@@ -122,7 +122,8 @@ def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
     partial.mkdir(parents=True)
     try:
         fill(partial)
-        mode = partial.stat().st_mode & 0o666  # as the umask allows; safetensors lets only the owner read
+        # safetensors creates files that only the owner can read; these get the permissions that the umask allows.
+        mode = partial.stat().st_mode & 0o666
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
                 path.chmod(mode)
