@@ -200,6 +200,7 @@ def test_whatever_stands_among_the_points(refused: Check, text: str, mark: bool)
     refused("002/002_01.txt", content, named="002", may_work=True)
 
 
+@pytest.mark.nightly
 def test_points_as_programs_write_them_are_read(raw: Path, refused: Check) -> None:
     text = (raw / "002/002_01.txt").read_text()
     for other in (

@@ -49,6 +49,7 @@ def test_pairs_are_prepared_alike_and_not_again(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+@pytest.mark.nightly
 def test_a_training_goes_on_to_the_bit(
     base_folder: Folder, prepared: Path, tmp_path: Path, jumping: Callable[[], None]
 ) -> None:

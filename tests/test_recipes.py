@@ -145,6 +145,7 @@ def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
         assert any(torch.equal(patch, whole[:, y : y + height, x : x + width]) for y, x in corners)
 
 
+@pytest.mark.nightly
 def test_grain_has_the_power_of_its_spectrum_and_is_spread_evenly() -> None:
     noise = 0.1 * torch.randn((1, 3, 128, 128), generator=torch.Generator().manual_seed(1))
     dots = torch.zeros_like(noise)
@@ -158,6 +159,7 @@ def test_grain_has_the_power_of_its_spectrum_and_is_spread_evenly() -> None:
         assert torch.isfinite(flat(torch.zeros_like(noise))).all()
 
 
+@pytest.mark.nightly
 @torch.no_grad()
 def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
     torch.manual_seed(0)

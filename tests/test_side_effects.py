@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import os, sys, warnings
 from PIL import Image
@@ -23,5 +25,6 @@ assert settings() == before, (before, settings())
 """
 
 
+@pytest.mark.nightly
 def test_loading_pairs_changes_no_setting_of_the_process(prepared: Path) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, prepared], check=True)

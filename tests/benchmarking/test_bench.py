@@ -44,6 +44,7 @@ def bench(folder: Path, *words: object) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("system", "against"), [("sdxl", "original"), pytest.param("sd15", "bare", marks=pytest.mark.slow)]
 )

@@ -76,6 +76,7 @@ def read_scores(command: list[str]) -> dict:
     return json.loads((Path(command[-1]) / "scores.json").read_text())
 
 
+@pytest.mark.nightly
 def test_withheld_copies_are_rejected_once_and_the_others_are_judged(own, capsys):
     generated, command = own
     (generated / REJECTED_NAME).write_text("# mine\n6\n")

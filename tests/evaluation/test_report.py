@@ -61,6 +61,7 @@ def test_the_page_needs_nothing_else(out: Path) -> None:
     assert "url(http" not in (out / "report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_real_pairs_alone_have_a_report_too(tmp_path: Path) -> None:
     real = write_prepared(tmp_path / "real", ["train", "val"])
     assert main(["evaluate", "--real", str(real), "--out", str(tmp_path / "out")]) == 0

@@ -208,6 +208,7 @@ def test_the_texts_follow_the_settings_of_each_pair(trained: Folder, tmp_path: P
         assert texts["Adapter"] == adapter_sha256(unet_lora(trained("sd15"), "sd15"))[:12]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("asked", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_no_file_of_a_variation_names_its_source_unless_asked(asked: bool, base_folder: Folder, tmp_path: Path) -> None:
     """But for the manifest, which groups variations by it."""
@@ -261,6 +262,7 @@ def test_noise_has_no_source(drawn: Drawn, system: str) -> None:
     assert {record.source_id for record in records(drawn(system, "noise"))} == {None}
 
 
+@pytest.mark.nightly
 def test_less_strength_stays_closer_to_the_source(system: str, trained: Folder, prepared: Path, tmp_path: Path) -> None:
     """Measured against what the autoencoder alone makes of the source."""
     base, layout = open_base(records_base(trained, system)), Layout(LAYOUT[system], VIEW)
@@ -289,6 +291,7 @@ def test_other_pairs_can_be_varied(trained: Folder, tmp_path: Path) -> None:
     assert [record.source_id for record in records(out)] == ["eye2", "eye3", "eye2", "eye3"]
 
 
+@pytest.mark.nightly
 def test_a_source_is_heard_with_its_own_caption(base_folder: Folder, tmp_path: Path) -> None:
     """And one without a caption with the prompt that it was trained with, never with another eye's words."""
     captions = {0: "early phase", 2: "late phase"}
@@ -625,6 +628,7 @@ def test_without_a_name_it_needs_a_path_and_a_place(refused: Refused, trained: F
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.nightly
 def test_a_name_under_both_systems_needs_the_base(
     refused: Refused, trained: Folder, base_folder: Folder, tmp_path: Path
 ) -> None:
@@ -745,6 +749,7 @@ def originals_adapter(folder: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.nightly
 def test_adapters_of_the_original_system_load_with_a_warning(
     system: str,
     trained: Folder,

@@ -93,6 +93,7 @@ def test_an_adapter_learns_on_a_base_in_fp8_and_fits_the_whole_one(
     load_adapter(run / "latest_checkpoints/step_000006/unet_lora", open_base(str(base_folder("sdxl"))).unet(), "")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("dtype", "checkpointing"), [(torch.float32, True), (torch.bfloat16, True), (torch.float32, False)]
 )

@@ -164,6 +164,7 @@ def test_points_are_vessels_that_both_views_show_spread_over_the_field() -> None
     assert np.ptp(drawn.landmarks.cf, axis=0).min() > 0.6 * SIZE
 
 
+@pytest.mark.nightly
 def test_points_match_within_their_jitter_but_for_the_wrong_ones() -> None:
     errors = []
     for number, jitter in ((1, 0.0), (1, 1.0), (2, 1.0), (3, 1.0)):

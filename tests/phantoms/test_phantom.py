@@ -129,6 +129,7 @@ def test_the_same_seed_is_the_same_bytes_and_the_amount_changes_none(registered:
     assert content(tmp_path / "two") == more
 
 
+@pytest.mark.nightly
 def test_any_number_of_cores_draws_the_same(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores in (1, 3):
         monkeypatch.setattr("retipair.phantoms.phantom.available_cores", lambda cores=cores: cores)
@@ -237,6 +238,7 @@ def test_camera_and_disease_can_be_chosen(tmp_path: Path) -> None:
     assert {(truth.camera, truth.disease) for truth in truths} == {("teal", "vein_occlusion")}
 
 
+@pytest.mark.nightly
 def test_registered_phantoms_can_be_trained_on(registered: Path, tmp_path: Path) -> None:
     assert main(train_command("phantoms", "random:tiny-sdxl", registered, tmp_path, "--max_steps", "2")) == 0
     assert list(tmp_path.rglob("pytorch_lora_weights.safetensors"))

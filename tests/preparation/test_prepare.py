@@ -283,6 +283,7 @@ def test_the_form_of_the_source_is_part_of_the_fingerprint(raw, tmp_path):
     assert ours != theirs, "the one may swap views, the other never does"
 
 
+@pytest.mark.nightly
 def test_pairs_without_points_are_registered_by_features(raw, tmp_path):
     bare = tmp_path / "raw"
     for view, number in (("cf", "01"), ("fa", "02")):
@@ -438,6 +439,7 @@ def test_the_residual_limit_is_meant_at_512(raw, prepared, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "other", "--max_residual_px", limit) == 0
 
 
+@pytest.mark.nightly
 def test_too_few_pairs_left_write_nothing(raw, tmp_path, capsys):
     assert _prepare(raw, tmp_path / "out", "--max_residual_px", "0.0001") == 2
     said = capsys.readouterr()
@@ -673,6 +675,7 @@ def _with_frames(raw: Path, folder: Path, view: str) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("other", ["01", "02"])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_pairs_that_share_a_view_are_of_one_eye(raw, tmp_path, capsys, other, hidden):

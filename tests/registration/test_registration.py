@@ -56,6 +56,7 @@ def test_shrinking_does_not_alias():
     assert np.ptp(small[5:-5, 5:-5].astype(int)) < 40
 
 
+@pytest.mark.nightly
 def test_points_alone_are_not_registration_and_vessels_mend_it():
     errors = []
     for seed in range(3):
@@ -92,6 +93,7 @@ def test_features_find_their_way_without_points():
     assert _corner_error(refine(cf, fa, start.fa_to_cf, None), eye.fa_to_cf, 384) < 1.5
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("angle", "scale"),
     [(30.0, 0.6), *(pytest.param(*pose, marks=pytest.mark.slow) for pose in ((-40.0, 1.0), (0.0, 1.8)))],
@@ -216,6 +218,7 @@ def test_a_mirrored_fa_is_refused_as_such_or_turned(how):
     assert np.array_equal(turned.pair.fa, upright.pair.fa)
 
 
+@pytest.mark.nightly
 def test_what_features_leave_is_measured_by_vessels_and_doubted():
     """The truth and the truth 4, 8 and 30 px off, as a wrong guess would leave it."""
     eye = draw_raw(seed=4, size=512)

@@ -50,6 +50,7 @@ def test_a_level_that_the_user_set_is_used(monkeypatch: pytest.MonkeyPatch) -> N
         assert diffusers_logging.get_verbosity() == diffusers_logging.log_levels["info"]
 
 
+@pytest.mark.nightly
 def test_the_first_use_of_the_api_prints_nothing() -> None:
     program = "import logging, retipair; retipair.phantom; logging.getLogger('a').warning('later warnings are seen')"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
