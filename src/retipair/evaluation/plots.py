@@ -109,7 +109,7 @@ def _draw_spectrum(axes: Axes, scores: Scores, view: str) -> None:
 
 
 def _draw_training(axes: Axes, training: TrainingScores, view: str) -> None:
-    """Plot the error of one half in training, and in validation as the mean over its timesteps."""
+    """Plot the training error of one half, and its validation error averaged over the validation timesteps."""
     lines, validation = training.training, training.validation
     losses = [line.values[f"mse_{view}"] for line in lines]
     axes.plot([line.step for line in lines], losses, color=_COLOURS["train"], label="training")

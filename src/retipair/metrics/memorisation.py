@@ -111,10 +111,12 @@ def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
-    """Return the fraction of generated pairs farther from their nearest training pair than that pair is from its own.
+    """Return the fraction of generated pairs less similar to training pairs than training pairs are to each other.
 
-    It is about .5 for new pairs of the same distribution as the training pairs, and near 0 if all are copies (Alaa et
-    al. 2022, arXiv 2102.08921, section 3.3, with similarity in place of distance).
+    A generated pair counts if its similarity to its nearest training pair is lower than the similarity of that training
+    pair to its nearest training pair of another eye. The fraction is about .5 for new pairs of the same distribution as
+    the training pairs, and near 0 if all are copies (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with similarity
+    in place of distance).
     """
     return float(np.mean([pair.similarity < train[pair.index].similarity for pair in generated]))
 

@@ -17,7 +17,7 @@ _SIDE = 128  # px
 _BLUR = 3.0  # px at 512: makes vessels as wide as the steps between poses
 _CLIP_PERCENTILE = 99.0  # of vesselness: values above it are clipped
 _ANGLES = np.deg2rad(np.arange(-44, 45, 4))
-_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97, relative to fields of view of equal diameter
+_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97; at 1 both fields of view have the same diameter
 _MIN_OVERLAP = 0.25  # of the CF's field
 _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
 

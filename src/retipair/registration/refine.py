@@ -34,9 +34,10 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
 
     Runs ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A step
     is accepted if it raises the correlation of the unblurred maps by more than it raises the landmark cost, which is
-    the squared landmark error relative to the scatter about `fa_to_cf`. Without this cost, a wrong homography can win
-    if few vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if every step is rejected
-    because of the landmark cost, the corners of the frame are optimised for vessels and landmarks together.
+    proportional to the squared landmark errors divided by their variance under `fa_to_cf`. Without this cost, a wrong
+    homography can win if few vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if every
+    step is rejected because of the landmark cost, the shifts of the four frame corners are optimised for the
+    correlation and the landmark cost together.
     """
     cf_to_work = _work_frame(cf, fa, fa_to_cf)
     fa_to_work = cf_to_work @ fa_to_cf
@@ -57,7 +58,7 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
 
 
 def _work_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
-    """Return raw CF px -> refinement frame, (3, 3): CF's work frame, or the common square if the FA shows a detail."""
+    """Return raw CF px -> refinement frame, (3, 3): CF's work frame, or the common square if the FA is magnified."""
     common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
     return common if common[0, 0] > DETAIL_RATIO * cf.to_work[0, 0] else cf.to_work
 

@@ -12,7 +12,7 @@ from retipair.vision.field_of_view import erode, field_of_view
 from retipair.vision.ridges import vesselness
 
 WORK_SIZE = 512
-DETAIL_RATIO = 2.0  # ratio of scales above which one view shows a detail of the other
+DETAIL_RATIO = 2.0  # ratio of scales above which one view counts as a magnified part of the other
 _RIM = 10.0  # px excluded at the edge of the field, because the edge itself is a ridge
 WORK_CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32) * (WORK_SIZE - 1)
 
