@@ -19,9 +19,9 @@ NEAR = 2
 class Fidelity:
     """Fidelity of one reconstructed view to the original, 512 px wide.
 
-    psnr: dB inside the mask, at the views' own size. vessels: Dice of the two vessel masks, in [0, 1]; thin: the same
-    within 2 px of the original's vessels under 3 px wide. fine_left: Texture.fine_share of the reconstruction divided
-    by that of the original.
+    psnr: dB inside the mask, at the views' own size. vessels: Dice of the two vessel masks, in [0, 1]; thin: the same,
+    but only over pixels within 2 px of a vessel of the original that is narrower than 3 px. fine_left:
+    Texture.fine_share of the reconstruction divided by that of the original.
     """
 
     psnr: float
