@@ -59,8 +59,8 @@ def high_frequency(prediction: Prediction, kernel: int, sigma: float) -> torch.T
 class Term:
     """A loss that is added to the squared error.
 
-    It counts for samples with a timestep below `max_timestep` whose prediction implies clean latents (all, except those
-    with noise prediction at an SNR of 0). With a weight of 0 it is not computed.
+    It applies to samples with a timestep below `max_timestep`, except for noise prediction at an SNR of 0, which does
+    not imply clean latents. With a weight of 0 it is not computed.
     """
 
     function: LossFunction

@@ -63,8 +63,8 @@ def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
 def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
     """Hash the autoencoder's weights and scaling factor, on which cached latents depend.
 
-    The weights are read from the base's folder. `load` returns the network; it is called only if the folder lacks
-    weights of these names (a base in one file, random weights, names of older versions of diffusers).
+    The weights are read from the base's folder. `load` returns the network; it is called only if the folder lacks a
+    tensor that the network has (a base in one file, random weights, tensor names of older versions of diffusers).
     """
     weights: dict[str, Any] = _weights_on_disk(base)
     vae = empty_vae(base) if weights else load()

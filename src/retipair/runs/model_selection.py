@@ -24,7 +24,7 @@ class Validation:
 
 
 def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
-    """Return True if this validation is better than the best so far; None: there is no best yet.
+    """Return True if this validation is better than the best so far, or if there is no best yet (None).
 
     both: one of the two criteria improves and the other does not get worse.
     """
