@@ -14,7 +14,7 @@ from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, add_adapter
 from retipair.runtime.distributed import DistributedState
-from retipair.training.batches import Batches, make_batches
+from retipair.training.batches import Batch, Batches, make_batches
 from retipair.training.meters import LossMeter
 from retipair.training.nonfinite import NonFiniteCounter, find_nonfinite
 from retipair.training.optimizer import LoraOptimizer
@@ -71,8 +71,7 @@ def training_step(training: Training) -> float:
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
             batch = training.batches.batch_of(samples_of(config, optimizer.step_count, part, dist))
-            noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
-            inputs = with_clean_halves(noisy, batch.latents, batch.clean)
+            noisy, inputs = network_inputs(training, batch)
         with record_function("forward"):
             prediction = training.denoise(inputs, batch.t, batch.conditioning)
         with record_function("losses"):
@@ -85,6 +84,12 @@ def training_step(training: Training) -> float:
         dist.reduce_mean_([parameter.grad for parameter in optimizer.parameters.values() if parameter.grad is not None])
         training.nonfinite.add(optimizer.step(), optimizer.step_count - 1)
     return rate
+
+
+def network_inputs(training: Training, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the latents with noise in both halves, and the network's input, in which some halves are clean."""
+    noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
+    return noisy, with_clean_halves(noisy, batch.latents, batch.clean)
 
 
 def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState) -> range:
@@ -102,8 +107,7 @@ def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
         samples = samples_of(training.config, step, part, dist)
         batch = training.batches.batch_of(samples)
         names = [data.train[pair].id for pair in training.batches.pairs_of(samples)]
-        noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
-        inputs = with_clean_halves(noisy, batch.latents, batch.clean)
+        _, inputs = network_inputs(training, batch)
         if cause := find_nonfinite(batch, names, training.denoise(inputs, batch.t, batch.conditioning)):
             return cause
         pairs += names
