@@ -151,7 +151,7 @@ class TrainConfig:
     seed: int = 42
     """Seed of everything random."""
     deterministic: bool = False
-    """Bit-identical results of each run on the same GPU model, somewhat slower; on a CPU they always are."""
+    """Make repeated runs on the same GPU model bit-identical, but somewhat slower. On a CPU, this is not needed."""
 
     on_nan: Literal["stop", "skip"] = "stop"
     """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. The step changes no weights."""

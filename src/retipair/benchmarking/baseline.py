@@ -60,8 +60,8 @@ class BaselineStep:
         first = self.number * self.batch_size
         chosen = [self.entries[(first + offset) % len(self.entries)] for offset in range(self.batch_size)]
         joints = [self.layout.join(*load_views(entry, self.layout.view_size)) for entry in chosen]
-        source = generator(0, "original", self.number)
-        self.latents = torch.cat([encode_sample(self.vae, joint, source) for joint in joints])
+        rng = generator(0, "original", self.number)
+        self.latents = torch.cat([encode_sample(self.vae, joint, rng) for joint in joints])
 
     def _encode_prompts(self) -> None:
         rows = stack_conditioning([encode_once(self.text, self.prompt, self.device)] * self.batch_size)

@@ -156,7 +156,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
 
 
 def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
-    """Plan a generation with an untrained adapter, which changes nothing but costs as much as a trained one."""
+    """Plan a generation with an untrained adapter: it does not change images, and takes as long as a trained one."""
     unet = plan.base.unet()
     add_adapter(unet, adapter_config(plan.config))
     save_adapter(folder / "adapter", plan.base, unet, describe_adapter(plan, data))

@@ -31,10 +31,10 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _noise(shape: torch.Size, source: torch.Generator, offset: float) -> torch.Tensor:
-    noise = torch.randn(shape, generator=source)
+def _noise(shape: torch.Size, rng: torch.Generator, offset: float) -> torch.Tensor:
+    noise = torch.randn(shape, generator=rng)
     if offset:
-        constants = offset * torch.randn((shape[0], 1, 2), generator=source)  # (C, 1, 2 halves)
+        constants = offset * torch.randn((shape[0], 1, 2), generator=rng)  # (C, 1, 2 halves)
         noise = noise + repeat_per_half(constants, shape[-1])
     return noise
 
@@ -46,7 +46,7 @@ def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]
 
 
 def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
-    """Choose the halves that stay clean, (B, 2) bool: one half in `fraction` of the rows, each equally often."""
+    """Choose the halves that stay clean, (B, 2) bool: in `fraction` of the rows, CF or FA with equal probability."""
     uniform = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])
     left = uniform < fraction / 2
     return to_device(torch.stack([left, ~left & (uniform < fraction)], dim=1), device)

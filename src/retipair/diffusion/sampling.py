@@ -28,7 +28,7 @@ def starting_noise(
     scheduler: Any, shape: tuple[int, int, int], generators: Sequence[torch.Generator], device: str
 ) -> torch.Tensor:
     """Return pure noise at the scheduler's scale, (B, C, h, w) float32, row i from generators[i]."""
-    noise = torch.stack([torch.randn(shape, generator=source) for source in generators])
+    noise = torch.stack([torch.randn(shape, generator=rng) for rng in generators])
     return to_device(noise, device) * scheduler.init_noise_sigma
 
 
@@ -36,7 +36,7 @@ def noised(
     scheduler: Any, latents: torch.Tensor, timesteps: torch.Tensor, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
     """Add noise to clean latents (B, C, h, w) at the first of `timesteps`, with the scheduler's `add_noise`."""
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=source) for source in generators])
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for rng in generators])
     return scheduler.add_noise(latents, to_device(noise, latents.device), timesteps[:1].repeat(len(latents)))
 
 

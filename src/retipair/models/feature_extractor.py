@@ -66,7 +66,7 @@ def _load(folder: Path) -> tuple[ImageModel, list[str]]:
     network, info = AutoModel.from_pretrained(
         str(folder),
         local_files_only=True,
-        trust_remote_code=False,  # avoids a prompt whether to run the folder's code
+        trust_remote_code=False,  # otherwise transformers asks whether to run code from the folder
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,

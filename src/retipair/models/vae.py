@@ -74,7 +74,7 @@ def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
 
 
 def weights_sha256(vae: Autoencoder, weights: dict[str, Any]) -> str:
-    """Hash the scaling factor and these weights (name -> tensor), in the order of the network's own."""
+    """Hash the scaling factor and `weights` (name -> tensor), in the order of the network's state dict."""
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
     for name in vae.state_dict():
         digest.update(name.encode())

@@ -195,8 +195,8 @@ class Run:
     def restore_best(self, reason: Mapping[str, Any]) -> bool:
         """Make `best_checkpoint` match the best step of the resumed state; return False if this is impossible.
 
-        They differ if the process was killed between the two writes, or if the last checkpoint is damaged. The adapter
-        is restored from the checkpoint of the best step, if that still exists.
+        They differ if the process was killed after it wrote a checkpoint and before it wrote `best_checkpoint`, or if
+        the last checkpoint is damaged. The adapter is restored from the checkpoint of the best step, if that exists.
         """
         step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
         error = verify_checksums(self._best)
@@ -214,7 +214,7 @@ class Run:
     def recover(self) -> None:
         """Recover from an interrupted write. The caller must hold the run's lock.
 
-        Raises UserError if a file has the name of a folder of the run; its checkpoints would be overlooked.
+        Raises UserError if a file has the name of a folder of the run, because `checkpoints` would then find nothing.
         """
         for path in (self._latest, self._stopped, self._best, *self.folder.glob("step_*_random_pairs")):
             check_folder_place(path)

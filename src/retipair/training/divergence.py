@@ -29,8 +29,8 @@ def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
     if mse > _MAX_LOSS:
         raise FileError(
             run.folder,
-            f"the loss at step {step} is {mse:.3g} (predicting zero gives 1); {_REMEDY}, "
-            f"below {config.learning_rate:g}",
+            f"the loss at step {step} is {mse:.3g} with --learning_rate {config.learning_rate:g} "
+            f"(predicting zero gives 1); {_REMEDY}",
         )
 
 

@@ -56,9 +56,9 @@ def write_samples(
     numbers = dist.split_between_processes(range(config.num_samples))
     with progress("Sampling", len(numbers)) as advance:
         for number in numbers:
-            source = generator(config.seed, "sample", number)
+            rng = generator(config.seed, "sample", number)
             prompt = draw_prompt(description.prompts, config.seed, number)
-            images = pair_generator.sample(training.batches.conditioning_for(prompt), [source])[0]
+            images = pair_generator.sample(training.batches.conditioning_for(prompt), [rng])[0]
             mark = synthetic_mark(pair_generator, prompt, config.seed, number)
             for name, image in {"cf": images.cf, "fa": images.fa, "joint": images.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
