@@ -66,7 +66,7 @@ class PairFolder:
     """Pairs of a prepared or generated folder, according to its manifest, its list of rejected pairs and its files.
 
     entries: every pair that has files, rejected or not, in manifest order. rejected: the ids in the list.
-    deleted: the ids of other pairs without any file, which count as rejected too. Both in manifest order.
+    deleted: the ids of unlisted pairs without any file, which count as rejected too. Both in manifest order.
     """
 
     path: Path

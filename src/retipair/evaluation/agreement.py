@@ -9,9 +9,9 @@ from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Level, Means, Scores
 
 _GOOD_FRACTION = 0.8
-"""Agreement is good from this fraction of the range between mispaired (0) and training pairs (1)."""
+"""Minimum fraction for good agreement, on a scale from mispaired pairs (0) to training pairs (1)."""
 _BAD_FRACTION = 0.5
-"""Below this fraction of the range, the views do not match."""
+"""Below this fraction on the same scale, the views do not match."""
 _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """Agreement metrics and their names in the text."""
 
@@ -55,7 +55,7 @@ def check_agreement(scores: Scores) -> Iterator[Finding]:
 
 
 def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
-    """Return None if the training pairs do not exceed mispaired ones, so that the metric is uninformative."""
+    """Scale the metric; return None if it is uninformative, no higher in training pairs than in mispaired ones."""
     generated, real, mispaired = row["generated"], row["train"], row.get("mispaired")
     assert generated is not None
     assert real is not None

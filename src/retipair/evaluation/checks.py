@@ -13,7 +13,7 @@ _MIN_DETAIL = 0.5
 _MAX_CHROMA = 3.0
 """Maximum chroma of a generated FA, grey levels."""
 _SIMILARITY_MARGIN = 0.1
-"""Excess over the MS-SSIM between real eyes that suggests low diversity."""
+"""Maximum by which the MS-SSIM between generated eyes may exceed that between real eyes."""
 LOGGED_MEMORY = "on a GPU: allocated by torch; on a CPU: resident memory of the process"
 """Definition of the memory in a training log."""
 

@@ -1,4 +1,4 @@
-"""Reconstruct real pairs through each layout and a base's autoencoder: the upper bound for any trained model."""
+"""Reconstruct real pairs through each layout and a base's autoencoder, to bound the quality of any trained model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -100,6 +100,6 @@ def _same(pair: Pair, other: Pair) -> bool:
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Average each metric over its finite values. None if it has none: infinite PSNR, or nothing to measure."""
+    """Average each metric over its finite values. None if no value is finite: PSNR infinite, or mask empty."""
     finite = {name: [row[name] for row in metrics if np.isfinite(row[name])] for name in metrics[0]}
     return {name: float(np.mean(values)) if values else None for name, values in finite.items()}

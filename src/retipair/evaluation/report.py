@@ -1,4 +1,4 @@
-"""Render scores.json and the images of pairs as one self-contained HTML page; every number on it is a score."""
+"""Render scores.json and the images of pairs as one self-contained HTML page; all its numbers come from the scores."""
 
 import io
 import re

@@ -257,7 +257,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One conclusion of the verdict, as stored; advice: its part of the list of advice, possibly empty."""
+    """One conclusion of the verdict, as stored; advice: its advice as one text, possibly empty."""
 
     level: Level
     about: str

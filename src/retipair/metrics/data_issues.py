@@ -89,8 +89,8 @@ def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequ
         reverse = nearest[other.index]
         if other.similarity < COPY or (index > other.index and reverse.index == index and reverse.similarity >= COPY):
             continue  # mutual nearest neighbours are reported once
-        sides = f"{splits[index]} and {splits[other.index]}"
-        side = f", on two sides of the split ({sides})" if splits[index] != splits[other.index] else ""
-        text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{side}"
+        here, there = splits[index], splits[other.index]
+        where = f", in another split ({here} and {there})" if here != there else ""
+        text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{where}"
         issues.append(DataIssue(ids[index], "same eye", text))
     return issues

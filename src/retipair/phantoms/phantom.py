@@ -250,13 +250,13 @@ def _metadata(config: PhantomConfig, number: int) -> dict[str, str]:
 def _write_manifest(config: PhantomConfig, truths: Sequence[Truth]) -> None:
     """Write the contact sheet, then the manifest, with the split that `prepare` would make."""
     fractions = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
-    sides = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
-    records = [_record(config, truth, sides[_group(truth)]) for truth in truths]
+    splits = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
+    records = [_record(config, truth, splits[_group(truth)]) for truth in truths]
     sheet = contact_sheet(load_titled(config.out, record) for record in records)
     save_image(config.out / SHEET_NAME, sheet, {"Synthetic": "yes: rendered; not photographs, not for clinical use"})
     write_manifest(config.out, records)
     counts = Counter(record.split for record in records)
-    split = ", ".join(f"{counts[side]} {side}" for side in SPLITS if counts[side])
+    split = ", ".join(f"{counts[name]} {name}" for name in SPLITS if counts[name])
     print(f"{len(records)} rendered pairs in {config.out} ({split}); ground truth in {config.out / 'truth'}")
 
 
@@ -264,13 +264,13 @@ def _group(truth: Truth) -> str:
     return f"eye {truth.id}"
 
 
-def _record(config: PhantomConfig, truth: Truth, side: Split) -> PreparedPair:
+def _record(config: PhantomConfig, truth: Truth, split: Split) -> PreparedPair:
     assert truth.consistency is not None
     return PreparedPair(
         id=truth.id,
         eye=truth.id,
         patient=None,
-        split=side,
+        split=split,
         cf=f"cf/{truth.id}.png",
         fa=f"fa/{truth.id}.png",
         mask=f"mask/{truth.id}.png",

@@ -76,10 +76,10 @@ def read_truth(path: Path) -> Truth:
 
 
 def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -> dict[str, np.ndarray]:
-    """Render the LAYERS, (size, size) uint8 each, 0 outside the field (size, size) bool. maps: of this frame.
+    """Render the LAYERS, (size, size) uint8 each, 0 outside the field (size, size) bool.
 
-    Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING. lesions: 1 + the index of the kind in LESION_KINDS;
-    where two kinds overlap, the first.
+    maps (C, size, size): those of the eye in `frame`. Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING.
+    lesions: 1 + the index of the kind in LESION_KINDS; where two kinds overlap, the first.
     """
     artery, vein = (vessel_mask(tree, SEEN_BY_BOTH, frame) for tree in (eye.arteries, eye.veins))
     fine = vessel_mask(eye.arteries, FA_ONLY, frame) | vessel_mask(eye.veins, FA_ONLY, frame)

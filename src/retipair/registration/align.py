@@ -28,7 +28,8 @@ _MIN_PATCHES = 8  # of vessels; whole views have 50
 _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # of the same fraction
 _SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
-# Refined consistency at 512: 30 mispaired pairs reached at most .16, the same CF as both views .21; real pairs had .48.
+# Consistency at 512 after refinement: at most .16 for 30 mispaired pairs, .21 for a CF used as both views, .48 for real
+# pairs.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",

@@ -74,7 +74,10 @@ def count_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
 
 
 def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
-    """Return the median distance of the FA's field under two transforms (3, 3), raw FA -> raw CF px; px at 512."""
+    """Return the median distance between the FA's field moved by `a` and moved by `b`, px at 512.
+
+    a, b: transforms (3, 3), raw FA px -> raw CF px.
+    """
     rows, columns = np.nonzero(fa.field[::16, ::16])
     points = 16.0 * np.column_stack([columns, rows])
     distances = np.linalg.norm(transform_points(a, points) - transform_points(b, points), axis=1)
