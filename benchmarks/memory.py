@@ -105,7 +105,7 @@ def measured(plan: Plan, data: Data) -> dict[str, float]:
     """Return the peak of each phase in GiB, minus the memory before a model was loaded."""
     with peak_memory(plan.device) as peak:
         training = build_training(plan, data, SINGLE_PROCESS)
-    floor, peaks = peak.floor, {"set up": peak.gib - peak.floor}
+    floor, peaks = peak.baseline, {"set up": peak.gib - peak.baseline}
     with peak_memory(plan.device) as peak:
         training_step(training)
         training_step(training)

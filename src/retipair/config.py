@@ -31,23 +31,22 @@ class PrepareConfig:
     size: int = 512
     """Side of the square prepared views, px."""
     register: Register = "auto"
-    """How FA is aligned to CF. points: by landmarks; features: by vessels; none: not at all; auto: points if there are
-    any, else features."""
+    """How FA is aligned to CF.
+    points: by landmarks; features: by vessels; none: not at all; auto: points if there are any, else features."""
     max_residual_px: float = 5.0
-    """Refuse pairs whose median landmark residual exceeds this; without points, pairs in which too few vessel patches
-    match within this distance (docs/formats.md). In px at 512, whatever --size is."""
+    """Refuse pairs whose median landmark residual exceeds this, in px at 512, whatever --size is.
+    Without points: pairs in which too few vessel patches match within this distance (docs/formats.md)."""
     min_consistency: float | None = None
-    """Refuse pairs of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is); default: 0.25
-    if registered by points, 0.2 by features, 0.15 with --register none."""
+    """Refuse pairs of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is).
+    Default: 0.25 if registered by points, 0.2 by features, 0.15 with --register none."""
     allow_mirror: bool = False
     """Flip an FA left to right if it can only be registered mirrored; without this flag such a pair is refused."""
     anonymise: Path | None = None
-    """Key file, created if missing: ids, eyes and patients are replaced by keyed hashes in OUT and everything derived
-    from it. Keep the key, and the table of original names beside it, away from the data. The same key gives the same
-    hashes."""
+    """Key file, created if missing: ids, eyes and patients become keyed hashes in OUT and everything derived from it.
+    The same key gives the same hashes. Keep it, and the table of original names beside it, away from the data."""
     skip_bad: bool = False
-    """Skip pairs with missing or unusable files, copies of other pairs and images without a pair, and list them in
-    OUT/skipped.txt; without this flag any of them stops the command."""
+    """Skip pairs with missing or unusable files, copies of other pairs and images without a pair.
+    They are listed in OUT/skipped.txt; without this flag any of them stops the command."""
     max_megapixels: int = 200
     """Refuse larger images, because a small file can decompress to gigabytes."""
     val_fraction: float = 0.2
@@ -126,8 +125,8 @@ class TrainConfig:
     min_snr_gamma: float = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
     half_clean_fraction: float = 0.0
-    """Fraction of samples in which one view is left clean and the loss is computed on the other, to train cross-view
-    consistency. Useful when training a base; for adapters, it changed the consistency by less than 0.01."""
+    """Fraction of samples in which one view is left clean and the loss is computed on the other.
+    It trains cross-view consistency: useful for a base; for adapters, it changed the consistency by less than 0.01."""
 
     prompt: str = DEFAULT_PROMPT
     """Prompt of pairs without a caption."""
@@ -141,9 +140,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them, whatever --memory is: less memory, about a third slower."""
     memory: Memory = "auto"
-    """GiB of device memory available. The first strategy whose estimated memory fits is used: none; gradient
-    checkpointing; checkpointing and the base's weights in fp8; checkpointing and the base's weights in nf4 (pip install
-    'retipair[nf4]'). auto: one of the first two, by free memory."""
+    """GiB of device memory available. The first strategy whose estimated memory fits is used:
+    none; gradient checkpointing; checkpointing with the base in fp8; checkpointing with the base in nf4.
+    nf4 needs pip install 'retipair[nf4]'. auto: one of the first two, by free memory."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
@@ -151,7 +150,7 @@ class TrainConfig:
     seed: int = 42
     """Seed of everything random."""
     deterministic: bool = False
-    """Make repeated runs on the same GPU model bit-identical, but somewhat slower. On a CPU, this is not needed."""
+    """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs are always bit-identical."""
 
     on_nan: Literal["stop", "skip"] = "stop"
     """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. The step changes no weights."""
@@ -164,8 +163,8 @@ class TrainConfig:
     sample_steps: int | None = None
     """Denoising steps of those samples; default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
     best_by: BestBy = "loss"
-    """Criterion for the best step: validation loss, consistency of the samples, or both (one improves and the other
-    does not get worse)."""
+    """Criterion for the best step: validation loss, consistency of the samples, or both.
+    both: one improves and the other does not get worse."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send the metrics to this tracker (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
     resume: bool = False
@@ -225,9 +224,8 @@ class GenerateConfig:
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"
-    """GiB of device memory available. The base's weights are stored in the first of these formats whose estimated
-    memory fits: unquantised, fp8, nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto:
-    unquantised."""
+    """GiB of device memory available. Weights of the base are stored in the first format whose estimated memory fits:
+    unquantised, fp8, nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto: unquantised."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
     device: str = "auto"
@@ -245,16 +243,16 @@ class EvaluateConfig:
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
-    """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15), to report how much detail its
-    autoencoder preserves."""
+    """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15).
+    With it, the report says how much detail its autoencoder preserves."""
     adapter: Path | None = None
     """Folder of the run that generated the pairs, or a folder in it; adds the training curves to the report."""
     deep: Path | None = None
-    """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound): adds the distance
-    of its features, and FID."""
+    """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
+    Adds the distance of its features, and FID."""
     withhold_copies: bool = False
-    """Add generated pairs that are copies of training pairs to rejected.txt in --generated, so that all commands skip
-    them, and evaluate the others."""
+    """Add generated pairs that are copies of training pairs to rejected.txt in --generated, and evaluate the others.
+    All commands then skip them."""
     workers: int = 0
     """Pairs measured at once; 0: one per core."""
     offline: bool = False
@@ -308,8 +306,9 @@ class BenchConfig:
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
-    """Interleave with a baseline. train: bare (only forward and backward pass of the same network) or original (step of
-    the original scripts); generate: diffusers (its own pipeline)."""
+    """Interleave with a baseline.
+    train: bare (only forward and backward pass of the same network) or original (step of the original scripts).
+    generate: diffusers (its own pipeline)."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: the base's own."""
     batch_size: int = 1

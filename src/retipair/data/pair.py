@@ -129,10 +129,10 @@ def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
     except UnidentifiedImageError:
         if page is None:
             raise
-        raise ValueError(page.not_known) from None
+        raise ValueError(page.unsupported_message) from None
     if page:
         if page.is_misread:
-            raise ValueError(page.not_known)
+            raise ValueError(page.unsupported_message)
         image.seek(page.number)
     return image
 

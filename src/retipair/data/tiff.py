@@ -70,7 +70,7 @@ class Page:
         return (self.photometric == 0 and max(self.bits) > 8) or (self.tag(339, 1) == 2 and max(self.bits) <= 8)
 
     @property
-    def not_known(self) -> str:
+    def unsupported_message(self) -> str:
         """The error message for a page that is not supported."""
         return f"{self} is not supported: save it as grey or RGB with 8 or 16 bits"
 
@@ -155,7 +155,7 @@ def _pixel_format(page: Page) -> tuple[tuple[int, ...], int, int | None]:
     compression = COMPRESSION_INFO.get(page.tag(259, 1))
     predictor = page.tag(317, 1)
     if not supported or page.tag(266, 1) != 1 or (alpha and page.photometric == 5):
-        raise ValueError(page.not_known)
+        raise ValueError(page.unsupported_message)
     if compression not in _COMPRESSIONS or predictor not in (1, 2) or (predictor == 2 and bits[0] != 16):
         how = f"compressed by {compression or 'an unknown method'} with predictor {predictor}"
         raise ValueError(f"{page}, {how}, is not supported: save it without compression")

@@ -56,7 +56,7 @@ def generate(config: GenerateConfig) -> Path:
         raise UserError(f"out of memory ({plan.memory_summary}); finished pairs are intact: try {smaller_flags(plan)}")
     if config.memory != "auto":
         console.print(
-            f"{plan.memory_summary}, {peak.gib - peak.floor:.1f} GiB used at most ({memory_kind(plan.device)})"
+            f"{plan.memory_summary}, {peak.gib - peak.baseline:.1f} GiB used at most ({memory_kind(plan.device)})"
         )
     return out
 

@@ -42,11 +42,11 @@ REACH = 7.6
 _STEP = 0.11
 # From large branches in sparse tissue to smaller ones in dense tissue: (spacing of the tissue points in mm, growth).
 _BRANCHES = (
-    (2.6, Growth(step=_STEP, reach=4.5, fed=0.9)),
-    (1.5, Growth(step=_STEP, reach=2.6, fed=0.5)),
-    (0.8, Growth(step=_STEP, reach=1.2, fed=0.25)),
+    (2.6, Growth(step=_STEP, reach=4.5, supply_distance=0.9)),
+    (1.5, Growth(step=_STEP, reach=2.6, supply_distance=0.5)),
+    (0.8, Growth(step=_STEP, reach=1.2, supply_distance=0.25)),
 )
-_FINEST = (0.40, Growth(step=0.09, reach=0.7, fed=0.14))
+_FINEST = (0.40, Growth(step=0.09, reach=0.7, supply_distance=0.14))
 _FINE_RADIUS = (0.007, 0.012)  # mm
 
 

@@ -34,7 +34,7 @@ class Growth:
 
     step: float
     reach: float
-    fed: float
+    supply_distance: float
 
 
 Allowed = Callable[[np.ndarray], np.ndarray]
@@ -58,7 +58,8 @@ def grow(
     children = np.bincount(parents[parents >= 0], minlength=len(points))
     unsupplied, new = tissue, points
     while True:
-        unsupplied = unsupplied[cKDTree(new).query(unsupplied, distance_upper_bound=growth.fed)[0] > growth.fed]
+        to_vessel, _ = cKDTree(new).query(unsupplied, distance_upper_bound=growth.supply_distance)
+        unsupplied = unsupplied[to_vessel > growth.supply_distance]
         free = np.flatnonzero(children < 2)
         distance, nearest = cKDTree(points[free]).query(unsupplied, distance_upper_bound=growth.reach)
         reached = np.isfinite(distance)

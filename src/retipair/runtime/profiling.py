@@ -76,10 +76,10 @@ def _used_now(device: str) -> int:
 
 @dataclass
 class Peak:
-    """Peak memory in GiB, set at the end of the `with` block; floor: memory in use at its start."""
+    """Peak memory in GiB, set at the end of the `with` block; baseline: memory in use at its start."""
 
     gib: float = 0.0
-    floor: float = 0.0
+    baseline: float = 0.0
 
 
 @contextmanager
@@ -88,11 +88,11 @@ def peak_memory(device: str) -> Iterator[Peak]:
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()
-        peak = Peak(floor=memory_used(device))
+        peak = Peak(baseline=memory_used(device))
         yield peak
         peak.gib = memory_used(device)
         return
-    peak = Peak(floor=memory_used(device))
+    peak = Peak(baseline=memory_used(device))
     ended = threading.Event()
 
     def sample() -> None:

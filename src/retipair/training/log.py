@@ -94,7 +94,7 @@ def print_change(run: Run, step: int, before: str, strategy: MemoryStrategy) -> 
 def print_end(plan: Plan, steps: int, peak: Peak) -> None:
     """Print the last and the best step, and the peak memory next to its estimate."""
     run = Run(plan.folder)
-    needed, used = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.floor
+    needed, used = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.baseline
     kind = f"used: {memory_kind(plan.device)}, minus that at the start"
     memory = f"memory: {needed:.2f} GiB estimated, {used:.2f} GiB used at most, with {plan.strategy.name} ({kind})"
     if steps:
