@@ -90,13 +90,13 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
     ours()
     with cost.memory_of("step", plan.device):
         ours()
-    works, baseline = {"ours": ours}, None
+    functions, baseline = {"ours": ours}, None
     if config.against == "bare":
-        works["other"] = bare(training)
+        functions["other"] = bare(training)
     elif config.against == "original":
         baseline = BaselineStep(plan.base, plan.layout, data.train, plan.config.prompt, config.batch_size, plan.device)
-        works["other"] = baseline.step
-    times = time_interleaved(works, plan.device, config.repeats, config.warmup)
+        functions["other"] = baseline.step
+    times = time_interleaved(functions, plan.device, config.repeats, config.warmup)
     cost.seconds, cost.other = times["ours"], times.get("other", [])
     if baseline is not None:
         cost.other_phases = {phase: median(baseline.seconds[phase][-config.repeats :]) for phase in PHASES}
@@ -133,20 +133,20 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
-    works: dict[str, Callable[[], Function]] = {"ours": lambda: generation_work(generation)}
+    loaders: dict[str, Callable[[], Function]] = {"ours": lambda: generation_work(generation)}
     if config.against == "diffusers":
-        works["other"] = lambda: diffusers_work(generation)
+        loaders["other"] = lambda: diffusers_work(generation)
     with cost.memory_of("load", generation.device):
-        loaded = {"ours": works["ours"]()}
+        loaded = {"ours": loaders["ours"]()}
     with cost.memory_of("draw", generation.device):
         loaded["ours"]()
-    loaded |= {name: work() for name, work in works.items() if name != "ours"}
+    loaded |= {name: loader() for name, loader in loaders.items() if name != "ours"}
     times = time_interleaved(loaded, generation.device, config.repeats, config.warmup)
     cost.seconds, cost.other = times["ours"], times.get("other", [])
     cost.operators = time_fractions_of_operators(profile_function(loaded["ours"]))
     del loaded
     if generation.base.source_kind != "random":  # creating random weights says nothing about loading
-        first = {name: (lambda work=work: work()()) for name, work in works.items()}
+        first = {name: (lambda loader=loader: loader()()) for name, loader in loaders.items()}
         cost.start = {name: min(seconds) for name, seconds in time_interleaved(first, generation.device, 3, 0).items()}
     unet = empty_unet(plan.base)
     with torch.no_grad():

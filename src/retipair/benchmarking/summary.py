@@ -26,8 +26,8 @@ class Cost:
 
     unit: name of one repeat; pairs: its number of pairs. seconds: time of each repeat of retipair; other: the same of
     the reference; other_phases: median time of each phase of the reference. start: seconds to load everything and run
-    the first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted; dtype: their precision.
-    shares: fraction of the time by part of a step; operators: by operator.
+    the first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted. dtype: precision of the
+    computation. shares: fraction of the time by part of a step; operators: by operator.
     """
 
     unit: str

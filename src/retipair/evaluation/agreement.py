@@ -55,7 +55,7 @@ def check_agreement(scores: Scores) -> Iterator[Finding]:
 
 
 def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
-    """Scale the metric; return None if it is uninformative, no higher in training pairs than in mispaired ones."""
+    """Scale the metric; return None if it is no higher in training pairs than in mispaired ones."""
     generated, real, mispaired = row["generated"], row["train"], row.get("mispaired")
     assert generated is not None
     assert real is not None

@@ -17,7 +17,7 @@ NAMES = {"generated": "generated", "train": "training", "val": "validation", "te
 NAMES |= {"real": "real", "autoencoder": "training, after the autoencoder"}
 """Sets and their names on the page."""
 _COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "test": "#9b6bab", "mispaired": "#8d8d8d"}
-_INK = "#010203"  # placeholder, replaced by the text colour of the page
+_TEXT_COLOUR = "#010203"  # placeholder, replaced by the text colour of the page
 _LEGEND_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
 """Place the legend above the axes, where it covers no dot."""
 _STYLE: dict[Any, Any] = {
@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _TEXT_COLOUR),
 }
 
 
@@ -55,7 +55,7 @@ def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) 
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return svg[svg.index("<svg") :].replace(_TEXT_COLOUR, "currentColor")
 
 
 def _draw_dots(axes: Axes, pairs: dict[str, tuple[float, ...]], means: Means, label: str) -> None:

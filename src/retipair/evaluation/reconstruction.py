@@ -31,7 +31,7 @@ _Metrics = tuple[Fidelity, Texture]
 USUAL_SIZE = 512
 """View size of SDXL and SD1.5, px."""
 MOST = 12
-"""Maximum number of pairs: more would hardly change the means, and each is measured up to five times."""
+"""Maximum number of pairs. More would hardly change the means but take long: a pair is measured up to five times."""
 
 
 def round_trip(pair: Pair, layout: Layout, between: Between) -> Pair:

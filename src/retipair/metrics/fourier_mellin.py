@@ -99,9 +99,10 @@ def _transform_log_polar(magnitudes: np.ndarray) -> np.ndarray:
 
 
 def _log_polar_magnitude(vessel_map: np.ndarray) -> np.ndarray:
-    """Resample the Fourier magnitude of a map (SIDE, SIDE), (radii, angles) float32 of sum of squares 1.
+    """Resample the Fourier magnitude of a map (SIDE, SIDE) to log-polar coordinates, (radii, angles) float32.
 
-    Each ring has mean 0 and equal weight, because the decrease of power with frequency is common to all eyes.
+    The sum of squares is 1. Each ring has mean 0 and equal weight, because the decrease of power with frequency is
+    common to all eyes.
     """
     magnitude = np.sqrt(np.abs(fft.fftshift(fft.rfft2(vessel_map, s=(_OVERSAMPLED, _OVERSAMPLED)), axes=0)))
     angles = np.arange(_ANGLES) * np.pi / _ANGLES - np.pi / 2

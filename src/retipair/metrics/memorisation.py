@@ -21,8 +21,9 @@ VERSION = 3
 COPY = 0.55
 """Minimum similarity of a copy.
 
-It lies between .45, the highest similarity of two different eyes among 25 rendered ones, and .67, the lowest similarity
-of a brighter and noisier copy to its eye, both in any pose. docs/metrics.md lists values for other eyes.
+It lies between .45, the highest similarity of a copy to another eye, and .67, the lowest similarity of a copy to its
+own eye. Both were measured with 25 rendered eyes and brighter, noisier copies of them in any pose. docs/metrics.md
+lists values for other eyes.
 """
 AT_ONCE = 128
 """Reference descriptors per chunk: 6 MB of spectra, and about 30 MB more during a comparison."""

@@ -17,7 +17,7 @@ WINDOW = 256
 """px: side of the central square in which spectrum and noise are measured; it lies within every field of view."""
 BANDS = np.geomspace(4, 120, 17)
 """Edges of 16 frequency rings, cycles per WINDOW: periods from 64 to about 2 px."""
-_FINE = 32.0  # cycles per WINDOW: periods of 8 px, the width of the widest vessels, or less
+_FINE = 32.0  # cycles per WINDOW: fine detail has periods of at most 8 px, the width of the widest vessels
 _ROUNDING = 1 / (12 * 255**2)  # power of 8-bit rounding noise, the same at every frequency
 
 

@@ -9,7 +9,7 @@ _ZOOM = 0.07
 _SHIFT = 0.05  # of the view's side
 _TILT = 0.03  # perspective: relative depth difference between opposite edges of the view
 MARGIN = 1 / 6
-"""Margin on every side of the CF's view that the other camera may see, as a fraction of the view's side."""
+"""Width of the margin around the CF's view that the FA's camera may see, as a fraction of the view's width."""
 
 
 def draw_pose(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -65,22 +65,22 @@ def grow(
         reached = np.isfinite(distance)
         if not reached.any():
             return points, parents
-        pulled, which = np.unique(free[nearest[reached]], return_inverse=True)
-        pull = (unsupplied[reached] - points[free[nearest[reached]]]) / distance[reached, None]
-        direction = rng.normal(0, 0.15, (len(pulled), 2))
-        np.add.at(direction, which, pull)
-        new = points[pulled] + growth.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
-        good = allowed(new) & _keeps_distance(new, points, pulled, 0.6 * growth.step)
-        new = new[good]
+        attracted, which = np.unique(free[nearest[reached]], return_inverse=True)
+        attraction = (unsupplied[reached] - points[free[nearest[reached]]]) / distance[reached, None]
+        direction = rng.normal(0, 0.15, (len(attracted), 2))
+        np.add.at(direction, which, attraction)
+        new = points[attracted] + growth.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
+        accepted = allowed(new) & _keeps_distance(new, points, attracted, 0.6 * growth.step)
+        new = new[accepted]
         # A blocked node must not be attracted again, or the loop would not end.
-        children[pulled[~good]] = 2
-        children[pulled[good]] += 1
-        points, parents = np.concatenate([points, new]), np.concatenate([parents, pulled[good]])
-        children = np.concatenate([children, np.zeros(good.sum(), dtype=children.dtype)])
+        children[attracted[~accepted]] = 2
+        children[attracted[accepted]] += 1
+        points, parents = np.concatenate([points, new]), np.concatenate([parents, attracted[accepted]])
+        children = np.concatenate([children, np.zeros(accepted.sum(), dtype=children.dtype)])
 
 
 def _keeps_distance(new: np.ndarray, existing: np.ndarray, origins: np.ndarray, distance: float) -> np.ndarray:
-    """Return which new nodes are `distance` away from all nodes except the one they grow from."""
+    """Return which new nodes are further than `distance` from all nodes except the one they grow from."""
     distances, indices = cKDTree(existing).query(new, k=2)
     others = np.where(indices == origins[:, None], np.inf, distances).min(axis=1)
     return others > distance

@@ -26,7 +26,7 @@ from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
 _MIN_CHROMA = 3.0  # mean chroma, 0 to 255, below which a view is grey
-_MIN_CHROMA_RATIO = 1.5  # FA to CF, above which the views are swapped: an FA may be tinted, a CF pale
+_MIN_CHROMA_RATIO = 1.5  # FA / CF; above it, the views are swapped; above 1, as an FA may be tinted and a CF pale
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     finishing: what is completed before the command stops, printed on the first signal.
     """
     stop = Stop()
-    if _early_signals:  # `_end` raised inside a __del__, where Python ignores exceptions
+    if _early_signals:  # a signal arrived inside a __del__, where Python ignores the exception that `_end` raises
         _end(_early_signals[0], None)
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop

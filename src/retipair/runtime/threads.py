@@ -16,8 +16,8 @@ CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
 """Seconds over which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""Threads spin only if other programs occupy at most this many of the cores that the threads need. On an idle machine
-they occupy fewer."""
+"""Threads spin only if other programs occupy at most this many of the cores that the threads need. On an idle machine,
+other programs occupy less."""
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
 _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}

@@ -61,9 +61,9 @@ def inside_rim(mask: np.ndarray) -> np.ndarray:
 def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> float:
     """Return the correlation of the vesselness of both views, in [-1, 1].
 
-    CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool. Pearson correlation of the vesselness maps, 10 px inside the
-    mask; 0 if that is empty. Real pairs reach .40 to .71, the same views mispaired .04 (95th percentile). Views are
-    resized to a width of 512 px.
+    CF (H, W, 3) uint8, FA (H, W) uint8, mask (H, W) bool. Pearson correlation of the vesselness maps in the mask
+    without its outer 10 px; 0 if no pixel is left. Real pairs reach .40 to .71, the same views mispaired .04 (95th
+    percentile). Views are resized to a width of 512 px.
     """
     cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
@@ -106,7 +106,8 @@ def _ridges(cosines: np.ndarray, sigma: float) -> np.ndarray:
     (smooth_r, slope_r), (smooth_c, slope_c) = (_responses(side, sigma / np.sqrt(2)) for side in cosines.shape)
     rr = idctn(cosines * np.outer(slope_r**2, smooth_c**2))
     cc = idctn(cosines * np.outer(smooth_r**2, slope_c**2))
-    sines = cosines * np.outer(slope_r * smooth_r, slope_c * smooth_c)  # two first derivatives turn cosines into sines
+    # A derivative along each axis turns cosines into sines.
+    sines = cosines * np.outer(slope_r * smooth_r, slope_c * smooth_c)
     rc = -idstn(np.pad(sines[1:, 1:], ((0, 1), (0, 1))))
     return np.asarray(sigma**2 * np.maximum(hessian_matrix_eigvals([rr, rc, cc])[0], 0))
 
