@@ -8,7 +8,7 @@
 # make test-gpu       tests that need an accelerator
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 # make soak           train and generate, killed 60 times, and compare with an uninterrupted run (about 15 minutes)
-# make long           memory and open files during two hours of training, then 2,000 generated pairs
+# make long           measure memory and open files during two hours of training, then 2,000 generated pairs
 # make fuzz           fuzz the readers of images, points and tables for ten minutes (Linux)
 
 PYTHON ?= python3

@@ -141,7 +141,7 @@ class TrainConfig:
     """Recompute activations instead of storing them, whatever --memory is: less memory, about a third slower."""
     memory: Memory = "auto"
     """GiB of device memory available. The first strategy whose estimated memory fits is used:
-    none; gradient checkpointing; checkpointing with the base in fp8; checkpointing with the base in nf4.
+    no savings; gradient checkpointing; checkpointing with the base in fp8; checkpointing with the base in nf4.
     nf4 needs pip install 'retipair[nf4]'. auto: one of the first two, by free memory."""
     offline: bool = False
     """Do not use the network; a hub id must be in the cache already."""
