@@ -17,7 +17,7 @@ from retipair.models.base import open_base
 
 NAME = "README.md"
 _PROBED = "own"  # only the lines of a probe have it
-_ERROR = "mean squared error in one view at timestep 700 if the other view is clean and of the same eye; of another eye"
+_ERROR = "mean squared error of one view at timestep 700 if the other is clean: same eye; different eyes"
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
@@ -35,7 +35,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
         "made by": f"`{_command(name, start, done)}`",
         "on": f"{_machine()}, torch {torch.__version__}",
         "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
-        "optimiser": f"AdamW, average {denoiser.AVERAGE}, seed {denoiser.SEED}",
+        "optimiser": f"AdamW, EMA decay {denoiser.AVERAGE}, seed {denoiser.SEED}",
         "steps": phases,
         "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
         "time": f"about {_duration(seconds)} in the UNet's steps",
@@ -55,8 +55,8 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In the tables, a lateness of a means that the timesteps of samples without a clean half are 1000 u^(1 / a), with u
-uniform in [0, 1). The coarse error is the squared error of the prediction after averaging over 4 x 4 latent pixels.
+In the tables, samples without a clean half have the timesteps 1000 u^(1 / lateness), with u uniform in [0, 1). The
+coarse error is the squared error of the prediction after averaging over 4 x 4 latent pixels.
 
 | | |
 |---|---|

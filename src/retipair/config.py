@@ -115,7 +115,7 @@ class TrainConfig:
     offset_noise_strength: float = 0.1
     """Scale of a random constant added to the noise per sample, channel and half, so that mean brightness is learnt."""
     hf_lambda: float = 0.5
-    """Weight of the high-frequency loss: L1 of the high-passed clean latents, per half."""
+    """Weight of the high-frequency loss: L1 error of the predicted clean latents after a high-pass filter, per half."""
     hf_kernel: int = 7
     """Kernel width of the Gaussian blur that the high-pass subtracts, latent pixels, odd."""
     hf_sigma: float = 1.5
@@ -249,7 +249,7 @@ class EvaluateConfig:
     """Folder of the run that generated the pairs, or a folder in it; adds the training curves to the report."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
-    Adds the distance of its features, and FID."""
+    Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""
     withhold_copies: bool = False
     """Add generated pairs that are copies of training pairs to rejected.txt in --generated, and evaluate the others.
     All commands then skip them."""

@@ -88,14 +88,14 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     Raises UserError for errors that affect all pairs.
     """
     if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
-        raise FileError(raw, "is already prepared; give the raw folder, or copy the raw views")
+        raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
     if raw.is_dir():
         _check_no_pair_table(raw)
         candidates = list(_in_folder(raw))
     elif raw.is_file():
         candidates = list(_in_table(raw))
     else:
-        raise MissingError(raw, "no such file or folder; name the folder or table that lists the raw views")
+        raise MissingError(raw, "no such file or folder; give the folder of the raw views, or a table that lists them")
     checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in candidates]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
@@ -122,7 +122,7 @@ def _check_no_pair_table(folder: Path) -> None:
 
 
 def _eyes_table(folder: Path) -> Path | None:
-    """Find the table of eyes, `eyes.csv` in any case; None if there is none.
+    """Find the table of eyes, `eyes.csv` in upper or lower case; None if there is none.
 
     Raises UserError for two of them, and for one in another format, which would be ignored.
     """
@@ -137,7 +137,7 @@ def _eyes_table(folder: Path) -> Path | None:
 
 
 def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
-    """Raise UserError for an `eyes.csv` beside a table of pairs that names no eyes: it would be ignored."""
+    """Raise UserError if a table of pairs names no eyes but has an `eyes.csv` beside it, which would be ignored."""
     eyes = table.parent / EYES_TABLE
     if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
         raise FileError(eyes, f"is not read with a table of pairs; put its columns eye and patient into {table.name}")
@@ -156,7 +156,7 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _view_folders(root: Path) -> dict[str, Path]:
-    """Find the folders of CF and FA, named "cf" and "fa" in any case, singular or plural; empty if there is neither."""
+    """Find the folders of CF and FA, named cf or cfs and fa or fas, in upper or lower case; empty if none exists."""
     folders: dict[str, Path] = {}
     for path in _visible(root):
         view = path.name.lower().removesuffix("s")

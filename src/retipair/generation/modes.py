@@ -69,7 +69,5 @@ class FromImages(Start):
 
     def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         timesteps = timesteps_for_strength(batch.scheduler, batch.steps, self.strength)
-        clean = [
-            encode_sample(self.vae, image, source) for image, source in zip(self.images, batch.generators, strict=True)
-        ]
+        clean = [encode_sample(self.vae, image, rng) for image, rng in zip(self.images, batch.generators, strict=True)]
         return noised(batch.scheduler, torch.cat(clean), timesteps, batch.generators), timesteps

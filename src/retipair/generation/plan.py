@@ -57,7 +57,7 @@ class GenerationPlan:
 
     @property
     def batch_size(self) -> int:
-        """1 on the CPU, where batched kernels round differently, so that pairs do not depend on --batch_size."""
+        """1 on the CPU, so that pairs do not depend on --batch_size: batched kernels round differently there."""
         return 1 if self.device == "cpu" else self.config.batch_size
 
     def memory_of(self, strategy: MemoryStrategy) -> int:

@@ -186,8 +186,8 @@ class Base:
                 "base",
                 self.source,
                 "predicts noise (epsilon) with zero terminal SNR, which gives NaN at the last "
-                "timestep; in scheduler_config.json set prediction_type to v_prediction if it was trained with it, "
-                "otherwise rescale_betas_zero_snr to false",
+                "timestep; in scheduler_config.json set prediction_type to v_prediction if the base was trained with "
+                "v-prediction, otherwise set rescale_betas_zero_snr to false",
             )
         return scheduler
 

@@ -30,7 +30,10 @@ class ImageModel:
 
     @torch.no_grad()
     def features(self, view: np.ndarray) -> np.ndarray:
-        """Return the class token, else the mean over positions, (D,) float64, of a CF (H, W, 3) or FA (H, W) uint8."""
+        """Return the features of a CF (H, W, 3) or FA (H, W), uint8, as (D,) float64.
+
+        They are the class token if the model has one, else the mean over positions.
+        """
         image = Image.fromarray(view).convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = (np.asarray(image) / 255.0 - self.mean) / self.std
         hidden = self.network(torch.from_numpy(pixels.astype(np.float32).transpose(2, 0, 1))[None]).last_hidden_state

@@ -1,6 +1,6 @@
 """Add, save and load an adapter: the LoRA of a base's UNet, with metadata that generation needs.
 
-On disk (`unet_lora/`) it has two files: PEFT's, which the original system (v25) wrote, and
+On disk (`unet_lora/`) it has two weight files: PEFT's `adapter_model.safetensors`, as in the original system (v25), and
 `pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both contain the metadata.
 The second file also uses PEFT's names, prefixed `unet.`. With `convert_state_dict_to_diffusers`, which converts only
 `to_q/k/v/out`, it would mix two naming schemes. The loader infers the scheme from the first name and drops the

@@ -73,7 +73,7 @@ class DeclaredSchedule:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the scheduler config. Zero terminal SNR needs trailing timesteps (Lin et al. 2024, sec. 3.3)."""
+        """Settings of the scheduler config. Zero terminal SNR needs trailing timesteps (Lin et al. 2023, sec. 3.3)."""
         settings: dict[str, Any] = {"prediction_type": "v_prediction"} if self.v_prediction else {}
         if self.zero_terminal_snr:
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

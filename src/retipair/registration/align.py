@@ -26,10 +26,10 @@ _MIN_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
 _MIN_PATCHES = 8  # of vessels; whole views have 50
 # Fraction of patches within 5 px: .78 or more in real pairs, .49 in one that was 18 px off, .27 at most if mispaired.
 _MIN_PATCH_FRACTION = 0.6
-_DOUBT_BELOW = 0.7  # of the same fraction
+_DOUBT_BELOW = 0.7  # a usable pair with a lower fraction should be inspected
 _SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
-# Consistency at 512 after refinement: at most .16 for 30 mispaired pairs, .21 for a CF used as both views, .48 for real
-# pairs.
+# Consistency at 512 after refinement: 30 mispaired pairs reached at most .16, a CF used as both views .21; real pairs
+# had .48.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
@@ -89,7 +89,7 @@ def align(
 ) -> Aligned:
     """Align CF (H, W, 3) and FA (H, W), uint8, of any sizes, in a square of `size` px around their common field.
 
-    `landmarks` determine the transform if `method` is "points"; the residual is measured on them in any case. A pair
+    `landmarks` determine the transform if `method` is "points"; the residual is always measured on them. A pair
     that fits only with a mirrored FA is refused with that reason, or its FA is flipped if `limits.allow_mirror`.
     """
     aligned = _align(View(cf_image), View(fa_image), landmarks, method, size, limits)
@@ -136,7 +136,10 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
 
 
 def _render_for_metrics(cf: View, fa: View, frame_fa_to_cf: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
-    """Render the views, aligned by `fa_to_cf` (3, 3), in the common square that `frame_fa_to_cf` (3, 3) gives."""
+    """Render the views, aligned by `fa_to_cf` (3, 3), in a square around their common field.
+
+    The square is computed with `frame_fa_to_cf` (3, 3), so that two transforms can be compared in the same frame.
+    """
     side = max(size, WORK_SIZE)
     frame = common_square(cf, fa, frame_fa_to_cf, side)
     return render(cf, fa, frame, frame @ fa_to_cf, side)

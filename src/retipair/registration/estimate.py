@@ -41,8 +41,8 @@ def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
     """Estimate the homography by RANSAC from landmarks, or a partial affine transform if too few agree.
 
     The transform neither mirrors nor folds the field. If one view shows a magnified part of the other, errors are
-    measured in px of the magnified view, and for both directions of the transform, because a homography that shrinks a
-    field to a point fits any points.
+    measured in px of the magnified view. If the scale changes by a factor of 3 or more, the points must agree in both
+    directions of the transform, because a homography that shrinks a field to a point fits any points.
     """
     fa_points, cf_points = transform_points(fa.to_work, landmarks.fa), transform_points(cf.to_work, landmarks.cf)
     if _median_radius(fa_points) > DETAIL_RATIO * _median_radius(cf_points):

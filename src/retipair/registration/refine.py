@@ -33,11 +33,11 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     """Refine a transform (3, 3) by aligning the vessels; return the given transform if that does not improve it.
 
     Runs ECC (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113) on vesselness maps blurred by 8 to 1 px. A step
-    is accepted if it raises the correlation of the unblurred maps by more than it raises the landmark cost, which is
-    proportional to the squared landmark errors divided by their variance under `fa_to_cf`. Without this cost, a wrong
-    homography can win if few vessels are filled. If the median landmark error then exceeds 3.8 px at 512, or if every
-    step is rejected because of the landmark cost, the shifts of the four frame corners are optimised for the
-    correlation and the landmark cost together.
+    is accepted if it raises the correlation of the unblurred maps by more than it raises the landmark cost. This cost
+    is the sum of the squared landmark errors, in units of their variance under the initial `fa_to_cf`, times a constant
+    weight. Without it, a wrong homography can win if few vessels are filled. If the median landmark error then exceeds
+    3.8 px at 512, or if every step is rejected because of the landmark cost, the shifts of the four frame corners are
+    optimised for the correlation and the landmark cost together.
     """
     cf_to_work = _work_frame(cf, fa, fa_to_cf)
     fa_to_work = cf_to_work @ fa_to_cf
@@ -137,7 +137,7 @@ def _ecc(maps: _Ridges, start: np.ndarray, blur: float) -> np.ndarray | None:
 
 
 def _optimize_corners(score: _Score, initial: np.ndarray, landmarks: Landmarks, limit: float) -> np.ndarray:
-    """Return the step (3, 3) with the highest score whose median landmark error is within `limit` work px.
+    """Return the step (3, 3) with the highest score; a median landmark error above `limit` work px is penalised.
 
     The retina is not flat, so one homography may not fit vessels and landmarks everywhere. Powell's method optimises
     the shifts of the four corners, starting from the identity, from `initial` and from halfway between.
