@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -551,8 +551,9 @@ def test_a_folder_with_other_things_in_it_is_left_alone(refused: Refused, traine
     assert contents(tmp_path / "o") == {"thesis.txt": b"all of it"}
 
 
-def test_every_mode_of_the_command_is_one() -> None:
-    assert set(MODES) == set(get_args(GenerateConfig.__annotations__["mode"]))
+def test_command_and_manifest_have_the_modes_of_the_generator() -> None:
+    for record in (GenerateConfig, GeneratedPair):
+        assert set(MODES) == set(get_args(get_type_hints(record)["mode"]))
 
 
 # Which adapter, which base
