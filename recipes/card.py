@@ -17,7 +17,9 @@ from retipair.models.base import open_base
 
 NAME = "README.md"
 _PROBED = "own"  # only the lines of a probe have it
-_ERROR = "mean squared error of one view at timestep 700 if the other is clean: same eye; different eyes"
+_ERROR = (
+    "mean squared error of one view at timestep 700, given the clean other view of the same eye; of a different eye"
+)
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:

@@ -11,7 +11,7 @@ _MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 _IMAGE_MODES = {"L": ("1", "L"), "RGB": ("1", "L", "P", "RGB", "RGBA"), "CMYK": ("CMYK",)}
 """Mode of a profile -> modes of images that it may describe; an RGB profile may describe grey pixels."""
 _SRGB_TOLERANCE = 2
-"""Grey levels. A profile that changes no colour by more is taken as sRGB, which programs write in several versions."""
+"""Grey levels. A profile that changes no colour by more counts as sRGB, because versions of sRGB profiles differ."""
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -42,7 +42,7 @@ def _transform(profile: bytes) -> tuple[ImageCms.ImageCmsTransform, bool]:
 
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Return whether 4,913 colours, or all greys, stay the same."""
+    """Return whether an RGB profile keeps 5,832 colours, or a grey profile all greys, within the tolerance."""
     if transform.input_mode == "RGB":
         levels = np.arange(0, 256, 15, dtype=np.uint8)
         colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)

@@ -133,8 +133,9 @@ def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: No
 def read_folder(folder: Path) -> PairFolder:
     """Read a prepared or generated folder, rejected pairs included.
 
-    Generated pairs get the split of the prepared pairs of their eye, if the manifest has any. The others are split with
-    a fixed seed, rejected pairs included, so that rejecting a pair does not change the split of others.
+    If the manifest also lists prepared pairs of the source eye or patient, a generated pair gets their split. The other
+    generated pairs are split with a fixed seed, rejected pairs included, so that rejecting a pair does not change the
+    split of others.
     Raises UserError, naming the file, if the manifest is missing, empty or invalid, if it has one eye or patient in
     two splits, or if the list of rejected pairs has an id that is not in the manifest.
     """
@@ -151,12 +152,12 @@ def read_folder(folder: Path) -> PairFolder:
         entries.append(entry)
     if not entries:
         raise MissingError(folder, "its manifest is empty; make the folder again")
-    sources = {record.patient or record.eye: record.split for record in prepared.values()}
-    unsplit += [index for index in varied if entries[index].group not in sources]
+    source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
+    unsplit += [index for index in varied if entries[index].group not in source_splits]
     groups = sorted({entries[index].group for index in unsplit})
     # A single group cannot be split.
-    seeded = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
-    for indices, splits in ((varied, sources), (unsplit, seeded)):
+    seeded_splits = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
+    for indices, splits in ((varied, source_splits), (unsplit, seeded_splits)):
         for index in indices:
             if (split := splits.get(entries[index].group, "train")) != entries[index].split:
                 entries[index] = replace(entries[index], split=split)

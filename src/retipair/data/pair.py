@@ -111,7 +111,8 @@ def _count_images(image: Image.Image) -> int:
 def _opened(path: Path) -> Iterator[Image.Image | Page]:
     """Open the image in a file without decoding it: a TIFF page for `read_deep_page`, else a Pillow image.
 
-    Pillow gets a stream: from a path, Pillow 13 memory-maps an uncompressed TIFF, and decodes a rotated one wrongly.
+    Pillow gets a stream, because Pillow 13 memory-maps an uncompressed TIFF given by path, and decodes it wrongly if it
+    is rotated.
     """
     with path.open("rb") as stream:
         page = main_page(stream)

@@ -197,10 +197,12 @@ def _samples(page: Page, bits: int) -> np.ndarray:
 def _blocks(page: Page) -> _Blocks:
     width, height = page.size
     tiled = 324 in page.tags
-    across, down = (page.tag(322, 0), page.tag(323, 0)) if tiled else (width, min(page.tag(278, height), height))
-    if not (across > 0 and down > 0) or (tiled and across * down > max(_MAX_TILE_AREA, 4 * width * height)):
+    strip = width, min(page.tag(278, height), height)
+    block_width, block_height = (page.tag(322, 0), page.tag(323, 0)) if tiled else strip
+    too_large = tiled and block_width * block_height > max(_MAX_TILE_AREA, 4 * width * height)
+    if not (block_width > 0 and block_height > 0) or too_large:
         raise ValueError("its strips or tiles do not match its size")
-    return _Blocks(tiled, across, down, math.ceil(width / across), math.ceil(height / down))
+    return _Blocks(tiled, block_width, block_height, math.ceil(width / block_width), math.ceil(height / block_height))
 
 
 def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, planes: int) -> np.ndarray:

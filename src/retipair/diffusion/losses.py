@@ -124,7 +124,7 @@ class Objective:
 
 
 def high_pass(latents: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Return x - GaussianBlur(x), each half filtered separately with reflect padding, so that the seam is no edge."""
+    """Return x - GaussianBlur(x). Each half is filtered separately with reflect padding, to ignore the seam."""
     halves = stack_halves(latents)  # (B, 2C, h, w/2)
     return unstack_halves(halves - _blur(halves, kernel, sigma))
 

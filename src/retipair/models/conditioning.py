@@ -18,7 +18,8 @@ class Conditioning:
     size_ids: torch.Tensor | None = None
 
     def rows(self, index: Sequence[int]) -> "Conditioning":
-        """Return the rows at `index`, in that order; rows may repeat. Stacking avoids a blocking copy of the index."""
+        """Return the rows at `index`, in that order; rows may repeat."""
+        # Indexing a GPU tensor with a list copies the list to the GPU and waits for it; stacking does not.
         return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
 
     def to(self, device: torch.device | str) -> "Conditioning":

@@ -87,8 +87,8 @@ def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
 class MovingAverage(EMAModel):
     """Exponential moving average of parameters: diffusers' EMAModel, but steps can be skipped on the device.
 
-    The decay of update k is at most k / (9 + k), and 0 for the first (warm-up). `updates`, (), counts them on the
-    device.
+    The decay of update k is at most k / (9 + k), and 0 for the first (warm-up). `updates`, a scalar tensor on the
+    device, is the number of updates.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:

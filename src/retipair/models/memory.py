@@ -79,7 +79,7 @@ def generation_memory(
 ) -> Estimate:
     """Estimate the peak bytes of each generation phase.
 
-    workload.latents: shape of all that is denoised at once. adapter: its size in bytes. sources: whether images are
+    workload.latents: shape of the latents of one UNet call. adapter: its size in bytes. sources: whether images are
     encoded.
     """
     step, vae = count_step(workload, strategy, backward=False), count_autoencoder(workload)

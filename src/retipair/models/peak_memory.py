@@ -25,7 +25,7 @@ class _TensorSpec(NamedTuple):
 
 
 _RESULT_SPECS: dict[Any, Any] = {}
-"""Cache of result specs by function and operand specs: networks repeat layers, and meta kernels are slow Python."""
+"""Cache of result specs by function and operand specs. Networks repeat layers, and meta kernels are slow."""
 
 
 def _result_of(function: Any, args: Any, kwargs: Any) -> Any:

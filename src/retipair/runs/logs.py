@@ -34,8 +34,8 @@ def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
 def lengths_by_step(folder: Path, step: int, stopped: bool) -> dict[str, int]:
     """Return the lengths of the logs at a checkpoint of retipair 0.1.0, which did not store them.
 
-    A log ends before the first line of a later step or, if the run was stopped at this step and its validation was
-    interrupted, before the validation of this step.
+    Each log ends before the first line of a later step. If the run was stopped at this step, the validation of this
+    step is left out too, because the resumed run repeats it.
     """
     lengths = dict.fromkeys(LOG_NAMES, 0)
     for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):

@@ -8,7 +8,7 @@ from retipair.config import BestBy
 
 LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
 """Smaller differences are ignored. The value for the loss is that of the original system; the value for the consistency
-is a tenth of the spread among ten samples."""
+is a tenth of its spread among ten samples."""
 
 
 @dataclass(frozen=True)

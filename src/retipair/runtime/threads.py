@@ -65,7 +65,7 @@ def configure_threads() -> str | None:
 
 
 def busy_cores() -> float:
-    """Return how many of the cores this process may use are busy with other programs, measured over 0.2 s."""
+    """Return the number of cores that other programs keep busy, of those this process may use, measured over 0.2 s."""
     percent = psutil.cpu_percent(interval=_INTERVAL, percpu=True)
     return sum(percent[core] for core in _affinity() if core < len(percent)) / 100
 
