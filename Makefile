@@ -4,7 +4,7 @@
 # make docs           build the documentation site in site/; fails on warnings
 # make reference      write docs/reference.md from --help
 # make test-nightly   longer tests: more signals, process counts, seeds and poses, and the site (about 10 minutes)
-# make test-slow      tests that take minutes: full-size bases with random weights on the CPU (about 20 GB), recipes, 100 copies
+# make test-slow      tests that take minutes: full-size random bases on the CPU (about 20 GB), recipes, finding 100 copies
 # make test-gpu       tests that need an accelerator
 # make test-browser   the report in Chromium (Debian: apt install chromium)
 # make soak           train and generate, killed 60 times, and compare with an uninterrupted run (about 15 minutes)
@@ -65,7 +65,7 @@ check: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/retipair demo
-	@echo "(First, once in each shell: source .venv/bin/activate)"
+	@echo "(In each new shell, first run: source .venv/bin/activate)"
 
 help:
 	@grep -E '^# make ' Makefile | cut -c3-

@@ -155,7 +155,7 @@ class TrainConfig:
     on_nan: Literal["stop", "skip"] = "stop"
     """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. The step changes no weights."""
     val_every: int = 500
-    """Steps between validations, each with sample pairs and a checkpoint; step 0 included."""
+    """Steps between validations, from step 0 on; each validation writes sample pairs and a checkpoint."""
     log_every: int = 100
     """Steps between log lines in training_log.txt."""
     num_samples: int | None = None
@@ -234,7 +234,7 @@ class GenerateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Evaluate generated pairs against real ones, or check real ones alone: metrics with their references."""
+    """Evaluate generated pairs against real ones, or check real pairs alone."""
 
     real: Path
     """Prepared folder of real pairs."""
@@ -306,7 +306,7 @@ class BenchConfig:
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
-    """Interleave with a baseline.
+    """Also time a baseline, in alternation with retipair.
     train: bare (only forward and backward pass of the same network) or original (step of the original scripts).
     generate: diffusers (its own pipeline)."""
     size: int | None = None

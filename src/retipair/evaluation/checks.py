@@ -9,7 +9,10 @@ from retipair.evaluation.findings import Finding, count, has_enough_pairs
 from retipair.evaluation.scores import Memorisation, Scores
 
 _MIN_DETAIL = 0.5
-"""Minimum ratio of the fine detail in generated pairs to that in training pairs; above its inverse, they are noisy."""
+"""Minimum ratio of the fine detail in generated pairs to that in training pairs.
+
+Generated pairs are noisy if the ratio is above the inverse of this value.
+"""
 _MAX_CHROMA = 3.0
 """Maximum chroma of a generated FA, grey levels."""
 _SIMILARITY_MARGIN = 0.1

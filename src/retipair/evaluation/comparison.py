@@ -117,8 +117,8 @@ def _pairs(folder: Path) -> PairFolder:
 def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     """Return the scores in OUT if they were computed from the same pairs and settings.
 
-    Returns None if there are no scores, if they were edited, or if the settings or the rejected pairs of the same
-    folders have changed. Raises UserError if OUT holds other files, or scores of other pairs.
+    Returns None if there are no scores or they were edited, if the settings have changed, or if other pairs of the same
+    folders are now rejected. Raises UserError if OUT holds other files, or scores of other pairs.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:

@@ -104,9 +104,9 @@ def measure_set(
     links = _links(ordered, ordered_keys)
     missing = _missing(ordered_keys, links, cache)
     dist.wait_for_everyone()  # no process may write before all have listed what is missing
-    mine = set(np.array_split(np.array(missing, dtype=int), dist.num_processes)[dist.process_index].tolist())
-    neighbours = {index - 1 for index in mine} | ({0} if len(keys) - 1 in mine else set())
-    to_load = sorted(mine | (neighbours & set(missing)))
+    assigned = set(np.array_split(np.array(missing, dtype=int), dist.num_processes)[dist.process_index].tolist())
+    neighbours = {index - 1 for index in assigned} | ({0} if len(keys) - 1 in assigned else set())
+    to_load = sorted(assigned | (neighbours & set(missing)))
     workers = workers or max(available_cores() // dist.num_processes, 1)
     with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(to_load)) as advance:
         results = parallel_map(_measure_pair, [ordered[index] for index in to_load], workers)
@@ -114,7 +114,7 @@ def measure_set(
         for index, (views, metrics) in zip(to_load, results, strict=True):
             recent = {at: earlier for at, earlier in recent.items() if at in (0, index - 1)} | {index: views}
             advance()
-            if index not in mine:
+            if index not in assigned:
                 continue
             save_metrics(cache, ordered_keys[index], metrics)
             for first, second in ((index - 1, index), (index, 0)):

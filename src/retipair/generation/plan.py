@@ -280,7 +280,7 @@ def training_pairs(
                 "its pairs have changed since this adapter was trained (prepared again?); "
                 "pass --data FOLDER to use its training pairs anyway",
             )
-        warnings.append(f"this adapter was not trained on {folder}; {needed_by} uses its training pairs")
+        warnings.append(f"this adapter was not trained on {folder}; {needed_by} uses the training pairs of that folder")
     return filter_split(pairs.kept if config.max_copy is None else pairs.known, "train", folder)
 
 

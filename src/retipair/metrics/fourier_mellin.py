@@ -1,9 +1,9 @@
 """Find the rotation, scale and mirroring that align a vessel map with others, and the correlation after alignment.
 
 Fourier-Mellin registration (Reddy and Chatterji 1996, doi 10.1109/83.506761). The magnitude of a Fourier transform does
-not depend on shifts; resampled to logarithmic polar coordinates, a rotation and a change of scale become shifts, which
-one cross-correlation finds. An image and the same image rotated by 180 degrees have equal magnitudes, so the aligned
-image is compared with each map in both rotations, each over all shifts, and the higher correlation is returned.
+not depend on shifts. In logarithmic polar coordinates, rotating or scaling the image shifts the magnitude, and one
+cross-correlation finds that shift. An image and the same image rotated by 180 degrees have equal magnitudes, so the
+aligned image is compared with each map in both rotations, each over all shifts, and the higher correlation is returned.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ def place(
 ) -> tuple[Landmarks, list[int]]:
     """Place points at some of `places` (N, 2), CF px; return them and the indices of the wrong ones.
 
-    fields: fields of view of CF and FA, (S, S) bool each. Returns fewer points if both views show fewer places.
+    fields: fields of view of CF and FA, (S, S) bool each. Returns fewer points if fewer places lie in both fields.
     """
     size = len(fields[0])
     cf_inside, fa_inside = (erode(field, _RIM * size) for field in fields)

@@ -26,7 +26,9 @@ from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
 _MIN_CHROMA = 3.0  # mean chroma, 0 to 255, below which a view is grey
-_MIN_CHROMA_RATIO = 1.5  # FA / CF; above it, the views are swapped; above 1, as an FA may be tinted and a CF pale
+# Ratio of the FA's chroma to the CF's above which the views are swapped. It is above 1, because an FA may be tinted and
+# a CF pale.
+_MIN_CHROMA_RATIO = 1.5
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import read_lines
 
-_MIN_POINTS = 4  # that determine a homography
+_MIN_POINTS = 4  # a homography is determined by 4 points
 _MIN_SPREAD_RATIO = 0.01  # ratio of the points' spread along their minor axis to that along their major axis
 
 

@@ -121,7 +121,7 @@ class TrainingLoop:
             self.best = reason(current, best, by)
         self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
         if self.best and improved:
-            # Written after the checkpoint: if the run is killed in between, resuming copies the adapter from there
+            # Written after the checkpoint: if the run is killed in between, resuming copies the adapter from it
             self.run_dir.save_best(self.save_adapter, self.best)
             console.print(f"new best, by {by}: step {self.step}, validation {validation_text(current)}")
 
