@@ -27,7 +27,7 @@ from retipair.data.augmentation import apply_variant, draw_variant
 from retipair.data.dataset import content_sha256, read_dataset
 from retipair.data.layout import Layout, to_grey
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
-from retipair.data.pair import Pair, synthetic_mark_of
+from retipair.data.pair import Pair, save_image, synthetic_mark_of
 from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.generation import generate
@@ -256,6 +256,20 @@ def test_sources_are_the_training_pairs_in_turn_and_lie_beside(
             original = pixels(out / str(record.index) / f"{view}_original.png")
             assert np.array_equal(original, pixels(prepared / view / f"{record.source_id}.png"))
     assert images(out, 1)["cf.png"] != images(out, 4)["cf.png"]  # the same eye again, varied otherwise
+
+
+def test_the_original_of_a_synthetic_pair_stays_marked_as_synthetic(
+    trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    data, mark = shutil.copytree(prepared, tmp_path / "data"), {"Synthetic": "yes: a rendered eye", "Seed": "3"}
+    for view in ("cf", "fa"):
+        for path in (data / view).iterdir():
+            save_image(path, pixels(path), mark)
+    flags = [*mode_flags("from_data"), "--data", data, "--amount", 1]
+    out = draw(trained("sd15"), tmp_path / "o", *flags)
+    for view in ("cf", "fa"):
+        texts = Image.open(out / f"1/{view}_original.png").text  # type: ignore[attr-defined]
+        assert texts == mark
 
 
 def test_noise_has_no_source(drawn: Drawn, system: str) -> None:

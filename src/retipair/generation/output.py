@@ -9,7 +9,7 @@ from typing import Any
 
 from retipair.data.dataset import PairRecord, has_files, load_views
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
-from retipair.data.pair import chessboard, save_image
+from retipair.data.pair import chessboard, save_image, synthetic_mark_of
 from retipair.data.rejected import read_rejected
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
 from retipair.generation.plan import GenerationPlan
@@ -173,7 +173,9 @@ def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
-    """Write the source pair next to its variation, with metadata that says that it is not synthetic."""
-    mark = {"Synthetic": "no: the pair that was varied; it may show a patient's eye", **_source_text(plan, source)}
+    """Write the source pair next to its variation, with its own synthetic mark, or a mark that it has none."""
+    own = synthetic_mark_of([source.cf, source.fa])
+    mark = own or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}
+    mark |= _source_text(plan, source)
     for name, view in zip(("cf", "fa"), load_views(source, plan.layout.view_size), strict=True):
         save_image(folder / f"{name}_original.png", view, mark)
