@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from retipair.models.conditioning import Conditioning
+from retipair.models.view_attention import add_view_attention
 
 
 class Denoiser:
@@ -17,12 +18,17 @@ class Denoiser:
 
     def __init__(self, unet: UNet2DConditionModel, dtype: torch.dtype, device: str) -> None:
         self.unet = unet
+        add_view_attention(unet)
         self._device_type, self._dtype = torch.device(device).type, dtype
 
-    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    def __call__(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, separate: int = 0
+    ) -> torch.Tensor:
+        """Predict. separate: number of rows, the last ones, in which self-attention does not connect the halves."""
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size_ids}
+        attention = {"separate": separate, "aspect": latents.shape[-1] / latents.shape[-2]} if separate else None
         precision = torch.autocast(self._device_type, self._dtype) if self._dtype != torch.float32 else nullcontext()
         with precision:
             return self.unet(
@@ -30,5 +36,6 @@ class Denoiser:
                 timestep,
                 encoder_hidden_states=conditioning.embeddings.to(self._dtype),
                 added_cond_kwargs=added,
+                cross_attention_kwargs=attention,
                 return_dict=False,
             )[0].float()

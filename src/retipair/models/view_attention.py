@@ -1,0 +1,61 @@
+"""Self-attention that keeps the two halves of a joint image apart in some rows, for cross-view guidance."""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+
+from retipair.diffusion.halves import split_halves
+
+
+class ViewAttention:
+    """Attention processor that calls `inner`; in the last `separate` rows, tokens attend only to their own half.
+
+    Cross-attention and all other rows are as `inner` computes them. The halves become rows with half as many tokens.
+    This needs no attention mask, so that `inner` can use every attention kernel, and takes less time than a mask.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        separate: int = 0,
+        aspect: float = 1.0,
+    ) -> torch.Tensor:
+        """Attend. hidden_states: (B, N, C), the rows of a feature map whose width is `aspect` times its height."""
+        if encoder_hidden_states is not None or separate == 0:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
+        together, apart = hidden_states[:-separate], hidden_states[-separate:]
+        joined = _join_tokens(self.inner(attn, _split_tokens(apart, aspect)), aspect)
+        return torch.cat([self.inner(attn, together), joined]) if len(together) else joined
+
+
+def add_view_attention(unet: UNet2DConditionModel) -> None:
+    """Wrap all attention processors of the UNet in `ViewAttention`, once."""
+    processors = unet.attn_processors
+    if not any(isinstance(processor, ViewAttention) for processor in processors.values()):
+        unet.set_attn_processor({name: ViewAttention(processor) for name, processor in processors.items()})
+
+
+def _split_tokens(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Split feature maps into their halves: (B, N, C) -> (2B, N / 2, C), all left halves first."""
+    maps = _as_map(tokens, aspect)  # (B, C, h, w)
+    return torch.cat(split_halves(maps)).flatten(2).transpose(1, 2)
+
+
+def _join_tokens(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Undo `_split_tokens`: (2B, N / 2, C) -> (B, N, C)."""
+    left, right = _as_map(tokens, aspect / 2).chunk(2)
+    return torch.cat([left, right], dim=-1).flatten(2).transpose(1, 2)
+
+
+def _as_map(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Reshape tokens (B, N, C) to a feature map (B, C, h, w) with w = aspect * h."""
+    height = round((tokens.shape[1] / aspect) ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (height, -1))
