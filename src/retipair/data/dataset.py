@@ -154,7 +154,7 @@ def read_folder(folder: Path) -> PairFolder:
     varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
-        entry = _entry(folder, record)
+        entry = _to_pair_record(folder, record)
         if isinstance(record, PreparedPair):
             _check_split(folder, record, prepared)
         else:
@@ -174,13 +174,13 @@ def read_folder(folder: Path) -> PairFolder:
     return _apply_rejections(folder, entries)
 
 
-def _check_split(folder: Path, record: PreparedPair, first: dict[str, PreparedPair]) -> None:
+def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
     """Raise UserError if an earlier record of the same eye or patient is in another split, after a manual edit.
 
-    first: the first record of each eye or patient; a new eye or patient is added.
+    first_records: the first record of each eye or patient; a new eye or patient is added.
     """
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
-    other = first.setdefault(group, record)
+    other = first_records.setdefault(group, record)
     if record.split != other.split:
         raise FileError(
             folder / MANIFEST_NAME,
@@ -219,7 +219,7 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _entry(folder: Path, record: Record) -> PairRecord:
+def _to_pair_record(folder: Path, record: Record) -> PairRecord:
     """Convert a manifest record to a PairRecord; a generated pair gets the split "train" until it is assigned one."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):

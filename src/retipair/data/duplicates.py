@@ -42,9 +42,9 @@ def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[li
     Raises UserError if the pairs of a group name different eyes, patients or splits.
     """
     grouped, new = list(pairs), []
-    for members in _connected(views):
+    for members in _connected_groups(views):
         together = [pairs[index] for index in members]
-        eye, patient, _ = (_common(together, name) for name in ("eye", "patient", "split"))
+        eye, patient, _ = (_common_value(together, name) for name in ("eye", "patient", "split"))
         for index in members:
             grouped[index] = replace(pairs[index], eye=eye or together[0].id, patient=patient)
         if any(grouped[index] != pairs[index] for index in members):
@@ -52,7 +52,7 @@ def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[li
     return grouped, new
 
 
-def _connected(views: Sequence[Views]) -> list[list[int]]:
+def _connected_groups(views: Sequence[Views]) -> list[list[int]]:
     """Return the groups of pairs that share views, directly or through other pairs, as sorted lists of indices.
 
     Pairs that share no view are left out.
@@ -68,7 +68,7 @@ def _connected(views: Sequence[Views]) -> list[list[int]]:
     return sorted(unique.values())
 
 
-def _common(pairs: Sequence[RawPair], name: str) -> str | None:
+def _common_value(pairs: Sequence[RawPair], name: str) -> str | None:
     """Return the value that the pairs have for an attribute, or None if no pair has a value.
 
     Raises UserError if two pairs have different values.

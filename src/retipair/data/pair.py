@@ -78,7 +78,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
             _check_header(path, opened, megapixels)
             image = _decoded(path, opened)
             profile = image.info.get("icc_profile")
-            displayed = _on_black(_eight_bits(ImageOps.exif_transpose(image)))
+            displayed = _blend_with_black(_eight_bits(ImageOps.exif_transpose(image)))
             return np.asarray(to_srgb(displayed, profile).convert(mode))
     except FileNotFoundError:
         raise MissingError(path, "no such file") from None
@@ -173,7 +173,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(to_eight_bits(values.astype(np.int64), bits))
 
 
-def _on_black(image: Image.Image) -> Image.Image:
+def _blend_with_black(image: Image.Image) -> Image.Image:
     """Blend an image with a black background, if it has transparency."""
     if not image.has_transparency_data:
         return image

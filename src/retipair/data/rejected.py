@@ -78,14 +78,14 @@ def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
 
 def _text(path: Path) -> str:
     if not os.path.lexists(path):
-        _check_no_other(path.parent)
+        _check_no_similar_name(path.parent)
         return ""
     if not path.is_file():
         raise DamagedError(path, "is not a file; move it away, or list rejected ids in a text file of that name")
     return read_text(path)
 
 
-def _check_no_other(folder: Path) -> None:
+def _check_no_similar_name(folder: Path) -> None:
     """Raise UserError if the folder has a file such as rejected.csv or Rejected.txt, which would not be read."""
     with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         others = sorted(entry.name for entry in entries if entry.name.lower().startswith("rejected."))

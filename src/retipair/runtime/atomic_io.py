@@ -184,7 +184,7 @@ def verify_checksums(folder: Path) -> str | None:
 
 
 def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
-    """Return None if all files match their SHA-256, else a text that states the problem of the first other file.
+    """Return None if all files match their SHA-256, else a text that names the first file that does not, and why.
 
     sums: the SHA-256 of each file, by its path relative to `folder`.
     """

@@ -65,8 +65,8 @@ class DistributedState:
     def any_process(self, flag: bool, step: int) -> bool:
         """Return whether any process passes a true `flag`; each process gets the same result.
 
-        step: the number of the training step. With several processes, the flags are only compared if it is a multiple
-        of 10, and the result is otherwise False, because the communication delays the GPU.
+        step: the number of the training step. With several processes, the flags are exchanged only in every 10th step,
+        because this delays the GPU; in other steps, the result is False.
         """
         if self.num_processes == 1:
             return flag

@@ -68,7 +68,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def printable(text: str) -> str:
-    """Escape line breaks and control characters, so that names in `text` cannot change the terminal's state."""
+    """Return `text` with line breaks and control characters escaped, since it may contain names from any source."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
