@@ -56,7 +56,7 @@ class LoraOptimizer:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Replace the weights of the adapter by their moving average inside the context. Do nothing without --ema_decay."""
+        """Replace the adapter's weights by their moving average inside the context. Do nothing without --ema_decay."""
         if self._average is None:
             yield
             return

@@ -146,7 +146,8 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     The defaults are 10 pairs with 50 denoising steps each, as in the original system. For a run of fewer than 500
     steps, both numbers are reduced in proportion to its length, to no less than 2 pairs and 10 denoising steps, because
     generating the samples would otherwise take longer than training. They are not reduced if --best_by is
-    "consistency" or "both", because the samples then decide which step is the best. A resumed run keeps its values.
+    "consistency" or "both", because the choice of the best step then depends on the samples. A resumed run keeps its
+    values.
     """
     fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
     default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
