@@ -37,8 +37,10 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     """Check that the run can be started or resumed; return the checkpoint to resume from, or None if it has none yet.
 
     facts: values derived from the settings (system, layout, SHA-256 of data and base, ...). They must equal those of
-    the run that is resumed. Nothing is written. Raises UserError if the run exists and --resume was not given, if it was
-    started with other settings, or if all its checkpoints are damaged.
+    the run that is resumed. Nothing is written.
+
+    Raises UserError if the run exists and --resume was not given, if it was started with other settings, or if all its
+    checkpoints are damaged.
     """
     check_name(folder, config)
     run = Run(folder)

@@ -56,7 +56,7 @@ class Run:
 
     @property
     def _stopped(self) -> Path:
-        """The folder for the state of a run that was stopped between two checkpoints; the next checkpoint deletes it."""
+        """The state of a run that was stopped between two checkpoints. The next checkpoint deletes it."""
         return self.folder / "stopped_checkpoint"
 
     @property
@@ -126,7 +126,7 @@ class Run:
         append_line(self.folder / f"{name}_log.txt", f"{text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; an incomplete last line is ignored. Raises UserError for a damaged line."""
+        """Return the lines of metrics.jsonl; an incomplete last one is ignored. Raises UserError for a damaged one."""
         path = self.folder / METRICS_NAME
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         try:
@@ -260,7 +260,7 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
 
 
 def results_folder(results: Path, system: str, kind: str = "") -> Path:
-    """Return the folder of all runs of a system, such as `results/out_joint_sdxl_cffa_pairs`, or of their generated pairs.
+    """Return the folder of all runs of a system, or of their pairs: `results/out_joint_sdxl_cffa_pairs`, ...
 
     system: "sdxl" or "sd15".
     kind: "" for runs, "_preds" for generated pairs.
