@@ -1,4 +1,4 @@
-"""The commands as Python calls, with the settings of `config.py` as keywords, and pairs in memory."""
+"""Run the commands from Python, with the settings in `config.py` as keywords, and load or generate pairs in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,11 +28,12 @@ Source = Run | str | Path
 
 
 def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Render synthetic eyes with their ground truth into the folder `out`, and return it.
+    """Render synthetic eyes with their ground truth into the folder `out`, and return this folder.
 
-    settings: fields of `PhantomConfig`, as the flags of `retipair phantom`. `out` is a prepared folder; with
-    `unregistered=True` its subfolder `raw` holds raw pairs for `prepare`. Raises UserError for invalid settings, or if
-    `out` holds other files.
+    out: receives a prepared folder, or with `unregistered=True` a subfolder `raw` with raw pairs for `prepare`.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `PhantomConfig`, which have the names and meanings of the flags of `retipair phantom`.
+    Raises UserError for invalid settings, or if `out` holds other files.
     """
     config = _config(PhantomConfig, settings, out=Path(out))
     with _output(verbose):
@@ -40,10 +41,12 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
 
 
 def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
-    """Align the raw pairs in `raw`, write the prepared folder `out`, and return it.
+    """Align the raw pairs in `raw`, write the prepared folder `out`, and return this folder.
 
-    settings: fields of `PrepareConfig`, as the flags of `retipair prepare`. With several workers (the default where
-    there are several cores) call it below `if __name__ == "__main__":`. Raises UserError for input that cannot be used.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `PrepareConfig`, which have the names and meanings of the flags of `retipair prepare`.
+    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
+    default on several cores. Raises UserError for input that cannot be used.
     """
     config = _config(PrepareConfig, settings, raw=Path(raw), out=Path(out))
     with _output(verbose):
@@ -53,8 +56,10 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
 def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     """Train an adapter on a prepared, generated or raw folder, and return the run.
 
-    settings: fields of `TrainConfig`, as the flags of `retipair train`; `name` is required. Raises UserError for
-    invalid settings or unusable pairs, and Stopped if a signal ends it.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `TrainConfig`, which have the names and meanings of the flags of `retipair train`; `name` is
+    required.
+    Raises UserError for invalid settings or unusable pairs, and Stopped if a signal stops the training.
     """
     config = _config(TrainConfig, settings, data=Path(data))
     with _output(verbose):
@@ -66,14 +71,15 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
 def evaluate(
     real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any
 ) -> Scores:
-    """Score generated pairs against real ones, or check the real ones alone; return the scores.
+    """Compare generated pairs with real pairs, or only check the real pairs, and return the scores.
 
     >>> scores = evaluate("pairs", "generated", out="evaluation")
     >>> scores.headline, scores.consistency.correlation["generated"].mean, scores.copies
 
-    settings: fields of `EvaluateConfig`, as the flags of `retipair evaluate`. `out` receives the report and
-    `scores.json`, whose content `Scores.to_json` returns. Raises UserError for folders without pairs, and if `out`
-    contains the scores of other pairs.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `EvaluateConfig`, which have the names and meanings of the flags of `retipair evaluate`.
+    The report and `scores.json` are written to the folder `out`. `Scores.to_json` returns the content of `scores.json`.
+    Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
     """
     config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
     with _output(verbose):
@@ -90,10 +96,10 @@ class LoadedPair(Pair):
 
 
 def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[LoadedPair]:
-    """Load the pairs of a prepared or generated folder one by one, rejected ones left out.
+    """Load the pairs of a prepared or generated folder one by one, without the pairs in rejected.txt.
 
-    split: "train", "val" or "test"; None: all. Raises UserError if there is no such folder, or none of its pairs is
-    left.
+    split: "train", "val" or "test"; None for all pairs.
+    Raises UserError if the folder does not exist, or if all its pairs are rejected.
     """
     for record in read_dataset(Path(folder)):
         if split in (None, record.split):
@@ -113,11 +119,13 @@ class PairGenerator:
 
     @classmethod
     def from_pretrained(cls, adapter: Source, *, checkpoint: str = "best", **settings: Any) -> "PairGenerator":
-        """Take the adapter of a run ("best" or "latest" checkpoint) or of a folder with `unet_lora`.
+        """Return a generator for a trained adapter. Its weights are loaded later, by `sample` or `save`.
 
-        settings: fields of `GenerateConfig`, as the flags of `retipair generate`: `base`, `device`, `precision`,
-        `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ... Weights are loaded by `sample`. Raises
-        UserError if there is no adapter, or its base cannot be found.
+        adapter: a run, the folder of a run, a checkpoint folder that contains `unet_lora`, or a `unet_lora` folder.
+        checkpoint: which checkpoint of a run to use, "best" or "latest".
+        settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:
+        `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ...
+        Raises UserError if there is no adapter, or if its base cannot be found.
         """
         run = adapter if isinstance(adapter, Run) else None
         folder = Path(adapter) if run is None else run.folder  # type: ignore[arg-type]
@@ -129,17 +137,17 @@ class PairGenerator:
         return cls(plan)
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
-        """Generate pairs one by one: pair i is a function of (seed, i), as in `retipair generate --amount`.
+        """Generate `count` pairs one by one, and write nothing.
 
-        A pair that `min_consistency` or `max_copy` rejects is generated again, in at most `max_tries` attempts; if all
-        are rejected, the pair is left out. Nothing is written.
+        Pair i is a function of (seed, i), as in `retipair generate`. If `min_consistency` or `max_copy` rejects an
+        attempt at a pair, another attempt is made, up to `max_tries` attempts; then the pair is left out.
         """
         config = replace(self._plan.config, amount=count, seed=seed)
         check_values(config)
         check_generation(config)
         plan = replace(self._plan, config=config)
         with _output(verbose):
-            loop = load(plan, {}, range(1, count + 1))  # {}: the settings for the manifest, which is not written
+            loop = load(plan, {}, range(1, count + 1))  # {}: no settings, as no manifest is written
         for index in range(1, count + 1):
             while loop.tries[index] < config.max_tries:
                 with quiet_libraries():
@@ -150,10 +158,10 @@ class PairGenerator:
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:
-        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does, and return it.
+        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; return `out`.
 
-        Existing pairs of the same settings are kept, so that an interrupted call can be repeated. Raises UserError if
-        `out` holds other files, Stopped if a signal ends it.
+        Pairs that exist already, with the same settings, are kept. To continue an interrupted call, repeat it. Raises
+        UserError if `out` holds other files, and Stopped if a signal stops the generation.
         """
         config = replace(self._plan.config, amount=count, seed=seed, out=Path(out))
         check_values(config)
@@ -162,7 +170,10 @@ class PairGenerator:
 
 
 def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:
-    """Build a command's config from keywords. Raises UserError, listing the valid ones, for an unknown one."""
+    """Build the config of a command from keyword arguments.
+
+    Raises UserError for an unknown keyword; the message lists the valid keywords.
+    """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if unknown := sorted(set(settings) - set(names)):
         raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
@@ -179,6 +190,6 @@ def _is_path(hint: Any) -> bool:
 
 @contextmanager
 def _output(verbose: bool) -> Iterator[None]:
-    """Print what the commands print if `verbose`, else log it; silence the libraries' own messages."""
+    """Print the output of a command if `verbose`, else send it to the logger; silence the messages of libraries."""
     with quiet_libraries(), nullcontext() if verbose else log_output():
         yield

@@ -63,7 +63,7 @@ VERBS = (
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its status; signals that arrive after it has ended are ignored."""
+    """Run one command and exit with its exit status. Signals that arrive after the command has ended are ignored."""
     status = main(argv)
     ignore_signals()
     sys.exit(status)
@@ -72,7 +72,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 success, 1 internal or system error, 2 invalid input, 130 interrupted, 143 stopped by SIGTERM.
+    0: success; 1: internal or system error; 2: invalid input; 130: interrupted by SIGINT; 143: stopped by SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_on_signals()
     try:
         execute(arguments)
-    except SystemExit as stop:  # tyro: 0 after --help, 2 after its own message
+    except SystemExit as stop:  # by tyro: 0 after --help, 2 after an error message
         return int(stop.code or 0)
     except UserError as error:
         return _fail(str(error), status=2)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{word}; {_after_interrupt(arguments)}", status)
     except Stopped as stop:
         return _fail(str(stop), 128 + stop.number)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def execute(arguments: Sequence[str]) -> None:
-    """Run one command. Raises what the command raises, and SystemExit after tyro's help or error message."""
+    """Run one command. Raises the exceptions of the command, and SystemExit if tyro printed help or an error."""
     verb, config = _parse(arguments)
     check_values(config)
     if getattr(config, "offline", False):
@@ -123,7 +123,7 @@ def execute(arguments: Sequence[str]) -> None:
 
 
 def _find_misplaced(error: Exception) -> str | None:
-    """Return an error text if `error` was caused by a file where a folder is needed or the reverse, else None."""
+    """Return an error text if `error` was caused by a file in place of a folder or the reverse, else None."""
     try:
         if isinstance(error, OSError):
             check_places(error)
@@ -133,7 +133,7 @@ def _find_misplaced(error: Exception) -> str | None:
 
 
 def _after_interrupt(arguments: Sequence[str]) -> str:
-    """Return what an interrupted command has saved, and how to continue."""
+    """Return a text that says what an interrupted command has saved, and how to continue it."""
     if arguments[:1] == ["bench"]:
         return "bench saves nothing: start it again"
     more = " with --resume" if arguments[:1] == ["train"] else ""
@@ -176,7 +176,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
 
 
 def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:
-    """Raise UserError for the first unknown --flag, before tyro reports a missing or invalid value."""
+    """Raise UserError for the first unknown --flag. Without this check, tyro could complain about a value instead."""
     known = ["--help", *(f"--{field.name}" for field in fields(verb.config))]
     for word in arguments:
         flag = word.partition("=")[0]
@@ -190,7 +190,7 @@ def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:
 
 
 def _with_underscores(flag: str) -> str:
-    """Return a flag with underscores, as the help spells it."""
+    """Return a flag with underscores for hyphens, as in the help: --batch_size for --batch-size."""
     return flag[:2] + flag[2:].replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""All settings. The string under a field is its `--help` text and its documentation."""
+"""The settings of all commands. The string under a field is its `--help` text and its documentation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,30 +31,32 @@ class PrepareConfig:
     size: int = 512
     """Side of the square prepared views, px."""
     register: Register = "auto"
-    """How FA is aligned to CF.
-    points: by landmarks; features: by vessels; none: not at all; auto: points if there are any, else features."""
+    """How the FA is aligned to the CF.
+    points: by landmarks; features: by vessels; none: the views are aligned already.
+    auto: points for a pair with landmarks, else features."""
     max_residual_px: float = 5.0
-    """Refuse pairs whose median landmark residual exceeds this, in px at 512, whatever --size is.
-    Without points: pairs in which too few vessel patches match within this distance (docs/formats.md)."""
+    """Refuse a pair if the median distance of its landmarks after alignment exceeds this (px at 512 px, any --size).
+    Without landmarks: refuse a pair if too few vessel patches match within this distance (docs/formats.md)."""
     min_consistency: float | None = None
-    """Refuse pairs of lower consistency (vesselness correlation, -1 to 1, at 512 px whatever --size is).
+    """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1, at 512 px for any --size).
     Default: 0.25 if registered by points, 0.2 by features, 0.15 with --register none."""
     allow_mirror: bool = False
-    """Flip an FA left to right if it can only be registered mirrored; without this flag such a pair is refused."""
+    """Accept an FA that can only be aligned mirrored, and flip it; without this flag such a pair is refused."""
     anonymise: Path | None = None
-    """Key file, created if missing: ids, eyes and patients become keyed hashes in OUT and everything derived from it.
-    The same key gives the same hashes. Keep it, and the table of original names beside it, away from the data."""
+    """Replace the names of pairs, eyes and patients by keyed hashes, in OUT and everything derived from it.
+    The value is the key file, created if missing; the same key gives the same hashes.
+    Keep the key file, and the table of original names that is written beside it, away from the data."""
     skip_bad: bool = False
-    """Skip pairs with missing or unusable files, copies of other pairs and images without a pair.
+    """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
     They are listed in OUT/skipped.txt; without this flag any of them stops the command."""
     max_megapixels: int = 200
-    """Refuse larger images, because a small file can decompress to gigabytes."""
+    """Refuse images with more megapixels than this, because a small file can decompress to gigabytes."""
     val_fraction: float = 0.2
-    """Fraction of eyes (patients if known) for validation."""
+    """Fraction of the eyes (of the patients, if they are known) for validation."""
     test_fraction: float = 0.0
-    """Fraction of eyes for testing: never used for training, nor as sources of --mode from_data."""
+    """Fraction of the eyes for testing. They are never used for training, nor varied by --mode from_data."""
     seed: int = 0
-    """Seed of the split."""
+    """Seed of the random split into training, validation and test pairs."""
     workers: int = 0
     """Number of processes; 0: one per core."""
 
@@ -72,18 +74,18 @@ class TrainConfig:
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     results: Path = Path("results")
-    """Root of the output trees."""
+    """Folder under which all runs and generated pairs are written."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: the base's own (512 for SDXL and SD1.5)."""
     layout: Literal["auto", "side_by_side", "squeezed"] = "auto"
-    """How two views form a joint image; auto: side_by_side for SDXL, squeezed (views at half width) for SD1.5."""
+    """How the two views form one image; auto: side_by_side for SDXL, squeezed (both at half width) for SD1.5."""
 
     max_steps: int = 15_000
     """Optimiser steps. May be raised on --resume."""
     batch_size: int = 1
-    """Pairs in one forward pass."""
+    """Number of pairs in one forward pass."""
     gradient_accumulation_steps: int = 1
-    """Forward passes in one optimiser step."""
+    """Number of forward passes in one optimiser step."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     lr_schedule: Literal["original", "constant", "cosine"] = "original"
@@ -104,71 +106,77 @@ class TrainConfig:
     unet_lora_alpha: float = 16.0
     """The adapter's output is scaled by alpha / rank (alpha / sqrt(rank) with --rslora)."""
     lora_targets: Literal["attention", "all"] = "attention"
-    """attention: to_q to_k to_v to_out.0; all: also the feed-forward and projection layers."""
+    """Layers to adapt. attention: to_q to_k to_v to_out.0; all: also the feed-forward and projection layers."""
     dora: bool = False
-    """Train magnitude and direction separately (DoRA, arXiv 2402.09353)."""
+    """Train the magnitude and the direction of the weights separately (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    """Scale the output of the adapter by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     ema_decay: float = 0.0
-    """Validate and save an exponential moving average of the adapter, with warm-up; 0 is off, 0.999 usual."""
+    """Validate and save an exponential moving average of the adapter, with warm-up; 0 disables it, 0.999 is usual."""
 
     offset_noise_strength: float = 0.1
-    """Scale of a random constant added to the noise per sample, channel and half, so that mean brightness is learnt."""
+    """Offset noise: scale of a random constant that is added to the noise of each sample, channel and view.
+    It lets the model learn the mean brightness."""
     hf_lambda: float = 0.5
-    """Weight of the high-frequency loss: L1 error of the predicted clean latents after a high-pass filter, per half."""
+    """Weight of the high-frequency loss: the L1 error of predicted clean latents, high-pass filtered in each view."""
     hf_kernel: int = 7
-    """Kernel width of the Gaussian blur that the high-pass subtracts, latent pixels, odd."""
+    """Kernel width of the Gaussian blur that the high-pass filter subtracts, in latent pixels; odd."""
     hf_sigma: float = 1.5
-    """Sigma of that blur, latent pixels."""
+    """Sigma of the Gaussian blur that the high-pass filter subtracts, in latent pixels."""
     hf_max_timestep: int = 300
-    """The high-frequency loss is used only below this timestep; above, the error of x0 is amplified up to 15-fold."""
+    """The high-frequency loss is used only below this timestep.
+    At later timesteps, errors of the predicted noise are amplified up to 15-fold in the clean latents."""
     min_snr_gamma: float = 0.0
-    """Min-SNR loss weighting (arXiv 2303.09556); 0 is off, 5 usual."""
+    """Gamma of Min-SNR loss weighting (arXiv 2303.09556); 0 disables it, 5 is usual."""
     half_clean_fraction: float = 0.0
-    """Fraction of samples in which one view is left clean and the loss is computed on the other.
-    It trains cross-view consistency: useful for a base; for adapters, it changed the consistency by less than 0.01."""
+    """Fraction of the samples in which one view gets no noise, and the loss is computed on the other view only.
+    This trains the consistency of the views. It helps to train a base; with adapters the effect was below 0.01."""
 
     prompt: str = DEFAULT_PROMPT
     """Prompt of pairs without a caption."""
     prompt_dropout: float = 0.0
-    """Fraction of samples trained without a prompt; required for --guidance_scale above 1 in generate, 0.1 usual."""
+    """Fraction of the samples trained without a prompt; 0 disables it, 0.1 is usual.
+    Without it, --guidance_scale above 1 in `retipair generate` may harm quality."""
     augment_variants: int = 8
-    """Augmented variants per pair, encoded once: the pair itself, and copies with random geometry and brightness."""
+    """Number of variants of each pair: the pair itself, and copies with random geometry and brightness.
+    Each variant is encoded to latents once, before the training."""
 
     precision: Precision = "auto"
     """Precision of the frozen base; auto: bf16 on CUDA GPUs that support it, else fp32. The adapter is always fp32."""
     gradient_checkpointing: bool = False
-    """Recompute activations instead of storing them, whatever --memory is: less memory, about a third slower."""
+    """Recompute activations instead of storing them, for any --memory: needs less memory, is about a third slower."""
     memory: Memory = "auto"
     """GiB of device memory available. The first strategy whose estimated memory fits is used:
     no savings; gradient checkpointing; checkpointing with the base in fp8; checkpointing with the base in nf4.
-    nf4 needs pip install 'retipair[nf4]'. auto: one of the first two, by free memory."""
+    nf4 needs pip install 'retipair[nf4]'. auto: the first or second, by free memory."""
     offline: bool = False
-    """Do not use the network; a hub id must be in the cache already."""
+    """Do not use the network; a base given by its hub id must be in the cache already."""
     device: str = "auto"
-    """auto, cuda, mps or cpu."""
+    """Device to compute on: auto, cuda, mps or cpu."""
     seed: int = 42
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     deterministic: bool = False
     """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs are always bit-identical."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """If a step's gradient is NaN or infinite: stop, or skip the step with a warning. The step changes no weights."""
+    """What to do if the gradient is NaN or infinite: stop, or skip this step with a warning; weights never change."""
     val_every: int = 500
-    """Steps between validations, from step 0 on; each validation writes sample pairs and a checkpoint."""
+    """Number of steps between validations, from step 0 on. Each validation writes sample pairs and a checkpoint."""
     log_every: int = 100
-    """Steps between log lines in training_log.txt."""
+    """Number of steps between log lines in training_log.txt."""
     num_samples: int | None = None
-    """Pairs sampled at each validation; default: 10, proportionally fewer (at least 2) in runs under 500 steps."""
+    """Number of sample pairs generated at each validation.
+    Default: 10, proportionally fewer (at least 2) in runs under 500 steps."""
     sample_steps: int | None = None
-    """Denoising steps of those samples; default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
+    """Number of denoising steps for each sample pair.
+    Default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
     best_by: BestBy = "loss"
-    """Criterion for the best step: validation loss, consistency of the samples, or both.
+    """Criterion for the best step: validation loss, consistency of the sample pairs, or both.
     both: one improves and the other does not get worse."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send the metrics to this tracker (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
     resume: bool = False
-    """Resume from the last checkpoint, or start if there is none, so that a cluster can restart the same command."""
+    """Resume from the last checkpoint, or start if there is none. A cluster job can simply repeat this command."""
     dry_run: bool = False
     """Print the resolved settings, shapes, trainable parameters and a memory estimate; write nothing."""
 
@@ -186,50 +194,50 @@ class GenerateConfig:
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data"] = "noise"
-    """noise: new eyes; from_data: variations of the training pairs, in their order."""
+    """noise: new eyes; from_data: variations of the training pairs, one after the other."""
     strength: float = 0.6
-    """from_data: amount of noise added to the training pair, in (0, 1]; at 1 almost nothing of it remains."""
+    """--mode from_data: noise added to a training pair, in (0, 1]; at 1 almost nothing of the pair remains."""
     checkpoint: str = "best"
-    """best, latest, or the path of a checkpoint or unet_lora folder."""
+    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder."""
     out: Path | None = None
-    """Write here instead of under RESULTS."""
+    """Folder to write; default: a folder under RESULTS (see --savedir)."""
     base: str | None = None
-    """Base of the adapter; default: the one it was trained on."""
+    """Base to which the adapter is applied; default: the base that the adapter was trained on."""
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     results: Path = Path("results")
-    """Root of the output trees."""
+    """Folder under which all runs and generated pairs are written."""
     data: Path | None = None
-    """from_data, --max_copy: prepared folder of the training pairs; default: the run's own."""
+    """--mode from_data, --max_copy: prepared folder of the training pairs; default: the --data of the run."""
     record_source: bool = False
-    """from_data: also record the training pair's id in the metadata of the PNGs; the manifest always does."""
+    """--mode from_data: record the id of the training pair also in the PNG metadata, not only in the manifest."""
     prompt: str | None = None
-    """Prompt of every pair; default: the adapter's own prompt or captions."""
+    """Prompt of every pair; default: the prompt or captions that the adapter was trained with."""
     size: int | None = None
-    """Side of one view, px; only for adapters that do not record it."""
+    """Side of one view, px; only for adapters whose files do not record the size."""
     seed: int = 0
     """Seed; the randomness of pair i depends only on this seed and i."""
     batch_size: int = 1
-    """Pairs in one forward pass (on a CPU always 1, so that pairs do not depend on it)."""
+    """Number of pairs in one forward pass. On a CPU it is always 1, so that the pairs do not depend on this setting."""
     min_consistency: float | None = None
-    """Minimum consistency (vesselness correlation); pairs below it are regenerated; try 0.4."""
+    """Minimum consistency (vesselness correlation) of the views; pairs below it are generated again. Try 0.4."""
     max_copy: float | None = None
-    """Maximum similarity to any training pair (docs/metrics.md); pairs above it are regenerated; try 0.55."""
+    """Maximum similarity to any training pair (docs/metrics.md); pairs above it are generated again. Try 0.55."""
     max_tries: int = 8
-    """Attempts per pair with --min_consistency or --max_copy before it is given up; may be raised later."""
+    """Attempts at a pair that --min_consistency or --max_copy rejects, before it is given up; may be raised later."""
     sampler: SamplerName = "ddpm"
-    """ddpm (the original's), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
+    """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 is off and twice as fast."""
+    """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"
     """GiB of device memory available. Weights of the base are stored in the first format whose estimated memory fits:
     unquantised, fp8, nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto: unquantised."""
     offline: bool = False
-    """Do not use the network; a hub id must be in the cache already."""
+    """Do not use the network; a base given by its hub id must be in the cache already."""
     device: str = "auto"
-    """auto, cuda, mps or cpu."""
+    """Device to compute on: auto, cuda, mps or cpu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,24 +247,24 @@ class EvaluateConfig:
     real: Path
     """Prepared folder of real pairs."""
     generated: Path | None = None
-    """Folder written by `generate`, or a prepared one; without it only the real pairs are checked."""
+    """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
     """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15).
     With it, the report says how much detail its autoencoder preserves."""
     adapter: Path | None = None
-    """Folder of the run that generated the pairs, or a folder in it; adds the training curves to the report."""
+    """Folder of the run that generated the pairs, or a folder inside it; adds the training curves to the report."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
     Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""
     withhold_copies: bool = False
-    """Add generated pairs that are copies of training pairs to rejected.txt in --generated, and evaluate the others.
-    All commands then skip them."""
+    """Add generated pairs that are copies of training pairs to rejected.txt in --generated.
+    Only the other pairs are evaluated. All commands then skip the copies."""
     workers: int = 0
-    """Pairs measured at once; 0: one per core."""
+    """Number of pairs measured at once; 0: one per core."""
     offline: bool = False
-    """Do not use the network; a hub id must be in the cache already."""
+    """Do not use the network; a base given by its hub id must be in the cache already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,15 +280,15 @@ class PhantomConfig:
     seed: int = 0
     """Seed of the pairs and of the split; the randomness of pair i depends only on this seed and i."""
     camera: str | None = None
-    """amber, rose, umber, sallow or teal for all pairs; default: one of the first four for each."""
+    """Camera of all pairs: amber, rose, umber, sallow or teal; default: one of the first four at random for each."""
     disease: str | None = None
-    """healthy, diabetic or vein_occlusion for all eyes; default: healthy or diabetic at random."""
+    """State of all eyes: healthy, diabetic or vein_occlusion; default: healthy or diabetic at random."""
     unregistered: bool = False
     """Write raw views with landmarks for `retipair prepare`; the FA camera is shifted, rotated and tilted."""
     points: int = 20
     """--unregistered: landmarks per pair, at vessel bifurcations and crossings, spread over the field."""
     jitter: float = 1.0
-    """--unregistered: localisation error of the landmarks in each view, sigma in px at 512."""
+    """--unregistered: standard deviation of the random errors of landmarks in each view, in px of a 512 px view."""
     wrong: int = 2
     """--unregistered: number of landmarks that are outliers, at random positions in the FA."""
 
@@ -292,7 +300,7 @@ class DemoConfig:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
     """Folder to write; results of an earlier demo there are reused."""
     system: SystemName = "sdxl"
-    """Small base, and its layout: tiny-sdxl (side by side) or tiny-sd15 (squeezed)."""
+    """sdxl: the base tiny-sdxl with the views side by side; sd15: the base tiny-sd15 with squeezed views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,33 +308,33 @@ class BenchConfig:
     """Benchmark a training step, generation, encoding or evaluation on this machine, with synthetic eyes."""
 
     what: Annotated[tyro.conf.Positional[Benched], tyro.conf.arg(metavar="{train,generate,encode,evaluate}")]
-    """train: a step; generate: a pair from noise; encode: a pair to latents; evaluate: the metrics of a pair."""
+    """train: an optimiser step; generate: pairs from noise; encode: pairs to latents; evaluate: metrics of pairs."""
     base: str = "tiny-sdxl"
-    """As for train; random:sdxl and random:sd15 are full-size bases with random weights, without a download."""
+    """Base, as for `retipair train`; random:sdxl and random:sd15 have the full size and random weights: no download."""
     tokenizer: Path | None = None
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
     """Also time a baseline, in alternation with retipair.
     train: bare (only forward and backward pass of the same network) or original (step of the original scripts).
-    generate: diffusers (its own pipeline)."""
+    generate: diffusers (the pipeline of that library)."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: the base's own."""
     batch_size: int = 1
-    """Pairs in one forward pass."""
+    """Number of pairs in one forward pass."""
     steps: int = 50
-    """generate: denoising steps."""
+    """generate: number of denoising steps."""
     precision: Precision = "auto"
     """Precision of the frozen base, as for train and generate. The original scripts always use fp32."""
     gradient_checkpointing: bool = False
     """train: recompute activations instead of storing them."""
     memory: Memory = "auto"
-    """As for train and generate."""
+    """Device memory available, as for `retipair train` and `retipair generate`."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """train: optimiser, as in `retipair train`."""
     offline: bool = False
-    """Do not use the network; a hub id must be in the cache already."""
+    """Do not use the network; a base given by its hub id must be in the cache already."""
     device: str = "auto"
-    """auto, cuda, mps or cpu."""
+    """Device to compute on: auto, cuda, mps or cpu."""
     repeats: int = 10
     """Number of timed repetitions; the median is reported."""
     warmup: int = 2

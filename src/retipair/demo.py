@@ -1,6 +1,6 @@
 """`retipair demo [OUT]`: run all commands on rendered eyes and write a report.
 
-Each stage is a command, which is printed before it runs. Results of an earlier demo in OUT are reused.
+Each stage of the demo runs one command, and prints it first. Results of an earlier demo in OUT are reused.
 """
 
 import shlex
@@ -24,7 +24,7 @@ from retipair.runtime.errors import OccupiedError, UserError
 from retipair.training.train import train
 
 CAMERA, DISEASE = "teal", "vein_occlusion"
-"""Not in the training data of the bundled bases, so the adapter has to learn them."""
+"""The bundled bases were trained without this camera and this disease, so the adapter has to learn both."""
 
 Mode = Literal["noise", "from_data"]
 SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
@@ -34,7 +34,7 @@ NEXT = "retipair prepare eyes pairs"
 
 @dataclass(frozen=True)
 class Steps:
-    """Number of training steps, and of denoising steps per generated pair."""
+    """The number of training steps, and the number of denoising steps per generated pair."""
 
     training: int
     generation: int
@@ -42,7 +42,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of all commands, without paths. base: name with a placeholder `{system}`; steps: by layout."""
+    """The settings of all commands, apart from paths.
+
+    base: the name of the base, in which `{system}` stands for "sdxl" or "sd15".
+    steps: the numbers of steps, by the name of the layout.
+    phantoms, training, generation: the settings of the commands `phantom`, `train` and `generate`.
+    amounts: the number of pairs to generate, by mode.
+    """
 
     base: str
     steps: Mapping[str, Steps]
@@ -52,11 +58,11 @@ class Settings:
     amounts: Mapping[Mode, int]
 
 
-# All commands take 6 minutes on two cores. The default sampler, ddpm, adds noise in each step, which corrects errors of
-# earlier steps: recipes/README.md.
+# The demo takes 6 minutes on two cores. It uses the default sampler, ddpm, which adds noise in each step; this corrects
+# errors of earlier steps (recipes/README.md).
 SETTINGS = Settings(
     base="tiny-{system}",
-    # In the squeezed layout, the image size and the time of a step are half as large.
+    # A squeezed image has half as many pixels, so twice as many steps take the same time.
     steps={"side_by_side": Steps(80, 50), "squeezed": Steps(160, 100)},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
@@ -65,11 +71,12 @@ SETTINGS = Settings(
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
-        offset_noise_strength=0.0,  # the base was trained without it: with it, all eyes have the same colour
-        half_clean_fraction=0.3,  # improves the appearance a little: recipes/README.md
-        val_every=80,  # validation cannot distinguish the steps, so the last is taken as the best
+        # The base was trained without offset noise. With offset noise, all generated eyes would have the same colour.
+        offset_noise_strength=0.0,
+        half_clean_fraction=0.3,  # improves the generated images a little (recipes/README.md)
+        val_every=80,  # rarely: validation cannot tell which step of so short a training is best
         log_every=10,
-        num_samples=0,  # pairs are generated after training
+        num_samples=0,  # no samples during the training; pairs are generated after it
         resume=True,
     ),
     generation=GenerateConfig(name="demo"),
@@ -113,7 +120,7 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """Return the equivalent command line, with the settings that differ from the defaults."""
+        """The equivalent command line, with those settings that differ from their defaults."""
         words = ["retipair", self.verb.__name__]
         for setting in fields(self.config):
             value = getattr(self.config, setting.name)
@@ -124,7 +131,7 @@ class Stage:
         return shlex.join(words)
 
     def run(self) -> None:
-        """Run or resume the command. Raises UserError if it was started with other settings or by another version."""
+        """Run or resume the command. Raises UserError if its results have other settings or are of another version."""
         try:
             self.verb(self.config)
         except UserError as error:
@@ -132,7 +139,10 @@ class Stage:
 
 
 def stages_of(config: DemoConfig, size: int) -> list[Stage]:
-    """Return all stages; size: side of the views that the base generates, px."""
+    """Return all stages of the demo.
+
+    size: the side of the views that the base generates, in px.
+    """
     phantoms = replace(SETTINGS.phantoms, out=config.out / "phantoms")
     alignment = PrepareConfig(raw=phantoms.out / "raw", out=config.out / "pairs", size=size)
     new, varied = (generate_config(config, mode) for mode in SAVEDIRS)

@@ -1,7 +1,8 @@
-"""The training step of the original system, reimplemented from its description as the baseline of `bench`.
+"""The training step of the original system, whose file names and defaults retipair keeps, as a baseline of `bench`.
 
-Everything is computed in fp32. Every step loads and encodes the pair and encodes the prompt again. Both halves share
-one noise offset. The high-pass loss is applied at every timestep, with zero padding.
+It was reimplemented from a description of that system. Everything is computed in fp32. Every step loads and encodes the
+pairs and encodes the prompt again. Both views of a pair share one noise offset per channel. The high-frequency loss is
+applied at every timestep, with zero padding.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ PHASES = ("encoders", "autoencoder", "loop")
 
 @dataclass
 class BaselineStep:
-    """A loaded training run of the baseline. seconds: time of every step so far, by phase."""
+    """A training of the baseline, loaded and ready to run steps.
+
+    seconds: the duration of each phase in every step so far, by the name of the phase.
+    """
 
     base: Base
     layout: Layout
@@ -49,7 +53,7 @@ class BaselineStep:
         self.number = 0
 
     def step(self) -> None:
-        """Run one step and synchronise after each phase, at negligible cost."""
+        """Run one training step, and time its phases: the device is synchronised after each, at negligible cost."""
         phases = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._update}
         for phase, function in phases.items():
             self.seconds[phase].append(time_once(function, self.device))
@@ -74,7 +78,7 @@ class BaselineStep:
         t = torch.randint(self.schedule.num_timesteps, (len(latents),), device=device)
         noisy = self.schedule.add_noise(latents, noise, t)
         prediction = self.denoise(noisy, t, self.conditioning)
-        target = self.schedule.target(latents, noise, t)  # the original system had only bases that predict noise
+        target = self.schedule.target(latents, noise, t)  # the noise: all bases of the original system predict it
         clean = self.schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
         loss = F.mse_loss(prediction, target) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
         loss.backward()
@@ -83,7 +87,7 @@ class BaselineStep:
 
 
 def _high_pass(latents: torch.Tensor) -> torch.Tensor:
-    """Return x - GaussianBlur(x) of the joint image, with zero padding."""
+    """Return x - GaussianBlur(x) for the latents x (B, C, h, w) of joint images, with zero padding."""
     offsets = torch.arange(KERNEL, device=latents.device) - KERNEL // 2
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     square = torch.outer(weights, weights) / weights.sum() ** 2

@@ -1,6 +1,7 @@
-"""`retipair bench`: measure the cost of training, generation, encoding and evaluation on this machine, on phantoms.
+"""`retipair bench`: measure the time and memory of training, generation, encoding and evaluation on this machine.
 
-Runs the code of `train`, `generate` and `evaluate` in a temporary folder.
+The data are phantoms, i.e. rendered eyes. The benchmark runs the code of `train`, `generate` and `evaluate` in a
+temporary folder.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,7 @@ AGAINST = {"train": ("none", "bare", "original"), "generate": ("none", "diffuser
 
 
 def bench(config: BenchConfig) -> None:
-    """Measure, print, and write --json. Raises UserError for invalid settings before anything runs."""
+    """Run the benchmark, print the results and write them to --json. Raises UserError for invalid settings first."""
     figures = measured(config)
     print_figures(figures)
     if config.json is not None:
@@ -81,7 +82,7 @@ def _check(config: BenchConfig) -> None:
 
 
 def measure_train(config: BenchConfig, folder: Path) -> Cost:
-    """Measure an optimiser step of `train`."""
+    """Measure an optimiser step of `train`, and of the baseline of --against."""
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with cost.memory_of("encode and load", plan.device):
@@ -107,7 +108,7 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
 
 
 def bare(training: Training) -> Function:
-    """Return the forward and backward pass of the same network on one batch, and nothing else."""
+    """Return a function that only runs the forward and backward pass of the network on one batch: a baseline."""
     batch = training.batches.batch_of(range(training.config.batch_size))
 
     def work() -> None:
@@ -129,7 +130,7 @@ def flop_of_step(plan: Plan) -> int:
 
 
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
-    """Measure `generate` with a fresh adapter: generate pairs from noise, compute their consistency and write them."""
+    """Measure `generate` with an untrained adapter: sample pairs from noise, compute their consistency, write them."""
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
@@ -145,18 +146,18 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     cost.seconds, cost.other = times["ours"], times.get("other", [])
     cost.operators = time_fractions_of_operators(profile_function(loaded["ours"]))
     del loaded
-    if generation.base.source_kind != "random":  # creating random weights says nothing about loading
+    if generation.base.source_kind != "random":  # a random base has no weights to load
         first = {name: (lambda loader=loader: loader()()) for name, loader in loaders.items()}
         cost.start = {name: min(seconds) for name, seconds in time_interleaved(first, generation.device, 3, 0).items()}
     unet = empty_unet(plan.base)
     with torch.no_grad():
         forward = count_flop(lambda: meta_forward(unet, plan.latent_shape, config.batch_size))
-    cost.flop = config.steps * forward  # without the autoencoder, which adds 3 % to 50 steps of SDXL
+    cost.flop = config.steps * forward  # UNet only; the autoencoder adds 3 % to 50 steps of SDXL
     return cost
 
 
 def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
-    """Plan a generation with an untrained adapter: it does not change images, and takes as long as a trained one."""
+    """Save an untrained adapter, which takes as long as a trained one, and return the plan to generate with it."""
     unet = plan.base.unet()
     add_adapter(unet, adapter_config(plan.config))
     save_adapter(folder / "adapter", plan.base, unet, describe_adapter(plan, data))
@@ -176,7 +177,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
 
 
 def generation_work(plan: GenerationPlan) -> Function:
-    """Load the generator, and return a function that generates, evaluates and writes the next pairs."""
+    """Load the pair generator; return a function that does all that `generate` does for the next pairs."""
     settings, numbers = settings_of(plan), count(1)
     loop = load(plan, settings, [1])
 
@@ -189,7 +190,7 @@ def generation_work(plan: GenerationPlan) -> Function:
 
 
 def diffusers_work(plan: GenerationPlan) -> Function:
-    """Load diffusers' pipeline and the adapter, and return a function that generates and writes joint images."""
+    """Load the diffusers pipeline and the adapter; return a function that generates and writes joint images."""
     pipeline = plan.base.pipeline(plan.dtype, plan.device)
     pipeline.load_lora_weights(str(plan.adapter))
     pipeline.set_progress_bar_config(disable=True)
@@ -245,7 +246,7 @@ MEASURES = {
 
 
 def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple[Plan, Data]:
-    """Return the training plan for these settings, and its data: a few phantoms."""
+    """Render a few phantoms; return the training plan for these settings, and the phantoms as its data."""
     base = open_base(config.base, config.tokenizer)
     settings = TrainConfig(
         name="bench",
@@ -267,6 +268,6 @@ def planned(config: BenchConfig, folder: Path, eyes: int | None = None) -> tuple
 
 
 def rendered(folder: Path, size: int, eyes: int) -> Path:
-    """Render a prepared folder of phantoms."""
+    """Render phantoms into a prepared folder, and return the folder."""
     with quiet():
         return phantom(PhantomConfig(out=folder / "eyes", amount=eyes, size=size))

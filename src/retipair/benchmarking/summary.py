@@ -24,10 +24,17 @@ SCHEMA = "retipair.bench/1"
 class Cost:
     """Measurements of one kind of work over several repeats.
 
-    unit: name of one repeat; pairs: its number of pairs. seconds: time of each repeat of retipair; other: the same of
-    the reference; other_phases: median time of each phase of the reference. start: seconds to load everything and run
-    the first repeat. memory_gib: peak by phase. flop: FLOP of one repeat, None if not counted. dtype: precision of the
-    computation. shares: fraction of the time by part of a step; operators: by operator.
+    unit: what one repeat processes: "step", "pair" or "pairs".
+    pairs: the number of pairs that one repeat processes.
+    dtype: the precision of the computation.
+    seconds: the duration of each repeat of retipair.
+    other: the duration of each repeat of the baseline of --against.
+    other_phases: the median duration of each phase of the baseline.
+    start: the seconds to load everything and run the first repeat, for retipair and the baseline.
+    memory_gib: the peak memory of each phase.
+    flop: the number of floating-point operations in one repeat; None if not counted.
+    shares: the fraction of the time that each part of a training step takes.
+    operators: the fraction of the time that each operator takes.
     """
 
     unit: str
@@ -44,14 +51,17 @@ class Cost:
 
     @contextmanager
     def memory_of(self, phase: str, device: str) -> Iterator[None]:
-        """Record the peak memory of the block."""
+        """Record the peak memory of the `with` block, in GiB, as that of the phase."""
         with peak_memory(device) as peak:
             yield
         self.memory_gib[phase] = peak.gib
 
 
 def summarize_cost(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
-    """Return the content of --json: results with settings and machine. limit: measured matrix rate, FLOP/s."""
+    """Return the content of --json: the results, the settings and the machine.
+
+    limit: the measured rate of a matrix product on the device, in FLOP/s.
+    """
     duration = median(cost.seconds)
     figures: dict[str, Any] = {
         "schema": SCHEMA,

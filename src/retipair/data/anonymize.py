@@ -1,4 +1,7 @@
-"""Replace names of pairs, eyes and patients by keyed hashes, which cannot be traced back without the key."""
+"""Replace the names of pairs, eyes and patients by keyed hashes.
+
+Without the key, a hash cannot be traced back to the name.
+"""
 
 import csv
 import hmac
@@ -15,11 +18,14 @@ from retipair.runtime.errors import FileError
 
 _OWNER_ONLY = 0o600
 _HEADER = ["id", "anonymous"]
-_LENGTH = 16  # hex digits: a million names collide with a probability of 1 in 37,000,000
+_LENGTH = 16  # hex digits; the probability that any two of a million names get the same hash is 1 in 37,000,000
 
 
 def read_key(path: Path) -> bytes:
-    """Read a key file, or create it if it is missing. Raises UserError, naming the file, if it holds no key."""
+    """Return the key in a key file; if the file does not exist, create it with a random key.
+
+    Raises UserError, naming the file, if it holds no key.
+    """
     if not path.exists():
         write_text(path, f"{secrets.token_hex(32)}\n", _OWNER_ONLY)
     try:
@@ -32,12 +38,16 @@ def read_key(path: Path) -> bytes:
 
 
 def hashed(key: bytes, kind: str, name: str) -> str:
-    """Return the HMAC-SHA256 (RFC 2104) of a name, 16 hex digits that depend only on key, kind and name."""
+    """Return the first 16 hex digits of the HMAC-SHA256 (RFC 2104) of a name.
+
+    kind: what the name denotes ("pair", "eye" or "patient"), so that equal names of different kinds get different
+    hashes.
+    """
     return hmac.new(key, f"{kind}\0{name}".encode(), "sha256").hexdigest()[:_LENGTH]
 
 
 def anonymous(pair: RawPair, key: bytes) -> RawPair:
-    """Return the pair with hashed names. Its caption is kept, because it was written to be trained on."""
+    """Return the pair with hashed names of pair, eye and patient. The caption is kept, because training needs it."""
     return replace(
         pair,
         id=hashed(key, "pair", pair.id),
@@ -47,9 +57,9 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
 
 
 def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """Add pairs to the table of original and hashed ids, which must be kept as secret as the key.
+    """Add pairs to the name table, which lists the original and the hashed id of every pair.
 
-    Raises UserError if the file exists and is not such a table.
+    The table must be kept as secret as the key. Raises UserError if the file exists and is not a name table.
     """
     rows = _read_names(path) | {(pair.id, hashed(key, "pair", pair.id)) for pair in pairs}
     stream = io.StringIO()

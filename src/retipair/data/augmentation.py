@@ -1,4 +1,4 @@
-"""Augment pairs for training: both views get the same geometric transform, so that their vessels stay aligned."""
+"""Augment pairs for training. CF and FA get the same geometric transform, so that their vessels stay aligned."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from PIL import Image
 
 MAX_TURN_DEGREES = 8.0
 MAX_SHIFT = 0.03
-"""Fraction of the view's side."""
+"""The maximum shift along each axis, as a fraction of the view's side."""
 SCALES = (0.95, 1.05)
 GAINS = (0.9, 1.1)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Parameters of one augmentation. Both views share the geometric transform; each has its own brightness gain."""
+    """Parameters of one augmented variant of a pair: one geometric transform, and a brightness gain for each view."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -26,7 +26,11 @@ class Variant:
 
 
 def draw_variant(number: int, seed: int, pair: int) -> Variant:
-    """Sample variant `number` of a pair from (seed, pair, number); variant 0 is the unchanged pair."""
+    """Draw the random parameters of a variant of a pair; equal arguments give equal parameters.
+
+    number: the number of the variant; variant 0 is the unchanged pair.
+    pair: the index of the pair.
+    """
     if number == 0:
         return Variant()
     random = np.random.default_rng([seed, pair, number])
@@ -43,7 +47,7 @@ def draw_variant(number: int, seed: int, pair: int) -> Variant:
 
 
 def apply_variant(cf: np.ndarray, fa: np.ndarray, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """Apply a variant to CF (S, S, 3) and FA (S, S), uint8; pixels from outside the view are black."""
+    """Apply a variant to CF (S, S, 3) and FA (S, S), uint8; areas that the moved view does not cover become black."""
     return _apply(cf, variant, variant.cf_gain), _apply(fa, variant, variant.fa_gain)
 
 
@@ -57,13 +61,19 @@ def _apply(view: np.ndarray, variant: Variant, gain: float) -> np.ndarray:
 
 
 def _move(view: np.ndarray, variant: Variant) -> np.ndarray:
-    """Rotate and scale about the centre, then shift, in one bicubic resampling; the identity is not resampled."""
+    """Rotate and scale a view about its centre, then shift it, in one bicubic resampling.
+
+    A variant without rotation, scaling and shift returns the view unchanged.
+    """
     if (variant.turn_degrees, variant.scale, variant.shift) == (0.0, 1.0, (0.0, 0.0)):
         return view
     height, width = view.shape[:2]
     angle = np.deg2rad(variant.turn_degrees)
     cos, sin = np.cos(angle) / variant.scale, np.sin(angle) / variant.scale
-    centre_x, centre_y = width / 2, height / 2  # Pillow's origin is the corner of the top-left pixel
+    centre_x, centre_y = (
+        width / 2,
+        height / 2,
+    )  # Pillow's origin is the outer corner of the top-left pixel, not its centre
     to_x, to_y = centre_x + variant.shift[0] * width, centre_y + variant.shift[1] * height
     inverse = (cos, sin, centre_x - cos * to_x - sin * to_y, -sin, cos, centre_y + sin * to_x - cos * to_y)
     image = Image.fromarray(view)

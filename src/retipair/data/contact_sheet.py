@@ -1,4 +1,7 @@
-"""Contact sheet of the pairs: CF, FA and their chessboard, large enough to see a shift of 5 px."""
+"""Draw a contact sheet: one image that shows CF, FA and their chessboard for many pairs, to check the alignment.
+
+The chessboards are large enough to see a misalignment of 5 px in views of 512 px.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,22 +14,30 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MAX_PAIRS = 48  # so that the sheet can be scrolled through; 16 MB if they are photographs
-_BOARD = 512  # px: side of the chessboard, so that views of 512 px are shown at full resolution
-_SIDE = _BOARD // 2  # px: side of CF and FA
-_TITLE_HEIGHT = 16  # px: height of the pair's title
+MAX_PAIRS = 48  # limits the height of the sheet, and its file to about 16 MB for photographs
+_BOARD = 512  # px, the side of the chessboard; views of 512 px are shown in it at full resolution
+_SIDE = _BOARD // 2  # px, the side of CF and of FA
+_TITLE_HEIGHT = 16  # px, the height of the line above each pair
 _PER_ROW = 2
 
 
 def contact_sheet(pairs: Iterable[tuple[str, Pair]]) -> np.ndarray:
-    """Draw the first 48 (title, pair), two per row, as (H, W, 3) uint8; misaligned vessels break at tile edges."""
+    """Return the contact sheet of the first 48 pairs, two per row, as (H, W, 3) uint8.
+
+    pairs: the title and the views of each pair.
+    In a chessboard of misaligned views, vessels are broken at the edges of the tiles.
+    """
     tiles = [_tile(title, pair) for title, pair in islice(pairs, MAX_PAIRS)]
     rows = [_row(tiles[start : start + _PER_ROW]) for start in range(0, len(tiles), _PER_ROW)]
     return np.concatenate(rows)
 
 
 def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
-    """Load a pair of a prepared folder; return (title, pair). The title has the metrics, and `doubt` if given."""
+    """Load a pair of a prepared folder; return (title, pair) for `contact_sheet`.
+
+    The title states the id, the split, the residual and the consistency.
+    doubt: the reason why a user should check the pair, which is added to the title.
+    """
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
     )

@@ -1,4 +1,7 @@
-"""Read prepared and generated folders, the source of pairs for training, evaluation and --mode from_data."""
+"""Read the pairs of prepared and generated folders, for training, evaluation and `generate --mode from_data`.
+
+A user rejects a pair by listing its id in `rejected.txt`, or by deleting all its files. Rejected pairs are skipped.
+"""
 
 import errno
 import hashlib
@@ -21,20 +24,25 @@ from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
 GENERATED_VAL_FRACTION = 0.2
-"""Fraction of the eyes of a generated folder for validation; all variations of a source pair count as one eye."""
+"""Fraction of the eyes of a generated folder that are used for validation.
+
+All variations of one source eye or patient count as one eye; a pair generated from noise is an eye of its own.
+"""
 
 _MAX_LISTED = 3
-"""Maximum number of ids listed in the line about skipped pairs."""
+"""Maximum number of ids that `PairFolder.note` lists for each reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairRecord:
-    """One pair on disk. caption is None if the pair has no caption of its own; mask is None if it has no mask file.
+    """One pair of a prepared or generated folder, as file names; `load_pair` and `load_views` read the images.
 
-    group: the patient, else the eye; all pairs of a group and their variations are in one split.
-    fa_chroma: mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
-    variation: whether the pair was generated from another (--mode from_data).
-    Stores file names, because one path per file would take ten times the memory.
+    group: the name of the patient, or of the eye if the patient is unknown. All pairs of a group are in one split.
+    cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
+    mask_name: None if the pair has no mask file.
+    caption: None if the pair has no caption of its own.
+    fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
+    variation: whether the pair was generated from another pair (`generate --mode from_data`).
     """
 
     id: str
@@ -63,10 +71,11 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class PairFolder:
-    """Pairs of a prepared or generated folder, according to its manifest, its list of rejected pairs and its files.
+    """Pairs of a prepared or generated folder, in the order of its manifest.
 
-    entries: every pair that has files, rejected or not, in manifest order. rejected: the ids in the list.
-    deleted: the ids of unlisted pairs without any file, which count as rejected too. Both in manifest order.
+    entries: every pair that has at least one file, rejected or not.
+    rejected: the ids that `rejected.txt` lists.
+    deleted: the ids of the other pairs whose files were all deleted; these pairs are skipped too.
     """
 
     path: Path
@@ -76,22 +85,22 @@ class PairFolder:
 
     @cached_property
     def kept(self) -> list[PairRecord]:
-        """Pairs to use: neither listed as rejected nor deleted."""
+        """The pairs to use: those that are neither listed in `rejected.txt` nor deleted."""
         rejected = set(self.rejected)
         return [entry for entry in self.entries if entry.id not in rejected]
 
     @cached_property
     def known(self) -> list[PairRecord]:
-        """Pairs that a model may have been trained on: those kept, and rejected ones that still have both views.
+        """The pairs to search for copies of training images: `kept`, and rejected pairs that still have CF and FA.
 
-        The search for copies uses these, because a pair may have been rejected after training.
+        Rejected pairs are included because a model may have been trained on them before they were rejected.
         """
         rejected = set(self.rejected)
         return [pair for pair in self.entries if pair.id not in rejected or (pair.cf.is_file() and pair.fa.is_file())]
 
     @property
     def note(self) -> str:
-        """Number of skipped pairs and the reasons, in one line; "" if none is skipped."""
+        """One line with the number of skipped pairs and the reasons; "" if no pair is skipped."""
         listed = _count(self.rejected, f"listed in {REJECTED_NAME}")
         deleted = _count(self.deleted, "whose files were deleted")
         reasons = ", ".join(filter(None, (listed, deleted)))
@@ -99,16 +108,16 @@ class PairFolder:
 
     @property
     def rejected_sha256(self) -> str | None:
-        """Hash of the ids of skipped pairs; None if none is skipped."""
+        """The SHA-256 of the ids of all skipped pairs; None if no pair is skipped."""
         ids = sorted({*self.rejected, *self.deleted})
         return hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else None
 
     def has_content(self, sha256: str) -> bool:
-        """Return whether `sha256` is the `content_sha256` of the kept pairs or of the known ones."""
+        """Return whether `sha256` is the `content_sha256` of the pairs `kept` or of the pairs `known`."""
         return any(content_sha256(entries) == sha256 for entries in (self.kept, self.known))
 
     def check_any_left(self) -> None:
-        """Raise UserError if every pair is skipped."""
+        """Raise UserError if every pair of the folder is skipped."""
         if not self.kept:
             raise UserError(f"{self.note}; no pair is left")
 
@@ -119,9 +128,10 @@ def _count(ids: Sequence[str], reason: str) -> str:
 
 
 def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[PairRecord]:
-    """Return the pairs of a prepared or generated folder that are not rejected, in the manifest's order.
+    """Return the pairs of a prepared or generated folder in the order of its manifest, without the rejected pairs.
 
-    `report` is called with one line if pairs are skipped. Raises UserError as `read_folder`, and if no pair is left.
+    report: a function that is called with `PairFolder.note` if pairs are skipped.
+    Raises UserError for the same reasons as `read_folder`, and if every pair is skipped.
     """
     pairs = read_folder(folder)
     if pairs.note:
@@ -131,20 +141,20 @@ def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: No
 
 
 def read_folder(folder: Path) -> PairFolder:
-    """Read a prepared or generated folder, rejected pairs included.
+    """Read the manifest and `rejected.txt` of a prepared or generated folder, and assign generated pairs to splits.
 
-    If the manifest also lists prepared pairs of the source eye or patient, a generated pair gets their split. The other
-    generated pairs are split with a fixed seed, rejected pairs included, so that rejecting a pair does not change the
-    split of others.
-    Raises UserError, naming the file, if the manifest is missing, empty or invalid, if it has one eye or patient in
-    two splits, or if the list of rejected pairs has an id that is not in the manifest.
+    A manifest may list prepared and generated pairs. A generated pair gets the split of the prepared pairs of its
+    source eye or patient, if the manifest lists any. All other generated pairs are split with a fixed seed. Rejected
+    pairs take part in this, so that rejecting a pair does not move another pair to a different split.
+    Raises UserError, naming the file, if the manifest is missing, empty or invalid, if one eye or patient is in two
+    splits, or if `rejected.txt` lists an id that is not in the manifest.
     """
     entries: list[PairRecord] = []
     prepared: dict[str, PreparedPair] = {}
     varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
-        entry = _entry(folder, record)
+        entry = _to_pair_record(folder, record)
         if isinstance(record, PreparedPair):
             _check_split(folder, record, prepared)
         else:
@@ -155,7 +165,7 @@ def read_folder(folder: Path) -> PairFolder:
     source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
     unsplit += [index for index in varied if entries[index].group not in source_splits]
     groups = sorted({entries[index].group for index in unsplit})
-    # A single group cannot be split.
+    # `split_groups` needs at least two groups; a single one stays in "train".
     seeded_splits = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
     for indices, splits in ((varied, source_splits), (unsplit, seeded_splits)):
         for index in indices:
@@ -164,13 +174,13 @@ def read_folder(folder: Path) -> PairFolder:
     return _apply_rejections(folder, entries)
 
 
-def _check_split(folder: Path, record: PreparedPair, first: dict[str, PreparedPair]) -> None:
-    """Raise UserError if another record of the same eye or patient is in another split, as manual edits may cause.
+def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
+    """Raise UserError if an earlier record of the same eye or patient is in another split, after a manual edit.
 
-    `first` maps each eye or patient to its first record, and is updated.
+    first_records: the first record of each eye or patient; a new eye or patient is added.
     """
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
-    other = first.setdefault(group, record)
+    other = first_records.setdefault(group, record)
     if record.split != other.split:
         raise FileError(
             folder / MANIFEST_NAME,
@@ -194,12 +204,12 @@ def _apply_rejections(folder: Path, entries: Sequence[PairRecord]) -> PairFolder
 
 
 def has_files(folder: Path, names: Iterable[str | None]) -> bool:
-    """Return whether at least one of these files exists; a pair without any was deleted by hand."""
+    """Return whether at least one of the named files of a pair exists; otherwise a user has deleted the pair."""
     return any(_exists(f"{folder}{os.sep}{name}") for name in names if name)
 
 
 def _exists(path: str) -> bool:
-    """Return whether a directory entry exists; dangling links and unreadable files count."""
+    """Return whether the folder lists the file, even if the file is a dangling link or cannot be read."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -209,8 +219,8 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _entry(folder: Path, record: Record) -> PairRecord:
-    """Convert a manifest record; a generated pair, which has no split yet, gets "train"."""
+def _to_pair_record(folder: Path, record: Record) -> PairRecord:
+    """Convert a manifest record to a PairRecord; a generated pair gets the split "train" until it is assigned one."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
@@ -226,7 +236,7 @@ def _group_of(record: Record) -> str:
 
 
 def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
-    """Return the entries of one split. Raises MissingError, naming the folder, if there are none."""
+    """Return the entries of one split. Raises MissingError, naming the folder `where`, if the split has no entry."""
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
         raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
@@ -234,9 +244,10 @@ def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> li
 
 
 def load_pair(entry: PairRecord) -> Pair:
-    """Load the views at their size on disk; without a mask file, the mask is where both fields of view overlap.
+    """Load CF, FA and mask at their size on disk.
 
-    Raises UserError, naming the CF, if views and mask are not squares of one size.
+    If there is no mask file, the mask is the intersection of the fields of view detected in CF and FA.
+    Raises UserError, naming the CF file, if the three images are not squares of the same size.
     """
     cf, fa = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
@@ -258,9 +269,10 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
 
 
 def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes] | None = None) -> str:
-    """Hash the pairs: their ids, splits, captions and the bytes of CF and FA.
+    """Return one SHA-256 of the ids, splits, captions, CF files and FA files of all pairs, in order.
 
-    hashes: SHA-256 of CF and FA by pair; the hashes of other pairs are computed and added.
+    hashes: the known SHA-256 values of CF and FA by pair, which are not computed again. The values of all other pairs
+    are computed and added.
     """
     digest, hashes = hashlib.sha256(), {} if hashes is None else hashes
     for entry in entries:
@@ -272,14 +284,14 @@ def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes
 
 
 def pair_sha256(entry: PairRecord) -> str:
-    """Hash the bytes of one pair's files: CF, FA and the mask, if any."""
+    """Return one SHA-256 of the files of a pair: CF, FA, and the mask if there is one."""
     files = (entry.cf, entry.fa, *([entry.mask] if entry.mask else []))
     return hashlib.sha256(b"".join(hashlib.sha256(_bytes(path)).digest() for path in files)).hexdigest()
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        if not path.is_file():  # reading a pipe would block
+        if not path.is_file():  # for example a named pipe, which would block the read
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return path.read_bytes()
     except OSError as error:

@@ -8,16 +8,18 @@ from PIL import Image
 
 _PNG_PASSES = {
     "I;16B": ("I;16B",),
-    "LA;16B": ("RGBA",),  # the upper and lower bytes of grey and alpha, as if they were four samples
-    "RGB;16B": ("RGB;16B", "RGB;16L"),  # the upper bytes, the lower bytes
+    "LA;16B": ("RGBA",),  # reads the four bytes of a pixel (two of grey, two of alpha) as four 8-bit samples
+    "RGB;16B": ("RGB;16B", "RGB;16L"),  # the first pass reads the upper bytes, the second the lower bytes
     "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
 }
-"""Pillow's raw mode of a 16-bit PNG -> the raw modes in which it is decoded, one after another, to get all bytes. By
-default, Pillow drops the lower bytes of colour."""
+"""The raw modes in which a 16-bit PNG is decoded, one after another, by Pillow's own raw mode of the PNG.
+
+Several passes are needed because Pillow keeps only the upper byte of each colour sample.
+"""
 
 
 def to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """Scale unsigned integers in [0, 2**bits - 1] to uint8 in [0, 255], rounded."""
+    """Scale unsigned integers from [0, 2**bits - 1] to [0, 255], and round them to uint8."""
     highest = 2**bits - 1
     if bits > 16:
         return np.rint(values * 255.0 / highest).astype(np.uint8)
@@ -25,15 +27,20 @@ def to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def used_bits(values: np.ndarray) -> int:
-    """Return the number of bits of the highest value, at least 8; 16-bit files often hold 10, 12 or 14 bits."""
+    """Return the number of bits that the highest value needs, at least 8.
+
+    It may be smaller than the depth of the file, because 16-bit files often hold values of 10, 12 or 14 bits.
+    """
     return max(8, int(values.max(initial=0)).bit_length())
 
 
 def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -> Image.Image:
-    """Scale samples (H, W, S) uint16 to an 8-bit image in `mode` (L, RGB, CMYK); an extra channel is alpha.
+    """Scale samples (H, W, S) uint16 to an 8-bit Pillow image.
 
-    bits: the depth that the file states. If it is 16, `used_bits` is used instead, for all colour channels
-    together and for alpha separately. inverted: 0 is white.
+    mode: the colour mode, L, RGB or CMYK. If there is one more channel than the mode has, it is alpha.
+    bits: the bits per sample that the file states. If it states 16, the samples are scaled by `used_bits` instead,
+    which is determined for all colour channels together and for alpha separately.
+    inverted: whether the colour value 0 is white.
     """
     channels = Image.getmodebands(mode)
     parts = [samples[..., :channels], samples[..., channels:]]
@@ -45,18 +52,21 @@ def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -
 
 
 def is_deep_png(image: Image.Image) -> bool:
-    """Return whether this is a 16-bit PNG that is not decoded yet."""
+    """Return whether an image is a 16-bit PNG that Pillow has opened but not decoded."""
     return image.format == "PNG" and _raw_mode(image) in _PNG_PASSES
 
 
 def read_deep_png(open_again: Callable[[], AbstractContextManager[Image.Image]]) -> Image.Image:
-    """Read a 16-bit PNG as an 8-bit image with its metadata; the file is opened again for each pass."""
+    """Read a 16-bit PNG as an 8-bit image with its metadata.
+
+    open_again: a function that opens the file; it is called for each decoding pass (`_PNG_PASSES`).
+    """
     with open_again() as header:
         raw_mode = _raw_mode(header)
     passes = [_decoded(open_again, mode) for mode in _PNG_PASSES[raw_mode]]
     info = passes[0].info
     samples = _samples([np.asarray(image) for image in passes], raw_mode)
-    if (key := info.pop("transparency", None)) is not None:  # the colour of transparent pixels
+    if (key := info.pop("transparency", None)) is not None:  # the one colour whose pixels are transparent
         opaque = (samples != key).any(axis=-1, keepdims=True)
         samples = np.concatenate([samples, opaque * np.uint16(2**16 - 1)], axis=-1)
     image = compose(samples, "RGB" if raw_mode.startswith("RGB") else "L", 16)
@@ -65,7 +75,7 @@ def read_deep_png(open_again: Callable[[], AbstractContextManager[Image.Image]])
 
 
 def _samples(passes: Sequence[np.ndarray], raw_mode: str) -> np.ndarray:
-    """Combine the bytes of each sample, (H, W, S) uint16."""
+    """Combine the upper and lower bytes from the decoding passes into samples (H, W, S) uint16."""
     first = passes[0].reshape(*passes[0].shape[:2], -1).astype(np.uint16)
     if raw_mode == "LA;16B":
         return first[..., ::2] << 8 | first[..., 1::2]

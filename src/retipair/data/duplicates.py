@@ -1,4 +1,4 @@
-"""Find views with equal pixels in several pairs: duplicate pairs, and pairs of one eye."""
+"""Find views that occur in several pairs: duplicate pairs share both views, pairs of one eye may share one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from retipair.data.sources import RawPair
 from retipair.runtime.errors import FileError
 
 Views = tuple[str, str]
-"""Hashes of the pixels of CF and FA."""
+"""The `pixels_sha256` of a pair's CF and FA."""
 
 
 def pixels_sha256(view: np.ndarray) -> str:
-    """Hash the decoded pixels of a view (H, W, 3) uint8, independent of the file format."""
+    """Return the SHA-256 of a view's pixels (H, W, 3) uint8, which does not depend on the file format."""
     return hashlib.sha256(f"{view.shape}".encode() + np.ascontiguousarray(view).data).hexdigest()
 
 
 def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[str, str]:
-    """Find pairs whose views both equal those of an earlier pair: id -> error message."""
+    """Return an error message, by id, for each pair that has the same two views as an earlier pair, in any order."""
     first: dict[tuple[str, ...], RawPair] = {}
     messages = {}
     for pair, hashes in zip(pairs, views, strict=True):
@@ -33,16 +33,18 @@ def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[st
 
 
 def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[list[RawPair], list[list[str]]]:
-    """Assign one eye and patient to all pairs that share a view, directly or through other pairs.
+    """Assign one eye and one patient to each group of pairs that share views.
 
-    Returns all pairs, and the ids of each group that changed. The eye is the one named for any pair of the group, else
-    the id of its first pair. One CF with several FA frames is normal in angiography. Raises UserError if the pairs of a
-    group have different eyes, patients or splits.
+    Pairs that share a view show the same eye; in angiography, one CF often has several FA frames. Pairs that are
+    connected through other pairs belong to the same group. The eye of a group is the eye that any of its pairs names,
+    or else the id of its first pair.
+    Returns all pairs, and the list of ids of each group in which a pair changed.
+    Raises UserError if the pairs of a group name different eyes, patients or splits.
     """
     grouped, new = list(pairs), []
-    for members in _connected(views):
+    for members in _connected_groups(views):
         together = [pairs[index] for index in members]
-        eye, patient, _ = (_common(together, name) for name in ("eye", "patient", "split"))
+        eye, patient, _ = (_common_value(together, name) for name in ("eye", "patient", "split"))
         for index in members:
             grouped[index] = replace(pairs[index], eye=eye or together[0].id, patient=patient)
         if any(grouped[index] != pairs[index] for index in members):
@@ -50,9 +52,12 @@ def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[li
     return grouped, new
 
 
-def _connected(views: Sequence[Views]) -> list[list[int]]:
-    """Group the indices of pairs that share views; groups of two or more, in order."""
-    groups: dict[str, list[int]] = {}  # view -> its group
+def _connected_groups(views: Sequence[Views]) -> list[list[int]]:
+    """Return the groups of pairs that share views, directly or through other pairs, as sorted lists of indices.
+
+    Pairs that share no view are left out.
+    """
+    groups: dict[str, list[int]] = {}  # the group of each view, by its hash
     for index, hashes in enumerate(views):
         joined = [index]
         for group in {id(group): group for view in hashes if (group := groups.get(view))}.values():
@@ -63,8 +68,11 @@ def _connected(views: Sequence[Views]) -> list[list[int]]:
     return sorted(unique.values())
 
 
-def _common(pairs: Sequence[RawPair], name: str) -> str | None:
-    """Return the common value of attribute `name`, None if no pair has one. Raises UserError if values differ."""
+def _common_value(pairs: Sequence[RawPair], name: str) -> str | None:
+    """Return the value that the pairs have for an attribute, or None if no pair has a value.
+
+    Raises UserError if two pairs have different values.
+    """
     named = [pair for pair in pairs if getattr(pair, name)]
     for pair in named[1:]:
         here, there = getattr(pair, name), getattr(named[0], name)

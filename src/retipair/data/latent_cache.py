@@ -1,4 +1,7 @@
-"""Cache of the latents of all variants of all pairs: encoded once, then sampled by (seed, sample number)."""
+"""Cache the autoencoder's latents of every augmented variant of every pair, so that each is encoded only once.
+
+Training then draws a pair and a variant for each sample, which depend only on the seed and the sample number.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +16,27 @@ from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.errors import UserError
 
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Joint image (H, W, 3) uint8 -> mean and std of its latents, (C, h, w) each."""
+"""Function that maps a joint image (H, W, 3) uint8 to the mean and the std of its latents, (C, h, w) each."""
 
 _PARTS = ("mean", "std")
 _PROGRESS, _DONE = "begun.json", "done.json"
 _SAVE_EVERY = 64
-"""Joint images between two writes of the progress file: some minutes of SDXL's autoencoder on a CPU."""
+"""Number of joint images between two writes of the progress file.
+
+SDXL's autoencoder encodes this number in some minutes on a CPU, which is the most work that a kill loses.
+"""
 STORAGE_DTYPE = np.float16
-"""Takes half the memory of float32; the rounding error, 0.05 %, is far smaller than the autoencoder's std."""
+"""float16 takes half the memory of float32. Its rounding error, 0.05 %, is far smaller than the latents' std."""
 MAX_GPU_BYTES = 2**28
-"""Maximum bytes of latents in GPU memory: 250 pairs in eight variants at 1024x512. Larger caches are read from disk
-when sampled."""
+"""Maximum size of a cache in GPU memory, enough for 250 pairs in eight variants with joint images of 1024x512 px.
+
+The latents of larger caches are read from disk for each sample.
+"""
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Mean and std of the latents, (pairs, variants, C, h, w) float16 each, on the device or memory-mapped."""
+    """Mean and std of the latents, (pairs, variants, C, h, w) float16 each, in GPU memory or memory-mapped."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -46,14 +54,21 @@ class LatentCache:
         return self.mean.nbytes + self.std.nbytes
 
     def on(self, device: str) -> "LatentCache":
-        """Return the cache in GPU memory, if it has at most MAX_GPU_BYTES bytes; else return it unchanged."""
+        """Return a copy of the cache in the memory of `device`, to sample it faster.
+
+        The cache is returned unchanged if `device` is not a CUDA GPU or if the cache exceeds MAX_GPU_BYTES.
+        """
         if not device.startswith("cuda") or self.bytes > MAX_GPU_BYTES:
             return self
         return LatentCache(self.mean.to(device), self.std.to(device))
 
     def moments(self, pairs: Sequence[int], variants: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and std of the given variants of pairs, (B, C, h, w) float16, on the cache's device."""
-        indices = [*zip(pairs, variants, strict=True)]  # indexing with lists would synchronise the GPU
+        """Return the mean and the std of a batch of latents, (B, C, h, w) float16 each, on the cache's device.
+
+        pairs, variants: the index of the pair and the index of the variant, for each of the B items.
+        """
+        # Items are indexed one by one, because a list as index would wait for the GPU.
+        indices = [*zip(pairs, variants, strict=True)]
         return torch.stack([self.mean[index] for index in indices]), torch.stack([self.std[index] for index in indices])
 
 
@@ -65,15 +80,17 @@ def open_or_build(
 ) -> LatentCache:
     """Open the cache in `folder`; build it if it is missing, or resume an interrupted build.
 
-    folder: its name must identify everything that the content depends on; no other process may use it.
-    shape: (pairs, variants, C, h, w). joints: joints(i) yields the joint images from the i-th on, (H, W, 3) uint8,
-    ordered by pair and then by variant. encoder: returns the encoding function; called only if needed.
+    folder: a folder that no other process uses. Its name must identify everything on which the latents depend,
+    because an existing cache of the right shape is used as it is.
+    shape: (pairs, variants, C, h, w).
+    joints: joints(i) yields the joint images (H, W, 3) uint8 from index i on, sorted by pair and then by variant.
+    encoder: a function that loads and returns the encoding function; it is called only if the cache is not complete.
     """
     if (existing := open_cache(folder, shape)) is not None:
         return existing
     try:
         _build(folder, shape, joints, encoder())
-    except UserError:  # once the input is corrected, another folder is used; this build is never resumed
+    except UserError:  # the user will correct the input, which changes the name of the folder: delete this build
         for name in (_PROGRESS, *(f"{part}.npy" for part in _PARTS)):
             (folder / name).unlink(missing_ok=True)
         raise
@@ -90,13 +107,16 @@ def open_cache(folder: Path, shape: tuple[int, ...]) -> LatentCache | None:
         parts = [np.load(folder / f"{name}.npy", mmap_mode="c") for name in _PARTS]
         if all(part.shape == shape and part.dtype == STORAGE_DTYPE for part in parts):
             return LatentCache(*map(torch.from_numpy, parts))
-    except (OSError, ValueError):  # a truncated or deleted file
+    except (OSError, ValueError):  # a file was truncated or deleted
         pass
     return None
 
 
 def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterator[np.ndarray]], encode: Encode) -> None:
-    """Encode all joint images into the cache. Progress is written after the latents are on disk, and done.json last."""
+    """Encode all joint images into the files of the cache, from the point where an interrupted build ended.
+
+    The progress file is written only after the latents that it counts are on disk, and done.json is written last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DONE).unlink(missing_ok=True)
     encoded, arrays = _resume(folder, shape) or (0, [_allocate(folder / f"{name}.npy", shape) for name in _PARTS])
@@ -117,7 +137,7 @@ def _build(folder: Path, shape: tuple[int, ...], joints: Callable[[int], Iterato
 
 
 def _resume(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]] | None:
-    """Return (number of encoded images, their arrays) of an interrupted build; None if there is none."""
+    """Return (number of encoded joint images, arrays of mean and std) of an interrupted build, or None without one."""
     try:
         encoded = read_json(folder / _PROGRESS)["encoded"]
         arrays = [np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in _PARTS]
@@ -128,7 +148,10 @@ def _resume(folder: Path, shape: tuple[int, ...]) -> tuple[int, list[np.memmap]]
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Create a preallocated memmap, so that a full disk raises here and not as SIGBUS on write."""
+    """Create a memory-mapped array with its disk space allocated.
+
+    Thus a full disk raises OSError here; otherwise, a later write to the array would end the process by SIGBUS.
+    """
     array = np.lib.format.open_memmap(path, "w+", STORAGE_DTYPE, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as stream:
@@ -137,7 +160,13 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def draw(seed: int, sample: int, pairs: int, variants: int) -> tuple[int, int]:
-    """Return (pair, variant) of sample number `sample` of an endless stream; each epoch shuffles all pairs."""
+    """Draw (index of the pair, index of the variant) for a training sample.
+
+    In each epoch, every pair is drawn once, in a new random order; its variant is drawn independently.
+    sample: the number of the sample, from 0 and without an upper limit.
+    pairs: the number of pairs.
+    variants: the number of variants of each pair.
+    """
     epoch, position = divmod(sample, pairs)
     variant = np.random.default_rng([seed, sample, 1]).integers(variants)
     return int(_order(seed, epoch, pairs)[position]), int(variant)

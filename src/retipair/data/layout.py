@@ -1,4 +1,4 @@
-"""A layout joins a pair of views into the joint image of the diffusion model, and splits it again."""
+"""Join the two views of a pair into one joint image, which the diffusion model processes, and split it again."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,10 +14,11 @@ LAYOUTS = get_args(LayoutName)
 
 @dataclass(frozen=True)
 class Layout:
-    """Joint image with CF in the left half and FA in the right half.
+    """The arrangement of two views of S x S px in a joint image: CF on the left, FA on the right.
 
-    `side_by_side` keeps each view as it is: two (S, S) views make an (S, 2S) image.
-    `squeezed` halves each view's width bilinearly: two (S, S) views make an (S, S) image.
+    name: "side_by_side" keeps the size of the views, so that the joint image is (S, 2S).
+    "squeezed" resizes each view bilinearly to (S, S / 2), so that the joint image is (S, S).
+    view_size: the side S of a view in pixels.
     """
 
     name: LayoutName
@@ -25,7 +26,7 @@ class Layout:
 
     @property
     def joint_size(self) -> tuple[int, int]:
-        """(height, width) of the joint image in pixels."""
+        """The (height, width) of the joint image in pixels."""
         return self.view_size, 2 * self._half_width
 
     @property
@@ -38,7 +39,10 @@ class Layout:
         return np.concatenate([_to_width(view, self._half_width) for view in (cf, fa_rgb)], axis=1)
 
     def split(self, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split a joint image (H, W, 3) uint8 into CF and FA (S, S, 3), uint8; FA still has the model's chroma."""
+        """Split a joint image (H, W, 3) uint8 into CF and FA, (S, S, 3) uint8 each.
+
+        The FA still has the colours that the model generated; `to_grey` removes them.
+        """
         assert joint.shape[:2] == self.joint_size, f"{joint.shape} is not a {self} image"
         halves = joint[:, : self._half_width], joint[:, self._half_width :]
         cf, fa = (_to_width(half, self.view_size) for half in halves)
@@ -52,8 +56,8 @@ def _to_width(view: np.ndarray, width: int) -> np.ndarray:
 
 
 def to_grey(fa_rgb: np.ndarray) -> tuple[np.ndarray, float]:
-    """Convert a decoded FA (H, W, 3) uint8 to grey (H, W) uint8; also return the mean chroma removed, in [0, 255].
+    """Convert a generated FA (H, W, 3) uint8 to grey; return (grey (H, W) uint8, mean chroma in [0, 255]).
 
-    An angiogram has no colour, so the chroma measures an error of the model.
+    A real angiogram has no colour, so the chroma measures an error of the model (see `pair.chroma`).
     """
     return np.rint(fa_rgb.mean(axis=2)).astype(np.uint8), chroma(fa_rgb)

@@ -1,7 +1,7 @@
-"""The manifest lists the pairs of a folder; `prepare` and `generate` write it, other commands read it.
+"""Read and write manifests. A manifest is the list of the pairs of a prepared or generated folder.
 
-One JSON object per line. Paths are relative to the manifest and stay inside its folder. Unknown keys are refused.
-There are no timestamps, so that two runs can be compared.
+A manifest has one JSON object per line. Paths are relative to its folder and must not lead out of it. It has no
+timestamps, so that the manifests of two runs can be compared byte by byte.
 """
 
 import json
@@ -27,11 +27,13 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class PreparedPair:
     """Manifest line of one aligned pair, written by `prepare`.
 
-    `points` are the landmarks of both views in the prepared frame, rows of (cf_x, cf_y, fa_x, fa_y) px.
-    `fa_to_cf` (3x3) maps pixel centres of the raw FA to pixel centres of the prepared CF.
-    `residual_px` is the median distance of CF and FA landmarks, or without landmarks the median shift of vessel patches
-    (method "features"), in px of the prepared frame; None if neither was measured.
-    `consistency` is the vesselness correlation in [-1, 1]; `consistency_before` is its value before refinement.
+    fa_to_cf: the 3x3 homography that maps pixel centres of the raw FA to pixel centres of the prepared CF.
+    points: the landmarks of both views, one row (cf_x, cf_y, fa_x, fa_y) each, in px of the prepared views.
+    inliers: the number of landmarks or matched features that agree with the homography.
+    residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views.
+    Without landmarks, it is the median shift between vessel patches (method "features"), or None if not measured.
+    consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
+    consistency_before: the consistency before the registration was refined.
     """
 
     id: str
@@ -57,8 +59,11 @@ class PreparedPair:
 class GeneratedPair:
     """Manifest line of one synthetic pair, written by `generate`.
 
-    `source_eye` is the patient, or else the eye, of the source pair; all its variations stay in one split.
-    `index` counts from 1 and names the pair's folder. `fa_chroma` is the mean chroma removed from FA, in [0, 255].
+    index: the number of the pair, from 1, which is also the name of the pair's subfolder.
+    source_id: the id of the pair from which this pair was generated (mode "from_data"), or None.
+    source_eye: the patient of that source pair, or its eye if the patient is unknown. All pairs with one source_eye
+    are in one split.
+    fa_chroma: the mean chroma of the FA before it was converted to grey, in [0, 255].
     """
 
     id: str
@@ -87,7 +92,7 @@ _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHE
 
 
 def to_line(record: Record) -> str:
-    """Format one manifest line, newline included; keys in schema order, `schema` first."""
+    """Return the manifest line of a record, with a newline; `schema` is the first key, then the fields in order."""
     values = asdict(record)
     return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -110,7 +115,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
         advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
         raise MissingError(folder, f"no {MANIFEST_NAME} here; {advice}")
     ids: set[tuple[str, str]] = set()
-    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # surrogates are refused by `parse_line`
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # `parse_line` refuses the surrogates
         for number, line in enumerate(stream, start=1):
             record = parse_line(line, where=f"{path}, line {number}")
             if (record.schema, record.id) in ids:
@@ -120,12 +125,12 @@ def read_manifest(folder: Path) -> Iterator[Record]:
 
 
 def parse_line(line: str, where: str) -> Record:
-    """Parse one manifest line; `where` names its place in errors."""
+    """Return the record in one manifest line. Raises UserError, which begins with `where`, if the line is invalid."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
         advice = "make the folder again"
-        if not line.endswith("\n"):  # the incomplete last line of a killed command
+        if not line.endswith("\n"):  # the command that wrote it was killed
             advice = "repeat the command that wrote it, which repairs it"
         raise UserError(f"{where}: not JSON ({error}); {advice}") from None
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None

@@ -1,4 +1,7 @@
-"""A pair: the colour fundus photograph and the fluorescein angiogram of one eye, aligned pixel to pixel."""
+"""Load and save pairs: the colour fundus photograph (CF) and the fluorescein angiogram (FA) of one eye, aligned.
+
+Each of the two images is called a view.
+"""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +24,9 @@ from retipair.vision.ridges import vesselness_correlation
 
 _MAX_BITS = 32
 MEGAPIXELS = 200
-"""Default limit of the image size, above the resolution of any fundus camera."""
+"""Default limit of the size of an image, in megapixels; no fundus camera has a higher resolution."""
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
-"""Pillow's names of the supported formats; for some others, such as PostScript, Pillow starts external programs."""
+"""Pillow's names of the supported formats. Others are excluded, because Pillow runs external programs for some."""
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
@@ -32,15 +35,17 @@ _MARK_KEYS = (
 
 
 def px_at_512(px: float, size: int) -> float:
-    """Convert a distance in views of `size` px to px at 512, the unit shown to users."""
+    """Convert a distance from px of a view with `size` px per side to px of a 512 px view, the unit shown to users."""
     return px * 512 / size
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two aligned views of one field, and the mask of valid pixels.
+    """Two aligned views of one retinal field, and the mask of the pixels that are valid in both.
 
-    cf: (H, W, 3) uint8, fa: (H, W) uint8, mask: (H, W) bool.
+    cf: (H, W, 3) uint8.
+    fa: (H, W) uint8.
+    mask: (H, W) bool.
     """
 
     cf: np.ndarray
@@ -48,7 +53,7 @@ class Pair:
     mask: np.ndarray
 
     def consistency(self) -> float:
-        """Return the correlation of the views' vesselness, in [-1, 1]."""
+        """Return the correlation of the vesselness of CF and FA inside the mask, in [-1, 1]; it is high if aligned."""
         return vesselness_correlation(self.cf, self.fa, self.mask)
 
     def _repr_png_(self) -> bytes:
@@ -61,18 +66,19 @@ class Pair:
 def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarray:
     """Read an image as uint8: (H, W, 3) for mode "RGB", (H, W) for mode "L".
 
-    The image is returned as displayed: converted to sRGB by its colour profile, rotated by its EXIF orientation, black
-    where it is transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
-    Raises UserError, naming the file, if it is missing, truncated or of an unsupported format, contains several images,
-    or exceeds `megapixels` or Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`, which the commands remove). A small
-    file may declare gigabytes of pixels.
+    The image is returned as a viewer displays it: converted to sRGB by its colour profile, rotated by its EXIF
+    orientation, and black where it is transparent. Values of more than 8 bits are scaled to 8 (docs/formats.md).
+    megapixels: the limit of the image size, since a small file may decode to gigabytes of pixels. Pillow's own limit,
+    `PIL.Image.MAX_IMAGE_PIXELS`, applies too, unless `configure_pillow` has removed it.
+    Raises UserError, naming the file, if the file is missing, truncated, of an unsupported format or too large, or if
+    it contains several images.
     """
     try:
         with _opened(path) as opened:
             _check_header(path, opened, megapixels)
             image = _decoded(path, opened)
             profile = image.info.get("icc_profile")
-            displayed = _on_black(_eight_bits(ImageOps.exif_transpose(image)))
+            displayed = _blend_with_black(_eight_bits(ImageOps.exif_transpose(image)))
             return np.asarray(to_srgb(displayed, profile).convert(mode))
     except FileNotFoundError:
         raise MissingError(path, "no such file") from None
@@ -81,7 +87,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
         raise FileError(path, f"unsupported image format; save it as one of {known}") from None
     except UserError:
         raise
-    except Exception as error:  # for malformed files, Pillow raises nearly any exception
+    except Exception as error:  # Pillow raises many types of exceptions for malformed files
         raise DamagedError(path, f"cannot be read as an image ({error}); replace or remove it") from None
 
 
@@ -98,9 +104,9 @@ def _check_header(path: Path, image: Image.Image | Page, megapixels: int) -> Non
 
 
 def _count_images(image: Image.Image) -> int:
-    """Count the images in a file, without the thumbnails and gain maps that cameras add to a JPEG (MPO)."""
+    """Return the number of images in a file. Thumbnails and gain maps, which cameras add to JPEG, are not counted."""
     if image.format == "TIFF":
-        return 1  # `main_page` raises an error for several
+        return 1  # `main_page` has already raised an error for a TIFF with several images
     if image.format == "MPO":
         kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002]]  # type: ignore[attr-defined]
         return 1 + sum("Multi-Frame" in kind for kind in kinds[1:])
@@ -109,10 +115,10 @@ def _count_images(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image | Page]:
-    """Open the image in a file without decoding it: a TIFF page for `read_deep_page`, else a Pillow image.
+    """Open an image file without decoding it; yield a TIFF page for `read_deep_page`, or a Pillow image.
 
-    Pillow gets a stream, because Pillow 13 memory-maps an uncompressed TIFF given by path, and decodes it wrongly if it
-    is rotated.
+    Pillow is given a stream. If it is given the path of an uncompressed TIFF, Pillow 13 memory-maps the file, and
+    decodes it wrongly if its orientation tag rotates it.
     """
     with path.open("rb") as stream:
         page = main_page(stream)
@@ -139,16 +145,17 @@ def _opened_by_pillow(stream: IO[bytes], page: Page | None) -> Image.Image:
 
 
 def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
-    """Decode an opened image, in the orientation in which it is stored."""
+    """Return the decoded image in the orientation in which it is stored."""
     if isinstance(opened, Page):
         return read_deep_page(opened)
     return read_deep_png(partial(_opened, path)) if is_deep_png(opened) else opened  # type: ignore[arg-type]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale integers of more than 8 bits, and floating-point values, to 8 bits; Pillow would clip them.
+    """Scale an image of integers above 8 bits, or of floating-point values, to 8 bits; Pillow would clip the values.
 
-    Floating-point values must be in [0, 1], or be integers, which are scaled like those of a 16-bit image.
+    Floating-point values must be in [0, 1], or must be whole numbers, which are scaled like those of a 16-bit image.
+    Raises ValueError for other values.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -166,8 +173,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(to_eight_bits(values.astype(np.int64), bits))
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    """Replace transparency by black; the colour stored under it is not part of the view."""
+def _blend_with_black(image: Image.Image) -> Image.Image:
+    """Blend an image with a black background, if it has transparency."""
     if not image.has_transparency_data:
         return image
     flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
@@ -175,15 +182,16 @@ def _on_black(image: Image.Image) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of an image file as `load_image` reads it, px."""
+    """Return the (width, height) in px of the image that `load_image` returns, without decoding the file."""
     with _opened(path) as image:
         return image.size_displayed if isinstance(image, Page) else ImageOps.exif_transpose(image).size
 
 
 def synthetic_mark_of(paths: Sequence[Path]) -> dict[str, str]:
-    """Return the synthetic mark of the first file if all files have one ("Synthetic: yes ..."), else an empty dict.
+    """Return the metadata that mark the first file as synthetic, if all files are marked as synthetic, else {}.
 
-    Other metadata is ignored, because that of a photograph may name a patient.
+    A file is marked by the text "Synthetic: yes ..." in its metadata. Only the keys in `_MARK_KEYS` are returned,
+    because other metadata of a photograph may name a patient.
     """
     marks = [_mark_of(path) for path in paths]
     return marks[0] if all(mark.get("Synthetic", "").startswith("yes") for mark in marks) else {}
@@ -196,7 +204,10 @@ def _mark_of(path: Path) -> dict[str, str]:
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, 3) or (H, W) uint8 as PNG atomically, with `texts` as metadata; create the folder if needed."""
+    """Write an image (H, W, 3) or (H, W) uint8 as PNG atomically; create the folder if it does not exist.
+
+    texts: metadata to store in the file, by key.
+    """
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
@@ -205,12 +216,19 @@ def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = 
 
 
 def chroma(pixels: np.ndarray) -> float:
-    """Return the mean over pixels (..., 3) uint8 of max - min over RGB, in [0, 255]; 0 for grey."""
+    """Return the mean chroma of pixels (..., 3) uint8, in [0, 255]; it is 0 for a grey image.
+
+    The chroma of a pixel is the difference between its largest and its smallest RGB value.
+    """
     return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())
 
 
 def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:
-    """Alternate tiles of CF (H, W, 3) and FA (H, W) in one (H, W, 3) uint8 image; aligned vessels cross tile edges."""
+    """Return an image (H, W, 3) uint8 whose tiles alternately show CF (H, W, 3) and FA (H, W).
+
+    If the views are aligned, vessels continue across the edges of the tiles.
+    tiles: the number of tiles per row and per column.
+    """
     rows, columns = (np.arange(n) * tiles // n for n in cf.shape[:2])
     odd = (rows[:, None] + columns[None, :]) % 2 == 1
     return np.where(odd[..., None], fa[..., None], cf).astype(np.uint8)

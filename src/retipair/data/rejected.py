@@ -1,4 +1,7 @@
-"""Read and extend `rejected.txt` beside a manifest: ids of pairs rejected by a user or `evaluate --withhold_copies`."""
+"""Read and extend `rejected.txt`, the list of rejected pairs in a prepared or generated folder.
+
+A user, or `evaluate --withhold_copies`, lists the ids of pairs that no command should use.
+"""
 
 import os
 from collections.abc import Container, Iterable
@@ -17,7 +20,11 @@ _COMMENT = "#"
 
 @dataclass(frozen=True)
 class RejectedList:
-    """The list of rejected pairs in a folder. lines: id (NFC) -> number of its first line; comments: by line number."""
+    """The content of `rejected.txt`.
+
+    lines: the number of the first line of each id; ids are in Unicode NFC.
+    comments: the comment lines, by line number.
+    """
 
     path: Path
     lines: dict[str, int]
@@ -27,7 +34,7 @@ class RejectedList:
         return bool(self.lines) and nfc(id) in self.lines
 
     def check(self, known: Container[str]) -> None:
-        """Raise UserError, naming the line, for an id that is not in `known` (NFC)."""
+        """Raise UserError, naming the line, for a listed id that is not in `known`, the ids of all pairs (NFC)."""
         for id, number in self.lines.items():
             if id not in known:
                 raise FileError(
@@ -59,7 +66,8 @@ def read_rejected(folder: Path) -> RejectedList:
 def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
     """Append the ids that are not listed yet to `folder/rejected.txt`, under a comment that states the reason.
 
-    The user's own lines are kept. The file is written atomically. Raises UserError as `read_rejected`.
+    The existing lines are kept. The file is written atomically. Raises UserError for the same reasons as
+    `read_rejected`.
     """
     listed = read_rejected(folder)
     if new := [id for id in ids if id not in listed]:
@@ -70,15 +78,15 @@ def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:
 
 def _text(path: Path) -> str:
     if not os.path.lexists(path):
-        _check_no_other(path.parent)
+        _check_no_similar_name(path.parent)
         return ""
     if not path.is_file():
         raise DamagedError(path, "is not a file; move it away, or list rejected ids in a text file of that name")
     return read_text(path)
 
 
-def _check_no_other(folder: Path) -> None:
-    """Raise UserError for a list with a similar name (rejected.csv, Rejected.txt), which would have no effect."""
+def _check_no_similar_name(folder: Path) -> None:
+    """Raise UserError if the folder has a file such as rejected.csv or Rejected.txt, which would not be read."""
     with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         others = sorted(entry.name for entry in entries if entry.name.lower().startswith("rejected."))
     if others:

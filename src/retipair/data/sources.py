@@ -1,11 +1,12 @@
-"""Find the raw pairs in folders and tables of every supported layout, without decoding images.
+"""Find the raw pairs in a folder or in a table, without decoding images. These layouts are supported:
 
-    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      the original; all files may also be in ROOT
+    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      that of the original scripts; also with all files in ROOT
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
-    ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            Isfahan MISP
-    pairs.csv or pairs.jsonl                                  a table: columns cf, fa and optional ones
+    ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            that of the data set Isfahan MISP
+    pairs.csv or pairs.jsonl                                  a table with the columns cf, fa and optional ones
 
-A folder may have an `eyes.csv` (id, eye and, if known, patient and split). Names are compared as Unicode NFC.
+A text file beside a view contains its landmarks. A folder may have a table `eyes.csv` with the columns id, eye and, if
+known, patient and split. Names are compared in Unicode NFC.
 """
 
 import re
@@ -22,21 +23,25 @@ from retipair.runtime.text_files import nfc, on_disk
 EYES_TABLE = "eyes.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 _OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Other image formats. These files count as views, so that an error names each file that cannot be read."""
+"""Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
-_MAX_ID_BYTES = 200  # bytes: file systems allow 255, and output file names are longer than ids
+_MAX_ID_BYTES = 200  # file systems allow names of 255 bytes, and output file names are longer than the id
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
 _SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
-"""Folders made by network drives and operating systems, in lower case; never searched."""
+"""Names, in lower case, of folders that network drives and operating systems create; they are never searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawPair:
-    """Files of one pair and what is known about it; `cf` and `fa` are assigned by file names, not by content."""
+    """The files of one pair before preparation, and what names and tables state about the pair.
+
+    cf, fa: the two views; which is which is decided by their names and not by their content.
+    cf_points, fa_points: the files with the landmarks of each view.
+    """
 
     id: str
     cf: Path
@@ -48,7 +53,7 @@ class RawPair:
     split: Split | None = None
     caption: str | None = None
     views_named: bool = False
-    """Whether table columns or folder names state which view is the CF; otherwise, colour decides."""
+    """Whether table columns or folder names state which view is the CF; otherwise, `prepare` decides by colour."""
 
     @property
     def files(self) -> list[Path]:
@@ -56,13 +61,17 @@ class RawPair:
         return [path for path in (self.cf, self.fa, self.cf_points, self.fa_points) if path is not None]
 
     def swapped(self) -> "RawPair":
-        """Return the pair with views and points swapped."""
+        """Return the pair with its two views exchanged, and also their points."""
         return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
 
 
 @dataclass(frozen=True)
 class SkippedPair:
-    """An unusable pair or image. reason: what is wrong and what to do. empty: a folder without images (no error)."""
+    """A pair, image or folder that cannot be used.
+
+    reason: what is wrong, and what the user can do.
+    empty: whether this is only a folder without images, which is not an error.
+    """
 
     id: str
     reason: str
@@ -72,7 +81,8 @@ class SkippedPair:
 def find_pairs(raw: Path) -> list[RawPair]:
     """Return the pairs in a raw folder or table, sorted by id.
 
-    Raises UserError, naming the file and the remedy, for anything missing, unknown, duplicate or unpaired.
+    Raises UserError, naming the file and the remedy, for the first problem, such as a missing file, an unknown column,
+    a duplicate id, or a view without its partner.
     """
     pairs, unusable = scan_pairs(raw)
     if bad := [skipped.reason for skipped in unusable if not skipped.empty]:
@@ -82,12 +92,12 @@ def find_pairs(raw: Path) -> list[RawPair]:
 
 
 def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
-    """Return the pairs sorted by id, and what cannot be used: half a pair, an unsafe name, an image that belongs to no
-    pair, a folder without images.
+    """Find the pairs in a raw folder or table; return (pairs sorted by id, items that cannot be used).
 
-    Raises UserError for errors that affect all pairs.
+    An item cannot be used if it is a view without its partner, has an unsafe name, belongs to no pair, or is a folder
+    without images. Raises UserError for problems that affect all pairs.
     """
-    if (raw / MANIFEST_NAME).is_file():  # its eyes, splits and captions would be lost
+    if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
         raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
     if raw.is_dir():
         _check_no_pair_table(raw)
@@ -99,7 +109,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in candidates]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
-    # Some file systems are case-insensitive.
+    # Ids that differ only in case would name the same output files on a case-insensitive file system.
     if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of them")
     if not raw.is_dir():
@@ -109,22 +119,22 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     if table is None:
         return pairs, unusable
     eyes = read_eyes(table)
-    # An empty folder that eyes.csv lists is an error.
+    # A folder without images is an error if eyes.csv lists it.
     unusable = [replace(skipped, empty=skipped.empty and skipped.id not in eyes) for skipped in unusable]
     return _with_eyes(table, eyes, pairs, {skipped.id for skipped in unusable}), unusable
 
 
 def _check_no_pair_table(folder: Path) -> None:
-    """Raise UserError for a table of pairs: reading its folder would ignore the table's eyes and splits."""
+    """Raise UserError if a folder contains a table of pairs, whose eyes and splits would be ignored."""
     for path in _visible(folder):
         if path.name.lower() in _PAIR_TABLES:
             raise FileError(path, "is a table of pairs; pass it instead of its folder, or rename it")
 
 
 def _eyes_table(folder: Path) -> Path | None:
-    """Find the table of eyes, `eyes.csv` in upper or lower case; None if there is none.
+    """Return the path of `eyes.csv` (in upper or lower case) in a folder, or None if there is no such table.
 
-    Raises UserError for two of them, and for one in another format, which would be ignored.
+    Raises UserError for two such tables, and for a table in another format (eyes.xlsx), which would be ignored.
     """
     similar = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
     tables = [path for path in similar if path.name.lower() == EYES_TABLE]
@@ -137,7 +147,7 @@ def _eyes_table(folder: Path) -> Path | None:
 
 
 def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
-    """Raise UserError if a table of pairs names no eyes but has an `eyes.csv` beside it, which would be ignored."""
+    """Raise UserError if a table of pairs names no eyes and an `eyes.csv` is beside it, which would be ignored."""
     eyes = table.parent / EYES_TABLE
     if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
         raise FileError(eyes, f"is not read with a table of pairs; put its columns eye and patient into {table.name}")
@@ -156,7 +166,7 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _view_folders(root: Path) -> dict[str, Path]:
-    """Find the folders of CF and FA, named cf or cfs and fa or fas, in upper or lower case; empty if none exists."""
+    """Return the two folders named cf (or cfs) and fa (or fas), in upper or lower case, or {} if neither exists."""
     folders: dict[str, Path] = {}
     for path in _visible(root):
         view = path.name.lower().removesuffix("s")
@@ -172,7 +182,7 @@ def _view_folders(root: Path) -> dict[str, Path]:
 
 
 def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
-    """Read the original layout: one folder per pair, or all files in one folder."""
+    """Yield the pairs of the layout ID_01 and ID_02, with one folder for each pair or all files in one folder."""
     folders = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
     if not any(folders.values()):
         raise MissingError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
@@ -207,7 +217,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
-    """Read the Isfahan layout: ABNORMAL/n is the CF and n-n the FA; in NORMAL/ it is the reverse."""
+    """Yield the pairs of the Isfahan layout: in ABNORMAL/, n is the CF and n-n is the FA; in NORMAL/, n is the FA."""
     if not any(_images(folder) for folder in folders.values()):
         raise MissingError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
     for kind, folder in folders.items():
@@ -222,7 +232,7 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
 
 
 def _folders_with_images(folder: Path) -> Iterator[SkippedPair]:
-    """Yield a SkippedPair for each subfolder that contains images, because subfolders are not searched."""
+    """Yield a SkippedPair for each subfolder that contains images, since these images are not used."""
     for path in _visible(folder):
         if path.is_dir() and _images_or_skipped(path):
             yield SkippedPair(nfc(path.name), f"{path}: is not searched; move its images to {folder.name}/ or away")
@@ -252,7 +262,7 @@ def _points_of(view: Path) -> Path | None:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """List a folder, sorted, without hidden files and folders of network drives and operating systems."""
+    """Return the sorted paths in a folder, without hidden ones and without `_SYSTEM_FOLDERS`."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -273,7 +283,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _is_file_or_link(path: Path) -> bool:
-    """Accept dangling links: reading reports them, for example git-annex content that is not fetched yet."""
+    """Return whether a path is a file or a dangling link, such as git-annex content that is not fetched yet."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
@@ -298,10 +308,10 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _spelled_as_on_disk(path: Path) -> Path:
-    """Return the path as it is spelled on disk."""
+    """Return `on_disk(path)`, or the path unchanged if it is not a valid file name."""
     try:
         return on_disk(path)
-    except OSError:  # not a valid file name
+    except OSError:
         return path
 
 
@@ -313,7 +323,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
-    """Add eyes, patients and splits from `eyes.csv`, which must list every pair and may list unusable ones."""
+    """Return the pairs with the eyes, patients and splits from `eyes.csv`.
+
+    unusable: ids of unusable pairs, which `eyes.csv` may list.
+    Raises UserError if `eyes.csv` lists any other id without a pair, or if it does not list every pair.
+    """
     ids = {pair.id for pair in pairs}
     if unknown := sorted(set(eyes) - ids - unusable):
         raise FileError(path, f"no pair has id {unknown[0]!r}; correct or remove its line")

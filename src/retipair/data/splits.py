@@ -1,4 +1,4 @@
-"""Split pairs into train, val and test by patient or eye, never by image."""
+"""Split pairs into train, val and test, so that all pairs of one patient or eye are in the same split."""
 
 import hashlib
 import unicodedata
@@ -9,14 +9,15 @@ from retipair.data.sources import RawPair
 from retipair.runtime.errors import UserError
 
 _SIDE_NAMES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}
-"""Names of the right and left eye in tables, in lower case."""
+"""Words for the right or the left eye that tables use in place of an eye's name, in lower case."""
 
 
 def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Return the split of every pair, by id: the user's own if there is one, else a seeded one.
+    """Return the split of every pair, by id.
 
-    Raises UserError if an eye or patient is in two splits, if names do not identify eyes, if only some pairs have a
-    split, or if there are too few eyes.
+    If the user has given the pairs splits, these are returned. Otherwise, the pairs are split by `split_groups`.
+    Raises UserError if an eye or patient is in two splits, if the names do not identify the eyes, if only some pairs
+    have a split, or if there are too few eyes.
     """
     groups = {pair.id: group_of(pair) for pair in pairs}
     _check_patients(pairs)
@@ -29,12 +30,19 @@ def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: fl
 
 
 def group_of(pair: RawPair) -> str:
-    """Return the unit that stays in one split: the patient, else the eye, else the pair."""
+    """Return the group of a pair: its patient, or its eye if the patient is unknown, or its id if both are unknown.
+
+    All pairs of a group are in one split.
+    """
     return f"patient {pair.patient}" if pair.patient else f"eye {pair.eye or pair.id}"
 
 
 def eye_names(pairs: Sequence[RawPair]) -> dict[str, str]:
-    """Return the eye of every pair, by id; the patient is added if several patients have an eye of that name."""
+    """Return a distinct name of each pair's eye, by id of the pair.
+
+    The name begins with the patient if several patients have an eye of the same name. It is the pair's id if the eye is
+    unknown.
+    """
     patients: dict[str | None, set[str | None]] = {}
     for pair in pairs:
         patients.setdefault(pair.eye, set()).add(pair.patient)
@@ -47,9 +55,9 @@ def eye_names(pairs: Sequence[RawPair]) -> dict[str, str]:
 def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
     """Assign every group (a patient, or an eye if the patient is unknown) to one split.
 
-    Each non-zero fraction gets at least one group and training keeps at least one. Groups are ranked by a hash
-    of their name and the seed, so that adding or removing one moves few others to another split.
-    Raises UserError if there are too few groups.
+    Each split with a non-zero fraction gets at least one group, and "train" gets at least one. Groups are assigned in
+    the order of a hash of their name and the seed. Thus, if a group is added or removed, few other groups change their
+    split. Raises UserError if there are too few groups.
     """
     names = sorted(set(groups))
     n_val, n_test = (_group_count(fraction, len(names)) for fraction in (val_fraction, test_fraction))
@@ -81,7 +89,7 @@ def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, S
 
 
 def _check_patients(pairs: Sequence[RawPair]) -> None:
-    """Raise UserError if only some pairs of an eye name its patient: the eye could end up in two splits."""
+    """Raise UserError if only some pairs of an eye name the patient, since the eye could then be in two splits."""
     named = {pair.eye for pair in pairs if pair.patient and pair.eye}
     for pair in pairs:
         if pair.eye in named and not pair.patient:
@@ -91,7 +99,10 @@ def _check_patients(pairs: Sequence[RawPair]) -> None:
 
 
 def _check_sides(pairs: Sequence[RawPair]) -> None:
-    """Raise UserError for eyes named only left or right, without a patient: they would count as one eye."""
+    """Raise UserError if several pairs name no patient and the same side, such as "left", as their eye.
+
+    All these pairs would count as one eye.
+    """
     first: dict[str, RawPair] = {}
     for pair in pairs:
         if pair.eye and not pair.patient and pair.eye.lower() in _SIDE_NAMES:
@@ -104,7 +115,10 @@ def _check_sides(pairs: Sequence[RawPair]) -> None:
 
 
 def _check_spelling(groups: dict[str, str]) -> None:
-    """Raise UserError for two spellings of one name (P1, p1, full-width): the patient or eye could be in two splits."""
+    """Raise UserError if two groups differ only in case, spaces or character width (P1, p1).
+
+    They are probably one patient or eye, which could then be in two splits.
+    """
     first: dict[str, str] = {}
     for name, group in groups.items():
         other = first.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)

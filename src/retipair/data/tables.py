@@ -1,4 +1,4 @@
-"""Read tables of pairs and of eyes: .csv, .tsv and .jsonl."""
+"""Read tables of pairs and tables of eyes (eyes.csv), in the formats .csv, .tsv, .txt and .jsonl."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,11 @@ from retipair.runtime.jsonl import is_text
 from retipair.runtime.text_files import csv_rows, nfc, read_text
 
 Eyes = dict[str, dict[str, Any]]
-"""id -> eye, patient and split."""
+"""The values of `eye`, `patient` and `split` for each pair, by id."""
 
 
 def read_eyes(path: Path) -> Eyes:
-    """Read `eyes.csv`. Raises UserError for a duplicate id."""
+    """Return the content of an `eyes.csv`. Raises UserError for a duplicate id."""
     eyes: Eyes = {}
     for where, row in table_rows(path, ("id", "eye", "patient", "split"), needed=("id", "eye")):
         name, eye, patient = (nfc(row.get(key, "")) for key in ("id", "eye", "patient"))
@@ -26,9 +26,11 @@ def read_eyes(path: Path) -> Eyes:
 
 
 def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (file and line, non-empty cells by column) for each row of a CSV or JSONL table.
+    """Yield ("FILE, line NUMBER", non-empty cells by column) for each row of a CSV or JSONL table.
 
-    Raises UserError for an unknown or missing column, and for an empty table.
+    known: the names of all columns that the table may have.
+    needed: the names of the columns that must have a value in every row.
+    Raises UserError for an unknown column, a missing value, and an empty table.
     """
     readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
@@ -48,7 +50,10 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
 
 
 def _cell_text(cell: Any) -> str:
-    """Convert a cell to text, 1.0 to "1": many programs turn integer columns with gaps into floats."""
+    """Return the text of a cell, for example "1" for the number 1.0.
+
+    Many programs write integers as floats if a cell of the column is empty.
+    """
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     return "" if cell is None else str(cell).strip()

@@ -1,7 +1,8 @@
-"""Read TIFF files: find the directory of the image, and decode images with 9 to 16 bits per sample.
+"""Read TIFF files: find the main image of a file, and decode images with 9 to 16 bits per sample.
 
-Pillow reads some of these wrongly (planar, 0 is white) and others not at all. Here Pillow only parses the tags and
-decompresses; the bytes are interpreted according to TIFF 6.0 (Adobe, 1992).
+Pillow decodes some of these images wrongly (planar ones, and those in which 0 is white) and others not at all. This
+module uses Pillow only to parse the tags and to decompress. It interprets the bytes according to TIFF 6.0 (Adobe,
+1992).
 """
 
 import io
@@ -17,17 +18,25 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, PREFIXES, ImageFileDirectory_v
 from retipair.data.deep_image import compose
 
 _MODES = {0: "L", 1: "L", 2: "RGB", 5: "CMYK"}
-"""Photometric interpretation (0 is white, 0 is black, RGB, separated) -> Pillow's mode."""
-_ALPHA = 2  # in ExtraSamples; 0 is unspecified, 1 is premultiplied alpha
+"""Pillow's image mode for each value of the tag PhotometricInterpretation.
+
+The values are 0 (grey, 0 is white), 1 (grey, 0 is black), 2 (RGB) and 5 (separated, which is CMYK).
+"""
+_ALPHA = 2  # the value of the tag ExtraSamples for alpha; 0 is unspecified, 1 is premultiplied alpha
 _COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
-"""Compression methods that work on bytes, independent of samples."""
+"""Pillow's names of the lossless compression methods that compress bytes, whatever the samples are."""
 _MAX_DIRECTORIES, _MAX_SAMPLES = 32, 6
-_MAX_TILE_AREA = 2**22  # px: tiles may be this large, because an image smaller than a tile is padded to one
+_MAX_TILE_AREA = 2**22  # pixels; a tile of a small image may have this area, even if the image is smaller
 
 
 @dataclass(frozen=True)
 class Page:
-    """A directory of an open TIFF file and its index."""
+    """An image of an open TIFF file, as described by its directory (IFD).
+
+    tags: the tags of the directory.
+    number: the index of the directory in the file.
+    big_endian: whether the byte order of the file is big-endian.
+    """
 
     stream: IO[bytes]
     tags: ImageFileDirectory_v2
@@ -35,19 +44,22 @@ class Page:
     big_endian: bool
 
     def tag(self, number: int, default: Any = None) -> Any:
-        """Return the value of a single-valued tag."""
+        """Return the first value of the tag with this number (TIFF 6.0), or `default` if the page has no such tag."""
         value = self.tags.get(number, default)
         return value[0] if isinstance(value, tuple) and value else value
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """BitsPerSample, one value per sample."""
+        """The number of bits of each sample of a pixel (tag BitsPerSample)."""
         bits = self.tags.get(258, (1,))
         return bits * min(self.tag(277, 1), _MAX_SAMPLES + 1) if len(bits) == 1 else bits
 
     @property
     def photometric(self) -> int:
-        """PhotometricInterpretation; if it is missing, RGB or grey with 0 as black."""
+        """The tag PhotometricInterpretation.
+
+        If it is missing, three or more samples are taken for RGB (2), and fewer for grey in which 0 is black (1).
+        """
         return self.tag(262, 2 if len(self.bits) >= 3 else 1)
 
     @property
@@ -56,9 +68,10 @@ class Page:
 
     @property
     def is_deep(self) -> bool:
-        """Whether `read_deep_page` reads the page: unsigned integers of 9 to 16 bits, or planar 8-bit with 0 as white.
+        """Whether `read_deep_page` must read the page, because Pillow cannot decode it correctly.
 
-        Pillow 13 does not invert the latter.
+        This is so for unsigned integers of 9 to 16 bits. It is also so for uncompressed planar images of 8 bits in
+        which 0 is white, which Pillow 13 does not invert.
         """
         deepest = max(self.bits)
         planes_of_8 = deepest == 8 and self.photometric == 0 and self.tag(284, 1) == 2 and self.tag(259, 1) == 1
@@ -66,17 +79,17 @@ class Page:
 
     @property
     def is_misread(self) -> bool:
-        """Whether Pillow would misread 0 as black instead of white, or signed samples as unsigned."""
+        """Whether Pillow would take the value 0 for black where it is white, or signed samples for unsigned ones."""
         return (self.photometric == 0 and max(self.bits) > 8) or (self.tag(339, 1) == 2 and max(self.bits) <= 8)
 
     @property
     def unsupported_message(self) -> str:
-        """The error message for a page that is not supported."""
+        """The error message to raise if the pixel format of this page is not supported."""
         return f"{self} is not supported: save it as grey or RGB with 8 or 16 bits"
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) as stored, px."""
+        """The (width, height) of the image as stored, in px."""
         size = self.tag(256), self.tag(257)
         if not all(isinstance(side, int) and side > 0 for side in size):
             raise ValueError("its size is missing")
@@ -84,7 +97,7 @@ class Page:
 
     @property
     def size_displayed(self) -> tuple[int, int]:
-        """(width, height) as displayed, px."""
+        """The (width, height) of the image in px after the rotation that its orientation tag requires."""
         width, height = self.size
         return (height, width) if self.orientation in (5, 6, 7, 8) else (width, height)
 
@@ -96,9 +109,9 @@ class Page:
 
 
 def main_page(stream: IO[bytes]) -> Page | None:
-    """Find the image of a TIFF file, ignoring thumbnails and other reduced copies; None if it is not a TIFF.
+    """Return the main image of a TIFF file, or None if the file is not a TIFF.
 
-    Raises ValueError if it contains several images.
+    Thumbnails and other reduced copies of the image are ignored. Raises ValueError if the file contains several images.
     """
     pages = _pages(stream)
     images = [page for page in pages if not page.tag(254, 0) & 1 and page.tag(255) != 2] or pages
@@ -119,15 +132,17 @@ def _pages(stream: IO[bytes]) -> list[Page]:
     while tags.next not in visited and len(pages) < _MAX_DIRECTORIES:
         visited.add(tags.next)
         stream.seek(tags.next)
-        tags = ImageFileDirectory_v2(header)  # if `load` fails, `next` is still the first offset, and the loop ends
+        # If `load` fails, `tags.next` is the offset of the first directory again, and the loop ends.
+        tags = ImageFileDirectory_v2(header)
         tags.load(stream)
         pages.append(Page(stream, tags, len(pages), header.startswith(b"MM")))
     return pages
 
 
 def read_deep_page(page: Page) -> Image.Image:
-    """Decode a page that `is_deep` to 8 bits: a Pillow image in mode L, LA, RGB, RGBA or CMYK, as stored.
+    """Decode a page whose `is_deep` is true to an 8-bit Pillow image in mode L, LA, RGB, RGBA or CMYK.
 
+    The image is not rotated, but its metadata have the orientation and the colour profile.
     Raises ValueError for an unsupported pixel format, or if the data do not match the tags.
     """
     bits, channels, alpha = _pixel_format(page)
@@ -141,11 +156,14 @@ def read_deep_page(page: Page) -> Image.Image:
 
 
 def _pixel_format(page: Page) -> tuple[tuple[int, ...], int, int | None]:
-    """Return (bits of each sample, number of colour channels, index of alpha or None) of a supported page."""
+    """Return (bits of each sample, number of colour channels, index of the alpha channel or None).
+
+    Raises ValueError if the pixel format or the compression of the page is not supported.
+    """
     bits, extra = page.bits, page.tags.get(338, ())
     channels = Image.getmodebands(_MODES[page.photometric]) if page.photometric in _MODES else 0
     if not extra and page.photometric == 2 and len(bits) == 4:
-        extra = (_ALPHA,)  # many programs write alpha without this tag
+        extra = (_ALPHA,)  # many programs write an alpha channel but omit the tag ExtraSamples
     supported = (
         channels
         and page.tag(277, len(bits)) == len(bits) == channels + len(extra) <= _MAX_SAMPLES
@@ -167,7 +185,12 @@ def _pixel_format(page: Page) -> tuple[tuple[int, ...], int, int | None]:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Strips or tiles of a page: `across` x `down` blocks of (height, width) px in each plane."""
+    """The blocks (strips or tiles) into which each plane of a page is divided.
+
+    tiled: whether the blocks are tiles; otherwise, they are strips.
+    width, height: the size of a block in px.
+    across, down: the number of blocks per row and per column.
+    """
 
     tiled: bool
     width: int
@@ -176,12 +199,15 @@ class _Blocks:
     down: int
 
     def rows(self, page_height: int) -> int:
-        """Return the number of pixel rows of a plane's blocks, stacked vertically; tiles are padded, strips are not."""
+        """Return the number of pixel rows of all blocks of a plane if they are stacked vertically.
+
+        All tiles have the full height, but the last strip ends with the page.
+        """
         return self.across * self.down * self.height if self.tiled else page_height
 
 
 def _samples(page: Page, bits: int) -> np.ndarray:
-    """Return all samples of the page, (H, W, S) uint16."""
+    """Return the samples of a page, (H, W, samples per pixel) uint16."""
     width, height = page.size
     blocks, planes = _blocks(page), len(page.bits) if page.tag(284, 1) == 2 else 1
     per_pixel = len(page.bits) // planes
@@ -206,7 +232,12 @@ def _blocks(page: Page) -> _Blocks:
 
 
 def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, planes: int) -> np.ndarray:
-    """Decompress one plane: rows of bytes, (rows, bytes per row) uint8."""
+    """Read and decompress the blocks of one plane; return them stacked vertically, as bytes of the given shape, uint8.
+
+    shape: (pixel rows of all blocks, bytes per row of a block).
+    plane: the index of the plane.
+    planes: the number of planes of the page.
+    """
     names = (324, 325) if blocks.tiled else (273, 279)
     offsets, counts = (page.tags.get(name, ()) for name in names)
     number = blocks.across * blocks.down
@@ -224,13 +255,20 @@ def _bytes(page: Page, blocks: _Blocks, shape: tuple[int, int], plane: int, plan
 
 
 def _without_padding(part: bytes, shape: tuple[int, int], blocks: _Blocks, index: int) -> bytes:
-    """Remove the padding that some programs add to strips."""
+    """Return the bytes of the block with this index, without the padding that some programs append.
+
+    shape: as for `_bytes`.
+    """
     rows = blocks.height if blocks.tiled else min(blocks.height, shape[0] - index * blocks.height)
     return part[: rows * shape[1]]
 
 
 def _decompressed(parts: Sequence[bytes], compression: int, shape: tuple[int, int], block_height: int) -> np.ndarray:
-    """Decompress blocks with Pillow (libtiff), as strips of an 8-bit grey image whose samples are the bytes."""
+    """Decompress blocks with Pillow (libtiff); return bytes of the given shape, as `_bytes` does.
+
+    For this, a TIFF file of an 8-bit grey image is made in memory, whose strips are the blocks and whose pixels are the
+    decompressed bytes.
+    """
     rows, row_bytes = shape
     starts = np.cumsum([0, *map(len, parts)])
     tags = ImageFileDirectory_v2()
@@ -246,7 +284,10 @@ def _decompressed(parts: Sequence[bytes], compression: int, shape: tuple[int, in
 
 
 def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int) -> np.ndarray:
-    """Convert rows of bytes to samples, (rows, width, samples per pixel) uint16."""
+    """Convert rows of bytes to samples (rows, width, per_pixel) uint16, and undo the predictor.
+
+    per_pixel: the number of samples per pixel in this plane.
+    """
     if bits == 16:
         values = np.ascontiguousarray(rows).view(">u2" if page.big_endian else "<u2").astype(np.uint16)
     else:
@@ -256,7 +297,10 @@ def _values(rows: np.ndarray, page: Page, width: int, per_pixel: int, bits: int)
 
 
 def _unpacked(rows: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Unpack rows of bytes, most significant bit first, into `count` samples of 8 to 15 bits: (rows, count) uint16."""
+    """Unpack rows of bytes into samples (rows, count) uint16.
+
+    The samples have 8 to 15 bits each and follow one another without gaps, the most significant bit first.
+    """
     start = np.arange(count, dtype=np.uint32) * np.uint32(bits)
     first, shift = start // 8, np.uint32(24 - bits) - start % 8
     padded = np.pad(rows, ((0, 0), (0, 2))).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""A torch dataset of pairs on disk, for example to train a registration network."""
+"""Provide pairs on disk as a torch dataset, for example to train a registration network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,17 @@ from retipair.data.manifest import Split
 
 
 class PairDataset(Dataset[dict[str, Any]]):
-    """The pairs of one or more prepared or generated folders, rejected ones left out.
+    """Dataset of the aligned pairs in one or more prepared or generated folders, without rejected pairs.
 
-    An item is a dict: `cf` (3, H, W) and `fa` (1, H, W), float32 in [0, 1]; `mask` (1, H, W) bool, where both views are
-    valid; `id`, `split`, `folder`. CF and FA show the same field pixel to pixel. Raises UserError if a folder
-    has no pairs; a split without pairs gives an empty dataset.
+    folders: the path of the folder, or the paths of several folders.
+    split: the split to use; None for all splits. The dataset is empty if the split has no pairs.
+    Raises UserError if a folder has no pairs.
+
+    An item is a dict with these keys:
+    cf: the colour fundus photograph, (3, H, W) float32 in [0, 1].
+    fa: the fluorescein angiogram, (1, H, W) float32 in [0, 1], aligned with `cf` pixel to pixel.
+    mask: (1, H, W) bool, True where both views are valid.
+    id, split, folder: the id of the pair, its split, and the path of its folder, as text.
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], split: Split | None = None) -> None:

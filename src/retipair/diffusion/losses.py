@@ -1,4 +1,7 @@
-"""Training losses of each half: the squared error, and weighted additional losses such as the high-frequency loss."""
+"""Compute the training loss: the squared error plus weighted additional losses, such as the high-frequency loss.
+
+Each loss has a value for each half of the joint latents: the left half is the CF, the right half is the FA.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +14,18 @@ from retipair.diffusion.halves import mean_per_half, stack_halves, unstack_halve
 from retipair.diffusion.schedule import NoiseSchedule
 
 CLEAN_RANGE = 10.0
-"""Predicted clean latents are clamped to this range, as in the original system."""
+"""Clean latents that are computed from a prediction are clamped to +-CLEAN_RANGE."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction of the network, and what it is compared with.
+    """A prediction of the network, with the tensors from which its losses are computed.
 
-    prediction, noisy (x_t with noise in both halves), latents (x_0), noise: (B, C, h, w) float32; t: (B,) int64.
+    prediction: the predicted noise or v, (B, C, h, w) float32.
+    noisy: the noisy latents x_t, with noise in both halves, (B, C, h, w) float32.
+    latents: the clean latents x_0, (B, C, h, w) float32.
+    noise: the noise in x_t, (B, C, h, w) float32.
+    t: the timestep of each sample, (B,) int64.
     """
 
     schedule: NoiseSchedule
@@ -30,37 +37,40 @@ class Prediction:
 
     @cached_property
     def target(self) -> torch.Tensor:
-        """What the network should predict, (B, C, h, w): the noise, or v."""
+        """The correct prediction, (B, C, h, w): the noise or v, by the prediction type of the schedule."""
         return self.schedule.target(self.latents, self.noise, self.t)
 
     @cached_property
     def clean_latents(self) -> torch.Tensor:
-        """The clean latents that the prediction implies, (B, C, h, w), clamped to +-CLEAN_RANGE."""
+        """The clean latents computed from the prediction, (B, C, h, w), clamped to +-CLEAN_RANGE."""
         clean = self.schedule.clean_latents(self.prediction, self.noisy, self.t)
         return clean.clamp(-CLEAN_RANGE, CLEAN_RANGE)
 
 
 LossFunction = Callable[[Prediction], torch.Tensor]
-"""Returns the loss of each sample and half, (B, 2), columns CF and FA."""
+"""A function that returns the loss of each sample and half, (B, 2). The columns are CF and FA."""
 
 
 def mse(prediction: Prediction) -> torch.Tensor:
-    """Return the mean squared error of the prediction."""
+    """Return the mean squared error of the prediction for each sample and half, (B, 2)."""
     return mean_per_half((prediction.prediction - prediction.target) ** 2)
 
 
 def high_frequency(prediction: Prediction, kernel: int, sigma: float) -> torch.Tensor:
-    """Return the L1 error of the high-passed clean latents, each half filtered separately; see `high_pass`."""
+    """Return the mean absolute error of the high-pass filtered clean latents for each sample and half, (B, 2).
+
+    kernel, sigma: see `high_pass`.
+    """
     predicted = high_pass(prediction.clean_latents, kernel, sigma)
     return mean_per_half((predicted - high_pass(prediction.latents, kernel, sigma)).abs())
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss that is added to the squared error.
+    """A loss that is added to the squared error, multiplied by `weight`. If the weight is 0, it is not computed.
 
-    It applies to samples with a timestep below `max_timestep`, except for noise prediction at an SNR of 0, which does
-    not imply clean latents. With a weight of 0 it is not computed.
+    The loss applies only to samples with a timestep below `max_timestep` and with clean latents that can be computed
+    from the prediction (see `NoiseSchedule.implies_clean`).
     """
 
     function: LossFunction
@@ -70,9 +80,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a batch. total: scalar with gradient. values, counts: by name of the loss, (B, 2) each, detached.
+    """Losses of a batch.
 
-    Columns are CF and FA. counts is 1 where the loss counts, else 0; values are 0 where it does not.
+    total: the loss to minimise, a scalar with gradient.
+    values: for each loss by name, the unweighted values (B, 2) of each sample and half, without gradient.
+    counts: for each loss by name, (B, 2): 1 if the loss applies to this sample and half, else 0. Where it is 0, the
+    value is also 0.
     """
 
     total: torch.Tensor
@@ -81,7 +94,11 @@ class Losses:
 
 
 class Objective:
-    """The squared error of the prediction ("mse", with min-SNR weights if `min_snr_gamma` > 0) + weight x each term."""
+    """The training loss: the squared error of the prediction ("mse") plus the weighted sum of the terms.
+
+    terms: the additional losses, by name.
+    min_snr_gamma: gamma of the min-SNR weights of the squared error; 0 for no such weights.
+    """
 
     def __init__(self, schedule: NoiseSchedule, terms: Mapping[str, Term], min_snr_gamma: float = 0.0) -> None:
         self._schedule = schedule
@@ -104,13 +121,13 @@ class Objective:
     ) -> Losses:
         """Compute the losses of a batch.
 
-        prediction, noisy (x_t with noise in both halves), latents (x_0), noise: (B, C, h, w) float32; t (B,) int64.
-        clean: (B, 2) bool, halves that the network got without noise, excluded from the loss; at most one per row,
-        default none. The loss of a sample is the mean over its remaining halves.
+        prediction, noisy, latents, noise, t: see `Prediction`.
+        clean: for each sample and half, (B, 2) bool, whether the network got the half without noise; None if all halves
+        had noise. At most one half of a sample may be clean. The loss of a sample is the mean over its noisy halves.
         """
         given = Prediction(self._schedule, prediction, noisy, latents, noise, t)
         counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
-        weights = counts / counts.mean(1, keepdim=True)  # 1 and 1, or 0 and 2
+        weights = counts / counts.mean(1, keepdim=True)  # per sample: 1 and 1, or 0 for the clean half and 2
         error = mse(given) * counts
         weighted = error if self._gamma <= 0 else error * self._schedule.min_snr_weight(t, self._gamma)[:, None]
         total = (weighted * weights).mean()
@@ -124,7 +141,11 @@ class Objective:
 
 
 def high_pass(latents: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Return x - GaussianBlur(x). Each half is filtered separately with reflect padding, to ignore the seam."""
+    """Return the latents minus their Gaussian blur. Each half is filtered separately, with reflect padding.
+
+    kernel: the width of the Gaussian kernel in latent pixels, an odd number.
+    sigma: the standard deviation of the Gaussian kernel in latent pixels.
+    """
     halves = stack_halves(latents)  # (B, 2C, h, w/2)
     return unstack_halves(halves - _blur(halves, kernel, sigma))
 
@@ -139,8 +160,8 @@ def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, rows, groups=channels), rows.transpose(2, 3), groups=channels)
 
 
-def _reflect(images: torch.Tensor, by: int, dim: int) -> torch.Tensor:
-    """Pad both ends as F.pad does in mode "reflect", but with a gradient that is deterministic on a GPU."""
+def _reflect(images: torch.Tensor, width: int, dim: int) -> torch.Tensor:
+    """Pad both ends of `dim` by reflection. Unlike that of F.pad, the gradient is deterministic on a GPU."""
     size = images.shape[dim]
-    before, after = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
+    before, after = images.narrow(dim, 1, width), images.narrow(dim, size - 1 - width, width)
     return torch.cat([before.flip(dim), images, after.flip(dim)], dim)

@@ -1,4 +1,4 @@
-"""The denoising loop over a diffusers scheduler, with one random generator per pair."""
+"""Generate latents by denoising with a diffusers scheduler. Each sample of a batch has its own random generator."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ Denoise = Callable[[torch.Tensor, torch.Tensor, ConditioningT], torch.Tensor]
 
 
 def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
-    """Set the scheduler to `steps` timesteps, and return the last fraction `strength` of them (1: all).
+    """Set the scheduler to `steps` timesteps, and return those for a strength in (0, 1]; a strength of 1 returns all.
 
-    Their number is rounded down as in diffusers' image-to-image pipelines; the caller ensures that it is at least 1.
-    The timesteps stay on the CPU, where the scheduler reads them without synchronisation.
+    As in diffusers' image-to-image pipelines, these are the last `steps * strength` timesteps, rounded down. The caller
+    ensures that there is at least one. The timesteps stay on the CPU, because the scheduler reads their values there.
     """
     scheduler.set_timesteps(steps)
     first = steps - min(int(steps * strength), steps)
@@ -27,7 +27,11 @@ def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch
 def starting_noise(
     scheduler: Any, shape: tuple[int, int, int], generators: Sequence[torch.Generator], device: str
 ) -> torch.Tensor:
-    """Return pure noise at the scheduler's scale, (B, C, h, w) float32, row i from generators[i]."""
+    """Return pure noise with the standard deviation at which the scheduler starts, (B, C, h, w) float32.
+
+    shape: the shape (C, h, w) of one sample.
+    generators: the random generators, one for each sample.
+    """
     noise = torch.stack([torch.randn(shape, generator=rng) for rng in generators])
     return to_device(noise, device) * scheduler.init_noise_sigma
 
@@ -35,7 +39,7 @@ def starting_noise(
 def noised(
     scheduler: Any, latents: torch.Tensor, timesteps: torch.Tensor, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
-    """Add noise to clean latents (B, C, h, w) at the first of `timesteps`, with the scheduler's `add_noise`."""
+    """Add noise to clean latents (B, C, h, w), as strong as at timesteps[0]. generators: one for each sample."""
     noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for rng in generators])
     return scheduler.add_noise(latents, to_device(noise, latents.device), timesteps[:1].repeat(len(latents)))
 
@@ -51,12 +55,16 @@ def sample(
     guidance_scale: float = 1.0,
     constrain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda latents, t: latents,
 ) -> torch.Tensor:
-    """Denoise latents (B, C, h, w) through `timesteps`; returns clean latents of the same shape, float32.
+    """Denoise noisy latents (B, C, h, w) and return clean latents of the same shape, float32.
 
-    `constrain` may replace a part of the latents before each step.
-
-    With guidance_scale above 1 the conditioning has 2B rows, unconditional ones first, and each step is one forward
-    pass of 2B rows (classifier-free guidance, Ho & Salimans 2022, eq. 6).
+    denoise: the network, a function (latents, timestep, conditioning) -> prediction.
+    scheduler: a diffusers scheduler, set by `timesteps_for_strength`.
+    timesteps: the timesteps of the denoising steps.
+    conditioning: one row for each sample. With guidance, B unconditional rows come before these B rows.
+    generators: the random generators, one for each sample.
+    guidance_scale: the scale of classifier-free guidance (Ho & Salimans 2022, eq. 6); 1 turns guidance off. With
+    guidance, each step is one forward pass of 2B samples.
+    constrain: a function (latents, timestep) -> latents, called before each step, that may change the latents.
     """
     for t, t_on_device in zip(timesteps, to_device(timesteps, latents.device), strict=True):
         latents = constrain(latents, t_on_device)
@@ -70,5 +78,5 @@ def sample(
 
 
 def _randomness(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """Return the `generator` argument of `step`, which all supported schedulers accept."""
+    """Return the keyword argument of the scheduler's `step` that passes the random generators."""
     return {"generator": generators[0] if len(generators) == 1 else list(generators)}

@@ -1,4 +1,7 @@
-"""Filter generated pairs by consistency and by similarity to the training pairs; rejected ones are regenerated."""
+"""Reject generated pairs whose two views are not consistent, or that are too similar to a training pair.
+
+`generate` makes another attempt at a rejected pair. A log in the output folder lists the rejected attempts.
+"""
 
 import json
 from collections import Counter
@@ -27,7 +30,14 @@ _REPAIR = "remove the line; its pair is then generated again"
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected attempt (from 0) at pair `index`. similarity: the highest one to a training pair, if computed."""
+    """A rejected attempt to generate a pair.
+
+    index: the number of the pair, from 1.
+    attempt: the number of the attempt at this pair, from 0.
+    why: "consistency", "copy", or "consistency and copy".
+    consistency: the vesselness correlation of the two views, in [-1, 1].
+    similarity: the highest similarity of the pair to a training pair, in [-1, 1]; None if it was not computed.
+    """
 
     index: int
     attempt: int
@@ -38,14 +48,19 @@ class Rejection:
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """Thresholds for accepting a pair; None is not checked. known (n, 64, 64): descriptors of the training pairs."""
+    """The thresholds that a generated pair must satisfy. A threshold that is None is not checked.
+
+    min_consistency: the minimum vesselness correlation of the two views, in [-1, 1].
+    max_copy: the maximum similarity of the pair to any training pair, in [-1, 1].
+    known: the descriptors of the training pairs, (n, 64, 64); required for max_copy.
+    """
 
     min_consistency: float | None = None
     max_copy: float | None = None
     known: np.ndarray | None = None
 
     def reject(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
-        """Return the rejection of a pair, or None if it passes."""
+        """Return a `Rejection` if the pair fails a threshold, else None."""
         similarity, reasons = None, []
         if self.min_consistency is not None and consistency < self.min_consistency:
             reasons.append("consistency")
@@ -56,34 +71,38 @@ class QualityFilter:
         return Rejection(index, attempt, " and ".join(reasons), consistency, similarity) if reasons else None
 
     def _similarity(self, pair: Pair) -> float:
-        """Return the highest similarity to a training pair, in [-1, 1]."""
+        """Return the highest similarity of the pair to a training pair, in [-1, 1]."""
         descriptor = descriptor_of(pair)
-        return max(float(best_over_poses(descriptor, others).max()) for others in self._spectra)
+        return max(float(best_over_poses(descriptor, chunk).max()) for chunk in self._spectra)
 
     @cached_property
     def _spectra(self) -> list[Spectra]:
-        """The Fourier transforms of the training pairs' descriptors, computed once."""
+        """The Fourier transforms of the training pairs' descriptors, in chunks of pairs; computed at the first use."""
         assert self.known is not None
-        return [others for _, others in chunked_spectra(self.known)]
+        return [chunk for _, chunk in chunked_spectra(self.known)]
 
 
 def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
-    """Return the descriptors of these pairs, (n, 64, 64); takes half a second a pair."""
+    """Return the descriptors of these pairs, (n, 64, 64). This takes half a second per pair."""
     pairs = map(load_pair, track("Describing the training pairs", entries, len(entries)))
     return np.stack(list(parallel_map(descriptor_of, pairs)))
 
 
 def descriptor_of(pair: Pair) -> np.ndarray:
-    """Return the descriptor that identifies the eye of a pair, (64, 64)."""
+    """Return the descriptor of a pair, (64, 64): a small vessel map, which identifies the eye."""
     return pair_descriptor(view_descriptors(prepare_views(pair)))
 
 
-# --- The rejection log, so that a resumed command does not repeat rejected attempts
+# --- The rejection log. A resumed command reads it, and does not repeat the attempts in it.
 
 
 @dataclass
 class RejectionLog:
-    """The number of rejected attempts so far, by pair and by reason."""
+    """The numbers of rejected attempts so far.
+
+    tries: the number of rejected attempts at each pair, by the number of the pair.
+    reasons: the number of rejected attempts for each reason.
+    """
 
     tries: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -94,7 +113,7 @@ class RejectionLog:
 
     @property
     def tally(self) -> str:
-        """The number of rejected attempts for each reason, as text."""
+        """The number of rejected attempts for each reason, as text: "2 for consistency, 1 for copy"."""
         return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 
@@ -103,7 +122,10 @@ def rejection_line(rejection: Rejection) -> str:
 
 
 def read_rejection_log(folder: Path) -> RejectionLog:
-    """Read the rejections of earlier calls, and sort their file. Raises UserError, naming the line, if damaged."""
+    """Read the rejected attempts of all processes and earlier calls, and merge their logs into one sorted file.
+
+    Raises UserError, naming the line, if a line is damaged.
+    """
     log, keys = RejectionLog(), set[int]()
 
     def key_of(line: str, where: str) -> int:

@@ -44,9 +44,9 @@ from retipair.runtime.signals import graceful_shutdown
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Generate the pairs that are missing; returns the folder with the manifest.
+    """Generate those of the --amount pairs that do not exist yet, and return the output folder.
 
-    The pairs are split between the processes; the main process merges their manifests.
+    Each process generates a part of the pairs; then the main process merges the manifests of all processes.
     """
     plan = plan_generation(config)
     dist = distributed_state(plan.device)
@@ -62,7 +62,7 @@ def generate(config: GenerateConfig) -> Path:
 
 
 def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
-    """Generate the missing pairs; returns the folder."""
+    """Generate the missing pairs as one of the processes in `dist`, and return the output folder."""
     # Check
     config = plan.config
     settings = settings_of(plan)
@@ -82,7 +82,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
-        (plan.out / MANIFEST_NAME).touch()  # after settings.json, which identifies the folder
+        (plan.out / MANIFEST_NAME).touch()  # last: without settings.json, the folder would be refused
     dist.wait_for_everyone()
 
     # Generate
@@ -92,7 +92,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     dist.wait_for_everyone()
     if dist.is_main_process:
         done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
-    if unfinished:  # only the main process has read the merged manifest
+    if unfinished:  # only the main process knows the count, because it has read the merged manifest
         count = f" with {len(done.indices)} of {config.amount} pairs generated" if dist.is_main_process else ""
         raise Stopped(f"stopped{count}; run the same command to continue", loop.stopped_by)
     if dist.is_main_process:
@@ -102,10 +102,13 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
 
 @dataclass
 class GenerationLoop:
-    """Generate pairs, write those that pass the filter, and retry the others.
+    """Generate pairs, write each pair that passes the filter, and make another attempt at each rejected pair.
 
-    conditioning: row i for texts[i], the last row unconditional. tries: attempts so far per index. manifest and
-    rejections: the files of this process. stopped_by: the signal that ended `run`, 0 if none did.
+    conditioning: the prompt embeddings; row i belongs to texts[i], the last row is unconditional.
+    tries: the number of rejected attempts at each pair so far, by the index of the pair.
+    manifest: the file to which this process appends the manifest lines of its pairs.
+    rejections: the file to which this process appends its rejected attempts.
+    stopped_by: the number of the signal that stopped `run`, or 0.
     """
 
     plan: GenerationPlan
@@ -120,7 +123,7 @@ class GenerationLoop:
     stopped_by: int = 0
 
     def run(self, indices: Sequence[int]) -> list[int]:
-        """Generate the pairs of these indices; returns those left over when a signal stops it."""
+        """Generate the pairs with these indices. Return the indices that are left if a signal stops the loop."""
         queue = deque(indices)
         with (
             progress("Generating pairs", len(queue)) as advance,
@@ -139,7 +142,7 @@ class GenerationLoop:
         return list(queue)
 
     def sample(self, batch: Sequence[int]) -> list[GeneratedImages]:
-        """Generate one attempt at each index."""
+        """Make one attempt at each pair; `batch` holds the indices of the pairs. Nothing is filtered or written."""
         plan = self.plan
         rows = [self.texts.index(plan.prompt(index)) for index in batch]
         if plan.config.guidance_scale > 1:
@@ -180,7 +183,11 @@ def load(
     tries: Counter[int] | None = None,
     process_index: int = 0,
 ) -> GenerationLoop:
-    """Load everything that generates these pairs: prompts, network, adapter, autoencoder, filter."""
+    """Load everything that is needed to generate the pairs with these indices, and return the loop.
+
+    tries: the number of rejected attempts at each pair in earlier calls, by the index of the pair.
+    process_index: the index of this process, which writes to files of its own.
+    """
     tries = Counter() if tries is None else tries
     texts = sorted({plan.prompt(index) for index in indices})
     pair_generator, conditioning = load_generator(plan, texts)
@@ -192,12 +199,12 @@ def load(
 
 
 def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGenerator, Conditioning]:
-    """Load the generator and the prompt embeddings: row i for texts[i], the last row unconditional."""
+    """Load the pair generator and the prompt embeddings: row i belongs to texts[i], the last row is unconditional."""
     config = plan.config
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     load_adapter(plan.adapter, unet, plan.base.source)
-    if plan.dtype == torch.float32 and not plan.strategy.stored:  # in lower precision merging would round the adapter
+    if plan.dtype == torch.float32 and not plan.strategy.stored:  # merging into bf16 or fp8 would round the adapter
         merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
@@ -206,19 +213,19 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
 
 
 def print_start(plan: GenerationPlan) -> None:
-    """Print the declared prediction type of the base, warnings, and the memory estimate if --memory is given."""
+    """Print the prediction type that the base declares, the warnings, and with --memory also the estimated memory."""
     if plan.base.declared.declarations:
         console.print(f"the base predicts {plan.base.prediction}")
     for warning in plan.warnings:
         console.print(f"warning: {printable(warning)}")
-    if plan.config.memory != "auto":  # the estimate takes a second or more
+    if plan.config.memory != "auto":  # only on request, because the estimate takes a second or more
         console.print(f"{plan.memory_summary} (--memory {plan.config.memory})")
 
 
 def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) -> None:
     """Print the folder of the pairs, the number of rejected attempts and the median consistency.
 
-    Raises UserError if no pair is left.
+    Raises UserError if no pair passed the filter, or if the user rejected every pair.
     """
     pairs, rejected = len(done.consistencies), log.reasons.total()
     if not done.indices:
@@ -242,7 +249,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
 
 
 def smaller_flags(plan: GenerationPlan) -> str:
-    """Return the flags to try after an out-of-memory error."""
+    """Return advice after an out-of-memory error, as text: the flags or the adapter that would need less memory."""
     if plan.batch_size > 1:
         return "--batch_size 1"
     smaller = next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of)
@@ -250,6 +257,6 @@ def smaller_flags(plan: GenerationPlan) -> str:
 
 
 def make_filter(plan: GenerationPlan) -> QualityFilter:
-    """Build the filter of --min_consistency and --max_copy."""
+    """Build the filter that applies --min_consistency and --max_copy."""
     known = descriptors_of(plan.known) if plan.known else None
     return QualityFilter(plan.config.min_consistency, plan.config.max_copy, known)

@@ -1,7 +1,7 @@
-"""Generation modes: the initial latents of denoising, and constraints on the latents at each step.
+"""Generation modes. A mode chooses the latents from which denoising starts, and may constrain them at each step.
 
-A mode has two parts: a `GenerationMode` in `MODES`, which describes its inputs to the command, and a `Start`, which the
-sampler gets for each batch. Add one of each for a new mode.
+A mode consists of two parts. Its `GenerationMode` in `MODES` tells the command which inputs to read. Its `Start`
+computes the initial latents of a batch for the sampler. To add a mode, add one of each.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ ModeName = Literal["noise", "from_data"]
 
 @dataclass(frozen=True)
 class GenerationMode:
-    """The inputs of a mode. varies_pairs: it starts from training pairs, noised to `--strength`."""
+    """The name and the inputs of a mode.
+
+    varies_pairs: whether the mode starts from training pairs, to which it adds noise as `--strength` says.
+    """
 
     name: ModeName
     varies_pairs: bool
@@ -30,7 +33,13 @@ MODES = {mode.name: mode for mode in (GenerationMode("noise", False), Generation
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """What a mode needs to know about one batch. shape: (C, h, w) of the latents; one random generator per pair."""
+    """What a mode needs to know about one batch of pairs.
+
+    scheduler: the diffusers scheduler of the sampler.
+    steps: the number of denoising steps from pure noise.
+    shape: the shape (C, h, w) of the latents of one pair.
+    generators: the random generators, one for each pair.
+    """
 
     scheduler: Any
     steps: int
@@ -40,19 +49,23 @@ class SamplingBatch:
 
 
 class Start(Protocol):
-    """The initial latents of one batch, and constraints on them."""
+    """The interface through which a mode chooses the initial latents of a batch, and may constrain later latents."""
 
     def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Set the scheduler's timesteps; return the initial latents, (B, *shape) float32, and timesteps to denoise."""
+        """Set the timesteps of the scheduler; return (latents, timesteps).
+
+        latents: the initial latents, (B, *shape) float32.
+        timesteps: the timesteps at which to denoise.
+        """
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the latents (B, C, h, w) of timestep `t` with this mode's constraint; default: none."""
+        """Return the latents (B, C, h, w) at timestep `t` under the constraint of this mode; by default unchanged."""
         return latents
 
 
 @dataclass(frozen=True)
 class FromNoise(Start):
-    """Start from pure noise: a new eye."""
+    """Start from pure noise: each generated pair shows a new eye."""
 
     def begin(self, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         timesteps = timesteps_for_strength(batch.scheduler, batch.steps, 1.0)
@@ -61,7 +74,11 @@ class FromNoise(Start):
 
 @dataclass(frozen=True)
 class FromImages(Start):
-    """Start from joint images (B, H, W, 3) uint8, encoded and noised to `strength` in (0, 1]: variations of them."""
+    """Start from existing pairs, to generate variations of them.
+
+    images: the joint images of the pairs, (B, H, W, 3) uint8. They are encoded to latents, and noise is added.
+    strength: the amount of noise, in (0, 1]; 1 is the amount of the first timestep of denoising from pure noise.
+    """
 
     vae: Autoencoder
     images: np.ndarray

@@ -19,17 +19,22 @@ from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
 SHARD = 10_000
-"""Pairs per subfolder; the first 10,000 pairs are in the output folder itself, as in the original system."""
+"""The number of pairs per subfolder of the output folder.
+
+The first 10,000 pairs are in the output folder itself, as in the original system.
+"""
 
 _SHORT_HASH = 12
-"""Digits of the adapter's hash in the metadata of a PNG."""
+"""The number of hexadecimal digits of the adapter's SHA-256 that the metadata of a PNG contains."""
 
 
 @dataclass
 class GeneratedFolder:
-    """The pairs in the manifest; each takes twelve bytes of memory.
+    """A summary of the manifest of an output folder, of at most twelve bytes per pair.
 
-    indices: those of all pairs. rejected: number of pairs that the user rejected. consistencies: those of the others.
+    indices: the indices of all pairs in the manifest.
+    consistencies: the consistencies of the pairs that the user did not reject.
+    rejected: the number of pairs that the user rejected, in rejected.txt or by deleting both views.
     """
 
     indices: "array[int]" = field(default_factory=lambda: array("q"))
@@ -45,7 +50,7 @@ class GeneratedFolder:
 
 
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError if the folder contains anything but pairs of the same settings."""
+    """Raise UserError unless the folder is new, is empty, or contains pairs generated with the same settings."""
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
     if not (out / "settings.json").is_file():
@@ -59,7 +64,7 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _difference(key: str, before: object, now: object) -> str:
-    """Describe a setting that differs; hashes are shortened to 12 digits."""
+    """Describe how the values of a setting differ; hashes are shortened to 12 digits."""
     if key.endswith("_sha256"):
         key, before, now = key.removesuffix("_sha256"), str(before)[:12], str(now)[:12]
         return f"another {key} (sha256 {before}..., not {now}...)"
@@ -67,11 +72,12 @@ def _difference(key: str, before: object, now: object) -> str:
 
 
 def scan_output(out: Path, amount: int) -> GeneratedFolder:
-    """Scan the pairs of the folder, and sort its manifest.
+    """Sort the manifest of an output folder, and return a summary of the pairs in it.
 
-    A pair with one missing view loses its line and is generated again. A pair that is listed in rejected.txt, or whose
-    views are both deleted, keeps its line and is not generated again. Raises UserError if rejected.txt lists an id that
-    is neither in the folder nor from 1 to `amount`.
+    If one view of a pair is missing, the manifest line is removed, and the pair is generated again. If a pair is listed
+    in rejected.txt, or both its views are deleted, its line stays, and it is not generated again.
+
+    Raises UserError if rejected.txt lists an id that is neither in the folder nor from 1 to `amount`.
     """
     folder, rejected, listed = GeneratedFolder(), read_rejected(out), set[str]()
 
@@ -115,7 +121,7 @@ def write_pair(
     generated: GeneratedImages,
     consistency: float,
 ) -> GeneratedPair:
-    """Write a pair's images; returns its manifest line."""
+    """Write the images of a generated pair, and return its manifest line."""
     folder, config = pair_folder(index), plan.config
     source = plan.source(index)
     mark = _mark(plan, pair_generator, settings, index, attempt)
@@ -154,7 +160,7 @@ def _mark(
 ) -> dict[str, str]:
     """Return the text metadata of a pair's PNGs.
 
-    It contains the source's id, which may identify a patient, only with --record_source.
+    Only with --record_source do they contain the id of the training pair that was varied: it may identify a patient.
     """
     config, source = plan.config, plan.source(index)
     how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
@@ -173,7 +179,11 @@ def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
-    """Write the source pair next to its variation, with its own synthetic mark, or a mark that it has none."""
+    """Write the training pair that was varied next to its variation.
+
+    If the training pair is synthetic, the files keep its mark as synthetic (PNG text metadata). Otherwise their mark
+    says that the pair may show a patient's eye.
+    """
     own = synthetic_mark_of([source.cf, source.fa])
     mark = own or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}
     mark |= _source_text(plan, source)

@@ -1,4 +1,4 @@
-"""Generate pairs from random generators and conditioning, with sampler, autoencoder and layout."""
+"""Generate pairs in memory: sample latents from random numbers and prompt embeddings, decode them, split the views."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ from retipair.vision.field_of_view import field_of_view
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """A generated pair. joint (H, W, 3) as decoded, cf (S, S, 3), fa (S, S) greyscale: uint8.
+    """The images of a generated pair, all uint8.
 
-    fa_chroma: mean chroma removed from the FA, in [0, 255].
+    joint: the decoded joint image of both views, (H, W, 3).
+    cf: the colour fundus photograph, (S, S, 3).
+    fa: the fluorescein angiogram, converted to greyscale, (S, S).
+    fa_chroma: the mean chroma that the conversion removed from the angiogram, in [0, 255].
     """
 
     joint: np.ndarray
@@ -34,7 +37,7 @@ class GeneratedImages:
 
     @cached_property
     def pair(self) -> Pair:
-        """The pair; its mask is the intersection of both fields of view."""
+        """The two views as a `Pair`, whose mask is the intersection of their fields of view."""
         return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
 
     @cached_property
@@ -66,7 +69,9 @@ class PairGenerator:
     ) -> list[GeneratedImages]:
         """Generate one pair per random generator.
 
-        conditioning: one row per pair; with guidance, as many unconditional rows before them (2B rows).
+        conditioning: the prompt embeddings, one row for each of the B pairs. If guidance_scale is above 1, B
+            unconditional rows come before them.
+        start: the object that chooses the initial latents.
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         shape = self.base.latent_shape(self.layout.joint_size)
@@ -89,7 +94,10 @@ class PairGenerator:
 
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:
-    """Draw one prompt of (text, count) with probability proportional to its count, as a function of (seed, index)."""
+    """Draw one prompt with a probability proportional to its count, as a function of (seed, index).
+
+    prompts: the prompts and their counts, as (text, count).
+    """
     if len(prompts) == 1:
         return prompts[0][0]
     counts = torch.tensor([count for _, count in prompts], dtype=torch.float64)
@@ -102,7 +110,8 @@ def synthetic_mark(
 ) -> dict[str, str]:
     """Return the text metadata of a generated PNG: that it is synthetic, and how it was generated.
 
-    how: "from noise", or the source that it varies. The texts depend only on these arguments and the version.
+    how: a phrase for how the pair was made, such as "from noise".
+    The texts depend only on these arguments and the version of retipair.
     """
     return {
         "Synthetic": f"yes: drawn by a diffusion model, {how}; not a photograph, not for clinical use",

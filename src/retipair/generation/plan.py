@@ -1,4 +1,4 @@
-"""Plan a generation: find and check run, adapter, base, prompts and sources before anything is loaded."""
+"""Plan a generation: find and check the run, adapter, base, prompts and training pairs, before weights are loaded."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -36,7 +36,12 @@ from retipair.runtime.setting_checks import check_folder_name, check_size
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """The resolved settings of a generation, before anything is loaded or written."""
+    """The resolved settings of a generation, before anything is loaded or written.
+
+    prompts: the prompts to draw from, as (text, number of training pairs with this prompt).
+    sources: the training pairs that --mode from_data varies, its source pairs; empty in other modes.
+    known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
+    """
 
     config: GenerateConfig
     base: Base
@@ -79,18 +84,18 @@ class GenerationPlan:
 
     @property
     def strategies(self) -> list[MemoryStrategy]:
-        """The memory strategies that the device supports, from the fastest to the smallest."""
+        """The memory strategies that the device supports, from the fastest to the one that needs the least memory."""
         return supported_on(self.device, GENERATION_STRATEGIES)
 
     def source(self, index: int) -> PairRecord | None:
-        """Return the training pair that pair `index` varies, cycling through them in order."""
+        """Return the training pair that pair `index` varies, or None; after the last one, the first is used again."""
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
     def prompt(self, index: int) -> str:
-        """Return the prompt of pair `index`: its source's caption, else one drawn by (seed, index).
+        """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
 
-        A source without a caption was trained with the default prompt, so its prompt is drawn from the training prompts
-        that are not captions.
+        In training, a source pair without a caption had the default prompt. Its variation therefore gets a prompt drawn
+        only from those prompts that are not captions of source pairs.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -105,7 +110,7 @@ class GenerationPlan:
 
 
 def plan_generation(config: GenerateConfig) -> GenerationPlan:
-    """Find run, adapter, base and sources. Raises UserError for invalid settings."""
+    """Find the run, adapter, base and training pairs, and return the plan. Raises UserError for invalid settings."""
     check_generation(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
@@ -170,7 +175,7 @@ def check_generation(config: GenerateConfig) -> None:
 
 
 def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
-    """Return the run of --name, if given, and the `unet_lora` folder of --checkpoint."""
+    """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects."""
     systems: list[str] = [base.family.name] if base else list(FAMILIES)
     if config.checkpoint in ("best", "latest"):
         run = find_run(config.results, str(config.name), systems)
@@ -194,7 +199,7 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
 
 
 def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter: Path, tokenizer: Path | None) -> Base:
-    """Open the base of the training: from the path in the run, else from the name in the adapter's metadata."""
+    """Open the base that the adapter was trained on, as recorded in the run, or without a run in the adapter."""
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
     if description is None:
@@ -206,7 +211,7 @@ def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter
 
 
 def _recorded_tokenizer(run: Run) -> Path | None:
-    """Return the --tokenizer folder of the run, if it still exists; another would encode the prompts differently."""
+    """Return the --tokenizer folder of the training, if it still exists: another could encode prompts differently."""
     folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
     return folder if folder and folder.is_dir() else None
 
@@ -214,7 +219,10 @@ def _recorded_tokenizer(run: Run) -> Path | None:
 def _training_layout_and_prompts(
     config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
-    """Return the layout and prompts of the training; raises UserError if they contradict the settings."""
+    """Return the layout and the prompts (text, count) that the adapter was trained with, or --prompt if given.
+
+    Raises UserError if the settings contradict the training.
+    """
     if description is None:
         size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
         warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
@@ -259,10 +267,11 @@ def training_pairs(
     warnings: list[str],
     needed_by: str,
 ) -> list[PairRecord]:
-    """Return the training pairs, without validation and test pairs. needed_by: the flag that requires them.
+    """Return the training pairs, without validation and test pairs.
 
-    Rejected pairs are included only with --max_copy: they are not varied, but may have been memorised. Raises UserError
-    if the run's pairs are missing or have changed since training: a new split could put validation eyes among them.
+    Pairs in rejected.txt are left out, except with --max_copy: the adapter may have memorised them. needed_by: the flag
+    that needs the pairs, for messages. Raises UserError if the pairs of the run are missing, or if they have changed
+    since the training: they may have been split again, so that validation eyes would count as training eyes.
     """
     data = trained_on(config, run)
     if data is None:
@@ -285,12 +294,12 @@ def training_pairs(
 
 
 def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
-    """Return the folder of the training pairs: --data, else the run's."""
+    """Return the folder of the training pairs: --data, else the --data of the run, else None."""
     return config.data or (run.read_config().data if run else None)
 
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
-    """Return everything that the pairs depend on except their index."""
+    """Return all values that the generated pairs depend on, apart from their indices."""
     config = plan.config
     return {
         "adapter_sha256": adapter_sha256(plan.adapter),
@@ -309,6 +318,6 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
         "known_sha256": content_sha256(plan.known) if plan.known else None,
-        "record_source": config.record_source or None,  # None as in folders older than this setting
+        "record_source": config.record_source or None,  # None if off: older folders lack the key
         "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.strategy.name}" if plan.strategy.stored else ""),
     }

@@ -1,1 +1,1 @@
-"""The only subpackage that imports diffusers models, transformers and peft."""
+"""Load and run neural networks. No other subpackage imports diffusers, transformers or peft."""

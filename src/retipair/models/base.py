@@ -1,7 +1,7 @@
 """Open a base, a frozen diffusion model, and load its parts on demand.
 
-A base is a diffusers folder (two ship with the package), a hub id (the same folder, from the cache or the network),
-one original-format .safetensors file, or random weights.
+A base is one of: a diffusers folder (two ship with the package), the id of a model on the Hugging Face hub, one
+.safetensors file in the original (not diffusers) format, or random weights.
 """
 
 import hashlib
@@ -39,16 +39,21 @@ from retipair.runtime.atomic_io import shareable_name
 from retipair.runtime.errors import SettingError
 
 BUNDLED = Path(__file__).parent / "bundled"
-"""Folder of the small trained bases that ship with the package, diffusers folders made by `recipes/`."""
+"""The folder of the small trained bases in this package. Each base is a diffusers folder, made by `recipes/`."""
 
 
-_NO_SIGNAL = 1e-7
-"""Below this, alphas_cumprod of the last timestep counts as zero: some diffusers schedulers store 2^-24 for 0."""
+_ZERO_ALPHAS_CUMPROD = 1e-7
+"""A last value of alphas_cumprod below this counts as 0 (zero terminal SNR). Some diffusers schedulers store 2^-24."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """An opened base. `configs` is the folder of its configs and, for source kind "folder", of its weights."""
+    """An opened base.
+
+    source: the argument of `open_base`, with an absolute path if it is a path.
+    configs: the folder that contains the configs and, if `source_kind` is "folder", also the weights.
+    tokenizer: the folder of --tokenizer, if given. declared: the noise schedule that a single file declares.
+    """
 
     source: str
     family: ModelFamily
@@ -59,7 +64,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """Name that is safe to share: `source`, or its last component if it is a path (folders may name people)."""
+        """Name that can be shared: `source`, but only the last component of a path, because folders may name people."""
         return shareable_name(self.source)
 
     @cached_property
@@ -72,7 +77,7 @@ class Base:
 
     @property
     def latent_factor(self) -> int:
-        """Downsampling factor of the autoencoder: pixels per latent pixel along each side."""
+        """Downsampling factor of the autoencoder: the ratio of image height to latent height (and of the widths)."""
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @property
@@ -80,7 +85,7 @@ class Base:
         return self.vae_config["latent_channels"]
 
     def latent_shape(self, joint_size: tuple[int, int]) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a joint image of (height, width) px."""
+        """Return (channels, height, width) of the latents of a joint image (CF and FA in one), (height, width) px."""
         height, width = (side // self.latent_factor for side in joint_size)
         return self.latent_channels, height, width
 
@@ -96,16 +101,16 @@ class Base:
 
     @property
     def view_size(self) -> int:
-        """Native side of a view, px: half of SDXL's 1024 (views side by side), all of SD1.5's 512 (views squeezed)."""
+        """Side in px of a square view (CF or FA) at the resolution that the base was trained for.
+
+        SDXL: 512, because two views side by side are 1024 wide. SD1.5: 512, because views are squeezed to half width.
+        """
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.family.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """Hash the configs, the prediction type, and samples of all weights.
-
-        The fingerprint does not depend on the path.
-        """
+        """Return a hash of the configs, the prediction type and parts of each weight file, independent of the path."""
         digest = hashlib.sha256(json.dumps([self.unet_config, self.vae_config], sort_keys=True).encode())
         scheduler = self.scheduler("ddpm").config
         if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):
@@ -116,32 +121,37 @@ class Base:
         return digest.hexdigest()
 
     def _weight_files(self) -> list[Path]:
-        """Return the weight files of all parts of a folder, in an order that does not depend on its path."""
+        """Return the weight files of the UNet, autoencoder and text encoders, in an order independent of the path."""
         parts = ("unet", "vae", *self.family.text_encoders)
         return [path for part in parts for path in sorted((self.configs / part).glob("*.safetensors"))]
 
     def unet(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", stored: Stored | None = None
     ) -> UNet2DConditionModel:
-        """Load the UNet, frozen. stored: quantized storage of its weights; `dtype` is the compute dtype."""
+        """Load the UNet with frozen weights.
+
+        dtype: the dtype of the weights and of the computation.
+        stored: the format in which quantized weights are stored (None: no quantization); `dtype` is then only the dtype
+        of the computation.
+        """
         if stored is None:
             return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
         unet = self._load("unet", UNet2DConditionModel, dtype, "cpu").requires_grad_(False)
-        return quantize(unet, stored, device)  # layer by layer: `device` never holds all weights in `dtype`
+        return quantize(unet, stored, device)  # layer by layer, to avoid a full-size copy on `device`
 
     def vae(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderKL:
-        """Load the autoencoder, frozen. Do not use fp16, in which SDXL's overflows."""
+        """Load the autoencoder with frozen weights. Do not use fp16: the activations of SDXL's autoencoder overflow."""
         return self._load("vae", AutoencoderKL, dtype, device).requires_grad_(False)
 
     def text_pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """Load diffusers' pipeline with only the text encoders and tokenizers, as `encode_prompt` needs."""
+        """Load a diffusers pipeline without UNet and autoencoder, to call its `encode_prompt`."""
         pipeline = self._pipeline_with(dict.fromkeys(("unet", "vae")), dtype, device)
         for encoder, tokenizer in zip(self.family.text_encoders, self.family.tokenizers, strict=True):
             self._check_encoder(getattr(pipeline, encoder).requires_grad_(False).eval(), getattr(pipeline, tokenizer))
         return pipeline
 
     def pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """Load diffusers' complete pipeline, which tests and benchmarks use as reference."""
+        """Load the complete diffusers pipeline, to which tests and benchmarks compare this package."""
         if self.source_kind == "folder":
             with naming_errors(self.source):
                 pipeline = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
@@ -162,7 +172,7 @@ class Base:
             return pipeline.to(device)
 
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
-        """Refuse a truncated encoder or an empty vocabulary, which the libraries load without an error."""
+        """Raise UserError for missing encoder weights or a wrong vocabulary; the libraries load both without error."""
         if any(parameter.is_meta for parameter in encoder.parameters()):
             raise SettingError("base", self.source, "its text encoder is incomplete; get it again or choose another")
         if len(tokenizer) > encoder.config.vocab_size or len(tokenizer) < 256:
@@ -174,14 +184,14 @@ class Base:
             )
 
     def scheduler(self, sampler: str) -> Any:
-        """Build a diffusers scheduler with the base's own betas, prediction type and timestep spacing.
+        """Create the diffusers scheduler named `sampler` (a key of SAMPLERS) from the base's scheduler config.
 
-        Clipping to [-1, 1] is always off: latents are not pixels. Raises UserError for a base that predicts noise with
-        zero terminal SNR, because the last timestep then contains no signal (Lin et al. 2023, arXiv 2305.08891).
+        Clipping to [-1, 1] is always off, because latents exceed this range. Raises UserError for a base that predicts
+        noise with zero terminal SNR: its last timestep contains no signal (Lin et al. 2023, arXiv 2305.08891).
         """
         config = read_model_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
         scheduler = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
-        if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] < _NO_SIGNAL:
+        if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] < _ZERO_ALPHAS_CUMPROD:
             raise SettingError(
                 "base",
                 self.source,
@@ -193,7 +203,7 @@ class Base:
 
     @property
     def prediction(self) -> str:
-        """Describe the prediction type and where it is declared."""
+        """Prediction type in words, with the place where it is declared."""
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.declarations) or (
@@ -205,14 +215,14 @@ class Base:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about contradictory declarations in the file."""
+        """A list of one warning if a .safetensors file declares contradictory prediction types, else an empty list."""
         if not self.declared.contradicted:
             return []
         return [f"{self.source}: its {self.declared.contradicted} contradicts its key v_pred, which is used"]
 
     @property
     def _pipeline_options(self) -> dict[str, Any]:
-        """Constructor arguments of the pipeline that are not models, partly from the base's model_index.json."""
+        """Arguments of the pipeline's constructor other than models, partly from the base's model_index.json."""
         declared = self.family.declared_options
         index = read_model_json(self.configs / "model_index.json") if declared else {}
         return {**self.family.pipeline_options, **{name: index.get(name, value) for name, value in declared.items()}}
@@ -225,16 +235,11 @@ class Base:
                 options = {"config": str(self.configs), "subfolder": name, "local_files_only": True}
                 return kind.from_single_file(self.source, **options, torch_dtype=dtype).eval().to(device)
             variant = "fp16" if has_only_fp16(self.configs / name) else None
-            options = {
-                "subfolder": name,
-                "variant": variant,
-                "local_files_only": True,
-                "use_safetensors": True,
-            }
+            options = {"subfolder": name, "variant": variant, "local_files_only": True, "use_safetensors": True}
             return kind.from_pretrained(str(self.configs), **options, dtype=dtype).eval().to(device)
 
     def tokenizers(self) -> list[CLIPTokenizer]:
-        """Load the base's tokenizers, one for each text encoder, without the encoders."""
+        """Load one tokenizer for each text encoder, without loading the text encoders."""
         with naming_errors(self.source):
             return [self._load_tokenizer(name) for name in self.family.tokenizers]
 
@@ -247,17 +252,18 @@ class Base:
         if (folder / "tokenizer_config.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder))
         published = read_model_config(CONFIGS / self.family.name, name, "tokenizer_config.json")
-        options = {key: published[key] for key in ("model_max_length", "pad_token")}  # not in the vocabulary files
+        options = {key: published[key] for key in ("model_max_length", "pad_token")}  # vocabulary files lack these
         return CLIPTokenizer.from_pretrained(str(folder), **options)
 
 
 def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
-    """Locate a base and detect its model family, without loading weights.
+    """Find a base and detect its model family, without loading weights.
 
     source: the name of a bundled base, "random:sdxl" or similar, a diffusers folder, an original-format .safetensors
     file, or a hub id.
-    configs: for a file, the folder with the configs of its parts; default: the published ones of its family.
-    Raises UserError, naming the source and alternatives, if it is not found or is neither SDXL nor SD1.5.
+    tokenizer: the folder that contains the tokenizers (`tokenizer` and, for SDXL, `tokenizer_2`), if the base has none.
+    configs: the folder of the configs for a .safetensors file; default: the published configs of the model family.
+    Raises UserError, naming the source, if the base is not found or is neither SDXL nor SD1.5.
     """
     if source.startswith("random:"):
         return _open_random(source)
@@ -265,7 +271,7 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
         return _open_folder(source, BUNDLED / source, "folder", tokenizer)
     path = Path(source)
     if path.exists():
-        source = str(path.resolve())  # adapters record their base: the path must not depend on the working directory
+        source = str(path.resolve())  # absolute path, because adapters store this name
     if path.is_file():
         return _open_file(path.resolve(), tokenizer, configs)
     return _open_folder(source, path if path.is_dir() else download_base(source), "folder", tokenizer)
@@ -285,7 +291,7 @@ def _checked(base: Base) -> Base:
 
 
 def _check_schedule(base: Base) -> None:
-    """Refuse a schedule without betas (EDM, flow matching), for which diffusers would use default betas."""
+    """Raise UserError for a schedule without betas (EDM, flow matching), which diffusers would replace by defaults."""
     config = read_model_config(base.configs, "scheduler", "scheduler_config.json")
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         raise SettingError(
@@ -333,11 +339,11 @@ def bundled_bases() -> list[str]:
 
 
 def random_bases() -> list[str]:
-    """Return the names of bases with random weights: full-size for benchmarks, tiny for trials and tests."""
+    """Return the names of the bases with random weights: full-size for benchmarks, tiny for trials and tests."""
     return sorted(f"random:{folder.name}" for folder in CONFIGS.iterdir() if folder.is_dir())
 
 
 def check_steps(setting: str, steps: int, base: Base) -> None:
-    """Raise SettingError unless there are fewer denoising steps than the base has timesteps."""
+    """Raise SettingError, naming `setting`, if the denoising `steps` are not fewer than the base's timesteps."""
     if steps >= base.timesteps:
         raise SettingError(setting, steps, f"this base allows at most {base.timesteps - 1}")

@@ -1,4 +1,4 @@
-"""A byte-level CLIP tokenizer that needs no download, for bases without a vocabulary."""
+"""Create a byte-level CLIP tokenizer that needs no download, for bases with random weights."""
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -8,11 +8,12 @@ CONTEXT_LENGTH = 77
 
 
 def byte_tokenizer(pad_token: str = END) -> CLIPTokenizer:
-    """Create a CLIP tokenizer of 514 tokens without merges: 256 bytes, 256 word-final bytes, begin and end.
+    """Create a CLIP tokenizer with one token per byte: 256 bytes, 256 bytes at the end of a word, begin and end.
 
-    The end token has the highest id, because CLIP pools at the argmax of the ids if its `eos_token_id` is the
-    historical 2. `pad_token` is the end token, or "!" for the second tokenizer of SDXL. Texts are truncated to 75
-    bytes (spaces not counted), as CLIP truncates to 75 tokens.
+    pad_token: the end token or, for the second tokenizer of SDXL, "!".
+    The end token has the highest id of the 514 tokens: CLIP text encoders whose config has the old `eos_token_id` of 2
+    take the position of the highest id as the end of the text. Texts longer than 75 bytes (spaces do not count) are
+    truncated.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), BEGIN, END]

@@ -1,4 +1,4 @@
-"""Check captions against the base's token limit."""
+"""Warn about captions and prompts that exceed the token limit of the base's text encoders."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -8,13 +8,15 @@ from retipair.models.conditioning import Truncated, truncate_prompts
 from retipair.runtime.errors import UserError
 
 _MAX_SHOWN = 100
-"""Characters of a caption shown in a message."""
+"""Maximum number of characters of a caption that a message quotes."""
 
 
 def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a warning with the number of truncated captions and the text that is cut off from the first of them.
+    """Return a list of one warning if captions are truncated, else an empty list.
 
-    captions: (pair id, caption) of each pair. Raises UserError, naming two pairs, if truncation makes them equal.
+    The warning states the number of truncated captions, and quotes the text that is cut off from the first one.
+    captions: (pair id, caption) of each pair.
+    Raises UserError, naming two pairs, if their captions differ but become equal by truncation.
     """
     truncated = truncate_prompts(base, sorted({caption for _, caption in captions}))
     _check_distinct(captions, truncated)
@@ -29,7 +31,7 @@ def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[st
 
 
 def prompt_warnings(base: Base, prompt: str) -> list[str]:
-    """Return a warning that quotes the truncated end of a prompt that is too long."""
+    """Return a list of one warning, which quotes the cut-off text, if the prompt is too long, else an empty list."""
     truncated = truncate_prompts(base, [prompt])[prompt]
     if not truncated.cut:
         return []
@@ -44,15 +46,15 @@ def _check_distinct(captions: Sequence[tuple[str, str]], truncated: dict[str, Tr
     for name, caption in captions:
         other, earlier = first.setdefault(truncated[caption].kept, (name, caption))
         if truncated[caption].tokens != truncated[earlier].tokens:
-            ends = " and ".join(_quoted(text) for text in _different_ends(earlier, caption))
+            ends = " and ".join(_quoted(text) for text in _without_common_prefix(earlier, caption))
             raise UserError(
                 f"the captions of {other} and {name} differ only after the {truncated[caption].limit} tokens that "
                 f"the base accepts ({ends}); shorten them or move the difference to the front"
             )
 
 
-def _different_ends(first: str, second: str) -> tuple[str, str]:
-    """Remove the common prefix of two texts."""
+def _without_common_prefix(first: str, second: str) -> tuple[str, str]:
+    """Return both texts without their common prefix."""
     same = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(first, second, strict=False)))
     return first[same:], second[same:]
 

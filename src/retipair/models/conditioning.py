@@ -11,15 +11,20 @@ from retipair.models.base import Base
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Conditioning of a batch: embeddings (B, 77, D); for SDXL also pooled (B, P) and size_ids (B, 6)."""
+    """Inputs of the UNet that condition its prediction, one row per sample of a batch.
+
+    embeddings: the prompt embeddings, (B, 77, D).
+    pooled: the pooled text embeddings of SDXL, (B, P); None for SD1.5.
+    size_ids: the size ids of SDXL (see `size_ids_for`), (B, 6); None for SD1.5.
+    """
 
     embeddings: torch.Tensor
     pooled: torch.Tensor | None = None
     size_ids: torch.Tensor | None = None
 
     def rows(self, index: Sequence[int]) -> "Conditioning":
-        """Return the rows at `index`, in that order; rows may repeat."""
-        # Indexing a GPU tensor with a list copies the list to the GPU and waits for it; stacking does not.
+        """Return the rows with these indices, in this order. An index may occur several times."""
+        # not tensor[index]: it would copy the list to the GPU, and the CPU would wait for the copy
         return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
 
     def to(self, device: torch.device | str) -> "Conditioning":
@@ -31,16 +36,19 @@ class Conditioning:
 
 
 def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
-    """Concatenate the rows, without size ids."""
+    """Concatenate the rows of several conditionings. The result has no size ids; see `with_size_ids`."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """A truncated prompt. Per tokenizer, token ids before truncation (`tokens`) and after it (`kept`).
+    """A prompt, truncated to the maximum length of each tokenizer of the base.
 
-    cut: the end of the text that truncation removes, or ""; limit: maximum number of tokens between begin and end.
+    tokens: the token ids before truncation, one tuple per tokenizer.
+    kept: the token ids after truncation, without an end token at the last possible position, one tuple per tokenizer.
+    cut: the end of the text that at least one tokenizer cuts off; "" if the prompt is short enough.
+    limit: the maximum number of tokens between the begin and the end token.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -50,13 +58,13 @@ class Truncated:
 
 
 def truncate_prompts(base: Base, prompts: Sequence[str]) -> dict[str, Truncated]:
-    """Truncate prompts as the base's tokenizers do, without loading a text encoder. Returns results by prompt."""
+    """Truncate prompts with the base's tokenizers, without loading text encoders. Return a dictionary by prompt."""
     tokenizers = base.tokenizers()
     return {prompt: _truncate(tokenizers, prompt) for prompt in prompts}
 
 
 def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
-    """Truncate as diffusers' pipelines do: keep the first tokens and put the end token last."""
+    """Truncate a prompt as diffusers' pipelines do: they keep the first tokens and the end token."""
     encodings = [tokenizer(prompt, return_offsets_mapping=True, verbose=False) for tokenizer in tokenizers]
     tokens = tuple(tuple(encoding.input_ids) for encoding in encodings)
     ends = [tokenizer.model_max_length - 1 for tokenizer in tokenizers]  # last possible index of the end token
@@ -70,17 +78,21 @@ def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
 
 
 def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
-    """Return SDXL's size ids (original h, w; crop top, left; target h, w) without resize or crop; [] for SD1.5."""
+    """Return SDXL's size ids: original height and width, crop top and left, target height and width.
+
+    Both sizes are `joint_size`, the (height, width) of the joint image in px; the crop is 0, 0. Empty for SD1.5.
+    """
     height, width = joint_size
     return [height, width, 0, 0, height, width] if base.family.size_ids else []
 
 
 @torch.no_grad()
 def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, int], device: str) -> Conditioning:
-    """Encode prompts with diffusers' own pipeline; row i belongs to prompts[i]; the last row is unconditional.
+    """Encode prompts with the base's diffusers pipeline.
 
-    The unconditional row is what the base's pipeline uses for guidance: zeros if its config says so (SDXL), else the
-    encoding of "". The text encoders are loaded and freed here.
+    Returns one row per prompt, in the same order, and a last row without prompt for classifier-free guidance. This row
+    contains zeros if the pipeline's config says so (as for SDXL), else the encoding of "". The text encoders are loaded
+    for this call only.
     """
     pipeline = base.text_pipeline(device=device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]
@@ -89,7 +101,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
 
 
 def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -> Conditioning:
-    """Add, for SDXL, the size ids of a joint image of (height, width) px to all rows."""
+    """Return the rows with the size ids of SDXL for a joint image of (height, width) px; unchanged for SD1.5."""
     if not base.family.size_ids:
         return rows
     ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
@@ -99,13 +111,16 @@ def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -
 
 @torch.no_grad()
 def encode_once(pipeline: Any, prompt: str, device: str) -> Conditioning:
-    """Encode one prompt with a loaded pipeline, without size ids. The baseline of `bench` does this in each step."""
+    """Encode one prompt with a loaded pipeline, without size ids. Only the slow baseline of `bench` uses it."""
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
     return Conditioning(encoded[0], encoded[2] if len(encoded) == 4 else None)
 
 
 def _encode(pipeline: Any, base: Base, prompt: str, device: str) -> tuple[Conditioning, Conditioning]:
-    """Return the row of `prompt` and the unconditional row. One prompt at a time: rows must not depend on the batch."""
+    """Return the row of `prompt` and the row without prompt, for guidance.
+
+    Prompts are encoded one at a time, so that the rounding of a row does not depend on other prompts.
+    """
     encoded = pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
     if len(encoded) == 4:
         positive, negative, pooled, negative_pooled = encoded

@@ -1,4 +1,4 @@
-"""Call the UNet; shared by training, validation and sampling."""
+"""Call the UNet, in the same way in training, validation and sampling."""
 
 from contextlib import nullcontext
 
@@ -10,10 +10,12 @@ from retipair.models.view_attention import add_view_attention
 
 
 class Denoiser:
-    """Predict with the UNet: (latents, timestep, conditioning) -> prediction, float32.
+    """Function that returns the UNet's prediction (noise or v) for noisy latents.
 
-    latents (B, C, h, w); timestep a scalar tensor or (B,). The frozen weights keep their dtype; if it is bf16, the
-    fp32 adapter runs under autocast.
+    latents: the noisy latents, (B, C, h, w); the prediction has the same shape and is float32.
+    timestep: a scalar tensor, or one timestep per sample, (B,).
+    conditioning: one row per sample.
+    dtype: the dtype of the UNet's computation. If it is bf16, autocast also runs the fp32 adapter in bf16.
     """
 
     def __init__(self, unet: UNet2DConditionModel, dtype: torch.dtype, device: str) -> None:

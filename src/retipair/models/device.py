@@ -14,8 +14,9 @@ Setting = TypeVar("Setting")
 
 
 def choose_device(name: str) -> str:
-    """Resolve --device; "auto" is CUDA, else Apple's MPS, else the CPU. Raises UserError if it is not available.
+    """Return the torch device for a value of --device. Raises UserError if the device is not available.
 
+    "auto" chooses CUDA if it is available, else Apple's MPS, else the CPU.
     Under `accelerate launch`, each process gets the GPU of its LOCAL_RANK.
     """
     if name == "auto":
@@ -39,20 +40,20 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(precision: str, device: str) -> torch.dtype:
-    """Resolve --precision to the base's dtype; "auto" is bf16 on CUDA devices that support it, else fp32."""
+    """Return the dtype for a value of --precision. "auto" is bf16 on CUDA devices that support it, else fp32."""
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 def free_memory(device: str) -> int:
-    """Return the free bytes of the device; MPS shares the CPU's memory."""
+    """Return the free memory of the device in bytes. For MPS this is the CPU's memory, which it shares."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 
 @contextmanager
 def torch_setting(value: Setting, get: Callable[[], Setting], set_to: Callable[[Setting], object]) -> Iterator[None]:
-    """Change a global setting of torch inside the context."""
+    """Change a global setting of torch to `value` inside the context, and restore it afterwards."""
     before = get()
     set_to(value)
     try:
@@ -62,13 +63,16 @@ def torch_setting(value: Setting, get: Callable[[], Setting], set_to: Callable[[
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """Limit torch to one thread: the rounding of convolutions may depend on the number of threads."""
+    """Return a context that limits torch to one thread, because the number of threads may change the rounding."""
     return torch_setting(1, torch.get_num_threads, torch.set_num_threads)
 
 
 def repeatable(enabled: bool) -> AbstractContextManager[None]:
-    """Use deterministic algorithms if enabled; torch raises for an operation without one. A CPU is deterministic."""
+    """Return a context that makes torch use deterministic algorithms on a GPU, if enabled.
+
+    torch raises an error for operations that have no deterministic algorithm.
+    """
     if not enabled:
         return nullcontext()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before cuBLAS starts
     return torch_setting(True, torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms)

@@ -1,4 +1,4 @@
-"""Create networks without weights, on torch's meta device, to count parameters and memory."""
+"""Create networks on torch's meta device, where weights have shapes but no values, to estimate their memory."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 CONFIGS = Path(__file__).parent / "configs"
-"""Folder of the published configs of the families and of two tiny bases, without weights."""
+"""The folder that contains config files without weights: those published for SDXL and SD1.5, and two tiny versions."""
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -28,12 +28,18 @@ SAMPLERS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelFamily:
-    """Properties in which model families differ outside the UNet.
+    """Properties of a model family that are not part of the UNet's config.
 
-    default_repo: hub id of the published base. layout: default layout. single_file_encoders: prefixes of the text
-    encoders' tensors in an original-format file. size_ids: whether the UNet takes pooled text and size ids.
-    pipeline_options: constructor arguments of the pipeline that are not models. declared_options: further ones that a
-    base may declare in its model_index.json, with their defaults.
+    default_repo: the hub id of the published base.
+    layout: the default arrangement of CF and FA in the joint image.
+    pipeline: the class of the diffusers pipeline.
+    text_encoders: the classes of the text encoders, by folder name.
+    tokenizers: the folder names of the tokenizers, in the order of the text encoders.
+    single_file_encoders: the prefixes of the text encoders' tensor names in an original-format file.
+    size_ids: whether the UNet takes pooled text embeddings and size ids.
+    pipeline_options: the arguments of the pipeline's constructor other than models.
+    declared_options: additional arguments of the pipeline's constructor that a base may declare in its
+    model_index.json, with default values.
     """
 
     name: str

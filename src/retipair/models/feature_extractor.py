@@ -1,4 +1,4 @@
-"""Extract features of views with a user's image model, for distances between sets of pairs."""
+"""Extract image features with a model that the user provides, to compute distances between sets of images."""
 
 import hashlib
 import json
@@ -19,7 +19,13 @@ _DEFAULT_SIDE = 224  # px
 
 @dataclass(frozen=True)
 class ImageModel:
-    """An image model of transformers, in fp32. side (px), mean, std: its image size and normalisation."""
+    """An image model of the transformers library, in fp32.
+
+    side: the height and width in px to which images are resized.
+    mean, std: the normalisation of the RGB values in [0, 1].
+    sha256: the hash of the weights.
+    has_class_token: whether the network has a class token, which then represents the image.
+    """
 
     network: torch.nn.Module
     side: int
@@ -30,9 +36,9 @@ class ImageModel:
 
     @torch.no_grad()
     def features(self, view: np.ndarray) -> np.ndarray:
-        """Return the features of a CF (H, W, 3) or FA (H, W), uint8, as (D,) float64.
+        """Return the features, (D,) float64, of a CF (H, W, 3) or an FA (H, W), uint8.
 
-        They are the class token if the model has one, else the mean over positions.
+        The features are the output of the class token or, without class token, the mean over all image positions.
         """
         image = Image.fromarray(view).convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = (np.asarray(image) / 255.0 - self.mean) / self.std
@@ -45,16 +51,17 @@ class ImageModel:
 
 
 def open_image_model(folder: Path) -> ImageModel:
-    """Load an image model from a transformers folder: DINO, DINOv2, ViT, ViT-MAE (as RETFound), ResNet and others.
+    """Load an image model from a folder in the format of transformers.
 
-    Raises UserError, naming the folder, if it has no usable model.
+    Examples are DINO, DINOv2, ViT, ViT-MAE (such as RETFound) and ResNet. Raises UserError, naming the folder, if it
+    contains no usable model.
     """
     if not (folder / "config.json").is_file():
         raise MissingError(folder, "no image model; give a folder with config.json and model.safetensors")
     try:
         model, missing = _load(folder)
         features = model.features(np.full((model.side, model.side, 3), 128, np.uint8))
-    except Exception as error:  # a user's files in third-party code may raise anything
+    except Exception as error:  # third-party code may raise any error for a bad file
         reason = str(error).partition("\n")[0]
         raise FileError(folder, f"not an image model that transformers can load ({reason}); save it again") from None
     if missing:
@@ -65,17 +72,17 @@ def open_image_model(folder: Path) -> ImageModel:
 
 
 def _load(folder: Path) -> tuple[ImageModel, list[str]]:
-    """Return the model and the names of missing weights, except those of the unused pooler."""
+    """Return the model and the names of weights that the files lack. The pooler is ignored, as it is not used."""
     network, info = AutoModel.from_pretrained(
         str(folder),
         local_files_only=True,
-        trust_remote_code=False,  # otherwise transformers asks whether to run code from the folder
+        trust_remote_code=False,  # never run code from the folder, never ask
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
     )
     if hasattr(network.config, "mask_ratio"):
-        network.config.mask_ratio = 0.0  # no random masking, which would hide 75 % of the patches
+        network.config.mask_ratio = 0.0  # ViT-MAE would hide 75 % of the patches at random
     preprocessing = _read_json(folder / "preprocessor_config.json")
     used = {name: tensor for name, tensor in network.state_dict().items() if "pooler" not in name}
     model = ImageModel(
@@ -99,7 +106,7 @@ def _side(config: object) -> int:
 
 
 def _fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hash the weights themselves, because files differ in bytes from save to save."""
+    """Return a hash of the tensors. A hash of the file could differ between two saves of a model."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())

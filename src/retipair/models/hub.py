@@ -1,4 +1,4 @@
-"""Download bases and vocabularies from the Hugging Face hub, or find them in its cache."""
+"""Find bases and tokenizer vocabularies in the local cache of the Hugging Face hub, or download them."""
 
 import os
 from pathlib import Path
@@ -17,16 +17,19 @@ _CONFIG_FILES = ["model_index.json", "*/config.json"]
 
 
 def download_base(source: str) -> Path:
-    """Return the cached folder of a hub id; download it first unless offline. Raises UserError if unavailable."""
+    """Return the cached folder of the base with hub id `source`. Download it if it is not cached.
+
+    Raises UserError if the base is neither cached nor can be downloaded, or is neither SDXL nor SD1.5.
+    """
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise SettingError("base", source, "no such file or folder")
     try:
         configs = snapshot_download(source, allow_patterns=_CONFIG_FILES, local_files_only=_offline())
-        family_of_folder(Path(configs), source)  # refuses other families before downloading many GB
+        family_of_folder(Path(configs), source)  # raises for other models before the large download
         return Path(DiffusionPipeline.download(source, use_safetensors=True, local_files_only=_offline()))
     except UserError:
         raise
-    except Exception as error:  # the hub client raises many types; all mean that the base is unavailable
+    except Exception as error:  # of any type: the base is unavailable
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise SettingError(
             "base",
@@ -37,12 +40,17 @@ def download_base(source: str) -> Path:
 
 
 def _offline() -> bool:
-    """Return True if HF_HUB_OFFLINE, which --offline sets, is on; parsed as by huggingface_hub."""
+    """Return whether the environment variable HF_HUB_OFFLINE is on (--offline sets it), as huggingface_hub reads it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
-    """Return the folder of the published vocabulary, from the cache or the hub; a .safetensors file contains none."""
+    """Return the folder that contains the vocabulary published for a model family, for bases without a vocabulary.
+
+    source: the base, for the error message.
+    name: the folder name of the tokenizer, "tokenizer" or "tokenizer_2".
+    Raises UserError if the vocabulary is neither cached nor can be downloaded.
+    """
     repository = family.default_repo
     try:
         files = [
@@ -50,7 +58,7 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
             for file in ("vocab.json", "merges.txt")
         ]
         return Path(files[0]).parent
-    except Exception:  # as in `download_base`: any error means that it is unavailable
+    except Exception:  # of any type: the vocabulary is unavailable
         raise SettingError(
             "base",
             source,

@@ -1,4 +1,4 @@
-"""Build networks from configs and convert the libraries' errors into UserError."""
+"""Create networks with random weights, hash weight files, and convert errors of the libraries into UserError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,13 @@ from retipair.models.recognition import read_model_config
 from retipair.runtime.errors import SettingError, UserError, is_out_of_memory
 
 _NUM_CHUNKS = 256
+"""Number of chunks of a file that are hashed."""
 _CHUNK_SIZE = 2**14
-"""Number and bytes of the evenly spaced chunks of a file that are hashed."""
+"""Bytes of a chunk."""
 
 
 def hash_samples(digest: Any, path: Path) -> None:
-    """Hash a file's size and evenly spaced chunks of it, including its start and end."""
+    """Add the size and evenly spaced chunks of a file, including its start and end, to the hash object `digest`."""
     size = path.stat().st_size
     digest.update(f"{size}".encode())
     with path.open("rb") as stream:
@@ -28,7 +29,10 @@ def hash_samples(digest: Any, path: Path) -> None:
 
 
 def random_network(name: str, kind: Any, configs: Path, dtype: torch.dtype, device: str) -> Any:
-    """Create a network with random weights, the same in every process, directly on `device` (faster than moving it)."""
+    """Create a network with random weights on `device`. The seed is fixed, so that all processes get the same weights.
+
+    name: the folder name of the network's config in `configs`. kind: the class of the network.
+    """
     default_dtype = torch_setting(dtype, torch.get_default_dtype, torch.set_default_dtype)
     with torch.random.fork_rng(devices=[]), default_dtype, torch.device(device):
         torch.manual_seed(0)
@@ -43,7 +47,7 @@ def from_config(kind: Any, config: dict[str, Any]) -> Any:
 
 @contextmanager
 def naming_errors(source: str) -> Iterator[None]:
-    """Convert what the libraries raise for broken weights or configs into a one-line UserError that names the base."""
+    """Convert errors of the libraries for broken weights or configs into a one-line UserError that names `source`."""
     try:
         yield
     except UserError:

@@ -1,10 +1,12 @@
-"""Add, save and load an adapter: the LoRA of a base's UNet, with metadata that generation needs.
+"""Add, save and load an adapter: LoRA weights for the UNet of a base, with the metadata that generation needs.
 
-On disk (`unet_lora/`) it has two weight files: PEFT's `adapter_model.safetensors`, as in the original system (v25), and
-`pytorch_lora_weights.safetensors`, which `load_lora_weights` of a diffusers pipeline reads. Both contain the metadata.
-The second file also uses PEFT's names, prefixed `unet.`. With `convert_state_dict_to_diffusers`, which converts only
-`to_q/k/v/out`, it would mix two naming schemes. The loader infers the scheme from the first name and drops the
-tensors of the other scheme.
+The folder of an adapter (`unet_lora/`) contains the same weights and metadata in two files. PEFT and the system that
+this package replaces (v25) read `adapter_model.safetensors`. `load_lora_weights` of diffusers pipelines reads
+`pytorch_lora_weights.safetensors`.
+
+The second file uses PEFT's tensor names with the prefix `unet.`. diffusers' `convert_state_dict_to_diffusers` is not
+used: it renames only the tensors of `to_q/k/v/out`, and `load_lora_weights` ignores a part of the tensors if a file
+mixes both kinds of names.
 """
 
 import hashlib
@@ -43,8 +45,10 @@ _LARGEST_RANK = 4096
 class AdapterMetadata:
     """Training settings that generation must match. Adapters are shared, so no field contains a path.
 
-    base: its name; base_sha256: its fingerprint. prompts: (text, number of training pairs with it). size_ids: six for
-    SDXL, empty for SD1.5.
+    base: the name of the base.
+    base_sha256: the fingerprint of the base.
+    prompts: each prompt of the training, with the number of training pairs that have it.
+    size_ids: the six size ids of SDXL; empty for SD1.5.
     """
 
     system: str
@@ -66,7 +70,10 @@ class AdapterMetadata:
 
 
 def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
-    """Add a new adapter, initially without effect. It is fp32 for any UNet dtype: in bf16 it barely learns."""
+    """Add a new adapter to the UNet. It does not change predictions before it is trained.
+
+    The adapter's weights are always fp32, because an adapter in bf16 barely learns.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(config)
@@ -74,7 +81,7 @@ def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
 
 
 def lora_config(rank: int, alpha: float, targets: str, dora: bool, rslora: bool) -> LoraConfig:
-    """Create PEFT's config; `targets` is a key of TARGETS."""
+    """Create the LoRA config of PEFT. targets: a key of TARGETS, which selects the layers to adapt."""
     lora_alpha = int(alpha) if float(alpha).is_integer() else alpha
     return LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=TARGETS[targets], use_dora=dora, use_rslora=rslora)
 
@@ -85,10 +92,11 @@ def adapter_parameters(unet: UNet) -> dict[str, torch.nn.Parameter]:
 
 
 class MovingAverage(EMAModel):
-    """Exponential moving average of parameters: diffusers' EMAModel, but steps can be skipped on the device.
+    """Exponential moving average (EMA) of parameters, based on diffusers' EMAModel.
 
-    The decay of update k is at most k / (9 + k), and 0 for the first (warm-up). `updates`, a scalar tensor on the
-    device, is the number of updates.
+    Unlike EMAModel, it can skip a step with NaN or infinity without synchronisation of GPU and CPU. For warm-up, the
+    decay of update k is at most k / (9 + k), and that of the first update is 0.
+    updates: the number of updates, a scalar tensor on the device.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float) -> None:
@@ -97,7 +105,7 @@ class MovingAverage(EMAModel):
 
     @torch.no_grad()
     def update(self, parameters: Iterable[torch.nn.Parameter], finite: torch.Tensor) -> None:
-        """Update the average if `finite`, () bool on the device, is true; else leave it unchanged."""
+        """Update the average if `finite`, a scalar bool tensor on the device, is true; else leave it unchanged."""
         self.updates += finite
         warmup = torch.where(self.updates > 1, 9 / (9 + self.updates), 1.0)
         weight = warmup.clamp(min=1 - self.decay) * finite
@@ -106,7 +114,7 @@ class MovingAverage(EMAModel):
 
 
 def save_adapter(folder: Path, base: Base, unet: UNet, description: AdapterMetadata) -> None:
-    """Write the adapter into `folder` in both formats."""
+    """Write the adapter and its metadata into `folder`, as a file for PEFT and a file for diffusers."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
     metadata = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
@@ -124,9 +132,9 @@ def _add_metadata(path: Path, more: dict[str, str]) -> None:
 
 
 def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
-    """Read the metadata of an adapter folder; None if it has none (adapters of the original system, v25).
+    """Read the metadata of the adapter in `folder`; None if it has no metadata, as adapters of v25 have none.
 
-    Raises UserError, naming the folder, if it has no readable adapter.
+    Raises UserError, naming the folder, if it contains no readable adapter.
     """
     with _open_weights(folder) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY)
@@ -145,9 +153,10 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
 
 
 def load_adapter(folder: Path, unet: UNet, base: str) -> None:
-    """Load the adapter in `folder` into a UNet, in fp32.
+    """Add the adapter in `folder` to a UNet, in fp32. base: the name of the UNet's base, for the error message.
 
-    Raises UserError, naming the folder, if it is unreadable, contains NaN or infinity, or does not fit the UNet.
+    Raises UserError, naming the folder, if the adapter is unreadable, contains NaN or infinity, or does not fit the
+    UNet.
     """
     state = read_tensors(folder)
     if not all(tensor.isfinite().all() for tensor in state.values()):
@@ -168,13 +177,17 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
 
 
 def merge_adapter(unet: UNet) -> None:
-    """Merge the adapter into fp32 weights: equal predictions up to rounding, without its cost per step."""
+    """Add the adapter to the UNet's fp32 weights and remove it. Predictions get faster and change only by rounding."""
     unet.fuse_lora()
     unet.unload_lora()
 
 
 def _read_lora_config(folder: Path) -> LoraConfig:
-    """Read only the supported PEFT settings. Others may name modules to import or patterns with unbounded run time."""
+    """Read the supported settings from adapter_config.json.
+
+    All other settings are ignored, for security: some name modules to import or regular expressions of unbounded run
+    time. Raises UserError for damaged settings, and for ranks, alphas or trained modules that are not supported.
+    """
     path = folder / "adapter_config.json"
     values = read_json(path)
     rank, alpha, targets = values.get("r"), values.get("lora_alpha"), values.get("target_modules")
@@ -189,13 +202,13 @@ def _read_lora_config(folder: Path) -> LoraConfig:
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors by PEFT's names, without the model prefix."""
+    """Return the adapter's tensors by name. The names are those of PEFT without the prefix `base_model.model.`."""
     with _open_weights(folder) as file:
         return {name.removeprefix(_PEFT_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def adapter_sha256(folder: Path) -> str:
-    """Hash the sorted tensors, LoRA settings and metadata; unlike a hash of the files, it is equal for each save."""
+    """Return a hash of the tensors, settings and metadata. A hash of the files could differ between two saves."""
     digest = hashlib.sha256()
     for name, tensor in sorted(read_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

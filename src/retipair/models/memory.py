@@ -1,4 +1,4 @@
-"""Estimate peak memory on meta tensors, before anything is loaded."""
+"""Estimate the peak memory of training and generation with meta tensors, before anything is loaded."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +15,11 @@ from retipair.models.peak_memory import PeakMemoryMode, emulate_autocast, fused_
 from retipair.models.quantization import quantize
 
 Estimate = dict[str, int]
-"""Peak bytes by phase."""
+"""Peak memory in bytes, by the name of the phase of training or generation."""
 
 
 class Adapter(NamedTuple):
-    """Arguments of `lora_config`."""
+    """Settings of an adapter: the arguments of `lora_config`."""
 
     rank: int
     alpha: float
@@ -29,14 +29,16 @@ class Adapter(NamedTuple):
 
 
 MOMENTS = {"adamw": 8, "adamw8bit": 2}
-"""Bytes of optimiser state per trainable parameter."""
+"""Bytes of optimiser state per trainable parameter, by the name of the optimiser."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Inputs of the memory estimate. latents: (B, C, h, w).
+    """What is trained or generated, as far as memory depends on it.
 
-    adapter: None for generation; `generation_memory` takes the size of the adapter in bytes instead.
+    adapter: the settings of the adapter to train; None for generation (see `generation_memory`).
+    latents: the shape (B, C, h, w) of the latents of one UNet call.
+    dtype: the dtype of the frozen weights.
     """
 
     base: Base
@@ -47,18 +49,22 @@ class Workload:
 
     @property
     def text(self) -> int:
-        """Bytes to encode prompts: the text encoders' weights; their activations are negligible."""
+        """Bytes needed to encode prompts: the weights of the text encoders. Their activations are negligible."""
         return sum(_bytes(encoder) for encoder in empty_text_encoders(self.base))
 
     def loading(self, step: "StepMemory") -> int:
-        """Return the bytes of the loaded weights. On a CPU, all weights are loaded unquantized first."""
+        """Return the peak bytes of loading the UNet. On a CPU, all weights are in memory before they are quantized."""
         return step.unquantized if self.device == "cpu" else step.weights
 
 
 def training_memory(
     workload: Workload, strategy: MemoryStrategy, optimizer: str = "adamw", samples: bool = True, ema: bool = False
 ) -> Estimate:
-    """Estimate the peak bytes of each training phase. samples: whether pairs are generated; ema: whether EMA is on."""
+    """Estimate the peak memory of each phase of training, in bytes.
+
+    samples: whether training also generates sample pairs.
+    ema: whether training keeps an exponential moving average of the adapter.
+    """
     step = count_step(workload, strategy, backward=True)
     vae = count_autoencoder(workload)
     persistent = step.weights + step.adapter * (4 + MOMENTS[optimizer] + 4 * ema)
@@ -66,10 +72,10 @@ def training_memory(
         "text": workload.text,
         "pairs": vae.weights + vae.encode,
         "load": workload.loading(step),
-        # the optimiser's update needs the gradients, and temporary tensors of the same size
+        # 8 bytes per parameter in the update: the fp32 gradients, and temporary tensors of the same size
         "step": persistent + max(step.live, step.adapter * 8),
     }
-    if samples:  # includes the checkpoint's copy of the adapter; denoising one pair takes less than decoding it
+    if samples:  # decoding, which needs more than denoising; a checkpoint copies the adapter
         phases["samples"] = persistent + step.adapter * (4 + 4 * ema) + vae.weights + vae.decode
     return phases
 
@@ -77,10 +83,10 @@ def training_memory(
 def generation_memory(
     workload: Workload, strategy: MemoryStrategy, adapter: int = 0, sources: bool = False
 ) -> Estimate:
-    """Estimate the peak bytes of each generation phase.
+    """Estimate the peak memory of each phase of generation, in bytes.
 
-    workload.latents: shape of the latents of one UNet call. adapter: its size in bytes. sources: whether images are
-    encoded.
+    adapter: the size of the adapter in bytes.
+    sources: whether generation starts from existing images, which it must encode.
     """
     step, vae = count_step(workload, strategy, backward=False), count_autoencoder(workload)
     persistent = step.weights + adapter + vae.weights
@@ -98,8 +104,10 @@ def generation_memory(
 class StepMemory(NamedTuple):
     """Memory of one UNet call.
 
-    unquantized, weights: bytes of the frozen weights before and after quantization; adapter: number of its parameters;
-    live: peak bytes of all other tensors.
+    unquantized: the bytes of the frozen weights before quantization.
+    weights: the bytes of the frozen weights after quantization.
+    adapter: the number of trainable parameters of the adapter.
+    live: the peak bytes of activations, gradients and temporary tensors.
     """
 
     unquantized: int
@@ -109,7 +117,12 @@ class StepMemory(NamedTuple):
 
 
 class VaeMemory(NamedTuple):
-    """Bytes of the autoencoder's weights, and peak bytes of other tensors when encoding and decoding one pair."""
+    """Memory of the autoencoder.
+
+    weights: the bytes of the weights.
+    encode: the peak bytes of all other tensors while one pair is encoded.
+    decode: the peak bytes of all other tensors while one pair is decoded.
+    """
 
     weights: int
     encode: int
@@ -118,7 +131,7 @@ class VaeMemory(NamedTuple):
 
 @cache
 def count_step(workload: Workload, strategy: MemoryStrategy, backward: bool) -> StepMemory:
-    """Count the memory of one UNet call, with its backward pass if `backward`."""
+    """Count the memory of one UNet call: the forward pass and, if `backward` is true, the backward pass."""
     unet = empty_unet(workload.base).requires_grad_(False).train(backward).to(workload.dtype)
     unquantized = _bytes(unet)
     if strategy.stored:
@@ -140,7 +153,7 @@ def count_step(workload: Workload, strategy: MemoryStrategy, backward: bool) -> 
 
 @cache
 def count_autoencoder(workload: Workload) -> VaeMemory:
-    """Count the memory of encoding and decoding one pair in fp32; pairs are processed one by one."""
+    """Count the memory of the autoencoder in fp32. Pairs are encoded and decoded one by one."""
     vae = empty_vae(workload.base).requires_grad_(False)
     _, channels, height, width = workload.latents
     factor = workload.base.latent_factor

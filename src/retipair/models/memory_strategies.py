@@ -10,7 +10,11 @@ from retipair.runtime.profiling import GIB
 
 @dataclass(frozen=True)
 class MemoryStrategy:
-    """How to save memory. stored: quantized storage of the base's weights; None keeps them as loaded."""
+    """A way to save memory.
+
+    checkpointing: whether training uses gradient checkpointing.
+    stored: the format in which the quantized weights of the UNet are stored; None for no quantization.
+    """
 
     checkpointing: bool = False
     stored: Stored | None = None
@@ -28,12 +32,15 @@ TRAINING_STRATEGIES = (
     MemoryStrategy(True, "fp8"),
     MemoryStrategy(True, "nf4"),
 )
-"""From the fastest to the smallest. int8 is omitted, because it is no smaller than fp8."""
+"""Strategies for training. Each one needs less memory than the one before it, but is slower.
+
+int8 is not included, because it needs as much memory as fp8.
+"""
 GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(s, checkpointing=False) for s in TRAINING_STRATEGIES))
-"""Strategies for generation, which has no backward pass and thus no gradient checkpointing."""
+"""Strategies for generation, in the same order. Without backward pass, gradient checkpointing has no use."""
 PRESETS = ("24", "16", "12", "8")
 FILLED = 0.9
-"""Usable fraction of the device memory; the rest is for estimation error, the CUDA context and fragmentation."""
+"""Fraction of the device memory that an estimate may fill. The rest covers its error and memory it does not count."""
 
 
 def select_strategy(
@@ -43,11 +50,15 @@ def select_strategy(
     free: Callable[[], int],
     advice: str,
 ) -> MemoryStrategy:
-    """Return the first strategy whose estimate fits into `memory` GiB.
+    """Return the first strategy whose estimated memory fits the value of --memory.
 
-    "auto" considers only unquantized strategies and fits them into `free` bytes; if none fits, it returns the smallest.
-    Raises UserError, with `advice`, if none fits a number of GiB. An estimate takes a second or more, so it is computed
-    only when needed.
+    memory: a number of GiB, or "auto" for the free memory of the device. "auto" considers only strategies without
+    quantization; if none of them fits, it returns the last one.
+    strategies: the strategies to choose from, from the fastest to the one that needs the least memory.
+    bytes_of: a function that returns the estimated bytes of a strategy. It takes a second or more.
+    free: a function that returns the free bytes of the device.
+    advice: the text at the end of the error message.
+    Raises UserError if no strategy fits into a number of GiB.
     """
     if memory == "auto":
         unquantized = [s for s in strategies if s.stored is None] or list(strategies[:1])
@@ -66,12 +77,12 @@ def select_strategy(
 
 
 def supported_on(device: str, strategies: Sequence[MemoryStrategy]) -> list[MemoryStrategy]:
-    """Return the strategies that the device supports: MPS has no fp8 or nf4."""
+    """Return the strategies that the device supports. MPS supports neither fp8 nor nf4."""
     return [strategy for strategy in strategies if device != "mps" or not strategy.stored]
 
 
 def require_backend(strategy: MemoryStrategy) -> MemoryStrategy:
-    """Return the strategy unchanged. Raises UserError if a library that it needs is not installed."""
+    """Return the strategy unchanged. Raises UserError if the strategy needs a library that is not installed."""
     if strategy.stored == "nf4":
         bitsandbytes()
     return strategy
@@ -80,7 +91,10 @@ def require_backend(strategy: MemoryStrategy) -> MemoryStrategy:
 def next_smaller_preset(
     strategy: MemoryStrategy, strategies: Sequence[MemoryStrategy], bytes_of: Callable[[MemoryStrategy], int]
 ) -> str | None:
-    """Return the largest preset that selects a smaller strategy than this one; None if there is none."""
+    """Return the largest value of --memory in PRESETS that selects a strategy with less memory than `strategy`.
+
+    Returns None if there is no such value. strategies, bytes_of: see `select_strategy`.
+    """
     for memory in PRESETS:
         try:
             selected = select_strategy(memory, strategies, bytes_of, lambda: 0, "")

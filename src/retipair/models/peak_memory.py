@@ -1,4 +1,4 @@
-"""Measure the peak memory of a network's calls on meta tensors, which allocate nothing."""
+"""Measure the peak memory of a network call with meta tensors, which have shapes but use no memory."""
 
 import weakref
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 WORKSPACE = 1.0
-"""Assumed convolution workspace (copies in another memory layout), as a fraction of its input and output bytes."""
+"""Assumed temporary memory of a convolution, as a fraction of the bytes of its inputs and outputs."""
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
@@ -25,11 +25,14 @@ class _TensorSpec(NamedTuple):
 
 
 _RESULT_SPECS: dict[Any, Any] = {}
-"""Cache of result specs by function and operand specs. Networks repeat layers, and meta kernels are slow."""
+"""Cache of the specs (shape, stride, dtype, device) of an operation's results, by the operation and its arguments.
+
+It saves time, because networks repeat layers and operations on meta tensors are slow.
+"""
 
 
 def _result_of(function: Any, args: Any, kwargs: Any) -> Any:
-    """Return function(*args, **kwargs) for meta tensors, cached by the specs of the operands."""
+    """Return function(*args, **kwargs) for meta tensors, with the specs of the results from the cache if possible."""
     if any(operand.alias_info for operand in (*function._schema.arguments, *function._schema.returns)):
         return function(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
@@ -54,7 +57,10 @@ def _allocate(spec: Any) -> Any:
 
 
 class PeakMemoryMode(TorchDispatchMode):
-    """Track the current and peak bytes of tensors allocated in this context, except the model's own."""
+    """Context that measures the bytes of all tensors created in it, except the parameters and buffers of `model`.
+
+    current: the bytes of the tensors that exist now. peak: the highest value of `current` plus temporary memory.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -85,9 +91,12 @@ class PeakMemoryMode(TorchDispatchMode):
 
 
 def emulate_autocast(unet: nn.Module, dtype: torch.dtype, cuda: bool) -> None:
-    """Emulate autocast, which ignores meta tensors: cast the inputs of layers; on CUDA compute norms in fp32."""
+    """Imitate autocast, which has no effect on meta tensors, with hooks on the layers of a UNet.
+
+    The hooks cast the inputs of linear layers and convolutions to `dtype` and, if `cuda`, those of norms to fp32.
+    """
     for name, layer in unet.named_modules():
-        trainable = "lora_" in name  # PEFT passes fp32 inputs to these, so autocast makes a copy for each
+        trainable = "lora_" in name  # the inputs of LoRA layers are fp32: autocast copies them
         if trainable:
             layer.to(dtype)
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -98,7 +107,7 @@ def emulate_autocast(unet: nn.Module, dtype: torch.dtype, cuda: bool) -> None:
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Use fused attention, as real devices do; on meta tensors torch would materialise the attention matrix."""
+    """Use fused attention as real devices do. For meta tensors, torch would create the full attention matrix."""
     original = F.scaled_dot_product_attention
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     F.scaled_dot_product_attention = lambda q, k, v, *_, **__: fused(q, k, v)[0]
@@ -114,7 +123,10 @@ def meta_forward(
     batch_size: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Run one forward pass of a UNet on the meta device."""
+    """Run one forward pass of a UNet that is on the meta device, and return its prediction.
+
+    latent_shape: the shape (C, h, w) of the latents of one sample.
+    """
     config = unet.config
     options: Any = {"device": "meta", "dtype": dtype}
     added = None

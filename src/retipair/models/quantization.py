@@ -1,8 +1,8 @@
 """Store frozen weights in 8 or 4 bits and dequantize them at each use.
 
-Autograd keeps the dequantized weights until the backward pass, so in training this saves memory only together with
-gradient checkpointing. diffusers' layerwise casting replaces the weights in place, so the backward pass of a
-convolution sees 8-bit weights and raises; parametrizations create new tensors instead.
+In training, quantization saves memory only together with gradient checkpointing, because autograd keeps the dequantized
+weights until the backward pass. The layers use torch's parametrizations. diffusers' layerwise casting does not work for
+training: it replaces the weights in place, so that the backward pass of a convolution gets 8-bit weights and fails.
 """
 
 from typing import Literal
@@ -16,23 +16,23 @@ from retipair.runtime.errors import UserError
 Stored = Literal["fp8", "nf4"]
 FP8 = torch.float8_e4m3fn
 NF4_BLOCK = 64
-"""Number of weights per scale."""
+"""Number of consecutive weights that share one scale factor."""
 SKIP_MODULES = ("conv_in", "conv_out", "time_embedding", "add_embedding")
-"""Parts of a UNet that are not quantized: they have few weights, and all activations depend on them."""
+"""Names of UNet modules that are not quantized: they are small, and their errors would affect all activations."""
 
 
 def quantize(unet: nn.Module, stored: Stored, device: str) -> nn.Module:
-    """Move a frozen UNet to the device layer by layer, quantizing each layer after its move."""
+    """Quantize a frozen UNet on `device`. Layers are moved and quantized one by one, to limit the peak memory."""
     formats: dict[str, type[nn.Module]] = {"fp8": Fp8, "nf4": Nf4}
     for name, layer in list(unet.named_modules()):
         if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(SKIP_MODULES):
-            # unsafe: permits the change of dtype
+            # unsafe=True, because the dtype changes
             register_parametrization(layer.to(device), "weight", formats[stored](), unsafe=True)
     return unet.to(device)
 
 
 class Fp8(nn.Module):
-    """8-bit floats (e4m3), with one scale per output channel so that small weights do not underflow."""
+    """Storage of weights as 8-bit floats (e4m3). One scale factor per output channel prevents underflow."""
 
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.shape = weight.shape
@@ -41,17 +41,17 @@ class Fp8(nn.Module):
         return (weight / scale).to(FP8), scale
 
     def forward(self, quantized: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if quantized.is_meta:  # memory estimate: several times faster without arithmetic
+        if quantized.is_meta:  # for the memory estimate, the shape suffices
             return scale.new_empty(self.shape)
         return quantized.to(scale.dtype) * scale
 
 
 class Nf4(nn.Module):
-    """4-bit NormalFloat (QLoRA, arXiv 2305.14314), by bitsandbytes."""
+    """Storage of weights as 4-bit NormalFloat (QLoRA, arXiv 2305.14314), with the library bitsandbytes."""
 
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.shape, self.dtype = weight.shape, weight.dtype
-        if weight.is_meta:  # memory estimate: works without bitsandbytes
+        if weight.is_meta:  # for the memory estimate, without bitsandbytes
             blocks = -(-weight.numel() // NF4_BLOCK)
             return weight.new_empty(-(-weight.numel() // 2), 1, dtype=torch.uint8), weight.new_empty(
                 blocks, dtype=torch.float32
@@ -67,7 +67,7 @@ class Nf4(nn.Module):
 
 
 def bitsandbytes():  # type: ignore[no-untyped-def] # a module
-    """Import bitsandbytes.functional. Raises UserError if it is not installed."""
+    """Return the module bitsandbytes.functional. Raises UserError if bitsandbytes is not installed."""
     try:
         from bitsandbytes import functional
     except ImportError:

@@ -1,4 +1,4 @@
-"""Detect the model family of a folder or file, and name unsupported models in the error."""
+"""Detect whether a folder or file contains SDXL or SD1.5. Raise UserError for any other model."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
 
 
 def _family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> ModelFamily | None:
-    """Return the family that has this model_index.json and UNet config; None if unknown."""
+    """Return the model family with this model_index.json and UNet config; None for an unsupported model."""
     return {"text_time": SDXL, None: SD15}.get(unet.get("addition_embed_type"))
 
 
@@ -59,7 +59,11 @@ def family_of_file(header: Header) -> ModelFamily:
 
 
 def check_inputs(source: object, inputs: tuple[int, int], given: tuple[int, int]) -> None:
-    """Raise UserError if the UNet's inputs (channels, width of text features) differ from what the base provides."""
+    """Raise UserError, naming `source`, if the UNet does not fit the autoencoder and the text encoders.
+
+    inputs: the number of latent channels and the width of the text features that the UNet takes.
+    given: the number of latent channels of the autoencoder and the width of the text encoders' features.
+    """
     if inputs != given:
         takes, gives = (f"{channels} channels and text features {width} wide" for channels, width in (inputs, given))
         raise SettingError(

@@ -1,4 +1,4 @@
-"""Detect the model in an original-format .safetensors file from its header, without loading weights."""
+"""Detect which model a .safetensors file in the original format contains, by its header, without loading weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
 
-_FAMILIES = {  # parts of tensor names, at the start or after a dot, that no SDXL or SD1.5 base has
+_OTHER_MODELS = {  # models by parts of tensor names (at the start or after a dot) that SDXL and SD1.5 do not have
     "lora_down.": "a LoRA, not a base",
     "lora_A.": "a LoRA, not a base",
     "lora.down.": "a LoRA, not a base",
@@ -30,7 +30,7 @@ _FAMILIES = {  # parts of tensor names, at the start or after a dot, that no SDX
     "edm_mean": "Playground v2.5",
     "edm_vpred.sigma_max": "CosXL",
 }
-_SINGLE_PARTS = {  # tensor names of files that contain a single part of a base
+_SINGLE_PARTS = {  # by tensor name: files that contain a single part of a base
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
@@ -52,7 +52,7 @@ _METADATA_KEY = "modelspec.prediction_type"
 
 @dataclass(frozen=True)
 class Header:
-    """Shapes of the tensors in a file by name, and its metadata."""
+    """Header of a .safetensors file: the shape of each tensor, by tensor name, and the metadata."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
@@ -61,9 +61,11 @@ class Header:
 
 @dataclass(frozen=True)
 class DeclaredSchedule:
-    """Noise schedule that a file declares. It overrides the published configs, which predict noise.
+    """Noise schedule that a .safetensors file declares. It overrides the published configs, which predict noise.
 
-    declarations: as found in the file. contradicted: metadata that contradicts them and is ignored.
+    v_prediction: whether the model predicts v instead of noise.
+    declarations: descriptions of the declarations in the file, for messages.
+    contradicted: the metadata entry that is ignored because it contradicts `declarations`; None if there is none.
     """
 
     v_prediction: bool = False
@@ -73,7 +75,7 @@ class DeclaredSchedule:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the scheduler config. Zero terminal SNR needs trailing timesteps (Lin et al. 2023, sec. 3.3)."""
+        """Entries for the scheduler config. Zero terminal SNR needs trailing timesteps (Lin et al. 2023, sec. 3.3)."""
         settings: dict[str, Any] = {"prediction_type": "v_prediction"} if self.v_prediction else {}
         if self.zero_terminal_snr:
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -84,15 +86,15 @@ NOTHING_DECLARED = DeclaredSchedule()
 
 
 def read_header(path: Path) -> Header:
-    """Read names, shapes and metadata. Raises SafetensorError if it is no .safetensors file."""
+    """Read the header of a .safetensors file. Raises SafetensorError for any other file."""
     with safe_open(path, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         return Header(path, shapes, file.metadata() or {})
 
 
 def other_family(header: Header) -> str | None:
-    """Return the name of a model that is neither SDXL nor SD1.5, detected by tensor names; else None."""
-    for part, family in _FAMILIES.items():
+    """Return the name of the model if its tensor names show that it is neither SDXL nor SD1.5, else None."""
+    for part, family in _OTHER_MODELS.items():
         if any(f".{part}" in f".{name}" for name in header.shapes):
             return family
     if _STEM not in header.shapes:
@@ -102,9 +104,9 @@ def other_family(header: Header) -> str | None:
 
 
 def missing_part(header: Header, text_encoders: Sequence[str]) -> str | None:
-    """Return the name of the first part of a base that the file lacks; None if it has all.
+    """Return the name of a part that the file lacks (autoencoder or text encoder); None if the base is complete.
 
-    text_encoders: prefixes of their tensors.
+    text_encoders: the prefix of the tensor names of each text encoder.
     """
     parts = {_VAE: "autoencoder", **dict.fromkeys(text_encoders, "text encoder")}
     missing = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
@@ -112,21 +114,25 @@ def missing_part(header: Header, text_encoders: Sequence[str]) -> str | None:
 
 
 def unet_inputs(header: Header) -> tuple[int, int]:
-    """Read the number of input channels of the UNet and the width of its text features (0 if it takes none)."""
+    """Return the number of input channels of the UNet and the width of its text features (0 if it takes no text)."""
     keys = [name for name in header.shapes if name.startswith(UNET) and name.endswith("attn2.to_k.weight")]
     return header.shapes[_STEM][1], header.shapes[keys[0]][1] if keys else 0
 
 
 def family_by_inputs(in_channels: int, context: int) -> str | None:
-    """Return the name of the model with these UNet inputs; None if it may be SDXL or SD1.5."""
+    """Return the name of a model with these UNet inputs that is neither SDXL nor SD1.5, else None.
+
+    in_channels: the number of latent channels. context: the width of the text features.
+    """
     return _BY_CHANNELS.get(in_channels) or _BY_CONTEXT.get(context)
 
 
 def declared_schedule(header: Header) -> DeclaredSchedule:
-    """Read the declared schedule: empty tensors named `v_pred` and `ztsnr`, and `modelspec.prediction_type`.
+    """Read the noise schedule that the file declares.
 
-    ComfyUI and Forge read the tensor names, so `v_pred` takes precedence over metadata that contradicts it.
-    Raises UserError for an unknown prediction type and for zero terminal SNR without v-prediction.
+    A tensor named `v_pred` or the metadata entry `modelspec.prediction_type` declares v-prediction; a tensor named
+    `ztsnr` declares zero terminal SNR. If tensor and metadata contradict each other, the tensor counts, as in ComfyUI
+    and Forge. Raises UserError for an unknown prediction type and for zero terminal SNR without v-prediction.
     """
     keys = tuple(f"key {name}" for name in ("v_pred", "ztsnr") if name in header.shapes)
     kind = header.metadata.get(_METADATA_KEY, "")

@@ -1,4 +1,7 @@
-"""Encode images to scaled latents and decode them."""
+"""Encode images to scaled latents, and decode scaled latents to images.
+
+Scaled latents are the autoencoder's latents multiplied by its scaling factor. The UNet works on scaled latents.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from retipair.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Moments:
-    """Gaussian posterior over scaled latents. mean, std: (B, C, h, w) float32, CPU."""
+    """Mean and standard deviation of the Gaussian posterior of scaled latents, each (B, C, h, w) float32 on the CPU."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -26,7 +29,7 @@ class Moments:
 
 @torch.no_grad()
 def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
-    """Encode images (B, H, W, 3) uint8 to the moments of their latents, multiplied by the scaling factor."""
+    """Encode images (B, H, W, 3) uint8 to the moments (mean and standard deviation) of their scaled latents."""
     posterior = vae.encode(_to_tensor(vae, images)).latent_dist
     scale = vae.config.scaling_factor
     return Moments((posterior.mean * scale).float().cpu(), (posterior.std * scale).float().cpu())
@@ -34,7 +37,7 @@ def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
 
 @torch.no_grad()
 def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-    """Encode an image (H, W, 3) uint8 and sample its scaled latents (1, C, h, w) float32, on the VAE's device."""
+    """Encode an image (H, W, 3) uint8 to randomly drawn scaled latents, (1, C, h, w) float32, on the VAE's device."""
     latents = vae.encode(_to_tensor(vae, image[None])).latent_dist.sample(generator)
     return (vae.config.scaling_factor * latents).float()
 
@@ -43,8 +46,8 @@ def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generato
 def decode(vae: Autoencoder, latents: torch.Tensor) -> np.ndarray:
     """Decode scaled latents (B, C, h, w) to images (B, H, W, 3) uint8.
 
-    Images are decoded one by one, so that memory and pixels do not depend on B. Tiling is not used: its seams would
-    be visible. Raises UserError if the images contain NaN or infinity.
+    Images are decoded one by one, so that peak memory and rounding do not depend on B. They are not split into tiles,
+    whose borders would be visible. Raises UserError if the images contain NaN or infinity.
     """
     vae.enable_slicing()
     images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
@@ -61,10 +64,10 @@ def _to_tensor(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
 
 
 def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
-    """Hash the autoencoder's weights and scaling factor, on which cached latents depend.
+    """Return a hash of the autoencoder's weights and scaling factor, to tell whether cached latents are still valid.
 
-    The weights are read from the base's folder. `load` returns the network; it is called only if the folder lacks a
-    tensor that the network has (a base in one file, random weights, tensor names of older versions of diffusers).
+    load: a function that loads the autoencoder. It is called only if the weights cannot be read from the base's folder,
+    because the base is a single file, has random weights, or has the tensor names of older versions of diffusers.
     """
     weights: dict[str, Any] = _weights_on_disk(base)
     vae = empty_vae(base) if weights else load()
@@ -74,7 +77,7 @@ def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
 
 
 def weights_sha256(vae: Autoencoder, weights: dict[str, Any]) -> str:
-    """Hash the scaling factor and `weights` (name -> tensor), in the order of the network's state dict."""
+    """Return a hash of the scaling factor and of `weights` (tensors by name), in the order of the VAE's state dict."""
     digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
     for name in vae.state_dict():
         digest.update(name.encode())
@@ -83,7 +86,7 @@ def weights_sha256(vae: Autoencoder, weights: dict[str, Any]) -> str:
 
 
 def _weights_on_disk(base: Base) -> dict[str, torch.Tensor]:
-    """Return the weights in the only file of a base's `vae` folder; empty if there is not exactly one."""
+    """Read the weight file in the `vae` folder of a base. Return {} if the folder has no weight file or several."""
     files = [*(base.configs / "vae").glob("*.safetensors")]
     if base.source_kind != "folder" or len(files) != 1:
         return {}

@@ -1,1 +1,5 @@
-"""Synthetic pairs with ground truth: anatomy (slow, once per eye) -> maps -> any number of images (fast, in torch)."""
+"""Render phantoms: synthetic pairs of CF and FA with ground truth.
+
+An eye is sampled first, which is slow (`anatomy`). It is then rendered as maps of its structures (`maps`). From these
+maps, any number of photographs can be rendered fast, in torch (`imaging`).
+"""

@@ -1,7 +1,8 @@
-"""Sample the anatomy of one eye: disc, fovea, arteries, veins and lesions. Takes a fraction of a second per eye.
+"""Sample the anatomy of one eye: optic disc, fovea, arteries, veins and lesions. This takes a fraction of a second.
 
-Coordinates are mm on the retina, x to the right and y down in the camera's view, the fovea at (0, 0). Constants are
-(mean, standard deviation) in healthy adults unless stated otherwise, with the source where there is one.
+Coordinates are mm on the retina. In the camera's view, x points to the right and y down; the fovea lies at (0, 0).
+Unless stated otherwise, a constant is (mean, standard deviation) in healthy adults; the source is given if there is
+one.
 """
 
 from dataclasses import dataclass, replace
@@ -15,32 +16,33 @@ from retipair.phantoms.lesions import Disease, Lesion, draw_lesions
 from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH, Growth, Tree
 
 DISC_FOVEA = (4.76, 0.34)
-"""Centre to centre, mm (Beijing Eye Study: Jonas et al. 2015, PMC4577126)."""
+"""Distance between the centres of disc and fovea, mm (Beijing Eye Study: Jonas et al. 2015, PMC4577126)."""
 FOVEA_BELOW = (5.6, 3.3)
-"""Angle of the fovea below the horizontal through the disc, degrees (same source)."""
+"""Angle of the fovea below the horizontal line through the disc, degrees (same source as DISC_FOVEA)."""
 DISC_DIAMETER = (1.8, 0.12)
-"""mm."""
+"""Diameter of the optic disc, mm."""
 CUP_DIAMETER = (0.7, 1.2)
-"""Range, mm."""
+"""Minimum and maximum of the diameter of the optic cup, mm."""
 AVASCULAR_AREA = (0.27, 0.10)
 """Area of the foveal avascular zone, mm2."""
 MACULA_RADIUS = 1.25
-"""mm."""
+"""Scale of the macula map, mm: the map decreases by the factor e over this distance from the fovea."""
 ARTERY_DIAMETER = (0.135, 0.015)
-"""Of a trunk at the disc, mm (Brown et al. 2024, Nature Communications 15:6859)."""
+"""Diameter of the main arteries at the disc, mm (Brown et al. 2024, Nature Communications 15:6859)."""
 VEIN_DIAMETER = (0.151, 0.015)
-"""Same source."""
+"""Diameter of the main veins at the disc, mm (same source as ARTERY_DIAMETER)."""
 ARTERY_TO_VEIN = (0.65, 0.84)
-"""Range of the artery-to-vein diameter ratio."""
+"""Minimum and maximum of the ratio of the artery diameter to the vein diameter."""
 ARTERY_EXPONENT = 2.59
-"""x in r0^x = r1^x + r2^x (Luo et al. 2017, PMC6024667)."""
+"""Exponent x of arteries in r0^x = r1^x + r2^x, for a vessel of radius r0 and its two branches (Luo et al. 2017,
+PMC6024667)."""
 VEIN_EXPONENT = 1.95
-"""Same source."""
+"""Exponent x of veins (same source as ARTERY_EXPONENT)."""
 
 REACH = 7.6
-"""Radius around the field's centre in which vessels grow, mm: covers the corners of a shifted 45-degree field."""
+"""Vessels grow within this distance from the centre of the field of view, mm. It covers a shifted 45-degree field."""
 _STEP = 0.11
-# From large branches in sparse tissue to smaller ones in dense tissue: (spacing of the tissue points in mm, growth).
+# Rounds of growth, from large branches to small branches: (distance between tissue points in mm, growth parameters).
 _BRANCHES = (
     (2.6, Growth(step=_STEP, reach=4.5, supply_distance=0.9)),
     (1.5, Growth(step=_STEP, reach=2.6, supply_distance=0.5)),
@@ -52,7 +54,14 @@ _FINE_RADIUS = (0.007, 0.012)  # mm
 
 @dataclass(frozen=True)
 class Eye:
-    """One retina. disc, centre: (2,) mm; radii in mm. The disc of a "right" eye lies on the right."""
+    """The anatomy of one retina.
+
+    side: "right" or "left". In a right eye, the optic disc lies to the right of the fovea.
+    disc: the centre of the optic disc, (2,) mm.
+    disc_radius, cup_radius: the radii of the optic disc and of the optic cup, mm.
+    avascular_radius: the radius of the foveal avascular zone, mm.
+    centre: the centre of the field of view, (2,) mm.
+    """
 
     side: Literal["left", "right"]
     disease: Disease
@@ -67,7 +76,7 @@ class Eye:
 
 
 def draw_eye(rng: np.random.Generator, disease: Disease) -> Eye:
-    """Sample a random eye."""
+    """Sample a random eye with this disease."""
     distance = _normal(rng, *DISC_FOVEA)
     angle = np.deg2rad(_normal(rng, *FOVEA_BELOW))
     disc = distance * np.array([np.cos(angle), -np.sin(angle)])
@@ -94,7 +103,7 @@ def draw_eye(rng: np.random.Generator, disease: Disease) -> Eye:
 
 
 def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
-    """Sample a normal distribution, clipped at two standard deviations to exclude implausible eyes."""
+    """Sample a number from a normal distribution. It is clipped at two standard deviations from the mean."""
     return float(mean + deviation * np.clip(rng.normal(), -2, 2))
 
 
@@ -110,7 +119,14 @@ def _draw_tree(
     exponent: float,
     avoid: Tree | None,
 ) -> Tree:
-    """Grow a tree: trunks, then branches to all tissue, then the finest level."""
+    """Grow the arteries or the veins: first the trunks, then branches to all tissue, then the finest vessels.
+
+    disc, centre: the centres of the optic disc and of the field of view, (2,) mm.
+    avascular: the radius of the foveal avascular zone, mm.
+    radius: the radius of the widest trunk near the disc, mm.
+    exponent: the exponent x of the law r0^x = r1^x + r2^x at branchings.
+    avoid: for the veins, the arteries; None for the arteries.
+    """
 
     def allowed(points: np.ndarray) -> np.ndarray:
         inside = np.linalg.norm(points - centre, axis=1) < REACH
@@ -120,7 +136,7 @@ def _draw_tree(
     trunk_nodes = len(points)
     for spacing, growth in _BRANCHES:
         tissue = _tissue(rng, centre, spacing, empty=0.55)
-        if avoid is not None:  # veins grow to tissue that is not near an artery
+        if avoid is not None:  # veins grow to the tissue that is not near an artery
             tissue = tissue[cKDTree(avoid.points[avoid.levels == SEEN_BY_BOTH]).query(tissue)[0] > 0.25]
         points, parents = vessels.grow(points, parents, tissue, growth, allowed, rng)
     points = _warp(rng, vessels.smooth(points, parents, fixed=1))
@@ -140,7 +156,11 @@ def _draw_tree(
 
 
 def _valid_nodes(points: np.ndarray, parents: np.ndarray, avascular: float) -> np.ndarray:
-    """Return (N,) bool: nodes outside the avascular zone and without crossings within the tree."""
+    """Return (N,) bool: the nodes to keep, so that no vessel enters the avascular zone or crosses a vessel of its tree.
+
+    points, parents: the nodes of the tree (see `Tree`).
+    avascular: the radius of the foveal avascular zone, mm.
+    """
     kept = vessels.keep_branches(parents, np.linalg.norm(points, axis=1) < avascular)
     kept_points, kept_parents, old = vessels.chosen(points, parents, kept)
     kept[old] = vessels.without_crossings(kept_points, kept_parents)
@@ -148,8 +168,8 @@ def _valid_nodes(points: np.ndarray, parents: np.ndarray, avascular: float) -> n
 
 
 def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return four trunks from the disc: two temporal arcades, shaped like parabolas, and two nasal ones."""
-    root = disc + rng.normal(0, 0.06, 2) + [0.12, 0]  # vessels enter at the cup's nasal edge
+    """Return (points, parents) of four trunks from the disc: two temporal arcades (parabolas) and two nasal trunks."""
+    root = disc + rng.normal(0, 0.06, 2) + [0.12, 0]  # vessels enter near the nasal edge of the cup
     points, parents = [root], [-1]
     for up in (-1, 1):
         for line in (_arcade(rng, root, up), _nasal(rng, root, up)):
@@ -163,7 +183,11 @@ def _trunks(rng: np.random.Generator, disc: np.ndarray, centre: np.ndarray) -> t
 
 
 def _arcade(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
-    """Return an arcade (N, 2): a parabola y^2 = c (x_disc - x) around the fovea, flattened on the temporal side."""
+    """Return the points (N, 2) of a temporal arcade: the parabola y^2 = c (x_root - x), flattened on the temporal side.
+
+    root: the start of the arcade in the disc, (2,) mm.
+    up: -1 for the upper arcade, 1 for the lower arcade.
+    """
     height, flattening = rng.uniform(1.9, 3.3), rng.uniform(0.2, 1.0)
     temporal = np.linspace(0, 1, 400)[1:] ** 2 * (root[0] + REACH + 1)
     opening = np.sqrt(temporal / root[0])
@@ -174,7 +198,7 @@ def _arcade(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
 
 
 def _nasal(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
-    """Return a slightly curved line away from the macula, (N, 2)."""
+    """Return the points (N, 2) of a nasal trunk: a slightly curved line from `root` away from the macula."""
     angle, bend = np.deg2rad(rng.uniform(30, 75)), rng.normal(0, 0.10)
     along = np.linspace(0, 8, 200)[1:, None]
     direction = np.array([np.cos(angle), up * np.sin(angle)])
@@ -183,14 +207,14 @@ def _nasal(rng: np.random.Generator, root: np.ndarray, up: int) -> np.ndarray:
 
 
 def _resample(line: np.ndarray) -> np.ndarray:
-    """Resample a line to nodes one step apart, (N, 2)."""
+    """Resample a line (M, 2) to points (N, 2) that are _STEP mm apart along it."""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     positions = np.arange(_STEP, length[-1], _STEP)
     return np.column_stack([np.interp(positions, length, line[:, axis]) for axis in (0, 1)])
 
 
 def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty: float) -> np.ndarray:
-    """Sample points (N, 2) of tissue to supply, about `spacing` mm apart, none within `empty` mm of the fovea."""
+    """Sample the points (N, 2) of the tissue to supply, about `spacing` mm apart and over `empty` mm from the fovea."""
     ticks = np.arange(-REACH, REACH, spacing)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     points = centre + grid + rng.uniform(-0.5, 0.5, grid.shape) * spacing
@@ -199,7 +223,10 @@ def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty:
 
 
 def _warp(rng: np.random.Generator, points: np.ndarray, amount: float = 1.0) -> np.ndarray:
-    """Displace points by long waves, except at the fovea: vessels become tortuous without new crossings."""
+    """Displace points by a sum of long waves, so that vessels become tortuous without new crossings.
+
+    The displacement decreases to 0 at the fovea. `amount` scales it.
+    """
     moved = points.copy()
     amplitude = 1 - np.exp(-(np.linalg.norm(points, axis=1, keepdims=True) ** 2))
     for _ in range(10):
@@ -211,7 +238,7 @@ def _warp(rng: np.random.Generator, points: np.ndarray, amount: float = 1.0) -> 
 
 
 def _mirrored(eye: Eye) -> Eye:
-    """Return the mirror image of an eye."""
+    """Return the left eye that is the mirror image of a right eye."""
     flip = np.array([-1.0, 1.0])
     return replace(
         eye,

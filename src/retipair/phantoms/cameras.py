@@ -1,4 +1,7 @@
-"""Define cameras, and sample the appearance of one photograph."""
+"""Define cameras, and sample looks.
+
+A *look* is the appearance of the CF and the FA of one pair: colours, light, contrast, dye phase, sharpness and noise.
+"""
 
 from dataclasses import dataclass, fields
 
@@ -10,12 +13,17 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Camera:
-    """Typical parameters of a camera, its flash and its patients; each look varies around them.
+    """The typical appearance of the photographs of one camera. `draw_look` varies most of these parameters.
 
-    fundus, disc, edge: RGB in [0, 1] of the retina, the optic disc, and the rim of the field. vignette: fraction of
-    light lost at the rim, CF and FA. radius: of the field, relative to half the view. clip: fraction of the radius
-    clipped at top and bottom. notch: whether the rim has a tab. blur: PSF sigma, px at 512. noise: standard deviation
-    of mid grey at 512 px, in [0, 1]. gamma: tone curve of CF and FA. grain: contrast of the FA's background texture.
+    fundus, disc, edge: the colours of the retina, the optic disc, and the rim of the field of view, RGB in [0, 1].
+    vignette: the fraction of light that is lost at the rim, for CF and FA.
+    radius: the radius of the field of view, relative to half the side of the image.
+    clip: the fraction of this radius that is cut off at the top, and at the bottom.
+    notch: True if a tab (orientation mark) protrudes from the rim.
+    blur: the sigma of the point spread function of the CF, px at 512; that of the FA is 1.1 times as large.
+    noise: the standard deviation of the sensor noise at 512 px, where the intensity is 0.35 of 1.
+    gamma: the exponents of the tone curves of CF and FA.
+    grain: the contrast of the background texture of the FA.
     """
 
     fundus: Colour
@@ -48,7 +56,7 @@ CAMERAS: dict[str, Camera] = {
         fundus=(0.74, 0.55, 0.26), disc=(0.92, 0.80, 0.55), edge=(0.40, 0.34, 0.14), vignette=(0.25, 0.30),
         radius=1.08, clip=0.16, notch=False, blur=1.1, noise=0.022, gamma=(0.95, 0.85), grain=0.14,
     ),
-    # Used by the demo: the bundled bases were not trained on it.
+    # Only the demo uses this camera. The bundled bases were not trained on it.
     "teal": Camera(
         fundus=(0.60, 0.44, 0.30), disc=(0.85, 0.92, 0.70), edge=(0.14, 0.46, 0.42), vignette=(0.62, 0.60),
         radius=0.90, clip=0.20, notch=True, blur=1.1, noise=0.020, gamma=(1.10, 0.80), grain=0.16,
@@ -60,13 +68,23 @@ BASE_CAMERAS = ("amber", "rose", "umber", "sallow")
 
 @dataclass(frozen=True)
 class Look:
-    """Appearance of one photograph, sampled around a camera; every field is a number or a tuple of numbers.
+    """The appearance of the CF and the FA of one pair.
 
-    phase: of the dye, 0 arterial, about .2 laminar, .5 full veins, 1 late. gradient: relative change of light in x and
-    y, CF and FA. texture: contrast of the choroid in the CF. contrast: of the vessels in CF and FA. exposure: of CF and
-    FA. reflex: brightness of the central reflex of vessels. pigment: absorption by macular pigment. flush: brightness
-    of the choroid in the FA. fine: brightness of the finest vessels in the FA. shift: of the field in x and y,
-    relative to half the view. notch_angle: rad, NaN without a notch. Others as in Camera.
+    Each field is a number or a tuple of numbers. Fields that are not listed here have the same meaning as in Camera.
+
+    gradient: the relative change of light from the centre to the edge, for x and y of the CF, then for x and y of the
+        FA.
+    exposure: the factors by which exposure scales the light, for CF and FA.
+    contrast: the contrast of the vessels, for CF and FA.
+    texture: the contrast of the background texture of the CF.
+    reflex: the brightness of the central light reflex of vessels in the CF.
+    pigment: the absorption by the macular pigment in the CF.
+    phase: the phase of the dye: 0 arterial, about 0.2 laminar flow in the veins, 0.5 veins filled, 1 late.
+    flush: the brightness of the choroid in the FA.
+    fine: the brightness of the finest vessels in the FA.
+    blur: the sigmas of the point spread functions of CF and FA, px at 512.
+    shift: the displacement of the field of view in x and y, relative to half the side of the image.
+    notch_angle: the direction of the tab from the centre, rad; NaN without a tab.
     """
 
     fundus: Colour
@@ -93,7 +111,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
-    """Sample the look of one photograph."""
+    """Sample a look: the parameters of `camera` with random deviations, and parameters that all cameras share."""
 
     def about(value: float, sigma: float) -> float:
         return float(value * np.exp(sigma * np.clip(rng.normal(), -2, 2)))
@@ -129,7 +147,10 @@ def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
 
 
 def stack(looks: list[Look], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Stack each field of B looks to a tensor (B, values, 1, 1), which broadcasts with maps (B, channels, H, W)."""
+    """Stack B looks. Return a tensor (B, K, 1, 1) for each field, K being the number of values of the field.
+
+    The tensors broadcast with maps (B, C, H, W).
+    """
     columns = {}
     for field in fields(Look):
         values = torch.tensor([getattr(look, field.name) for look in looks], dtype=torch.float32, device=device)

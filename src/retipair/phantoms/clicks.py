@@ -1,4 +1,4 @@
-"""Simulate key points placed by hand: at vessel forks and crossings, with jitter and some gross errors."""
+"""Simulate landmarks that are placed by hand at vessel forks and crossings, with jitter and some gross errors."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,18 @@ from retipair.registration.landmarks import Landmarks
 from retipair.registration.warp import transform_points
 from retipair.vision.field_of_view import erode
 
-_RIM = 0.03  # of the view's side: minimum distance of points from the field's edge
-_MIN_ERROR = 0.1  # of the view's side: minimum displacement of a wrong point
+_RIM = 0.03  # fraction of the image side: minimum distance of landmarks from the edge of the field of view
+_MIN_ERROR = 0.1  # fraction of the image side: minimum displacement of a wrong landmark
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Number of points, their jitter in each view (sigma, px at 512), and how many are wrong in the FA."""
+    """Parameters of the simulated landmarks of one pair.
+
+    points: the number of landmarks.
+    jitter: the standard deviation of x and of y of their random errors in each view, px at 512.
+    wrong: the number of landmarks that are placed at a wrong location in the FA.
+    """
 
     points: int
     jitter: float
@@ -30,9 +35,14 @@ def place(
     fa_to_cf: np.ndarray,
     clicks: Clicks,
 ) -> tuple[Landmarks, list[int]]:
-    """Place points at some of `places` (N, 2), CF px; return them and the indices of the wrong ones.
+    """Place landmarks at some of the given places. Return (landmarks, sorted indices of the wrong landmarks).
 
-    fields: fields of view of CF and FA, (S, S) bool each. Returns fewer points if fewer places lie in both fields.
+    If fewer than `clicks.points` places are visible in both views, all visible places get a landmark.
+
+    places: the forks and crossings, (N, 2) CF px.
+    fields: the fields of view of CF and FA, (S, S) bool each.
+    fa_to_cf: the true transform (3, 3) from FA px to CF px.
+    clicks: the number of landmarks and their errors.
     """
     size = len(fields[0])
     cf_inside, fa_inside = (erode(field, _RIM * size) for field in fields)
@@ -48,21 +58,24 @@ def place(
 
 
 def forks_and_crossings(eye: Eye) -> np.ndarray:
-    """Return the forks and crossings, outside the disc, of vessels that both views show, (N, 2) mm."""
-    trees = [_coarse(tree) for tree in (eye.arteries, eye.veins)]
+    """Return where vessels fork, and where arteries and veins cross, (N, 2) mm.
+
+    Only vessels that both views show are used, and only places outside the optic disc.
+    """
+    trees = [_seen_by_both(tree) for tree in (eye.arteries, eye.veins)]
     forks = [points[np.bincount(parents[parents >= 0], minlength=len(points)) > 1] for points, parents in trees]
     places = np.concatenate([*forks, _artery_vein_crossings(*trees)])
     return places[np.linalg.norm(places - eye.disc, axis=1) > eye.disc_radius]
 
 
-def _coarse(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
-    """Return points and parents of the vessels that the CF shows."""
+def _seen_by_both(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
+    """Return (points, parents) of the vessels that both views show, without the finest vessels."""
     points, parents, _ = chosen(tree.points, tree.parents, tree.levels == SEEN_BY_BOTH)
     return points, parents
 
 
 def _artery_vein_crossings(arteries: tuple[np.ndarray, np.ndarray], veins: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the crossings of arteries and veins, (K, 2)."""
+    """Return the positions (K, 2) at which arteries and veins cross. Both are given as (points, parents)."""
     points = np.concatenate([arteries[0], veins[0]])
     parents = np.concatenate([arteries[1], np.where(veins[1] >= 0, veins[1] + len(arteries[0]), -1)])
     a, b = crossings(points, parents).T
@@ -77,7 +90,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _within(field: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: which places (N, 2) px lie in the field (S, S) bool."""
+    """Return (N,) bool: True for places (N, 2) px that lie in the field of view `field` (S, S) bool."""
     columns, rows = np.rint(places).astype(int).T
     inside = (columns >= 0) & (rows >= 0) & (columns < field.shape[1]) & (rows < field.shape[0])
     inside[inside] = field[rows[inside], columns[inside]]
@@ -85,7 +98,10 @@ def _within(field: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _farthest_points(rng: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of `count` places (N, 2) by farthest-point sampling from a random start."""
+    """Return the indices of `count` places that lie far apart, by farthest-point sampling from a random start.
+
+    places: (N, 2) px. If N is below `count`, all indices are returned.
+    """
     if not len(places):
         return np.zeros(0, dtype=int)
     selected = [int(rng.integers(len(places)))]
@@ -97,7 +113,7 @@ def _farthest_points(rng: np.random.Generator, places: np.ndarray, count: int) -
 
 
 def _distant_place(rng: np.random.Generator, field: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Sample a place in the field (S, S) at least _MIN_ERROR away from this one, (2,) px."""
+    """Sample a pixel (2,) in the field of view `field` (S, S) that is more than _MIN_ERROR * S px away from `place`."""
     places = np.argwhere(field)[:, ::-1]
     far = places[np.linalg.norm(places - place, axis=1) > _MIN_ERROR * len(field)]
     return np.asarray(far[rng.integers(len(far))], dtype=float)

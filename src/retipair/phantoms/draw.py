@@ -1,4 +1,4 @@
-"""Render one pair, with its ground truth, from a seed and a number."""
+"""Render one synthetic pair, with its ground truth, from a seed and the number of the pair."""
 
 from dataclasses import dataclass, replace
 from typing import cast
@@ -17,15 +17,21 @@ from retipair.phantoms.pose import MARGIN, draw_pose, seen_by_first, seen_by_sec
 from retipair.registration.landmarks import Landmarks
 
 BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
-"""Diseases sampled uniformly if none is requested."""
+"""Diseases from which one is chosen at random, with equal probability, if none is requested."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One rendered pair. cf (S, S, 3), fa (S, S) uint8, black outside the field of view; field (S, S) bool.
+    """One rendered pair with its ground truth.
 
-    `fa_to_cf` (3, 3) maps FA pixel centres to CF pixel centres. A registered pair has the identity and no landmarks.
-    The other fields are those of `truth.Truth`; `layers`: the images `truth.LAYERS`.
+    cf: the CF, (S, S, 3) uint8, black outside the field of view.
+    fa: the FA, (S, S) uint8, black outside the field of view.
+    field: the field of view of the CF, (S, S) bool.
+    fa_to_cf: the homography (3, 3) from FA px to CF px; the identity for a registered pair.
+    landmarks: the simulated landmarks; None for a registered pair.
+    layers: the label images, by the names in `truth.LAYERS`.
+
+    The other fields have the same meaning as in `truth.Truth`.
     """
 
     cf: np.ndarray
@@ -48,10 +54,13 @@ class Phantom:
 def draw_phantom(
     seed: int, number: int, size: int, camera: str | None, disease: Disease | None, clicks: Clicks | None
 ) -> Phantom:
-    """Render pair `number` of a seed at `size` px.
+    """Render one pair, registered or not.
 
-    Without `clicks`, the pair is registered. With them, the FA camera is moved and key points are placed. Camera and
-    disease are sampled if None. The vessels do not depend on camera, size or clicks.
+    seed, number: the seed and the number of the pair. They determine the vessels, whatever camera, size and clicks are.
+    size: the side of the views, px.
+    camera: a name in CAMERAS; None to choose one of BASE_CAMERAS at random.
+    disease: the disease of the eye; None to choose one of BASE_DISEASES at random.
+    clicks: None for a registered pair. Else the camera of the FA is moved, and landmarks are placed with these errors.
     """
     disease = disease or BASE_DISEASES[_rng(seed, number, "disease").integers(len(BASE_DISEASES))]
     camera = camera or BASE_CAMERAS[_rng(seed, number, "camera").integers(len(BASE_CAMERAS))]
@@ -94,7 +103,7 @@ def draw_phantom(
 
 
 def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Render CF (S, S, 3) and FA (S, S) uint8, black outside the field (S, S) bool."""
+    """Return (CF (S, S, 3) uint8, FA (S, S) uint8, field of view (S, S) bool); the views are black outside it."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     views = photograph(maps[None], [look], [generator])
     field = (views.aperture[0, 0] > 0.5).numpy()
@@ -103,5 +112,8 @@ def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tu
 
 
 def _rng(seed: int, number: int, purpose: str) -> np.random.Generator:
-    """Return an independent generator for each purpose, so that a setting changes only what depends on it."""
+    """Return a random generator of its own for each purpose, for example "eye" or "camera".
+
+    A setting that changes how many numbers are drawn for one purpose does not change the other purposes.
+    """
     return np.random.default_rng([seed, number, int.from_bytes(purpose.encode(), "little")])

@@ -1,6 +1,7 @@
-"""Render the CF (white light) and the FA (fluorescence) from the same maps.
+"""Render the CF (reflected white light) and the FA (fluorescence) of an eye from the same maps.
 
-Batched, in torch on any device: maps (B, C, H, W) of `maps.CHANNELS`, B looks and B generators -> views in [0, 1].
+Rendering is batched, in torch, on any device. Its inputs are the maps of B eyes, (B, C, H, W) with the channels of
+`maps.CHANNELS`, B looks (see `cameras`) and B random generators. Views have values in [0, 1].
 """
 
 import math
@@ -15,21 +16,24 @@ from retipair.phantoms.anatomy import MACULA_RADIUS
 from retipair.phantoms.cameras import Look, stack
 from retipair.phantoms.maps import CHANNELS, FIELD, WIDEST
 
-# Absorption of a vessel 0.1 mm thick, RGB: blood hardly dims red light; venous blood is darker.
+# Absorption coefficients of blood for RGB, per 0.1 mm. Blood hardly absorbs red light; venous blood absorbs more.
 _ARTERY_ABSORBS = (0.10, 0.62, 0.55)
 _VEIN_ABSORBS = (0.28, 0.88, 0.75)
 _BLOOD = (0.60, 0.26, 0.28)
 _LIPID = (1.0, 0.90, 0.50)
 _MACULAR_PIGMENT = (0.35, 1.0, 1.4)
-_REFERENCE = 512  # px: image width to which blur and noise refer
-_BLUR_REACH = 4  # px: radius of the blur kernel at that width or less
+_REFERENCE = 512  # px: `Look.blur` and `Look.noise` are given for an image of this width
+_BLUR_REACH = 4  # px: radius of the blur kernel for images up to this width
 
 Looks = dict[str, torch.Tensor]
 Generators = Sequence[torch.Generator]
 
 
 class _Scene:
-    """Maps by name, (B, 1, H, W) each, with the looks and the methods that both imaging models use."""
+    """The maps and looks of B eyes, with methods that the rendering of both CF and FA uses.
+
+    Each channel of the maps is an attribute, (B, 1, H, W), for example `scene.artery`.
+    """
 
     def __init__(self, maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> None:
         assert maps.shape[1] == len(CHANNELS), maps.shape
@@ -39,22 +43,22 @@ class _Scene:
         self.device = maps.device
         self._maps = maps
         ticks = (torch.arange(self.size, device=maps.device) + 0.5) / self.size * 2 - 1
-        self.x, self.y = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)  # across the view, -1 to 1
+        self.x, self.y = ticks.view(1, 1, 1, -1), ticks.view(1, 1, -1, 1)  # position in the view, from -1 to 1
 
     def __getattr__(self, name: str) -> torch.Tensor:
         return self._maps[:, CHANNELS.index(name)][:, None]
 
     def thickness(self, name: str) -> torch.Tensor:
-        """Return the thickness of vessels, in units of 0.1 mm."""
+        """Return the thickness of the vessels in channel `name`, (B, 1, H, W), in units of 0.1 mm."""
         return getattr(self, name) * (WIDEST / 0.1)
 
     def fovea(self, radius: float) -> torch.Tensor:
-        """Return a Gaussian of that radius, mm, around the fovea."""
+        """Return a Gaussian around the fovea, (B, 1, H, W): 1 at the fovea, 1 / e at the distance `radius` mm."""
         distance = -MACULA_RADIUS * self.macula.clamp(min=1e-4).log()
         return torch.exp(-((distance / radius) ** 2))
 
     def smooth_noise(self, wavelength: float, channels: int = 1) -> torch.Tensor:
-        """Sample smooth noise (B, channels, H, W), standard deviation about 1, wavelength in mm."""
+        """Sample smooth noise (B, channels, H, W) of about `wavelength` mm, with a standard deviation of about 1."""
         n = max(4, round(FIELD / wavelength))
         grid = self.noise((channels, n, n))
         return 1.4 * F.interpolate(grid, size=(self.size, self.size), mode="bicubic", align_corners=False)
@@ -64,14 +68,17 @@ class _Scene:
         return torch.stack(samples).to(self.device)
 
     def light(self, view: int) -> torch.Tensor:
-        """Return the illumination of the CF (0) or FA (1): a vignette and a gradient, (B, 1, H, W)."""
+        """Return the illumination, (B, 1, H, W): a vignette and a gradient.
+
+        view: 0 for the CF, 1 for the FA.
+        """
         look = self.look
         across = look["gradient"][:, 2 * view, None] * self.x + look["gradient"][:, 2 * view + 1, None] * self.y
         lost = look["vignette"][:, view, None] * (self.x**2 + self.y**2).clamp(max=1.3) ** 1.5
         return ((1 - lost) * (1 + across)).clamp(min=0.03)
 
     def aperture(self) -> torch.Tensor:
-        """Return the field of view (B, 1, H, W) in [0, 1]: a circle, clipped at top and bottom, perhaps with a tab."""
+        """Return the field of view, (B, 1, H, W) in [0, 1]: a circle, cut off at top and bottom, and perhaps a tab."""
         look = self.look
         x, y = self.x - look["shift"][:, :1], self.y - look["shift"][:, 1:]
         edge = self.size / 2
@@ -92,9 +99,12 @@ def _rgb(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True)
 class Views:
-    """CF (B, 3, H, W), FA and aperture (field of view) (B, 1, H, W), all in [0, 1].
+    """The rendered views of B eyes. All values lie in [0, 1].
 
-    clean_cf, clean_fa: the same without sensor noise.
+    cf: the CF, (B, 3, H, W).
+    fa: the FA, (B, 1, H, W).
+    aperture: the field of view, (B, 1, H, W), with a smooth edge.
+    clean_cf, clean_fa: CF and FA without sensor noise, of the same shapes.
     """
 
     cf: torch.Tensor
@@ -106,7 +116,7 @@ class Views:
 
 @torch.no_grad()
 def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> Views:
-    """Render CF and FA of each of B eyes."""
+    """Render the CF and the FA of B eyes: maps (B, C, H, W), one look and one random generator for each eye."""
     scene = _Scene(maps, looks, generators)
     aperture = scene.aperture()
     cf, clean_cf = (view * aperture for view in _expose(scene, _colour_fundus(scene), view=0))
@@ -115,7 +125,7 @@ def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators
 
 
 def _colour_fundus(scene: _Scene) -> torch.Tensor:
-    """Return the white light reflected by the fundus, absorbed by macular pigment and blood, (B, 3, H, W)."""
+    """Return the white light that the fundus reflects after absorption by macular pigment and blood, (B, 3, H, W)."""
     look = scene.look
     mottle = 0.8 * scene.smooth_noise(3.0) + 0.35 * scene.smooth_noise(1.0) + 0.3 * scene.smooth_noise(0.35)
     rim = (scene.x**2 + scene.y**2).clamp(max=1.2) ** 2 * look["vignette"][:, :1]
@@ -134,12 +144,16 @@ def _colour_fundus(scene: _Scene) -> torch.Tensor:
 
 
 def _reflex(axis: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
-    """Return the central light reflex of vessels wider than about 0.06 mm."""
+    """Return the brightness of the central light reflex of vessels that are thicker than 0.06 mm, [0, 1].
+
+    axis: 1 on the axis of a vessel, 0 at its wall.
+    thickness: the thickness of the vessel, in units of 0.1 mm.
+    """
     return torch.exp(-(((1 - axis) / 0.3) ** 2)) * ((thickness - 0.6) / 0.4).clamp(0, 1)
 
 
 def _angiogram(scene: _Scene) -> torch.Tensor:
-    """Return the fluorescence of choroid, vessels and leakage, (B, 1, H, W)."""
+    """Return the fluorescent light of choroid, vessels and lesions, (B, 1, H, W)."""
     look = scene.look
     phase = look["phase"]
     granules = 0.5 * scene.smooth_noise(0.10) + 0.4 * scene.smooth_noise(0.3) + 0.4 * scene.smooth_noise(2.5)
@@ -153,7 +167,7 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
     ground = ground + 0.85 * look["fine"] * capillaries * perfused * scene.thickness("fine")
     ground = ground * (1 - 0.78 * scene.haemorrhage) + 0.55 * scene.leakage * phase**1.3
     artery = 0.95 * _ramp(phase, -0.1, 0.1) * (1 - 0.35 * _ramp(phase, 0.4, 1))
-    walls = 1 - scene.vein_axis  # laminar flow: dye runs along the walls first
+    walls = 1 - scene.vein_axis  # laminar flow: the dye fills veins from the walls inwards
     filled = _ramp(phase, 0.2, 0.5)
     vein = 0.92 * _ramp(phase, 0.03, 0.4) * (filled + (1 - filled) * (0.35 + 0.65 * walls))
     vein = vein * (1 - 0.25 * _ramp(phase, 0.6, 1))
@@ -164,17 +178,24 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
 
 
 def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
-    """Return a smooth step: 0 below start, 1 above end."""
+    """Return a function of `values` that rises smoothly from 0 at `start` to 1 at `end`, and is constant elsewhere."""
     t = ((values - start) / (end - start)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply flash, optics and sensor; return the image (B, C, H, W) in [0, 1] with and without sensor noise."""
+    """Simulate the camera: illumination, blur, sensor noise and tone curve.
+
+    emitted: the light that the fundus reflects or emits, (B, C, H, W).
+    view: 0 for the CF, 1 for the FA.
+
+    Returns (image with sensor noise, image without sensor noise), (B, C, H, W) in [0, 1] each.
+    """
     look: dict[str, Any] = scene.look
     lit = emitted * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
-    # Shot noise grows with the square root of the light, read noise is constant. Larger pixels average out more noise.
+    # Shot noise grows with the square root of the light; read noise is constant. An image of fewer, larger pixels has
+    # less noise.
     deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
     noisy = sharp + deviation * scene.noise(tuple(emitted.shape[1:]))
     gamma = look["gamma"][:, view, None]
@@ -182,7 +203,7 @@ def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tens
 
 
 def _blur(images: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Blur each of B images (B, C, H, W) with its own Gaussian PSF, sigmas (B,) px."""
+    """Blur each of the B images (B, C, H, W) with a Gaussian point spread function of its own sigma; sigmas (B,) px."""
     batch, channels = images.shape[:2]
     reach = _BLUR_REACH * max(1, math.ceil(images.shape[-1] / _REFERENCE))
     ticks = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)

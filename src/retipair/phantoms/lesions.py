@@ -1,4 +1,4 @@
-"""Sample the lesions of diabetic retinopathy and vein occlusion, as a list that both imaging models use."""
+"""Sample the lesions of diabetic retinopathy and of vein occlusion. CF and FA are rendered from the same lesions."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,14 +13,18 @@ DISEASES: tuple[Disease, ...] = ("healthy", "diabetic", "vein_occlusion")
 LesionKind = Literal["microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage"]
 LESION_KINDS: tuple[LesionKind, ...] = ("microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage")
 
-_FIELD = 6.0  # mm: maximum distance of lesions from the fovea
+_FIELD = 6.0  # mm: lesions start within this distance from the fovea; random offsets may move them further
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion: centre (x, y) mm, radius mm, `aspect` (length / width), `angle` of its length (rad), and `outline`.
+    """A lesion, shaped like an ellipse with an irregular outline.
 
-    `outline`: amplitudes of the harmonics 2, 3, 5 of the outline, relative to the radius.
+    x, y: the centre, mm.
+    radius: the geometric mean of the half axes of the ellipse, mm.
+    aspect: the ratio of length to width.
+    angle: the direction of the length, rad.
+    outline: the irregularity of the outline: its second, third and fifth Fourier amplitudes, relative to the radius.
     """
 
     kind: LesionKind
@@ -32,14 +36,17 @@ class Lesion:
     outline: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def mirrored(self) -> "Lesion":
-        """Return the mirror image."""
+        """Return the lesion with its position and direction mirrored left to right, but not its irregularity."""
         return replace(self, x=-self.x, angle=np.pi - self.angle)
 
 
 def draw_lesions(
     rng: np.random.Generator, disease: Disease, disc: np.ndarray, arteries: Tree, veins: Tree
 ) -> tuple[Lesion, ...]:
-    """Sample the lesions of an eye; none if it is healthy."""
+    """Sample the lesions of an eye. A healthy eye has none.
+
+    disc: the centre of the optic disc, (2,) mm; no lesion lies within 1.1 mm of it.
+    """
     if disease == "healthy":
         return ()
     lesions = _diabetic(rng, arteries, veins) if disease == "diabetic" else _occluded(rng, disc, veins)
@@ -94,7 +101,12 @@ def _blob(rng: np.random.Generator, kind: LesionKind, x: float, y: float, radius
 
 
 def _exudates(rng: np.random.Generator, centre: np.ndarray, ring: float, count: int) -> list[Lesion]:
-    """Sample lipid deposits, 30 to 120 um wide, on part of a ring around a leak."""
+    """Sample hard exudates (lipid deposits), 30 to 120 um wide, on part of a ring.
+
+    centre: the centre of the ring, (2,) mm.
+    ring: the radius of the ring, mm.
+    count: the number of exudates; those near the fovea are left out.
+    """
     start, reach = rng.uniform(0, 2 * np.pi), rng.uniform(1.5, 2 * np.pi)
     angles = start + reach * rng.random(count)
     radii = ring * (1 + rng.normal(0, 0.15, count))

@@ -1,4 +1,7 @@
-"""Render an eye as maps of its structures, which both imaging models use."""
+"""Render an eye as maps of its structures, from which both CF and FA are rendered.
+
+A map is an image of one structure, with values in [0, 1]. CHANNELS lists the maps.
+"""
 
 from dataclasses import dataclass
 
@@ -11,23 +14,33 @@ from retipair.phantoms.lesions import LESION_KINDS, Lesion
 from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH, Tree
 
 FIELD = 12.8
-"""Width of the view, mm: 45 degrees, 25 um a pixel at 512."""
+"""Width of the view on the retina, mm. This is an angle of 45 degrees, and 25 um per pixel in a view of 512 px."""
 WIDEST = 0.2
-"""Unit of vessel thickness, mm, chosen so that all maps lie in [0, 1]."""
+"""Vessel thickness, mm, that has the value 1 in the maps. Thicker vessels would be clipped to 1."""
 CHANNELS = ("artery", "artery_axis", "vein", "vein_axis", "fine", "disc", "cup", "macula", *LESION_KINDS)
-"""artery, vein, fine: thickness of the vessel along the light path / WIDEST; _axis: 1 on the vessel's axis, 0 at its
-wall; disc, cup and lesions: coverage; macula: exp(-distance to the fovea / MACULA_RADIUS). All in [0, 1]."""
+"""Names of the maps, all in [0, 1].
+
+artery, vein, fine: the thickness of the vessel along the light path, divided by WIDEST.
+artery_axis, vein_axis: 1 on the axis of the vessel, 0 at its wall.
+disc, cup and the lesions: the fraction of the pixel that the structure covers.
+macula: exp(-distance from the fovea / MACULA_RADIUS).
+"""
 DISC_ASPECT = 1.08
-"""Height / width of the disc."""
+"""Ratio of the height of the optic disc to its width."""
 
 _SUPERSAMPLE = 2
-_MIN_RADIUS = 0.6  # px, supersampled: thinner vessels are drawn with this radius and proportionally fainter
+_MIN_RADIUS = 0.6  # supersampled px: thinner vessels get this radius and less thickness
 _SOFT_EDGE = {"disc": 0.05, "cup": 0.10, "microaneurysm": 0.01, "haemorrhage": 0.06, "exudate": 0.01}  # mm
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The part of the retina that the maps show: `size` px, `centre` in mm, width `field` in mm."""
+    """The square part of the retina that the maps show.
+
+    size: the side of the maps, px.
+    centre: the centre of the square, (x, y) mm.
+    field: the side of the square, mm.
+    """
 
     size: int
     centre: tuple[float, float]
@@ -38,17 +51,17 @@ class Frame:
         return self.size / self.field
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
-        """Convert mm (N, 2) to px (N, 2), pixel centres at integers."""
+        """Convert points (N, 2) from mm to px. Pixel centres have integer coordinates."""
         return (points - self.centre) * self.px_per_mm + (self.size - 1) / 2
 
 
 def frame_of(eye: Eye, size: int, field: float = FIELD) -> Frame:
-    """Return the frame around the eye's field of view."""
+    """Return the frame around the centre of the eye's field of view: `size` px and `field` mm wide."""
     return Frame(size, (float(eye.centre[0]), float(eye.centre[1])), field)
 
 
 def draw_maps(eye: Eye, frame: Frame) -> torch.Tensor:
-    """Render the maps (len(CHANNELS), size, size) float32 in [0, 1]; takes tens of milliseconds."""
+    """Render the maps of an eye, (len(CHANNELS), size, size) float32 in [0, 1]. This takes tens of milliseconds."""
     fine = Frame(frame.size * _SUPERSAMPLE, frame.centre, frame.field)
     maps = torch.stack([*_vessel_maps(eye, fine), *_region_maps(eye, fine)])
     return F.avg_pool2d(maps[None], _SUPERSAMPLE)[0].clamp(0, 1)
@@ -65,7 +78,10 @@ def _vessel_maps(eye: Eye, frame: Frame) -> list[torch.Tensor]:
 
 
 def _draw_tree(tree: Tree, level: int, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
-    """Render thickness / WIDEST and nearness to the axis, (size, size) each, of one level of a tree."""
+    """Render the vessels of one level of a tree. Return (thickness / WIDEST, nearness to the axis), (size, size) each.
+
+    level: SEEN_BY_BOTH or FA_ONLY.
+    """
     child, parent = tree.segments()
     on_level = tree.levels[child] == level
     child, parent = child[on_level], parent[on_level]
@@ -73,7 +89,7 @@ def _draw_tree(tree: Tree, level: int, frame: Frame) -> tuple[torch.Tensor, torc
     start, end, radius = ends[parent], ends[child], tree.radii[child] * frame.px_per_mm
     thickness, axis = (torch.zeros(frame.size**2) for _ in range(2))
     reach = np.ceil(np.maximum(radius, _MIN_RADIUS) + np.linalg.norm(end - start, axis=1) / 2 + 1).astype(int)
-    for width in np.unique(reach):  # batches of segments of similar size
+    for width in np.unique(reach):  # draw segments of similar size together
         batch = reach == width
         pixels, depth, nearness = _draw_segments(start[batch], end[batch], radius[batch], int(width), frame.size)
         thickness.scatter_reduce_(0, pixels, depth / (frame.px_per_mm * WIDEST), "amax")
@@ -85,11 +101,19 @@ def _draw_tree(tree: Tree, level: int, frame: Frame) -> tuple[torch.Tensor, torc
 def _draw_segments(
     start: np.ndarray, end: np.ndarray, radius: np.ndarray, reach: int, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return flat pixel indices, thickness px and nearness to the axis, (P,) each, within `reach` px of segments."""
+    """Draw vessel segments. Return (pixel indices, thickness in px, nearness to the axis), (P,) each.
+
+    A pixel index is row * size + column. A pixel is returned once for each segment that covers it.
+
+    start, end: the ends of the segments, (M, 2) px each.
+    radius: the radii of the segments, (M,) px.
+    reach: all pixels that a segment covers lie within this distance from its middle in x and y, px.
+    size: the side of the image, px.
+    """
     a, b, r = (torch.from_numpy(values).float() for values in (start, end, radius))
     ticks = torch.arange(-reach, reach + 1)
     window = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).view(1, -1, 2)
-    pixel = ((a + b) / 2).round().long()[:, None] + window  # (segments, window, 2) x, y
+    pixel = ((a + b) / 2).round().long()[:, None] + window  # (M, window pixels, 2), x and y
     along = (b - a)[:, None]
     position = ((pixel - a[:, None]) * along).sum(-1) / (along**2).sum(-1).clamp(min=1e-6)
     distance = (pixel - a[:, None] - position.clamp(0, 1)[..., None] * along).norm(dim=-1)
@@ -101,7 +125,7 @@ def _draw_segments(
 
 
 def vessel_mask(tree: Tree, level: int, frame: Frame) -> np.ndarray:
-    """Return the mask (size, size) bool of one level of a tree; every vessel is at least one pixel wide."""
+    """Return a mask (size, size) bool of the vessels of one level of a tree. Each vessel is at least one pixel wide."""
     return (_draw_tree(tree, level, frame)[0] > 0).numpy()
 
 
@@ -119,14 +143,17 @@ def _region_maps(eye: Eye, frame: Frame) -> list[torch.Tensor]:
 
 
 def _grid(frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x and y of every pixel, mm, (size, size) each."""
+    """Return the coordinates x and y of all pixel centres, (size, size) mm each."""
     ticks = (torch.arange(frame.size) - (frame.size - 1) / 2) / frame.px_per_mm
     y, x = torch.meshgrid(ticks + frame.centre[1], ticks + frame.centre[0], indexing="ij")
     return x, y
 
 
 def _blobs(lesions: list[Lesion], kind: str, frame: Frame) -> torch.Tensor:
-    """Render the coverage (size, size) in [0, 1]; its edge is soft, most of all for leakage and nonperfusion."""
+    """Render the map of all lesions of one kind, (size, size) in [0, 1], with soft edges.
+
+    Leakage and nonperfusion have the softest edges. Optic disc and cup are rendered in the same way.
+    """
     canvas = torch.zeros(frame.size, frame.size)
     for lesion in lesions:
         reach = int(np.ceil((lesion.radius * lesion.aspect * 2.2 + 0.1) * frame.px_per_mm))

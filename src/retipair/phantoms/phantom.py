@@ -1,7 +1,8 @@
 """`retipair phantom OUT`: render synthetic pairs, registered or raw, with their ground truth.
 
-The truth.json of a pair is written after its other files and contains their hashes, so that an interrupted run can be
-resumed. The manifest is written last of all. OUT/.phantom.json stores the settings of the run.
+The truth.json of a pair is written after the other files of the pair and contains their hashes. So the next run can see
+which pairs of an interrupted run are complete. The manifest is written when all pairs are complete. The state file
+OUT/.phantom.json contains the settings of the run.
 """
 
 import json
@@ -38,17 +39,17 @@ from retipair.vision.ridges import vesselness_correlation
 
 STATE_NAME = ".phantom.json"
 _STATE_SCHEMA = "retipair.phantom-state/1"
-_RECIPE = 3  # increment whenever the pairs of a seed change
-_MAX_SIZE = 2048  # px: 1 GB of maps
-_MAX_CONCURRENT = 4  # pairs of that size, rendered at the same time
+_RECIPE = 3  # increment it after a change of the code that changes the rendered pairs
+_MAX_SIZE = 2048  # px; the maps of one pair then take about 1 GB
+_MAX_CONCURRENT = 4  # pairs of _MAX_SIZE px to render at the same time
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
-_MAX_POINTS = 50  # every eye has that many forks and crossings
+_MAX_POINTS = 50  # each eye has at least this many forks and crossings
 
 
 def phantom(config: PhantomConfig) -> Path:
-    """Render the missing pairs; return the folder.
+    """Render the pairs that OUT does not contain yet, and return OUT.
 
-    Raises UserError, before writing anything, for invalid settings or a folder that holds other files.
+    Raises UserError if settings are invalid or if OUT contains other files. Nothing is written then.
     """
     # Check
     _check_settings(config)
@@ -104,7 +105,7 @@ def _check_settings(config: PhantomConfig) -> None:
 
 
 def _check_out(config: PhantomConfig) -> None:
-    """Raise UserError unless OUT is new, empty, or was started with these settings (--amount may differ)."""
+    """Raise UserError unless OUT is new, empty, or from a run with the same settings (--amount may differ)."""
     out = config.out
     for place in ("cf", "fa", "mask", "truth", "raw"):
         check_folder_place(out / place)
@@ -123,13 +124,13 @@ def _check_out(config: PhantomConfig) -> None:
 
 
 def _settings(config: PhantomConfig) -> dict[str, Any]:
-    """Return the settings that the pairs depend on, those of key points only with --unregistered."""
+    """Return the settings that the pairs depend on. Without --unregistered, the settings of landmarks are left out."""
     excluded = {"out", "amount", *(() if config.unregistered else _ONLY_UNREGISTERED)}
     return {"recipe": _RECIPE, **{name: value for name, value in to_values(config).items() if name not in excluded}}
 
 
 def _read_state(out: Path) -> dict[str, Any] | None:
-    """Return the settings that OUT was started with; None if its state file is missing or invalid."""
+    """Return the settings in the state file of OUT, or None if the file is missing or invalid."""
     try:
         state = json.loads((out / STATE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -143,7 +144,10 @@ def _write_state(config: PhantomConfig) -> None:
 
 
 def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
-    """Return the pairs, by number, that were rendered with these settings and whose files match their hashes."""
+    """Return the complete pairs in OUT, by number.
+
+    A pair is complete if it was rendered with these settings and its files match the hashes in its truth.json.
+    """
     done = {}
     for path in (config.out / "truth").glob(f"*/{TRUTH_NAME}"):
         try:
@@ -159,7 +163,10 @@ def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
 
 
 def _started_pairs(config: PhantomConfig) -> list[int]:
-    """Return the numbers of all raw pairs. Incomplete ones must be completed, because `prepare` would read them."""
+    """Return the numbers of all raw pairs in OUT, complete or not.
+
+    All of them must be rendered, even beyond --amount, because `prepare` would also read incomplete pairs.
+    """
     names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
     if unknown := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:
         raise FileError(config.out / "raw" / unknown[0], "not written by retipair; move it elsewhere")
@@ -174,14 +181,17 @@ def _source_sha256(config: PhantomConfig, number: int) -> str:
 
 
 def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
-    """Write the pairs and yield them in order, one thread per core (torch and the encoders release the GIL)."""
+    """Render and write the pairs in parallel, one thread per core, and yield their ground truth in order.
+
+    Threads run in parallel here, because torch and the image encoders release the global interpreter lock.
+    """
     in_memory = _MAX_CONCURRENT * _MAX_SIZE**2 // config.size**2
     with one_thread():
         yield from parallel_map(partial(_write_pair, config), numbers, min(available_cores(), in_memory))
 
 
 def _write_pair(config: PhantomConfig, number: int) -> Truth:
-    """Render a pair and write its files, truth.json last."""
+    """Render a pair, write its files with truth.json as the last one, and return its ground truth."""
     clicks = Clicks(config.points, config.jitter, config.wrong) if config.unregistered else None
     disease = next((disease for disease in DISEASES if disease == config.disease), None)
     rendered = draw_phantom(config.seed, number, config.size, config.camera, disease, clicks)
@@ -226,7 +236,7 @@ def _raw_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
 
 
 def _write_points(out: Path, rendered: Phantom, name: str) -> list[str]:
-    """Write the points of both views, one "x y" per line, next to the views; return their paths."""
+    """Write the landmarks of both views, one "x y" per line, to files next to the views. Return their paths."""
     if rendered.landmarks is None:
         return []
     points = {f"raw/{name}/{name}_01.txt": rendered.landmarks.cf, f"raw/{name}/{name}_02.txt": rendered.landmarks.fa}
@@ -236,7 +246,7 @@ def _write_points(out: Path, rendered: Phantom, name: str) -> list[str]:
 
 
 def _metadata(config: PhantomConfig, number: int) -> dict[str, str]:
-    """Return the text metadata of every image."""
+    """Return the metadata that are written as text to each image of a pair."""
     return {
         "Synthetic": "yes: rendered from a model of the eye; not a photograph, not for clinical use",
         "Software": f"retipair {__version__}",
@@ -248,7 +258,7 @@ def _metadata(config: PhantomConfig, number: int) -> dict[str, str]:
 
 
 def _write_manifest(config: PhantomConfig, truths: Sequence[Truth]) -> None:
-    """Write the contact sheet, then the manifest, with the split that `prepare` would make."""
+    """Write the contact sheet and then the manifest. The pairs are split as `prepare` would split them."""
     fractions = (PrepareConfig.val_fraction, PrepareConfig.test_fraction)
     splits = split_groups([_group(truth) for truth in truths], *fractions, config.seed)
     records = [_record(config, truth, splits[_group(truth)]) for truth in truths]

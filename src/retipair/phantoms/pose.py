@@ -1,19 +1,22 @@
-"""Simulate the pose of the FA's camera: shifted, rotated and tilted slightly relative to that of the CF."""
+"""Simulate the pose of the camera of the FA: slightly shifted, rotated, zoomed and tilted relative to that of the CF.
+
+The constants are the maximum deviations in either direction.
+"""
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-_ROTATION = 0.1  # rad; maximum in either direction, as for the others
-_ZOOM = 0.07
-_SHIFT = 0.05  # of the view's side
-_TILT = 0.03  # perspective: relative depth difference between opposite edges of the view
+_ROTATION = 0.1  # rad
+_ZOOM = 0.07  # relative change of the scale
+_SHIFT = 0.05  # fraction of the image side
+_TILT = 0.03  # perspective: relative difference in depth between opposite edges of the view
 MARGIN = 1 / 6
-"""Width of the margin around the CF's view that the FA's camera may see, as a fraction of the view's width."""
+"""Width of the margin around the view of the CF that the FA may show, as a fraction of the image side."""
 
 
 def draw_pose(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Sample `fa_to_cf` (3, 3), which maps pixel centres of the FA of `size` px to those of the CF."""
+    """Sample a random pose. Return the homography (3, 3) from FA px to CF px, for views of `size` px."""
     angle, scale = rng.uniform(-_ROTATION, _ROTATION), 1 + rng.uniform(-_ZOOM, _ZOOM)
     similarity = np.eye(3)
     similarity[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -27,13 +30,16 @@ def draw_pose(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def seen_by_first(wide: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the central `size` px of wide maps (C, W, W)."""
+    """Return what the camera of the CF sees of wide maps (C, W, W): their central part, (C, size, size)."""
     margin = (wide.shape[-1] - size) // 2
     return wide[:, margin : margin + size, margin : margin + size]
 
 
 def seen_by_second(wide: torch.Tensor, size: int, fa_to_cf: np.ndarray) -> torch.Tensor:
-    """Resample wide maps (C, W, W) around the CF's view to the view of the other camera, (C, size, size)."""
+    """Return what the camera of the FA sees of wide maps (C, W, W): the maps resampled by its pose, (C, size, size).
+
+    fa_to_cf: the homography (3, 3) from FA px to CF px.
+    """
     side = wide.shape[-1]
     x, y = np.meshgrid(np.arange(size), np.arange(size))
     x, y, depth = np.tensordot(fa_to_cf, np.stack([x, y, np.ones_like(x)]), axes=1)
@@ -41,5 +47,5 @@ def seen_by_second(wide: torch.Tensor, size: int, fa_to_cf: np.ndarray) -> torch
     assert (places >= 0).all(), places.min()
     assert (places <= side - 1).all(), places.max()
     grid = torch.from_numpy(2 * places / (side - 1) - 1).float()
-    # Bicubic keeps thin vessels as sharp as in the CF; the clamp removes its overshoot.
+    # Bicubic interpolation keeps thin vessels as sharp as in the CF. The clamp removes its overshoot.
     return F.grid_sample(wide[None], grid[None], mode="bicubic", align_corners=True)[0].clamp(0, 1)

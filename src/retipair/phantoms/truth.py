@@ -1,4 +1,4 @@
-"""Render, write and read the ground truth of a pair: label images and numbers."""
+"""Render, write and read the ground truth of a synthetic pair: its label images and its truth.json."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,21 +18,31 @@ from retipair.runtime.schema import from_values
 TRUTH_NAME = "truth.json"
 TRUTH_SCHEMA = "retipair.phantom-truth/1"
 LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
-"""Names of the label images next to truth.json, {layer}.png."""
+"""Names of the label images. They are written as {name}.png next to truth.json."""
 ARTERY, VEIN, CROSSING = 1, 2, 3
-"""Labels in arteries_veins.png."""
+"""Pixel values in arteries_veins.png. CROSSING marks pixels where an artery and a vein overlap."""
 
-_COVERED = {"leakage": float(np.exp(-2))}  # leakage has no edge; this is its brightness at its radius
+# A lesion is labelled where its map exceeds this value, 0.5 for kinds that are not listed. Leakage has no edge; the
+# value is that of its map at its radius.
+_LABEL_THRESHOLDS = {"leakage": float(np.exp(-2))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The content of truth.json: one rendered pair. Positions are (x, y) px in the CF, pixel centres at integers.
+    """The content of truth.json: the ground truth of one rendered pair.
 
-    `eye`: number of the pair, from 1; with `seed` and the settings it determines everything else. `phase` of the dye: 0
-    arterial, 1 late. `disc_radii`: horizontal and vertical. `fa_to_cf` (3x3): the true homography. `wrong_points`:
-    indices, from 0, of the points in the files that are gross errors. A lesion: kind, x, y, radius. `source_sha256`:
-    hash of seed, number and settings. `files_sha256`: hashes of views, points and label images, by path.
+    Positions are (x, y) px in the CF; pixel centres have integer coordinates.
+
+    eye: the number of the pair, from 1. Together with `seed` and the settings, it determines all other fields.
+    phase: the phase of the dye, from 0 (arterial) to 1 (late).
+    disc, fovea: the centres of the optic disc and of the fovea.
+    disc_radii: the horizontal and the vertical radius of the optic disc, px.
+    fa_to_cf: the true homography (3, 3) from FA px to CF px.
+    wrong_points: the indices, from 0, of the landmarks in the point files that are gross errors.
+    lesions: kind, x, y and radius (px) of each lesion.
+    consistency: the correlation of the vesselness of both views; None for an unregistered pair.
+    source_sha256: the hash of the seed, the number and the other settings.
+    files_sha256: the hashes of views, point files and label images, by path.
     """
 
     id: str
@@ -55,7 +65,7 @@ class Truth:
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write truth.json atomically; create its folder."""
+    """Write a truth.json atomically. Its folder is created if it does not exist."""
     values = asdict(truth)
     ordered = {"schema": values.pop("schema"), **values}
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in ordered.items())
@@ -64,7 +74,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read a truth.json that `write_truth` wrote. Raises UserError if it is invalid."""
+    """Read a truth.json that `write_truth` wrote. Raises UserError if the file is invalid or of another version."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,10 +86,14 @@ def read_truth(path: Path) -> Truth:
 
 
 def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -> dict[str, np.ndarray]:
-    """Render the LAYERS, (size, size) uint8 each, 0 outside the field (size, size) bool.
+    """Render the label images, by the names in LAYERS, (size, size) uint8 each. All are 0 outside the field of view.
 
-    maps (C, size, size): those of the eye in `frame`. Masks are 0 and 255. arteries_veins: ARTERY, VEIN or CROSSING.
-    lesions: 1 + the index of the kind in LESION_KINDS; where two kinds overlap, the first.
+    "arteries_veins" has the values ARTERY, VEIN and CROSSING. "lesions" has the value 1 + the index of the kind in
+    LESION_KINDS; where two kinds overlap, it is that of the kind that LESION_KINDS lists first. The other images are
+    masks with the value 255.
+
+    maps: the maps of the eye in `frame`, (C, size, size).
+    field: the field of view, (size, size) bool.
     """
     artery, vein = (vessel_mask(tree, SEEN_BY_BOTH, frame) for tree in (eye.arteries, eye.veins))
     fine = vessel_mask(eye.arteries, FA_ONLY, frame) | vessel_mask(eye.veins, FA_ONLY, frame)
@@ -93,8 +107,8 @@ def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -
 def _lesion_kinds(eye: Eye, maps: torch.Tensor, frame: Frame) -> np.ndarray:
     kinds = np.zeros((frame.size, frame.size), dtype=np.uint8)
     for number, kind in reversed([*enumerate(LESION_KINDS, start=1)]):
-        kinds[maps[CHANNELS.index(kind)].numpy() > _COVERED.get(kind, 0.5)] = number
-        # Label the centres too, so that lesions smaller than a pixel are labelled.
+        kinds[maps[CHANNELS.index(kind)].numpy() > _LABEL_THRESHOLDS.get(kind, 0.5)] = number
+        # The pixel at the centre is always labelled, so that lesions smaller than a pixel are not lost.
         columns, rows = np.rint(frame.pixels(_centres(eye, kind))).astype(int).T
         inside = (columns >= 0) & (rows >= 0) & (columns < frame.size) & (rows < frame.size)
         kinds[rows[inside], columns[inside]] = number
@@ -106,14 +120,14 @@ def _centres(eye: Eye, kind: str) -> np.ndarray:
 
 
 def places(eye: Eye, frame: Frame) -> tuple[list[float], list[float], list[float]]:
-    """Return disc, disc_radii and fovea of truth.json."""
+    """Return (disc, disc_radii, fovea), the fields of truth.json with these names."""
     disc, fovea = frame.pixels(np.array([eye.disc, (0.0, 0.0)])).round(3).tolist()
     radius = eye.disc_radius * frame.px_per_mm
     return disc, [round(radius / DISC_ASPECT**0.5, 3), round(radius * DISC_ASPECT**0.5, 3)], fovea
 
 
 def seen_lesions(eye: Eye, frame: Frame, field: np.ndarray) -> list[dict[str, str | float]]:
-    """Return the lesions whose centre lies in the field (size, size) bool, as in truth.json."""
+    """Return `lesions` of truth.json: the lesions whose centre lies in the field of view `field` (size, size) bool."""
     listed: list[dict[str, str | float]] = []
     for lesion in eye.lesions:
         x, y = frame.pixels(np.array([[lesion.x, lesion.y]]))[0]

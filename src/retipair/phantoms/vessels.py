@@ -1,4 +1,8 @@
-"""Grow vessel trees towards the tissue they supply, without crossings within a tree."""
+"""Grow trees of vessels towards the tissue that they supply. The vessels of one tree do not cross one another.
+
+A tree consists of nodes. `points` (N, 2) are their positions in mm. `parents` (N,) int are the indices of the nodes
+that they are connected to; a root has the parent -1.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +11,17 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 SEEN_BY_BOTH, FA_ONLY = 0, 1
-"""Levels: both views show large vessels; the finest vessels are visible in the FA only."""
+"""Values of `Tree.levels`. Both views show the larger vessels; only the FA shows the finest vessels."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Vessels of one kind as nodes connected to their parents; a parent precedes its children.
+    """The arteries or the veins of an eye, as N nodes. A parent has a lower index than its children.
 
-    points (N, 2) x, y mm; parents (N,) int, -1 at a root; radii (N,) mm; levels (N,) SEEN_BY_BOTH or FA_ONLY.
+    points: the positions x, y of the nodes, (N, 2) mm.
+    parents: the index of the parent of each node, (N,) int; -1 for a root.
+    radii: the radius of the vessel at each node, (N,) mm.
+    levels: SEEN_BY_BOTH or FA_ONLY for each node, (N,).
     """
 
     points: np.ndarray
@@ -23,14 +30,19 @@ class Tree:
     levels: np.ndarray
 
     def segments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices (M,) of all nodes with a parent, and of their parents."""
+        """Return (indices of all nodes that have a parent, indices of their parents), (M,) each."""
         child = np.flatnonzero(self.parents >= 0)
         return child, self.parents[child]
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Growth parameters, mm: distance of new nodes, range of attraction, and distance at which tissue is supplied."""
+    """Parameters of the growth of vessels.
+
+    step: the distance of a new node from its parent, mm.
+    reach: the largest distance at which a tissue point attracts a node, mm.
+    supply_distance: a tissue point with a node within this distance is supplied, mm.
+    """
 
     step: float
     reach: float
@@ -38,7 +50,7 @@ class Growth:
 
 
 Allowed = Callable[[np.ndarray], np.ndarray]
-"""Maps points (N, 2) mm to (N,) bool: whether vessels may grow there."""
+"""A function that returns, for points (N, 2) mm, where vessels may grow, (N,) bool."""
 
 
 def grow(
@@ -49,11 +61,15 @@ def grow(
     allowed: Allowed,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Grow branches from nodes (N, 2), parents (N,) towards all tissue points (T, 2) within range.
+    """Grow branches from nodes towards tissue points. Return (points, parents) of the old nodes, then the new nodes.
 
-    Space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm): each tissue point
-    attracts its nearest node; a node grows one step in the mean direction; supplied tissue is removed. A node has at
-    most two branches. Returns all nodes, the old ones first.
+    The method is space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm). In each
+    round, each tissue point attracts the nearest node. Each attracted node gets a new child, one step away in the mean
+    direction of the tissue points that attract it. Then supplied tissue points are removed. A node has at most two
+    children.
+
+    tissue: the tissue points, (T, 2) mm.
+    allowed: a function that tells where vessels may grow.
     """
     children = np.bincount(parents[parents >= 0], minlength=len(points))
     unsupplied, new = tissue, points
@@ -72,7 +88,7 @@ def grow(
         new = points[attracted] + growth.step * direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
         accepted = allowed(new) & _keeps_distance(new, points, attracted, 0.6 * growth.step)
         new = new[accepted]
-        # A blocked node must not be attracted again, or the loop would not end.
+        # A node whose new child is not accepted must not be attracted again, or the loop would not end.
         children[attracted[~accepted]] = 2
         children[attracted[accepted]] += 1
         points, parents = np.concatenate([points, new]), np.concatenate([parents, attracted[accepted]])
@@ -80,14 +96,24 @@ def grow(
 
 
 def _keeps_distance(new: np.ndarray, existing: np.ndarray, origins: np.ndarray, distance: float) -> np.ndarray:
-    """Return which new nodes are further than `distance` from all nodes except the one they grow from."""
+    """Return (M,) bool: True for new nodes that are far enough from all existing nodes except their parents.
+
+    new: the positions of the new nodes, (M, 2) mm.
+    existing: the positions of the existing nodes, (N, 2) mm.
+    origins: the indices of the parents of the new nodes, (M,).
+    distance: the least distance, mm.
+    """
     distances, indices = cKDTree(existing).query(new, k=2)
     others = np.where(indices == origins[:, None], np.inf, distances).min(axis=1)
     return others > distance
 
 
 def smooth(points: np.ndarray, parents: np.ndarray, fixed: int, rounds: int = 4) -> np.ndarray:
-    """Smooth vessels: each node moves towards its parent and first child; the first `fixed` nodes do not move."""
+    """Smooth vessels by moving each node towards its parent and its first child. Return the new points (N, 2).
+
+    fixed: the number of nodes at the start of the list that do not move. Roots and ends do not move either.
+    rounds: the number of repetitions.
+    """
     child = np.flatnonzero(parents >= 0)
     first_child = np.full(len(points), -1)
     first_child[parents[child[::-1]]] = child[::-1]
@@ -100,7 +126,7 @@ def smooth(points: np.ndarray, parents: np.ndarray, fixed: int, rounds: int = 4)
 
 
 def keep_branches(parents: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: the nodes left after removing those in `dropped` (N,) bool and their descendants."""
+    """Return (N,) bool: the nodes that are left without the nodes in `dropped` (N,) bool and their descendants."""
     kept = ~dropped
     for node in np.flatnonzero(parents >= 0):  # a parent precedes its children
         kept[node] &= kept[parents[node]]
@@ -108,7 +134,7 @@ def keep_branches(parents: np.ndarray, dropped: np.ndarray) -> np.ndarray:
 
 
 def chosen(points: np.ndarray, parents: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points, renumbered parents and old indices of the `kept` nodes."""
+    """Return (points, parents, old indices) of the nodes in `kept` (N,) bool. The parents are new indices."""
     new_index = np.cumsum(kept) - 1
     old = np.flatnonzero(kept)
     old_parents = parents[old]
@@ -116,7 +142,10 @@ def chosen(points: np.ndarray, parents: np.ndarray, kept: np.ndarray) -> tuple[n
 
 
 def crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Return pairs (K, 2) of nodes whose segments to their parents cross without sharing an end."""
+    """Return the crossings of vessel segments, as pairs (K, 2) of node indices.
+
+    The segment of a node connects it to its parent. Segments with a common end do not count as crossing.
+    """
     child = np.flatnonzero(parents >= 0)
     start, end = points[parents[child]], points[child]
     longest = np.linalg.norm(end - start, axis=1).max(initial=0)
@@ -130,12 +159,12 @@ def crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
 
 
 def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return a cross product (N,), whose sign is the side of the line a -> b on which c lies."""
+    """Return numbers (N,) whose sign tells on which side of the line from `a` to `b` the point `c` lies."""
     return (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
 
 
 def without_crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: the nodes left after cutting, at each crossing, the branch with fewer leaves."""
+    """Return (N,) bool: the nodes that are left if, at each crossing, the branch with fewer leaves is removed."""
     kept = np.ones(len(points), dtype=bool)
     while True:
         kept_points, kept_parents, old = chosen(points, parents, kept)
@@ -149,7 +178,7 @@ def without_crossings(points: np.ndarray, parents: np.ndarray) -> np.ndarray:
 
 
 def leaves(parents: np.ndarray) -> np.ndarray:
-    """Count the leaves below each node, (N,) int."""
+    """Return the number of leaves (vessel ends) below each node, (N,) int. For a leaf, it is 1."""
     count = np.zeros(len(parents), dtype=np.int64)
     is_leaf = np.ones(len(parents), dtype=bool)
     is_leaf[parents[parents >= 0]] = False
@@ -161,6 +190,13 @@ def leaves(parents: np.ndarray) -> np.ndarray:
 
 
 def branching_radii(parents: np.ndarray, trunk: np.ndarray, radius: float, exponent: float) -> np.ndarray:
-    """Return radii (N,) mm with r0^x = r1^x + r2^x at every branching; the widest `trunk` node has `radius`."""
+    """Return the radii of all nodes, (N,) mm.
+
+    At each branching, r0^x = r1^x + r2^x holds for the vessel of radius r0 and its branches.
+
+    trunk: the indices of the trunk nodes near the disc.
+    radius: the radius of the widest of these nodes, mm.
+    exponent: x.
+    """
     count = leaves(parents)
     return radius * (count / count[trunk].max()) ** (1 / exponent)

@@ -1,4 +1,4 @@
-"""Align pairs in parallel and write their views to a staging folder."""
+"""Align raw pairs in parallel, and write the aligned views to the staging folder OUT/.partial."""
 
 import os
 import threading
@@ -23,11 +23,11 @@ from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
-ALIGNMENT_VERSION = 5  # increment it when the alignment of the same raw views changes
+ALIGNMENT_VERSION = 5  # increment it after a change of the code that changes the aligned views
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
-    """Return a hash of everything that the alignment of the pair depends on."""
+    """Return a hash of all that the aligned views of a pair depend on: its files, the settings and the version."""
     limits = asdict(limits_of(config))
     return json_sha256([ALIGNMENT_VERSION, checked.sha256, _method_of(checked, config), config.size, limits])
 
@@ -43,9 +43,10 @@ def limits_of(config: PrepareConfig) -> Limits:
 
 
 def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:
-    """Yield the results in the order of the pairs.
+    """Align the pairs in worker processes, and yield the results in the order of the pairs.
 
-    Worker processes are spawned, not forked, because OpenCV has threads. Raises ChildProcessError if one is killed.
+    The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. Raises
+    ChildProcessError if a worker process is killed.
     """
     count = worker_count(config.workers, len(pairs))
     work = partial(align_pair, config=config)
@@ -67,7 +68,7 @@ def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator
 
 
 def _init_worker() -> None:
-    """Use one thread, and exit when the parent process ends, even if it was killed with SIGKILL."""
+    """Limit a worker process to one thread, and make it exit when its parent process ends, even by SIGKILL."""
     configure_pillow()
     single_threaded()
     parent = parent_process()
@@ -81,7 +82,7 @@ def _init_worker() -> None:
 
 
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
-    """Align one pair and write its views and its result to the staging folder; a refused pair has no views."""
+    """Align one pair, and write its result to the staging folder, and its aligned views unless it is refused."""
     pair, staging = checked.pair, config.out / STAGING
     cf, fa = load_image(pair.cf, "RGB", config.max_megapixels), load_image(pair.fa, "L", config.max_megapixels)
     method = _method_of(checked, config)
@@ -105,12 +106,12 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
 
 
 def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str, str]:
-    """Write the views to the staging folder; return the hash of each file."""
+    """Write CF, FA and mask to the staging folder, and return the hash of each file, by view."""
     images = {"cf": views.cf, "fa": views.fa, "mask": views.mask.astype(np.uint8) * 255}
     paths = {view: config.out / STAGING / view_file(view, checked.pair.id) for view in images}
     mark = synthetic_mark_of([checked.pair.cf, checked.pair.fa])
     if mark and config.anonymise:
-        # The original mark may name the eye that the views were made from.
+        # The synthetic mark of a raw view may contain the original id of a pair, so it is replaced.
         mark = {"Synthetic": "yes: prepared from synthetic views"}
     for view, path in paths.items():
         save_image(path, images[view], mark)

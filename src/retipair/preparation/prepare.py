@@ -1,8 +1,9 @@
 """`retipair prepare RAW OUT`: align raw pairs; write the views, a manifest and a contact sheet.
 
-Every input is read and checked before anything is written. Workers then write into OUT/.partial. When all pairs are
-aligned, the views are moved to their final places, and the manifest is written last. OUT/.prepare.json records what
-each view was made from, so that the next run repeats only what changed.
+All inputs are read and checked before any file is written. Worker processes then align the pairs and write the views
+into the staging folder OUT/.partial. When all pairs are aligned, the views are moved from there to OUT, and the
+manifest is written last. The state file OUT/.prepare.json contains, for each pair, a hash of its files and settings, so
+that the next run aligns only new and changed pairs.
 """
 
 import math
@@ -43,14 +44,14 @@ from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
-_MAX_SIZE = 4096  # px, above the resolution of fundus cameras
+_MAX_SIZE = 4096  # px; fundus cameras do not resolve more
 _WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
 
 def prepare(config: PrepareConfig) -> Path:
     """Align every raw pair, write the prepared folder, print the next command and return the folder.
 
-    Raises UserError as `prepare_pairs`.
+    Raises the same errors as `prepare_pairs`.
     """
     out = prepare_pairs(config)
     print(f"Next: retipair train -n first --data {out}")
@@ -60,8 +61,7 @@ def prepare(config: PrepareConfig) -> Path:
 def prepare_pairs(config: PrepareConfig) -> Path:
     """Align every raw pair, write the prepared folder and return it.
 
-    Raises UserError, before anything is written, if settings or inputs are invalid, or if too few pairs could
-    be aligned.
+    Raises UserError if settings or inputs are invalid, or if too few pairs can be aligned. OUT then gets no new views.
     """
     # Check all inputs
     _check_settings(config)
@@ -80,9 +80,9 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
     with directory_lock(config.out):
         try:
-            # `skipped` has file names, which may identify patients.
+            # The list `skipped` contains file names, which may identify patients, so it is not written.
             _align_and_write(checked, [] if config.anonymise else skipped, config)
-        except UserError:  # after a kill or an interrupt, the aligned pairs stay for the next run
+        except UserError:  # not after a kill or Ctrl-C: the next run reuses the aligned pairs
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
@@ -106,7 +106,7 @@ def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], con
     try:
         splits = _split_kept(pairs, results, config)
     except UserError:
-        print_table(pairs, results, {}, config.size)  # it shows why pairs were refused
+        print_table(pairs, results, {}, config.size)  # the table shows why pairs were refused
         raise
     print_table(pairs, results, splits, config.size)
     _move_into_place(config.out, results)
@@ -117,14 +117,14 @@ def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], con
 
 
 def is_prepared(folder: Path) -> bool:
-    """Return True if `folder` holds prepared pairs."""
+    """Return True if `folder` contains a manifest, and therefore prepared pairs."""
     return (folder / MANIFEST_NAME).is_file()
 
 
 def fingerprint(config: PrepareConfig) -> str:
-    """Return a hash of all that the prepared pairs depend on: the content of the raw files, their tables, the settings.
+    """Return a hash of all that the prepared pairs depend on: the raw files, the table that lists them, the settings.
 
-    Paths and the number of workers have no influence. Raises UserError like `find_pairs`.
+    The hash does not depend on paths or on the number of workers. Raises the same errors as `find_pairs`.
     """
     sources = [
         [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
@@ -159,12 +159,16 @@ def _check_settings(config: PrepareConfig) -> None:
 
 
 def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
-    """Raise UserError if OUT holds other files, lies in the folder of the raw views, or has a raw view in it."""
+    """Raise UserError if `prepare` must not write to OUT.
+
+    That is so if OUT contains files that `prepare` did not write, if it lies in the folder of the raw views, or if a
+    raw view lies in it.
+    """
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise OccupiedError(out, "lies in the folder of the raw views; choose another OUT")
     files = (file for pair in pairs for file in pair.files)
-    # Not `resolve`: it raises for a symbolic link that leads to itself.
+    # Path.resolve would raise an error for a symbolic link that leads to itself.
     if within := next((file for file in files if out.resolve() in Path(os.path.realpath(file)).parents), None):
         raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
     for name in (STAGING, *VIEWS):
@@ -181,7 +185,7 @@ def _write_skipped(out: Path, skipped: Sequence[str]) -> None:
 
 
 def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
-    """Assign pairs that share a view to one eye, so that they are in one split, and print their ids."""
+    """Assign pairs that share a view (equal pixels) to one eye, so that they get one split, and print their ids."""
     pairs = [item.pair for item in checked]
     grouped, groups = group_by_views(pairs, [item.views for item in checked])
     if groups:
@@ -191,7 +195,13 @@ def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
 
 
 def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
-    """Replace the names of the pairs by hashes, and sort by hash so that the order does not reveal the original one."""
+    """Replace the ids of pairs, eyes and patients by keyed hashes.
+
+    The original ids are written to a table next to the file with the key.
+    The pairs are sorted by their new ids, so that their order does not reveal the original order.
+
+    path: the file with the key.
+    """
     key = read_key(path)
     names = path.with_name(f"{path.name}.csv")
     write_names(names, key, [item.pair for item in checked])
@@ -209,7 +219,10 @@ def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
 
 
 def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
-    """Raise UserError if a comment in the list of rejected pairs, which is not anonymised, holds an original name."""
+    """Raise UserError if a comment in the list of rejected pairs contains an original id of a pair, eye or patient.
+
+    The comments are not anonymised.
+    """
     names = {name for pair in pairs for name in (pair.id, pair.eye, pair.patient) if name}
     rejected = read_rejected(out)
     for number, line in rejected.comments.items():
@@ -223,7 +236,7 @@ def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
 def _split_kept(
     pairs: Sequence[RawPair], results: Sequence[AlignmentResult], config: PrepareConfig
 ) -> dict[str, Split]:
-    """Return the split of every pair that was not refused, by id. Raises UserError if there are too few."""
+    """Return the split of each pair that was not refused, by id. Raises UserError if too few pairs are left."""
     kept = [pair for pair, result in zip(pairs, results, strict=True) if not result.refused]
     if not kept:
         raise FileError(
@@ -236,10 +249,12 @@ def _split_kept(
 
 
 def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dict[str, Split]:
-    """Split the pairs by eye. Raises UserError if there are too few; `missing` states which pairs are left out.
+    """Return the split (train, val or test) of each pair, by id. All pairs of an eye get the same split.
 
-    This is called for all pairs before alignment, so that errors come early and name the eyes as the user does. The
-    split that is written is computed again from the pairs that alignment keeps, with their final names.
+    Raises UserError if there are too few eyes. `missing` is a text for this message: how many pairs are left out.
+
+    This is called twice. The first call, before alignment, finds errors early, while the eyes still have the names that
+    the user gave them. The second call, for the pairs that were not refused, computes the split that is written.
     """
     try:
         return split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
@@ -250,7 +265,10 @@ def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dic
 
 
 def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:
-    """Move the staged views to their final places and delete all other files there; the manifest is removed first."""
+    """Move the staged views to OUT/cf, OUT/fa and OUT/mask, and delete all files of other pairs there.
+
+    The manifest is deleted first, so that it never lists missing views.
+    """
     (out / MANIFEST_NAME).unlink(missing_ok=True)
     kept = {f"{result.id}.png" for result in results if not result.refused}
     write_state(out, results)
@@ -268,11 +286,13 @@ def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
-    """Add the pairs whose files were all deleted by hand to the rejected pairs, before they are aligned again.
+    """Add a pair to the list of rejected pairs if the user deleted all its files, so that it is not used again.
 
-    If no pair has a file left, the folder was lost and no pair is rejected.
+    If the files of all pairs are missing, no pair is added: the user did not select them.
+
+    previous: the results of the last run.
     """
-    if not is_prepared(out):  # an earlier run was killed while it moved files
+    if not is_prepared(out):  # an earlier run was killed while it moved files: missing files mean nothing
         return
     kept = [result.id for result in previous if not result.refused]
     deleted = [id for id in kept if not has_files(out, (view_file(view, id) for view in VIEWS))]
@@ -281,7 +301,12 @@ def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
 
 
 def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
-    """Return `data` if it is a prepared or generated folder, else prepare it once, under RESULTS/prepared."""
+    """Return `data` if it is a prepared or generated folder. Else prepare its raw pairs, once, and return that folder.
+
+    data: a prepared, generated or raw folder.
+    results: the folder RESULTS; the prepared folder is a subfolder of RESULTS/prepared.
+    view_size: the side of the views in training, px. The views are prepared at this size, or at 512 px if that is more.
+    """
     if is_prepared(data):
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))

@@ -1,9 +1,9 @@
-"""Read and check every file of the raw pairs, and swap CF and FA where the source confused them.
+"""Read and check all files of the raw pairs, and swap CF and FA where their colours show that they are confused.
 
-Damaged files, wrong sizes and equal pixels must be refused before any pair is aligned, so every image is decoded here
-and again when its pair is aligned. Keeping the pixels instead would take 3 GB for 100 pairs of 8 megapixels. The second
-decoding takes 0.02 s of CPU time per pair at 640 px, 0.1 s (JPEG) to 0.4 s (PNG) at 8 megapixels; alignment takes 2 to
-8 s.
+Damaged files, wrong sizes and duplicate views must be found before the first pair is aligned. So each image is decoded
+twice: here, and again when its pair is aligned. The pixels are not kept, which would take 3 GB for 100 pairs of 8
+megapixels. The second decoding of a pair takes 0.02 s of CPU time at 640 px, and 0.1 s (JPEG) to 0.4 s (PNG) at 8
+megapixels; its alignment takes 2 to 8 s.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,23 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
-_MIN_CHROMA = 3.0  # mean chroma, 0 to 255, below which a view is grey
-# Ratio of the FA's chroma to the CF's above which the views are swapped. It is above 1, because an FA may be tinted and
-# a CF pale.
+_MIN_CHROMA = 3.0  # a view with a lower mean chroma (`_chroma`, 0 to 255) counts as grey
+# CF and FA are swapped if the FA's chroma is more than this many times that of the CF. Values near 1 would swap correct
+# pairs with a tinted FA and a pale CF.
 _MIN_CHROMA_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class CheckedPair:
-    """A raw pair whose files were all read and checked, with CF and FA swapped if necessary.
+    """A raw pair whose files were all read and checked. CF and FA are already swapped if that was necessary.
 
-    landmarks: None without files of points. colour: whether the colours agree with the names: "as named", "swapped"
-    (CF and FA were exchanged), "kept" (the FA has more colour than the CF, but the source names the views) or "grey"
-    (the CF has no colour). sha256: hash of all files. views: hashes of the pixels of CF and FA. px: the longer side of
-    the smaller view.
+    landmarks: the points placed by hand; None if the pair has no point files.
+    colour: whether the colours of the views agree with their names. "as named": they agree. "swapped": they did not,
+        and CF and FA were exchanged. "kept": the FA has more colour than the CF, but a table or folder names the views,
+        so they were not exchanged. "grey": the CF has no colour.
+    sha256: the hash of all files of the pair.
+    views: the hashes of the pixels of CF and FA.
+    px: the longer side of CF or of FA, whichever is shorter.
     """
 
     pair: RawPair
@@ -52,9 +55,10 @@ class CheckedPair:
 def read_pairs(
     pairs: Sequence[RawPair], unusable: Sequence[str], config: PrepareConfig
 ) -> tuple[list[CheckedPair], list[str]]:
-    """Read every file completely and return (usable pairs, reasons for skipping the others, `unusable` first).
+    """Read and check all files of the pairs. Return (usable pairs, reasons why pairs or images are skipped).
 
-    Without --skip_bad, raises UserError for the first unusable pair or image and prints the others.
+    The reasons begin with those in `unusable`, which were found before. Raises UserError if there is a reason and
+    --skip_bad is not set: the message is the first reason, and the other reasons are printed.
     """
     check = partial(_check_or_reason, config=config)
     results = list(track("Reading", parallel_map(check, pairs, config.workers), len(pairs)))
@@ -78,7 +82,11 @@ def read_pairs(
 
 
 def _report_colours(pairs: Sequence[CheckedPair]) -> None:
-    """Print a line for each swapped pair, one for all grey CF, and one for all FA with more colour than their CF."""
+    """Print which views have unexpected colours.
+
+    There is one line for each pair that was swapped, one line for all CF without colour, and one line for all FA that
+    have more colour than their CF and were not swapped.
+    """
     for item in pairs:
         if item.colour == "swapped":
             print(f"{item.pair.id}: {item.pair.cf.name} is the view in colour and is used as the CF (swapped)")
@@ -129,7 +137,13 @@ def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
 
 
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:
-    """Compare the names of the views with their chroma, [0, 255]. Never swap views that the source names explicitly."""
+    """Return whether the colours of the views agree with their names (see `CheckedPair.colour`).
+
+    Views that a table or folder names explicitly are never swapped. Raises UserError if neither view has colour and the
+    views are not named explicitly.
+
+    cf, fa: the chroma of the views, [0, 255].
+    """
     swapped = fa > _MIN_CHROMA_RATIO * cf
     if pair.views_named:
         if swapped and fa >= _MIN_CHROMA:
@@ -151,13 +165,13 @@ def _landmarks_of(pair: RawPair, cf_shape: tuple[int, ...], fa_shape: tuple[int,
 
 
 def _chroma(image: np.ndarray) -> float:
-    """Return the mean of max - min over RGB, [0, 255], over the non-black pixels of a (H, W, 3) uint8 image."""
+    """Return the chroma of an image (H, W, 3) uint8: the mean of max(R, G, B) - min(R, G, B) over non-black pixels."""
     pixels = image[::4, ::4].reshape(-1, 3).astype(np.int16)
     lit = pixels[pixels.max(axis=1) > 16]
     return float(np.ptp(lit, axis=1).mean()) if len(lit) else 0.0
 
 
 def files_sha256(pair: RawPair) -> str:
-    """Return a hash of the content of all files of the pair and of the role of each."""
+    """Return a hash of the contents of CF, FA and their point files, in this order."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
     return json_sha256([None if path is None else file_sha256(path) for path in files])

@@ -1,4 +1,4 @@
-"""The state file of prepare: the alignment of every raw pair, so that the next run repeats only what changed."""
+"""Read and write the state file of `prepare`: the result of each alignment, so that the next run can reuse it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,20 +14,25 @@ from retipair.runtime.schema import canonical_json, from_values
 
 STATE_NAME = ".prepare.json"
 STAGING = ".partial"
-"""The folder that holds the views until all pairs are aligned."""
+"""Name of the staging folder in OUT, which contains the aligned views until all pairs are aligned."""
 VIEWS = ("cf", "fa", "mask")
 _MIN_PAIRS_TO_COMPARE = 5
-_OUTLIER_MADS = 3 * 1.4826  # median absolute deviations: three standard deviations of a normal distribution
-_CONSISTENCY_FLOOR = 0.15  # a smaller difference from the median is no outlier
+_OUTLIER_MADS = 3 * 1.4826  # in median absolute deviations; 3 sigma of a normal distribution
+_CONSISTENCY_FLOOR = 0.15  # a consistency that is less than this below the median is no outlier
 _RESIDUAL_FLOOR_PX = 2.0  # at 512
 _SCHEMA = "retipair.prepare-state/1"
 
 
 @dataclass(frozen=True)
 class AlignmentResult:
-    """The alignment of one pair, as stored in the state file; `files_sha256` by view, empty if refused.
+    """The result of the alignment of one pair, as stored in the state file.
 
-    `doubt` is the reason to check a pair that was kept; the other fields are as in the manifest.
+    key: the hash of all that the aligned views depend on (`alignment.alignment_key`).
+    refused: the reason why the pair was refused, or None if it was kept.
+    doubt: the reason why the user should inspect a pair that was kept, or None.
+    files_sha256: the hashes of the aligned views, by name of the view; empty if the pair was refused.
+
+    The other fields have the same meaning as in the manifest (`PreparedPair`).
     """
 
     id: str
@@ -49,7 +54,7 @@ def view_file(view: str, name: str) -> str:
 
 
 def load_previous_results(out: Path) -> dict[str, AlignmentResult]:
-    """Return the results of the last run by id; none if the state file is missing, invalid or of another version."""
+    """Return the results of the last run, by id. Empty if the state file is missing, invalid or of another version."""
     path = out / STATE_NAME
     try:
         state = read_json(path)
@@ -76,10 +81,15 @@ def load_staged_results(out: Path) -> dict[str, AlignmentResult]:
 
 
 def reusable_result(
-    id: str, key: str, known: Sequence[tuple[dict[str, AlignmentResult], Path]]
+    id: str, key: str, earlier: Sequence[tuple[dict[str, AlignmentResult], Path]]
 ) -> AlignmentResult | None:
-    """Return the earlier result of the pair if its inputs and its output files are unchanged, else None."""
-    for results, folder in known:
+    """Return an earlier result of a pair if its inputs and its aligned views have not changed since, else None.
+
+    id: the id of the pair.
+    key: the current `alignment_key` of the pair.
+    earlier: the results of earlier runs by id, each with the folder that contains the aligned views.
+    """
+    for results, folder in earlier:
         result = results.get(id)
         if result is None or result.key != key:
             continue
@@ -95,9 +105,10 @@ def write_state(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
-    """Return the reasons to check pairs that were kept, by id: doubts about the alignment, and outlying metrics.
+    """Return, by id, the reasons why the user should inspect pairs that were kept.
 
-    Residuals at landmarks and residuals over patches of vessels are compared separately.
+    A reason is the `doubt` of the alignment, a consistency far below the median, or a residual far above it. Residuals
+    that were measured at landmarks are compared only with one another, and so are residuals of vessel patches.
     """
     kept = [result for result in results if not result.refused]
     metrics = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {result.id: -result.consistency for result in kept})]
@@ -116,9 +127,10 @@ def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
 
 
 def _outliers(values: dict[str, float], floor: float) -> dict[str, float]:
-    """Return the outliers: id -> median of the other values.
+    """Return, for each id whose value is an outlier, the median of the values of all other ids.
 
-    An outlier exceeds the median by more than three robust standard deviations and by more than `floor`.
+    A value is an outlier if it exceeds the median of all values by more than `floor` and by more than three standard
+    deviations, which are estimated from the median absolute deviation. Fewer than five values have no outliers.
     """
     if len(values) < _MIN_PAIRS_TO_COMPARE:
         return {}

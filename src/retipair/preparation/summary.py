@@ -1,4 +1,4 @@
-"""Print the results of prepare as a table; write the contact sheet and the manifest."""
+"""Print the results of `prepare` as a table, and write the contact sheet and the manifest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def _measured_at(result: AlignmentResult) -> str:
 def _print_rejected(out: Path) -> None:
     try:
         note = read_folder(out).note
-    except UserError as error:  # a pair in the list is now refused
+    except UserError as error:  # the list of rejected pairs names a pair that is now refused
         note = f"warning: {error}"
     if note:
         console.print(printable(note))
@@ -56,7 +56,7 @@ def _print_rejected(out: Path) -> None:
 def write_summary(
     config: PrepareConfig, pairs: Sequence[RawPair], results: Sequence[AlignmentResult], splits: dict[str, Split]
 ) -> None:
-    """Write the contact sheet, doubtful pairs first, then the manifest, and print a summary."""
+    """Write the contact sheet, which begins with the pairs to inspect; write the manifest; and print a summary."""
     eyes = eye_names(pairs)
     kept = [(pair, result) for pair, result in zip(pairs, results, strict=True) if not result.refused]
     records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]

@@ -21,15 +21,16 @@ from retipair.registration.warp import WORK_SIZE, View, common_square, render, t
 
 Method = Literal["points", "features", "none"]
 
-_MIN_INLIER_FRACTION = 0.4  # of the landmarks: 8 of 20
-_MIN_FEATURES = 4  # seven real pairs had 7 to 59, mispaired ones none
-_MIN_PATCHES = 8  # of vessels; whole views have 50
-# Fraction of patches within 5 px: .78 or more in real pairs, .49 in one that was 18 px off, .27 at most if mispaired.
+_MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that agree, for example 8 of 20
+_MIN_FEATURES = 4  # inliers; seven real pairs had 7 to 59, views of different eyes had 0
+_MIN_PATCHES = 8  # least number of vessel patches to judge by; a pair of whole views has about 50
+# Least fraction of vessel patches that fit within 5 px. It was .78 or more in real pairs, .49 in a pair with an error
+# of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
-_DOUBT_BELOW = 0.7  # a usable pair with a lower fraction should be inspected
-_SAME_PX = 10.0  # at 512: initial estimates closer than this converge to the same result
-# Consistency at 512 after refinement: 30 mispaired pairs reached at most .16, a CF used as both views .21; real pairs
-# had .48.
+_DOUBT_BELOW = 0.7  # a pair with a smaller fraction is accepted, but the user should inspect it
+_SAME_PX = 10.0  # at 512: two initial estimates that are closer are refined to the same result
+# Least consistency at 512 px after refinement, by method. It was at most .16 in 30 pairs with views of different eyes,
+# .21 with the same CF as both views, and .48 in real pairs.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
@@ -43,9 +44,11 @@ _FLIPPED = "its FA was mirrored left to right and has been flipped: check that t
 
 @dataclass(frozen=True)
 class Limits:
-    """Acceptance limits: median residual in px at 512, and consistency (None: the default of the method).
+    """The limits for the acceptance of an alignment.
 
-    `allow_mirror`: flip an FA that is mirrored left to right, instead of refusing it.
+    max_residual_px: the largest accepted median residual, px at 512.
+    min_consistency: the smallest accepted consistency, [-1, 1]. None means the default of the method.
+    allow_mirror: True to flip an FA that is mirrored left to right, False to refuse the pair.
     """
 
     max_residual_px: float = 5.0
@@ -55,13 +58,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Both views in one frame, and the quality of the alignment.
+    """The aligned views, and the quality of their alignment.
 
-    `fa_to_frame` (3, 3) maps raw FA px to frame px; its determinant is negative if the FA was mirrored. `points` (N, 4)
-    are cf_x, cf_y, fa_x, fa_y in the frame. `residual_px`, frame px, is the median over all points, or over vessel
-    patches for method "features" without points. Consistencies are vesselness correlations, [-1, 1], at 512 px or the
-    frame's size if larger: the limits were measured at 512, and smaller views show fewer vessels. `refused` is the
-    reason why the pair must not be used, `doubt` the reason to inspect a usable pair; None if there is none.
+    The *frame* is the square around the common field of view of CF and FA to which both views are resampled. The
+    *consistency* is the correlation of the vesselness of both views, [-1, 1]. It is computed in a frame of at least
+    512 px, also if `pair` is smaller, because the limits were found at 512 px and smaller views show fewer vessels.
+
+    pair: CF, FA and mask in the frame.
+    fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
+    points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y.
+    inliers: the number of landmarks or features that agree with the registration; None for method "none".
+    residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
+        shift of vessel patches for method "features", else None.
+    consistency_before: the consistency before refinement.
+    consistency: the consistency after refinement.
+    refused: the reason why the pair must not be used, or None.
+    doubt: the reason why the user should inspect the pair if it is not refused, or None.
     """
 
     pair: Pair
@@ -77,7 +89,12 @@ class Aligned:
 
 @dataclass(frozen=True)
 class _Registered:
-    """Transforms raw FA px -> raw CF px, (3, 3), before and after refinement, and the number of inliers."""
+    """A registration of one pair.
+
+    initial: the transform (3, 3) from raw FA px to raw CF px, before refinement.
+    refined: the same transform after refinement.
+    inliers: the number of landmarks or features that agree with it; None for method "none".
+    """
 
     initial: np.ndarray
     refined: np.ndarray
@@ -87,10 +104,18 @@ class _Registered:
 def align(
     cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, method: Method, size: int, limits: Limits
 ) -> Aligned:
-    """Align CF (H, W, 3) and FA (H, W), uint8, of any sizes, in a square of `size` px around their common field.
+    """Align CF and FA in a square of `size` px around their common field of view, and judge the alignment.
 
-    `landmarks` determine the transform if `method` is "points"; the residual is always measured on them. A pair
-    that fits only with a mirrored FA is refused with that reason, or its FA is flipped if `limits.allow_mirror`.
+    A pair that fits only if the FA is flipped left to right is refused with that reason. With `limits.allow_mirror`,
+    the FA is flipped instead.
+
+    cf_image: the raw CF, (H, W, 3) uint8.
+    fa_image: the raw FA, (H, W) uint8. The two images may differ in size.
+    landmarks: the points placed by hand, or None. With any method, the residual is measured at them.
+    method: "points" computes the transform from the landmarks, or from the vessels if there are none; "features" from
+        the vessels. "none" assumes that the raw views are aligned.
+    size: the side of the aligned views, px.
+    limits: the limits for the acceptance of the alignment.
     """
     aligned = _align(View(cf_image), View(fa_image), landmarks, method, size, limits)
     if not aligned.refused or method == "none":
@@ -114,7 +139,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     if refined is not registered.initial:
         before = _render_for_metrics(cf, fa, refined, registered.initial, size)
         consistency_before = before.consistency()
-        # Refinement works at another scale than the frame, so it may lower the consistency there.
+        # Refinement does not work in this frame, so it may lower the consistency in it. Then it is undone.
         if consistency <= consistency_before:
             refined, rendered, consistency = registered.initial, before, consistency_before
     shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
@@ -136,9 +161,12 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
 
 
 def _render_for_metrics(cf: View, fa: View, frame_fa_to_cf: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
-    """Render the views, aligned by `fa_to_cf` (3, 3), in a square around their common field.
+    """Render both views in a frame of at least 512 px, to measure their consistency.
 
-    The square is computed with `frame_fa_to_cf` (3, 3), so that two transforms can be compared in the same frame.
+    frame_fa_to_cf: the transform (3, 3) that determines the common field of view, and so the frame. Pass the same one
+        twice to compare two transforms in one frame.
+    fa_to_cf: the transform (3, 3) that aligns the FA.
+    size: the side of the aligned views, px.
     """
     side = max(size, WORK_SIZE)
     frame = common_square(cf, fa, frame_fa_to_cf, side)
@@ -157,7 +185,11 @@ def _register(cf: View, fa: View, landmarks: Landmarks | None, method: Method) -
 
 
 def _register_by_vessels(cf: View, fa: View) -> _Registered:
-    """Refine two independent initial estimates, and return the one with the higher consistency."""
+    """Register the views without landmarks.
+
+    There are two independent initial estimates: from a search over poses, and from matched features. Both are refined,
+    and the one with the higher consistency is returned.
+    """
     features = match_features(cf, fa)
     searched, matched = search_pose(cf, fa), register_features(cf, fa, features)
     estimates = [searched]
@@ -176,21 +208,28 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
 
 
 def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
-    """Transform the landmarks to the frame, (N, 4) cf_x, cf_y, fa_x, fa_y."""
+    """Return the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 without landmarks."""
     if landmarks is None:
         return np.empty((0, 4))
     return np.hstack([transform_points(cf_to_frame, landmarks.cf), transform_points(fa_to_frame, landmarks.fa)])
 
 
 def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -> float | None:
-    """Return the median distance of landmarks (N, 4), or else the median of `shifts` (N,) px at 512, in frame px."""
+    """Return the residual of the alignment, frame px; None if neither landmarks nor shifts are given.
+
+    It is the median distance between corresponding landmarks or, without landmarks, the median of `shifts`.
+
+    points: the landmarks in frame px, (N, 4).
+    shifts: the shifts of vessel patches, (M,) px at 512, or None.
+    size: the side of the frame, px.
+    """
     if len(points):
         return float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
     return float(np.median(shifts)) * size / 512 if shifts is not None and len(shifts) else None
 
 
 def _refusal(aligned: Aligned, method: Method, size: int, limits: Limits) -> str | None:
-    """Return why the pair must not be used, or None."""
+    """Return the reason why overlap, landmarks or consistency exclude a pair from use, or None."""
     total, inliers = len(aligned.points), aligned.inliers
     min_consistency = _MIN_CONSISTENCY[method] if limits.min_consistency is None else limits.min_consistency
     if aligned.pair.mask.mean() < _MIN_OVERLAP:
@@ -210,7 +249,10 @@ def _min_inliers(landmarks: int) -> float:
 
 
 def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
-    """Return why the patch shifts (N,) px at 512 contradict the registration, or None."""
+    """Return the reason why the shifts of vessel patches exclude a pair from use, or None.
+
+    shifts: the shift of each vessel patch, (M,) px at 512, or None to skip this check.
+    """
     if shifts is None:
         return None
     if len(shifts) < _MIN_PATCHES:
@@ -221,9 +263,12 @@ def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | N
 
 
 def _doubt(registered: _Registered, method: Method, shifts: np.ndarray, limits: Limits) -> str | None:
-    """Return why a usable pair should be inspected, or None; shifts (N,) are those of its patches, px at 512.
+    """Return the reason why the user should inspect a pair that may be used, or None.
 
-    Points placed on images of another size still agree with one another: only the vessels reveal the error.
+    This also finds landmarks that were placed on images of another size: they agree with one another, but the vessels
+    do not fit.
+
+    shifts: the shift of each vessel patch, (M,) px at 512.
     """
     if method == "features" and registered.inliers is not None and registered.inliers < _MIN_FEATURES:
         return f"only {registered.inliers} features agree with its registration"

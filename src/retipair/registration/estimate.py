@@ -1,8 +1,9 @@
 """Estimate the initial transform from the moving FA to the fixed CF, from landmarks or features.
 
-Transforms are (3, 3) homographies between pixel centres: the centre of the top-left pixel is (0, 0), so
-resizing by s maps x to (x + 0.5) s - 0.5. A view's *work frame* is the square around its field of view at
-512 px, the scale at which vessel widths and all thresholds here were measured.
+Transforms are homographies (3, 3) between coordinates in which pixel centres are integers: the centre of the top-left
+pixel is (0, 0), so resizing by the factor s maps x to (x + 0.5) s - 0.5. The *work frame* of a view is the square
+around its field of view, resized to 512 px. Coordinates in it are called work px. The thresholds in this module hold
+for this scale.
 """
 
 from dataclasses import dataclass
@@ -20,15 +21,19 @@ from retipair.registration.warp import (
     vessel_map,
 )
 
-LANDMARK_INLIER_PX = 8.0  # points placed by hand scatter by about 2.5 px; three times that is an outlier
-_FEATURE_INLIER_PX = 6.0  # features scatter less than hand-placed points, but many are false matches
-_MIN_HOMOGRAPHY_INLIERS = 8  # a homography through fewer landmarks extrapolates their jitter
-_LOWE_RATIO = 0.85  # of Lowe's ratio test; lenient, because vessels look alike: RANSAC rejects false matches
+LANDMARK_INLIER_PX = 8.0  # work px: about three times the scatter of hand-placed points, 2.5 px
+_FEATURE_INLIER_PX = 6.0  # work px: features scatter less than hand-placed points
+_MIN_HOMOGRAPHY_INLIERS = 8  # with fewer, errors of the points would be extrapolated; fit an affine
+_LOWE_RATIO = 0.85  # for Lowe's ratio test; high, as vessels look alike and RANSAC rejects false matches
 
 
 @dataclass(frozen=True)
 class Registration:
-    """`fa_to_cf` (3, 3) maps raw FA px to raw CF px; `inliers`: number of landmarks or features that agree with it."""
+    """An initial estimate of the transform between the views of a pair.
+
+    fa_to_cf: the transform (3, 3) from raw FA px to raw CF px.
+    inliers: the number of landmarks or features that agree with it.
+    """
 
     fa_to_cf: np.ndarray
     inliers: int
@@ -38,11 +43,13 @@ class Registration:
 
 
 def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
-    """Estimate the homography by RANSAC from landmarks, or a partial affine transform if too few agree.
+    """Estimate the transform from landmarks by RANSAC.
 
-    The transform neither mirrors nor folds the field. If one view shows a magnified part of the other, errors are
-    measured in px of the magnified view. If the scale changes by a factor of 3 or more, the points must agree in both
-    directions of the transform, because a homography that shrinks a field to a point fits any points.
+    The transform is a homography. If fewer than 8 landmarks agree with it, it is a similarity transform (a partial
+    affine transform in OpenCV), unless fewer landmarks agree with that. It neither mirrors nor folds the field of view.
+    If one view shows a magnified part of the other view, errors are measured in px of the magnified view. If the scales
+    of the views differ by a factor of 3 or more, landmarks must agree in both directions, because a homography that
+    shrinks the field of view to a point would fit any landmarks in one direction.
     """
     fa_points, cf_points = transform_points(fa.to_work, landmarks.fa), transform_points(cf.to_work, landmarks.cf)
     if _median_radius(fa_points) > DETAIL_RATIO * _median_radius(cf_points):
@@ -53,7 +60,7 @@ def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
 
 
 def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
-    """Estimate the homography by RANSAC from matched `features`; 0 inliers without features."""
+    """Estimate the transform from matched features by RANSAC. The number of inliers is 0 if the estimate fails."""
     work, inliers = _estimate_ransac(
         transform_points(fa.to_work, features.fa), transform_points(cf.to_work, features.cf), _FEATURE_INLIER_PX
     )
@@ -61,7 +68,7 @@ def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
 
 
 def match_features(cf: View, fa: View) -> Landmarks:
-    """Match SIFT features of both vesselness maps by Lowe's ratio test, raw px; many matches are false."""
+    """Match SIFT features of the vesselness of both views, raw px, by Lowe's ratio test. Many matches are false."""
     on_fa, on_cf = _matches(vessel_map(fa, fa.to_work), vessel_map(cf, cf.to_work))
     return Landmarks(
         transform_points(np.linalg.inv(cf.to_work), on_cf), transform_points(np.linalg.inv(fa.to_work), on_fa)
@@ -69,14 +76,14 @@ def match_features(cf: View, fa: View) -> Landmarks:
 
 
 def count_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
-    """Count the matched `features` that agree with a transform (3, 3), raw FA px -> raw CF px."""
+    """Count the matched features that agree with the transform `fa_to_cf` (3, 3), from raw FA px to raw CF px."""
     return int((reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX).sum())
 
 
 def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
-    """Return the median distance between the FA's field moved by `a` and moved by `b`, px at 512.
+    """Return the median distance, over the field of view of the FA, between the results of two transforms, work px.
 
-    a, b: transforms (3, 3), raw FA px -> raw CF px.
+    a, b: the transforms (3, 3), from raw FA px to raw CF px.
     """
     rows, columns = np.nonzero(fa.field[::16, ::16])
     points = 16.0 * np.column_stack([columns, rows])
@@ -85,18 +92,24 @@ def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> flo
 
 
 def to_raw(cf: View, fa: View, work: np.ndarray) -> np.ndarray:
-    """Convert a transform FA work px -> CF work px to raw FA px -> raw CF px, (3, 3) each."""
+    """Convert `work`, a transform (3, 3) from FA work px to CF work px, to a transform from raw FA px to raw CF px."""
     fa_to_cf = np.linalg.inv(cf.to_work) @ work @ fa.to_work
     return np.asarray(fa_to_cf / fa_to_cf[2, 2])
 
 
 def _median_radius(points: np.ndarray) -> float:
-    """Return the median distance of points (N, 2) from their median, which is robust to outliers."""
+    """Return the radius of a set of points (N, 2): the median distance from their median."""
     return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
 
 
 def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
-    """Return the RANSAC transform (3, 3) of matches (N, 2), and the number of matches within `threshold` px of it."""
+    """Estimate a transform by RANSAC. Return (transform (3, 3), number of matches that agree with it).
+
+    moving, fixed: the positions of the matches, (N, 2) each. The transform maps `moving` to `fixed`.
+    threshold: the largest error of a match that agrees, px.
+
+    Returns (identity, 0) if no plausible transform is found.
+    """
     if len(moving) < 4:
         return np.eye(3), 0
     homography, is_inlier = cv2.findHomography(moving, fixed, cv2.RANSAC, threshold, maxIters=5000)
@@ -114,10 +127,15 @@ def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, threshold: float) ->
 def _count_ransac_inliers(
     transform: np.ndarray | None, is_inlier: np.ndarray, moving: np.ndarray, fixed: np.ndarray, threshold: float
 ) -> int:
-    """Count the matches (N, 2) that agree with a RANSAC transform; 0 if the transform is implausible.
+    """Count the matches that agree with a transform. Return 0 if the transform is implausible.
 
-    A large change of scale is accepted only if the matches agree in both directions: a transform that shrinks a field
-    to a point fits any matches.
+    If the transform changes the scale by a factor of 3 or more, a match must agree in both directions, because a
+    transform that shrinks the field of view to a point would fit any matches in one direction.
+
+    transform: the transform (3, 3) that RANSAC found, or None.
+    is_inlier: (N, 1), above 0 for matches that RANSAC counts as inliers.
+    moving, fixed: the positions of the matches, (N, 2) each.
+    threshold: the largest error of a match that agrees, px.
     """
     if transform is None or is_plausible(transform):
         return 0 if transform is None else int(is_inlier.sum())
@@ -132,19 +150,28 @@ def _count_ransac_inliers(
 
 
 def is_plausible(homography: np.ndarray) -> bool:
-    """Return True if a homography of a work frame does not mirror, fold, or scale by a factor of 3 at any corner."""
+    """Return True if a homography (3, 3) of a work frame is plausible at all corners of the frame.
+
+    A plausible homography does not mirror, does not fold, and changes the scale by less than a factor of 3.
+    """
     depth, area = _depth_and_area(homography, WORK_CORNERS)
     return bool((area > 1 / 9).all() and (area < 9).all() and (depth / depth[0] > 0).all())
 
 
 def _depth_and_area(homography: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the homogeneous coordinate and the determinant of the Jacobian at points (N, 2), (N,) each."""
+    """Return (third homogeneous coordinate, determinant of the Jacobian) of a homography at points (N, 2), (N,) each.
+
+    A change of sign of the first means that the homography folds; a negative determinant means that it mirrors.
+    """
     depth = homography[2, :2] @ points.T + homography[2, 2]
     return depth, np.linalg.det(homography) / depth**3
 
 
 def _matches(fa_ridges: np.ndarray, cf_ridges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of features that match by Lowe's ratio test, (N, 2) each."""
+    """Return (positions in the FA, positions in the CF) of SIFT features that match, (N, 2) each, work px.
+
+    fa_ridges, cf_ridges: the vesselness of the views, each in its work frame.
+    """
     sift = cv2.SIFT.create(nfeatures=2000, contrastThreshold=0.02)
     (fa_keys, fa_descriptors), (cf_keys, cf_descriptors) = (
         sift.detectAndCompute(_to_uint8(ridges), None) for ridges in (fa_ridges, cf_ridges)

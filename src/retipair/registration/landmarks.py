@@ -1,4 +1,4 @@
-"""Read and validate matching points placed by hand."""
+"""Read and check landmarks: corresponding points that were placed by hand in the CF and the FA."""
 
 import re
 from dataclasses import dataclass
@@ -9,22 +9,25 @@ import numpy as np
 from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import read_lines
 
-_MIN_POINTS = 4  # a homography is determined by 4 points
-_MIN_SPREAD_RATIO = 0.01  # ratio of the points' spread along their minor axis to that along their major axis
+_MIN_POINTS = 4  # a homography needs 4 points
+_MIN_SPREAD_RATIO = 0.01  # of the minor to the major principal axis; below it, the points lie on one line
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Matching points in raw px, (N, 2) x, y in each view."""
+    """Corresponding points in CF and FA, (N, 2) each: x and y in raw px."""
 
     cf: np.ndarray
     fa: np.ndarray
 
 
 def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...]) -> Landmarks:
-    """Read the points of both files, for views of these shapes (H, W, ...).
+    """Read the point files of both views and check the points.
 
-    Raises UserError for unequal numbers of points, too few points, and points outside the image or on one line.
+    cf_shape, fa_shape: the shapes of the images, (H, W, ...).
+
+    Raises UserError if the files have different numbers of points, if there are fewer than 4 points, if a point lies
+    outside its image, or if all points lie on one line.
     """
     landmarks = Landmarks(read_points(cf_path), read_points(fa_path))
     if len(landmarks.cf) != len(landmarks.fa):
@@ -36,10 +39,10 @@ def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_s
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Read points, two numbers per line, as (N, 2) float64 px.
+    """Read a file with one point "x y" per line. Return the points as (N, 2) float64 px.
 
-    Numbers are separated by blanks, tabs, semicolons or commas; a comma within a number is a decimal comma. Raises
-    UserError for other lines, and for commas that may mark either decimals or thousands.
+    The two numbers are separated by blanks, tabs, semicolons or commas. A comma within a number is a decimal comma.
+    Raises UserError if a line is not a point, or if commas may be decimal commas as well as thousands separators.
     """
     separator, first, text = read_lines(path)
     lines = [line.replace(";", " ") for line in text.split("\n")]
@@ -56,9 +59,11 @@ _NO_THOUSANDS = re.compile(r"(^|\s)[-+]?(0\d*|\d{4,}),\d|,(\d{1,2}|\d{4,})(\s|$)
 
 
 def _with_decimal_points(path: Path, first: int, lines: list[str]) -> list[str]:
-    """Replace decimal commas of the lines from number `first` on.
+    """Replace the decimal commas of all lines by decimal points.
 
-    Raises FileError if they may mark thousands, or if there are decimal points too.
+    first: the number, in the file, of the first line in `lines`. It is used in error messages.
+
+    Raises FileError if the commas may be thousands separators, or if some lines have decimal points.
     """
     for number, line in enumerate(lines, start=first):
         if "." in line:
@@ -88,7 +93,7 @@ def _check(path: Path, points: np.ndarray, shape: tuple[int, ...]) -> None:
     if points.min() >= 0 and points.max() <= 1:
         raise FileError(path, "all points lie within the first pixel; write px, not fractions of the image size")
     height, width = shape[:2]
-    # The far edge is valid, because some tools count pixels from 1.
+    # x = width and y = height are accepted, because some tools count pixels from 1.
     outside = (points < -0.5).any(axis=1) | (points > [width, height]).any(axis=1)
     if outside.any():
         x, y = points[outside][0]

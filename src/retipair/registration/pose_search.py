@@ -1,7 +1,8 @@
-"""Estimate the initial transform without points: correlate vesselness maps over rotations, scales and shifts.
+"""Estimate the initial transform without landmarks, by an exhaustive search over rotations, scales and shifts.
 
-It uses masked normalised cross-correlation by FFT (Padfield 2012, doi 10.1109/TIP.2011.2181402). It uses all vessels
-and no features, so its errors are independent of those of `estimate.register_features`.
+The vesselness of both views is compared by masked normalised cross-correlation with FFTs (Padfield 2012, doi
+10.1109/TIP.2011.2181402). The search uses all vessels and no features, so its errors are independent of those of
+`estimate.register_features`.
 """
 
 from itertools import product
@@ -14,18 +15,18 @@ from retipair.registration.estimate import to_raw
 from retipair.registration.warp import WORK_SIZE, View, inside_field, resample, to_square, vessel_map
 
 _SIDE = 128  # px
-_BLUR = 3.0  # px at 512: makes vessels as wide as the steps between poses
-_CLIP_PERCENTILE = 99.0  # of vesselness: values above it are clipped
+_BLUR = 3.0  # px at 512: widens the vessels, so that they still overlap halfway between two tested poses
+_CLIP_PERCENTILE = 99.0  # vesselness above this percentile is clipped
 _ANGLES = np.deg2rad(np.arange(-44, 45, 4))
-_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97; at 1 both fields of view have the same diameter
-_MIN_OVERLAP = 0.25  # of the CF's field
+_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97, relative to equal diameters of both fields of view
+_MIN_OVERLAP = 0.25  # of the CF's field of view
 _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
 
 
 def search_pose(cf: View, fa: View) -> np.ndarray:
-    """Return the similarity transform raw FA px -> raw CF px, (3, 3), whose correlation is most significant."""
-    fixed, fixed_field = _small(cf)
-    moving, moving_field = _small(fa)
+    """Return the similarity transform (3, 3), from raw FA px to raw CF px, with the most significant correlation."""
+    fixed, fixed_field = _reduced_vesselness(cf)
+    moving, moving_field = _reduced_vesselness(fa)
     spectra, min_overlap = _spectra(fixed, fixed_field), max(1.0, _MIN_OVERLAP * fixed_field.sum())
     best, highest = np.eye(3), -np.inf
     for angle, scale in product(_ANGLES, _SCALES):
@@ -37,8 +38,11 @@ def search_pose(cf: View, fa: View) -> np.ndarray:
     return to_raw(cf, fa, np.linalg.inv(_TO_SMALL) @ best @ _TO_SMALL)
 
 
-def _small(view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return the standardised, blurred vesselness, float32, and the field of view, bool, (128, 128) each."""
+def _reduced_vesselness(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Return (vesselness, field of view) of a view in its work frame, reduced to (128, 128) each.
+
+    The vesselness, float32, is blurred and has a mean of 0 and a standard deviation of 1 in the field of view, bool.
+    """
     ridges, inside = vessel_map(view, view.to_work), inside_field(view, view.to_work)
     field = resample(inside, _TO_SMALL, _SIDE)
     if not field.any():
@@ -49,23 +53,29 @@ def _small(view: View) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _about_centre(angle: float, scale: float) -> np.ndarray:
-    """Return the rotation by `angle` rad and scaling about the centre of the small frame, (3, 3)."""
+    """Return the transform (3, 3) that rotates by `angle` rad and scales, about the centre of a 128 px image."""
     cos, sin, centre = scale * np.cos(angle), scale * np.sin(angle), (_SIDE - 1) / 2
     shift = centre * np.array([1 - cos + sin, 1 - cos - sin])
     return np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]], [0, 0, 1]])
 
 
 def _spectra(ridges: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Return the FFTs of a masked map, its square and the mask, padded to twice the side, (3, 256, 129)."""
+    """Return the FFTs of vesselness in the field of view, of its square, and of the field itself, (3, 256, 129).
+
+    The images are padded to twice their side, so that shifts do not wrap around.
+    """
     inside = ridges * field
     return np.asarray(rfft2(np.stack([inside, inside**2, field.astype(np.float32)]), (2 * _SIDE, 2 * _SIDE)))
 
 
 def _best_shift(fixed: np.ndarray, moving: np.ndarray, min_overlap: float) -> tuple[float, np.ndarray]:
-    """Return the highest evidence over all shifts with at least `min_overlap` common px, and that shift, (3, 3).
+    """Return (highest evidence, shift (3, 3) that has it) over all shifts of the moving image.
 
-    Evidence is Fisher's z, artanh of the correlation, times the square root of the overlap: in small areas, large
-    correlations are likely by chance.
+    The evidence of a shift is Fisher's z of its correlation, artanh(r), times the square root of the number of px in
+    the overlap. The factor takes into account that a high correlation in a small overlap is likely by chance.
+
+    fixed, moving: the FFTs of both images (`_spectra`).
+    min_overlap: the least number of px in the overlap of both fields of view.
     """
     (f, ff, f_field), (m, mm, m_field) = fixed, moving.conj()
     products = np.stack([f_field * m_field, f * m_field, ff * m_field, f_field * m, f_field * mm, f * m])

@@ -1,4 +1,4 @@
-"""Cut the logs of a run to their content at the time of a checkpoint."""
+"""Cut the logs of a run back to their content at a checkpoint, so that a resumed run can continue them."""
 
 import re
 from collections.abc import Mapping
@@ -9,17 +9,20 @@ from retipair.runtime.atomic_io import atomic_write
 METRICS_NAME = "metrics.jsonl"
 LOG_NAMES = ("training_log.txt", "validation_log.txt", METRICS_NAME)
 _SESSION_NOTES = (b"memory:", b"resumed ")
-"""Prefixes of the lines that describe a session, not a step; cutting the logs keeps them."""
+"""Prefixes of log lines that describe one start or resume of the run, not a step. `cut_logs` keeps these lines."""
 
 
 def log_lengths(folder: Path) -> dict[str, int]:
-    """Return the length of each log in bytes; 0 if it does not exist yet."""
+    """Return the length of each log in bytes, by file name; 0 if the log does not exist yet."""
     paths = {name: folder / name for name in LOG_NAMES}
     return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
 
 
 def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Cut each log to the given length in bytes, at the end of a line; notes about a session are kept."""
+    """Cut each log at the last line end within its given length in bytes.
+
+    Later lines that describe a start or resume of the run are kept. A log without a length is cut to 0 bytes.
+    """
     for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):
         content = path.read_bytes()
         kept, later = content[: lengths.get(path.name, 0)], content[lengths.get(path.name, 0) :]
@@ -32,10 +35,11 @@ def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
 
 
 def lengths_by_step(folder: Path, step: int, stopped: bool) -> dict[str, int]:
-    """Return the lengths of the logs at a checkpoint of retipair 0.1.0, which did not store them.
+    """Find the length of each log, in bytes, at the checkpoint of `step`, from the step numbers in the log lines.
 
-    Each log ends before the first line of a later step. If the run was stopped at this step, the validation of this
-    step is left out too, because the resumed run repeats it.
+    Checkpoints of retipair 0.1.0 need this, because they do not store the lengths. Each log ends before the first line
+    of a later step. If the run was stopped at this step, the validation of this step is left out too, because the
+    resumed run repeats it.
     """
     lengths = dict.fromkeys(LOG_NAMES, 0)
     for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):

@@ -1,4 +1,4 @@
-"""Select the best step of a training: by validation loss, by the consistency of its samples, or by both."""
+"""Select the best step of a training: by the validation loss, by the consistency of the samples, or by both."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -7,15 +7,20 @@ from typing import Any
 from retipair.config import BestBy
 
 LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
-"""Smaller differences are ignored. The value for the loss is that of the original system; the value for the consistency
-is a tenth of its spread among ten samples."""
+"""Smaller differences between two validations are ignored.
+
+The threshold of the loss is that of the original system. The threshold of the consistency is a tenth of the spread of
+the consistency among ten samples.
+"""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The result of one validation: mean squared error on validation pairs, mean vessel correlation of the samples.
+    """The result of one validation.
 
-    step: number of optimiser steps so far. consistency: None if there are no samples.
+    step: the number of optimiser steps so far.
+    loss: the mean squared error on the validation pairs.
+    consistency: the mean vesselness correlation of the sample pairs; None if there are no samples.
     """
 
     step: int
@@ -26,7 +31,7 @@ class Validation:
 def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
     """Return True if this validation is better than the best so far, or if there is no best yet (None).
 
-    both: one of the two criteria improves and the other does not get worse.
+    by: the criterion; "both" means that one of loss and consistency improves, and the other does not get worse.
     """
     if best is None:
         return True
@@ -41,10 +46,13 @@ def better(now: Validation, best: Validation | None, by: BestBy) -> bool:
 
 
 def reason(now: Validation, before: Validation | None, by: BestBy) -> dict[str, Any]:
-    """Return the content of `best_checkpoint/reason.json`, also stored in the `state.json` of each checkpoint."""
+    """Return the record that says why the step of `now` is the best, and which validation was the best before.
+
+    It is written to `best_checkpoint/reason.json` and to the `state.json` of each checkpoint.
+    """
     return {"by": by, **asdict(now), "before": asdict(before) if before else None}
 
 
 def validation_of(reason: Mapping[str, Any]) -> Validation:
-    """Return the validation that made a step the best. Raises KeyError or TypeError if `reason` is malformed."""
+    """Return the validation of the best step from its record. Raises KeyError or TypeError if this is malformed."""
     return Validation(**{field.name: reason[field.name] for field in fields(Validation)})

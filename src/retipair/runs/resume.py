@@ -12,17 +12,20 @@ from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.schema import to_values
 
 MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
-"""Settings that a resume may change without a notice; data and base are compared by content, not by path."""
+"""Settings that --resume may change without a notice. --data and --base are compared by content, not by path."""
 MAY_CHANGE = frozenset(
     {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
-"""Settings that a resume may change with a notice; they do not affect past steps. max_steps may only be raised."""
+"""Settings that --resume may change, with a notice: they do not affect past steps. --max_steps may only be raised."""
 SAMPLING = frozenset({"num_samples", "sample_steps"})
-"""Settings that a resume may change with a notice if --best_by is "loss". A change of any other setting is refused."""
+"""Settings of the sample pairs, which --resume may change, with a notice, if --best_by is "loss".
+
+A change of any setting that is in none of these three sets is refused.
+"""
 
 
 def check_name(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the folder holds other files, or holds a run and --resume was not given."""
+    """Raise UserError if the run folder holds other files, or if it holds a run and --resume was not given."""
     if not (folder / "config.json").is_file():
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise OccupiedError(folder, "is not empty and has no config.json; choose another --name")
@@ -31,10 +34,13 @@ def check_name(folder: Path, config: TrainConfig) -> None:
 
 
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint to resume from, or None for a new run; write nothing.
+    """Check that the run can be started or resumed; return the checkpoint to resume from, or None if it has none yet.
 
-    facts: values derived from the settings (system, layout, fingerprints), which must equal those of the resumed run.
-    Raises UserError if the run exists and --resume was not given, or if it was started with other settings.
+    facts: values derived from the settings (system, layout, SHA-256 of data and base, ...). They must equal those of
+    the run that is resumed. Nothing is written.
+
+    Raises UserError if the run exists and --resume was not given, if it was started with other settings, or if all its
+    checkpoints are damaged.
     """
     check_name(folder, config)
     run = Run(folder)
@@ -58,12 +64,12 @@ _FACT_NAMES = {
 
 
 def may_change(config: TrainConfig) -> frozenset[str]:
-    """Return the settings that a resume of this run may change with a notice."""
+    """Return the names of the settings that --resume may change with a notice."""
     return MAY_CHANGE | (SAMPLING if config.best_by == "loss" else frozenset())
 
 
 def changed_settings(run: Run, config: TrainConfig) -> list[str]:
-    """List the settings that a resume changes, each as "--val_every 100 (500 before)"."""
+    """List the settings that differ from those of the resumed run, each as "--val_every 100 (500 before)"."""
     before, now = to_values(run.read_config()), to_values(config)
     changed = [name for name in now if name not in MAY_MOVE and now[name] != before.get(name)]
     return [f"--{name} {now[name]} ({before.get(name)} before)" for name in changed]

@@ -1,4 +1,4 @@
-"""The directory of a run: resolved config, environment, logs, checkpoints and the state to resume from."""
+"""The directory of a training run: settings, environment, logs, and checkpoints from which the run can be resumed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from retipair.runtime.errors import DamagedError, MissingError, OccupiedError, U
 from retipair.runtime.schema import from_values, to_values
 
 SaveAdapter = Callable[[Path], object]
-"""save_adapter(folder): write the adapter into the folder."""
+"""A function `save_adapter(folder)` that writes the adapter into the folder."""
 
 LENGTHS_NAME = "log_lengths.json"
 KEPT_CHECKPOINTS = 3
@@ -42,7 +42,7 @@ KEPT_CHECKPOINTS = 3
 
 @dataclass(frozen=True)
 class Run:
-    """The directory of one training."""
+    """The directory of one training run."""
 
     folder: Path
 
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def _stopped(self) -> Path:
-        """The state of a run that was stopped between two checkpoints; deleted at the next checkpoint."""
+        """The state of a run that was stopped between two checkpoints. The next checkpoint deletes it."""
         return self.folder / "stopped_checkpoint"
 
     @property
@@ -64,17 +64,20 @@ class Run:
         return self.folder / "best_checkpoint"
 
     def checkpoints(self) -> list[Path]:
-        """Return all checkpoints to resume from, oldest first, damaged ones included."""
+        """Return the folders of all checkpoints, including damaged ones and that of a stopped run, oldest first."""
         paths = [*self._latest.glob("step_*"), *self._stopped.glob("step_*")]
         paths = [path for path in paths if re.fullmatch(r"step_\d{6,}", path.name)]
         return sorted(paths, key=lambda path: (step_of(path), not self.is_stopped(path)))
 
     def is_stopped(self, checkpoint: Path) -> bool:
-        """Return True if the run was stopped at this checkpoint; a validation due at its step may be missing."""
+        """Return True if this checkpoint was written because the run was stopped; its step may lack its validation."""
         return checkpoint.parent == self._stopped
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
-        """Return the newest intact checkpoint, or None; `warn` is called with the reason for each damaged one."""
+        """Return the newest intact checkpoint, or None if there is none.
+
+        For each newer checkpoint, which is damaged, `warn` is called with its path and the error.
+        """
         for checkpoint in reversed(self.checkpoints()):
             if (error := verify_checksums(checkpoint) or _find_misnaming(checkpoint)) is None:
                 return checkpoint
@@ -82,7 +85,10 @@ class Run:
         return None
 
     def adapter_folder(self, which: str) -> Path:
-        """Return the adapter of the "best" or "latest" checkpoint. Raises UserError if it is missing or damaged."""
+        """Return the folder of the adapter in the "best" or "latest" checkpoint.
+
+        Raises UserError if the checkpoint is missing or damaged.
+        """
         damaged: list[str] = []
         folder = self._best if which == "best" else self.latest(damaged.append)
         if folder is None or not folder.is_dir():
@@ -95,7 +101,7 @@ class Run:
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
-        """Return the settings that the run was started with. Raises UserError if config.json is not of a run."""
+        """Return the settings that the run was started with. Raises UserError for an invalid config.json."""
         path = self.folder / "config.json"
         saved = read_json(path)
         if not isinstance(saved.get("settings"), dict) or "name" not in saved["settings"]:
@@ -103,7 +109,7 @@ class Run:
         return from_values(TrainConfig, saved["settings"], str(path), "restore the file, or use another --name")
 
     def memory_strategy(self) -> str | None:
-        """Return the name of the memory strategy that the run last used; None if it has not started."""
+        """Return the name of the memory strategy that the run used last; None if the run has not been started."""
         path = self.folder / "config.json"
         return read_json(path).get("memory_way") if path.is_file() else None
 
@@ -111,16 +117,16 @@ class Run:
         return self.folder / f"step_{step:06d}_random_pairs"
 
     def log(self, name: str, text: str, values: Mapping[str, Any]) -> None:
-        """Append a line to `{name}_log.txt` and its values to metrics.jsonl."""
+        """Append the line `text` to `{name}_log.txt`, and `values` to metrics.jsonl as a line of JSON."""
         self.note(name, text)
         append_line(self.folder / METRICS_NAME, json.dumps({"kind": name, **values}) + "\n")
 
     def note(self, name: str, text: str) -> None:
-        """Append a line to `{name}_log.txt`."""
+        """Append the line `text` to `{name}_log.txt`."""
         append_line(self.folder / f"{name}_log.txt", f"{text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl without an incomplete last one. Raises UserError if it is damaged."""
+        """Return the lines of metrics.jsonl; an incomplete last one is ignored. Raises UserError for a damaged one."""
         path = self.folder / METRICS_NAME
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         try:
@@ -129,7 +135,7 @@ class Run:
             raise DamagedError(path, f"damaged ({error}); fix or remove that line") from None
 
     def cut_logs(self, checkpoint: Path | None) -> None:
-        """Cut the logs to their content at `checkpoint` (None: empty); the resumed run writes the rest again."""
+        """Cut the logs to their content at `checkpoint`, or at the start if None; the resumed run repeats the rest."""
         if checkpoint is None:
             lengths = {}
         elif (path := checkpoint / LENGTHS_NAME).is_file():
@@ -141,7 +147,10 @@ class Run:
     def save_checkpoint(
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
-        """Write `latest_checkpoints/step_xxxxxx` atomically and delete all but the last three checkpoints."""
+        """Write the checkpoint `latest_checkpoints/step_xxxxxx` atomically, and return its folder.
+
+        All but the last three checkpoints are deleted.
+        """
         folder = atomic_write_dir(
             self._latest / f"step_{step:06d}", self._checkpoint_writer(step, save_adapter, tensors, state)
         )
@@ -153,9 +162,9 @@ class Run:
     def save_stopped(
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Path:
-        """Write the state of a run that is stopped between two checkpoints; the next checkpoint replaces it."""
+        """Write the state of a run that is stopped between two checkpoints, and return the folder that holds it."""
         if verify_checksums(checkpoint := self._latest / f"step_{step:06d}") is None:
-            return checkpoint  # just written at this step
+            return checkpoint  # at this step, a checkpoint was just written
         folder = atomic_write_dir(
             self._stopped / f"step_{step:06d}", self._checkpoint_writer(step, save_adapter, tensors, state)
         )
@@ -167,7 +176,7 @@ class Run:
     def _checkpoint_writer(
         self, step: int, save_adapter: SaveAdapter, tensors: Mapping[str, torch.Tensor], state: Any
     ) -> Callable[[Path], None]:
-        """Return the function that writes the files of a checkpoint into a folder."""
+        """Return a function that writes the files of a checkpoint into a given folder."""
 
         def fill(folder: Path) -> None:
             save_adapter(folder / "unet_lora")
@@ -179,7 +188,10 @@ class Run:
         return fill
 
     def save_best(self, save_adapter: SaveAdapter, reason: Mapping[str, Any]) -> None:
-        """Write `best_checkpoint`: the adapter and the reason. The checkpoint of its step must be written before."""
+        """Write the adapter, and the record that says why its step is the best, to `best_checkpoint`.
+
+        The checkpoint of the same step must be written before: `restore_best` needs it if this call is interrupted.
+        """
 
         def fill(folder: Path) -> None:
             save_adapter(folder / "unet_lora")
@@ -195,8 +207,10 @@ class Run:
     def restore_best(self, reason: Mapping[str, Any]) -> bool:
         """Make `best_checkpoint` match the best step of the resumed state; return False if this is impossible.
 
-        They differ if the process was killed after it wrote a checkpoint and before it wrote `best_checkpoint`, or if
-        the last checkpoint is damaged. The adapter is restored from the checkpoint of the best step, if that exists.
+        reason: the record of the best step in the resumed state.
+        The two steps differ if the process was killed after it wrote a checkpoint and before it wrote
+        `best_checkpoint`, or if the run resumes from an older checkpoint because the last one is damaged. The adapter
+        is restored from the checkpoint of the best step, if that checkpoint is intact.
         """
         step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
         error = verify_checksums(self._best)
@@ -212,9 +226,9 @@ class Run:
         return possible
 
     def recover(self) -> None:
-        """Recover from an interrupted write. The caller must hold the run's lock.
+        """Restore `best_checkpoint` if writing it was interrupted. The caller must hold the lock of the run.
 
-        Raises UserError if a file has the name of a folder of the run, because `checkpoints` would then find nothing.
+        Raises UserError if there is a file in place of a folder of the run: the checkpoints would not be found.
         """
         for path in (self._latest, self._stopped, self._best, *self.folder.glob("step_*_random_pairs")):
             check_folder_place(path)
@@ -232,7 +246,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return (tensors, values) of a checkpoint. Raises UserError, naming the file, if it is damaged."""
+    """Return (tensors, values), the state in a checkpoint. Raises UserError, naming the file, if it is damaged."""
     path = checkpoint / "state.safetensors"
     try:
         tensors, values = load_file(path), read_json(checkpoint / "state.json")
@@ -246,15 +260,17 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
 
 
 def results_folder(results: Path, system: str, kind: str = "") -> Path:
-    """Return the output root of a system, named as in the original: `results/out_joint_sdxl_cffa_pairs`.
+    """Return the folder of all runs of a system, or of their pairs: `results/out_joint_sdxl_cffa_pairs`, ...
 
-    kind: "_preds" for generated pairs.
+    system: "sdxl" or "sd15".
+    kind: "" for runs, "_preds" for generated pairs.
+    The names are those of the original system.
     """
     return results / f"out_joint_{system}_cffa_pairs{kind}"
 
 
 def find_run(results: Path, name: str, systems: Sequence[str]) -> Run:
-    """Return the run of that name in one of these systems. Raises UserError if there is none or more than one."""
+    """Return the run called `name` of one of these systems. Raises UserError if there is none, or more than one."""
     matches = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not matches:
         places = " or ".join(str(results_folder(results, s) / name) for s in systems)
@@ -266,7 +282,7 @@ def find_run(results: Path, name: str, systems: Sequence[str]) -> Run:
 
 
 def run_around(folder: Path) -> Run | None:
-    """Return the run whose directory is `folder` or one of its parents; None if there is none."""
+    """Return the run whose directory is `folder` or one of the parents of `folder`; None if there is none."""
     runs = (path for path in (folder, *folder.resolve().parents) if (path / METRICS_NAME).is_file())
     return next(map(Run, runs), None)
 
@@ -279,7 +295,7 @@ def start_run(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions, GPU and threads that are needed to compare two runs."""
+    """Return what can make two runs differ: the package versions, the platform, the GPU and the threads."""
     packages = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
     return {
         "retipair": __version__,

@@ -1,4 +1,7 @@
-"""Write files and folders atomically and durably: a kill or a power cut leaves the old version or the new one."""
+"""Write files and folders atomically and durably.
+
+After a kill or a power cut, either the complete old version or the complete new version is on disk.
+"""
 
 import hashlib
 import json
@@ -16,22 +19,28 @@ LOCK_NAME = ".lock"
 
 
 def temp_path(path: Path) -> Path:
-    """Return the temporary path of a file or folder that is later renamed to `path`. Content there is overwritten."""
+    """Return the path under which a file or folder is written before it is renamed to `path`.
+
+    Writers delete anything that an interrupted write has left there.
+    """
     return path.with_name(f".{path.name.removeprefix('.')}.partial")
 
 
 def is_leftover(path: Path) -> bool:
-    """Return True for a lock file or the temporary path of an interrupted write; neither is content of the folder."""
+    """Return whether a path is a lock file or a temporary path, so that it does not count as content of its folder."""
     return path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(".partial"))
 
 
 def shareable_name(source: str) -> str:
-    """Remove the folders, which may contain patient names, from an existing path; return other text unchanged."""
+    """Return only the last part of an existing path, because the names of its folders may contain patient names.
+
+    Text that is not an existing path, such as the name of a model, is returned unchanged.
+    """
     return Path(source).name if Path(source).exists() else source
 
 
 def check_folder_place(folder: Path) -> None:
-    """Raise UserError if this path or one of its parents exists and is not a folder."""
+    """Raise UserError if a folder cannot exist at this path, because the path or one of its parents is a file."""
     for path in (folder, *folder.parents):
         if path.is_dir():
             return
@@ -56,13 +65,14 @@ def check_places(error: OSError) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Write a file atomically: yield a temporary binary stream, which is renamed on success and deleted on error.
+    """Yield a binary stream to a temporary file, which replaces `path` at the end, or is deleted on an error.
 
-    Creates the parent folder. mode: permissions with which the file is created, limited by the umask.
+    The parent folder is created if it does not exist.
+    mode: the permissions of the file, limited by the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temp_path(path)
-    partial.unlink(missing_ok=True)  # an existing file would keep its permissions
+    partial.unlink(missing_ok=True)  # a file that already exists would keep its old permissions
     try:
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
@@ -70,7 +80,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)  # frees the space if the disk is full
+        partial.unlink(missing_ok=True)  # frees the space, in case the disk is full
         raise
     fsync(path.parent)
 
@@ -100,7 +110,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to disk. A kill may leave an incomplete last line, which readers must drop."""
+    """Append a line, which ends in a newline, to a text file and flush it to disk.
+
+    After a kill, the last line of the file may be incomplete; readers must drop it.
+    """
     with path.open("a", encoding="utf-8") as stream:
         stream.write(line)
         stream.flush()
@@ -116,13 +129,16 @@ def file_sha256(path: Path) -> str:
 
 
 def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Call `fill` on a temporary folder, then replace `folder` by it atomically; return `folder`."""
+    """Call `fill` with the path of an empty temporary folder, then replace `folder` by the result; return `folder`.
+
+    An error leaves the old folder in place. After a kill, `recover_dir` restores it.
+    """
     partial, backup = temp_path(folder), _backup_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         fill(partial)
-        # safetensors creates files that only the owner can read; these get the permissions that the umask allows.
+        # safetensors creates files that only the owner can read. Give all files the permissions that the umask allows.
         mode = partial.stat().st_mode & 0o666
         for path in (*partial.rglob("*"), partial):
             if path.is_file():
@@ -142,7 +158,10 @@ def atomic_write_dir(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def recover_dir(folder: Path) -> None:
-    """Restore the backup of an interrupted `atomic_write_dir`, or delete it if the folder exists."""
+    """Clean up after an interrupted `atomic_write_dir`: restore the old version of the folder from its backup.
+
+    If the folder exists, the backup is not needed and is deleted.
+    """
     if folder.exists():
         shutil.rmtree(_backup_path(folder), ignore_errors=True)
     elif _backup_path(folder).exists():
@@ -150,13 +169,13 @@ def recover_dir(folder: Path) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files in a folder to its checksums.json."""
+    """Write the SHA-256 of each file in a folder to `checksums.json` in that folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(folder / CHECKSUMS_NAME, {path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
 
 
 def verify_checksums(folder: Path) -> str | None:
-    """Return an error text if a file of the folder does not match checksums.json, else None."""
+    """Return None if all files listed in the folder's checksums.json match it, else a text that states the problem."""
     try:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
@@ -165,12 +184,15 @@ def verify_checksums(folder: Path) -> str | None:
 
 
 def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
-    """Return an error text for the first file in `folder` that does not match its checksum, or None if all match."""
+    """Return None if all files match their SHA-256, else a text that names the first file that does not, and why.
+
+    sums: the SHA-256 of each file, by its path relative to `folder`.
+    """
     for name, sha256 in sums.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return f"{name!r} is not in the folder"
         try:
-            if not (folder / name).is_file():  # reading a pipe would block
+            if not (folder / name).is_file():  # for example a named pipe, which would block the read
                 return f"{name} is missing"
             if file_sha256(folder / name) != sha256:
                 return f"{name} does not match its checksum"
@@ -184,7 +206,7 @@ def _backup_path(folder: Path) -> Path:
 
 
 def fsync(path: Path) -> None:
-    """Flush the content of a file, or the entries of a folder, to disk."""
+    """Flush a file's content, or a folder's list of files, from the cache of the operating system to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Progress and messages of a command, on standard error; standard output is for results."""
+"""Show the progress and the messages of a command on standard error; standard output is for results."""
 
 import logging
 import time
@@ -19,19 +19,23 @@ from rich.progress import (
 
 console = Console(
     stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False
-)  # in Jupyter, rich would ignore redirection of the output
+)  # without force_jupyter=False, rich would ignore redirection of the output in Jupyter
 
 Advance = Callable[..., None]
-"""advance(steps=1, note=""): move the progress bar by `steps` and show `note` beside it."""
+"""A function advance(steps=1, note="") that moves the progress bar by `steps` and shows the text `note` beside it."""
 Item = TypeVar("Item")
 
 LINE_EVERY = 30.0
-"""Seconds between progress lines if standard error is not a terminal, such as the log file of a cluster."""
+"""Seconds between the lines that replace the bar if standard error is not a terminal but, for example, a log file."""
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show a progress bar with steps per second and remaining time; yield the function that advances it."""
+    """Show a progress bar with the speed and the remaining time; yield the function that advances it.
+
+    total: the number of steps of the whole task.
+    done: the number of steps that an earlier run has completed.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,7 +65,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the output of commands that run inside another command."""
+    """Suppress all output inside the context, where one command runs another command."""
     before, console.quiet = console.quiet, True
     try:
         with redirect_stdout(StringIO()):
@@ -72,13 +76,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def log_output() -> Iterator[None]:
-    """Send the output of a command to the logger "retipair": its warnings at level WARNING, the rest at INFO."""
+    """Send the output of a command to the logger "retipair": warnings at level WARNING, all other lines at INFO."""
     console.file = _LogLines()  # type: ignore[assignment]
     try:
         with redirect_stdout(console.file):
             yield
     finally:
-        console.file = None  # type: ignore[assignment]  # standard error again
+        console.file = None  # type: ignore[assignment]  # None is standard error
 
 
 class _LogLines(TextIOBase):

@@ -1,4 +1,4 @@
-"""Coordinate the processes of one command: several under `accelerate launch`, otherwise one."""
+"""Coordinate the processes of one command. `accelerate launch` starts several processes; otherwise, there is one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,34 +15,38 @@ from retipair.runtime.errors import UserError
 
 Item = TypeVar("Item")
 _BARRIER_TIMEOUT = timedelta(days=2)
-"""The timeout is long because the main process may encode many pairs while the others wait."""
+"""How long a process waits for another one, at most. The main process may encode pairs for many hours meanwhile."""
 
 
 @dataclass(frozen=True)
 class DistributedState:
-    """Rank of this process, from 0, and number of processes."""
+    """Place of this process among the processes of the command, with the operations that they do together.
+
+    process_index: the rank of this process, from 0.
+    num_processes: the number of processes.
+    """
 
     process_index: int = 0
     num_processes: int = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Return True if this process writes the shared files and prints."""
+        """Whether this is the main process (rank 0), the only one that writes the shared files and prints."""
         return self.process_index == 0
 
     def split_between_processes(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return the items for this process: every `num_processes`-th one, from `process_index` on."""
+        """Return the items that this process must handle: every `num_processes`-th item, from `process_index` on."""
         return items[self.process_index :: self.num_processes]
 
     def wait_for_everyone(self) -> None:
-        """Block until every process has called this."""
+        """Wait until every process has called this method."""
         if self.num_processes > 1:
             with _explain_lost_peers():
                 _state().wait_for_everyone()
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """Run the block on the main process before the others run it."""
+        """Let the main process run the `with` block first; all other processes wait until it has finished."""
         if not self.is_main_process:
             self.wait_for_everyone()
         yield
@@ -50,7 +54,7 @@ class DistributedState:
             self.wait_for_everyone()
 
     def reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum of `tensor` over all processes, on each of them."""
+        """Return the sum of the tensors that all processes pass; each process gets the result."""
         if self.num_processes == 1:
             return tensor
         from accelerate.utils import reduce
@@ -59,9 +63,10 @@ class DistributedState:
             return reduce(tensor, "sum")
 
     def any_process(self, flag: bool, step: int) -> bool:
-        """Return True if any process set `flag`.
+        """Return whether any process passes a true `flag`; each process gets the same result.
 
-        With several processes, this is False except at every 10th step, because the all-reduce synchronises the GPU.
+        step: the number of the training step. With several processes, the flags are exchanged only in every 10th step,
+        because this delays the GPU; in other steps, the result is False.
         """
         if self.num_processes == 1:
             return flag
@@ -70,7 +75,7 @@ class DistributedState:
         return bool(self.reduce_sum(torch.tensor(float(flag), device=_state().device)))
 
     def reduce_mean_(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its mean over all processes, in one all-reduce."""
+        """Replace each tensor in place by its mean over all processes, with a single all-reduce for all tensors."""
         if self.num_processes > 1:
             vector = self.reduce_sum(parameters_to_vector(tensors)) / self.num_processes
             vector_to_parameters(vector, tensors)
@@ -80,7 +85,10 @@ SINGLE_PROCESS = DistributedState()
 
 
 def distributed_state(device: str) -> DistributedState:
-    """Return rank and number of processes; from this call on, only the main process prints."""
+    """Return the state of this process, and connect it with the other processes of the command.
+
+    After this call, only the main process prints.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SINGLE_PROCESS
     with _explain_lost_peers():
@@ -97,7 +105,7 @@ def _state(device: str = "cpu"):  # type: ignore[no-untyped-def] # accelerate's 
 
 @contextmanager
 def _explain_lost_peers() -> Iterator[None]:
-    """Raise UserError in place of the library's error about a lost process."""
+    """Replace the RuntimeError that torch raises if another process has ended by a UserError with advice."""
     try:
         yield
     except RuntimeError as error:

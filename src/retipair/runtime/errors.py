@@ -1,4 +1,4 @@
-"""Exceptions that end a command early. A message is one line that names the file or flag and the remedy."""
+"""Exceptions that end a command early. Each message is one line, which names the file or flag and the remedy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,18 @@ Result = TypeVar("Result")
 
 
 class UserError(ValueError):
-    """Invalid input. The command line prints only the message and exits with status 2."""
+    """The user's input is invalid. A command prints only the message, without a traceback, and exits with status 2."""
 
 
 class FileError(UserError):
-    """A file or folder cannot be used; the message is "PATH, line LINE: PROBLEM".
+    """A file or folder cannot be used; the message is "PATH: PROBLEM" or "PATH, line LINE: PROBLEM".
 
-    problem: what is wrong and what to do. line: line of a text file, from 1.
+    problem: what is wrong, and what the user can do.
+    line: the number of the line in a text file, from 1.
     """
 
     def __init__(self, path: str | Path, problem: str, line: int | None = None) -> None:
-        super().__init__(path, problem, line)  # all arguments, so that the error can be pickled
+        super().__init__(path, problem, line)  # pickle creates the error again from these arguments
         self.path, self.problem, self.line = Path(path), problem, line
 
     def __str__(self) -> str:
@@ -31,7 +32,7 @@ class MissingError(FileError):
 
 
 class DamagedError(FileError):
-    """A file is truncated, edited, or not in the format that its name implies."""
+    """A file is truncated, was edited, or is not in the format that its name implies."""
 
 
 class OccupiedError(FileError):
@@ -41,8 +42,9 @@ class OccupiedError(FileError):
 class SettingError(UserError):
     """A setting has a value that cannot be used; the message is "--SETTING VALUE: PROBLEM".
 
-    setting: the name of the config's field, which is also that of the flag and of the keyword argument. value: the
-    given value; None omits it from the message. problem: what is wrong, or which values are allowed.
+    setting: the name of the setting, which is the same for the flag, the keyword argument and the config's field.
+    value: the value that the user gave; None leaves it out of the message.
+    problem: what is wrong, or which values are allowed.
     """
 
     def __init__(self, setting: str, value: object, problem: str) -> None:
@@ -55,7 +57,10 @@ class SettingError(UserError):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """A signal stopped the command early. The message states what was saved; number: the signal."""
+    """A signal stopped the command early. The message states what was saved.
+
+    number: the number of the signal.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -63,12 +68,15 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line with control characters escaped, since it may contain names from any source."""
+    """Return `text` with line breaks and control characters escaped, since it may contain names from any source."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
-    """Return work(), or None if it runs out of memory; the memory that it held is then released."""
+    """Return the result of `work()`, or None if `work` ran out of memory.
+
+    The memory that `work` used can be freed then, because the exception, which refers to it, has been discarded.
+    """
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
@@ -78,6 +86,6 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an out-of-memory error of Python, numpy or torch (on the CPU, torch raises RuntimeError)."""
+    """Return whether `error` is an out-of-memory error of Python, numpy or torch (a RuntimeError on the CPU)."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or "can't allocate memory" in str(error)

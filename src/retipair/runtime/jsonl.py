@@ -1,6 +1,7 @@
-"""JSON-lines files to which several processes append during their work.
+"""Merge JSON-lines files that several processes write.
 
-Each process appends to its own shard; `merge_shards` merges them without holding the lines in memory.
+Each process appends to a file of its own, called a shard. `merge_shards` merges the shards into one sorted file without
+holding the lines in memory.
 """
 
 import re
@@ -14,24 +15,25 @@ import numpy as np
 from retipair.runtime.atomic_io import atomic_write
 
 Key = Callable[[str, str], int | None]
-"""(line, "FILE, line NUMBER") -> sort key, or None to drop the line."""
+"""A function that maps a line and its place, "FILE, line NUMBER", to a sort key, or to None to drop the line."""
 
 
 def is_text(text: str) -> bool:
-    """Return True if `text` can be encoded: JSON may contain lone surrogates, which UTF-8 cannot represent."""
+    """Return whether UTF-8 can encode `text`, which JSON does not guarantee: it may contain lone surrogates."""
     return text.isascii() or text.encode(errors="replace").decode() == text
 
 
 def shard_path(path: Path, rank: int) -> Path:
-    """Return the file that process `rank` appends to: `path` itself for the main process."""
+    """Return the path of the shard of a process, which is `path` itself for the main process (rank 0)."""
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
 def merge_shards(path: Path, key: Key) -> None:
-    """Merge all shards into `path`, sorted by key.
+    """Merge all shards of `path` into `path`, with the lines sorted by key, and delete the other shards.
 
-    Of lines with equal keys, the last is kept. An incomplete last line of a file is dropped. A single file that is
-    already sorted is not rewritten. Exceptions of `key` are raised before any file is changed.
+    Of several lines with the same key, only the last is kept. An incomplete last line of a shard is dropped. If `path`
+    is the only shard and its lines are already in order, it is not rewritten.
+    If `key` raises an exception, no file has been changed.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
     shards = sorted(file for file in path.parent.glob(f"{path.stem}.*{path.suffix}") if pattern.fullmatch(file.name))
@@ -51,7 +53,7 @@ def merge_shards(path: Path, key: Key) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (byte offset, line) of every line; invalid UTF-8 becomes surrogates, which the caller must reject."""
+    """Yield (byte offset, text) of each line. Invalid UTF-8 becomes lone surrogates, which the caller must reject."""
     offset = 0
     with path.open("rb") as stream:
         for line in stream:
@@ -60,14 +62,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _order(keys: np.ndarray) -> np.ndarray:
-    """Return the indices that sort `keys`, with only the last of equal keys."""
+    """Return the indices that sort `keys`; of several equal keys, only the index of the last is returned."""
     order = np.argsort(keys, kind="stable")
     last = np.append(np.diff(keys[order]) != 0, True)[: len(keys)]
     return order[last]
 
 
 def _write(path: Path, paths: Sequence[Path], positions: Sequence[tuple[int, int]]) -> None:
-    """Write the lines at the positions (offset, index into `paths`) to `path` and delete the shards."""
+    """Write lines of the files `paths` to `path`, in the given order, and delete the other files.
+
+    positions: for each line, its byte offset and the index of its file in `paths`.
+    """
     with ExitStack() as stack:
         sources = [stack.enter_context(file.open("rb")) for file in paths]
         stream = stack.enter_context(atomic_write(path))

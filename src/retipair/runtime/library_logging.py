@@ -1,4 +1,7 @@
-"""Silence diffusers and transformers while retipair runs, without changing their settings for the calling program."""
+"""Silence the messages of diffusers and transformers while retipair runs.
+
+A program that uses retipair keeps its own log settings for these libraries.
+"""
 
 import logging
 import os
@@ -7,20 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LEVELS = {"diffusers": "critical", "transformers": "error"}
-"""Both warn about components that are omitted on purpose; diffusers also logs errors before it raises them."""
+"""The lowest log level that each library may print.
+
+Both libraries warn about model components that retipair omits on purpose. diffusers also logs the errors that it
+raises, so that they would be printed twice.
+"""
 
 
 def quiet_from_import() -> None:
-    """Set the variables from which the libraries read their log level on import, here and in child processes."""
+    """Set the environment variables from which the libraries read their log level when they are imported.
+
+    The variables also apply to child processes. Variables that the user has set are not changed.
+    """
     for name, level in LEVELS.items():
         os.environ.setdefault(f"{name.upper()}_VERBOSITY", level)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence messages and progress bars of the libraries inside the context, if they are already imported.
+    """Silence the messages and progress bars of the libraries inside the context, if they are already imported.
 
-    A log level that is set by an environment variable takes precedence.
+    A log level that the user has set by an environment variable, such as DIFFUSERS_VERBOSITY, is used instead.
     """
     libraries = {
         name: sys.modules[f"{name}.utils.logging"] for name in LEVELS if f"{name}.utils.logging" in sys.modules
@@ -42,7 +52,10 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """Suppress warnings logged while libraries are imported, such as that of transformers about torchvision."""
+    """Suppress all log messages up to level WARNING inside the context, which imports libraries.
+
+    For example, transformers logs a warning if torchvision is missing.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -18,11 +18,13 @@ _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = False) -> Iterator[None]:
-    """Lock a folder. A missing folder is created, and removed again if it is empty at the end.
+    """Lock a folder inside the context, so that no other command can lock it.
 
-    is_main_process: of the processes of a command, only the main one locks the folder, on behalf of all.
-    wait: whether to wait if another process holds the lock. If False, UserError names that process and its host.
-    The operating system releases the lock when the process ends, even after a kill, so locks are never stale.
+    If the folder does not exist, it is created, and is removed at the end if it is still empty. The operating system
+    releases the lock when the process ends, even after a kill.
+    is_main_process: whether this is the main process of the command. Only the main process locks the folder; the lock
+    also covers the other processes of the command.
+    wait: whether to wait if another command holds the lock. If False, UserError names its process and host.
     """
     if not is_main_process:
         yield
@@ -48,7 +50,8 @@ def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = Fals
     try:
         yield
     finally:
-        lock_file.unlink(missing_ok=True)  # before the release: otherwise another process could lock the deleted file
+        # The file is deleted before the lock is released: otherwise, another process could lock the deleted file.
+        lock_file.unlink(missing_ok=True)
         lock.release()
         for path in created:
             with suppress(OSError):  # not empty
@@ -68,5 +71,5 @@ def _acquire(lock: FileLock, folder: Path, wait: bool) -> None:
 def _owner(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8") or "another process"
-    except OSError:  # it has just ended
+    except OSError:  # the other process has just ended
         return "another process"

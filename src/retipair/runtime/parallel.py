@@ -1,4 +1,4 @@
-"""Map a function over items in threads, in order and with bounded memory."""
+"""Apply a function to items in several threads; results come in the order of the items, with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,11 @@ Result = TypeVar("Result")
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0) -> Iterator[Result]:
-    """Yield function(item) for each item, in order, with `workers` threads (0: one per core).
+    """Yield function(item) for each item in order, computed in several threads.
 
-    Useful for functions that release the GIL. At most `workers` items are in progress or waiting to be yielded. An
-    exception of `function` is raised at the position of its item, after the calls in progress have ended.
+    This is useful for functions that release the GIL.
+    workers: the number of threads, or 0 for one per core. It also limits the number of results that wait to be yielded.
+    If `function` raises an exception, it is raised when the result of that item is due, after the running calls ended.
     """
     count = workers or available_cores()
     running: deque[Future[Result]] = deque()

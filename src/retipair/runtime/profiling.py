@@ -1,4 +1,7 @@
-"""Measure the time, peak memory and FLOP of a function, and the FLOP rate of the machine."""
+"""Measure the time, the peak memory and the floating-point operations (FLOP) of a function.
+
+The module also measures how many FLOP per second the machine can reach.
+"""
 
 import os
 import threading
@@ -17,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], object]
 GIB = 2**30
 SAMPLE_INTERVAL = 0.02
-"""Seconds between samples of the memory in use, on devices that do not record the peak."""
+"""Seconds between measurements of the memory in use, on devices that do not record the peak themselves."""
 MATRIX_SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
-"""Side of the square matrices in `matrix_rate`; larger matrices do not reach a higher rate."""
+"""Rows and columns of the matrices that `matrix_rate` multiplies; larger matrices reach no higher rate."""
 
 
 def synchronize(device: str) -> None:
@@ -31,7 +34,7 @@ def synchronize(device: str) -> None:
 
 
 def time_once(function: Function, device: str) -> float:
-    """Return the seconds that `function` takes, with the device synchronised before and after."""
+    """Return the seconds that one call of `function` takes, including all work that it queues on the device."""
     synchronize(device)
     started = time.perf_counter()
     function()
@@ -42,7 +45,12 @@ def time_once(function: Function, device: str) -> float:
 def time_interleaved(
     functions: Mapping[str, Function], device: str, repeats: int, warmup: int
 ) -> dict[str, list[float]]:
-    """Time the functions round-robin, so that machine noise affects all of them equally; return seconds by name."""
+    """Return the seconds of each call of each function, by name.
+
+    The functions are called in turn, so that slow phases of the machine affect all of them equally.
+    repeats: the number of timed calls of each function.
+    warmup: the number of calls of each function before, which are not timed.
+    """
     for _ in range(warmup):
         for function in functions.values():
             function()
@@ -57,14 +65,17 @@ def time_interleaved(
 
 
 def memory_kind(device: str) -> str:
-    """Return what `memory_used` and `peak_memory` measure on this device."""
+    """Return a phrase that states which memory `memory_used` and `peak_memory` measure on this device."""
     if device.startswith("cuda"):
         return "allocated by torch on the GPU"
     return "allocated by Metal" if device == "mps" else "resident memory of the process"
 
 
 def memory_used(device: str) -> float:
-    """Return the GiB in use: the peak so far on a CUDA GPU, otherwise the current use of this process."""
+    """Return the memory in GiB of the kind `memory_kind(device)`.
+
+    On a CUDA GPU, this is the peak since the last reset; on other devices, it is the memory in use now.
+    """
     return (torch.cuda.max_memory_allocated() if device.startswith("cuda") else _used_now(device)) / GIB
 
 
@@ -76,7 +87,11 @@ def _used_now(device: str) -> int:
 
 @dataclass
 class Peak:
-    """Peak memory in GiB, set at the end of the `with` block; baseline: memory in use at its start."""
+    """Result of `peak_memory`.
+
+    gib: the peak memory in GiB, final at the end of the `with` block.
+    baseline: the memory in use at the start of the block, in GiB.
+    """
 
     gib: float = 0.0
     baseline: float = 0.0
@@ -84,7 +99,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
-    """Measure the peak memory of the block on the device; on the CPU, the resident memory of the process."""
+    """Measure the peak of the memory of the kind `memory_kind(device)` during the `with` block."""
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()
@@ -113,15 +128,18 @@ def peak_memory(device: str) -> Iterator[Peak]:
 
 
 def count_flop(function: Function) -> int:
-    """Return the FLOP of all matrix products and convolutions in `function`, including attention."""
+    """Return the number of floating-point operations (FLOP) of one call of `function`.
+
+    Only matrix products and convolutions are counted, including the matrix products of attention.
+    """
     counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is not counted on every device
+    with sdpa_kernel(SDPBackend.MATH), counter:  # the counter misses fused attention on some devices
         function()
     return counter.get_total_flops()
 
 
 def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
-    """Return the FLOP/s of a product of two large square matrices: the upper limit for a training step."""
+    """Return the FLOP per second of a product of two large matrices, the highest rate that training could reach."""
     side = MATRIX_SIDES[device.split(":")[0]]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     [seconds] = time_interleaved({"product": lambda: left @ right}, device, repeats, warmup=2).values()
@@ -129,8 +147,8 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
 
 
 def profile_function(function: Function) -> Sequence[Any]:
-    """Return the events of torch's profiler for `function`, by operator and by `record_function` label."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints to stderr at start and stop
+    """Profile one call of `function`; return one event of torch's profiler per operator and `record_function` label."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # prevents messages on standard error at start and stop
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=kinds) as profiler:
         function()
@@ -138,13 +156,22 @@ def profile_function(function: Function) -> Sequence[Any]:
 
 
 def time_fractions_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict[str, float]:
-    """Return the time of each part (a `record_function` label) as a fraction of the time of all `parts`."""
+    """Return the time of each part as a fraction of the sum of the times of all parts, by part.
+
+    events: the result of `profile_function`.
+    parts: labels that the code passes to `record_function`.
+    """
     times = {event.key: _total_time(event) for event in events}
     return _fractions({part: times.get(part, 0.0) for part in parts})
 
 
 def time_fractions_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
-    """Return the `most` slowest operators, by self time, with their fractions of the self time of all operators."""
+    """Return the time fractions of the slowest operators, by name, the slowest first.
+
+    The time of an operator does not include the operators that it calls. The fractions refer to all operators.
+    events: the result of `profile_function`.
+    most: the maximum number of operators to return.
+    """
     times = {e.key.removeprefix("aten::"): _self_time(e) for e in events if e.key.startswith("aten::")}
     ranked = sorted(_fractions(times).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked[:most])

@@ -1,7 +1,8 @@
 """Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
 
-The metadata of a field may set its JSON key (`{"json": "likeness"}`). With `{"prefix": "texture."}`, each item of a
-dict field becomes a key of the dataclass's JSON object, with that prefix.
+The metadata of a field may change how the field is written. `{"json": "likeness"}` writes the field under the key
+"likeness". `{"prefix": "texture."}` is for a dict field: its items are not written as a nested object but as keys of
+the surrounding object, and each key begins with "texture.".
 """
 
 import hashlib
@@ -20,7 +21,10 @@ from retipair.runtime.jsonl import is_text
 Kind = TypeVar("Kind")
 Check = Callable[[Any], bool]
 Convert = Callable[[Any, str, str], Any]
-"""(JSON value, where, advice) -> value of the field; `where` and `advice` are for error messages."""
+"""A function that converts (JSON value, where, advice) to the value of a field.
+
+`where` and `advice` are texts for error messages: the place of the value, and what the user can do.
+"""
 _INT_LIMIT = 2**63
 _MAX_FLOAT = sys.float_info.max
 
@@ -28,11 +32,14 @@ _MAX_FLOAT = sys.float_info.max
 def from_values(
     kind: type[Kind], values: Any, where: str, advice: str = "the file was edited or damaged; restore it"
 ) -> Kind:
-    """Build a dataclass from the values of a JSON object; fields with a default may be missing.
+    """Return an instance of the dataclass `kind` with the values of a JSON object.
 
-    A field is a str, int, float, bool, None, Path, Literal, dataclass, or a list, tuple, dict or union of these.
-    Integers have at most 63 bits, floats are finite, text has no lone surrogates. Raises UserError, naming `where` and
-    the key, for unknown and missing keys and for values of another type.
+    The type of a field may be str, int, float, bool, None, Path, Literal, a dataclass, or a list, tuple, dict or union
+    of these. Integers must have at most 63 bits, floats must be finite, and text must not have lone surrogates.
+    where: the place of the JSON object, for error messages.
+    advice: what the user can do, for error messages.
+    Raises UserError, naming `where` and the key, for an unknown key, for a missing key of a field without default, and
+    for a value that does not fit the type of its field.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: not a JSON object; {advice}")
@@ -58,11 +65,14 @@ def from_values(
 
 @dataclass(frozen=True)
 class _Codec:
-    """Checks and converters for the fields of a dataclass, by JSON key.
+    """What is needed to check and convert the fields of a dataclass, by JSON key.
 
-    checks: whether a JSON value fits its field. converters: only for fields whose value differs from the JSON value.
-    names: field names that differ from the key. prefixes: only for fields that gather several keys. options: the
-    allowed values of each Literal, for error messages.
+    checks: for each field, a function that returns whether a JSON value fits the field.
+    converters: functions that convert JSON values, for fields whose values differ from their JSON values.
+    names: the names of the fields whose name differs from the key.
+    prefixes: the prefixes of the dict fields that are written as several keys (see the module).
+    required: the keys of the fields without default.
+    options: the allowed values of each Literal, as text for error messages.
     """
 
     checks: dict[str, Check]
@@ -75,7 +85,7 @@ class _Codec:
 
 @cache
 def _codec(kind: type) -> _Codec:
-    """Return the codec of a dataclass, cached because inspecting its types takes longer than reading values."""
+    """Return the codec of a dataclass. It is cached, because inspecting the types takes longer than reading values."""
     types = get_type_hints(kind)
     known = {_key(field): field for field in fields(kind)}
     hints = {key: types[field.name] for key, field in known.items()}
@@ -106,7 +116,10 @@ def _check_keys(codec: _Codec, values: dict[str, Any], where: str, advice: str) 
 
 
 def _gather(values: dict[str, Any], key: str, prefix: str, codec: _Codec) -> dict[str, Any]:
-    """Move the entries whose keys begin with `prefix` and belong to no other field into a dict at `key`."""
+    """Return `values` with all items whose keys begin with `prefix` moved into a dict at `key`, without the prefix.
+
+    Items that belong to another field of the dataclass are not moved.
+    """
     gathered = [name for name in values if name.startswith(prefix) and name not in codec.checks]
     rest = {name: value for name, value in values.items() if name not in gathered}
     return rest | {key: {name.removeprefix(prefix): values[name] for name in gathered}}
@@ -116,7 +129,7 @@ def _check_for(hint: Any) -> Check:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return inner.__contains__
-    if is_dataclass(hint):  # its content is checked when it is converted
+    if is_dataclass(hint):  # `from_values` checks the content when it converts the value
         return lambda value: isinstance(value, dict)
     parts = [_check_for(part) for part in inner if part is not ...]
     if origin is list or ... in inner:
@@ -150,7 +163,7 @@ _PLAIN: dict[Any, Check] = {
 
 
 def _converter_for(hint: Any) -> Convert | None:
-    """Return the converter of a type, or None if the JSON value needs no conversion."""
+    """Return a function that converts JSON values to a type, or None if they need no conversion."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Path:
         return lambda value, *place: Path(value)
@@ -169,7 +182,7 @@ def _converter_for(hint: Any) -> Convert | None:
 
 
 def to_values(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON values."""
+    """Return the fields of a dataclass instance as JSON values, by JSON key; `from_values` is the inverse."""
     values: dict[str, Any] = {}
     for field in fields(instance):
         value, prefix = _to_json(getattr(instance, field.name)), field.metadata.get("prefix")
@@ -178,12 +191,12 @@ def to_values(instance: Any) -> dict[str, Any]:
 
 
 def canonical_json(values: Any) -> str:
-    """Return JSON text that is identical for equal values, for use in fingerprints."""
+    """Return the JSON text of values, which does not depend on the order of their keys, to compute hashes from it."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_sha256(values: Any) -> str:
-    """Return the fingerprint of JSON values: the hash of their canonical JSON."""
+    """Return the SHA-256 of the canonical JSON text of values, which identifies them."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 

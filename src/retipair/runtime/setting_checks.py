@@ -1,4 +1,4 @@
-"""Check the values of settings that several commands share."""
+"""Check values of settings, with checks that several commands share."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,11 @@ _MAX_INTEGER = 2**32
 
 
 def check_values(config: Any) -> None:
-    """Raise SettingError for numbers out of range and invalid text, FileError for paths that cannot be reached."""
+    """Check the fields of a command's configuration for values that no setting allows.
+
+    Raises SettingError for a number that is infinite, NaN or above 2^32, and for text that has a NUL character or is
+    not UTF-8. Raises FileError for a path that cannot be accessed; a path that does not exist is allowed.
+    """
     for name, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise SettingError(name, value, "must be a finite number")
@@ -34,12 +38,18 @@ def _check_path(path: Path) -> None:
 
 
 def check_folder_name(setting: str, name: str) -> None:
-    """Raise SettingError unless `name` is a single folder name."""
+    """Raise SettingError unless `name` is a valid name of one folder, without parent folders.
+
+    setting: the name of the setting, for the error message.
+    """
     if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
         raise SettingError(setting, repr(name), "must be one folder name of at most 200 bytes, without a leading dot")
 
 
 def check_size(size: int | None) -> None:
-    """Raise SettingError unless the view size is a multiple of 64, or None (the base's own size)."""
+    """Raise SettingError unless the size of a view is a positive multiple of 64 px or None.
+
+    None stands for the default size of the base model.
+    """
     if size is not None and (size < 64 or size % 64):
         raise SettingError("size", size, "must be a multiple of 64")

@@ -1,4 +1,7 @@
-"""On SIGINT or SIGTERM, finish and save the current step or pair; a second signal stops immediately."""
+"""Stop a command on a signal, such as Ctrl-C, after it has finished and saved the current step or pair.
+
+A second signal stops the command immediately.
+"""
 
 import math
 import os
@@ -10,19 +13,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
-"""Ctrl-C sends SIGINT; cluster schedulers send the others at or before the time limit."""
+"""The signals that stop a command. Ctrl-C sends SIGINT; cluster schedulers send the others near the time limit."""
 _DUPLICATE_SIGTERM_S = 5.0
-"""Seconds within which a second SIGTERM is ignored, because the cluster and the launcher both send one."""
+"""Seconds during which a second SIGTERM is ignored: both the cluster and `accelerate launch` may send one."""
 _early_signals: list[int] = []
-"""Signals received before `graceful_shutdown` was entered."""
+"""The signals that `_end` has handled, before `graceful_shutdown` was entered."""
 
 
 class SigtermReceived(KeyboardInterrupt):
-    """Raised on SIGTERM from a cluster scheduler, or from the launcher after another process ended."""
+    """The process received SIGTERM or SIGUSR1.
+
+    The sender is a cluster scheduler, or `accelerate launch` after another process of the command has ended.
+    """
 
 
 def end_on_signals() -> None:
-    """Install handlers that end the command on a signal, except for signals ignored at the start (`nohup`)."""
+    """From now on, end the command on a signal by an exception.
+
+    Signals that the process has ignored since its start, for example because of `nohup`, stay ignored.
+    """
     _early_signals.clear()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -31,7 +40,7 @@ def end_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore further signals while the process exits: the cluster and the launcher may both send one."""
+    """Ignore all further signals, so that they do not interrupt the exit of the process."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -42,7 +51,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class Stop:
-    """A request to stop. number: the signal that requested it, 0 if there was none."""
+    """State of a request to stop.
+
+    number: the number of the signal that requested the stop, or 0 as long as there was none.
+    """
 
     number = 0
 
@@ -53,15 +65,17 @@ class Stop:
 
 @contextmanager
 def graceful_shutdown(finishing: str) -> Iterator[Stop]:
-    """Yield a Stop, which the first signal sets and the block must check; a second signal stops immediately.
+    """Yield a Stop, which the `with` block must check regularly, to end after the first signal.
 
-    A SIGTERM within 5 s after another is ignored, also after the block, so that it does not interrupt the exit.
-    finishing: what is completed before the command stops, printed on the first signal.
+    A second signal stops the command immediately, except that a SIGTERM within 5 s after another is ignored. If a
+    SIGTERM requested the stop, this also holds after the block, so that a duplicate does not interrupt the exit.
+    finishing: a phrase for what is completed before the command stops; it is printed on the first signal.
     """
     stop = Stop()
-    if _early_signals:  # a signal arrived inside a __del__, where Python ignores the exception that `_end` raises
+    # After an early signal, the program only still runs if `_end` raised inside a __del__, where Python ignores it.
+    if _early_signals:
         _end(_early_signals[0], None)
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -80,7 +94,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
             signal.raise_signal(number)
             return
         stop.number, requested_at = number, time.monotonic()
-        # Unlike print, os.write takes no lock.
+        # os.write is used because print takes a lock, which the interrupted code may hold.
         os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
 
     for number in SIGNALS:

@@ -1,4 +1,4 @@
-"""Read text files of users: tables and points saved by Excel or an editor, in UTF-8 or UTF-16."""
+"""Read text files that a user has saved with Excel or an editor, such as tables and landmarks, in UTF-8 or UTF-16."""
 
 import codecs
 import csv
@@ -17,15 +17,19 @@ _SEPARATOR_LINE = re.compile(r"\"?sep=([,;\t])\"?\n", re.IGNORECASE)
 
 
 def nfc(text: str) -> str:
-    """Compose characters (Unicode NFC): macOS stores file names decomposed (NFD), tables are mostly composed."""
+    """Return text with composed characters (Unicode NFC), so that names from different sources can be compared.
+
+    macOS may store file names with decomposed characters (NFD), while tables mostly have composed ones.
+    """
     return unicodedata.normalize("NFC", text)
 
 
 def on_disk(path: Path) -> Path:
-    """Return the path as it is spelled on disk, each part composed (NFC) or decomposed (NFD).
+    """Return the path of an existing file as the file system spells it.
 
-    The given spelling is preferred; a path that does not exist is returned unchanged. Raises UserError if two other
-    spellings exist.
+    The characters of each part of the path may be composed (NFC) or decomposed (NFD) on disk. The given spelling is
+    preferred if it exists. A path that exists in no spelling is returned unchanged.
+    Raises UserError if the given spelling does not exist, but both the composed and the decomposed one do.
     """
     if path == path.parent or path.exists():
         return path
@@ -38,10 +42,10 @@ def on_disk(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, or UTF-16 with a byte order mark, and return its text with lines that end in \\n.
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark, with lines that end in \\n.
 
-    Raises UserError, naming the file, if it cannot be opened or has another encoding. Windows-1252, GBK and others are
-    not guessed, because they cannot be distinguished.
+    Raises UserError, naming the file, if it cannot be opened or has another encoding. Other encodings, such as
+    Windows-1252 and GBK, are not supported, because they cannot be distinguished by the content of a file.
     """
     try:
         data = path.read_bytes()
@@ -54,10 +58,11 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> tuple[str | None, int, str]:
-    """Return (separator, number, text): the text without Excel's optional first line `sep=;`.
+    """Read a text file without the line `sep=;` that Excel may write first; return (separator, number, text).
 
-    separator: the one in that line, or None. number: line of the file at which the text begins. Raises UserError as
-    `read_text`.
+    separator: the character after `sep=`, or None if the file has no such line.
+    number: the number of the line of the file at which `text` begins, 1 or 2.
+    Raises UserError for the same reasons as `read_text`.
     """
     text = read_text(path)
     if match := _SEPARATOR_LINE.match(text):
@@ -66,9 +71,10 @@ def read_lines(path: Path) -> tuple[str | None, int, str]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (file and line, cells by column) for each non-empty line of a CSV table; column names in lower case.
+    """Yield ("FILE, line NUMBER", cells by column name) for each non-empty row of a CSV table.
 
-    The delimiter is a comma, semicolon or tab. Raises UserError, naming the line, if the text is not valid CSV.
+    The column names are in lower case. The delimiter of the file may be a comma, a semicolon or a tab.
+    Raises UserError if the text is not valid CSV, if two columns have one name, or if a row has too many cells.
     """
     lines = _csv_lines(path)
     _, names = next(lines, ("", []))
@@ -86,17 +92,20 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _strip_empty_cells(cells: list[str]) -> list[str]:
-    """Remove empty cells at the end, which Excel writes for columns that were once used."""
+    """Return the cells of a row without empty ones at the end, which Excel writes for columns that were once used."""
     while cells and not cells[-1].strip():
         cells = cells[:-1]
     return cells
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (file and line, cells) of each record; quoted cells may span lines, and an unclosed quote is an error."""
+    """Yield ("FILE, line NUMBER", cells) for each row, including the header; a quoted cell may span several lines.
+
+    Raises UserError for invalid CSV, such as an unclosed quote.
+    """
     delimiter, first, text = read_lines(path)
     header = text.partition("\n")[0]
-    delimiter = delimiter or max(_DELIMITERS, key=header.count)  # column names contain no delimiter
+    delimiter = delimiter or max(_DELIMITERS, key=header.count)  # no column name contains a delimiter
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         where = f"{path}, line {lines.line_num + first}"

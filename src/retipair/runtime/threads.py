@@ -1,8 +1,9 @@
-"""Choose the number of CPU threads and how they wait for one another, before torch is loaded.
+"""Choose the number of torch's CPU threads and how they wait for one another, before torch is loaded.
 
-OpenMP threads spin while they wait, which is fastest on an idle machine. If other programs use the same cores, a
-spinning thread takes time from the thread that it waits for, and a training step takes several times as long. Threads
-that wait passively (sleep) lose little then, but are slower on an idle machine. See docs/benchmarks.md for figures.
+By default, OpenMP threads spin: a waiting thread keeps its core busy. This is fastest on an idle machine. If other
+programs use the same cores, a spinning thread takes time from the thread that it waits for, and a training step takes
+several times as long. Threads that wait passively (sleep) lose little time on a busy machine, but are slower on an idle
+one. See docs/benchmarks.md for figures.
 """
 
 import math
@@ -14,23 +15,31 @@ import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
-"""Seconds over which the load of the cores is measured."""
+"""Seconds for which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""Threads spin only if other programs occupy at most this many of the cores that the threads need. On an idle machine,
-other programs occupy less."""
+"""How many of the cores that the threads need other programs may keep busy before the threads wait passively.
+
+On an idle machine, other programs keep fewer cores busy.
+"""
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
 _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
-"""If one of these is set, the user has chosen how threads wait."""
+"""Environment variables by which users choose how threads wait; if one is set, that choice is kept."""
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use, at least 1: its CPU affinity, limited by the cgroup's quota."""
+    """Return the number of CPU cores that this process may use, at least 1.
+
+    It is the number of cores in the CPU affinity of the process, or the CPU quota of its container if that is lower.
+    """
     return max(1, math.ceil(min(len(_affinity()), cpu_quota())))
 
 
 def cpu_quota(cgroup: Path = CGROUP) -> float:
-    """Return the CPU time a container may use, in cores; infinity without a limit (cgroup v2, else v1)."""
+    """Return the CPU quota of the container in which the process runs, in cores, or infinity if there is none.
+
+    cgroup: the folder of the cgroup file system, version 2 or 1, which states the quota.
+    """
     try:
         if (limits := cgroup / "cpu.max").is_file():
             quota, period = limits.read_text().split()
@@ -44,8 +53,8 @@ def cpu_quota(cgroup: Path = CGROUP) -> float:
 def configure_threads() -> str | None:
     """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its children, unless the user has set them.
 
-    Returns a sentence that describes the choice, or None for OpenMP's defaults. Has no effect after torch is loaded,
-    which is when OpenMP reads its environment.
+    Returns a sentence that describes the choice, or None if OpenMP's defaults are kept. The function does nothing after
+    torch is loaded, because OpenMP reads these variables at that time.
     """
     if "torch" in sys.modules:
         return None
@@ -65,13 +74,19 @@ def configure_threads() -> str | None:
 
 
 def busy_cores() -> float:
-    """Return the number of cores that other programs keep busy, of those this process may use, measured over 0.2 s."""
+    """Measure for 0.2 s how many of the cores in this process's affinity are busy, as a fractional number.
+
+    The process itself is idle during the measurement, so that other programs cause the load.
+    """
     percent = psutil.cpu_percent(interval=_INTERVAL, percpu=True)
     return sum(percent[core] for core in _affinity() if core < len(percent)) / 100
 
 
 def _affinity() -> list[int]:
-    """Return the numbers of the cores this process may run on; all cores if the system has no affinity (macOS)."""
+    """Return the indices of the cores on which this process may run.
+
+    These are all cores if the operating system has no CPU affinity (macOS).
+    """
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

@@ -1,6 +1,8 @@
-"""Encode the training and validation pairs once, and sample batches from the latents.
+"""Encode the training and validation pairs with the autoencoder once, and sample training batches from the latents.
 
-A batch is a function of the seed and its sample numbers only.
+A *joint image* is a CF and an FA side by side; its two *halves* are the CF and the FA. A *variant* is one of the
+augmented versions of a pair. A *sample number* counts the samples of a training from 0. The seed and the sample
+numbers alone determine a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,15 +29,18 @@ from retipair.runtime.schema import json_sha256
 from retipair.training.plan import VALIDATION_TIMESTEPS, Data, Plan
 
 RECIPE = 1
-"""Version of the encoding: increment it when the latents of the same pairs change."""
+"""Version of the encoding. Increment it after a change of the code that changes the latents of the same pairs."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """A training batch of B joint images.
 
-    latents (clean), noise: (B, C, h, w) float32; t: (B,) int64; conditioning: B rows. clean: (B, 2) bool, True for a
-    half (CF, FA) that gets no noise and is excluded from the loss.
+    latents: the latents without noise, (B, C, h, w) float32.
+    noise: the noise to add to the latents, (B, C, h, w) float32.
+    t: the timesteps, (B,) int64.
+    clean: (B, 2) bool, columns CF and FA. True for a half that gets no noise and is excluded from the loss.
+    conditioning: the encoded prompts, B rows.
     """
 
     latents: torch.Tensor
@@ -47,10 +52,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Latents and conditioning of the training and validation pairs.
+    """The latents and the encoded prompts of the training and validation pairs, from which batches are made.
 
-    Row i of `conditioning` belongs to `prompts[i]`; the last row is unconditional. `train_prompts` and `val_prompts`
-    contain the row number of each pair's prompt.
+    timesteps: the number of timesteps of the noise schedule.
+    conditioning: the encoded prompts. Row i belongs to `prompts[i]`; the last row is the unconditional one, for
+        prompt dropout.
+    train_prompts: for each training pair, the row of its prompt in `conditioning`.
+    val_prompts: for each validation pair, the row of its prompt in `conditioning`.
     """
 
     config: TrainConfig
@@ -64,9 +72,9 @@ class Batches:
     val_prompts: Sequence[int]
 
     def batch_of(self, samples: Sequence[int]) -> Batch:
-        """Return the batch of these sample numbers.
+        """Return the batch that consists of these sample numbers.
 
-        The seed and the sample number determine the pair, its variant, the noise and the timestep.
+        The seed and a sample number determine the pair, its variant, the noise, the timestep and the prompt.
         """
         seed = self.config.seed
         pairs, variants = zip(*(draw(seed, s, self.train.pairs, self.train.variants) for s in samples), strict=True)
@@ -81,7 +89,7 @@ class Batches:
         return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
 
     def pairs_of(self, samples: Sequence[int]) -> list[int]:
-        """Return the indices of the training pairs that these samples use."""
+        """Return, for each sample number, the index of its training pair."""
         return [draw(self.config.seed, sample, self.train.pairs, self.train.variants)[0] for sample in samples]
 
     def _row(self, sample: int, pair: int) -> int:
@@ -91,13 +99,14 @@ class Batches:
         return self.train_prompts[pair]
 
     def conditioning_for(self, prompt: str) -> Conditioning:
-        """Return the conditioning of one prompt, one row."""
+        """Return the row of `conditioning` that belongs to `prompt`."""
         return self.conditioning.rows([self.prompts.index(prompt)])
 
     def validation(self, dist: DistributedState) -> Iterator[tuple[int, Batch]]:
-        """Yield (timestep index, batch of one) for each validation pair of this process and each fixed timestep.
+        """Yield the batches of a validation: one for each validation pair of this process and each fixed timestep.
 
-        Latents are the posterior mean; both halves get fixed noise, without offset noise.
+        Yields (index in VALIDATION_TIMESTEPS, batch of one pair). The latents are the mean of the autoencoder's
+        posterior. Both halves get noise, which is the same in every validation and contains no offset noise.
         """
         clean = torch.zeros(1, 2, dtype=torch.bool, device=self.device)
         for number, row in dist.split_between_processes([*enumerate(self.val_prompts)]):
@@ -113,7 +122,10 @@ class Batches:
 
 
 def make_batches(plan: Plan, data: Data) -> Batches:
-    """Encode the pairs that are not cached, and the prompts; the networks loaded for this are freed afterwards."""
+    """Encode the prompts and those pairs whose latents are not cached.
+
+    The autoencoder and the text encoders are loaded for this only, and freed afterwards.
+    """
     train, val = _encode(plan, data)
     texts = [[entry.caption or plan.config.prompt for entry in entries] for entries in (data.train, data.val)]
     prompts = sorted(set().union(*texts))
@@ -124,9 +136,9 @@ def make_batches(plan: Plan, data: Data) -> Batches:
 
 
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
-    """Return the latents of the training pairs in all variants, and of the validation pairs without augmentation.
+    """Return (latents of all variants of the training pairs, latents of the validation pairs without augmentation).
 
-    Encodes those that are not cached; the autoencoder is loaded only for this, and freed on return.
+    Latents that are not cached are computed. The autoencoder is loaded for this only, and freed on return.
     """
     load_vae = cache(plan.base.vae)
     weights = vae_sha256(plan.base, load_vae)
@@ -136,13 +148,24 @@ def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
 
 
 def _open_cache(
-    plan: Plan, entries: list[PairRecord], variants: int, pairs: str, weights: str, load_vae: Callable[[], Any]
+    plan: Plan,
+    entries: list[PairRecord],
+    variants: int,
+    pairs_sha256: str,
+    weights_sha256: str,
+    load_vae: Callable[[], Any],
 ) -> LatentCache:
-    """Return the latents of `entries`. pairs, weights: hashes of the pairs and of the autoencoder."""
+    """Return the latents of the pairs `entries`, from the cache if it holds them.
+
+    variants: the number of variants of each pair.
+    pairs_sha256: the hash of the pairs.
+    weights_sha256: the hash of the autoencoder's weights.
+    load_vae: loads the autoencoder.
+    """
     key = {
         "recipe": RECIPE,
-        "pairs": pairs,
-        "autoencoder": weights,
+        "pairs": pairs_sha256,
+        "autoencoder": weights_sha256,
         "layout": plan.layout.name,
         "size": plan.layout.view_size,
         "variants": variants,
@@ -173,9 +196,10 @@ def _open_cache(
 
 
 def encoded(vae: Any, joint: np.ndarray, entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation of a joint image's latents, (C, h, w) each.
+    """Return the mean and the standard deviation of the latents of a joint image, (C, h, w) each.
 
-    Raises UserError, naming pair and half, if they contain NaN or infinity in fp16.
+    Raises UserError if one of the two contains NaN or infinity after conversion to fp16. The message names the pair
+    and the half.
     """
     moments = encode_moments(vae, joint[None])
     for part in (moments.mean, moments.std):

@@ -1,4 +1,4 @@
-"""Stop diverging training: on NaN, infinity or an exploding loss, before a checkpoint is saved."""
+"""Stop a training that diverges (NaN, infinity or an exploding loss) before it saves a damaged checkpoint."""
 
 import math
 
@@ -12,7 +12,7 @@ from retipair.training.step import Training, describe_nonfinite_step
 _REMEDY = "the last checkpoint is intact; try a new run with a lower --learning_rate (or, if in bf16, --precision fp32)"
 _MAX_LOSS = 100.0
 _MAX_SKIPPED = 10
-"""Allowed skipped steps between two log lines; a single defective pair does not cause more."""
+"""Number of steps that may be skipped between two log lines, because of NaN or infinity, before training stops."""
 
 
 def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
@@ -25,7 +25,10 @@ def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
 
 
 def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
-    """Raise UserError if the loss explodes; a model that predicts zero has a loss of about 1."""
+    """Raise UserError if the squared error `mse` exceeds _MAX_LOSS.
+
+    For comparison, a model that always predicts zero has a squared error of about 1.
+    """
     if mse > _MAX_LOSS:
         raise FileError(
             run.folder,
@@ -35,9 +38,10 @@ def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
 
 
 def handle_nonfinite_steps(run: Run, training: Training, data: Data) -> None:
-    """Report NaN or infinite gradients since the last call.
+    """Report the steps since the last call that were skipped because a gradient contained NaN or infinity.
 
-    Raises UserError unless --on_nan is skip and at most _MAX_SKIPPED steps were skipped since the last log line.
+    Raises UserError if there was such a step and --on_nan is "stop", or if more than _MAX_SKIPPED steps were skipped
+    since the last log line.
     """
     count, first = training.nonfinite.read()
     if not count:

@@ -24,7 +24,15 @@ Track = Callable[[Mapping[str, float], int], None]
 def log_training(
     run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
 ) -> None:
-    """Log the means that a `LossMeter` returns: for each loss its mean, and in parentheses those of CF and FA."""
+    """Log the mean losses since the last log line.
+
+    For each loss, the text contains the mean of both halves and, in parentheses, the means of CF and FA.
+
+    rate: the learning rate.
+    means: the return value of `LossMeter.read`.
+    seconds: the time since training started in this process.
+    memory: the memory in use, GiB.
+    """
     names = [name for name in means if f"{name}_cf" in means]
     losses = (f"{n} {means[n]:.6f} (cf {means[f'{n}_cf']:.6f} fa {means[f'{n}_fa']:.6f})" for n in names)
     text = (
@@ -47,7 +55,10 @@ def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -
 
 @contextmanager
 def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Track]:
-    """Yield a function that sends metrics to the tracker that --tracker names, through accelerate."""
+    """Yield a function that sends metrics to the experiment tracker of --tracker, by means of accelerate.
+
+    Without a tracker, and in all processes but the main one, the function does nothing.
+    """
     if config.tracker == "none" or not dist.is_main_process:
         yield lambda values, step: None
         return
@@ -85,14 +96,17 @@ def memory_text(plan: Plan) -> str:
 
 
 def print_change(run: Run, step: int, before: str, strategy: MemoryStrategy) -> None:
-    """Report that a resumed run changes its memory strategy; quantized weights change the results."""
+    """Report that a resumed run continues with another memory strategy than before.
+
+    The message says that the results change if the new strategy stores the base's weights in another precision.
+    """
     text = f"memory: from step {step} on with {strategy.name}, before with {before}"
     run.note("training", text)
     console.print(f"{text}; if the base's weights change precision, results differ from an uninterrupted run")
 
 
 def print_end(plan: Plan, steps: int, peak: Peak) -> None:
-    """Print the last and the best step, and the peak memory next to its estimate."""
+    """Print the last step, the best step, the estimated and the measured peak memory, and the next command."""
     run = Run(plan.folder)
     needed, used = plan.memory_of(plan.strategy) / GIB, peak.gib - peak.baseline
     kind = f"used: {memory_kind(plan.device)}, minus that at the start"

@@ -26,8 +26,12 @@ from retipair.training.validation import validate, write_samples
 class TrainingLoop:
     """Train a run from its current step to `max_steps`.
 
-    best: the best step so far and its scores (`reason`), or None. track: sends metrics to a tracker. stop: whether a
-    signal requested a stop. All processes run the loop; only the main process writes and prints.
+    All processes run the loop; only the main process writes files and prints.
+
+    best: the best step so far with its scores, as `model_selection.reason` returns them; None if there is
+        none.
+    track: a function that sends metrics to the experiment tracker.
+    stop: records whether a signal such as Ctrl-C requested a stop.
     """
 
     plan: Plan
@@ -41,13 +45,13 @@ class TrainingLoop:
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken so far."""
+        """Number of optimiser steps taken so far, those before a resume included."""
         return self.training.optimizer.step_count
 
     def run(self, validate_first: bool) -> None:
-        """Train up to `max_steps`, after a validation if `validate_first`.
+        """Train up to `max_steps`. If `validate_first` is True, validate before the first step.
 
-        Raises Stopped, after saving the state, if a signal requests it; UserError if training diverges.
+        Raises Stopped if a signal requests a stop; the state is saved first. Raises UserError if training diverges.
         """
         config, dist = self.plan.config, self.training.dist
         if validate_first and not self.validate_and_checkpoint():
@@ -69,12 +73,16 @@ class TrainingLoop:
 
     @property
     def validation_due(self) -> bool:
-        """Whether to validate after the current step."""
+        """True if a validation follows the current step."""
         config = self.plan.config
         return self.step % config.val_every == 0 or self.step == config.max_steps
 
     def log(self, rate: float, seconds: float) -> str:
-        """Log the means since the last log line; returns the note for the progress bar."""
+        """Log the mean losses since the last log line, and return a short text for the progress bar.
+
+        rate: the learning rate.
+        seconds: the time since the loop started.
+        """
         self.training.nonfinite.since_last_log = 0
         means = self.training.meter.read(self.training.dist)
         check_bounded(self.run_dir, self.step, means["mse"], self.plan.config)
@@ -84,10 +92,11 @@ class TrainingLoop:
         return f"loss {self.training.meter.last:.4f} lr {rate:.1e} {memory:.1f} GiB"
 
     def validate_and_checkpoint(self) -> bool:
-        """Validate, sample, save the state and the best adapter; returns False if a signal interrupts the sampling.
+        """Validate, generate sample pairs, save the state, and then save the adapter if it is the best so far.
 
-        This order ensures that the best step is never later than the saved state. A resumed run repeats an interrupted
-        validation.
+        Returns False, without saving, if a signal interrupts the generation of the samples. A resumed run repeats an
+        interrupted validation. The state is saved before the best adapter, so that the best step is never later than
+        the step of the saved state.
         """
         state = self.state_dict()
         with self.training.optimizer.ema_weights():
@@ -104,7 +113,10 @@ class TrainingLoop:
         return True
 
     def sample(self) -> float | None:
-        """Write sample pairs; returns the mean consistency of their halves, None if a signal interrupts."""
+        """Generate and write sample pairs, and return the mean consistency of CF and FA in these pairs.
+
+        Returns None if a signal interrupts the generation.
+        """
         single_process = self.training.dist.num_processes == 1
         folder = self.run_dir.samples_folder(self.step)
         return write_samples(
@@ -112,7 +124,13 @@ class TrainingLoop:
         )
 
     def checkpoint(self, losses: dict[str, float], state: dict[str, torch.Tensor]) -> None:
-        """Log a validation and save the state, and the adapter if it is the best so far. Main process only."""
+        """Log a validation, save the state, and save the adapter if it is the best so far.
+
+        Only the main process calls this.
+
+        losses: the results of the validation.
+        state: the tensors that a resumed run needs.
+        """
         log_validation(self.run_dir, self.step, losses, self.track)
         by = self.plan.config.best_by
         current = Validation(self.step, losses["loss"], losses.get("consistency"))
@@ -121,12 +139,12 @@ class TrainingLoop:
             self.best = reason(current, best, by)
         self.run_dir.save_checkpoint(self.step, self.save_adapter, state, {"best": self.best})
         if self.best and improved:
-            # Written after the checkpoint: if the run is killed in between, resuming copies the adapter from it
+            # If the run is killed between these two writes, a resumed run copies the best adapter from the checkpoint.
             self.run_dir.save_best(self.save_adapter, self.best)
             console.print(f"new best, by {by}: step {self.step}, validation {validation_text(current)}")
 
     def save_and_stop(self) -> Stopped:
-        """Save the state between two checkpoints; returns the exception to raise."""
+        """Save the state of a run that was asked to stop, and return the exception for the caller to raise."""
         handle_nonfinite_steps(self.run_dir, self.training, self.data)
         state = self.state_dict()
         with self.training.optimizer.ema_weights():
@@ -134,13 +152,13 @@ class TrainingLoop:
                 self.run_dir.save_stopped(self.step, self.save_adapter, state, {"best": self.best})
         self.training.dist.wait_for_everyone()
         text = f"stopped after step {self.step}, which is saved; run the same command with --resume to continue"
-        return Stopped(text, self.stop.number or signal.SIGTERM)  # another process may have received the signal
+        return Stopped(text, self.stop.number or signal.SIGTERM)  # no number if only another process got the signal
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that a resumed run needs; the meter's sums are added over all processes."""
+        """Return the tensors that a resumed run needs. The sums of the loss meter are added up over all processes."""
         sums = self.training.dist.reduce_sum(self.training.meter.sums.clone())
         return {**self.training.optimizer.state(), "window": sums}
 
     def save_adapter(self, folder: Path) -> None:
-        """Save the adapter with the current step in its metadata."""
+        """Save the adapter to `folder`. Its metadata contain the current step."""
         save_adapter(folder, self.plan.base, self.training.unet, replace(self.metadata, step=self.step))

@@ -1,4 +1,4 @@
-"""Means of the losses since the last log line, accumulated on the device."""
+"""Compute the mean losses since the last log line from sums that are kept on the device."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ from retipair.runtime.distributed import DistributedState
 
 
 class LossMeter:
-    """Sums since the last log line, kept on the device to avoid a synchronisation at each step.
+    """Sum up losses since the last log line. The sums stay on the device, so that a step needs no synchronisation.
 
-    names: the losses to sum, in the order of `Losses.values`. sums, (3 + 4 x number of losses,): the sum of the total
-    loss, the sum of the timesteps, the number of samples, the sums of each loss for CF and FA, and the numbers of
-    samples in these sums.
+    names: the names of the losses, in the order of `Losses.values`.
+    sums: (3 + 4 x number of losses,). In this order: the sum of the total loss, the sum of the timesteps, the number
+        of samples, for each loss the sums over the CF and the FA halves, and for each loss the numbers of CF and FA
+        halves in these sums.
+    last: the mean total loss that the last call of `read` found; NaN before the first call.
     """
 
     def __init__(self, names: Sequence[str], device: str) -> None:
@@ -23,7 +25,7 @@ class LossMeter:
         self.last = math.nan
 
     def add(self, losses: Losses, t: torch.Tensor) -> None:
-        """Add the losses of a batch with timesteps t, (B,); a batch with NaN or infinity is left out."""
+        """Add the losses of a batch with the timesteps `t`, (B,). Ignore the batch if a loss is NaN or infinite."""
         scalars = torch.stack([losses.total.detach() * len(t), t.float().sum()])
         count = torch.full((1,), len(t), device=t.device)
         halves = torch.cat([*losses.values.values(), *losses.counts.values()], dim=1)  # (B, 4 x number of losses)
@@ -31,17 +33,16 @@ class LossMeter:
         self.sums += torch.where(sums.isfinite().all(), sums, 0.0)
 
     def read(self, dist: DistributedState) -> dict[str, float]:
-        """Return the means since the last call, over all processes.
+        """Return the means over all samples of all processes since the last call, and reset the sums.
 
-        The mean of a half includes only the samples in which its loss counts (see `Losses`).
-
-        Keys: loss (the total), then {name}, {name}_cf and {name}_fa of each loss, then t.
+        The keys are "loss" (the total loss); "{name}", "{name}_cf" and "{name}_fa" for each loss; and "t" (the
+        timestep). The mean of a loss over the CF or FA halves includes only the samples for which `Losses.counts` is 1.
         """
         sums = dist.reduce_sum(self.sums).cpu()
         total, t, count = sums[:3].tolist()
         values, counts = sums[3:].view(2, len(self.names), 2).tolist()
         self.sums.zero_()
-        count = max(count, 1.0)  # the count is 0 if every step was skipped
+        count = max(count, 1.0)  # the count is 0 if all batches were ignored
         self.last = total / count
         means = {"loss": self.last}
         for name, *of_halves in zip(self.names, values, counts, strict=True):
@@ -51,6 +52,11 @@ class LossMeter:
 
 
 def half_means(sums: list[float], counts: list[float]) -> tuple[float, float, float]:
-    """Return (mean of the halves, CF, FA). A half that never counted is 0 and excluded from the mean of the halves."""
+    """Return (mean of CF and FA, mean of CF, mean of FA) of one loss.
+
+    sums: the sums of the loss over the CF and the FA halves.
+    counts: the numbers of CF and FA halves in these sums. A half with a count of 0 has a mean of 0, which is excluded
+        from the mean of CF and FA.
+    """
     cf, fa = (value / max(count, 1) for value, count in zip(sums, counts, strict=True))
     return (cf + fa) / max(sum(count > 0 for count in counts), 1), cf, fa

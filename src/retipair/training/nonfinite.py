@@ -1,4 +1,7 @@
-"""Count training steps with a NaN or infinite gradient without synchronising the device, and find the cause."""
+"""Count training steps whose gradient contains NaN or infinity, and find the cause.
+
+Counting does not synchronise the device.
+"""
 
 from collections.abc import Sequence
 
@@ -9,24 +12,27 @@ from retipair.training.batches import Batch
 
 
 class NonFiniteCounter:
-    """Counts skipped (non-finite) steps on the device; reading the count is the only synchronisation."""
+    """Count the steps that were skipped because of NaN or infinity. Only `read` synchronises the device."""
 
     def __init__(self, device: str) -> None:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
         self.sync_is_free = device == "cpu"
-        """Whether `read` needs no synchronisation."""
+        """True on the CPU, where `read` does not wait for another device."""
         self.since_last_log = 0
-        """Number of skipped steps since the last log line."""
+        """Number of skipped steps, as read so far, since the last log line."""
 
     def add(self, finite: torch.Tensor, step: int) -> None:
-        """Count a step. finite: () bool on the device, whether its gradient is finite."""
+        """Count step number `step` as skipped if its gradient is not finite.
+
+        finite: () bool on the device, True if the gradient is finite.
+        """
         skipped = ~finite
         self.first = torch.where(skipped & (self.first < 0), step, self.first)
         self.count += skipped
 
     def read(self) -> tuple[int, int]:
-        """Return (number of skipped steps since the last call, the first of them)."""
+        """Return (number of skipped steps since the last call, number of the first skipped step, -1 if none)."""
         count, first = int(self.count), int(self.first)
         if count:
             self.since_last_log += count
@@ -36,7 +42,13 @@ class NonFiniteCounter:
 
 
 def find_nonfinite(batch: Batch, names: Sequence[str], prediction: torch.Tensor) -> str | None:
-    """Name the pair and half whose latents or prediction contain NaN or infinity; None if all are finite."""
+    """Describe the first NaN or infinity in a batch: in latents or prediction, in which pair and in which half.
+
+    names: the ids of the pairs in the batch.
+    prediction: the prediction of the network, (B, C, h, w).
+
+    Returns None if all values are finite.
+    """
     for label, values in (("the latents", batch.latents), ("the prediction", prediction)):
         for name, row in zip(names, values, strict=True):
             if half := find_nonfinite_half(row):

@@ -1,4 +1,4 @@
-"""Optimise the adapter: AdamW, learning rate schedule, moving average, and their state for checkpoints."""
+"""Optimise the adapter with AdamW, a learning rate schedule and a moving average; save and restore their state."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ ORIGINAL_CONSTANT_STEPS, ORIGINAL_STEPS = 4_000, 15_000
 
 
 class LoraOptimizer:
-    """The adapter's parameters, their optimiser and moving average after `step_count` steps."""
+    """The parameters of the adapter, their optimiser and their moving average, after `step_count` steps."""
 
     def __init__(self, unet: UNet, config: TrainConfig) -> None:
         self.config = config
@@ -30,10 +30,11 @@ class LoraOptimizer:
         return learning_rate(self.step_count, self.config)
 
     def step(self) -> torch.Tensor:
-        """Take one optimiser step with the accumulated gradients; skip it if they contain NaN or infinity.
+        """Take one optimiser step with the accumulated gradients. Skip it if a gradient contains NaN or infinity.
 
-        A skipped step changes neither the adapter, nor the optimiser's state, nor the moving average.
-        Returns whether the gradients are finite, () bool on the device, so that a GPU need not synchronise.
+        A skipped step changes neither the adapter, nor the state of the optimiser, nor the moving average, but it
+        counts in `step_count`. Returns a () bool tensor, True if all gradients are finite. It stays on the device, so
+        that the step does not synchronise a GPU.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -43,7 +44,7 @@ class LoraOptimizer:
         if self.config.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
         if self._skips_nonfinite:
-            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused steps
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # 1: fused steps do nothing
             self._optimizer.step()
         elif finite:
             self._optimizer.step()
@@ -55,7 +56,7 @@ class LoraOptimizer:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Replace the adapter's weights by their moving average inside the context, if --ema_decay is on."""
+        """Replace the adapter's weights by their moving average inside the context. Do nothing without --ema_decay."""
         if self._average is None:
             yield
             return
@@ -67,7 +68,10 @@ class LoraOptimizer:
             self._average.restore(self.parameters.values())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that the next step depends on, by name: raw adapter, optimiser, moving average."""
+        """Return, by name, the tensors that the next step depends on.
+
+        These are the adapter's weights before averaging, the state of the optimiser, and the moving average.
+        """
         tensors = {f"adapter.{name}": p.detach().clone() for name, p in self.parameters.items()}
         for number, entry in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -77,7 +81,7 @@ class LoraOptimizer:
         return tensors
 
     def restore(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Load the state after `step` steps."""
+        """Load `tensors`, which `state` returned after `step` steps."""
         self.step_count = step
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
@@ -90,16 +94,16 @@ class LoraOptimizer:
                 moments.setdefault(int(number), {})[name] = int(value) if is_count else value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._average is not None:
-            self._average.updates.fill_(tensors.get("average.updates", step))  # older checkpoints have none
+            self._average.updates.fill_(tensors.get("average.updates", step))  # absent in older checkpoints
             for index, shadow in enumerate(self._average.shadow_params):
                 shadow.copy_(tensors[f"average.{index}"])
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate after `step` steps: linear warm-up, then the schedule.
+    """Return the learning rate after `step` steps: the value of the schedule, reduced linearly during the warm-up.
 
-    original: constant for 4,000 steps, then cosine to lr_end at max_steps. In a run of fewer than 15,000 steps, the
-    constant part is shorter in proportion.
+    The schedule "original" is constant for 4,000 steps and then falls to `lr_end` at `max_steps` along a cosine. In a
+    run of fewer than 15,000 steps, the constant part is 4,000 / 15,000 of the run.
     """
     warmup = min(1.0, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1.0
     if config.lr_schedule == "constant":

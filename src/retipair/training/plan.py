@@ -39,7 +39,7 @@ from retipair.runtime.setting_checks import check_folder_name, check_size
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
-"""Runs of at least this many steps sample as many pairs at each validation as the original system."""
+"""A run of at least this many steps generates as many sample pairs at each validation as the original system."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps"),
@@ -57,7 +57,7 @@ AT_MOST = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved settings, before anything is loaded or written."""
+    """The resolved settings of a run. A plan is made before any weights are loaded and any file is written."""
 
     config: TrainConfig
     base: Base
@@ -69,27 +69,27 @@ class Plan:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of a joint image's latents."""
+        """Shape of the latents of one joint image: (channels, height, width)."""
         return self.base.latent_shape(self.layout.joint_size)
 
     @property
     def work(self) -> Workload:
-        """Everything that the memory of the training depends on."""
+        """Inputs of the memory estimate: base, adapter, shape of the latents, precision and device."""
         latents = (self.config.batch_size, *self.latent_shape)
         return Workload(self.base, Adapter(*adapter_settings(self.config)), latents, self.dtype, self.device)
 
     def memory(self, strategy: MemoryStrategy) -> Estimate:
-        """Estimate the bytes of each training phase with this strategy."""
+        """Estimate the memory that each phase of the training needs with this strategy, in bytes."""
         config = self.config
         return training_memory(self.work, strategy, config.optimizer, bool(config.num_samples), config.ema_decay > 0)
 
     def memory_of(self, strategy: MemoryStrategy) -> int:
-        """Estimate the peak, in bytes, with this strategy."""
+        """Estimate the peak memory of the training with this strategy, in bytes."""
         return max(self.memory(strategy).values())
 
     @property
     def strategies(self) -> list[MemoryStrategy]:
-        """The memory strategies that this run may use, from the fastest to the smallest."""
+        """The memory strategies that this run may use, from the fastest to the one that needs the least memory."""
         required = self.config.gradient_checkpointing
         strategies = [strategy for strategy in TRAINING_STRATEGIES if strategy.checkpointing or not required]
         return supported_on(self.device, strategies)
@@ -99,7 +99,9 @@ class Plan:
 class Data:
     """The training and validation pairs of a run, with hashes of their content.
 
-    sha256 is the hash of all pairs, including the test pairs.
+    sha256: the hash of all pairs of the folder, the test pairs included.
+    train_sha256: the hash of the training pairs.
+    val_sha256: the hash of the validation pairs.
     """
 
     train: list[PairRecord]
@@ -109,16 +111,16 @@ class Data:
     val_sha256: str
 
     def prompts(self, default: str) -> list[tuple[str, int]]:
-        """Return the distinct prompts of the training pairs, each with its number of pairs."""
+        """Return (prompt, number of training pairs with it) for each prompt. A pair without a caption has `default`."""
         return sorted(Counter(entry.caption or default for entry in self.train).items())
 
     def captions(self, default: str) -> list[tuple[str, str]]:
-        """Return (id, prompt) of all training and validation pairs."""
+        """Return (id, prompt) of all training and validation pairs. A pair without a caption has `default`."""
         return [(entry.id, entry.caption or default) for entry in (*self.train, *self.val)]
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Check the settings and open the base. Raises UserError for invalid settings."""
+    """Check the settings, open the base, and return the plan. Raises UserError for invalid settings."""
     _check(config)
     base = open_base(config.base, config.tokenizer)
     device = choose_device(config.device)
@@ -139,11 +141,13 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
-    """Fill in the defaults of --num_samples and --sample_steps.
+    """Fill in the defaults of --num_samples and --sample_steps: how many pairs to generate at each validation.
 
-    A resumed run keeps its values. The default is 10 pairs of 50 steps, as in the original system. A run of fewer than
-    500 steps reduces both in proportion, to at least 2 pairs of 10 steps, because sampling would otherwise take longer
-    than training. With --best_by consistency or both, which evaluate the samples, nothing is reduced.
+    The defaults are 10 pairs with 50 denoising steps each, as in the original system. For a run of fewer than 500
+    steps, both numbers are reduced in proportion to its length, to no less than 2 pairs and 10 denoising steps, because
+    generating the samples would otherwise take longer than training. They are not reduced if --best_by is
+    "consistency" or "both", because the choice of the best step then depends on the samples. A resumed run keeps its
+    values.
     """
     fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
     default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
@@ -155,7 +159,7 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
 
 
 def _select_strategy(plan: Plan) -> MemoryStrategy:
-    """Select the strategy for --memory; with auto, a resumed run keeps its strategy."""
+    """Select the memory strategy that --memory asks for. With "auto", a resumed run keeps its strategy if possible."""
     config, previous = plan.config, Run(plan.folder).memory_strategy() if plan.config.resume else None
     for strategy in plan.strategies:
         if config.memory == "auto" and strategy.name == previous:
@@ -168,7 +172,7 @@ def _select_strategy(plan: Plan) -> MemoryStrategy:
 
 
 def smaller_flags(plan: Plan) -> str:
-    """Return the flags to try after an out-of-memory error."""
+    """Return, as text, the flags that reduce the memory of this run, to be tried after an out-of-memory error."""
     if smaller := next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of):
         return f"--memory {smaller}"
     if not plan.strategy.checkpointing:
@@ -206,7 +210,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def read_data(plan: Plan) -> Data:
-    """Read the pairs of --data; a raw folder is first prepared, once, under RESULTS/prepared."""
+    """Read the pairs of --data. A folder of raw pairs is first prepared, once, in a folder under RESULTS/prepared."""
     folder = plan.config.data
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
@@ -217,7 +221,7 @@ def read_data(plan: Plan) -> Data:
 
 
 def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
-    """Return the adapter's metadata, at step 0."""
+    """Return the metadata that are saved with the adapter, for step 0."""
     config = plan.config
     return AdapterMetadata(
         system=plan.base.family.name,
@@ -239,7 +243,7 @@ def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
 
 
 def adapter_config(config: TrainConfig) -> Any:
-    """Return PEFT's config of the adapter."""
+    """Return the PEFT configuration of the adapter."""
     return lora_config(*adapter_settings(config))
 
 
@@ -249,7 +253,7 @@ def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what --dry_run shows: derived values, then the settings."""
+    """Print what --dry_run shows: first the values that follow from the settings, then all settings."""
     memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
@@ -277,26 +281,34 @@ def print_plan(plan: Plan) -> None:
 
 
 def samples_text(config: TrainConfig) -> str:
-    """Describe what each validation samples."""
+    """Describe how many sample pairs each validation generates, and with how many denoising steps."""
     if not config.num_samples:
         return "none"
     return f"{config.num_samples} pairs of {config.sample_steps} denoising steps at each validation"
 
 
 def view_size_on_disk(entries: Sequence[PairRecord]) -> int:
-    """Return the side of the first CF, px; `prepare` and `generate` write all views at one size."""
+    """Return the side of the first CF, px. All views that `prepare` or `generate` writes to a folder have one size."""
     return image_size(entries[0].cf)[0]
 
 
 def views_text(size: int, on_disk: int) -> str:
-    """Describe the size of the views in training, px, and whether they are resized to it."""
+    """Describe the size of the views in training, and whether the views on disk are resized to it.
+
+    size: the side of the views in training, px.
+    on_disk: the side of the views on disk, px.
+    """
     if on_disk >= size:
         return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"
     return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for detail"
 
 
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
-    """Return the pair counts as text, the (id, prompt) of all but test pairs, and the views' size on disk, px."""
+    """Describe --data without preparing raw pairs.
+
+    Returns (text with the numbers of pairs, (id, prompt) of each pair, side of the views on disk in px). The test pairs
+    of a prepared folder are left out. For raw pairs, the side is `view_size`.
+    """
     assert config.data is not None
     if not is_prepared(config.data):
         raw = find_pairs(config.data)

@@ -1,4 +1,4 @@
-"""One training step, and the objects that it uses."""
+"""Take one training step, and build the objects that it uses."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +21,12 @@ from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import Data, Plan, adapter_config
 
 PARTS = ("draw", "forward", "losses", "backward", "update")
-"""Names of the parts of a step in a profile."""
+"""Names of the parts of a training step, as they appear in a profile of the PyTorch profiler."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that a training step uses, loaded."""
+    """The loaded networks, latents and counters that a training step uses."""
 
     config: TrainConfig
     batches: Batches
@@ -41,7 +41,7 @@ class Training:
 
 
 def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
-    """Encode the pairs that are not cached, load the base and add an untrained adapter."""
+    """Encode the pairs whose latents are not cached, load the U-Net of the base, and add an untrained adapter to it."""
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)
@@ -57,16 +57,17 @@ def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
 
 
 def loss_terms(config: TrainConfig) -> dict[str, Term]:
-    """Return the losses that are added to the squared error, by the name that they have in the logs.
+    """Return the losses that are added to the squared error, by their names in the logs.
 
-    "hf" is logged even if its weight is 0; add other losses only if their weight is above 0.
+    The high-frequency loss "hf" appears in the logs even if its weight is 0. To add another loss, return it only if
+    its weight is above 0, so that the logs of runs without it do not change.
     """
     filtered = partial(high_frequency, kernel=config.hf_kernel, sigma=config.hf_sigma)
     return {"hf": Term(filtered, config.hf_lambda, config.hf_max_timestep)}
 
 
 def training_step(training: Training) -> float:
-    """Take one optimiser step, its samples split between the processes; returns its learning rate."""
+    """Take one optimiser step, whose samples are split between the processes, and return its learning rate."""
     config, optimizer, dist = training.config, training.optimizer, training.dist
     for part in range(config.gradient_accumulation_steps):
         with record_function("draw"):
@@ -87,20 +88,30 @@ def training_step(training: Training) -> float:
 
 
 def network_inputs(training: Training, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the latents with noise in both halves, and the network's input, in which some halves are clean."""
+    """Return (latents with noise in both halves, input of the network), (B, C, h, w) each.
+
+    The two differ where `batch.clean` is True: there, the input of the network has the latents without noise.
+    """
     noisy = training.schedule.add_noise(batch.latents, batch.noise, batch.t)
     return noisy, with_clean_halves(noisy, batch.latents, batch.clean)
 
 
 def samples_of(config: TrainConfig, step: int, part: int, dist: DistributedState) -> range:
-    """Return this process's sample numbers for forward pass `part` of a step."""
+    """Return the sample numbers that this process uses in one forward pass.
+
+    step: the number of the step.
+    part: the number of the forward pass within the step; above 0 only with gradient accumulation.
+    """
     forward = (step * config.gradient_accumulation_steps + part) * dist.num_processes + dist.process_index
     return range(forward * config.batch_size, (forward + 1) * config.batch_size)
 
 
 @torch.no_grad()
 def describe_nonfinite_step(training: Training, data: Data, step: int) -> str:
-    """Describe what is NaN or infinite in a step, by repeating the forward passes of all processes."""
+    """Describe what was NaN or infinite in step number `step`, by repeating the forward passes of all processes.
+
+    If the latents and the predictions are finite, the text says that the gradient is not, and lists all pairs.
+    """
     pairs: list[str] = []
     states = [replace(training.dist, process_index=rank) for rank in range(training.dist.num_processes)]
     for part, dist in product(range(training.config.gradient_accumulation_steps), states):

@@ -32,12 +32,12 @@ from retipair.training.step import Training, build_training
 
 
 def train(config: TrainConfig) -> Path | None:
-    """Train an adapter; returns the run's folder (None after --dry_run)."""
+    """Train an adapter, and return the folder of the run. With --dry_run, print the plan and return None."""
     plan = make_plan(config)
     if config.dry_run:
         print_plan(plan)
         return None
-    check_name(plan.folder, config)  # before raw views are prepared, which takes minutes
+    check_name(plan.folder, config)  # a refusal now saves the minutes that preparing raw views takes
     dist = distributed_state(plan.device)
     with (
         directory_lock(plan.folder, dist.is_main_process),
@@ -53,10 +53,10 @@ def train(config: TrainConfig) -> Path | None:
 
 
 def run_training(plan: Plan, dist: DistributedState) -> int:
-    """Check, set up, resume and train; returns the number of optimiser steps taken."""
+    """Check the inputs, load the networks, resume a previous run, and train. Return the number of optimiser steps."""
     # Check everything before anything is written
     config = plan.config
-    with dist.main_process_first():  # raw views are prepared once
+    with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
     warnings = [*plan.base.warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
     fingerprint = run_fingerprint(plan, data, dist)
@@ -90,7 +90,10 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
 
 
 def restore_checkpoint(training: Training, checkpoint: Path | None) -> dict[str, Any] | None:
-    """Load a checkpoint, if there is one; returns the best step so far with its scores."""
+    """Load the optimiser, the adapter and the loss sums from `checkpoint`, if it is not None.
+
+    Returns the best step so far with its scores, or None if no step was validated.
+    """
     if checkpoint is None:
         return None
     tensors, values = read_state(checkpoint)
@@ -101,7 +104,13 @@ def restore_checkpoint(training: Training, checkpoint: Path | None) -> dict[str,
 
 
 def init_run_dir(run: Run, plan: Plan, fingerprint: Mapping[str, str], checkpoint: Path | None) -> None:
-    """Create the run's folder; a resumed run's logs are cut at the checkpoint."""
+    """Create the folder of a run, or update that of a resumed run.
+
+    For a resumed run, log lines after the checkpoint are removed, and changed settings are reported.
+
+    fingerprint: the values that must be unchanged when the run is resumed.
+    checkpoint: the checkpoint to resume from, or None for a new run.
+    """
     previous = run.memory_strategy()
     changes = changed_settings(run, plan.config) if checkpoint else []
     start_run(run, plan.config, {**fingerprint, "memory_way": plan.strategy.name})
@@ -126,7 +135,7 @@ def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str,
 
 
 def out_of_memory(plan: Plan) -> str:
-    """Return the out-of-memory message: the last checkpoint, and flags to try."""
+    """Return the message after an out-of-memory error: the last checkpoint, and flags that reduce the memory."""
     latest = Run(plan.folder).latest()
     saved = f"the last checkpoint, step {step_of(latest)}, is intact" if latest else "nothing was saved yet"
     estimated = plan.memory_of(plan.strategy) / GIB

@@ -22,7 +22,10 @@ from retipair.training.step import Training
 
 @torch.no_grad()
 def validate(denoise: Denoiser, schedule: NoiseSchedule, batches: Batches, dist: DistributedState) -> dict[str, float]:
-    """Return the mean squared error on the validation pairs with fixed noise, per timestep and half, and its mean."""
+    """Return the mean squared error of the noise or v prediction on the validation pairs, with fixed noise.
+
+    The keys are "t{timestep}_cf" and "t{timestep}_fa" for each timestep, and "loss" for the mean of all these values.
+    """
     sums = torch.zeros(len(VALIDATION_TIMESTEPS), 3, device=batches.device)  # CF, FA, count
     for row, batch in batches.validation(dist):
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.t)
@@ -43,13 +46,17 @@ def write_samples(
     training: Training,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Generate sample pairs as `generate` does, and write cf, fa and joint of each to pair_00, pair_01, ...
+    """Generate sample pairs, as `retipair generate` does, and write them to the folders pair_00, pair_01, ...
 
-    Returns the mean consistency (vesselness correlation of the two views); None as soon as a stop is requested.
+    Each folder gets cf.png, fa.png and joint.png. Returns the mean consistency of the pairs; the consistency is the
+    correlation of the vesselness of CF and FA. Returns None as soon as a stop is requested.
+
+    description: the metadata of the adapter, with the prompts to choose from.
+    stop_requested: a function that returns True to end the generation after the current pair.
     """
     config, dist = plan.config, training.dist
     assert config.num_samples is not None
-    assert config.sample_steps is not None  # the plan fills both in
+    assert config.sample_steps is not None  # make_plan fills in both defaults
     consistencies = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
     pair_generator = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
