@@ -47,7 +47,7 @@ def _border(grey: np.ndarray) -> np.ndarray:
     level = min(float(np.median(corner)) for corner in _corners(grey))
     flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
     if level <= _MAX_BLACK_BORDER:
-        # Glare brightens a black border by up to a tenth of the contrast between border and field of view.
+        # Glare brightens a black border by up to a tenth of the brightness of the field of view.
         contrast = float(np.percentile(grey, 95)) - level
         similar = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
     elif flat:
