@@ -1,17 +1,20 @@
-"""Define the advice that findings can give."""
+"""Define the advice that the findings of an evaluation can give (see `Finding`)."""
 
 from dataclasses import dataclass
 
 FEW = 20
-"""Minimum number of pairs per set; with fewer, intervals are wide and distances between sets are unreliable."""
+"""Minimum number of pairs per set. With fewer pairs, 95 % intervals are wide and distances between sets unreliable."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommended change.
+    """A recommended change of the training, the generation or the evaluation.
 
-    axis: the quantity that the advice changes; direction: +1 to increase it, -1 to decrease it. Advice without an axis
-    ("" and 0) contradicts no other advice.
+    Two pieces of advice contradict each other if they have the same axis and opposite directions.
+
+    text: the recommendation, one sentence for the user.
+    axis: the quantity to change, such as "training steps"; "" if the advice cannot contradict any other.
+    direction: +1 to increase the quantity, -1 to decrease it, 0 without an axis.
     """
 
     text: str
@@ -44,6 +47,6 @@ MORE_MEMORY = Advice("For faster training steps: use more memory, if available (
 BF16 = Advice("For faster training steps: use --precision bf16 on a GPU that supports it.")
 
 
-def less_memory(how: str) -> Advice:
-    """Return the advice to save memory in training with the flags `how`."""
-    return Advice(f"For less memory in training: {how}.", "memory", -1)
+def less_memory(flags: str) -> Advice:
+    """Return the advice to train with these command-line flags, which reduce the memory needed."""
+    return Advice(f"For less memory in training: {flags}.", "memory", -1)

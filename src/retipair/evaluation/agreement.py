@@ -1,4 +1,8 @@
-"""Judge from the agreement metrics whether CF and FA of the generated pairs match."""
+"""Judge whether the CF and the FA of generated pairs show the same vessels.
+
+The agreement metrics of `Consistency` are judged on a relative scale: 0 is their mean over mispaired pairs (the CF of
+one eye with the FA of another), 1 is their mean over training pairs.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,19 +13,22 @@ from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Level, Means, Scores
 
 _GOOD_FRACTION = 0.8
-"""Minimum fraction for good agreement, on a scale from mispaired pairs (0) to training pairs (1)."""
+"""Minimum value of good agreement on the relative scale."""
 _BAD_FRACTION = 0.5
-"""Below this fraction on the same scale, the views do not match."""
+"""Value on the relative scale below which CF and FA do not match."""
 _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
-"""Agreement metrics and their names in the text."""
+"""The agreement metrics, and the name of each in the text of a finding."""
 
 
 @dataclass(frozen=True)
 class _RelativeAgreement:
-    """An agreement metric, scaled from mispaired pairs (0) to training pairs (1).
+    """An agreement metric of the generated pairs on the relative scale: 0 as in mispaired, 1 as in training pairs.
 
-    fraction: the mean over generated pairs on this scale; upper: the upper end of its interval on this scale. certain:
-    whether a low fraction is sufficient evidence that the views do not match (see `_is_certain`).
+    name: the name of the metric in the text of a finding.
+    text: the means over generated, training and mispaired pairs, in words.
+    fraction: the mean over generated pairs, on the relative scale.
+    upper: the upper end of the 95 % interval of that mean, on the relative scale.
+    certain: whether the data suffice to conclude from a low value that CF and FA do not match (see `_is_certain`).
     """
 
     name: str
@@ -38,7 +45,10 @@ class _RelativeAgreement:
 
 
 def check_agreement(scores: Scores) -> Iterator[Finding]:
-    """Check whether CF and FA match, by the lowest agreement metric."""
+    """Check whether the CF and the FA of generated pairs match.
+
+    The finding is bad if any agreement metric is certainly low; otherwise it depends on the lowest metric.
+    """
     rows = {name: row for key, name in _METRICS.items() if (row := getattr(scores.consistency, key)).get("generated")}
     if not rows:
         return
@@ -55,7 +65,7 @@ def check_agreement(scores: Scores) -> Iterator[Finding]:
 
 
 def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
-    """Scale the metric; return None if it is no higher in training pairs than in mispaired ones."""
+    """Return the metric on the relative scale, or None if it is no higher in training pairs than in mispaired pairs."""
     generated, real, mispaired = row["generated"], row["train"], row.get("mispaired")
     assert generated is not None
     assert real is not None
@@ -73,16 +83,24 @@ def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
 
 
 def _is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
-    """Return whether there are enough pairs, and the interval of training pairs lies above that of mispaired ones."""
+    """Return whether the data suffice to judge a metric.
+
+    They do if every set has enough pairs, and the 95 % interval of the mean over training pairs lies above that of the
+    mean over mispaired pairs.
+    """
     means = (generated, real, mispaired) if mispaired else (generated, real)
     return has_enough_pairs(*means) and real.lower > (mispaired.upper if mispaired else 0.0)
 
 
 def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
-    """Return the finding for the agreement metrics, sorted by fraction, lowest first."""
+    """Return the finding on the agreement of CF and FA.
+
+    ranked: the agreement metrics on the relative scale, lowest first.
+    all_informative: whether every metric is higher in training pairs than in mispaired pairs.
+    """
     text = "Vessel agreement of CF and FA (0 %: as in mispaired pairs, 100 %: as in training pairs): "
     text += f"{'; '.join(metric.text for metric in ranked)}."
-    failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest that is certain
+    failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest certainly low metric
     if failed:
         text += f" The views do not match, according to {failed.name}."
         return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))
@@ -93,7 +111,7 @@ def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
 
 
 def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
-    """Return the finding for the lowest metric, if no metric certainly fails."""
+    """Return the finding for the lowest metric, if no metric is certainly low. `text` lists all metrics."""
     if lowest.level == "good":
         return Finding("good", "agreement", f"{text} The views match; the lowest metric is {lowest.name}.")
     if lowest.fraction >= _BAD_FRACTION:

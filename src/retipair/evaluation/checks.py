@@ -1,4 +1,7 @@
-"""Check the scores: copies, diversity, detail, colour, distance, real pairs and the cost of training."""
+"""Check the scores of an evaluation: each check yields findings on one subject.
+
+Subjects are copies, diversity, fine detail, colour, distance, number of pairs, errors in real pairs, cost of training.
+"""
 
 from collections.abc import Iterator
 
@@ -9,16 +12,16 @@ from retipair.evaluation.findings import Finding, count, has_enough_pairs
 from retipair.evaluation.scores import Memorisation, Scores
 
 _MIN_DETAIL = 0.5
-"""Minimum ratio of the fine detail in generated pairs to that in training pairs.
+"""Minimum ratio of the mean `Texture.fine_share` of generated pairs to that of training pairs.
 
-Generated pairs are noisy if the ratio is above the inverse of this value.
+Below this ratio, generated pairs are too smooth; above its inverse, they are too noisy.
 """
 _MAX_CHROMA = 3.0
-"""Maximum chroma of a generated FA, grey levels."""
+"""Maximum mean chroma of the generated FA before conversion to greyscale, in grey levels."""
 _SIMILARITY_MARGIN = 0.1
-"""Maximum by which the MS-SSIM between generated eyes may exceed that between real eyes."""
+"""Maximum difference of two mean MS-SSIM: between different generated eyes, minus between different real eyes."""
 LOGGED_MEMORY = "on a GPU: allocated by torch; on a CPU: resident memory of the process"
-"""Definition of the memory in a training log."""
+"""What the values of memory in a training log measure, as text for the report."""
 
 
 def has_few_pairs(scores: Scores) -> bool:
@@ -42,7 +45,7 @@ def _check_copies(scores: Scores) -> Iterator[Finding]:
 
 
 def _copies_found(search: Memorisation) -> Finding:
-    copies, amount = len(search.copies), _searched(search)
+    copies, amount = len(search.copies), _number_searched(search)
     text = f"Copies of training pairs (similarity {search.threshold} or more): {copies} of {amount} generated pairs."
     if search.variations == amount:
         text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
@@ -52,22 +55,25 @@ def _copies_found(search: Memorisation) -> Finding:
 
 def _no_copies(search: Memorisation, withheld: int) -> Finding:
     highest = search.closest[0].similarity
-    text = f"None of {_searched(search)} generated pairs is a copy of a training pair"
+    text = f"None of {_number_searched(search)} generated pairs is a copy of a training pair"
     text += f" (maximum similarity {highest:.2f})."
     if withheld:
         text += f" {count(withheld, 'copy was', 'copies were')} found and rejected before."
     return Finding("good", "copies", text)
 
 
-def _searched(search: Memorisation) -> int:
-    """Return the number of generated pairs."""
+def _number_searched(search: Memorisation) -> int:
+    """Return the number of generated pairs that were searched for copies."""
     similarity = search.similarity["generated"]
     assert similarity is not None
     return similarity.n
 
 
 def _check_diversity(scores: Scores) -> Iterator[Finding]:
-    """Check the diversity of the generated eyes. It is bad only if the intervals of both means do not overlap."""
+    """Check whether different generated eyes are more similar to each other than different real eyes are.
+
+    The finding is bad only if the 95 % intervals of the two mean MS-SSIM do not overlap.
+    """
     for view, row in scores.diversity.items():
         generated, real = row.get("generated"), row.get("real")
         if not generated or not real:
@@ -92,7 +98,10 @@ def _check_diversity(scores: Scores) -> Iterator[Finding]:
 
 
 def _check_detail(scores: Scores) -> Iterator[Finding]:
-    """Check smoothness by the fraction of power in fine detail, and compare it with what the autoencoder preserves."""
+    """Check whether generated views are too smooth or too noisy, by their mean fraction of fine detail.
+
+    If they are too smooth, the fine detail of real views after the autoencoder shows whether the autoencoder causes it.
+    """
     for view, texture in scores.texture.items():
         means = (texture.fine_share.get(name) for name in ("generated", "train", "autoencoder"))
         generated, real, decoded = (mean.mean if mean else None for mean in means)
@@ -144,7 +153,7 @@ def _check_distance(scores: Scores) -> Iterator[Finding]:
 
 
 def _amounts(scores: Scores) -> tuple[int, int]:
-    """Return the numbers of generated and of real pairs."""
+    """Return the number of generated pairs and the number of real pairs."""
     generated = scores.sizes["generated"]
     return generated, sum(scores.sizes.values()) - generated
 
@@ -166,7 +175,7 @@ def _check_real_pairs(scores: Scores) -> Iterator[Finding]:
 
 
 def _check_cost(scores: Scores) -> Iterator[Finding]:
-    """Report the cost of a training step, and settings that would make it faster or use less memory."""
+    """Report the time and memory of a training step, and advise settings that reduce them."""
     if scores.training is None:
         return
     cost, settings = scores.training.cost, scores.training.settings
@@ -197,6 +206,6 @@ CHECKS_OF_GENERATED = (
     _check_distance,
     _check_amounts,
 )
-"""Checks of generated pairs, the most important first."""
+"""Checks to make if there are generated pairs, most important first."""
 CHECKS = (_check_real_pairs, _check_cost)
-"""Checks that need no generated pairs."""
+"""Checks to make with or without generated pairs."""

@@ -1,4 +1,4 @@
-"""Load and check the inputs of an evaluation, and find earlier scores of the same inputs."""
+"""Load and check the inputs of an evaluation, and find scores that were computed earlier from the same inputs."""
 
 import hashlib
 import os
@@ -27,7 +27,15 @@ CACHE_NAME = "features"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Inputs of an evaluation: settings, pairs, models, and the training of the adapter."""
+    """Inputs of an evaluation.
+
+    config: the settings.
+    real: the real pairs.
+    generated: the generated pairs, if any.
+    base: the base model whose autoencoder is measured, if any.
+    model: the image model for deep features, if any.
+    training: loss curves and cost of the run that trained the adapter, if an adapter is given.
+    """
 
     config: EvaluateConfig
     real: PairFolder
@@ -38,7 +46,7 @@ class Comparison:
 
     @property
     def provenance(self) -> Provenance:
-        """Return what the scores depend on: pairs, settings and versions."""
+        """Return a record of everything that the scores depend on: pairs, settings and versions."""
         config, generated = self.config, self.generated
         return Provenance(
             retipair=__version__,
@@ -60,7 +68,7 @@ class Comparison:
 
 
 def load_comparison(config: EvaluateConfig) -> Comparison:
-    """Load and check all inputs. Raises UserError for invalid settings and folders without pairs."""
+    """Load and check all inputs of an evaluation. Raises UserError if a setting is invalid or a folder has no pairs."""
     _check_flags(config)
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
@@ -72,7 +80,7 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
-    """Hash the content of each pair that the scores depend on: id, eye, split, FA chroma, images and mask."""
+    """Return a hash of what the scores use of these pairs: id, eye, split, FA chroma, images and mask of each pair."""
     digest = hashlib.sha256()
     for entry in entries:
         values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
@@ -115,10 +123,13 @@ def _pairs(folder: Path) -> PairFolder:
 
 
 def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
-    """Return the scores in OUT if they were computed from the same pairs and settings.
+    """Return the scores in the folder OUT if they can be reused, or None if they must be computed again.
 
-    Returns None if there are no scores or they were edited, if the settings have changed, or if other pairs of the same
-    folders are now rejected. Raises UserError if OUT holds other files, or scores of other pairs.
+    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
+    If only the choice of rejected pairs in the same folders has changed, they must be computed again.
+
+    Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
+    other pairs, or one in another format.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:
@@ -137,7 +148,7 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
 
 
 def _check_out(out: Path) -> set[str]:
-    """Return the names in OUT. Raises UserError if it holds what evaluate does not write."""
+    """Return the names of the files in OUT. Raises UserError if OUT is not empty and not written by `evaluate`."""
     check_folder_place(out / CACHE_NAME)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
@@ -148,14 +159,19 @@ def _check_out(out: Path) -> set[str]:
 
 
 def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether the pairs differ. A change of the rejected pairs in the same folder does not count."""
+    """Return whether two provenances (JSON values) name different pairs.
+
+    If only the choice of rejected pairs in the same folder differs, the pairs count as the same.
+
+    name: the folder to compare, "real" or "generated".
+    """
     rejected = f"{name}_rejected_sha256"
     same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]
     return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
 
 
 def _intact(values: dict[str, Any]) -> Scores | None:
-    """Return the scores, or None if they were edited or damaged and must be computed again."""
+    """Return the scores, or None if scores.json was edited or damaged."""
     try:
         return Scores.from_json(values)
     except UserError:

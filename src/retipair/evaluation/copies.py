@@ -1,4 +1,4 @@
-"""Search for generated pairs that copy training pairs, and for real pairs that show one eye under two names."""
+"""Search for generated pairs that copy training pairs, and for real pairs of one eye that has two eye ids."""
 
 import numpy as np
 
@@ -14,24 +14,24 @@ from retipair.metrics.memorisation import Nearest
 from retipair.runtime.console import progress
 
 _CLOSEST = 10
-"""Number of generated pairs shown with their nearest training pair."""
+"""Number of generated pairs shown in the report beside their most similar training pairs."""
 _MAX_STORED = 500
-"""Maximum number of similarities per set in the scores."""
+"""Maximum number of similarities stored in the scores, for each set."""
 _MAX_COMPARED = 1000
-"""Maximum number of real pairs with which each real pair is compared, to avoid quadratic cost."""
+"""Maximum number of real pairs with which each real pair is compared; limits the time for large sets."""
 
 
 def search_copies(sets: Sets) -> Memorisation | None:
-    """Compare each generated pair with all training pairs.
+    """Search for generated pairs that copy training pairs: compare each generated pair with all training pairs.
 
-    Returns None without generated pairs, or with fewer than two training pairs.
+    Returns None if there are no generated pairs, or fewer than two training pairs.
     """
     if sets.generated is None or len(sets.all_train.entries) < 2:
         return None
     nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.all_train.descriptors)
     nearest_to_train = _nearest_other_eye("Comparing training pairs with each other", sets.all_train)
     generated = np.array([nearest.similarity for nearest in nearest_to_generated])
-    # The similarity is -1 if there is no pair of another eye.
+    # A similarity of -1 means that there is no training pair of another eye.
     train = np.array([nearest.similarity for nearest in nearest_to_train if nearest.similarity > -1])
     order = np.argsort(-generated, kind="stable").tolist()
     both = {"generated": generated, "train": train}
@@ -48,7 +48,7 @@ def search_copies(sets: Sets) -> Memorisation | None:
 
 
 def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:
-    """Return the real pairs whose similarity to a pair of another eye reaches the threshold of copies."""
+    """Return an issue for each real pair that shows the same eye as a real pair with another eye id (see `COPY`)."""
     if len(real.entries) < 2:
         return []
     ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))
@@ -65,7 +65,7 @@ def _nearest(title: str, queries: StoredDescriptors, references: StoredDescripto
 
 
 def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
-    """Return, for each pair, the most similar pair of another eye."""
+    """Return, for each pair, the most similar of at most _MAX_COMPARED pairs with another eye id."""
     rows = evenly_spaced_indices(len(measured.entries), _MAX_COMPARED)
     references = StoredDescriptors(measured.cache, [measured.keys[row] for row in rows])
     eyes = np.array([entry.group for entry in measured.entries])

@@ -1,4 +1,4 @@
-"""Compute the distances between generated and real pairs."""
+"""Compute the distances between the set of generated pairs and the set of real pairs."""
 
 from dataclasses import asdict
 
@@ -10,14 +10,14 @@ from retipair.metrics import distribution
 from retipair.metrics.distribution import evenly_spaced_indices
 
 _FURTHEST = 10
-"""Number of features listed: those that differ most."""
+"""Number of features listed in the scores, those with the largest differences."""
 _MAX_PAIRS = 20_000
-"""Maximum number of pairs per set, to avoid quadratic cost."""
+"""Maximum number of pairs per set that are compared; limits the time for large sets."""
 _MIN_FOR_FLOOR = 4
 
 
 def feature_distances(sets: Sets) -> Distribution | None:
-    """Return the distances on hand-crafted features, or None if either set has too few pairs."""
+    """Return the distances on the features of `distribution.features`, or None if either set has too few pairs."""
     real = _subset(sets.real.features)
     if sets.generated is None or min(len(real), len(sets.generated.entries)) <= distribution.NEIGHBOURS:
         return None
@@ -42,7 +42,12 @@ def _largest_differences(generated: np.ndarray, real: np.ndarray) -> tuple[Featu
 
 
 def deep_distances(generated: np.ndarray, real: np.ndarray) -> DeepDistances | None:
-    """Return MMD and FID on an image model's features, (n, 2, D) each, or None if either set has too few pairs."""
+    """Return the squared MMD and the FID of each view on the features of an image model.
+
+    Returns None if either set has fewer than four pairs.
+
+    generated, real: the features of CF and FA of each pair, (n, 2, D) and (m, 2, D).
+    """
     amount = min(len(real), len(generated))
     if amount < _MIN_FOR_FLOOR:
         return None

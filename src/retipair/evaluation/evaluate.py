@@ -1,4 +1,4 @@
-"""Compute the metrics of real and generated pairs, and write scores.json and the report page."""
+"""Evaluate generated pairs against real pairs, and write scores.json and an HTML report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,10 +26,10 @@ from retipair.runtime.lock import directory_lock
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Compute missing metrics, write OUT/scores.json and OUT/report.html, and return the path of the report.
+    """Evaluate pairs, write OUT/scores.json and OUT/report.html, and return the path of the report.
 
-    Without --generated, only the real pairs are checked. Raises UserError, before anything is written, if a folder is
-    not a dataset, or if OUT contains the scores of other pairs.
+    Metrics that are already cached in OUT are not computed again. Without --generated, only the real pairs are checked.
+    Raises UserError, before anything is written, if a folder is not a dataset or OUT contains scores of other pairs.
     """
     # Check
     compared = load_comparison(config)
@@ -41,11 +41,11 @@ def evaluate(config: EvaluateConfig) -> Path:
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
         if scores is None:
-            # Compute the layouts first, so that their images are freed before the metrics are loaded.
+            # Measure the layouts first, so that their images are freed before the metrics of all pairs are loaded.
             layouts = _layouts(compared) if dist.is_main_process else None
             sets = _measure(compared, dist)
             scores = _score(compared, sets, layouts) if layouts else None
-        if scores is None or not dist.is_main_process:  # other processes only compute their part of the metrics
+        if scores is None or not dist.is_main_process:  # only the main process writes the report
             return page
         if config.withhold_copies:
             scores = _without_copies(compared, scores)
@@ -59,7 +59,10 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 
 def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Sequence[str] = ()) -> Scores:
-    """Write OUT/figures.csv and return all scores."""
+    """Write the metrics of each pair to OUT/figures.csv, and return all scores.
+
+    withheld: the ids of copies of training pairs that were rejected before.
+    """
     write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None
     scores = compute_scores(sets, compared.provenance, layouts, deep, compared.training, withheld)
@@ -70,9 +73,9 @@ def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Se
 
 
 def _without_copies(compared: Comparison, scores: Scores) -> Scores:
-    """Reject the generated pairs that copy training pairs, and score the others.
+    """Reject the generated pairs that copy training pairs, and return the scores of the remaining pairs.
 
-    The scores are returned unchanged if there are no copies, or if all pairs are copies.
+    Returns the given scores if there are no copies, or if all generated pairs are copies.
     """
     folder, copies = compared.config.generated, scores.copies
     if not copies:
@@ -80,10 +83,10 @@ def _without_copies(compared: Comparison, scores: Scores) -> Scores:
     assert folder is not None
     add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
     print(f"{count(len(copies), 'copy', 'copies')} of training pairs rejected in {folder / REJECTED_NAME}")
-    others = read_folder(folder)
-    if not others.kept:
+    without_copies = read_folder(folder)
+    if not without_copies.kept:
         return scores
-    remaining = replace(compared, generated=others)
+    remaining = replace(compared, generated=without_copies)
     return _score(remaining, _measure(remaining, SINGLE_PROCESS), scores.layouts, withheld=copies)
 
 
@@ -112,7 +115,10 @@ def _deep(sets: Sets, model: ImageModel) -> DeepDistances | None:
 
 
 def _layouts(compared: Comparison) -> LayoutScores:
-    """Reconstruct real pairs through each layout and, with a base, also through its autoencoder."""
+    """Measure how well each layout preserves real pairs, alone and with the autoencoder of the base, if one is given.
+
+    Uses training pairs, or all real pairs if there are no training pairs.
+    """
     base, real = compared.base, compared.real.kept
     codecs = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})
     size = base.view_size if base else reconstruction.USUAL_SIZE

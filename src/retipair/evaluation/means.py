@@ -6,13 +6,16 @@ import numpy as np
 from scipy.stats import bootstrap
 
 _MAX_RESAMPLED = 1000
-"""Maximum number of values for a bootstrap interval; for more, the mean is taken as normally distributed."""
+"""Maximum number of values for a bootstrap interval. For more values, the interval assumes a normal distribution."""
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of a metric over n pairs, with the ends of its 95 % interval; None for fewer than three pairs."""
+    """Mean of a metric over n pairs, with its 95 % interval.
+
+    low, high: the ends of the interval; None if n is less than three.
+    """
 
     mean: float
     low: float | None
@@ -21,17 +24,21 @@ class Mean:
 
     @property
     def lower(self) -> float:
-        """Lower end of the interval, or the mean if there is no interval."""
+        """Lower end of the 95 % interval, or the mean if there is no interval."""
         return self.mean if self.low is None else self.low
 
     @property
     def upper(self) -> float:
-        """Upper end of the interval, or the mean if there is no interval."""
+        """Upper end of the 95 % interval, or the mean if there is no interval."""
         return self.mean if self.high is None else self.high
 
 
 def mean_with_interval(values: np.ndarray) -> Mean | None:
-    """Return the mean of values (n,) with its 95 % interval (percentile bootstrap; none for fewer than three)."""
+    """Return the mean of values (n,) with its 95 % interval, or None if n is 0.
+
+    The interval is a percentile bootstrap interval for up to _MAX_RESAMPLED values, a normal approximation for more.
+    Fewer than three values have no interval.
+    """
     if not len(values):
         return None
     low, high = _bounds(values) if len(values) > 2 else (None, None)

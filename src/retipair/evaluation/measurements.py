@@ -1,4 +1,8 @@
-"""Compute the metrics of pairs once, cached by content, so that an interrupted evaluation can resume."""
+"""Compute the metrics of sets of pairs, and cache them so that an interrupted evaluation can resume.
+
+A link is a comparison of two pairs of different eyes that are neighbours in a set. The links of a set show which values
+the metrics have by chance, and how diverse the set is.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,15 +37,20 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.threads import available_cores
 
 Columns = dict[str, np.ndarray]
-"""Metrics by name, (n,) float64 each."""
+"""Metric name -> the values of n pairs, (n,) float64."""
 
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Metrics of n pairs, one row each in the order of the manifest; vessel descriptors stay on disk in `cache`.
+    """Metrics of a set of n pairs, in the order of the manifest. Vessel descriptors stay on disk.
 
-    features (n, D) and power (n, 2, 16) float32, as in PairMetrics; links: metrics between two pairs of different eyes,
-    such as "mispaired.dice", "ms_ssim.cf" and "ms_ssim.fa".
+    entries: the n pairs.
+    keys: the cache key of each pair.
+    cache: the folder with the cached metrics.
+    values: metric name -> its values, (n,) float64.
+    features: (n, D) float32, see `PairMetrics`.
+    power: (n, 2, 16) float32, see `PairMetrics`.
+    links: metric name, such as "mispaired.dice" or "ms_ssim.cf" -> its values, (number of links,) float64.
     """
 
     entries: list[PairRecord]
@@ -57,12 +66,12 @@ class MeasuredSet:
         return StoredDescriptors(self.cache, self.keys)
 
     def metrics(self, row: int) -> PairMetrics:
-        """Return all metrics of one pair."""
+        """Return all metrics of the pair in one row."""
         values = {name: float(column[row]) for name, column in self.values.items()}
         return replace(load_metrics(self.cache, self.keys[row]), values=values)
 
     def select(self, rows: Sequence[int]) -> "MeasuredSet":
-        """Return the pairs in these rows, without links."""
+        """Return the set of the pairs in these rows. It has no links."""
         return MeasuredSet(
             [self.entries[row] for row in rows],
             [self.keys[row] for row in rows],
@@ -74,7 +83,7 @@ class MeasuredSet:
         )
 
     def concatenate(self, other: "MeasuredSet") -> "MeasuredSet":
-        """Return these pairs followed by those of another set with the same cache, without links."""
+        """Return the pairs of this set and then of `other`, which has the same cache. The result has no links."""
         return MeasuredSet(
             self.entries + other.entries,
             self.keys + other.keys,
@@ -86,31 +95,34 @@ class MeasuredSet:
         )
 
     def in_split(self, split: Split) -> "MeasuredSet":
-        """Return the pairs of one split, without links."""
+        """Return the set of the pairs in one split. It has no links."""
         return self.select([row for row, entry in enumerate(self.entries) if entry.split == split])
 
 
 def measure_set(
     name: str, entries: Sequence[PairRecord], cache: Path, workers: int = 0, dist: DistributedState = SINGLE_PROCESS
 ) -> MeasuredSet:
-    """Compute the metrics that are not in the folder `cache` yet, about one second per pair on two cores.
+    """Return the metrics of a set of pairs, and compute and cache those that are not in the folder `cache` yet.
 
-    Only a few pairs are in memory at a time. Several processes compute a contiguous part each and return when all
-    parts are cached.
+    Takes about one second per pair on two cores, and holds a few pairs in memory at a time. If there are several
+    processes, each computes a contiguous part of the pairs, and all return when every part is cached.
+
+    name: the name of the set in the progress bar.
+    workers: the number of threads; 0 for all cores.
     """
     keys = [key_of(entry) for entry in entries]
     order = _alternate_eyes(entries)
     ordered, ordered_keys = [entries[row] for row in order], [keys[row] for row in order]
     links = _links(ordered, ordered_keys)
     missing = _missing(ordered_keys, links, cache)
-    dist.wait_for_everyone()  # no process may write before all have listed what is missing
+    dist.wait_for_everyone()  # until every process has listed the missing metrics, none may write
     assigned = set(np.array_split(np.array(missing, dtype=int), dist.num_processes)[dist.process_index].tolist())
     neighbours = {index - 1 for index in assigned} | ({0} if len(keys) - 1 in assigned else set())
     to_load = sorted(assigned | (neighbours & set(missing)))
     workers = workers or max(available_cores() // dist.num_processes, 1)
     with one_thread(), progress(f"Measuring {name}", len(entries), len(entries) - len(to_load)) as advance:
         results = parallel_map(_measure_pair, [ordered[index] for index in to_load], workers)
-        recent: dict[int, PairViews] = {}  # views of the first and of the previous pair
+        recent: dict[int, PairViews] = {}  # the views of the first and of the previous pair, which links need
         for index, (views, metrics) in zip(to_load, results, strict=True):
             recent = {at: earlier for at, earlier in recent.items() if at in (0, index - 1)} | {index: views}
             advance()
@@ -151,7 +163,12 @@ def _read_links(links: Sequence[str], cache: Path) -> Columns:
 
 
 def deep_features(name: str, measured: MeasuredSet, model: ImageModel) -> np.ndarray:
-    """Return the features of an image model for CF and FA of each pair, (n, 2, D) float64, cached like the metrics."""
+    """Return the features of CF and FA of each pair from an image model, (n, 2, D) float64.
+
+    The features are cached in the folder of the metrics.
+
+    name: the name of the set in the progress bar.
+    """
     rows = []
     pairs = zip(measured.entries, measured.keys, strict=True)
     for entry, key in track(f"Deep features of {name}", pairs, len(measured.keys)):
@@ -174,7 +191,10 @@ def _cached_array(path: Path) -> np.ndarray | None:
 
 
 def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
-    """Return an order in which neighbours show different eyes: each eye's first pair, then each eye's second, etc."""
+    """Return the rows in an order in which neighbours show different eyes.
+
+    The order is the first pair of each eye, then the second pair of each eye, and so on.
+    """
     counts: Counter[str] = Counter()
     rounds = []
     for entry in entries:
@@ -184,18 +204,19 @@ def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
 
 
 def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int, int], str]:
-    """Map neighbouring pairs of different eyes, as indices, to the cache key of their link.
+    """Return the links of a set: (index of a pair, index of the next pair) -> cache key of the link.
 
-    The last and the first pair are neighbours too.
+    Only neighbours that show different eyes are linked. The first pair is the next pair of the last.
     """
     neighbours = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
     return {(a, b): link_of(keys[a], keys[b]) for a, b in neighbours if entries[a].group != entries[b].group}
 
 
 def _missing(keys: Sequence[str], links: dict[tuple[int, int], str], cache: Path) -> list[int]:
-    """Return the sorted indices of pairs whose metrics are not cached, and of both pairs of each uncached link.
+    """Return the sorted indices of the pairs to measure.
 
-    If several pairs or links have the same key, only the first counts.
+    These are the pairs whose metrics are not cached, and both pairs of each link that is not cached. If several pairs
+    or links have the same key, only the first is considered.
     """
     cache.mkdir(parents=True, exist_ok=True)
     missing = {index for index in _first_occurrences(keys) if not has_metrics(cache, keys[index])}
@@ -213,7 +234,10 @@ def _first_occurrences(names: Sequence[str]) -> Iterator[int]:
 
 
 def _measure_pair(entry: PairRecord) -> tuple[PairViews, PairMetrics]:
-    """Compute the metrics of a pair. FA chroma is taken from the RGB file, since `load_pair` reads FA as grey."""
+    """Compute the metrics of a pair.
+
+    The chroma of the FA is measured in its file, because `load_pair` converts the FA to greyscale.
+    """
     views = prepare_views(load_pair(entry))
     metrics = compute_pair_metrics(views)
     metrics.values["fa.chroma"] = chroma(load_image(entry.fa, "RGB"))

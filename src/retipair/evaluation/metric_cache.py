@@ -1,4 +1,7 @@
-"""On-disk cache of the metrics of pairs, keyed by a hash of their content."""
+"""Cache the metrics of pairs on disk, by a hash of the content of each pair.
+
+A link is a comparison of two pairs (see `measurements`); its metrics are cached in a file of their own.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,9 +19,9 @@ from retipair.runtime.errors import UserError
 from retipair.runtime.schema import from_values, to_values
 
 RECIPE = 3
-"""Version of the metrics, incremented when the meaning of one changes; entries of other versions are recomputed."""
+"""Version of the metrics. Increment it when the definition of a metric changes: cached metrics are then recomputed."""
 _ARRAYS = ("names", "values", "features", "power", "prints")
-"""Arrays of a cached pair; prints: its descriptors."""
+"""Names of the arrays in the file of a pair; "prints" are the vessel descriptors."""
 
 
 def key_of(entry: PairRecord) -> str:
@@ -27,7 +30,7 @@ def key_of(entry: PairRecord) -> str:
 
 
 def link_of(first: str, second: str) -> str:
-    """Return the cache key of the metrics between two pairs with these keys."""
+    """Return the cache key of the link between two pairs, from their cache keys."""
     return f"{first[:12]}-{second[:12]}"
 
 
@@ -41,7 +44,7 @@ def has_metrics(folder: Path, key: str) -> bool:
 
 
 def has_link(folder: Path, link: str) -> bool:
-    """Return whether the metrics between two pairs are cached and readable."""
+    """Return whether the metrics of a link are cached and readable."""
     try:
         load_link(folder, link)
     except UserError:
@@ -72,7 +75,7 @@ def save_link(folder: Path, link: str, metrics: MispairedMetrics) -> None:
 
 
 def load_link(folder: Path, link: str) -> MispairedMetrics:
-    """Return the cached metrics between two pairs. Raises UserError if the file is missing or damaged."""
+    """Return the cached metrics of a link. Raises UserError if the file is missing or damaged."""
     path = _link_path(folder, link)
     return from_values(MispairedMetrics, read_json(path), str(path))
 
@@ -83,7 +86,7 @@ def _link_path(folder: Path, link: str) -> Path:
 
 @dataclass(frozen=True)
 class StoredDescriptors:
-    """Vessel descriptors of pairs, (64, 64) each, read from disk on access, as there may be very many."""
+    """Sequence of the vessel descriptors of pairs, (64, 64) each. Each is read from disk when it is accessed."""
 
     folder: Path
     keys: Sequence[str]

@@ -15,11 +15,11 @@ from retipair.evaluation.scores import Means, Memorisation, Scores, TrainingScor
 
 NAMES = {"generated": "generated", "train": "training", "val": "validation", "test": "test", "mispaired": "mispaired"}
 NAMES |= {"real": "real", "autoencoder": "training, after the autoencoder"}
-"""Sets and their names on the page."""
+"""Set -> its name in the report."""
 _COLOURS = {"generated": "#d9822b", "train": "#3a7ca5", "val": "#7fb069", "test": "#9b6bab", "mispaired": "#8d8d8d"}
-_TEXT_COLOUR = "#010203"  # placeholder, replaced by the text colour of the page
+_TEXT_COLOUR = "#010203"  # placeholder, replaced by the text colour of the report
 _LEGEND_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
-"""Place the legend above the axes, where it covers no dot."""
+"""Legend settings that place the legend above the axes, where it does not cover data."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retipair",
@@ -32,7 +32,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw_plots(scores: Scores) -> dict[str, str]:
-    """Return all plots of the page by name."""
+    """Return the plots of the report: name -> SVG element."""
     plots = {"agreement": _plot(partial(_draw_agreement, scores=scores), (6, 2.6))}
     for view in ("cf", "fa"):
         plots[f"{view}_spectrum"] = _plot(partial(_draw_spectrum, scores=scores, view=view))
@@ -47,7 +47,11 @@ def draw_plots(scores: Scores) -> dict[str, str]:
 
 
 def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) -> str:
-    """Return the plot as a deterministic SVG element in the text colour of the page."""
+    """Draw a plot and return it as an SVG element, which is the same in each run and has the text colour of the report.
+
+    draw: the function that draws into the axes.
+    size: width and height, in inches.
+    """
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
@@ -59,7 +63,12 @@ def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) 
 
 
 def _draw_dots(axes: Axes, pairs: dict[str, tuple[float, ...]], means: Means, label: str) -> None:
-    """Plot pairs as dots, one row per set, with the mean of each set."""
+    """Plot each pair as a dot and the mean of each set as a vertical bar, one row per set.
+
+    pairs: set -> the metric of each pair.
+    means: set -> the mean of the metric.
+    label: the label of the x axis.
+    """
     for row, (name, values) in enumerate(pairs.items()):
         heights = row + 0.25 * np.array([step for step, _ in zip(cycle((-1, 0, 1)), values, strict=False)])
         axes.plot(values, heights, "o", color=_COLOURS[name], markersize=4, alpha=0.7)
@@ -89,7 +98,7 @@ def _draw_thin_vessels(axes: Axes, scores: Scores, view: str) -> None:
 
 
 def _draw_similarity(axes: Axes, memorisation: Memorisation) -> None:
-    """Plot the histogram of similarities to the nearest training pair, and the threshold for copies."""
+    """Plot histograms of the similarity of each pair to its nearest training pair, and the threshold for copies."""
     sets, threshold = memorisation.similarities, memorisation.threshold
     bins = np.histogram_bin_edges([*sets["generated"], *sets["train"], threshold], 20)
     for name, values in sets.items():
@@ -109,7 +118,10 @@ def _draw_spectrum(axes: Axes, scores: Scores, view: str) -> None:
 
 
 def _draw_training(axes: Axes, training: TrainingScores, view: str) -> None:
-    """Plot the training error of one half, and its validation error averaged over the validation timesteps."""
+    """Plot training and validation error of one view by step.
+
+    The validation error is averaged over the validation timesteps.
+    """
     lines, validation = training.training, training.validation
     losses = [line.values[f"mse_{view}"] for line in lines]
     axes.plot([line.step for line in lines], losses, color=_COLOURS["train"], label="training")

@@ -1,4 +1,7 @@
-"""Reconstruct real pairs through each layout and a base's autoencoder, to bound the quality of any trained model."""
+"""Measure what real pairs lose when they are joined in a layout, optionally encoded and decoded, and split again.
+
+Pairs that a model generates in this layout with this autoencoder cannot be expected to be better.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,21 +24,21 @@ from retipair.runtime.console import track
 from retipair.runtime.parallel import parallel_map
 
 Between = Callable[[np.ndarray], np.ndarray]
-"""Transform between join and split: joint image (H, W, 3) uint8 -> (H, W, 3) uint8."""
+"""Transform of a joint image before it is split: (H, W, 3) uint8 -> (H, W, 3) uint8."""
 
 _Row = tuple[str, str, str]
-"""Layout, codec and view."""
+"""Layout, name of the transform ("nothing" or "autoencoder") and view."""
 _Metrics = tuple[Fidelity, Texture]
-"""Fidelity of one view of one pair, and its texture after the round trip."""
+"""Fidelity and texture of one view of one pair after the round trip."""
 
 USUAL_SIZE = 512
-"""View size of SDXL and SD1.5, px."""
+"""px: view size if no base is given, as for SDXL and SD1.5."""
 MOST = 12
-"""Maximum number of pairs. More would hardly change the means but take long: a pair is measured up to five times."""
+"""Maximum number of pairs to measure. More pairs would take long and hardly change the means."""
 
 
 def round_trip(pair: Pair, layout: Layout, between: Between) -> Pair:
-    """Join the views, apply `between` to the joint image, and split it."""
+    """Join the views of a pair in a layout, apply `between` to the joint image, and split it into views again."""
     cf, fa = layout.split(between(layout.join(pair.cf, pair.fa)))
     return Pair(cf, to_grey(fa)[0], pair.mask)
 
@@ -45,7 +48,7 @@ def nothing(joint: np.ndarray) -> np.ndarray:
 
 
 def autoencoder(base: Base, device: str = "cpu") -> Between:
-    """Return the round trip through a base's VAE, using the posterior mean."""
+    """Return the transform that encodes a joint image with the VAE of a base (posterior mean) and decodes it."""
     vae = base.vae(device=device)
 
     def reconstruct(joint: np.ndarray) -> np.ndarray:
@@ -55,9 +58,13 @@ def autoencoder(base: Base, device: str = "cpu") -> Between:
 
 
 def reconstruct(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, Between]) -> tuple[Reconstruction, ...]:
-    """Return one row per layout, codec and view: means over at most MOST evenly spaced pairs.
+    """Measure real pairs after a round trip through each layout and codec.
 
-    size: view size within the layouts, px.
+    Returns one row for each layout, codec and view, with means over at most MOST evenly spaced pairs.
+
+    entries: the real pairs.
+    size: the size of a view within the joint image, px.
+    codecs: name -> the transform of the joint image before it is split.
     """
     step = -(-len(entries) // MOST)
     chosen = entries[::step]
@@ -71,7 +78,7 @@ def reconstruct(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, B
 
 
 def _reconstruction(layout: str, between: str, view: str, metrics: Sequence[_Metrics]) -> Reconstruction:
-    """Average the metrics of all pairs."""
+    """Average the metrics of all pairs for one layout, transform and view."""
     fidelities, textures = zip(*metrics, strict=True)
     means: dict[str, Any] = _means([asdict(one) for one in fidelities])
     return Reconstruction(
@@ -100,6 +107,9 @@ def _same(pair: Pair, other: Pair) -> bool:
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Average each metric over its finite values. None if no value is finite: PSNR infinite, or mask empty."""
+    """Return the mean of each metric over the pairs in which it is finite; None if there is no such pair.
+
+    PSNR is infinite if a view is unchanged, and NaN if the mask is empty.
+    """
     finite = {name: [row[name] for row in metrics if np.isfinite(row[name])] for name in metrics[0]}
     return {name: float(np.mean(values)) if values else None for name, values in finite.items()}

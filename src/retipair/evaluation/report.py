@@ -1,4 +1,4 @@
-"""Render scores.json and the images of pairs as one self-contained HTML page; all its numbers come from the scores."""
+"""Write the report: one self-contained HTML page with images of pairs and the numbers in scores.json."""
 
 import io
 import re
@@ -26,16 +26,16 @@ from retipair.runtime.schema import to_values
 
 PAGE_NAME = "report.html"
 VIEW = 320
-"""View size on the page, px."""
+"""px: size of a view in the report."""
 
 _FOLDERS = ("real", "generated", "adapter")
 _Entries = Mapping[tuple[str, str], PairRecord]
-"""Pairs by (set, id), where the set of a real pair is its split."""
+"""(set, id) -> pair. The set is "generated", or the split of a real pair."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Views and checkerboard of a pair, as data URIs."""
+    """Images of a pair as data URIs: CF, FA, and a checkerboard of tiles from both."""
 
     cf: str
     fa: str
@@ -43,9 +43,9 @@ class Shown:
 
 
 def write_report(out: Path, scores: Scores) -> Path:
-    """Write OUT/report.html atomically from the scores and the image folders they name, and return its path.
+    """Write OUT/report.html atomically and return its path.
 
-    Raises UserError if the images of the pairs are missing.
+    The images come from the folders named in the provenance of the scores. Raises UserError if images are missing.
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("retipair.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -57,8 +57,8 @@ def write_report(out: Path, scores: Scores) -> Path:
         names=NAMES,
         memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(values, path),
-        flags=_flags,
-        plots={name: Markup(plot) for name, plot in draw_plots(scores).items()},  # safe: plots contain no user input
+        flags=_unbroken_flags,
+        plots={name: Markup(plot) for name, plot in draw_plots(scores).items()},  # plots contain no user input
         generated={name: [_shown(entries, pair) for pair in part] for name, part in scores.examples.items()},
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
@@ -69,20 +69,23 @@ def write_report(out: Path, scores: Scores) -> Path:
 
 
 def _shareable(provenance: Provenance) -> dict[str, Any]:
-    """Shorten paths to their last parts: the page may be shared, and parent folders may contain patient names."""
+    """Return the provenance with paths shortened to their last parts.
+
+    The report may be shared, and names of parent folders may contain names of patients.
+    """
     values = to_values(provenance)
     folders = {name: "/".join(Path(values[name]).parts[-2:]) for name in _FOLDERS if values[name]}
     models = {name: shareable_name(values[name]) for name in ("base", "deep") if values[name]}
     return {**values, **folders, **models}
 
 
-def _flags(text: str) -> Markup:
-    """Escape a sentence and prevent line breaks within its flags."""
+def _unbroken_flags(text: str) -> Markup:
+    """Escape a text for HTML, and prevent line breaks within command-line flags such as "--max_steps"."""
     return Markup(re.sub(r"(--\w+)", r'<span class="flag">\1</span>', str(escape(text))))
 
 
 def _at(values: Any, path: Sequence[str | int]) -> Any:
-    """Return the value of scores.json at a path of keys and indices, or None if a part of the path is missing."""
+    """Return the value at a path of keys and indices in nested JSON values, or None if a key of the path is missing."""
     value = values
     for key in path:
         if value is None or (isinstance(value, Mapping) and key not in value):
@@ -95,7 +98,7 @@ def _at(values: Any, path: Sequence[str | int]) -> Any:
 
 
 def _entries(scores: Scores) -> _Entries:
-    """Return the pairs shown on the page."""
+    """Return the pairs whose images the report shows."""
     shown = [*chain.from_iterable(scores.examples.values()), *scores.suspect_pairs]
     wanted = {(pair.set, pair.id) for pair in shown}
     wanted |= {name for pair in scores.closest for name in (("generated", pair.id), ("train", pair.train_id))}
@@ -113,13 +116,16 @@ def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
 
 
 def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:
-    """Return the closest generated pairs and their training pairs, each with CF and FA in one image."""
+    """Return the images of the generated pairs most similar to training pairs, each with that of its training pair.
+
+    An image is a data URI and shows CF and FA side by side.
+    """
     pairs = [(entries["generated", pair.id], entries["train", pair.train_id]) for pair in scores.closest]
     return [(_side_by_side(generated), _side_by_side(train)) for generated, train in pairs]
 
 
 def _views(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Load CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
+    """Load the views of a pair and resize them: CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
     views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
     cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
     return cf, fa

@@ -14,18 +14,18 @@ SCHEMA = "retipair.scores/2"
 SCORES_NAME = "scores.json"
 Level = Literal["good", "look", "bad"]
 View = str
-"""cf or fa."""
+"""Name of a view: "cf" or "fa"."""
 SetName = str
-"""generated, train, val or test; also mispaired, real and autoencoder (real pairs after a base's autoencoder)."""
+"""generated, train, val or test; also mispaired, real, and autoencoder (real pairs after the base's autoencoder)."""
 
 
 Means = dict[SetName, Mean | None]
-"""Mean over each set; None where the metric is not defined for any of its pairs."""
+"""Set -> mean of a metric over the set; None if the metric is not defined for any pair of the set."""
 
 
 @dataclass(frozen=True)
 class ConsistencyScores:
-    """Agreement of CF and FA (see `Consistency`) over each set, and over mispaired pairs."""
+    """Means of the metrics of `Consistency` over the pairs of each set, and over mispaired pairs."""
 
     correlation: Means
     dice: Means
@@ -36,7 +36,7 @@ class ConsistencyScores:
 
 @dataclass(frozen=True)
 class TextureScores:
-    """Fine detail of one view (see `Texture`) over each set; with a base, also over its autoencoder's output."""
+    """Means of the metrics of `Texture` of one view over each set; with a base, also over its autoencoder's output."""
 
     slope: Means
     fine_share: Means
@@ -46,7 +46,7 @@ class TextureScores:
 
 @dataclass(frozen=True)
 class VesselScores:
-    """Vessel metrics of one view (see `VesselTree`) over each set."""
+    """Means of the metrics of `VesselTree` of one view over each set."""
 
     density_thin: Means
     density_medium: Means
@@ -57,7 +57,7 @@ class VesselScores:
 
 @dataclass(frozen=True)
 class AnatomyScores:
-    """Fractions of the views in which a disc and a macula are found (see `Anatomy`), over each set."""
+    """Fractions of the CF, or of the FA, of each set in which a disc and a macula are found (see `Anatomy`)."""
 
     disc: Means
     macula: Means
@@ -65,9 +65,11 @@ class AnatomyScores:
 
 @dataclass(frozen=True)
 class FeatureDifference:
-    """Mean difference of one feature between generated and real pairs, in standard deviations of the real pairs.
+    """Mean difference of one feature between generated and real pairs.
 
-    feature: its key in `distribution.feature_names`; name: its name in plain words.
+    feature: the key of the feature, one of `distribution.feature_names`.
+    name: the name of the feature in plain words.
+    deviations: the difference in standard deviations of the real pairs, see `distribution.robust_standardize`.
     """
 
     feature: str
@@ -79,8 +81,10 @@ class FeatureDifference:
 class Distribution:
     """Distance between generated and real pairs on hand-crafted features.
 
-    mmd2: squared MMD; floor: 95th percentile of the squared MMD between random halves of the real pairs. precision,
-    recall, density and coverage: see `Manifolds`. furthest: the features that differ most, largest difference first.
+    mmd2: the squared MMD.
+    floor: the 95th percentile of the squared MMD between two random subsets, each half of the real pairs.
+    precision, recall, density, coverage: see `Manifolds`.
+    furthest: the features that differ most, largest difference first.
     """
 
     mmd2: float
@@ -94,7 +98,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class DeepDistance:
-    """Distance of one view on the features of an image model; mmd2 and floor as in `Distribution`, fid: FID."""
+    """Distance between generated and real views on the features of an image model; see `Distribution`. fid: the FID."""
 
     mmd2: float
     floor: float
@@ -103,7 +107,7 @@ class DeepDistance:
 
 @dataclass(frozen=True)
 class DeepDistances:
-    """Distances of both views. n: pairs in the smaller set; features: number of features of the image model."""
+    """`DeepDistance` of each view. n: the number of pairs in the smaller set. features: the number of features."""
 
     n: int
     features: int
@@ -124,12 +128,15 @@ class ClosestPair:
 class Memorisation:
     """Search for generated pairs that copy training pairs.
 
-    similarity: mean similarity of the "generated" pairs to their nearest training pair, and of the "train" pairs to
-    their nearest training pair of another eye. similarities: that of each pair, for at most 500 pairs of each set.
-    ratio: mean similarity of generated pairs divided by that of training pairs; authenticity: see
-    `memorisation.authenticity`. Both are None if all training pairs show one eye.
-    threshold: minimum similarity of a copy; copies: ids of the copies, most similar first.
-    variations: number of generated pairs made from a training pair (`--mode from_data`).
+    A generated pair is compared with all training pairs, a training pair with the training pairs of other eyes.
+
+    similarity: "generated" or "train" -> the mean similarity of a pair of this set to its most similar training pair.
+    similarities: the same similarity of each pair, for at most 500 pairs of each set.
+    ratio: the mean over generated pairs divided by the mean over training pairs; None if training pairs show one eye.
+    authenticity: see `memorisation.authenticity`; None if training pairs show one eye.
+    threshold: the minimum similarity of a copy.
+    copies: the ids of the generated pairs that are copies, most similar first.
+    variations: the number of generated pairs that were made from a training pair (`--mode from_data`).
     closest: the generated pairs with the highest similarity.
     """
 
@@ -145,7 +152,7 @@ class Memorisation:
 
 @dataclass(frozen=True)
 class Spectra:
-    """Mean power spectrum of each set. cycles: centres of the 16 rings, in cycles over 256 px; cf, fa: power."""
+    """Mean power of each set in 16 frequency rings. cycles: the centre of each ring, in cycles over 256 px."""
 
     cycles: tuple[float, ...]
     cf: dict[SetName, tuple[float, ...]]
@@ -154,7 +161,7 @@ class Spectra:
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """A pair shown in the report, with all its metrics; set: "generated", or the split of a real pair."""
+    """A pair shown in the report, with all its metrics. set: "generated", or the split of a real pair."""
 
     set: SetName
     id: str
@@ -163,11 +170,11 @@ class ExamplePair:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Real pairs after a round trip through a layout: means over n pairs of one view.
+    """Mean metrics of one view of n real pairs that were joined in a layout and split again.
 
-    between: transform of the joint image before it is split: "nothing", or "autoencoder" (of the base). psnr (dB),
-    vessels, thin and fine_left: see `Fidelity`. texture: the metrics of `Texture` after the round trip. A value is None
-    if the PSNR is infinite or there is nothing to measure.
+    between: the transform of the joint image before it is split, "nothing" or "autoencoder" (of the base).
+    psnr, vessels, thin, fine_left: see `Fidelity`; psnr is None if the views are unchanged.
+    texture: the metrics of `Texture` after the round trip.
     """
 
     layout: str
@@ -183,7 +190,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class LayoutScores:
-    """Reconstruction of real pairs through each layout; size: px per view within the joint image."""
+    """Reconstruction of real pairs from each layout. size: the size of a view within the joint image, px."""
 
     size: int
     rows: tuple[Reconstruction, ...]
@@ -191,7 +198,7 @@ class LayoutScores:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds per training step (median between log lines) and peak memory in GiB; None if not in the log."""
+    """Median time of a training step in seconds, and peak memory in GiB. None if the log does not contain them."""
 
     seconds_per_step: float | None
     memory_gib: float | None
@@ -199,7 +206,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings of a run that affect the time or memory of a step; memory: the memory strategy."""
+    """Settings of a training run that affect the time or memory of a step. memory: the description of the strategy."""
 
     batch_size: int
     gradient_accumulation_steps: int
@@ -209,7 +216,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line of a run's metrics.jsonl. kind: training or validation; values: losses, seconds and others by name."""
+    """A line of metrics.jsonl of a training run. kind: "training" or "validation". values: name -> loss, time etc."""
 
     kind: str
     step: int
@@ -218,10 +225,10 @@ class LogLine:
 
 @dataclass(frozen=True)
 class TrainingScores:
-    """The training of the adapter that made the generated pairs.
+    """The training run of the adapter that generated the pairs.
 
-    training, validation: lines of its log. trained_on_real: whether it was trained on the real pairs; None if the run
-    does not record it.
+    training, validation: the lines of the log of the run.
+    trained_on_real: whether the run was trained on the real pairs; None if the run does not record it.
     """
 
     training: tuple[LogLine, ...]
@@ -233,9 +240,10 @@ class TrainingScores:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the scores depend on: version of retipair and of the metrics, folders, models, hashes of their content.
+    """What the scores depend on: versions, folders and models, and hashes of the content of folders and models.
 
-    step: last training step in the log of the adapter.
+    recipe, copy_search: the versions of the metrics and of the search for copies.
+    step: the last training step in the log of the run that trained the adapter.
     """
 
     retipair: str
@@ -257,7 +265,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One conclusion of the verdict, as stored; advice: its advice as one text, possibly empty."""
+    """A `Finding` as stored in scores.json. advice: all its advice in one text, possibly empty."""
 
     level: Level
     about: str
@@ -269,17 +277,20 @@ class Conclusion:
 class Scores:
     """All scores of an evaluation.
 
-    provenance: what they depend on. sizes: number of pairs of each set.
-    consistency, texture, colour (chroma, grey levels), vessels, anatomy: means over each set, the last four by view.
-    diversity: MS-SSIM between different eyes, over "generated" and "real", by view.
-    distribution: None without generated pairs or with too few. memorisation: None without generated pairs or with
-    fewer than two training pairs.
-    spectra: power spectra. issues: likely errors in the real pairs.
-    plotted: metric -> set -> its value for at most 500 pairs.
-    examples: "best", "middle" and "worst" generated pairs, or "all". suspect_pairs: the first real pairs with issues.
-    withheld: ids of copies that were rejected before these scores.
-    deep: distances on an image model's features, None without one. layouts: reconstruction through the layouts.
-    training: None without an adapter. headline: the verdict in one sentence. advice: most important first.
+    sizes: the number of pairs of each set.
+    colour: the mean chroma of each view in each set, in grey levels.
+    diversity: the mean MS-SSIM between different eyes, for each view and for the sets "generated" and "real".
+    distribution: None if there are too few generated or real pairs (see `feature_distances`).
+    memorisation: the search for copies; None without generated pairs or with fewer than two training pairs.
+    issues: likely errors in the real pairs.
+    plotted: metric -> set -> the value of each pair, for at most 500 pairs.
+    examples: generated pairs with "best", "middle" and "worst" vesselness correlation, or "all" pairs if there are few.
+    suspect_pairs: the first of the real pairs that have issues.
+    withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
+    deep: the distances on the features of an image model; None if no model is given.
+    training: None if no adapter is given.
+    headline: the verdict in one sentence.
+    advice: the recommendations, most important first.
     """
 
     provenance: Provenance
@@ -307,22 +318,22 @@ class Scores:
 
     @property
     def copies(self) -> tuple[str, ...]:
-        """Ids of the generated pairs that copy training pairs."""
+        """The ids of the generated pairs that copy training pairs, most similar first."""
         return self.memorisation.copies if self.memorisation else ()
 
     @property
     def closest(self) -> tuple[ClosestPair, ...]:
-        """The generated pairs most similar to training pairs."""
+        """The generated pairs that are most similar to a training pair, most similar first."""
         return self.memorisation.closest if self.memorisation else ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of scores.json: JSON values and the SHA-256 of their canonical JSON."""
+        """Return the content of scores.json: the scores as JSON values, with the SHA-256 of their canonical JSON."""
         values = {"schema": SCHEMA, **to_values(self)}
         return {**values, "sha256": json_sha256(values)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = SCORES_NAME) -> "Scores":
-        """Read the content of scores.json. Raises UserError, naming `where`, if it was edited or has another schema."""
+        """Return the scores from JSON values. Raises UserError, naming `where`, if edited or of another schema."""
         content = {key: value for key, value in values.items() if key != "sha256"}
         if content.pop("schema", None) != SCHEMA:
             raise UserError(f"{where}: written by another version of retipair; evaluate again, with another --out")
@@ -332,6 +343,6 @@ class Scores:
 
 
 def read_scores(folder: Path) -> Scores:
-    """Read scores.json of an evaluation's folder. Raises UserError as `Scores.from_json`, or if it cannot be read."""
+    """Read scores.json in a folder. Raises UserError if it cannot be read, was edited or has another schema."""
     path = folder / SCORES_NAME
     return Scores.from_json(read_json(path), str(path))

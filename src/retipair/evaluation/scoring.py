@@ -1,4 +1,4 @@
-"""Compute the scores of two sets of pairs from their metrics."""
+"""Compute the scores of real and generated pairs from the metrics of each pair."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -32,9 +32,9 @@ from retipair.metrics.pair_metrics import VIEWS
 from retipair.metrics.texture import BANDS
 
 SHOWN = 3
-"""Number of generated pairs shown from each of best, middle and worst."""
+"""Number of generated pairs shown in each of three groups: best, middle and worst."""
 _MAX_PLOTTED = 500
-"""Maximum number of pairs per set plotted individually."""
+"""Maximum number of pairs per set that are plotted, each as a dot."""
 _PLOTTED = (
     "consistency.correlation",
     *(f"{view}.{name}" for view in VIEWS for name in ("texture.fine_share", "vessels.density_thin")),
@@ -50,7 +50,10 @@ def compute_scores(
     training: TrainingScores | None,
     withheld: Sequence[str] = (),
 ) -> Scores:
-    """Return all scores except the verdict. Scores that are not computed from the metrics of pairs are arguments."""
+    """Return all scores except the verdict.
+
+    The parameters after `sets` are stored in the scores unchanged.
+    """
     issues = _issues(sets)
     return Scores(
         provenance=provenance,
@@ -76,7 +79,10 @@ def compute_scores(
 
 
 def add_autoencoder(scores: Scores, rows: Sequence[Reconstruction]) -> Scores:
-    """Add the column "autoencoder" to the texture of each view: real pairs after the base's layout and autoencoder."""
+    """Add the set "autoencoder" to the texture of each view, and return the new scores.
+
+    rows: the reconstructions of both views of real pairs by the autoencoder of the base, in its layout.
+    """
     texture = dict(scores.texture)
     for row in rows:
         columns = vars(texture[row.view])
@@ -101,24 +107,24 @@ def _means(sets: Sets, metric: str) -> Means:
 
 
 def _table(kind: type[Table], sets: Sets, prefix: str) -> Table:
-    """Return the means of all metrics with this prefix."""
+    """Return the mean over each set of every metric that `kind` has; metric names start with `prefix`."""
     return kind(**{field.name: _means(sets, f"{prefix}.{field.name}") for field in fields(kind)})
 
 
 def _consistency(sets: Sets) -> ConsistencyScores:
-    """Return the consistency over each set, and over mispaired pairs: real CF with the FA of other eyes."""
+    """Return the mean consistency over each set, and over mispaired pairs: real CF, each with the FA of another eye."""
     columns = vars(_table(ConsistencyScores, sets, "consistency"))
     chance = {name: _mean_of_links(sets.real, f"mispaired.{name}") for name in columns}
     return ConsistencyScores(**{name: {**means, "mispaired": chance[name]} for name, means in columns.items()})
 
 
 def _mean_of_links(measured: MeasuredSet, metric: str) -> Mean | None:
-    """Return the mean of a metric between different eyes, or None if all pairs show one eye."""
+    """Return the mean of a metric over the links of a set (see `measurements`), or None if all pairs show one eye."""
     return mean_with_interval(measured.links[metric]) if measured.links else None
 
 
 def _diversity(sets: Sets) -> dict[str, Means]:
-    """Return the MS-SSIM between different eyes, which is high after mode collapse."""
+    """Return the mean MS-SSIM between different eyes. A high value shows a lack of diversity (mode collapse)."""
     both = {"generated": sets.generated, "real": sets.real}
     return {
         view: {name: _mean_of_links(measured, f"ms_ssim.{view}") for name, measured in both.items() if measured}
@@ -127,17 +133,17 @@ def _diversity(sets: Sets) -> dict[str, Means]:
 
 
 def _spectra(sets: Sets) -> Spectra:
-    """Return the mean power per frequency band of each set, which shows blur and noise."""
+    """Return the mean power of each set in each frequency ring, which shows whether a set is blurred or noisy."""
     rows = {name: measured.power.mean(axis=0, dtype=np.float64) for name, measured in sets.named.items()}
     cf, fa = ({name: tuple(row[index].tolist()) for name, row in rows.items()} for index in range(2))
     return Spectra(tuple(np.sqrt(BANDS[:-1] * BANDS[1:]).tolist()), cf, fa)
 
 
-# --- Pairs shown on the page
+# --- Pairs shown in the report
 
 
 def _issues(sets: Sets) -> list[DataIssue]:
-    """Return the data issues of the real pairs, lowest vesselness correlation first, duplicate eyes last."""
+    """Return likely errors in real pairs: pairs with the lowest vesselness correlation first, duplicate eyes last."""
     real = sets.real
     order = np.argsort(real.values["consistency.correlation"], kind="stable").tolist()
     issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row))]
@@ -150,7 +156,7 @@ def _example(measured: MeasuredSet, name: str, row: int) -> ExamplePair:
 
 
 def _examples(generated: MeasuredSet) -> dict[str, tuple[ExamplePair, ...]]:
-    """Return the best, middle and worst pairs by vesselness correlation, or all if there are few."""
+    """Return the pairs with the highest, median and lowest vesselness correlation, or all pairs if there are few."""
     rows = np.argsort(-generated.values["consistency.correlation"], kind="stable").tolist()
     middle = max(0, (len(rows) - SHOWN) // 2)
     parts = {"best": rows[:SHOWN], "middle": rows[middle : middle + SHOWN], "worst": rows[-SHOWN:]}
@@ -160,14 +166,14 @@ def _examples(generated: MeasuredSet) -> dict[str, tuple[ExamplePair, ...]]:
 
 
 def _suspect_pairs(sets: Sets, issues: Sequence[DataIssue]) -> tuple[ExamplePair, ...]:
-    """Return the first real pairs with data issues, in the order of the issues."""
+    """Return the first 2 * SHOWN of the real pairs that have issues, in the order of the issues."""
     ids = list(dict.fromkeys(issue.id for issue in issues))[: 2 * SHOWN]
     rows = {entry.id: row for row, entry in enumerate(sets.real.entries) if entry.id in ids}
     return tuple(_example(sets.real, sets.real.entries[rows[id]].split, rows[id]) for id in ids)
 
 
 def _plotted(sets: Sets, metric: str) -> dict[str, tuple[float, ...]]:
-    """Return a metric of at most _MAX_PLOTTED evenly spaced pairs of each set."""
+    """Return set -> the metric of each pair, for at most _MAX_PLOTTED evenly spaced pairs of the set."""
     values = {name: measured.values[metric] for name, measured in sets.named.items()}
     return {
         name: tuple(column[evenly_spaced_indices(len(column), _MAX_PLOTTED)].tolist())

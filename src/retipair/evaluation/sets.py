@@ -1,4 +1,4 @@
-"""The sets of pairs that an evaluation compares, and the table of all their metrics."""
+"""Define the sets of pairs that an evaluation compares, and write the metrics of their pairs as a table."""
 
 import csv
 from codecs import getwriter
@@ -15,9 +15,11 @@ _HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets to compare: the real pairs of all splits, and the generated pairs, if any.
+    """The sets of pairs that an evaluation compares.
 
-    rejected: rejected training pairs whose files still exist; used only in the search for copies.
+    real: the real pairs of all splits.
+    generated: the generated pairs, if any.
+    rejected: the rejected training pairs whose files still exist; used only in the search for copies.
     """
 
     real: MeasuredSet
@@ -30,19 +32,19 @@ class Sets:
 
     @cached_property
     def all_train(self) -> MeasuredSet:
-        """Training pairs including rejected ones, since a model may have been trained on them before."""
+        """Training pairs including rejected pairs, because a model may have been trained before a pair was rejected."""
         return self.train.concatenate(self.rejected) if self.rejected else self.train
 
     @cached_property
     def named(self) -> dict[str, MeasuredSet]:
-        """Non-empty sets by name, one per table column."""
+        """Set name -> set, for those of generated, train, val and test that are not empty."""
         columns: dict[str, MeasuredSet | None] = {"generated": self.generated, "train": self.train}
         columns |= {split: self.real.in_split(split) for split in _HELD_OUT}
         return {name: measured for name, measured in columns.items() if measured is not None and measured.entries}
 
 
 def write_metrics_table(path: Path, sets: Sets) -> None:
-    """Write all metrics of all pairs atomically as a CSV table, in the order of the manifests."""
+    """Write a CSV table atomically: one row for each pair, in the order of the manifests, with all its metrics."""
     with atomic_write(path) as stream:
         table = csv.writer(getwriter("utf-8")(stream), lineterminator="\n")
         table.writerow(["set", "id", *sets.real.values])

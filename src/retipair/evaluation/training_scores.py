@@ -1,4 +1,4 @@
-"""Read the loss curves and the cost of a step from the run that trained an adapter."""
+"""Read the loss curves, and the time and memory of a step, from the training run of an adapter."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,9 +16,12 @@ from retipair.runtime.schema import from_values
 
 
 def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
-    """Return the loss curves of each half, cost and settings of a step, and whether the run was trained on `real`.
+    """Return loss curves, cost and settings of the training run of an adapter.
 
-    Raises UserError if the adapter is not inside a run, or the log of the run is empty or damaged.
+    Raises UserError if the adapter is not inside the folder of a run, or if the log of the run is empty or damaged.
+
+    adapter: the folder of the adapter.
+    real: the real pairs of the evaluation; the result tells whether the run was trained on these pairs.
     """
     run = _run_of(adapter)
     path, config, logged = run.folder / METRICS_NAME, run.read_config(), run.read_metrics()
@@ -35,14 +38,14 @@ def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
 
 
 def _run_of(adapter: Path) -> Run:
-    """Return the run that contains the folder. Raises UserError if there is none."""
+    """Return the training run whose folder contains the adapter. Raises UserError if there is no such run."""
     if run := run_around(adapter):
         return run
     raise FileError(adapter, f"not inside a run of `retipair train` (a folder with {METRICS_NAME}); omit --adapter")
 
 
 def _is_valid(logged: Sequence[Any]) -> bool:
-    """Return whether all lines are objects of numbers, with the keys that the report needs."""
+    """Return whether all lines of a log are JSON objects of a kind and numbers, with the keys that the report needs."""
     needed = {"training": {"step", "seconds", "mse_cf", "mse_fa"}, "validation": {"step", "loss"}}
     return all(
         isinstance(line, dict)
@@ -54,13 +57,16 @@ def _is_valid(logged: Sequence[Any]) -> bool:
 
 
 def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
-    """Return whether the run was trained on these pairs, including those rejected since; None if not recorded."""
+    """Return whether the run was trained on these pairs, or None if the run does not record its pairs.
+
+    Pairs that were rejected after training may be included.
+    """
     data = read_json(run.folder / "config.json").get("data_sha256")
     return real.has_content(data) if data else None
 
 
 def _cost(lines: Sequence[LogLine]) -> StepCost:
-    """Return seconds per step (median between training lines of the log) and peak memory in GiB."""
+    """Return the cost of a step: the median time between consecutive log lines, per step, and the peak memory."""
     times = [(line.step, line.values["seconds"]) for line in lines]
     steps = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if b[0] > a[0] and b[1] > a[1]]
     memory = [line.values["memory_gib"] for line in lines if "memory_gib" in line.values]

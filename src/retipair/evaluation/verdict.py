@@ -1,4 +1,4 @@
-"""Judge the scores: one list of findings, one headline, and one list of advice that does not contradict itself."""
+"""Derive a verdict from the scores: a list of findings, a headline, and a list of consistent advice."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ _SEVERITY: tuple[Level, ...] = ("bad", "look", "good")
 
 
 def add_verdict(scores: Scores) -> Scores:
-    """Return the scores with headline, verdict and advice."""
+    """Return a copy of the scores with headline, verdict and advice filled in."""
     findings = verdict(scores)
     return replace(
         scores,
@@ -22,10 +22,9 @@ def add_verdict(scores: Scores) -> Scores:
 
 
 def verdict(scores: Scores) -> list[Finding]:
-    """Return the findings, sorted by severity and then by importance.
+    """Return the findings of all checks, sorted by severity; findings of equal severity are in the order of the checks.
 
-    The order of importance is agreement, copies, diversity, detail, colour, appearance. Advice that repeats or
-    contradicts the advice of an earlier finding is dropped, so the advice forms one consistent list.
+    Advice that repeats or contradicts the advice of an earlier finding is dropped.
     """
     checks = (*CHECKS_OF_GENERATED, *CHECKS) if "generated" in scores.sizes else CHECKS
     findings = [finding for check in checks for finding in check(scores)]
@@ -33,7 +32,7 @@ def verdict(scores: Scores) -> list[Finding]:
 
 
 def conclusion(finding: Finding) -> Conclusion:
-    """Return the finding as stored in the scores."""
+    """Convert a finding to its form in scores.json."""
     advice = " ".join(advice.text for advice in finding.advice)
     return Conclusion(finding.level, finding.about, finding.text, advice)
 
@@ -54,7 +53,7 @@ def headline(scores: Scores, findings: Sequence[Finding]) -> str:
 
 
 def _consistent(findings: Sequence[Finding]) -> list[Finding]:
-    """Drop advice that repeats or contradicts the advice of an earlier finding."""
+    """Return the findings without advice that repeats or contradicts the advice of an earlier finding."""
     given: list[Advice] = []
     consistent = []
     for finding in findings:

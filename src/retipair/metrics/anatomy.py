@@ -1,6 +1,9 @@
-"""Locate the optic disc and the macula of a view from its vessels, which CF and FA both show.
+"""Locate the optic disc and the macula of a view from its vessels alone, so that CF and FA are treated alike.
 
-The vessels converge at the disc; the macula is the vessel-free region beside it.
+The vessels converge at the disc; the macula is the vessel-free region beside the disc. To find the disc, each
+centre-line pixel of a vessel adds its weight ("votes") along the direction of the vessel, on a reduced map of the view.
+The sums are highest where vessels of many directions converge (after Hoover and Goldbaum 2003, doi
+10.1109/TMI.2003.815900).
 """
 
 from dataclasses import dataclass
@@ -12,32 +15,29 @@ from skimage.morphology import skeletonize
 
 from retipair.metrics.views import PreparedView
 
-_COARSE = 4  # px of a view per px of the vote map
-_REACH = 40  # px of the vote map: range of a vessel's votes along its direction
-_BLUR = 3.0  # px of the vote map
-# Minimum ratio of the highest vote to the mean. It is reached by nine of ten rendered views with a disc, and by one of
-# ten without a disc.
+_COARSE = 4  # the vote map is smaller than the view by this factor
+_REACH = 40  # px of the vote map: distance up to which a pixel votes along the direction of its vessel
+_BLUR = 3.0  # px of the vote map: sigma of the Gaussian that smooths it
+# Minimum ratio of the maximum of the vote map to its mean for a disc to be found. Nine of ten rendered views with a
+# disc reach it, and one of ten without a disc.
 _MIN_PEAK = 2.3
-_SECTORS = 8  # direction bins over 180 degrees
-_MAX_WIDTH = 8.0  # px: wider vessels get no larger weight
-_DISC_MACULA = (130.0, 240.0)  # px: range of the distance, 3.3 to 6 mm; 190 px in the mean eye
-_MAX_VERTICAL = 0.45  # of that distance
-_MIN_AVASCULAR = 13.0  # px: radius of the vessel-free region, slightly larger than the foveal avascular zone
+_SECTORS = 8  # number of bins of vessel directions, over 180 degrees
+_MAX_WIDTH = 8.0  # px: vessels wider than this have the weight of this width
+_DISC_MACULA = (130.0, 240.0)  # px: range of the distance from disc to macula, 3.3 to 6 mm; 190 px in the mean eye
+_MAX_VERTICAL = 0.45  # maximum vertical part of the distance from disc to macula, as a fraction
+_MIN_AVASCULAR = 13.0  # px: minimum radius of the vessel-free region; the foveal avascular zone is slightly smaller
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Positions (x, y) in px at 512; None if not found."""
+    """Positions (x, y) of disc and macula in a view 512 px wide, in px; None if not found."""
 
     disc: tuple[float, float] | None
     macula: tuple[float, float] | None
 
 
 def anatomy(view: PreparedView) -> Anatomy:
-    """Locate the disc by the convergence of vessels, then the macula by their absence.
-
-    The disc follows Hoover and Goldbaum 2003 (doi 10.1109/TMI.2003.815900).
-    """
+    """Locate the optic disc where vessels converge, then the macula in the vessel-free region beside it."""
     disc = _disc(view)
     return Anatomy(disc, _macula(view, disc) if disc else None)
 
@@ -56,9 +56,13 @@ def _disc(view: PreparedView) -> tuple[float, float] | None:
 
 
 def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
-    """Return the vote map, (128, 128) for 512 px: each centre-line pixel votes along its direction, weighted by width.
+    """Return the vote map, (128, 128) for a view of 512 px.
 
-    Votes are counted per direction bin and their square roots added, so that one long vessel does not make a peak.
+    Each centre-line pixel votes along the direction of its vessel, with a weight that grows with the vessel width.
+    Votes are counted separately for each bin of directions, and the square roots of the counts are added. Thus vessels
+    of several directions count more than one long vessel.
+
+    lines: the centre lines of the vessels, (512, 512) bool.
     """
     rows, columns = np.nonzero(lines)
     weights = np.minimum(ndimage.distance_transform_edt(view.vessels)[lines], _MAX_WIDTH / 2) ** 2
@@ -76,9 +80,9 @@ def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
 
 
 def _directions(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the unit vector (down, right) along the vessel at each pixel."""
+    """Return the two components (down, right) of the unit vector along the vessel at each pixel, (H, W) each."""
     rr, rc, cc = structure_tensor(vessels.astype(np.float32), sigma=4, order="rc")
-    across = 0.5 * np.arctan2(2 * rc, rr - cc)  # angle of the gradient, from down to right
+    across = 0.5 * np.arctan2(2 * rc, rr - cc)  # direction of the gradient: 0 is down, pi/2 is right
     return -np.sin(across), np.cos(across)
 
 

@@ -15,13 +15,17 @@ _SHIFT_STEPS = 20  # per pixel
 
 @dataclass(frozen=True)
 class Consistency:
-    """Agreement of a CF and an FA, measured 512 px wide.
+    """Agreement of a CF and an FA, measured at a width of 512 px.
 
-    correlation: of the two vesselness maps, in [-1, 1]; real pairs .40 to .71, mispaired about 0.
-    dice: of the two vessel masks, in [0, 1]; real pairs .48 to .72, mispaired about .08.
-    cl_dice: centre-line Dice of the two vessel masks, in [0, 1].
-    shift_px: length of the FA shift with the best correlation, px at 512, >= 0.
-    field: Dice of the two fields of view, in [0, 1]; each is found in its own view, without the pair's mask.
+    In mispaired pairs, the FA shows another eye than the CF.
+
+    correlation: the Pearson correlation of the two vesselness maps, in [-1, 1]. It is .40 to .71 in real pairs, and
+    about 0 in mispaired pairs.
+    dice: the Dice coefficient of the two vessel masks, in [0, 1]. It is .48 to .72 in real pairs, and about .08 in
+    mispaired pairs.
+    cl_dice: the centre-line Dice coefficient of the two vessel masks, in [0, 1].
+    shift_px: the distance by which the vessels of the FA are shifted relative to those of the CF, px, >= 0.
+    field: the Dice coefficient of the two fields of view, in [0, 1]. Each field of view is segmented in its own view.
     """
 
     correlation: float
@@ -33,7 +37,11 @@ class Consistency:
 
 @dataclass(frozen=True)
 class SetConsistency:
-    """Consistency of every pair, and of every CF with the FA of the next pair, which is the chance level."""
+    """Consistency of a set of pairs.
+
+    matched: the consistency of each pair.
+    mispaired: the consistency of each CF with the FA of the next pair, which shows the values expected by chance.
+    """
 
     matched: tuple[Consistency, ...]
     mispaired: tuple[Consistency, ...]
@@ -43,13 +51,16 @@ def consistency(pair: PairViews) -> Consistency:
     """Measure the consistency of one pair.
 
     Shifting the FA by 2, 4 or 8 px lowers the correlation of real pairs from .62 to .48, .37 or .01. Views 256 px wide
-    score about .04 higher than the same eyes at 512, because they show fewer of the finest vessels.
+    score about .04 higher than views 512 px wide of the same eyes, because they show fewer of the finest vessels.
     """
     return _agreement(pair.cf, pair.fa, pair.inside)
 
 
 def set_consistency(pairs: Iterable[PairViews]) -> SetConsistency:
-    """Measure two or more pairs; the last CF is mispaired with the first FA. Holds at most three pairs in memory."""
+    """Measure the consistency of two or more pairs, and of each CF with the FA of the next pair.
+
+    The last CF is paired with the first FA. At most three pairs are in memory at a time.
+    """
     pairs = iter(pairs)
     first = previous = next(pairs)
     matched, chance = [consistency(first)], []
@@ -63,17 +74,17 @@ def set_consistency(pairs: Iterable[PairViews]) -> SetConsistency:
 
 
 def mispaired(cf: PairViews, fa: PairViews) -> Consistency:
-    """Measure the CF of one pair against the FA of another, where both pairs are valid."""
+    """Measure the consistency of the CF of one pair with the FA of another pair, in the region where both are valid."""
     return _agreement(cf.cf, fa.fa, cf.inside & fa.inside)
 
 
 def mean(values: Iterable[Consistency]) -> Consistency:
-    """Return the mean of each metric."""
+    """Return the mean of each metric over several pairs."""
     return Consistency(*(float(average) for average in np.mean([astuple(value) for value in values], axis=0)))
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Return 2 |a and b| / (|a| + |b|) of two masks of equal shape, in [0, 1]; 0 if both are empty."""
+    """Return the Dice coefficient 2 |a and b| / (|a| + |b|) of two masks of equal shape; 0 if both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 0.0
 
@@ -81,23 +92,26 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def cl_dice(a: np.ndarray, b: np.ndarray) -> float:
     """Return the centre-line Dice of two vessel masks (H, W) bool, in [0, 1]; 0 if either is empty.
 
-    It is the harmonic mean of two fractions: of the skeleton of `a` that lies in `b`, and of the skeleton of `b` that
-    lies in `a`. Vessel width hardly counts (Shit et al. 2021, arXiv 2003.07311, equation 2).
+    It is the harmonic mean of two fractions: the fraction of the skeleton of `a` that lies in `b`, and the fraction of
+    the skeleton of `b` that lies in `a`. It hardly depends on vessel width (Shit et al. 2021, arXiv 2003.07311, eq. 2).
     """
     fractions = [(skeleton & other).sum() / skeleton.sum() for skeleton, other in _skeletons(a, b)]
     return 2 * float(np.prod(fractions)) / float(sum(fractions)) if any(fractions) else 0.0
 
 
 def _skeletons(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return each mask's skeleton with the other mask; an empty list if either mask is empty."""
+    """Return (skeleton of a, b) and (skeleton of b, a), or an empty list if either mask is empty."""
     return [(skeletonize(a), b), (skeletonize(b), a)] if a.any() and b.any() else []
 
 
 def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """Return the shift (down, right), px, of the FA's vesselness map (H, W) relative to the CF's.
+    """Return the shift (down, right) of the FA relative to the CF, in px, from their vesselness maps.
 
-    It is the peak of their cross-correlation, to 1/20 px (Guizar-Sicairos et al. 2008, doi 10.1364/OL.33.000156). The
-    spectrum is not whitened: phase correlation fails on frequencies that only one view has.
+    It is the peak of the cross-correlation, to 1/20 px (Guizar-Sicairos et al. 2008, doi 10.1364/OL.33.000156). Phase
+    correlation is not used, because it fails on frequencies that only one view contains.
+
+    cf, fa: the vesselness map of each view, (H, W) float.
+    inside: the pixels to use, (H, W) bool.
     """
     centred = [np.where(inside, view - view[inside].mean(), 0.0) for view in (cf, fa)]
     if not all(view.any() for view in centred):

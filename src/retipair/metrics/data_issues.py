@@ -9,20 +9,20 @@ from retipair.metrics.memorisation import COPY, Nearest, best_over_shifts
 from retipair.metrics.pair_metrics import PairMetrics
 
 _GREY = 4.0
-"""Chroma below which a view is grey, grey levels: colour photographs have 40 or more, angiograms 0."""
+"""Chroma below which a view counts as grey, in grey levels. Colour photographs have 40 or more, angiograms 0."""
 _MIN_WIDE_TO_THIN = 0.75
-"""Minimum ratio of medium and wide vessels to thin ones in a CF.
+"""Minimum ratio, in a CF, of the density of medium and wide vessels to the density of thin vessels.
 
-Seven real CF have .89 or more; their FA, if used as the CF, have .62 or less.
+The ratio is .89 or more in seven real CF. If the FA of the same pairs are used as the CF, it is .62 or less.
 """
 _MAX_SHIFT_PX = 3.0
-"""px at 512: the accuracy of hand-placed landmarks. A smaller shift only blurs what the model learns."""
+"""px at 512: maximum shift of the FA relative to the CF. Landmarks placed by hand are accurate to this distance."""
 _UNRELATED = 0.15
-"""Correlation that views of two different eyes do not reach; views of one eye reach .40."""
+"""Minimum vesselness correlation of a pair. Views of two different eyes are below it; real pairs reach .40."""
 _CLIPPED = 0.02
-"""Maximum fraction of black or white pixels in the field of view."""
+"""Maximum fraction of the pixels in the field of view that are black or white."""
 _MIN_FLIP_GAIN = 0.10
-"""Minimum increase of the correlation by a flip of the FA."""
+"""Minimum increase of the correlation of the vessel descriptors by a flip of the FA, for the flip to be reported."""
 _FLIPS = {
     "mirrored left to right": lambda fa: fa[:, ::-1],
     "upside down": lambda fa: fa[::-1],
@@ -32,7 +32,7 @@ _FLIPS = {
 
 @dataclass(frozen=True)
 class DataIssue:
-    """A likely error in the pair `id`: its kind, and a sentence for the user."""
+    """A likely error in a pair. id: the id of the pair. kind: the kind of error. text: a description for the user."""
 
     id: str
     kind: str
@@ -40,7 +40,7 @@ class DataIssue:
 
 
 def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
-    """Return the issues that the metrics of one pair indicate, the most serious first."""
+    """Return the likely errors in one pair according to its metrics, most serious first."""
     values, issues = metrics.values, []
     if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
         issues.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
@@ -61,17 +61,17 @@ def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
 
 
 def _shows_gaps(values: Mapping[str, float]) -> bool:
-    """Return True if the CF's vessels are bright, as in an FA; those of a red-free CF are dark.
+    """Return whether the vessels in a grey CF are bright, so that the image is probably an FA.
 
-    The segmentation expects the vessels of a CF to be dark. If they are bright, it finds the gaps between them, which
-    count as thin vessels.
+    The segmentation expects dark vessels in a CF. If the vessels are bright, it finds the gaps between vessels instead,
+    and most of these are as narrow as thin vessels. In a red-free CF, which is grey too, the vessels are dark.
     """
     thin, medium, wide = (values[f"cf.vessels.density_{calibre}"] for calibre in ("thin", "medium", "wide"))
     return medium + wide < _MIN_WIDE_TO_THIN * thin
 
 
 def _best_flip(metrics: PairMetrics) -> str | None:
-    """Return the flip of the FA that fits the CF clearly better than the unchanged FA, or None."""
+    """Return the name of the flip with which the FA matches the CF clearly better than without, or None."""
     cf, fa = metrics.descriptors
     unchanged = best_over_shifts(fa, cf)
     fits = {name: best_over_shifts(np.ascontiguousarray(flip(fa)), cf) for name, flip in _FLIPS.items()}
@@ -80,15 +80,18 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 
 
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
-    """Return the pairs that show one eye under two names. If their splits differ, validation uses a training eye.
+    """Return an issue for each pair that probably shows the same eye as a pair with another eye id.
 
-    nearest (n): for each pair the most similar pair of another eye, from `memorisation.nearest`.
+    If two such pairs are in different splits, a model is validated or tested on an eye it was trained on.
+
+    ids, splits: the id and the split of each of n pairs.
+    nearest: for each of the n pairs, the most similar pair with another eye id (see `memorisation.nearest`).
     """
     issues = []
     for index, other in enumerate(nearest):
         reverse = nearest[other.index]
         if other.similarity < COPY or (index > other.index and reverse.index == index and reverse.similarity >= COPY):
-            continue  # mutual nearest neighbours are reported once
+            continue  # report two pairs that are nearest to each other only once
         here, there = splits[index], splits[other.index]
         where = f", in another split ({here} and {there})" if here != there else ""
         text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{where}"

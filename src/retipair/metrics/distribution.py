@@ -1,9 +1,12 @@
-"""Measure the distance of a set of generated pairs from real pairs: a kernel distance on hand-crafted features.
+"""Measure the distance between a set of generated pairs and a set of real pairs.
 
-It is the kernel distance of KID (Binkowski et al. 2018, Demystifying MMD GANs, arXiv 1801.01401) without Inception:
-features of natural photographs describe retinas poorly, and a hundred pairs are too few for FID's covariance. Compare a
-distance with `null_mmd2`, the 95th percentile of the distance between random halves of the real pairs. Two distances
-are comparable only if they have the same reference.
+The distance is the squared maximum mean discrepancy (MMD) with the kernel of KID (Binkowski et al. 2018, Demystifying
+MMD GANs, arXiv 1801.01401), but on hand-crafted features of colour, spectrum and vessels. Features of an Inception
+network describe retinas poorly, because it was trained on natural photographs. FID is unsuitable for small sets: a
+hundred pairs are too few to estimate its covariance matrices.
+
+Compare a distance with `null_mmd2`, which shows how large the distance is between two random subsets of the real pairs.
+Compare two distances only if they were computed with the same reference set, by which the features are standardised.
 """
 
 from collections.abc import Iterator
@@ -19,33 +22,36 @@ from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
-_DENSE = 0.5  # about a tenth of a view has a higher vesselness
+_DENSE = 0.5  # vesselness above which a pixel counts as a vessel: about a tenth of the pixels of a view
 NEIGHBOURS = 5
-"""Number of neighbours that define a neighbourhood: 5 in both papers that `Manifolds` cites."""
+"""Number k of nearest neighbours that defines a neighbourhood (see `Manifolds`), as in both papers cited there."""
 HALVED = 1000
-"""Maximum number of reference rows that `null_mmd2` splits into halves."""
+"""Maximum number of reference rows that `null_mmd2` uses."""
 AT_ONCE = 2**18
-"""Maximum number of comparisons in memory at once (2 MB): those of a chunk of rows with all others."""
-_MIN_DEVIATION = 0.01  # features are of the order of 1
+"""Maximum number of pairwise distances in memory at once (2 MB)."""
+_MIN_DEVIATION = 0.01  # lower bound of the deviation in `robust_standardize`
 
 
 # --- Features
 
 
 def features(pair: PairViews) -> np.ndarray:
-    """Return the features of a pair, (D,) float64, always finite; measured at 512 px inside the field of view.
+    """Return the hand-crafted features of a pair, (D,) float64, always finite.
 
-    field: area, height and width of the field of view, as fractions of the frame's.
-    colour: mean, standard deviation and quantiles of each CF channel and of the FA, in [0, 1].
-    spectrum: log10 of the power in 16 rings from 4 to 120 cycles over the central 256 px, of CF green and FA.
-    vessels: mean and quantiles of the vesselness, its mean at each scale, the fraction of the field above .5 (density),
-    and the mean scale of the strongest response within the segmented vessels, in units of the largest scale (calibre).
+    The features are measured at a width of 512 px inside the field of view. There are four groups:
+
+    field: the area, height and width of the field of view, as fractions of those of the image.
+    colour: the mean, standard deviation and quantiles of each channel of the CF and of the FA, in [0, 1].
+    spectrum: log10 of the power in each ring of BANDS, of the green channel of the CF and of the FA.
+    vessels: for each view, the mean and quantiles of the vesselness; the mean vesselness at each scale; the fraction of
+    pixels with a vesselness above .5 (density); and the mean, over vessel pixels, of the scale with the highest
+    vesselness, divided by the largest scale (calibre).
     """
     return np.array([value for _, _, value in _named_features(pair)], dtype=np.float64)
 
 
 def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
-    """Yield (key, plain name, value) of every feature; this function defines the features."""
+    """Yield the key, the name in plain words and the value of each feature of a pair."""
     inside = pair.inside if pair.inside.any() else np.ones_like(pair.inside)
     yield "field.share", "field of view, fraction of the frame", pair.mask.mean()
     yield "field.height", "field of view, height", pair.mask.any(axis=1).mean()
@@ -67,7 +73,12 @@ def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
 
 
 def _colour_features(name: str, plain: str, values: np.ndarray) -> Iterator[tuple[str, str, float]]:
-    """Yield the features of (N,) values in [0, 1]."""
+    """Yield the colour features of one channel.
+
+    name: the start of the key of each feature.
+    plain: the name of the channel in plain words.
+    values: the pixels of the channel inside the field of view, (N,) in [0, 1].
+    """
     yield f"{name}.mean", f"{plain}, mean", values.mean()
     yield f"{name}.deviation", f"{plain}, standard deviation", values.std()
     for q, value in zip(_COLOUR_QUANTILES, np.quantile(values, _COLOUR_QUANTILES), strict=True):
@@ -79,7 +90,12 @@ def _percentile(q: float) -> str:
 
 
 def _vessel_features(name: str, plain: str, view: PreparedView, inside: np.ndarray) -> Iterator[tuple[str, str, float]]:
-    """Yield the features of a view's vesselness."""
+    """Yield the vessel features of a view.
+
+    name: the start of the key of each feature.
+    plain: the name of the view in plain words.
+    inside: the pixels to use, (H, W) bool.
+    """
     ridges, strongest = view.ridges, view.vesselness
     yield f"{name}.mean", f"{plain} vesselness, mean", strongest[inside].mean()
     for q, value in zip(_VESSEL_QUANTILES, np.quantile(strongest[inside], _VESSEL_QUANTILES), strict=True):
@@ -99,13 +115,13 @@ def _blank_pair() -> PairViews:
 
 @cache
 def feature_names() -> tuple[str, ...]:
-    """Return the key of each entry of `features`: view, group, metric."""
+    """Return the key of each of the D features, such as "cf.colour.red.mean"."""
     return tuple(plain_names())
 
 
 @cache
 def plain_names() -> dict[str, str]:
-    """Return key -> plain name of each entry of `features`, in their order."""
+    """Return key -> name in plain words of each feature, in the order of `features`."""
     return {key: plain for key, plain, _ in _named_features(_blank_pair())}
 
 
@@ -113,25 +129,30 @@ def plain_names() -> dict[str, str]:
 
 
 def evenly_spaced_indices(amount: int, most: int) -> np.ndarray:
-    """Return the indices of `most` evenly spaced entries of a list of `amount`, or all if there are fewer."""
+    """Return the indices of `most` evenly spaced items of a list of `amount` items, or all if it has fewer."""
     return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)
 
 
 def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
-    """Return the squared kernel distance of two sets of features, x (n, D) and y (m, D), n and m >= 2.
+    """Return the squared MMD between two sets of features, after standardisation.
 
-    Each feature is first standardised by `reference` (r, D), usually the real pairs. The estimate is unbiased: for two
-    sets of the same distribution its mean is 0, so it may be negative.
+    The estimate is unbiased: its expected value is 0 for two samples of the same distribution, so it may be negative.
+
+    x, y: the features of each set, (n, D) and (m, D), n and m >= 2.
+    reference: the features of the set by which x and y are standardised, (r, D); usually the real pairs.
     """
     return unbiased_mmd2(robust_standardize(x, reference), robust_standardize(y, reference))
 
 
 def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
-    """Return the 95th percentile of the distance between random halves of the reference (r, D), r >= 4.
+    """Return the squared MMD that is not significantly different from 0.
 
-    A distance below it is not distinguishable from 0, the mean distance of the halves. The percentile is
-    conservative for sets larger than the halves, because distances between small sets vary more. The halves are taken
-    from at most HALVED evenly spaced rows.
+    It is the 95th percentile of the squared MMD between two random subsets, each half of the reference. Distances vary
+    more between small sets than between large ones, so the value is conservative for sets larger than these subsets.
+
+    reference: features (r, D), r >= 4; at most HALVED evenly spaced rows are used.
+    splits: the number of random splits into two subsets.
+    seed: the seed of the random splits.
     """
     rows = robust_standardize(reference, reference)[evenly_spaced_indices(len(reference), HALVED)]
     kernel = _kernel(rows, rows)
@@ -145,10 +166,10 @@ def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the Frechet distance of two sets of features, x (n, D) and y (m, D), n and m >= 2; >= 0.
+    """Return the Frechet distance, >= 0, of two sets of features, x (n, D) and y (m, D), n and m >= 2.
 
-    It is the distance of FID (Heusel et al. 2017, arXiv 1706.08500, equation 6) on any features. It is biased upwards
-    for few samples, and unreliable with no more samples than features, because the covariances are then singular.
+    On features of an Inception network it is the FID (Heusel et al. 2017, arXiv 1706.08500, equation 6). It is biased
+    upwards for few samples. It is unreliable if n or m is at most D, because that covariance matrix is then singular.
     """
     a, b = (np.cov(values, rowvar=False) for values in (x, y))
     root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
@@ -156,19 +177,30 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def relative_improvement(before: float, after: float, real: float) -> float:
-    """Return the relative decrease of a distance above the floor `real`: 1 at the floor, negative if it increased."""
+    """Return by which fraction a distance has decreased towards the distance between real pairs.
+
+    The fraction is 1 if `after` is `real` or less, 0 without a change, and negative if the distance has increased.
+    It is 0 if `before` is not larger than `real`.
+
+    before, after: the distance of generated pairs from real pairs, before and after the change.
+    real: the distance between real pairs, from `null_mmd2`.
+    """
     return 1 - max(after - real, 0.0) / (before - real) if before > real else 0.0
 
 
 @dataclass(frozen=True)
 class Manifolds:
-    """Overlap of two sets, each metric in [0, 1] except density, which may exceed 1.
+    """Overlap of the distributions of real and generated pairs.
 
-    precision: fraction of generated pairs within the real manifold; recall: fraction of real pairs within the generated
-    manifold (Kynkaanniemi et al. 2019, arXiv 1904.06991). density: mean number of real neighbourhoods that contain a
-    generated pair, divided by k; coverage: fraction of real neighbourhoods that contain one (Naeem et al. 2020, arXiv
-    2002.09797). For two sets of the same distribution, precision and recall depend on the sizes of the sets. If the
-    sizes are equal, density is 1 and coverage near 1 - 2^-k.
+    Precision and recall are those of Kynkaanniemi et al. 2019 (arXiv 1904.06991), density and coverage those of Naeem
+    et al. 2020 (arXiv 2002.09797). The neighbourhood of a pair is the ball around its features that reaches to its k-th
+    nearest neighbour in its own set. For two sets of the same distribution, precision and recall depend on the sizes of
+    the sets; if the sizes are equal, density is 1 on average and coverage is near 1 - 2^-k.
+
+    precision: the fraction of generated pairs that lie in the neighbourhood of at least one real pair, in [0, 1].
+    recall: the fraction of real pairs that lie in the neighbourhood of at least one generated pair, in [0, 1].
+    density: the number of real neighbourhoods in which a generated pair lies, divided by k, on average; >= 0.
+    coverage: the fraction of real pairs whose neighbourhoods contain a generated pair, in [0, 1].
     """
 
     precision: float
@@ -178,7 +210,11 @@ class Manifolds:
 
 
 def prdc(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> Manifolds:
-    """Compare features real (n, D) and generated (m, D), n and m > k, both standardised by `real`."""
+    """Return precision, recall, density and coverage (PRDC) of generated pairs.
+
+    real, generated: the features of each set, (n, D) and (m, D), n and m > k. Both are standardised by `real`.
+    k: the number of nearest neighbours that defines the radius of a neighbourhood.
+    """
     a, b = robust_standardize(real, real), robust_standardize(generated, real)
     assert min(len(a), len(b)) > k, f"prdc needs more than {k} pairs in each set"
     radius_real, radius_generated = (_knn_radius(values, k) for values in (a, b))
@@ -198,7 +234,7 @@ def prdc(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> Manifo
 
 
 def _knn_radius(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the distance of each row to its k-th nearest neighbour in the set, (n,)."""
+    """Return the distance of each row to its k-th nearest neighbour among the other rows, (n,)."""
     radius = np.empty(len(values))
     for chunk in _chunks(values, values):
         radius[chunk] = np.partition(cdist(values[chunk], values), k, axis=1)[:, k]
@@ -206,30 +242,34 @@ def _knn_radius(values: np.ndarray, k: int) -> np.ndarray:
 
 
 def _chunks(rows: np.ndarray, others: np.ndarray) -> Iterator[slice]:
-    """Return slices of `rows` whose comparisons with `others` fit into AT_ONCE."""
+    """Return slices that divide `rows` into chunks, each with at most AT_ONCE distances to `others`."""
     length = max(1, AT_ONCE // len(others))
     return (slice(begin, begin + length) for begin in range(0, len(rows), length))
 
 
 def robust_standardize(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Standardise values (n, D) by the median and deviation of the reference (r, D), (n, D).
+    """Return asinh((values - median) / deviation) of each feature, (n, D).
 
-    The deviation is half the distance between the 16th and 84th percentiles, which is robust to outliers. It is at
-    least .01, because a feature may be constant in the reference. asinh limits the influence of outliers.
+    The median and the deviation are those of the reference. The deviation is half the difference of the 84th and the
+    16th percentile, which is the standard deviation of a normal distribution but robust to outliers. It is at least
+    .01, because a feature may be constant in the reference. asinh limits the influence of outliers.
+
+    values: features (n, D).
+    reference: features (r, D).
     """
     low, median, high = np.quantile(reference, (0.16, 0.5, 0.84), axis=0)
     return np.asarray(np.arcsinh((values - median) / np.maximum((high - low) / 2, _MIN_DEVIATION)))
 
 
 def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the unbiased squared MMD of x (n, D) and y (m, D), n and m >= 2, with KID's kernel (equation 4)."""
+    """Return the unbiased squared MMD (KID paper, eq. 4) of features x (n, D) and y (m, D), n and m >= 2."""
     assert min(len(x), len(y)) > 1, "MMD needs at least two rows in each set"
     within = (_mean_within(_total(rows, rows), ((rows**2).mean(axis=1) + 1) ** 3) for rows in (x, y))
     return float(sum(within) - 2 * _total(x, y) / (len(x) * len(y)))
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return KID's kernel (x . y / D + 1)^3 of x (n, D) and y (m, D), (n, m)."""
+    """Return the kernel matrix (n, m) of x (n, D) and y (m, D); the kernel of KID is (x . y / D + 1)^3."""
     return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
 
 
@@ -238,5 +278,9 @@ def _total(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _mean_within(total: float, own: np.ndarray) -> float:
-    """Return the mean of a set's kernel without its diagonal `own` (n,); `total` is the sum of the whole kernel."""
+    """Return the mean of the kernel matrix (n, n) of a set with itself, without the diagonal.
+
+    total: the sum of the whole matrix.
+    own: the diagonal of the matrix, (n,).
+    """
     return float((total - own.sum()) / (len(own) * (len(own) - 1)))

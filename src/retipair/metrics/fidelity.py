@@ -1,4 +1,4 @@
-"""Measure how well a layout, an autoencoder, or both reconstruct a pair."""
+"""Measure how similar a pair is to the original after it was joined in a layout, or encoded, and reconstructed."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,17 @@ from retipair.metrics.vessels import THIN, widths_along
 from retipair.metrics.views import PairViews, PreparedView
 
 NEAR = 2
-"""px at 512: radius around a thin vessel in which it is compared."""
+"""px at 512: thin vessels are compared in the pixels up to this distance from their centre lines."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Fidelity of one reconstructed view to the original, 512 px wide.
+    """Similarity of one reconstructed view to the original view, measured at a width of 512 px.
 
-    psnr: dB inside the mask, at the views' own size. vessels: Dice of the two vessel masks, in [0, 1]; thin: the same,
-    but only over pixels within 2 px of a vessel of the original that is narrower than 3 px. fine_left:
-    Texture.fine_share of the reconstruction divided by that of the original.
+    psnr: the PSNR inside the mask, in dB, at the original size of the views.
+    vessels: the Dice coefficient of the vessel masks of both views, in [0, 1].
+    thin: the same Dice coefficient, restricted to pixels near the centre lines of thin vessels of the original.
+    fine_left: `Texture.fine_share` of the reconstruction divided by that of the original.
     """
 
     psnr: float
@@ -31,7 +32,11 @@ class Fidelity:
 
 
 def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) -> dict[str, Fidelity]:
-    """Return the fidelity of CF and FA."""
+    """Return the fidelity of the reconstructed CF ("cf") and FA ("fa").
+
+    pair, returned: the original and the reconstructed pair.
+    before, after: the same two pairs, prepared for the metrics.
+    """
     return {
         "cf": _view_fidelity(psnr(pair.cf, returned.cf, pair.mask), before.cf, after.cf),
         "fa": _view_fidelity(psnr(pair.fa, returned.fa, pair.mask), before.fa, after.fa),
@@ -39,7 +44,7 @@ def fidelity(pair: Pair, before: PairViews, returned: Pair, after: PairViews) ->
 
 
 def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
-    """Return the PSNR within the mask, dB; infinity for equal views, NaN for an empty mask."""
+    """Return the PSNR of two views inside the mask, in dB; infinity for equal views, NaN for an empty mask."""
     if not mask.any():
         return float("nan")
     error = ((original[mask].astype(np.float64) - returned[mask]) ** 2).mean()
@@ -58,7 +63,7 @@ def _view_fidelity(decibels: float, before: PreparedView, after: PreparedView) -
 
 
 def _near_thin(vessels: np.ndarray) -> np.ndarray:
-    """Return the mask (H, W) bool of the pixels within NEAR px of thin vessels."""
+    """Return the pixels within NEAR px of the centre lines of thin vessels, (H, W) bool."""
     lines, widths = widths_along(vessels)
     thin = np.zeros_like(vessels)
     thin[lines] = widths < THIN

@@ -1,7 +1,8 @@
-"""Detect copies of training pairs, even if they are rotated, mirrored, scaled, shifted, brighter or noisier.
+"""Detect copies of training pairs among generated pairs, even if rotated, mirrored, scaled, shifted, or noisier.
 
-The vessels identify an eye; shading and colour depend on the camera. A pair is therefore described by a small vessel
-map, its descriptor; the similarity of two pairs is the correlation of their descriptors in the pose that fits best.
+The vessels identify an eye; shading and colour depend on the camera. A pair is therefore represented by a small vessel
+map, called its descriptor. The similarity of two pairs is the correlation of their descriptors after alignment of one
+with the other by rotation, mirroring, scaling and shift.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +18,19 @@ from retipair.metrics.fourier_mellin import SIDE, Spectra, best_over_poses, spec
 from retipair.metrics.views import PairViews, PreparedView
 
 VERSION = 3
-"""Increment whenever the similarity of the same two pairs changes: this invalidates cached results."""
+"""Version of the similarity. Increment it when the definition changes: cached results are then computed again."""
 COPY = 0.55
-"""Minimum similarity of a copy.
+"""Similarity from which two pairs count as the same eye, one as a copy of the other.
 
-It lies between .45, the highest similarity of a copy to another eye, and .67, the lowest similarity of a copy to its
-own eye. Both were measured with 25 rendered eyes and brighter, noisier copies of them in any pose. docs/metrics.md
-lists values for other eyes.
+It was chosen with 25 rendered eyes and brighter, noisier copies of them in other poses. The similarity of a copy to its
+original was .67 or more; its similarity to any other eye was .45 or less. docs/metrics.md lists values for other eyes.
 """
 AT_ONCE = 128
-"""Reference descriptors per chunk: 6 MB of spectra, and about 30 MB more during a comparison."""
+"""Number of reference descriptors compared at once. Needs 6 MB for their spectra and about 30 MB for the comparison."""
 
 
 class DescriptorStore(Protocol):
-    """A sequence of descriptors (SIDE, SIDE), which are read one at a time."""
+    """Interface of a sequence of descriptors, (SIDE, SIDE) each, that may be read from disk on access."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> np.ndarray: ...
@@ -38,18 +38,18 @@ class DescriptorStore(Protocol):
 
 @dataclass(frozen=True)
 class Nearest:
-    """The index of the most similar descriptor, and the similarity: a correlation, in [-1, 1]."""
+    """The most similar reference of a descriptor. index: its index. similarity: the similarity, in [-1, 1]."""
 
     index: int
     similarity: float
 
 
 def view_descriptors(pair: PairViews) -> np.ndarray:
-    """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, within the field of view that both share.
+    """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, normally within the mask of the pair.
 
-    If the shared field is less than half of one view's field, one view may be unusable (black, flat), but the other may
-    still be a copy. Each view is then described within its own field; the descriptor of a view whose field is less than
-    half of the other's is 0.
+    If the mask covers less than half the area of the larger field of view, one view may be unusable, such as black,
+    while the other may still be a copy. The descriptor of each view is then computed within the field of view of that
+    view. It is all 0 for a view whose field of view has less than half the area of the other field of view.
     """
     views = pair.cf, pair.fa
     areas = [int(view.field.sum()) for view in views]
@@ -63,7 +63,7 @@ def view_descriptors(pair: PairViews) -> np.ndarray:
 def vessel_descriptor(view: PreparedView) -> np.ndarray:
     """Return a view's small, blurred vessel map, (SIDE, SIDE) float32: mean 0, sum of squares 1; all 0 without vessels.
 
-    It is computed from vesselness, so brightness and noise hardly affect it.
+    Brightness and noise hardly affect it, because it is computed from the vesselness.
     """
     small = resize(np.minimum(view.vesselness, 1.0), (SIDE, SIDE), anti_aliasing=True)
     inside = resize(view.inside.astype(np.float32), (SIDE, SIDE), anti_aliasing=True) > 0.5
@@ -71,7 +71,7 @@ def vessel_descriptor(view: PreparedView) -> np.ndarray:
 
 
 def pair_descriptor(descriptors: np.ndarray) -> np.ndarray:
-    """Combine the descriptors (2, SIDE, SIDE) of both views into one for the eye, (SIDE, SIDE)."""
+    """Average the descriptors of CF and FA (2, SIDE, SIDE) to the descriptor of the pair, (SIDE, SIDE)."""
     return unit(descriptors.mean(axis=0))
 
 
@@ -81,11 +81,12 @@ def nearest(
     eyes: tuple[np.ndarray, np.ndarray] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Nearest]:
-    """Return the most similar of m >= 1 reference descriptors for each of n queries; both are read on demand.
+    """Return, for each of n query descriptors, the most similar of m >= 1 reference descriptors.
 
-    eyes: the eye ids of the queries (n,) and of the references (m,). Descriptors of the same eye are not compared; a
-    query without a reference of another eye has similarity -1. advance: called once per query and chunk of references,
-    n * ceil(m / AT_ONCE) times.
+    queries, references: the descriptors, which are read one at a time.
+    eyes: the eye ids of the queries (n,) and of the references (m,). If given, a query is compared only with references
+    of other eyes; if there are none, its similarity is -1.
+    advance: is called n * ceil(m / AT_ONCE) times, to show the progress.
     """
     index, similarity = np.zeros(len(queries), int), np.full(len(queries), -1.0)
     for chunk, others in chunked_spectra(references):
@@ -100,29 +101,32 @@ def nearest(
 
 
 def chunked_spectra(descriptors: DescriptorStore) -> Iterator[tuple[range, Spectra]]:
-    """Yield chunks of up to AT_ONCE descriptors: their indices, and their spectra for `best_over_poses`."""
+    """Yield the indices and the spectra (for `best_over_poses`) of up to AT_ONCE descriptors at a time."""
     for begin in range(0, len(descriptors), AT_ONCE):
         chunk = range(begin, min(begin + AT_ONCE, len(descriptors)))
         yield chunk, spectra(np.stack([descriptors[i] for i in chunk]))
 
 
 def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the highest correlation of two descriptors (SIDE, SIDE) over shifts alone, in [-1, 1]."""
+    """Return the highest correlation of two descriptors (SIDE, SIDE) over all shifts, without rotation, in [-1, 1]."""
     return float(fourier_mellin.best_over_shifts(a, spectra(b[None]).of_maps)[0])
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
-    """Return the fraction of generated pairs less similar to training pairs than training pairs are to each other.
+    """Return the fraction of generated pairs that are authentic, that is, no copies.
 
-    A generated pair counts if its similarity to its nearest training pair is lower than the similarity of that training
-    pair to its nearest training pair of another eye. The fraction is about .5 for new pairs of the same distribution as
-    the training pairs, and near 0 if all are copies (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with similarity
-    in place of distance).
+    Let T be the training pair most similar to a generated pair. The generated pair is authentic if T is more similar to
+    some training pair of another eye than to the generated pair (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with
+    similarity in place of distance). The fraction is about .5 for new pairs of the same distribution as the training
+    pairs, and near 0 if all generated pairs are copies.
+
+    generated: for each generated pair, the most similar training pair.
+    train: for each training pair, the most similar training pair of another eye.
     """
     return float(np.mean([pair.similarity < train[pair.index].similarity for pair in generated]))
 
 
 def _flat(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Remove structures larger than the distances between vessels: they are similar in all fields of view."""
+    """Remove large structures, such as the outline of the field of view, by subtracting the local mean."""
     weight = ndimage.gaussian_filter(inside.astype(np.float32), 4) + 1e-6
     return (image - ndimage.gaussian_filter(image * inside, 4) / weight) * inside

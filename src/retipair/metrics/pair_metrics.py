@@ -1,4 +1,4 @@
-"""Compute all metrics of a pair, and of two neighbouring pairs, so that images need not stay in memory."""
+"""Compute all metrics of a pair, and all metrics that compare two pairs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,9 +22,10 @@ VIEWS = ("cf", "fa")
 class PairMetrics:
     """All metrics of one pair.
 
-    values: metrics by name, such as "consistency.dice" or "fa.texture.slope"; features (D,) float64;
-    power (2, 16) float64, of CF and FA in each ring of texture.BANDS; descriptors (2, 64, 64) float32, the
-    vessel descriptors of CF and FA.
+    values: metric name, such as "consistency.dice" or "fa.texture.slope" -> value.
+    features: the hand-crafted features, (D,) float64, see `distribution.features`.
+    power: the power of CF and FA in each frequency ring, (2, 16) float64, see `texture.radial_power`.
+    descriptors: the vessel descriptors of CF and FA, (2, 64, 64) float32, see `memorisation.view_descriptors`.
     """
 
     values: dict[str, float]
@@ -35,7 +36,11 @@ class PairMetrics:
 
 @dataclass(frozen=True)
 class MispairedMetrics:
-    """Metrics of two pairs: consistency of the CF of one with the FA of the other; MS-SSIM of both CF and both FA."""
+    """Metrics that compare two pairs.
+
+    mispaired: the consistency of the CF of the first pair with the FA of the second pair.
+    ms_ssim: "cf" -> the MS-SSIM between the two CF, "fa" -> the MS-SSIM between the two FA.
+    """
 
     mispaired: Consistency
     ms_ssim: dict[str, float] = field(metadata={"json": "alike"})
@@ -52,7 +57,7 @@ def compute_pair_metrics(pair: PairViews) -> PairMetrics:
 
 
 def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
-    """Compare two pairs: the CF of the first with the FA of the second, both CF with each other, and both FA."""
+    """Compute the metrics that compare two pairs."""
     similarity = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
     return MispairedMetrics(mispaired(first, second), similarity)
 

@@ -1,6 +1,6 @@
-"""Measure the branches of a skeleton: its paths between end points and junctions.
+"""Measure the branches of a skeleton, the paths between its end points and junctions.
 
-The definitions are those of skan (Nunez-Iglesias et al. 2018, doi 10.7717/peerj.4312).
+Branches and their lengths are defined as in skan (Nunez-Iglesias et al. 2018, doi 10.7717/peerj.4312).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,17 @@ from scipy import sparse
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 _STEPS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
-"""Offsets (down, right) to the neighbours that follow a pixel in raster order, and their distances, px."""
+"""Offset (down, right) to a neighbour -> its distance in px, for the four neighbours later in raster order."""
 
 
 def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return arc and chord length of each branch of a skeleton (H, W) bool, px, (n,) each.
+    """Return the arc length and the chord length of each of the n branches of a skeleton, in px, (n,) each.
 
-    A branch is a path of 8-connected pixels from one end point or junction to the next. Steps to a diagonal neighbour
-    are sqrt(2) px long. Loops without a junction are left out.
+    A branch is a path of 8-connected pixels from one end point or junction to the next. The arc length is the length
+    along the path, where a step to a diagonal neighbour is sqrt(2) px long. The chord length is the distance between
+    the ends. Closed loops without a junction are left out.
+
+    lines: the skeleton, (H, W) bool.
     """
     neighbours = _neighbours(_pixel_graph(lines))
     arcs, ends = [], []
@@ -27,15 +30,19 @@ def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for first in neighbours[start]:
             if (start, first) not in visited:
                 before_end, end, arc = _follow(neighbours, start, first)
-                visited.add((end, before_end))  # the same branch from its other end
+                visited.add((end, before_end))  # do not follow the same branch from its other end
                 arcs.append(arc)
                 ends.append((start, end))
-    points = np.argwhere(lines)[np.array(ends, int).reshape(-1, 2)]  # (n, 2 ends, 2)
+    points = np.argwhere(lines)[np.array(ends, int).reshape(-1, 2)]  # (n branches, 2 ends, 2 coordinates)
     return np.array(arcs), np.linalg.norm(points[:, 1] - points[:, 0], axis=1)
 
 
 def _follow(neighbours: Sequence[Mapping[int, float]], start: int, first: int) -> tuple[int, int, float]:
-    """Follow the branch that leaves `start` to `first`; return its last two pixels and its length."""
+    """Follow a branch to its end, and return the second last pixel, the last pixel and the arc length.
+
+    neighbours: for each pixel, its neighbours and their distances.
+    start, first: the first and the second pixel of the branch.
+    """
     previous, pixel, length = start, first, neighbours[start][first]
     while len(neighbours[pixel]) == 2:
         one, other = neighbours[pixel]
@@ -45,18 +52,19 @@ def _follow(neighbours: Sequence[Mapping[int, float]], start: int, first: int) -
 
 
 def _neighbours(graph: sparse.csr_array) -> list[dict[int, float]]:
-    """Return the neighbours of each pixel and their distances."""
+    """Return for each pixel a mapping: index of a neighbour -> distance in px."""
     indices, lengths, starts = graph.indices.tolist(), graph.data.tolist(), graph.indptr.tolist()
     return [dict(zip(indices[a:b], lengths[a:b], strict=True)) for a, b in pairwise(starts)]
 
 
 def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
-    """Return the distances between neighbouring pixels, (n, n), pixels in raster order.
+    """Return the graph of the n pixels of a skeleton: the distances between neighbouring pixels, (n, n).
 
-    Adjacent pixels with three or more neighbours form a junction; they are connected by their minimum spanning tree, so
-    that a junction contains no loops.
+    The pixels are in raster order. Adjacent pixels with three or more neighbours form one junction. Within a junction,
+    only the connections of the minimum spanning tree are kept, so that it contains no loops.
     """
-    number = np.pad(np.cumsum(lines).reshape(lines.shape) * lines, 1) - 1  # -1 outside the lines
+    # The index of each pixel of the skeleton; -1 elsewhere.
+    number = np.pad(np.cumsum(lines).reshape(lines.shape) * lines, 1) - 1
     inside = number[1:-1, 1:-1]
     edges = []
     for (down, right), length in _STEPS.items():

@@ -1,7 +1,7 @@
-"""Measure the fine detail of a view: generated images are often too smooth.
+"""Measure the fine detail of a view, because generated images are often too smooth.
 
-Cameras differ by a factor of 100 (in the variance of the Laplacian), so compare values only with real views of the same
-camera.
+Compare values only with real views of the same camera: between cameras, the variance of the Laplacian differs by a
+factor of up to 100.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,25 @@ from skimage.restoration import estimate_sigma
 from retipair.metrics.views import PreparedView
 
 WINDOW = 256
-"""px: side of the central square in which spectrum and noise are measured; it lies within every field of view."""
+"""px: side of the square at the centre of a view in which spectrum and noise are measured."""
 BANDS = np.geomspace(4, 120, 17)
-"""Edges of 16 frequency rings, cycles per WINDOW: periods from 64 to about 2 px."""
-_FINE = 32.0  # cycles per WINDOW: fine detail has periods of at most 8 px, the width of the widest vessels
-_ROUNDING = 1 / (12 * 255**2)  # power of 8-bit rounding noise, the same at every frequency
+"""Limits of 16 rings of spatial frequency, in cycles per WINDOW. The periods range from 64 to about 2 px."""
+_FINE = 32.0  # cycles per WINDOW: lowest frequency of fine detail, a period of 8 px (the width of wide vessels)
+_ROUNDING = 1 / (12 * 255**2)  # power of the noise from rounding to 8 bits, equal at all frequencies
 
 
 @dataclass(frozen=True)
 class Texture:
-    """Texture of one view, 512 px wide.
+    """Fine detail of one view 512 px wide.
 
-    slope: of log power over log frequency, 4 to 120 cycles per 256 px; real CF about -3.3, FA -3.2 +- .7.
-    fine_share: fraction of the power in that range with periods under 8 px, in [0, 1]; lower in smooth images.
-    laplacian_variance: of grey levels, inside the field of view; a focus measure that noise raises too.
-    noise: sigma in grey levels, from the finest wavelets (Donoho and Johnstone 1994, doi 10.1093/biomet/81.3.425).
+    slope: the slope of log power over log frequency from 4 to 120 cycles per 256 px. It is about -3.3 in real CF, and
+    -3.2 +- .7 in real FA.
+    fine_share: the fraction of fine detail, that is, of the power from 4 to 120 cycles per 256 px, the fraction with
+    periods of 8 px or less; in [0, 1]. It is lower in smooth images.
+    laplacian_variance: the variance of the Laplacian of the grey levels inside the field of view. It measures focus,
+    but noise increases it too.
+    noise: the standard deviation of the noise in grey levels, from the finest wavelet coefficients (Donoho and
+    Johnstone 1994, doi 10.1093/biomet/81.3.425).
     """
 
     slope: float
@@ -52,9 +56,11 @@ def texture(view: PreparedView) -> Texture:
 
 
 def radial_power(view: np.ndarray) -> np.ndarray:
-    """Return the mean power in each ring of BANDS, (16,) float64, > 0, of a view (H, W) in [0, 1], 256 px or larger.
+    """Return the mean spectral power of a view in each frequency ring of BANDS, (16,) float64, > 0.
 
-    The mean is subtracted from the central WINDOW px, and a Hann window applied.
+    The power is measured in the central square of WINDOW px, after subtracting the mean and applying a Hann window.
+
+    view: grey levels (H, W) in [0, 1]; H and W are at least WINDOW.
     """
     power, frequencies, _ = _spectrum(view)
     rings = ((frequencies >= low) & (frequencies < high) for low, high in pairwise(BANDS))
@@ -62,7 +68,7 @@ def radial_power(view: np.ndarray) -> np.ndarray:
 
 
 def _spectrum(view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return power, frequency in cycles and the central crop they belong to, (WINDOW, WINDOW) each."""
+    """Return the power spectrum of the central square, its frequencies, and the square, (WINDOW, WINDOW) each."""
     top, left = ((side - WINDOW) // 2 for side in view.shape)
     middle = view[top : top + WINDOW, left : left + WINDOW]
     hann = np.outer(np.hanning(WINDOW), np.hanning(WINDOW))

@@ -10,20 +10,24 @@ from retipair.metrics.skeleton import branch_lengths
 from retipair.metrics.views import PreparedView
 
 THIN, WIDE = 3.0, 6.0
-"""px at 512 (75 and 150 um in a 45-degree field): thin vessels are narrower than THIN, wide ones at least WIDE."""
-_MIN_CHORD = 10.0  # px: shorter branches are tortuous because of the pixel grid alone
-_BOXES = 2 ** np.arange(1, 8)  # px
+"""px at 512: vessels narrower than THIN count as thin, vessels of WIDE or more as wide, vessels in between as medium.
+
+In a 45-degree field of view, the limits are 75 and 150 um.
+"""
+_MIN_CHORD = 10.0  # px: the pixel grid makes shorter branches appear tortuous
+_BOXES = 2 ** np.arange(1, 8)  # px: sides of the boxes of box counting
 
 
 @dataclass(frozen=True)
 class VesselTree:
-    """Vessel metrics of one view, 512 px wide; all 0 without vessels.
+    """Vessel metrics of one view 512 px wide. All are 0 if the view has no vessels.
 
-    density_thin, density_medium, density_wide: fraction of the field covered by vessels of that calibre, in [0, 1].
-    fractal_dimension: of the centre lines by box counting, boxes of 2 to 128 px, in [0, 2] (Mainster 1990, doi
-    10.1038/eye.1990.33).
-    tortuosity: arc over chord between branch points, length-weighted mean, >= 1 (Hart et al. 1999, doi
-    10.1016/S1386-5056(98)00163-4).
+    density_thin, density_medium, density_wide: the fraction of the field of view that is covered by vessels of this
+    calibre (see THIN), in [0, 1].
+    fractal_dimension: the dimension of the centre lines by box counting, with boxes of 2 to 128 px, in [0, 2] (Mainster
+    1990, doi 10.1038/eye.1990.33).
+    tortuosity: the ratio of arc length to chord length of a branch, averaged over branches with the arc length as
+    weight, >= 1 (Hart et al. 1999, doi 10.1016/S1386-5056(98)00163-4). 0 if no branch is long enough to measure.
     """
 
     density_thin: float
@@ -49,13 +53,13 @@ def vessel_tree(view: PreparedView) -> VesselTree:
 
 
 def widths_along(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the centre lines (H, W) bool of a vessel mask, and the vessel width at each of their pixels, px."""
+    """Return the centre lines (H, W) bool of a vessel mask, and the width in px at each centre-line pixel, (n,)."""
     lines = skeletonize(vessels)
-    return lines, 2 * ndimage.distance_transform_edt(vessels)[lines] - 1  # a line of single pixels is 1 px wide
+    return lines, 2 * ndimage.distance_transform_edt(vessels)[lines] - 1  # so that a single pixel is 1 px wide
 
 
 def fractal_dimension(lines: np.ndarray) -> float:
-    """Return the box-counting dimension of non-empty centre lines (H, W) bool."""
+    """Return the box-counting dimension of centre lines (H, W) bool, which must not be empty."""
     counts = [_boxes_hit(lines, int(size)) for size in _BOXES]
     return -float(np.polyfit(np.log(_BOXES), np.log(counts), 1)[0])
 
@@ -66,7 +70,7 @@ def _boxes_hit(lines: np.ndarray, size: int) -> int:
 
 
 def tortuosity(lines: np.ndarray) -> float:
-    """Return the tortuosity of centre lines (H, W) bool; 0 if every branch is shorter than 10 px."""
+    """Return the tortuosity of centre lines (H, W) bool; 0 if no branch has a chord of 10 px or more."""
     arcs, chords = branch_lengths(lines)
     long = chords >= _MIN_CHORD
     return float(np.average(arcs[long] / chords[long], weights=arcs[long])) if long.any() else 0.0

@@ -1,4 +1,4 @@
-"""Views prepared for the metrics: resized to 512 px; expensive maps are computed on first access and cached."""
+"""Prepare views for the metrics: resize them to 512 px, and compute vessel maps on first access."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +13,11 @@ from retipair.vision.segmentation import vessels
 
 @dataclass(frozen=True)
 class PreparedView:
-    """One view, 512 px wide, with lazily computed maps.
+    """One view 512 px wide, with maps that are computed on first access.
 
-    pixels: (512, 512, 3) uint8 of a CF, (512, 512) of an FA. mask (512, 512) bool: where the pair is valid. inside: the
-    mask without its rim, because the field's edge would be detected as a vessel there.
+    pixels: the image, (512, 512, 3) uint8 for a CF, (512, 512) uint8 for an FA.
+    mask: the region in which both views of the pair are valid, (512, 512) bool.
+    inside: the mask without the pixels near its edge, where the edge itself would be detected as a vessel.
     """
 
     pixels: np.ndarray
@@ -25,22 +26,22 @@ class PreparedView:
 
     @property
     def grey(self) -> np.ndarray:
-        """(512, 512) uint8: the FA, or the CF's green channel, in which vessels have the highest contrast."""
+        """(512, 512) uint8: the FA, or the green channel of the CF, which has the highest contrast of vessels."""
         return self.pixels[..., 1] if self.pixels.ndim == 3 else self.pixels
 
     @cached_property
     def field(self) -> np.ndarray:
-        """(512, 512) bool: the field of view, found in this view alone."""
+        """(512, 512) bool: the field of view of this view, segmented in this view alone."""
         return field_of_view(self.pixels)
 
     @property
     def alone(self) -> "PreparedView":
-        """The same view with its own field of view as the mask."""
+        """The same view with `field` as its mask, instead of the mask of the pair."""
         return PreparedView(self.pixels, self.field, inside_rim(self.field))
 
     @cached_property
     def ridges(self) -> np.ndarray:
-        """(scales, 512, 512) float32, >= 0: vesselness at each of SIGMAS."""
+        """(4, 512, 512) float32, >= 0: vesselness at each of the scales `ridges.SIGMAS`."""
         return vesselness_by_scale(self.pixels, self.mask)
 
     @cached_property
@@ -50,13 +51,16 @@ class PreparedView:
 
     @cached_property
     def vessels(self) -> np.ndarray:
-        """(512, 512) bool: segmented vessels of a calibre that both views show."""
+        """(512, 512) bool: segmented vessels, without the finest vessels, which only an FA shows."""
         return vessels(self.pixels, self.mask) & self.inside
 
 
 @dataclass(frozen=True)
 class PairViews:
-    """Both views of a pair; mask (512, 512) bool: where both are valid; inside: the mask without its rim."""
+    """Both views of a pair, prepared for the metrics.
+
+    mask, inside: as in `PreparedView`, the same for both views.
+    """
 
     cf: PreparedView
     fa: PreparedView
@@ -65,7 +69,7 @@ class PairViews:
 
 
 def prepare_views(pair: Pair) -> PairViews:
-    """Resize a pair of any size to 512 px."""
+    """Resize a pair to 512 px and prepare its views for the metrics."""
     cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
     inside = inside_rim(mask)
     return PairViews(PreparedView(cf, mask, inside), PreparedView(fa, mask, inside), mask, inside)

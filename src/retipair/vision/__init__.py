@@ -1,1 +1,1 @@
-"""Field of view and vessels, used by registration, quality filters and metrics."""
+"""Segmentation of the field of view and of vessels, for registration, quality filters and metrics."""

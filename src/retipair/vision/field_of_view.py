@@ -1,20 +1,21 @@
-"""Segment the field of view: the camera's round aperture, filled, without the border around it."""
+"""Segment the field of view, the region inside the round aperture of the camera, from the border around it."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-_WORK_SIDE = 512  # px: the aperture is large and smooth, so a higher resolution gains nothing
+_WORK_SIDE = 512  # px: larger views are reduced to this side, which suffices for an aperture that is large and smooth
 _SIDES = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5)])
-_MAX_BLACK_BORDER = 32  # a corner brighter than this is not a black border
+_MAX_BLACK_BORDER = 32  # highest grey level of a border that counts as black
 
 
 def field_of_view(image: np.ndarray) -> np.ndarray:
-    """Return the filled field of view of a CF (H, W, 3) or FA (H, W), uint8 -> (H, W) bool.
+    """Return the field of view of a CF (H, W, 3) or FA (H, W) uint8 as a mask (H, W) bool.
 
-    A dark fovea or haemorrhage leaves no hole. Notches and letters at the rim, and black or uniformly painted
-    borders, are excluded. A view without a border is valid everywhere, an all-black one nowhere.
+    The mask has no holes, for example at a dark fovea or haemorrhage. It excludes a border that is black or of uniform
+    brightness, and notches and letters at the edge of the aperture. It is True everywhere if the view has no border,
+    and False everywhere if the view is black.
     """
     grey = image.max(axis=2) if image.ndim == 3 else image
     small = _shrink(grey)
@@ -25,7 +26,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
 
 
 def erode(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Keep pixels further than `radius` px from the edges of mask and frame, (H, W) bool -> (H, W) bool."""
+    """Return the pixels of a mask (H, W) bool that are more than `radius` px from its edge and the image edge."""
     inside = np.pad(mask, 1)
     return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
 
@@ -38,15 +39,19 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 
 
 def _border(grey: np.ndarray) -> np.ndarray:
-    """Return the border: pixels similar to the corners and connected to the frame, (H, W) float -> (H, W) bool."""
+    """Return the border around the field of view, (H, W) bool.
+
+    The border consists of the pixels that are as bright as a corner of the image and connected to its edge. It is empty
+    if the corners are neither black nor uniform.
+    """
     level = min(float(np.median(corner)) for corner in _corners(grey))
     flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
     if level <= _MAX_BLACK_BORDER:
-        # Glare raises a black border by up to a tenth of the field's brightness.
+        # Glare brightens a black border by up to a tenth of the brightness of the field of view.
         contrast = float(np.percentile(grey, 95)) - level
         similar = ndimage.gaussian_filter(grey, 1) <= level + max(8.0, 0.12 * contrast)
     elif flat:
-        # Some borders are painted as bright as the field: only their uniform grey level distinguishes them.
+        # Some borders are as bright as the field of view; only their uniform grey level distinguishes them.
         similar = ndimage.binary_dilation(ndimage.maximum_filter(abs(grey - level), 5) <= 4, iterations=2)
     else:
         return np.zeros(grey.shape, dtype=bool)
@@ -65,9 +70,12 @@ def _connected_to_frame(region: np.ndarray) -> np.ndarray:
 
 
 def _fill(field: np.ndarray) -> np.ndarray:
-    """Return the largest part of `field` without notches and letters, made convex as apertures are, (H, W) bool."""
+    """Return the convex hull of the largest connected part of a field of view, (H, W) bool.
+
+    Notches and letters at the edge are removed before. The convex hull is taken because apertures are convex.
+    """
     radius = max(1, round(0.05 * min(field.shape)))
-    # Extend the field beyond the frame, or opening would round the corners of a clipped circle.
+    # Extend the field of view beyond the image. Otherwise the opening would round it where the image clips the circle.
     padded = np.pad(ndimage.binary_fill_holes(field), radius, mode="edge")
     opened = ndimage.distance_transform_edt(padded) > radius
     opened = ndimage.distance_transform_edt(~opened) <= radius if opened.any() else opened
@@ -81,10 +89,10 @@ def _fill(field: np.ndarray) -> np.ndarray:
 def _convex_hull(mask: np.ndarray) -> np.ndarray:
     """Return the convex hull of a non-empty mask, (H, W) bool -> (H, W) bool.
 
-    Equals skimage.morphology.convex_hull_image except for single pixels at the rim, in a twentieth of the time.
+    It differs from skimage.morphology.convex_hull_image in single pixels at the edge, and is twenty times as fast.
     """
     rim = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # of each pixel, so that a single row of pixels has a hull
+    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # hull of pixel sides: that of the centres fails for a single row
     corners = rim[ConvexHull(sides).vertices // len(_SIDES)]
     hull = Image.new("1", mask.shape[::-1])
     ImageDraw.Draw(hull).polygon([(x, y) for y, x in corners.tolist()], fill=1)

@@ -1,4 +1,4 @@
-"""Segment vessels with a small network that was trained on rendered eyes with known vessels."""
+"""Segment vessels with a small neural network that was trained on rendered eyes, whose vessels are known exactly."""
 
 from functools import cache
 from itertools import pairwise
@@ -14,17 +14,20 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from retipair.vision.ridges import flattened
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
-"""Trained by recipes/segmenter.py."""
+"""Weights of the network, trained by recipes/segmenter.py."""
 _WIDTHS = (32, 48, 64, 96)
-_FOLD = 2  # pixel unshuffle factor, which halves the time
+_FOLD = 2  # factor of the pixel unshuffle at the input, which halves the time
 _MULTIPLE = _FOLD * 2 ** (len(_WIDTHS) - 1)
 
 
 class Segmenter(nn.Module):
-    """Predict vessel logits (B, 1, H, W) from locally normalised brightness (B, 1, H, W), vessels bright.
+    """Network that predicts the logit of each pixel to be a vessel.
 
-    A U-Net (Ronneberger et al. 2015, arXiv 1505.04597) of four resolutions; the finest is half that of the view and
-    predicts four pixels per position. H and W are multiples of 16.
+    It is a U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with four resolutions. The finest has half the resolution
+    of the view, and each of its positions predicts four pixels.
+
+    Input: the locally normalised brightness of views (see `flattened`), (B, 1, H, W), H and W multiples of 16.
+    Output: the logits, (B, 1, H, W).
     """
 
     def __init__(self) -> None:
@@ -46,17 +49,23 @@ class Segmenter(nn.Module):
 
 
 def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Segment the vessels of a CF (H, W, 3) or FA (H, W) uint8 about 512 px wide, in mask (H, W) bool -> (H, W) bool.
+    """Return the vessels of a view as a mask, (H, W) bool.
 
-    The network is the same for both views and is not told which one it gets; vessels are dark in a CF's green channel
-    and bright in an FA.
+    The same network segments CF and FA. In both, it sees bright vessels, because the green channel of a CF is inverted.
+
+    image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
+    mask: the valid pixels, (H, W) bool; the result is False elsewhere.
     """
     return np.asarray(mask & (vessel_probability(image, mask) > 0.5))
 
 
 @torch.no_grad()
 def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the vessel probability, (H, W) float32 in [0, 1], for the arguments of `vessels`; 0 outside the mask."""
+    """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 outside the mask.
+
+    image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
+    mask: the valid pixels, (H, W) bool.
+    """
     height, width = mask.shape
     flat = flattened(image, mask)
     padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
@@ -73,7 +82,7 @@ def _segmenter() -> Segmenter:
 
 
 def _double(before: int, after: int) -> nn.Sequential:
-    """Return two convolutions, each with group normalisation and SiLU."""
+    """Return two 3 x 3 convolutions, each followed by group normalisation and SiLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
