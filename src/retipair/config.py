@@ -35,7 +35,8 @@ class PrepareConfig:
     points: by landmarks; features: by vessels; none: the views are aligned already.
     auto: points for a pair with landmarks, else features."""
     max_residual_px: float = 5.0
-    """Refuse a pair if the median distance of its landmarks after alignment exceeds this (px at 512 px, any --size).
+    """Refuse a pair if the median distance of its landmarks after alignment exceeds this.
+    The distance is in px of a view 512 px wide, for any --size.
     Without landmarks: refuse a pair if too few vessel patches match within this distance (docs/formats.md)."""
     min_consistency: float | None = None
     """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1, at 512 px for any --size).

@@ -57,7 +57,7 @@ class VesselScores:
 
 @dataclass(frozen=True)
 class AnatomyScores:
-    """Fractions of the CF, or of the FA, of each set in which a disc and a macula are found (see `Anatomy`)."""
+    """For one view: the fraction of images in each set in which a disc, or a macula, is found (see `Anatomy`)."""
 
     disc: Means
     macula: Means

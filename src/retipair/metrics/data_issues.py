@@ -16,7 +16,7 @@ _MIN_WIDE_TO_THIN = 0.75
 The ratio is .89 or more in seven real CF. If the FA of the same pairs are used as the CF, it is .62 or less.
 """
 _MAX_SHIFT_PX = 3.0
-"""px at 512: maximum shift of the FA relative to the CF. Landmarks placed by hand are accurate to this distance."""
+"""Maximum shift of the FA relative to the CF, px in a view 512 px wide; about the accuracy of hand-placed landmarks."""
 _UNRELATED = 0.15
 """Minimum vesselness correlation of a pair. Views of two different eyes are below it; real pairs reach .40."""
 _CLIPPED = 0.02

@@ -41,7 +41,7 @@ class Truth:
     wrong_points: the indices, from 0, of the landmarks in the point files that are gross errors.
     lesions: kind, x, y and radius (px) of each lesion.
     consistency: the correlation of the vesselness of both views; None for an unregistered pair.
-    source_sha256: the hash of the seed, the number and the other settings.
+    source_sha256: the hash of the number of the pair and of all settings, including the seed.
     files_sha256: the hashes of views, point files and label images, by path.
     """
 

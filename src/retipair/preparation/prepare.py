@@ -286,9 +286,9 @@ def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
-    """Add a pair to the list of rejected pairs if the user deleted all its files, so that it is not used again.
+    """Add each pair of which the user deleted all files to the list of rejected pairs, so that it is not used again.
 
-    If the files of all pairs are missing, no pair is added: the user did not select them.
+    If the files of all pairs are missing, no pair is added, because the user hardly meant to reject every pair.
 
     previous: the results of the last run.
     """

@@ -72,7 +72,7 @@ def memory_kind(device: str) -> str:
 
 
 def memory_used(device: str) -> float:
-    """Return the memory in GiB of the kind `memory_kind(device)`.
+    """Return the memory that this process uses, in GiB. `memory_kind` describes which memory is measured.
 
     On a CUDA GPU, this is the peak since the last reset; on other devices, it is the memory in use now.
     """
