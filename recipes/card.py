@@ -17,9 +17,7 @@ from retipair.models.base import open_base
 
 NAME = "README.md"
 _PROBED = "own"  # only the lines of a probe have it
-_ERROR = (
-    "mean squared error of one view at timestep 700, given the clean other view of the same eye; of a different eye"
-)
+_ERROR = "mean squared error of one view at timestep 700 if the other view is clean and of the same eye; of another eye"
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
@@ -57,8 +55,9 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In the tables, samples without a clean half have the timesteps 1000 u^(1 / lateness), with u uniform in [0, 1). The
-coarse error is the squared error of the prediction after averaging over 4 x 4 latent pixels.
+In a half-clean training sample, one of the two views has no noise. In the tables, all other samples have the timesteps
+1000 u^(1 / lateness), with u uniform in [0, 1). The coarse error is the squared error of the prediction after averaging
+over 4 x 4 latent pixels.
 
 | | |
 |---|---|

@@ -39,7 +39,7 @@ _SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume informat
 class RawPair:
     """The files of one pair before preparation, and what names and tables state about the pair.
 
-    cf, fa: the two views; which is which is decided by their names and not by their content.
+    cf, fa: the two views, told apart by their names and not by their content.
     cf_points, fa_points: the files with the landmarks of each view.
     """
 

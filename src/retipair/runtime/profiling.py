@@ -99,7 +99,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
-    """Measure the peak of the memory of the kind `memory_kind(device)` during the `with` block."""
+    """Measure the peak memory during the `with` block. `memory_kind` describes which memory is measured."""
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()
