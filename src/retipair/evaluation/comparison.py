@@ -128,8 +128,8 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
-    other pairs, or one in another format. If the user has only rejected or restored pairs of the same folders since,
-    the scores do not count as scores of other pairs, so None is returned.
+    other pairs, or one in another format. If the folders are the same and the user has only rejected or restored pairs,
+    the scores may be overwritten, so None is returned.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:

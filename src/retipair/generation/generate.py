@@ -82,7 +82,8 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
-        (plan.out / MANIFEST_NAME).touch()  # last: without settings.json, the folder would be refused
+        # The manifest is created last, because a folder with a manifest but without settings.json is refused.
+        (plan.out / MANIFEST_NAME).touch()
     dist.wait_for_everyone()
 
     # Generate

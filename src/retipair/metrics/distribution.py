@@ -147,7 +147,7 @@ def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
 
 
 def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
-    """Return the squared MMD that is not significantly different from 0.
+    """Return the largest squared MMD that is not significantly above 0.
 
     It is the 95th percentile of the squared MMD between two random subsets, each half of the reference. Distances vary
     more between small sets than between large ones, so the value is conservative for sets larger than these subsets.

@@ -21,7 +21,7 @@ class Camera:
     clip: the fraction of this radius that is cut off at the top, and at the bottom.
     notch: True if a tab (orientation mark) protrudes from the rim.
     blur: the sigma of the point spread function of the CF, px in a view 512 px wide. The FA has 1.1 times this sigma.
-    noise: the standard deviation of the sensor noise at 512 px, where the intensity is 0.35 of 1.
+    noise: the standard deviation of the sensor noise at an intensity of 0.35, in a view 512 px wide.
     gamma: the exponents of the tone curves of CF and FA.
     grain: the contrast of the background texture of the FA.
     """

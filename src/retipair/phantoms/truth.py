@@ -22,8 +22,8 @@ LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
 ARTERY, VEIN, CROSSING = 1, 2, 3
 """Pixel values in arteries_veins.png. CROSSING marks pixels where an artery and a vein overlap."""
 
-# A lesion is labelled where its map exceeds this value, 0.5 for kinds that are not listed. Leakage has no edge; the
-# value is that of its map at its radius.
+# A lesion is labelled where its map exceeds this value, 0.5 for kinds that are not listed. Leakage has no edge; it
+# is labelled up to its radius, where its map has this value.
 _LABEL_THRESHOLDS = {"leakage": float(np.exp(-2))}
 
 

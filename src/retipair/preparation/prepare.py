@@ -82,7 +82,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
         try:
             # The list `skipped` contains file names, which may identify patients, so it is not written.
             _align_and_write(checked, [] if config.anonymise else skipped, config)
-        except UserError:  # not after a kill or Ctrl-C: the next run reuses the aligned pairs
+        except UserError:  # after a kill or Ctrl-C the folder is kept, for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
@@ -301,7 +301,7 @@ def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
 
 
 def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
-    """Return `data` if it is a prepared or generated folder. Else prepare its raw pairs, once, and return that folder.
+    """Return `data` if it is prepared or generated. Else prepare its raw pairs, once, and return the prepared folder.
 
     data: a prepared, generated or raw folder.
     results: the folder RESULTS; the prepared folder is a subfolder of RESULTS/prepared.

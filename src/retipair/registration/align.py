@@ -23,14 +23,14 @@ Method = Literal["points", "features", "none"]
 
 _MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that agree, for example 8 of 20
 _MIN_FEATURES = 4  # inliers; seven real pairs had 7 to 59, views of different eyes had 0
-_MIN_PATCHES = 8  # least number of vessel patches to judge by; a pair of whole views has about 50
+_MIN_PATCHES = 8  # least number of vessel patches for a decision; a pair with complete fields of view has about 50
 # Least fraction of vessel patches that fit within 5 px. It was .78 or more in real pairs, .49 in a pair with an error
 # of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # a pair with a smaller fraction is accepted, but the user should inspect it
 _SAME_PX = 10.0  # work px: two initial estimates that are closer are refined to the same result
-# Least consistency at 512 px after refinement, by method. It was at most .16 in 30 pairs with views of different eyes,
-# .21 with the same CF as both views, and .48 in real pairs.
+# Least consistency at 512 px after refinement, by method. It was at most .16 in 30 pairs with views of different eyes
+# and .21 with the same CF as both views; real pairs had .48.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
