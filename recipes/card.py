@@ -1,4 +1,4 @@
-"""The model card of a bundled base: what made its weights, from the logs of the recipe."""
+"""Write the model card of a bundled base: how its weights were trained, from the logs of the recipe."""
 
 import json
 import platform
@@ -16,19 +16,18 @@ import torch
 from retipair.models.base import open_base
 
 NAME = "README.md"
-_PROBED = "own"  # only the lines of a probe have it
-_ERROR = (
-    "mean squared error of one view at timestep 700, given the clean other view of the same eye; of a different eye"
-)
+_EVALUATED = "own"  # only log lines with an evaluation have this key
+_ERROR = "mean squared error of one view at timestep 700 if the other view is clean and of the same eye; of another eye"
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
-    """`folder/README.md`."""
-    drawn = _lines(work / f"{name}.jsonl")
-    probe = next(line for line in reversed(drawn) if _PROBED in line)
-    seconds = sum(line["seconds"] for line in drawn)
+    """Write `folder/README.md`. start and done: as for `denoiser.train`."""
+    log = _read_log(work / f"{name}.jsonl")
+    evaluation = next(line for line in reversed(log) if _EVALUATED in line)
+    seconds = sum(line["seconds"] for line in log)
     phases = "; ".join(
-        f"{p.steps:,} with {p.batch} pairs, rate {p.rate:g}, lateness {p.lateness:g}, coarse error x {p.coarse:g}"
+        f"{p.steps:,} with {p.batch_size} pairs, rate {p.learning_rate:g}, lateness {p.timestep_bias:g}, "
+        f"coarse error x {p.coarse_weight:g}"
         for p in _phases_after(done, denoiser.PHASES[name])
     )
     config = folders.UNETS[name]
@@ -36,13 +35,13 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     rows = {
         "made by": f"`{_command(name, start, done)}`",
         "on": f"{_machine()}, torch {torch.__version__}",
-        "UNet": f"channels {config['block_out_channels']}, {_millions(folder / 'unet'):.1f} M parameters",
-        "optimiser": f"AdamW, EMA decay {denoiser.AVERAGE}, seed {denoiser.SEED}",
+        "UNet": f"channels {config['block_out_channels']}, {_millions_of_parameters(folder / 'unet'):.1f} M parameters",
+        "optimiser": f"AdamW, EMA decay {denoiser.EMA_DECAY}, seed {denoiser.SEED}",
         "steps": phases,
-        "half-clean samples": f"{denoiser.HALF_CLEAN:.0%}",
+        "half-clean samples": f"{denoiser.HALF_CLEAN_FRACTION:.0%}",
         "time": f"about {_duration(seconds)} in the UNet's steps",
-        "last loss": f"{drawn[-1]['loss']:.4f}",
-        _ERROR: f"{probe['own']:.3f}; {probe['other']:.3f}",
+        "last loss": f"{log[-1]['loss']:.4f}",
+        _ERROR: f"{evaluation['own']:.3f}; {evaluation['other']:.3f}",
         "autoencoder": _autoencoder(work, start),
         "text encoders": "random, frozen",
     }
@@ -57,13 +56,14 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In the tables, samples without a clean half have the timesteps 1000 u^(1 / lateness), with u uniform in [0, 1). The
-coarse error is the squared error of the prediction after averaging over 4 x 4 latent pixels.
+In a half-clean training sample, one of the two views has no noise. In the tables, all other samples have the timesteps
+1000 u^(1 / lateness), with u uniform in [0, 1). The coarse error is the squared error of the prediction after averaging
+over 4 x 4 latent pixels.
 
 | | |
 |---|---|
 """
-    text += "".join(f"| {what} | {value} |\n" for what, value in rows.items())
+    text += "".join(f"| {label} | {value} |\n" for label, value in rows.items())
     if start:
         text += f"\n## Before that: {start.name}\n\n{_history(start)}"
     (folder / NAME).write_text(text)
@@ -81,7 +81,7 @@ def _phases_after(done: int, phases: Sequence[denoiser.Phase]) -> list[denoiser.
 
 
 def _history(start: Path) -> str:
-    """The tables of the base that this one began with, and of those before it."""
+    """Return the tables in the card of the base `start`: its own, and those of earlier bases."""
     card = (open_base(str(start)).configs / NAME).read_text()
     return card[card.index("| | |") :]
 
@@ -90,11 +90,12 @@ def _autoencoder(work: Path, start: Path | None) -> str:
     if start:
         return f"that of {start.name}"
     phases = [f"{p.steps:,} steps on {'patches' if p.patches else 'whole pairs'}" for p in autoencoder.PHASES]
-    seen = _lines(work / "grain.jsonl")[-1]
+    metrics = _read_log(work / "grain.jsonl")[-1]
     return (
         f"factor {autoencoder.FACTOR}, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}, then "
-        f"{grain.PHASE.steps:,} of the decoder alone, for grain; on eyes not used for training {seen['psnr']:.2f} dB, "
-        f"vessel Dice {seen['vessel_dice_cf']:.2f} (CF), {seen['vessel_dice_fa']:.2f} (FA)"
+        f"{grain.PHASE.steps:,} of the decoder alone, for grain; on eyes not used for training "
+        f"{metrics['psnr']:.2f} dB, vessel Dice {metrics['vessel_dice_cf']:.2f} (CF), "
+        f"{metrics['vessel_dice_fa']:.2f} (FA)"
     )
 
 
@@ -102,11 +103,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.1f} min"
 
 
-def _millions(unet: Path) -> float:
+def _millions_of_parameters(unet: Path) -> float:
     return sum(path.stat().st_size for path in unet.glob("*.safetensors")) / 2 / 1e6  # fp16
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

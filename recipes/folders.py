@@ -1,4 +1,4 @@
-"""The shape of the bundled bases, and the diffusers folders they are written as."""
+"""Define the architecture of the bundled bases, and write them as diffusers folders."""
 
 import copy
 from functools import partial
@@ -40,7 +40,8 @@ _UNET: dict[str, Any] = {
     "out_channels": 16,
     "block_out_channels": [96, 128, 160, 160],
     "layers_per_block": 1,
-    # Attention at the latents' own resolution, on the way up: there one half can look at the same vessel in the other.
+    # The last up block has attention at the resolution of the latents, so that a half can attend to the same vessel in
+    # the other half.
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
     "attention_head_dim": [1, 2, 5, 5],  # the number of heads, as in SDXL's own config
@@ -56,7 +57,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "addition_time_embed_dim": 16,
         "projection_class_embeddings_input_dim": 6 * 16 + TEXT_WIDTHS[1],
     },
-    # Narrower at its lowest level: both bases together stay below 60 MB.
+    # Fewer channels at the lowest resolution, so that both bases together stay below 60 MB.
     "tiny-sd15": _UNET
     | {
         "sample_size": VIEW // 8,
@@ -68,10 +69,10 @@ UNETS: dict[str, dict[str, Any]] = {
 
 
 def text_encoders(name: str) -> list[Any]:
-    """CLIP text encoders of random, frozen weights: they tell the few captions apart, which is all that is asked."""
-    kinds = (CLIPTextModel, CLIPTextModelWithProjection)[: 2 if name == "tiny-sdxl" else 1]
+    """Return CLIP text encoders with random, frozen weights. They only have to distinguish the few captions."""
+    classes = (CLIPTextModel, CLIPTextModelWithProjection)[: 2 if name == "tiny-sdxl" else 1]
     torch.manual_seed(5)
-    return [kind(_text_config(width)).eval() for kind, width in zip(kinds, TEXT_WIDTHS, strict=False)]
+    return [encoder(_text_config(width)).eval() for encoder, width in zip(classes, TEXT_WIDTHS, strict=False)]
 
 
 def _text_config(width: int) -> CLIPTextConfig:
@@ -86,7 +87,7 @@ def _text_config(width: int) -> CLIPTextConfig:
         bos_token_id=0,
         eos_token_id=2,
         pad_token_id=1,
-        # At the usual 0.02 so narrow an encoder says nearly the same of every prompt.
+        # With the usual 0.02, such a narrow encoder gives nearly the same embeddings for all prompts.
         initializer_range=0.2,
         initializer_factor=1.0,
     )
@@ -96,8 +97,8 @@ def new_unet(name: str) -> UNet2DConditionModel:
     return UNet2DConditionModel(**UNETS[name])
 
 
-def pipeline_of(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Any:
-    """The library's pipeline of a base."""
+def build_pipeline(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Any:
+    """Return the diffusers pipeline of a base."""
     encoders = text_encoders(name)
     parts = {"unet": unet, "vae": vae, "scheduler": DDIMScheduler(**SCHEDULER), "tokenizer": byte_tokenizer()}
     if name == "tiny-sdxl":
@@ -118,7 +119,7 @@ def pipeline_of(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> An
 
 
 def write_base(folder: Path, name: str, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    """A whole diffusers folder in fp16."""
-    pipeline = pipeline_of(name, copy.deepcopy(unet), copy.deepcopy(vae)).to(torch.float16)
-    pipeline.vae.register_to_config(_name_or_path=name)  # not the path of where it was made
+    """Write a complete diffusers folder in fp16."""
+    pipeline = build_pipeline(name, copy.deepcopy(unet), copy.deepcopy(vae)).to(torch.float16)
+    pipeline.vae.register_to_config(_name_or_path=name)  # not a local path
     atomic_write_dir(folder, partial(pipeline.save_pretrained, max_shard_size=SHARD))

@@ -1,15 +1,16 @@
-"""Judge what the recipes made, by figures on phantoms that nothing was trained on.
+"""Evaluate the results of the recipes, on phantoms that were not used for training.
 
     python recipes/judge.py autoencoder
     python recipes/judge.py tiny-sdxl --demo demo --out results/recipes
 
-The first gives PSNR and vessel Dice of decoded against original; the second, after `retipair demo demo`, what the base
-draws alone and with the demo's adapter: whether both views share their vessels, and how far the look moved.
+The first command compares decoded images with the originals: PSNR, and Dice of the vessels. The second needs the
+results of `retipair demo demo`. It generates pairs with the base alone and with the demo's adapter. It measures whether
+both views show the same vessels, and how close the pairs are to photographs of the demo's camera.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,58 +44,64 @@ PAIRS = 64
 HELD_OUT_SEED = 77_000
 
 
-def judge_autoencoder(vae: AutoencoderKL, work: Path) -> dict[str, dict[str, float]]:
-    """How much of joint images of eyes it has not seen comes through: in one, and with both halves apart."""
-    shown = shown_to(bank.photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0).joint)
-    return {"joint": decoded(vae, shown), "apart": decoded(vae, shown, apart=True)}
+def evaluate_autoencoder(vae: AutoencoderKL, work: Path) -> dict[str, dict[str, float]]:
+    """Return the reconstruction metrics on held-out eyes: both halves encoded in one image, and separately."""
+    images = evaluation_set(bank.render_photographs(bank.held_out_eyes(work, 1), PAIRS, HELD_OUT_SEED, 0).joint)
+    return {"joint": reconstruction_metrics(vae, images), "apart": reconstruction_metrics(vae, images, separate=True)}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Joint images (N, 3, S, 2S) in [-1, 1] to judge autoencoders by, and what is seen in each."""
+class EvaluationSet:
+    """Joint images (N, 3, S, 2S) in [-1, 1] by which autoencoders are evaluated, and their prepared views."""
 
     images: torch.Tensor
-    seen: list[PairViews]
+    views: list[PairViews]
 
 
-def shown_to(images: torch.Tensor) -> Shown:
-    return Shown(images, list(parallel_map(looked_at, map(_pair, images.split(1)))))
+def evaluation_set(images: torch.Tensor) -> EvaluationSet:
+    return EvaluationSet(images, prepare_all(map(_to_pair, images.split(1))))
 
 
-def looked_at(pair: Pair) -> PairViews:
-    """Measured, the vesselness too, which takes longest."""
-    seen = prepare_views(pair)
-    assert seen.cf.vesselness.shape == seen.fa.vesselness.shape
-    return seen
+def prepare_all(pairs: Iterable[Pair]) -> list[PairViews]:
+    """Prepare the views of pairs in parallel, including the vesselness, which takes longest."""
+    return list(parallel_map(_prepare, pairs))
+
+
+def _prepare(pair: Pair) -> PairViews:
+    views = prepare_views(pair)
+    assert views.cf.vesselness.shape == views.fa.vesselness.shape  # the first access computes and caches them
+    return views
 
 
 @torch.no_grad()
-def decoded(vae: AutoencoderKL, shown: Shown, apart: bool = False) -> dict[str, float]:
-    """Means over images, decoded against original.
+def reconstruction_metrics(vae: AutoencoderKL, originals: EvaluationSet, separate: bool = False) -> dict[str, float]:
+    """Compare decoded images with the originals and return the mean of each metric.
 
-    PSNR, dB, Dice of the vessels of each view at 512, and what is left of how well both views' vessels agree.
+    PSNR in dB, Dice of the vessels of each view at 512 px, and the agreement of both views as a fraction of that in the
+    originals. separate: encode both halves separately.
     """
-    made, psnr = [], []
-    for image in shown.images.split(1):
-        parts = image.chunk(2, dim=-1) if apart else [image]
-        image_back = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
-        made.append(image_back.clamp(-1, 1))
-        psnr.append(float(10 * torch.log10(4 / ((made[-1] - image) ** 2).mean())))
-    after = list(parallel_map(looked_at, map(_pair, made)))
-    cf, fa = np.mean([_same_vessels(*both) for both in zip(shown.seen, after, strict=True)], axis=0).tolist()
-    left = agreement(after)["correlation"] / agreement(shown.seen)["correlation"]
+    decoded, psnr = [], []
+    for image in originals.images.split(1):
+        parts = image.chunk(2, dim=-1) if separate else [image]
+        output = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in parts], dim=-1)
+        decoded.append(output.clamp(-1, 1))
+        psnr.append(float(10 * torch.log10(4 / ((decoded[-1] - image) ** 2).mean())))
+    views = prepare_all(map(_to_pair, decoded))
+    cf, fa = np.mean([_vessel_dice(*both) for both in zip(originals.views, views, strict=True)], axis=0).tolist()
+    left = agreement(views)["correlation"] / agreement(originals.views)["correlation"]
     return {"psnr": float(np.mean(psnr)), "vessel_dice_cf": cf, "vessel_dice_fa": fa, "agreement_left": left}
 
 
-def _same_vessels(before: PairViews, after: PairViews) -> tuple[float, float]:
-    """Dice of the CF's and of the FA's vessels."""
-    views = ((before.cf, after.cf), (before.fa, after.fa))
-    cf, fa = (dice(segment(a.vesselness, before.inside), segment(b.vesselness, before.inside)) for a, b in views)
+def _vessel_dice(original: PairViews, decoded: PairViews) -> tuple[float, float]:
+    """Return the Dice of the vessels in the original and the decoded view: CF, FA."""
+    inside = original.inside
+    views = ((original.cf, decoded.cf), (original.fa, decoded.fa))
+    cf, fa = (dice(segment(a.vesselness, inside), segment(b.vesselness, inside)) for a, b in views)
     return cf, fa
 
 
-def _pair(joint: torch.Tensor) -> Pair:
-    """(1, 3, S, 2S) in [-1, 1] -> a pair."""
+def _to_pair(joint: torch.Tensor) -> Pair:
+    """Convert a joint image (1, 3, S, 2S) in [-1, 1] to a pair."""
     pixels = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     cf, fa = np.split(pixels, 2, axis=1)
     return as_pair(cf, fa.mean(axis=2).round().astype(np.uint8))
@@ -104,34 +111,34 @@ def as_pair(cf: np.ndarray, fa: np.ndarray) -> Pair:
     return Pair(cf, fa, field_of_view(cf) & field_of_view(fa))
 
 
-def drawn_alone(name: str, count: int, how: GenerateConfig) -> list[Pair]:
-    """The first pairs that a base draws without any adapter."""
+def generate_with_base(name: str, count: int, config: GenerateConfig) -> list[Pair]:
+    """Generate pairs with a base alone, without an adapter."""
     base = open_base(name)
     layout = Layout(base.family.layout, base.view_size)
-    heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
-    painter = PairGenerator(
-        base, layout, Denoiser(base.unet().eval(), torch.float32, "cpu"), base.vae(), how.sampler, how.steps
-    )
-    return painted(painter, heard, count)
+    conditioning = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
+    denoiser = Denoiser(base.unet().eval(), torch.float32, "cpu")
+    pair_generator = PairGenerator(base, layout, denoiser, base.vae(), config.sampler, config.steps)
+    return generate_pairs(pair_generator, conditioning, count)
 
 
-def painted(painter: PairGenerator, heard: Conditioning, count: int) -> list[Pair]:
-    """The first pairs that hear this one row, valid where both views show the eye."""
-    sources = [generator(HELD_OUT_SEED, "judge", index) for index in range(count)]
-    at_once = 1 if painter.vae.device.type == "cpu" else count  # there the bytes of a pair depend on those beside it
-    parts = [sources[start : start + at_once] for start in range(0, count, at_once)]
-    drawn = [one for part in parts for one in painter.sample(heard.rows([0] * len(part)), part)]
-    return [one.pair for one in drawn]
+def generate_pairs(pair_generator: PairGenerator, conditioning: Conditioning, count: int) -> list[Pair]:
+    """Generate `count` pairs with the same conditioning, a single row."""
+    generators = [generator(HELD_OUT_SEED, "judge", index) for index in range(count)]
+    # On a CPU, the pixels of a pair depend on the other pairs of its batch.
+    batch_size = 1 if pair_generator.vae.device.type == "cpu" else count
+    batches = [generators[start : start + batch_size] for start in range(0, count, batch_size)]
+    images = [image for batch in batches for image in pair_generator.sample(conditioning.rows([0] * len(batch)), batch)]
+    return [image.pair for image in images]
 
 
-def with_adapter(config: DemoConfig) -> list[Pair]:
-    """The first pairs that the demo's adapter draws."""
-    wanted = GenerateConfig(**{**vars(generate_config(config, "noise")), "amount": PAIRS, "savedir": "judged"})
-    return [load_pair(entry) for entry in read_dataset(generate(wanted))]
+def generate_with_adapter(config: DemoConfig) -> list[Pair]:
+    """Generate pairs with the adapter of the demo."""
+    settings = GenerateConfig(**{**vars(generate_config(config, "noise")), "amount": PAIRS, "savedir": "judged"})
+    return [load_pair(entry) for entry in read_dataset(generate(settings))]
 
 
-def of_demo_camera(work: Path) -> list[Pair]:
-    """Pairs of other eyes as the demo has them, aligned and cropped too: only by whom they are drawn should differ."""
+def render_reference_pairs(work: Path) -> list[Pair]:
+    """Render pairs of other eyes with the demo's camera, then align and crop them as the demo does."""
     phantoms = replace(SETTINGS.phantoms, out=work / "demo_camera", amount=PAIRS, seed=HELD_OUT_SEED)
     phantom(phantoms)
     aligned = PrepareConfig(raw=phantoms.out / "raw", out=work / "demo_camera_pairs", size=bank.VIEW)
@@ -140,6 +147,7 @@ def of_demo_camera(work: Path) -> list[Pair]:
 
 
 def agreement(pairs: Sequence[PairViews]) -> dict[str, float]:
+    """Return the mean consistency of the views, of the same pair and mispaired."""
     result = set_consistency(pairs)
     matched, mispaired = mean(result.matched), mean(result.mispaired)
     return {
@@ -151,40 +159,41 @@ def agreement(pairs: Sequence[PairViews]) -> dict[str, float]:
 
 
 def grid(pairs: Sequence[Pair], columns: int = 4) -> Image.Image:
-    rows = [np.concatenate([pair.cf, np.repeat(pair.fa[..., None], 3, axis=2)], axis=1) for pair in pairs]
-    rows = [np.concatenate(rows[i : i + columns], axis=1) for i in range(0, len(rows), columns)]
+    images = [np.concatenate([pair.cf, np.repeat(pair.fa[..., None], 3, axis=2)], axis=1) for pair in pairs]
+    rows = [np.concatenate(images[i : i + columns], axis=1) for i in range(0, len(images), columns)]
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["autoencoder", "tiny-sdxl", "tiny-sd15"])
-    parser.add_argument("--demo", type=Path, default=Path("demo"))
-    parser.add_argument("--out", type=Path, default=Path("results/recipes"))
+    parser.add_argument("model", choices=["autoencoder", "tiny-sdxl", "tiny-sd15"])
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of the demo")
+    parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="folder of the recipes' results")
     args = parser.parse_args()
-    if args.what == "autoencoder":
+    if args.model == "autoencoder":
         vae = AutoencoderKL.from_pretrained(args.out / "autoencoder", torch_dtype=torch.float32)
-        print(json.dumps(judge_autoencoder(vae, args.out), indent=2))
+        print(json.dumps(evaluate_autoencoder(vae, args.out), indent=2))
         return
-    config = DemoConfig(out=args.demo, system=args.what.removeprefix("tiny-"))  # type: ignore[arg-type]
+    config = DemoConfig(out=args.demo, system=args.model.removeprefix("tiny-"))  # type: ignore[arg-type]
     sets = {
-        "phantoms": of_demo_camera(args.out),
-        "base": drawn_alone(args.what, PAIRS, generate_config(config, "noise")),
-        "adapter": with_adapter(config),
+        "phantoms": render_reference_pairs(args.out),
+        "base": generate_with_base(args.model, PAIRS, generate_config(config, "noise")),
+        "adapter": generate_with_adapter(config),
     }
     for name, pairs in sets.items():
-        grid(pairs[:16]).save(args.out / f"{args.what}_{name}.png")
-    seen = {name: list(parallel_map(looked_at, pairs)) for name, pairs in sets.items()}
-    found: dict[str, object] = {name: agreement(pairs) for name, pairs in seen.items()}
-    rows = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in seen.items()}
-    floor = distribution.null_mmd2(rows["phantoms"])
-    far = {name: distribution.mmd2(rows[name], rows["phantoms"], rows["phantoms"]) for name in ("base", "adapter")}
-    found["mmd2"] = far | {
+        grid(pairs[:16]).save(args.out / f"{args.model}_{name}.png")
+    views = {name: prepare_all(pairs) for name, pairs in sets.items()}
+    results: dict[str, object] = {name: agreement(pairs) for name, pairs in views.items()}
+    features = {name: np.stack([distribution.features(pair) for pair in pairs]) for name, pairs in views.items()}
+    reference = features["phantoms"]
+    floor = distribution.null_mmd2(reference)
+    distances = {name: distribution.mmd2(features[name], reference, reference) for name in ("base", "adapter")}
+    results["mmd2"] = distances | {
         "floor": floor,
-        "fallen": distribution.relative_improvement(far["base"], far["adapter"], floor),
+        "fallen": distribution.relative_improvement(distances["base"], distances["adapter"], floor),
     }
-    print(json.dumps(found, indent=2))
-    (args.out / f"{args.what}_judged.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+    (args.out / f"{args.model}_judged.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A long training that survives: its state is written whole or not at all, so a killed one goes on where it was."""
+"""Save and resume a training. The state is written atomically, so a killed training resumes from its last state."""
 
 import gc
 import json
@@ -11,51 +11,57 @@ import torch
 
 
 class Training:
-    """Weights under AdamW, their moving average, and the step they are at; the log lies beside the state.
+    """AdamW, the moving average of the weights (EMA), and the number of completed steps, with a saved state and a log.
 
-    The average warms up: a young one forgets faster. Where there is no state, it begins at step `first`.
-
-    origin: what the weights were at that step; a state that began otherwise is refused.
+    path: of the state. It is loaded if it exists; otherwise the training starts at step `first_step`. The log is next
+    to it. origin: describes the weights at that step; a saved state with another origin is rejected. The decay of the
+    moving average is lower in the first steps.
     """
 
     def __init__(
-        self, model: torch.nn.Module, path: Path, decay: float, average: float, first: int = 0, origin: str = ""
+        self,
+        model: torch.nn.Module,
+        path: Path,
+        weight_decay: float,
+        ema_decay: float,
+        first_step: int = 0,
+        origin: str = "",
     ) -> None:
-        self.model, self.path, self.step, self._average, self._origin = model, path, first, average, origin
-        self._optimiser = torch.optim.AdamW(
-            model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=decay, fused=True
+        self.model, self.path, self.step, self._ema_decay, self._origin = model, path, first_step, ema_decay, origin
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self._weights = list(model.state_dict().values())
         self.averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if state := load(path):
             if state["origin"] != origin:
-                raise SystemExit(f"{path}: was begun from other weights; give another --out, or remove it")
+                raise SystemExit(f"{path}: the training started from other weights; choose another --out or delete it")
             device = next(model.parameters()).device
             self.step = state["step"]
             self.averaged = {name: value.to(device) for name, value in state["average"].items()}
             model.load_state_dict(state["model"])
-            self._optimiser.load_state_dict(state["optimiser"])
-            print(f"{path.stem}: goes on from step {self.step}", flush=True)
+            self._optimizer.load_state_dict(state["optimiser"])
+            print(f"{path.stem}: resuming from step {self.step}", flush=True)
 
-        self._cut_log()
+        self._truncate_log()
 
-    def update(self, loss: torch.Tensor, rate: float) -> None:
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
+    def update(self, loss: torch.Tensor, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimiser.step()
-        keep = min(self._average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averaged.values()), self._weights, 1 - keep)
+        self._optimizer.step()
+        decay = min(self._ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.averaged.values()), self._weights, 1 - decay)
         self.step += 1
 
     def save(self) -> None:
-        state = {"step": self.step, "model": self.model.state_dict(), "optimiser": self._optimiser.state_dict()}
+        state = {"step": self.step, "model": self.model.state_dict(), "optimiser": self._optimizer.state_dict()}
         save(self.path, {**state, "average": self.averaged, "origin": self._origin})
 
-    def _cut_log(self) -> None:
-        """Lines of steps that were lost would stand there twice."""
+    def _truncate_log(self) -> None:
+        """Remove the lines after the saved step; these steps are repeated."""
         log = self.path.with_suffix(".jsonl")
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
         log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
@@ -74,36 +80,37 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """None where nothing was saved yet."""
+    """Return the saved state, or None if there is none."""
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 class Phase(Protocol):
-    """So many steps; the learning rate rises in `warmup` of them and falls in the last share, `falling`."""
+    """A training phase. The learning rate rises in `warmup_steps` and falls in the last `decay_fraction` of steps."""
 
     @property
     def steps(self) -> int: ...
     @property
-    def rate(self) -> float: ...
+    def learning_rate(self) -> float: ...
     @property
-    def falling(self) -> float: ...
+    def decay_fraction(self) -> float: ...
     @property
-    def warmup(self) -> int: ...
+    def warmup_steps(self) -> int: ...
 
 
 AnyPhase = TypeVar("AnyPhase", bound=Phase)
 
 
-def numbered(phases: Sequence[AnyPhase]) -> list[tuple[AnyPhase, int]]:
-    """Every step of a training, in order: its phase, and which of the phase's it is."""
+def enumerate_steps(phases: Sequence[AnyPhase]) -> list[tuple[AnyPhase, int]]:
+    """Return the phase of each training step, and the index of the step in that phase."""
     return [(phase, step) for phase in phases for step in range(phase.steps)]
 
 
-class Recorded(Generic[AnyPhase]):
-    """The losses of a phase: what loss_of(phase), a module, makes of a batch's tensors.
+class CudaGraphLoss(Generic[AnyPhase]):
+    """Compute the losses of a batch with the module loss_of(phase), on a GPU as a CUDA graph.
 
-    On a GPU its kernels are recorded once and replayed, in both directions: there are thousands of small ones, and to
-    launch each takes longer than to run it. No graph of an earlier step may be alive when a phase begins.
+    The forward and backward passes are recorded once per phase and replayed in each step. They consist of thousands of
+    small kernels, which take longer to launch than to run. When a phase starts, no autograd graph of an earlier step
+    may be alive.
     """
 
     def __init__(self, loss_of: Callable[[AnyPhase], torch.nn.Module]) -> None:
@@ -123,6 +130,7 @@ class Recorded(Generic[AnyPhase]):
 
 
 def learning_rate(phase: Phase, step: int) -> float:
-    """Up in the warm-up, level, then to zero along a quarter of a cosine."""
-    rest = max(0.0, step / phase.steps - (1 - phase.falling)) / (phase.falling or 1)
-    return phase.rate * min(1.0, (step + 1) / (phase.warmup or 1)) * math.cos(rest * math.pi / 2)
+    """Return the learning rate of a step: linear warmup, then constant, then a quarter of a cosine down to zero."""
+    progress = max(0.0, step / phase.steps - (1 - phase.decay_fraction)) / (phase.decay_fraction or 1)
+    warmup = min(1.0, (step + 1) / (phase.warmup_steps or 1))
+    return phase.learning_rate * warmup * math.cos(progress * math.pi / 2)

@@ -1,4 +1,4 @@
-"""Latents of phantoms, written once and drawn from ever after: encoding in every step would double its time."""
+"""Encode photographs into latents once and store them; encoding in every training step would double its time."""
 
 import json
 from dataclasses import dataclass
@@ -13,46 +13,49 @@ from diffusers import AutoencoderKL
 from retipair.data.layout import Layout
 
 SEED = 23
-_AT_ONCE, _PART = 8, 400
+_BATCH_SIZE, _PER_FILE = 8, 400
 
 
 @dataclass(frozen=True)
 class Latents:
-    """values: (N, C, h, w) float16, scaled; captions: N of them."""
+    """Stored latents of N images: values (N, C, h, w) float16, scaled; captions: N texts."""
 
     values: np.ndarray
     captions: list[str]
 
 
-def fill(folder: Path, count: int, eyes: bank.Bank, vae: AutoencoderKL, layout: str, device: str) -> Latents:
-    """The first `count` photographs' latents in `folder`; encodes what is not there yet, in parts that are kept."""
+def load_or_encode(
+    folder: Path, count: int, eyes: bank.EyeMaps, vae: AutoencoderKL, layout: str, device: str
+) -> Latents:
+    """Load the latents of the first `count` photographs from the files in `folder`; encode the missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{start:06d}.pt" for start in range(0, count, _PART)]
+    paths = [folder / f"{start:06d}.pt" for start in range(0, count, _PER_FILE)]
     for number, path in enumerate(paths):
         if not path.exists():
-            keeping.save(path, _encoded(number, eyes, vae, layout, device))
-            print(f"latents: {_PART * (number + 1)} of {count}", flush=True)
+            keeping.save(path, _encode(number, eyes, vae, layout, device))
+            print(f"latents: {_PER_FILE * (number + 1)} of {count}", flush=True)
     parts = [keeping.load(path) for path in paths]
     values = np.concatenate([part["values"].numpy() for part in parts])[:count]
     return Latents(values, [text for part in parts for text in json.loads(part["captions"])][:count])
 
 
 @torch.no_grad()
-def _encoded(number: int, eyes: bank.Bank, vae: AutoencoderKL, layout: str, device: str) -> dict[str, object]:
+def _encode(number: int, eyes: bank.EyeMaps, vae: AutoencoderKL, layout: str, device: str) -> dict[str, object]:
+    """Return the content of the file with this number."""
     values, captions = [], []
-    for start in range(number * _PART, (number + 1) * _PART, _AT_ONCE):
-        seen = bank.photographs(eyes, _AT_ONCE, SEED, start, device)
-        captions += seen.captions
-        joint = squeezed(seen.joint) if layout == "squeezed" else seen.joint
-        mean = vae.encode(joint).latent_dist.mean  # in float32: in bfloat16 the finest directions drown in rounding
+    for start in range(number * _PER_FILE, (number + 1) * _PER_FILE, _BATCH_SIZE):
+        photographs = bank.render_photographs(eyes, _BATCH_SIZE, SEED, start, device)
+        captions += photographs.captions
+        joint = squeeze(photographs.joint) if layout == "squeezed" else photographs.joint
+        mean = vae.encode(joint).latent_dist.mean  # in bfloat16, rounding errors exceed the finest directions
         values.append((mean * vae.config.scaling_factor).half().cpu())
     return {"values": torch.cat(values), "captions": json.dumps(captions)}
 
 
-def squeezed(joint: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, 2S) -> (B, 3, S, S): each half bilinearly to half its width, as the layout does it."""
+def squeeze(joint: torch.Tensor) -> torch.Tensor:
+    """Resize both halves to half their width, as the squeezed layout does: (B, 3, S, 2S) -> (B, 3, S, S)."""
     size = joint.shape[2]
     layout = Layout("squeezed", size)
     images = ((joint + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    joined = np.stack([layout.join(one[:, :size], one[:, size:, 0]) for one in images])
-    return (torch.from_numpy(joined).permute(0, 3, 1, 2).float() / 127.5 - 1).to(joint.device)
+    squeezed = np.stack([layout.join(image[:, :size], image[:, size:, 0]) for image in images])
+    return (torch.from_numpy(squeezed).permute(0, 3, 1, 2).float() / 127.5 - 1).to(joint.device)

@@ -1,11 +1,13 @@
-"""Rebuild a bundled base from nothing: phantoms, autoencoder, UNet, diffusers folder.
+"""Train a bundled base from scratch: phantoms, autoencoder, UNet, diffusers folder.
 
     python recipes/make.py tiny-sdxl
     python recipes/make.py tiny-sd15 --start results/recipes/tiny-sdxl
-    python recipes/make.py tiny-sdxl --start tiny-sdxl --done 5000    the last phase again, from the weights that ship
+    python recipes/make.py tiny-sdxl --start tiny-sdxl --done 6600
 
-About five hours on two cores; a GPU is used where there is one. Killed and started again with the same command it goes
-on to the same weights (on a CPU, with as many threads). `--ship` puts the result into the package.
+The third command repeats the last phase, from the weights that ship with the package.
+
+Takes about five hours on two cores; a GPU is used if available. If killed, the same command resumes the training and
+gives the same weights (on a CPU, with the same number of threads).
 """
 
 import argparse
@@ -26,21 +28,30 @@ from retipair.models.base import BUNDLED, open_base
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(folders.UNETS))
-    parser.add_argument("--out", type=Path, default=Path("results/recipes"), help="where state and result lie")
-    parser.add_argument("--start", type=Path, help="a base to share the autoencoder with and to start the UNet from")
     parser.add_argument(
-        "--done", type=int, default=0, help="steps that the start has behind it: the phases go on there"
+        "--out", type=Path, default=Path("results/recipes"), help="folder for training states and results"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw eyes")
-    parser.add_argument("--ship", action="store_true", help="put the finished base into the package")
+    parser.add_argument(
+        "--start", type=Path, help="base whose autoencoder is used and whose UNet weights are the initial ones"
+    )
+    parser.add_argument(
+        "--done",
+        type=int,
+        default=0,
+        help="number of steps of the recipe that the weights of --start were already trained for; they are skipped",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="number of processes that compute the anatomy of eyes"
+    )
+    parser.add_argument("--ship", action="store_true", help="copy the trained base into the package")
     args = parser.parse_args()
     total = sum(phase.steps for phase in denoiser.PHASES[args.name])
     if args.done and not (args.start and args.done < total):
-        parser.error(f"--done {args.done}: needs --start, and must be below the {total} steps of the recipe")
+        parser.error(f"--done {args.done}: requires --start and must be below the {total} steps of the recipe")
     if args.start and not (open_base(str(args.start)).configs / card.NAME).is_file():
-        parser.error(f"--start {args.start}: has no {card.NAME} that says how it was made")
+        parser.error(f"--start {args.start}: has no {card.NAME}; the model card must contain the training history")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, the finest latents need it
+    torch.backends.cudnn.allow_tf32 = False  # the finest directions of the latents need full float32 precision
     args.out.mkdir(parents=True, exist_ok=True)
     if args.start:
         vae = open_base(str(args.start)).vae().to(device).eval()

@@ -1,8 +1,8 @@
-"""The network that says which pixels are vessels: what ships in retipair/vision.
+"""Train the vessel segmentation network that ships in retipair/vision.
 
     python recipes/segmenter.py --ship
 
-Half an hour on two cores; a GPU is used where there is one. Killed and started again it goes on.
+Takes half an hour on two cores; a GPU is used if available. If killed, the same command resumes the training.
 """
 
 import argparse
@@ -25,68 +25,70 @@ from retipair.vision import segmentation
 from retipair.vision.ridges import flattened, inside_rim
 from retipair.vision.segmentation import Segmenter
 
-EYES, SEED, HELD_OUT_SEED = 240, 4001, 4002
-HELD_OUT, KEPT_EVERY = 32, 200
-CROP, BATCH = 256, 8
+TRAIN_EYES, SEED, HELD_OUT_SEED = 240, 4001, 4002
+HELD_OUT_EYES, SAVE_EVERY = 32, 200
+PATCH_SIZE, BATCH_SIZE = 256, 8
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The whole training is one phase."""
+class Phase:
+    """The only phase of the training; see `keeping.Phase`."""
 
     steps: int = 2000
-    rate: float = 2e-3
-    falling: float = 0.7
-    warmup: int = 50
+    learning_rate: float = 2e-3
+    decay_fraction: float = 0.7
+    warmup_steps: int = 50
 
 
-PHASE = Steps()
-TRUTH = "vessels"
-"""What both views show: of a pair's views the same is asked, and an angiogram's finest vessels are another matter."""
+PHASE = Phase()
+TARGET = "vessels"
+"""Name of the target mask: the vessels visible in both views. The finest vessels of an angiogram are not among them."""
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Views without their shading (N, H, W) float16, what of each is valid and what is vessel (N, H, W) bool."""
+class Dataset:
+    """N views with their masks: flat (N, H, W) float16, without shading; mask (valid pixels) and vessels, bool."""
 
     flat: np.ndarray
     mask: np.ndarray
     vessels: np.ndarray
 
 
-def eyes(folder: Path, amount: int, seed: int) -> Lessons:
-    """Both views of rendered eyes of every camera; what is drawn already is kept."""
+def load_or_render(folder: Path, amount: int, seed: int) -> Dataset:
+    """Load both views of `amount` eyes, photographed by all cameras; render the missing ones."""
     phantom(PhantomConfig(out=folder, amount=amount, seed=seed))
-    views = [view for entry in read_dataset(folder) for view in views_of(folder, entry)]
-    return Lessons(*(np.stack(parts) for parts in zip(*views, strict=True)))
+    views = [view for entry in read_dataset(folder) for view in _load_views(folder, entry)]
+    return Dataset(*(np.stack(arrays) for arrays in zip(*views, strict=True)))
 
 
-def views_of(folder: Path, entry: PairRecord) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _load_views(folder: Path, entry: PairRecord) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     pair = load_pair(entry)
-    true = np.asarray(Image.open(folder / "truth" / entry.id / f"{TRUTH}.png")) > 0
-    return [(flattened(view, pair.mask).astype(np.float16), pair.mask, true) for view in (pair.cf, pair.fa)]
+    target = np.asarray(Image.open(folder / "truth" / entry.id / f"{TARGET}.png")) > 0
+    return [(flattened(view, pair.mask).astype(np.float16), pair.mask, target) for view in (pair.cf, pair.fa)]
 
 
-def batch(lessons: Lessons, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A function of the step alone: (B, 1, CROP, CROP) of each part; turned, mirrored, scaled and spoilt at random."""
+def draw_batch(dataset: Dataset, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw augmented patches of views, masks and vessels, as a function of the step: 3 x (B, 1, size, size)."""
     rng = np.random.default_rng([SEED, step])
-    parts = [_crop(lessons, rng) for _ in range(BATCH)]
-    flat, mask, vessels = (torch.stack(one)[:, None] for one in zip(*parts, strict=True))
+    patches = [_draw_patch(dataset, rng) for _ in range(BATCH_SIZE)]
+    flat, mask, vessels = (torch.stack(tensors)[:, None] for tensors in zip(*patches, strict=True))
     return flat, mask, vessels
 
 
-def _crop(lessons: Lessons, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    index, turns, mirrored = rng.integers(len(lessons.flat)), rng.integers(4), rng.random() < 0.5
-    y, x = rng.integers(0, lessons.flat.shape[1] - CROP + 1, 2)
-    arrays = (one[index, y : y + CROP, x : x + CROP] for one in (lessons.flat, lessons.mask, lessons.vessels))
-    flat, mask, vessels = (
-        torch.from_numpy(np.rot90(one[:, ::-1] if mirrored else one, turns).astype(np.float32)) for one in arrays
+def _draw_patch(dataset: Dataset, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    index, rotation, flip = rng.integers(len(dataset.flat)), rng.integers(4), rng.random() < 0.5
+    y, x = rng.integers(0, dataset.flat.shape[1] - PATCH_SIZE + 1, 2)
+    arrays = (
+        array[index, y : y + PATCH_SIZE, x : x + PATCH_SIZE] for array in (dataset.flat, dataset.mask, dataset.vessels)
     )
-    return _spoilt(flat, rng) * mask, mask, vessels
+    flat, mask, vessels = (
+        torch.from_numpy(np.rot90(array[:, ::-1] if flip else array, rotation).astype(np.float32)) for array in arrays
+    )
+    return _augment(flat, rng) * mask, mask, vessels
 
 
-def _spoilt(flat: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """As other cameras would have it: softer or noisier, flatter or harder."""
+def _augment(flat: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Imitate other cameras: random blur, noise and contrast."""
     if rng.random() < 0.3:
         sigma = rng.uniform(0.3, 1.0)
         weights = torch.exp(-0.5 * (torch.arange(-3, 4) / sigma) ** 2)
@@ -98,45 +100,46 @@ def _spoilt(flat: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return flat * float(rng.uniform(0.8, 1.25))
 
 
-def loss_of(logits: torch.Tensor, mask: torch.Tensor, vessels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, and one minus soft Dice (Milletari et al. 2016, arXiv 1606.04797), within the mask."""
+def compute_loss(logits: torch.Tensor, mask: torch.Tensor, vessels: torch.Tensor) -> torch.Tensor:
+    """Return cross-entropy + (1 - soft Dice) inside the mask (Milletari et al. 2016, arXiv 1606.04797)."""
     entropy = (F.binary_cross_entropy_with_logits(logits, vessels, reduction="none") * mask).sum() / mask.sum()
-    likely = torch.sigmoid(logits) * mask
-    both = 2 * (likely * vessels).sum() + 1
-    return entropy + 1 - both / (likely.sum() + (vessels * mask).sum() + 1)
+    probability = torch.sigmoid(logits) * mask
+    numerator = 2 * (probability * vessels).sum() + 1
+    return entropy + 1 - numerator / (probability.sum() + (vessels * mask).sum() + 1)
 
 
 @torch.no_grad()
-def judged(segmenter: Segmenter, lessons: Lessons, device: str) -> dict[str, float]:
-    """Mean Dice with the truth, inside the field's rim, by view."""
-    found: dict[str, list[float]] = {"cf": [], "fa": []}
-    for number, (flat, mask, vessels) in enumerate(zip(lessons.flat, lessons.mask, lessons.vessels, strict=True)):
+def evaluate(segmenter: Segmenter, dataset: Dataset, device: str) -> dict[str, float]:
+    """Return the mean Dice with the true vessels by view, without the rim of the field."""
+    scores: dict[str, list[float]] = {"cf": [], "fa": []}
+    for number, (flat, mask, vessels) in enumerate(zip(dataset.flat, dataset.mask, dataset.vessels, strict=True)):
         inside = inside_rim(mask)
         logits = segmenter(torch.from_numpy(flat.astype(np.float32))[None, None].to(device))[0, 0].cpu().numpy()
-        found["fa" if number % 2 else "cf"].append(dice((logits > 0) & inside, vessels & inside))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+        scores["fa" if number % 2 else "cf"].append(dice((logits > 0) & inside, vessels & inside))
+    return {view: float(np.mean(values)) for view, values in scores.items()}
 
 
 def train(work: Path, device: str) -> Segmenter:
-    """The averaged weights; state and log lie in `work`."""
+    """Train the network or resume, with state and log in `work`; return it with averaged weights."""
     work.mkdir(parents=True, exist_ok=True)
-    lessons, held_out = eyes(work / "eyes", EYES, SEED), eyes(work / "held_out", HELD_OUT, HELD_OUT_SEED)
+    dataset = load_or_render(work / "eyes", TRAIN_EYES, SEED)
+    held_out = load_or_render(work / "held_out", HELD_OUT_EYES, HELD_OUT_SEED)
     torch.manual_seed(SEED)
     segmenter = Segmenter().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = Training(segmenter, work / "segmenter.pt", 1e-2, 0.995)
     while training.step < PHASE.steps:
-        flat, mask, vessels = (one.to(device) for one in batch(lessons, training.step))
+        flat, mask, vessels = (tensor.to(device) for tensor in draw_batch(dataset, training.step))
         with torch.autocast(device, dtype=torch.bfloat16):
             logits = segmenter(flat.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits.float(), mask, vessels)
+        loss = compute_loss(logits.float(), mask, vessels)
         training.update(loss, learning_rate(PHASE, training.step))
-        if training.step % KEPT_EVERY == 0 or training.step == PHASE.steps:
+        if training.step % SAVE_EVERY == 0 or training.step == PHASE.steps:
             training.save()
-            training.log(loss=float(loss), **judged(averaged(training, device), held_out, device))
-    return averaged(training, device)
+            training.log(loss=float(loss), **evaluate(averaged_model(training, device), held_out, device))
+    return averaged_model(training, device)
 
 
-def averaged(training: Training, device: str) -> Segmenter:
+def averaged_model(training: Training, device: str) -> Segmenter:
     segmenter = Segmenter().to(device)
     segmenter.load_state_dict(training.averaged)
     return segmenter.eval()
@@ -145,14 +148,20 @@ def averaged(training: Training, device: str) -> Segmenter:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=Path("results/recipes/segmenter"), help="where state and result lie"
+        "--out", type=Path, default=Path("results/recipes/segmenter"), help="folder for the training state and results"
     )
-    parser.add_argument("--ship", action="store_true", help="put the weights into the package")
+    parser.add_argument("--ship", action="store_true", help="write the weights into the package")
     args = parser.parse_args()
     segmenter = train(args.out, "cuda" if torch.cuda.is_available() else "cpu")
     weights = {name: tensor.half().contiguous().cpu() for name, tensor in segmenter.state_dict().items()}
     path = segmentation.WEIGHTS if args.ship else args.out / segmentation.WEIGHTS.name
-    save_file(weights, path, metadata={"recipe": "recipes/segmenter.py", "training": json.dumps(vars(PHASE))})
+    settings = {
+        "steps": PHASE.steps,
+        "rate": PHASE.learning_rate,
+        "falling": PHASE.decay_fraction,
+        "warmup": PHASE.warmup_steps,
+    }
+    save_file(weights, path, metadata={"recipe": "recipes/segmenter.py", "training": json.dumps(settings)})
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -1,4 +1,4 @@
-"""The recipes behind the bundled bases, on few eyes and steps: a killed one goes on to the same weights."""
+"""Test the recipes of the bundled bases with few eyes and steps: a killed recipe resumes and gives the same weights."""
 
 import sys
 from collections.abc import Callable
@@ -28,84 +28,85 @@ class KilledError(Exception):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (bank, "EYES", 2),
+        (bank, "TRAIN_EYES", 2),
         (
             autoencoder,
             "PHASES",
             (autoencoder.Phase(2, True, 1e-3, 0.0), autoencoder.Phase(4, False, 1e-3, 0.5)),
         ),
-        (autoencoder, "KEPT_EVERY", 2),
-        (autoencoder, "JUDGED", 2),
+        (autoencoder, "SAVE_EVERY", 2),
+        (autoencoder, "EVAL_PAIRS", 2),
         (grain, "PHASE", autoencoder.Phase(4, True, 1e-3, 0.5)),
-        (grain, "KEPT_EVERY", 2),
-        (latents, "_PART", 8),
+        (grain, "SAVE_EVERY", 2),
+        (latents, "_PER_FILE", 8),
         (
             denoiser,
             "PHASES",
-            {"tiny-sdxl": tuple(denoiser.Phase(2, batch, lateness=2, coarse=4, falling=0.5) for batch in (2, 1))},
+            {"tiny-sdxl": tuple(denoiser.Phase(2, size, 2, coarse_weight=4, decay_fraction=0.5) for size in (2, 1))},
         ),
-        (denoiser, "PHOTOGRAPHS", {"tiny-sdxl": 8, "tiny-sd15": 8}),
-        (denoiser, "LOGGED_EVERY", 1),
-        (denoiser, "KEPT_EVERY", 1),
-        (denoiser, "COMPILED", False),
-        (denoiser, "PROBED", 2),
-        (denoiser, "PROBE_STEPS", 2),
+        (denoiser, "IMAGES", {"tiny-sdxl": 8, "tiny-sd15": 8}),
+        (denoiser, "LOG_EVERY", 1),
+        (denoiser, "SAVE_EVERY", 1),
+        (denoiser, "COMPILE", False),
+        (denoiser, "EVAL_PAIRS", 2),
+        (denoiser, "SAMPLING_STEPS", 2),
     ):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(bank, "held_out_eyes", bank.train_eyes)
 
 
 def killed_after(function, calls: int):  # type: ignore[no-untyped-def]
-    """The function, until it was called that often."""
-    left = [calls]
+    """Return a function that calls `function` and raises KilledError after `calls` calls."""
+    remaining = [calls]
 
-    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
-        left[0] -= 1
-        if left[0] < 0:
+    def wrapper(*args, **kwargs):  # type: ignore[no-untyped-def]
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise KilledError
         return function(*args, **kwargs)
 
-    return counted
+    return wrapper
 
 
 @pytest.mark.slow
-def test_killed_recipes_go_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {}
-    for name in ("whole", "killed"):
+def test_killed_recipes_resume_and_give_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {}
+    for name in ("uninterrupted", "killed"):
         work = tmp_path / name
         if name == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(autoencoder, "taught", killed_after(autoencoder.taught, 5))
+                patch.setattr(autoencoder, "draw_batch", killed_after(autoencoder.draw_batch, 5))
                 with pytest.raises(KilledError):
                     autoencoder.train(work, "cpu", 1)
-        smooth = autoencoder.train(work, "cpu", 1)
+        before = autoencoder.train(work, "cpu", 1)
         if name == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(autoencoder, "taught", killed_after(autoencoder.taught, 3))
+                patch.setattr(autoencoder, "draw_batch", killed_after(autoencoder.draw_batch, 3))
                 with pytest.raises(KilledError):
                     grain.train(autoencoder.train(work, "cpu", 1), work, "cpu", 1)
         vae = grain.train(autoencoder.train(work, "cpu", 1), work, "cpu", 1)
-        assert torch.equal(vae.encoder.conv_in.weight, smooth.encoder.conv_in.weight)
-        assert not torch.equal(vae.decoder.conv_in.weight, smooth.decoder.conv_in.weight)
+        assert torch.equal(vae.encoder.conv_in.weight, before.encoder.conv_in.weight)
+        assert not torch.equal(vae.decoder.conv_in.weight, before.decoder.conv_in.weight)
         if name == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(denoiser.Lesson, "draw", killed_after(denoiser.Lesson.draw, 3))
+                setup = denoiser.TrainingSetup
+                patch.setattr(setup, "draw_batch", killed_after(setup.draw_batch, 3))
                 with pytest.raises(KilledError):
                     denoiser.train("tiny-sdxl", work, vae, "cpu", 1, None)
-        made[name] = (vae, denoiser.train("tiny-sdxl", work, vae, "cpu", 1, None))
-    for whole, killed in zip(made["whole"], made["killed"], strict=True):
-        for key, value in whole.state_dict().items():
+        models[name] = (vae, denoiser.train("tiny-sdxl", work, vae, "cpu", 1, None))
+    for uninterrupted, killed in zip(models["uninterrupted"], models["killed"], strict=True):
+        for key, value in uninterrupted.state_dict().items():
             assert torch.equal(value, killed.state_dict()[key]), key
 
 
-def test_pictures_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
-    eyes = bank.fill(tmp_path, range(2), 1)
-    seen = bank.photographs(eyes, 2, 5, 7)
-    first, captions = seen.joint, seen.captions
-    again = bank.photographs(eyes, 2, 5, 7).joint
-    other = bank.photographs(eyes, 2, 5, 8).joint
+def test_photographs_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
+    eyes = bank.load_or_draw(tmp_path, range(2), 1)
+    photographs = bank.render_photographs(eyes, 2, 5, 7)
+    first, captions = photographs.joint, photographs.captions
+    again = bank.render_photographs(eyes, 2, 5, 7).joint
+    other = bank.render_photographs(eyes, 2, 5, 8).joint
     assert first.shape == (2, 3, bank.VIEW, 2 * bank.VIEW)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -115,30 +116,30 @@ def test_pictures_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
     assert not torch.equal(cf[:, 0], cf[:, 2])
 
 
-def test_without_noise_a_picture_is_the_same_but_for_the_noise(tmp_path: Path) -> None:
-    seen = bank.photographs(bank.fill(tmp_path, range(2), 1), 2, 5, 7)
-    error = (seen.joint - seen.clean)[:, :1, 96:160, 96:160]  # within the field, of values that span 2
+def test_clean_photographs_differ_only_by_sensor_noise(tmp_path: Path) -> None:
+    photographs = bank.render_photographs(bank.load_or_draw(tmp_path, range(2), 1), 2, 5, 7)
+    error = (photographs.joint - photographs.clean)[:, :1, 96:160, 96:160]  # inside the field; the value range is 2
     assert abs(float(error.mean())) < 0.005
     assert 0.01 < float(error.std()) < 0.06
-    assert float(F.avg_pool2d(error, 8).std()) < float(error.std()) / 5  # of pixels, not of places
+    assert float(F.avg_pool2d(error, 8).std()) < float(error.std()) / 5  # independent between pixels
 
 
-def test_vessels_are_where_the_pictures_show_them(tmp_path: Path) -> None:
-    """Darker than around them in the CF, brighter in the FA, which has more of them."""
-    seen = bank.photographs(bank.fill(tmp_path, range(2), 1), 2, 5, 7)
-    fine = (seen.joint - F.avg_pool2d(seen.joint, 9, 1, 4))[:, 1:2]
-    assert set(seen.vessels.unique().tolist()) == {0.0, 1.0}
-    (cf, fa), (cf_vessels, fa_vessels) = (one.chunk(2, dim=-1) for one in (fine, seen.vessels))
+def test_vessel_masks_match_the_photographs(tmp_path: Path) -> None:
+    """Vessels are darker than their surroundings in the CF and brighter in the FA, which shows more of them."""
+    photographs = bank.render_photographs(bank.load_or_draw(tmp_path, range(2), 1), 2, 5, 7)
+    detail = (photographs.joint - F.avg_pool2d(photographs.joint, 9, 1, 4))[:, 1:2]
+    assert set(photographs.vessels.unique().tolist()) == {0.0, 1.0}
+    (cf, fa), (cf_vessels, fa_vessels) = (images.chunk(2, dim=-1) for images in (detail, photographs.vessels))
     assert float(cf[cf_vessels > 0].mean()) < float(cf[cf_vessels == 0].mean())
     assert float(fa[fa_vessels > 0].mean()) > float(fa[fa_vessels == 0].mean())
     assert float(fa_vessels.mean()) > float(cf_vessels.mean())
 
 
-def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
-    eyes = bank.fill(tmp_path, range(2), 1)
-    [whole] = bank.photographs(eyes, 1, autoencoder.SEED, 4).joint
-    patches = autoencoder.taught(autoencoder.PHASES[0], eyes, 4, "cpu").images
-    assert patches.shape == (autoencoder.BATCH, 3, bank.VIEW // 2, bank.VIEW)
+def test_patches_are_crops_of_photographs(tmp_path: Path) -> None:
+    eyes = bank.load_or_draw(tmp_path, range(2), 1)
+    [whole] = bank.render_photographs(eyes, 1, autoencoder.SEED, 4).joint
+    patches = autoencoder.draw_batch(autoencoder.PHASES[0], eyes, 4, "cpu").images
+    assert patches.shape == (autoencoder.BATCH_SIZE, 3, bank.VIEW // 2, bank.VIEW)
     corners = [(y, x) for y in range(0, bank.VIEW // 2 + 1, 8) for x in range(0, bank.VIEW + 1, 8)]
     height, width = patches.shape[2:]
     for patch in patches:
@@ -146,25 +147,27 @@ def test_patches_are_parts_of_whole_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_grain_has_the_power_of_its_spectrum_and_is_spread_evenly() -> None:
+def test_grain_metrics_distinguish_noise_from_dots() -> None:
     noise = 0.1 * torch.randn((1, 3, 128, 128), generator=torch.Generator().manual_seed(1))
     dots = torch.zeros_like(noise)
-    dots[..., 4::8, 4::8] = 0.8  # one in 64 px: the same mean power
-    power, even = grain.spectra(noise).mean(dim=(1, 2, 3, 4))
+    dots[..., 4::8, 4::8] = 0.8  # one in 64 px: the mean power of the noise
+    power, log_mean = grain.spectra(noise).mean(dim=(1, 2, 3, 4))
     torch.testing.assert_close(power, torch.full_like(power, 2 * np.log(0.1)), atol=0.15, rtol=0)
-    assert float((power - even).mean()) == pytest.approx(0.577, abs=0.1)  # of exponentially distributed powers
-    assert 1 < float((grain.spread(noise) - grain.spread(0.5 * noise)).mean()) < np.log(4)  # less: rounding is added
-    assert float(grain.spread(dots).mean()) < float(grain.spread(noise).mean()) - 1
-    for flat in (grain.spectra, grain.spread):
-        assert torch.isfinite(flat(torch.zeros_like(noise))).all()
+    assert float((power - log_mean).mean()) == pytest.approx(0.577, abs=0.1)  # for exponentially distributed power
+    energy = grain.log_detail_energy(noise)
+    halved = grain.log_detail_energy(0.5 * noise)
+    assert 1 < float((energy - halved).mean()) < np.log(4)  # less than log 4, because MIN_POWER is added
+    assert float(grain.log_detail_energy(dots).mean()) < float(energy.mean()) - 1
+    for metric in (grain.spectra, grain.log_detail_energy):
+        assert torch.isfinite(metric(torch.zeros_like(noise))).all()
 
 
 @pytest.mark.nightly
 @torch.no_grad()
-def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
+def test_whitened_latents_are_uncorrelated_and_decode_to_the_same_images() -> None:
     torch.manual_seed(0)
     model = autoencoder.AutoencoderKL(**autoencoder.config()).eval()
-    model.quant_conv.weight[16:], model.quant_conv.bias[16:] = 0, -20  # a posterior as sharp as can be
+    model.quant_conv.weight[16:], model.quant_conv.bias[16:] = 0, -20  # almost no posterior variance
     images = torch.rand(4, 3, 64, 64) * 2 - 1
     before = model.decode(model.encode(images).latent_dist.mean).sample
     autoencoder.whiten(model, images)
@@ -176,94 +179,99 @@ def test_whitened_latents_are_uncorrelated_and_decode_to_the_same() -> None:
     assert float(posterior.std.max()) < 1e-4
 
 
-def test_attention_that_looks_at_the_counterpart_has_no_loss() -> None:
-    """Queries and keys of one-hot places: attention at the own place costs much, at the other half's nothing."""
+def test_guided_attention_loss_is_zero_at_the_same_position_in_the_other_half() -> None:
+    """Queries and keys are one-hot positions. Attention to the own position has a high loss."""
     unet = denoiser.folders.new_unet("tiny-sdxl")
-    guide = denoiser.Guide(unet)
-    layer = guide._layers[-1]
+    attention = denoiser.GuidedAttention(unet)
+    layer = attention._layers[-1]
     block, channels = layer.transformer_blocks[0], layer.proj_in.out_features
-    places = torch.eye(channels)[torch.randperm(channels, generator=torch.Generator().manual_seed(0))][:32]
-    width = 8  # of 4 x 8 tokens
-    other = torch.arange(32).view(4, width).roll(width // 2, dims=1).flatten()
+    positions = torch.eye(channels)[torch.randperm(channels, generator=torch.Generator().manual_seed(0))][:32]
+    width = 8  # 4 x 8 tokens
+    counterpart = torch.arange(32).view(4, width).roll(width // 2, dims=1).flatten()
     block.norm1 = torch.nn.Identity()
-    for weight, matched in ((block.attn1.to_q, places), (block.attn1.to_k, places[other])):
-        weight.weight.data = 30 * matched.T @ places
-    assert guide._loss(layer, places[None], 2.0) < 1e-3
-    block.attn1.to_k.weight.data = 30 * places.T @ places
-    assert guide._loss(layer, places[None], 2.0) > 10
+    for projection, outputs in ((block.attn1.to_q, positions), (block.attn1.to_k, positions[counterpart])):
+        projection.weight.data = 30 * outputs.T @ positions
+    assert attention._loss(layer, positions[None], 2.0) < 1e-3
+    block.attn1.to_k.weight.data = 30 * positions.T @ positions
+    assert attention._loss(layer, positions[None], 2.0) > 10
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("what", ["autoencoder", "denoiser"])
-def test_a_recorded_loss_has_the_gradients_of_the_plain_one(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["autoencoder", "denoiser"])
+def test_a_cuda_graph_gives_the_same_loss_and_gradients(model: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    if what == "autoencoder":
-        eyes, phase = bank.fill(tmp_path, range(2), 1), autoencoder.PHASES[0]
-        loss = autoencoder.Loss(autoencoder.Pupil().cuda())
-        batches = [autoencoder.taught(phase, eyes, step, "cuda") for step in range(3)]
+    if model == "autoencoder":
+        eyes, phase = bank.load_or_draw(tmp_path, range(2), 1), autoencoder.PHASES[0]
+        loss = autoencoder.Loss(autoencoder.AutoencoderWithVesselHead().cuda())
+        batches = [autoencoder.draw_batch(phase, eyes, step, "cuda") for step in range(3)]
     else:
         data = latents.Latents(np.random.default_rng(1).normal(size=(8, 16, 32, 64)).astype(np.float16), ["x"] * 8)
-        vae = autoencoder.Pupil().autoencoder.cuda()
+        vae = autoencoder.AutoencoderWithVesselHead().autoencoder.cuda()
         unet = folders.new_unet("tiny-sdxl").cuda()
-        lesson = denoiser.Lesson("tiny-sdxl", tmp_path, data, vae, "cuda")
-        loss = denoiser.Loss(lesson, unet, denoiser.Guide(unet), coarse=4.0)
-        batches = [lesson.draw(step) for step in range(2)] * 2
+        setup = denoiser.TrainingSetup("tiny-sdxl", tmp_path, data, vae, "cuda")
+        loss = denoiser.Loss(setup, unet, denoiser.GuidedAttention(unet), coarse_weight=4.0)
+        batches = [setup.draw_batch(step) for step in range(2)] * 2
 
-    def learnt(losses: Callable[..., tuple[torch.Tensor, ...]], step: int) -> tuple[float, torch.Tensor]:
+    def loss_and_gradient(function: Callable[..., tuple[torch.Tensor, ...]], step: int) -> tuple[float, torch.Tensor]:
         loss.zero_grad()
-        value, _ = losses(*batches[step])
+        value, _ = function(*batches[step])
         value.backward()
-        grads = [one.grad.flatten() for one in loss.parameters() if one.grad is not None]
+        grads = [parameter.grad.flatten() for parameter in loss.parameters() if parameter.grad is not None]
         return float(value.detach()), torch.cat(grads)
 
-    plain = [learnt(loss, step) for step in (1, 2)]
-    recorded = keeping.Recorded(lambda phase: loss)
-    recorded("a phase", [one.clone() for one in batches[0]])
-    replayed = [learnt(lambda *batch: recorded("a phase", batch), step) for step in (1, 2)]
-    for (value, grad), (same_value, same_grad) in zip(plain, replayed, strict=True):
-        assert same_value == pytest.approx(value, rel=1e-2)
-        assert float(F.cosine_similarity(grad, same_grad, dim=0)) > 0.99
-    assert plain[0][0] != pytest.approx(plain[1][0], rel=1e-4)
+    expected = [loss_and_gradient(loss, step) for step in (1, 2)]
+    graph = keeping.CudaGraphLoss(lambda phase: loss)
+    graph("a phase", [tensor.clone() for tensor in batches[0]])
+    replayed = [loss_and_gradient(lambda *batch: graph("a phase", batch), step) for step in (1, 2)]
+    for (value, gradient), (graph_value, graph_gradient) in zip(expected, replayed, strict=True):
+        assert graph_value == pytest.approx(value, rel=1e-2)
+        assert float(F.cosine_similarity(gradient, graph_gradient, dim=0)) > 0.99
+    assert expected[0][0] != pytest.approx(expected[1][0], rel=1e-4)
 
 
-def test_squeezed_pictures_are_what_the_layout_makes() -> None:
+def test_squeezed_images_equal_those_of_the_layout() -> None:
     joint = torch.randint(256, (1, 3, 64, 128)).float() / 127.5 - 1
     joint[..., 64:] = joint[:, :1, :, 64:]
     cf, fa = ((joint[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy().reshape(64, 2, 64, 3).swapaxes(0, 1)
-    wanted = torch.from_numpy(latents.Layout("squeezed", 64).join(cf, fa[..., 0])).permute(2, 0, 1)
-    assert torch.equal(((latents.squeezed(joint)[0] + 1) * 127.5).round().byte(), wanted)
+    expected = torch.from_numpy(latents.Layout("squeezed", 64).join(cf, fa[..., 0])).permute(2, 0, 1)
+    assert torch.equal(((latents.squeeze(joint)[0] + 1) * 127.5).round().byte(), expected)
 
 
 @pytest.mark.slow
-def test_a_base_is_made_and_another_from_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(*arguments: object) -> None:
+def test_a_base_is_trained_from_scratch_and_from_another_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["make.py", "tiny-sdxl", "--workers", "1", *map(str, arguments)])
         make.main()
 
-    made("--out", tmp_path / "one")
+    run("--out", tmp_path / "one")
     first = open_base(str(tmp_path / "one" / "tiny-sdxl"))
     assert first.view_size == bank.VIEW
-    made("--out", tmp_path / "two", "--start", first.configs, "--done", 2)
+    run("--out", tmp_path / "two", "--start", first.configs, "--done", 2)
     card = (tmp_path / "two" / "tiny-sdxl" / "README.md").read_text()
     assert f"--start {first.configs} --done 2" in card
     assert "## Before that: tiny-sdxl" in card
     with pytest.raises(SystemExit):
-        made("--out", tmp_path / "three", "--done", 2)
+        run("--out", tmp_path / "three", "--done", 2)
 
 
 @pytest.mark.slow
-def test_a_killed_segmenter_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("EYES", 2), ("HELD_OUT", 2), ("PHASE", segmenter.Steps(4, warmup=1)), ("KEPT_EVERY", 2)):
+def test_a_killed_segmenter_resumes_and_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("TRAIN_EYES", 2),
+        ("HELD_OUT_EYES", 2),
+        ("PHASE", segmenter.Phase(4, warmup_steps=1)),
+        ("SAVE_EVERY", 2),
+    ):
         monkeypatch.setattr(segmenter, name, value)
-    whole = segmenter.train(tmp_path / "whole", "cpu").state_dict()
+    uninterrupted = segmenter.train(tmp_path / "uninterrupted", "cpu").state_dict()
 
-    def die(self: keeping.Training, **values: float) -> None:
+    def kill(self: keeping.Training, **values: float) -> None:
         raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeping.Training, "log", die)
+        patch.setattr(keeping.Training, "log", kill)
         with pytest.raises(KilledError):
             segmenter.train(tmp_path / "killed", "cpu")
     resumed = segmenter.train(tmp_path / "killed", "cpu").state_dict()
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert all(torch.equal(value, resumed[name]) for name, value in uninterrupted.items())

@@ -35,7 +35,8 @@ class PrepareConfig:
     points: by landmarks; features: by vessels; none: the views are aligned already.
     auto: points for a pair with landmarks, else features."""
     max_residual_px: float = 5.0
-    """Refuse a pair if the median distance of its landmarks after alignment exceeds this (px at 512 px, any --size).
+    """Refuse a pair if the median distance of its landmarks after alignment exceeds this.
+    The distance is in px of a view 512 px wide, for any --size.
     Without landmarks: refuse a pair if too few vessel patches match within this distance (docs/formats.md)."""
     min_consistency: float | None = None
     """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1, at 512 px for any --size).
@@ -130,7 +131,8 @@ class TrainConfig:
     """Gamma of Min-SNR loss weighting (arXiv 2303.09556); 0 disables it, 5 is usual."""
     half_clean_fraction: float = 0.0
     """Fraction of the samples in which one view gets no noise, and the loss is computed on the other view only.
-    This trains the consistency of the views. It helps to train a base; with adapters the effect was below 0.01."""
+    This trains the consistency of the views. It helps to train a base.
+    With adapters, it changed the consistency by less than 0.01."""
 
     prompt: str = DEFAULT_PROMPT
     """Prompt of pairs without a caption."""

@@ -131,7 +131,10 @@ class Stage:
         return shlex.join(words)
 
     def run(self) -> None:
-        """Run or resume the command. Raises UserError if its results have other settings or are of another version."""
+        """Run the command, or resume it if an earlier run was interrupted.
+
+        Raises UserError if the earlier run had different settings or used a different version of retipair.
+        """
         try:
             self.verb(self.config)
         except UserError as error:

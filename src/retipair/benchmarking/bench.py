@@ -60,7 +60,7 @@ def bench(config: BenchConfig) -> None:
 
 
 def measured(config: BenchConfig) -> dict[str, Any]:
-    """Run the benchmark and return the content of --json."""
+    """Run the benchmark, and return the results as JSON values (see `summarize_cost`)."""
     _check(config)
     with TemporaryDirectory(prefix="retipair-bench-") as folder:
         cost = MEASURES[config.what](config, Path(folder))
@@ -157,7 +157,10 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
 
 
 def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
-    """Save an untrained adapter, which takes as long as a trained one, and return the plan to generate with it."""
+    """Save an untrained adapter, and return the plan to generate with it.
+
+    Generation with an untrained adapter takes as long as with a trained adapter.
+    """
     unet = plan.base.unet()
     add_adapter(unet, adapter_config(plan.config))
     save_adapter(folder / "adapter", plan.base, unet, describe_adapter(plan, data))

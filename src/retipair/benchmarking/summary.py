@@ -58,7 +58,7 @@ class Cost:
 
 
 def summarize_cost(config: BenchConfig, cost: Cost, limit: float) -> dict[str, Any]:
-    """Return the content of --json: the results, the settings and the machine.
+    """Return the JSON values that --json saves: the results, the settings, and a description of the machine.
 
     limit: the measured rate of a matrix product on the device, in FLOP/s.
     """

@@ -14,7 +14,7 @@ from retipair.data.manifest import PreparedPair
 from retipair.data.pair import Pair, chessboard, load_image, px_at_512
 
 SHEET_NAME = "contact_sheet.png"
-MAX_PAIRS = 48  # limits the height of the sheet, and its file to about 16 MB for photographs
+MAX_PAIRS = 48  # limits the sheet's height and the size of its file, which is about 16 MB for photographs
 _BOARD = 512  # px, the side of the chessboard; views of 512 px are shown in it at full resolution
 _SIDE = _BOARD // 2  # px, the side of CF and of FA
 _TITLE_HEIGHT = 16  # px, the height of the line above each pair

@@ -91,7 +91,7 @@ class PairFolder:
 
     @cached_property
     def known(self) -> list[PairRecord]:
-        """The pairs to search for copies of training images: `kept`, and rejected pairs that still have CF and FA.
+        """The pairs that generated pairs are compared with to find copies: `kept`, and rejected pairs with CF and FA.
 
         Rejected pairs are included because a model may have been trained on them before they were rejected.
         """

@@ -12,9 +12,9 @@ _PNG_PASSES = {
     "RGB;16B": ("RGB;16B", "RGB;16L"),  # the first pass reads the upper bytes, the second the lower bytes
     "RGBA;16B": ("RGBA;16B", "RGBA;16L"),
 }
-"""The raw modes in which a 16-bit PNG is decoded, one after another, by Pillow's own raw mode of the PNG.
+"""The raw modes of the decoding passes of a 16-bit PNG, by the raw mode that Pillow would use.
 
-Several passes are needed because Pillow keeps only the upper byte of each colour sample.
+Colour needs two passes, because Pillow keeps only one byte of each sample in a pass.
 """
 
 

@@ -16,7 +16,7 @@ from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.errors import UserError
 
 Encode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Function that maps a joint image (H, W, 3) uint8 to the mean and the std of its latents, (C, h, w) each."""
+"""Function that maps a joint image (H, W, 3) uint8 to the mean and std of each of its latent values, (C, h, w) each."""
 
 _PARTS = ("mean", "std")
 _PROGRESS, _DONE = "begun.json", "done.json"
@@ -36,7 +36,11 @@ The latents of larger caches are read from disk for each sample.
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Mean and std of the latents, (pairs, variants, C, h, w) float16 each, in GPU memory or memory-mapped."""
+    """The autoencoder's posterior for each variant of each pair, in GPU memory or memory-mapped.
+
+    mean: the mean of each latent value, (pairs, variants, C, h, w) float16.
+    std: the standard deviation of each latent value, (pairs, variants, C, h, w) float16.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor

@@ -35,7 +35,10 @@ _MARK_KEYS = (
 
 
 def px_at_512(px: float, size: int) -> float:
-    """Convert a distance from px of a view with `size` px per side to px of a 512 px view, the unit shown to users."""
+    """Scale a distance to a view width of 512 px, at which distances are shown to users.
+
+    px: the distance in a view of `size` px, in px.
+    """
     return px * 512 / size
 
 

@@ -39,7 +39,7 @@ _SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume informat
 class RawPair:
     """The files of one pair before preparation, and what names and tables state about the pair.
 
-    cf, fa: the two views; which is which is decided by their names and not by their content.
+    cf, fa: the two views, told apart by their names and not by their content.
     cf_points, fa_points: the files with the landmarks of each view.
     """
 
@@ -61,7 +61,7 @@ class RawPair:
         return [path for path in (self.cf, self.fa, self.cf_points, self.fa_points) if path is not None]
 
     def swapped(self) -> "RawPair":
-        """Return the pair with its two views exchanged, and also their points."""
+        """Return the pair with CF and FA exchanged, including their point files."""
         return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
 
 
@@ -217,7 +217,7 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
-    """Yield the pairs of the Isfahan layout: in ABNORMAL/, n is the CF and n-n is the FA; in NORMAL/, n is the FA."""
+    """Yield the pairs of the Isfahan layout, such as (7.jpg, 7-7.jpg): (CF, FA) in ABNORMAL/, (FA, CF) in NORMAL/."""
     if not any(_images(folder) for folder in folders.values()):
         raise MissingError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
     for kind, folder in folders.items():
@@ -325,8 +325,8 @@ def _is_file(path: Path) -> bool:
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
     """Return the pairs with the eyes, patients and splits from `eyes.csv`.
 
-    unusable: ids of unusable pairs, which `eyes.csv` may list.
-    Raises UserError if `eyes.csv` lists any other id without a pair, or if it does not list every pair.
+    unusable: the ids of the pairs that cannot be used. `eyes.csv` may list them.
+    Raises UserError if `eyes.csv` lists an id that is not in `pairs` or `unusable`, or does not list all of `pairs`.
     """
     ids = {pair.id for pair in pairs}
     if unknown := sorted(set(eyes) - ids - unusable):

@@ -99,9 +99,9 @@ def _check_patients(pairs: Sequence[RawPair]) -> None:
 
 
 def _check_sides(pairs: Sequence[RawPair]) -> None:
-    """Raise UserError if several pairs name no patient and the same side, such as "left", as their eye.
+    """Raise UserError if several pairs without a patient have the same side, such as "left", as the name of their eye.
 
-    All these pairs would count as one eye.
+    Pairs of different patients would otherwise count as one eye.
     """
     first: dict[str, RawPair] = {}
     for pair in pairs:

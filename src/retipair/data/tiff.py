@@ -26,7 +26,7 @@ _ALPHA = 2  # the value of the tag ExtraSamples for alpha; 0 is unspecified, 1 i
 _COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
 """Pillow's names of the lossless compression methods that compress bytes, whatever the samples are."""
 _MAX_DIRECTORIES, _MAX_SAMPLES = 32, 6
-_MAX_TILE_AREA = 2**22  # pixels; a tile of a small image may have this area, even if the image is smaller
+_MAX_TILE_AREA = 2**22  # pixels; a tile may have this area, even if the image is smaller
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class Objective:
         """
         given = Prediction(self._schedule, prediction, noisy, latents, noise, t)
         counts = torch.ones(len(t), 2, device=t.device) if clean is None else (~clean).float()
-        weights = counts / counts.mean(1, keepdim=True)  # per sample: 1 and 1, or 0 for the clean half and 2
+        weights = counts / counts.mean(1, keepdim=True)  # 1 for both halves, or 0 for a clean half and 2 for the other
         error = mse(given) * counts
         weighted = error if self._gamma <= 0 else error * self._schedule.min_snr_weight(t, self._gamma)[:, None]
         total = (weighted * weights).mean()

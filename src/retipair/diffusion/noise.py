@@ -55,7 +55,7 @@ def timesteps_for(count: int, device: torch.device, *keys: tuple[int | str, ...]
 def clean_halves(fraction: float, device: torch.device, *keys: tuple[int | str, ...]) -> torch.Tensor:
     """Choose at random which halves of the latents get no noise, (B, 2) bool with the columns CF and FA.
 
-    fraction: the probability that one half of a sample gets no noise. It is CF or FA with equal probability.
+    fraction: the probability that one half of a sample gets no noise. CF and FA are equally likely to be this half.
     keys: the keys of the random generators, one for each sample.
     """
     uniform = torch.cat([torch.rand(1, generator=generator(*key)) for key in keys])

@@ -13,9 +13,9 @@ from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Level, Means, Scores
 
 _GOOD_FRACTION = 0.8
-"""Minimum value of good agreement on the relative scale."""
+"""Minimum value of good agreement on the relative scale from mispaired (0) to training pairs (1)."""
 _BAD_FRACTION = 0.5
-"""Value on the relative scale below which CF and FA do not match."""
+"""Value on the same scale below which CF and FA do not match."""
 _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """The agreement metrics, and the name of each in the text of a finding."""
 
@@ -26,8 +26,8 @@ class _RelativeAgreement:
 
     name: the name of the metric in the text of a finding.
     text: the means over generated, training and mispaired pairs, in words.
-    fraction: the mean over generated pairs, on the relative scale.
-    upper: the upper end of the 95 % interval of that mean, on the relative scale.
+    fraction: the mean over generated pairs, on this scale.
+    upper: the upper end of the 95 % interval of that mean, on this scale.
     certain: whether the data suffice to conclude from a low value that CF and FA do not match (see `_is_certain`).
     """
 
@@ -65,7 +65,10 @@ def check_agreement(scores: Scores) -> Iterator[Finding]:
 
 
 def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
-    """Return the metric on the relative scale, or None if it is no higher in training pairs than in mispaired pairs."""
+    """Rescale a metric of the generated pairs: 0 is its mean over mispaired pairs, 1 its mean over training pairs.
+
+    Returns None if the metric is no higher in training pairs than in mispaired pairs.
+    """
     generated, real, mispaired = row["generated"], row["train"], row.get("mispaired")
     assert generated is not None
     assert real is not None
@@ -95,7 +98,7 @@ def _is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
 def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
     """Return the finding on the agreement of CF and FA.
 
-    ranked: the agreement metrics on the relative scale, lowest first.
+    ranked: the agreement metrics, each scaled to 0 for mispaired and 1 for training pairs, lowest first.
     all_informative: whether every metric is higher in training pairs than in mispaired pairs.
     """
     text = "Vessel agreement of CF and FA (0 %: as in mispaired pairs, 100 %: as in training pairs): "

@@ -19,7 +19,7 @@ Below this ratio, generated pairs are too smooth; above its inverse, they are to
 _MAX_CHROMA = 3.0
 """Maximum mean chroma of the generated FA before conversion to greyscale, in grey levels."""
 _SIMILARITY_MARGIN = 0.1
-"""Maximum difference of two mean MS-SSIM: between different generated eyes, minus between different real eyes."""
+"""Maximum amount by which the mean MS-SSIM of different generated eyes may exceed that of different real eyes."""
 LOGGED_MEMORY = "on a GPU: allocated by torch; on a CPU: resident memory of the process"
 """What the values of memory in a training log measure, as text for the report."""
 

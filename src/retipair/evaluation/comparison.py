@@ -126,10 +126,10 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     """Return the scores in the folder OUT if they can be reused, or None if they must be computed again.
 
     They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
-    If only the choice of rejected pairs in the same folders has changed, they must be computed again.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
-    other pairs, or one in another format.
+    other pairs, or one in another format. If the folders are the same and the user has only rejected or restored pairs,
+    the scores may be overwritten, so None is returned.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:
@@ -161,7 +161,7 @@ def _check_out(out: Path) -> set[str]:
 def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Return whether two provenances (JSON values) name different pairs.
 
-    If only the choice of rejected pairs in the same folder differs, the pairs count as the same.
+    The pairs count as the same if both provenances name the same folder and only its list of rejected pairs differs.
 
     name: the folder to compare, "real" or "generated".
     """

@@ -1,4 +1,4 @@
-"""Search for generated pairs that copy training pairs, and for real pairs of one eye that has two eye ids."""
+"""Search for generated pairs that copy training pairs, and for real pairs that show the same eye under two eye ids."""
 
 import numpy as np
 

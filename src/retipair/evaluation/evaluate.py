@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Sequence[str] = ()) -> Scores:
     """Write the metrics of each pair to OUT/figures.csv, and return all scores.
 
-    withheld: the ids of copies of training pairs that were rejected before.
+    withheld: the ids of the generated pairs that have just been rejected because they are copies of training pairs.
     """
     write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None

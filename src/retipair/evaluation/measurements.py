@@ -71,7 +71,7 @@ class MeasuredSet:
         return replace(load_metrics(self.cache, self.keys[row]), values=values)
 
     def select(self, rows: Sequence[int]) -> "MeasuredSet":
-        """Return the set of the pairs in these rows. It has no links."""
+        """Return the metrics of the pairs in these rows. `links` of the result is empty."""
         return MeasuredSet(
             [self.entries[row] for row in rows],
             [self.keys[row] for row in rows],
@@ -83,7 +83,7 @@ class MeasuredSet:
         )
 
     def concatenate(self, other: "MeasuredSet") -> "MeasuredSet":
-        """Return the pairs of this set and then of `other`, which has the same cache. The result has no links."""
+        """Append the set `other`, which must have the same cache. `links` of the result is empty."""
         return MeasuredSet(
             self.entries + other.entries,
             self.keys + other.keys,
@@ -95,7 +95,7 @@ class MeasuredSet:
         )
 
     def in_split(self, split: Split) -> "MeasuredSet":
-        """Return the set of the pairs in one split. It has no links."""
+        """Return the metrics of the pairs in one split. `links` of the result is empty."""
         return self.select([row for row, entry in enumerate(self.entries) if entry.split == split])
 
 
@@ -206,7 +206,7 @@ def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
 def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int, int], str]:
     """Return the links of a set: (index of a pair, index of the next pair) -> cache key of the link.
 
-    Only neighbours that show different eyes are linked. The first pair is the next pair of the last.
+    Each pair is linked to the next pair, and the last pair to the first. Two pairs of the same eye are not linked.
     """
     neighbours = [*pairwise(range(len(keys))), (len(keys) - 1, 0)]
     return {(a, b): link_of(keys[a], keys[b]) for a, b in neighbours if entries[a].group != entries[b].group}

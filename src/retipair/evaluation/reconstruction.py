@@ -60,9 +60,9 @@ def autoencoder(base: Base, device: str = "cpu") -> Between:
 def reconstruct(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, Between]) -> tuple[Reconstruction, ...]:
     """Measure real pairs after a round trip through each layout and codec.
 
-    Returns one row for each layout, codec and view, with means over at most MOST evenly spaced pairs.
+    Returns one row for each layout, codec and view. A row contains the mean of each metric over the measured pairs.
 
-    entries: the real pairs.
+    entries: the real pairs. If there are more than MOST, a subset is measured: every second pair, every third, etc.
     size: the size of a view within the joint image, px.
     codecs: name -> the transform of the joint image before it is split.
     """

@@ -57,7 +57,7 @@ class VesselScores:
 
 @dataclass(frozen=True)
 class AnatomyScores:
-    """Fractions of the CF, or of the FA, of each set in which a disc and a macula are found (see `Anatomy`)."""
+    """For one view: the fraction of images in each set in which a disc, or a macula, is found (see `Anatomy`)."""
 
     disc: Means
     macula: Means
@@ -333,7 +333,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = SCORES_NAME) -> "Scores":
-        """Return the scores from JSON values. Raises UserError, naming `where`, if edited or of another schema."""
+        """Return the scores from JSON values. Raises UserError, naming `where`, if edited or with another schema."""
         content = {key: value for key, value in values.items() if key != "sha256"}
         if content.pop("schema", None) != SCHEMA:
             raise UserError(f"{where}: written by another version of retipair; evaluate again, with another --out")

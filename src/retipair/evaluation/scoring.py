@@ -79,9 +79,11 @@ def compute_scores(
 
 
 def add_autoencoder(scores: Scores, rows: Sequence[Reconstruction]) -> Scores:
-    """Add the set "autoencoder" to the texture of each view, and return the new scores.
+    """Return the scores with added texture metrics of real views that the base's autoencoder encoded and decoded.
 
-    rows: the reconstructions of both views of real pairs by the autoencoder of the base, in its layout.
+    They are stored under the set name "autoencoder".
+
+    rows: the mean metrics of these views in the layout of the base, one row for the CF and one for the FA.
     """
     texture = dict(scores.texture)
     for row in rows:
@@ -107,7 +109,11 @@ def _means(sets: Sets, metric: str) -> Means:
 
 
 def _table(kind: type[Table], sets: Sets, prefix: str) -> Table:
-    """Return the mean over each set of every metric that `kind` has; metric names start with `prefix`."""
+    """Return a table of metrics, each with its mean over each set.
+
+    kind: the class of the table. Its fields are the names of the metrics.
+    prefix: the start of the metric names in `MeasuredSet.values`, such as "cf.texture".
+    """
     return kind(**{field.name: _means(sets, f"{prefix}.{field.name}") for field in fields(kind)})
 
 

@@ -45,7 +45,11 @@ def _run_of(adapter: Path) -> Run:
 
 
 def _is_valid(logged: Sequence[Any]) -> bool:
-    """Return whether all lines of a log are JSON objects of a kind and numbers, with the keys that the report needs."""
+    """Return whether the report can use the lines of a log, which were parsed as JSON.
+
+    Each line must be an object with the key "kind" and the keys that the report needs of this kind. All other values
+    must be numbers.
+    """
     needed = {"training": {"step", "seconds", "mse_cf", "mse_fa"}, "validation": {"step", "loss"}}
     return all(
         isinstance(line, dict)
@@ -59,7 +63,7 @@ def _is_valid(logged: Sequence[Any]) -> bool:
 def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
     """Return whether the run was trained on these pairs, or None if the run does not record its pairs.
 
-    Pairs that were rejected after training may be included.
+    The result is also True if the run was trained on all pairs of the folder, including those that are now rejected.
     """
     data = read_json(run.folder / "config.json").get("data_sha256")
     return real.has_content(data) if data else None

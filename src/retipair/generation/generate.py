@@ -82,7 +82,8 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     print_start(plan)
     if dist.is_main_process:
         write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
-        (plan.out / MANIFEST_NAME).touch()  # last: without settings.json, the folder would be refused
+        # The manifest is created last, because a folder with a manifest but without settings.json is refused.
+        (plan.out / MANIFEST_NAME).touch()
     dist.wait_for_everyone()
 
     # Generate
@@ -104,7 +105,8 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
 class GenerationLoop:
     """Generate pairs, write each pair that passes the filter, and make another attempt at each rejected pair.
 
-    conditioning: the prompt embeddings; row i belongs to texts[i], the last row is unconditional.
+    texts: the different prompts.
+    conditioning: one row of embeddings for each prompt in `texts`, in that order, then one unconditional row.
     tries: the number of rejected attempts at each pair so far, by the index of the pair.
     manifest: the file to which this process appends the manifest lines of its pairs.
     rejections: the file to which this process appends its rejected attempts.
@@ -199,7 +201,11 @@ def load(
 
 
 def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGenerator, Conditioning]:
-    """Load the pair generator and the prompt embeddings: row i belongs to texts[i], the last row is unconditional."""
+    """Load the pair generator, and encode the prompts.
+
+    texts: the different prompts.
+    Returns (generator, conditioning), with one row of embeddings for each prompt in order, then one unconditional row.
+    """
     config = plan.config
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)

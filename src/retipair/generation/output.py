@@ -160,7 +160,8 @@ def _mark(
 ) -> dict[str, str]:
     """Return the text metadata of a pair's PNGs.
 
-    Only with --record_source do they contain the id of the training pair that was varied: it may identify a patient.
+    For a variation of a training pair, they contain the id of that pair only with --record_source, because the id may
+    identify a patient.
     """
     config, source = plan.config, plan.source(index)
     how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
@@ -179,10 +180,10 @@ def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
-    """Write the training pair that was varied next to its variation.
+    """Save the training pair from which a variation was generated, in the folder of the variation.
 
-    If the training pair is synthetic, the files keep its mark as synthetic (PNG text metadata). Otherwise their mark
-    says that the pair may show a patient's eye.
+    The PNG text metadata of the saved files tell whether the training pair is synthetic: they contain its own mark as
+    synthetic or, if it has none, the note that it may show a patient's eye.
     """
     own = synthetic_mark_of([source.cf, source.fa])
     mark = own or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}

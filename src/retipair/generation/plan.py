@@ -211,7 +211,10 @@ def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter
 
 
 def _recorded_tokenizer(run: Run) -> Path | None:
-    """Return the --tokenizer folder of the training, if it still exists: another could encode prompts differently."""
+    """Return the folder that was given as --tokenizer in training, or None if none was given or it no longer exists.
+
+    Another tokenizer could split the prompts into different tokens.
+    """
     folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
     return folder if folder and folder.is_dir() else None
 

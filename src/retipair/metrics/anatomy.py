@@ -24,7 +24,7 @@ _MIN_PEAK = 2.3
 _SECTORS = 8  # number of bins of vessel directions, over 180 degrees
 _MAX_WIDTH = 8.0  # px: vessels wider than this have the weight of this width
 _DISC_MACULA = (130.0, 240.0)  # px: range of the distance from disc to macula, 3.3 to 6 mm; 190 px in the mean eye
-_MAX_VERTICAL = 0.45  # maximum vertical part of the distance from disc to macula, as a fraction
+_MAX_VERTICAL = 0.45  # maximum vertical offset of the macula from the disc, as a fraction of their distance
 _MIN_AVASCULAR = 13.0  # px: minimum radius of the vessel-free region; the foveal avascular zone is slightly smaller
 
 

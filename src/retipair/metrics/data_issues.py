@@ -16,7 +16,7 @@ _MIN_WIDE_TO_THIN = 0.75
 The ratio is .89 or more in seven real CF. If the FA of the same pairs are used as the CF, it is .62 or less.
 """
 _MAX_SHIFT_PX = 3.0
-"""px at 512: maximum shift of the FA relative to the CF. Landmarks placed by hand are accurate to this distance."""
+"""Maximum shift of the FA relative to the CF, px in a view 512 px wide; about the accuracy of hand-placed landmarks."""
 _UNRELATED = 0.15
 """Minimum vesselness correlation of a pair. Views of two different eyes are below it; real pairs reach .40."""
 _CLIPPED = 0.02
@@ -42,7 +42,7 @@ class DataIssue:
 def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
     """Return the likely errors in one pair according to its metrics, most serious first."""
     values, issues = metrics.values, []
-    if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _shows_gaps(values)):
+    if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _has_bright_vessels(values)):
         issues.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
         issues.append(DataIssue(id, "colour in FA", f"the FA has colour: chroma {values['fa.chroma']:.0f} grey levels"))
@@ -60,7 +60,7 @@ def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
     return issues
 
 
-def _shows_gaps(values: Mapping[str, float]) -> bool:
+def _has_bright_vessels(values: Mapping[str, float]) -> bool:
     """Return whether the vessels in a grey CF are bright, so that the image is probably an FA.
 
     The segmentation expects dark vessels in a CF. If the vessels are bright, it finds the gaps between vessels instead,

@@ -38,14 +38,16 @@ _MIN_DEVIATION = 0.01  # lower bound of the deviation in `robust_standardize`
 def features(pair: PairViews) -> np.ndarray:
     """Return the hand-crafted features of a pair, (D,) float64, always finite.
 
-    The features are measured at a width of 512 px inside the field of view. There are four groups:
+    The images are 512 px wide. There are four groups of features:
 
-    field: the area, height and width of the field of view, as fractions of those of the image.
-    colour: the mean, standard deviation and quantiles of each channel of the CF and of the FA, in [0, 1].
-    spectrum: log10 of the power in each ring of BANDS, of the green channel of the CF and of the FA.
-    vessels: for each view, the mean and quantiles of the vesselness; the mean vesselness at each scale; the fraction of
-    pixels with a vesselness above .5 (density); and the mean, over vessel pixels, of the scale with the highest
-    vesselness, divided by the largest scale (calibre).
+    field: the area, the height and the width of the common field of view, as fractions of those of the image.
+    colour: the mean, standard deviation and quantiles of each channel of the CF and of the FA, in [0, 1]. Colour and
+    vessels are measured inside the common field of view.
+    spectrum: for the green channel of the CF and for the FA, log10 of the power in each ring of BANDS, in a central
+    square (see `radial_power`).
+    vessels: for each view, the mean and quantiles of the vesselness; the mean vesselness at each scale; the density,
+    that is, the fraction of pixels with a vesselness above .5; and the calibre. For the calibre, the scale with the
+    highest vesselness is found at each vessel pixel. The mean of these scales is divided by the largest scale.
     """
     return np.array([value for _, _, value in _named_features(pair)], dtype=np.float64)
 
@@ -145,7 +147,7 @@ def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:
 
 
 def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
-    """Return the squared MMD that is not significantly different from 0.
+    """Return the largest squared MMD that is not significantly above 0.
 
     It is the 95th percentile of the squared MMD between two random subsets, each half of the reference. Distances vary
     more between small sets than between large ones, so the value is conservative for sets larger than these subsets.

@@ -12,7 +12,7 @@ from retipair.metrics.vessels import THIN, widths_along
 from retipair.metrics.views import PairViews, PreparedView
 
 NEAR = 2
-"""px at 512: thin vessels are compared in the pixels up to this distance from their centre lines."""
+"""px in a view 512 px wide: thin vessels are compared in the pixels up to this distance from their centre lines."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 from scipy import fft, ndimage
 
 SIDE = 64
-"""px: side of a vessel map. One px of the map is 8 px of a view 512 px wide."""
+"""px: side of a vessel map. One px of the map corresponds to 8 px of a view 512 px wide."""
 MAX_SCALE = 1.25
 """Largest scale that is searched; the smallest is 1 / MAX_SCALE."""
-_MAX_SHIFT = 10  # px of a vessel map (80 px of a view): largest shift that is searched, in each direction
+_MAX_SHIFT = 10  # px of a vessel map: largest shift that is searched, in each direction; about 16 % of the side
 _PADDED = fft.next_fast_len(SIDE + _MAX_SHIFT, real=True)
 
 # The log-polar grid
@@ -51,8 +51,8 @@ def spectra(maps: np.ndarray) -> Spectra:
 def best_over_poses(vessel_map: np.ndarray, references: Spectra) -> np.ndarray:
     """Return the correlation of a map with each of m reference maps after alignment, (m,) in [-1, 1].
 
-    The poses searched are all rotations, with and without mirroring, at scales from 1 / MAX_SCALE to MAX_SCALE, and
-    shifts up to 80 px of a view.
+    The map is aligned with each reference by mirroring, any rotation, a scale from 1 / MAX_SCALE to MAX_SCALE, and a
+    shift of at most 10 px of the map (about 16 % of its side) in x and in y.
 
     vessel_map: (SIDE, SIDE).
     references: the transforms of the reference maps, from `spectra`.
@@ -63,9 +63,9 @@ def best_over_poses(vessel_map: np.ndarray, references: Spectra) -> np.ndarray:
 
 
 def best_over_shifts(vessel_map: np.ndarray, of_maps: np.ndarray) -> np.ndarray:
-    """Return the highest correlation of a map with each of m reference maps over all shifts, (m,) in [-1, 1].
+    """Return the highest correlation of a shifted map with each of m reference maps, (m,) in [-1, 1].
 
-    The shifts searched are up to 80 px of a view, down and across.
+    All shifts of at most 10 px of the map (about 16 % of its side) in x and in y are tried.
 
     vessel_map: one map (SIDE, SIDE) for all references, or one map for each reference, (m, SIDE, SIDE).
     of_maps: the transforms of the reference maps, see `Spectra`.

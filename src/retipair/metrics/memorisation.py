@@ -47,9 +47,10 @@ class Nearest:
 def view_descriptors(pair: PairViews) -> np.ndarray:
     """Return the descriptors of CF and FA, (2, SIDE, SIDE) float32, normally within the mask of the pair.
 
-    If the mask covers less than half the area of the larger field of view, one view may be unusable, such as black,
-    while the other may still be a copy. The descriptor of each view is then computed within the field of view of that
-    view. It is all 0 for a view whose field of view has less than half the area of the other field of view.
+    If the mask covers less than half the area of the larger field of view, one view may be unusable, such as black. The
+    other view must still be recognised if it is a copy of a training view. The descriptor of each view is then computed
+    within the field of view of that view. It is all 0 for a view whose field of view has less than half the area of the
+    other field of view.
     """
     views = pair.cf, pair.fa
     areas = [int(view.field.sum()) for view in views]

@@ -27,8 +27,8 @@ class Texture:
 
     slope: the slope of log power over log frequency from 4 to 120 cycles per 256 px. It is about -3.3 in real CF, and
     -3.2 +- .7 in real FA.
-    fine_share: the fraction of fine detail, that is, of the power from 4 to 120 cycles per 256 px, the fraction with
-    periods of 8 px or less; in [0, 1]. It is lower in smooth images.
+    fine_share: the power at periods of 8 px or less, divided by the power at all frequencies from 4 to 120 cycles per
+    256 px; in [0, 1]. It is lower in smooth images.
     laplacian_variance: the variance of the Laplacian of the grey levels inside the field of view. It measures focus,
     but noise increases it too.
     noise: the standard deviation of the noise in grey levels, from the finest wavelet coefficients (Donoho and

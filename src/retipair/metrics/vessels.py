@@ -10,9 +10,10 @@ from retipair.metrics.skeleton import branch_lengths
 from retipair.metrics.views import PreparedView
 
 THIN, WIDE = 3.0, 6.0
-"""px at 512: vessels narrower than THIN count as thin, vessels of WIDE or more as wide, vessels in between as medium.
+"""Limits of the width of thin, medium and wide vessels, px in a view 512 px wide.
 
-In a 45-degree field of view, the limits are 75 and 150 um.
+Vessels narrower than THIN count as thin, vessels of WIDE or more as wide, and vessels in between as medium. In a
+45-degree field of view, THIN is 75 um on the retina, and WIDE is 150 um.
 """
 _MIN_CHORD = 10.0  # px: the pixel grid makes shorter branches appear tortuous
 _BOXES = 2 ** np.arange(1, 8)  # px: sides of the boxes of box counting

@@ -46,7 +46,8 @@ class Truncated:
     """A prompt, truncated to the maximum length of each tokenizer of the base.
 
     tokens: the token ids before truncation, one tuple per tokenizer.
-    kept: the token ids after truncation, without an end token at the last possible position, one tuple per tokenizer.
+    kept: the token ids after truncation, one tuple per tokenizer. The last of the 77 positions, which can only be the
+    end token, is left out.
     cut: the end of the text that at least one tokenizer cuts off; "" if the prompt is short enough.
     limit: the maximum number of tokens between the begin and the end token.
     """

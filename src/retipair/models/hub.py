@@ -29,7 +29,7 @@ def download_base(source: str) -> Path:
         return Path(DiffusionPipeline.download(source, use_safetensors=True, local_files_only=_offline()))
     except UserError:
         raise
-    except Exception as error:  # of any type: the base is unavailable
+    except Exception as error:  # whatever the error, the base is unavailable
         reason = shorten(str(error).partition("\n")[0] or type(error).__name__, 80, placeholder=" ...")
         raise SettingError(
             "base",
@@ -58,7 +58,7 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
             for file in ("vocab.json", "merges.txt")
         ]
         return Path(files[0]).parent
-    except Exception:  # of any type: the vocabulary is unavailable
+    except Exception:  # whatever the error, the vocabulary is unavailable
         raise SettingError(
             "base",
             source,

@@ -185,8 +185,10 @@ def merge_adapter(unet: UNet) -> None:
 def _read_lora_config(folder: Path) -> LoraConfig:
     """Read the supported settings from adapter_config.json.
 
-    All other settings are ignored, for security: some name modules to import or regular expressions of unbounded run
-    time. Raises UserError for damaged settings, and for ranks, alphas or trained modules that are not supported.
+    All other settings are ignored, for security. For example, a setting may contain the name of a module that PEFT
+    would import, or a regular expression that takes unlimited time.
+
+    Raises UserError for damaged settings, and for ranks, alphas or trained modules that are not supported.
     """
     path = folder / "adapter_config.json"
     values = read_json(path)

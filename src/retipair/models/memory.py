@@ -34,7 +34,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained or generated, as far as memory depends on it.
+    """Properties of a training or a generation that determine its memory.
 
     adapter: the settings of the adapter to train; None for generation (see `generation_memory`).
     latents: the shape (B, C, h, w) of the latents of one UNet call.
@@ -75,7 +75,7 @@ def training_memory(
         # 8 bytes per parameter in the update: the fp32 gradients, and temporary tensors of the same size
         "step": persistent + max(step.live, step.adapter * 8),
     }
-    if samples:  # decoding, which needs more than denoising; a checkpoint copies the adapter
+    if samples:  # the peak is in decoding, when a copy of the adapter for the checkpoint is also in memory
         phases["samples"] = persistent + step.adapter * (4 + 4 * ema) + vae.weights + vae.decode
     return phases
 

@@ -25,14 +25,17 @@ class _TensorSpec(NamedTuple):
 
 
 _RESULT_SPECS: dict[Any, Any] = {}
-"""Cache of the specs (shape, stride, dtype, device) of an operation's results, by the operation and its arguments.
+"""Cache of the shape, stride, dtype and device of an operation's results, by the operation and its arguments.
 
 It saves time, because networks repeat layers and operations on meta tensors are slow.
 """
 
 
 def _result_of(function: Any, args: Any, kwargs: Any) -> Any:
-    """Return function(*args, **kwargs) for meta tensors, with the specs of the results from the cache if possible."""
+    """Return function(*args, **kwargs) for meta tensors.
+
+    If the shapes and types of the results are in the cache, the function is not called.
+    """
     if any(operand.alias_info for operand in (*function._schema.arguments, *function._schema.returns)):
         return function(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))

@@ -13,7 +13,8 @@ UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
 
-_OTHER_MODELS = {  # models by parts of tensor names (at the start or after a dot) that SDXL and SD1.5 do not have
+# Other models than SDXL and SD1.5, by a part of a tensor name (at its start or after a dot) that only they have.
+_OTHER_MODELS = {
     "lora_down.": "a LoRA, not a base",
     "lora_A.": "a LoRA, not a base",
     "lora.down.": "a LoRA, not a base",
@@ -30,7 +31,7 @@ _OTHER_MODELS = {  # models by parts of tensor names (at the start or after a do
     "edm_mean": "Playground v2.5",
     "edm_vpred.sigma_max": "CosXL",
 }
-_SINGLE_PARTS = {  # by tensor name: files that contain a single part of a base
+_SINGLE_PARTS = {  # files that contain a single part of a base, by the name of a tensor
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",

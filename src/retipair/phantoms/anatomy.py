@@ -125,7 +125,8 @@ def _draw_tree(
     avascular: the radius of the foveal avascular zone, mm.
     radius: the radius of the widest trunk near the disc, mm.
     exponent: the exponent x of the law r0^x = r1^x + r2^x at branchings.
-    avoid: for the veins, the arteries; None for the arteries.
+    avoid: the arteries if the veins are grown, or None if the arteries are grown. Branches do not grow towards tissue
+    near the vessels of `avoid`.
     """
 
     def allowed(points: np.ndarray) -> np.ndarray:

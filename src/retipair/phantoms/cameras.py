@@ -20,8 +20,8 @@ class Camera:
     radius: the radius of the field of view, relative to half the side of the image.
     clip: the fraction of this radius that is cut off at the top, and at the bottom.
     notch: True if a tab (orientation mark) protrudes from the rim.
-    blur: the sigma of the point spread function of the CF, px at 512; that of the FA is 1.1 times as large.
-    noise: the standard deviation of the sensor noise at 512 px, where the intensity is 0.35 of 1.
+    blur: the sigma of the point spread function of the CF, px in a view 512 px wide. The FA has 1.1 times this sigma.
+    noise: the standard deviation of the sensor noise at an intensity of 0.35, in a view 512 px wide.
     gamma: the exponents of the tone curves of CF and FA.
     grain: the contrast of the background texture of the FA.
     """
@@ -82,7 +82,7 @@ class Look:
     phase: the phase of the dye: 0 arterial, about 0.2 laminar flow in the veins, 0.5 veins filled, 1 late.
     flush: the brightness of the choroid in the FA.
     fine: the brightness of the finest vessels in the FA.
-    blur: the sigmas of the point spread functions of CF and FA, px at 512.
+    blur: the sigmas of the point spread functions of CF and FA, px in a view 512 px wide.
     shift: the displacement of the field of view in x and y, relative to half the side of the image.
     notch_angle: the direction of the tab from the centre, rad; NaN without a tab.
     """

@@ -19,7 +19,7 @@ class Clicks:
     """Parameters of the simulated landmarks of one pair.
 
     points: the number of landmarks.
-    jitter: the standard deviation of x and of y of their random errors in each view, px at 512.
+    jitter: the standard deviation of x and of y of their random errors in each view, px in a view 512 px wide.
     wrong: the number of landmarks that are placed at a wrong location in the FA.
     """
 

@@ -56,7 +56,7 @@ def draw_phantom(
 ) -> Phantom:
     """Render one pair, registered or not.
 
-    seed, number: the seed and the number of the pair. They determine the vessels, whatever camera, size and clicks are.
+    seed, number: the seed and the number of the pair. They determine the vessels; camera, size and clicks do not.
     size: the side of the views, px.
     camera: a name in CAMERAS; None to choose one of BASE_CAMERAS at random.
     disease: the disease of the eye; None to choose one of BASE_DISEASES at random.

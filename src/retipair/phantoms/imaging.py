@@ -23,7 +23,7 @@ _BLOOD = (0.60, 0.26, 0.28)
 _LIPID = (1.0, 0.90, 0.50)
 _MACULAR_PIGMENT = (0.35, 1.0, 1.4)
 _REFERENCE = 512  # px: `Look.blur` and `Look.noise` are given for an image of this width
-_BLUR_REACH = 4  # px: radius of the blur kernel for images up to this width
+_BLUR_REACH = 4  # px: radius of the blur kernel for images up to _REFERENCE px wide
 
 Looks = dict[str, torch.Tensor]
 Generators = Sequence[torch.Generator]

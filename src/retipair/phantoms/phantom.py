@@ -165,7 +165,8 @@ def _complete_pairs(config: PhantomConfig) -> dict[int, Truth]:
 def _started_pairs(config: PhantomConfig) -> list[int]:
     """Return the numbers of all raw pairs in OUT, complete or not.
 
-    All of them must be rendered, even beyond --amount, because `prepare` would also read incomplete pairs.
+    An earlier run may have started more pairs than --amount. These must be completed too, because `prepare` reads every
+    pair in the folder.
     """
     names = [path.name for path in (config.out / "raw").glob("[!.]*") if path.is_dir()]
     if unknown := [name for name in names if not re.fullmatch(r"\d{4,7}", name)]:

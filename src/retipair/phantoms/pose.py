@@ -30,14 +30,18 @@ def draw_pose(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def seen_by_first(wide: torch.Tensor, size: int) -> torch.Tensor:
-    """Return what the camera of the CF sees of wide maps (C, W, W): their central part, (C, size, size)."""
+    """Crop maps to the view of the CF camera, (C, size, size).
+
+    wide: the maps (C, W, W), of the view of the CF camera and a margin around it.
+    """
     margin = (wide.shape[-1] - size) // 2
     return wide[:, margin : margin + size, margin : margin + size]
 
 
 def seen_by_second(wide: torch.Tensor, size: int, fa_to_cf: np.ndarray) -> torch.Tensor:
-    """Return what the camera of the FA sees of wide maps (C, W, W): the maps resampled by its pose, (C, size, size).
+    """Resample maps to the view of the FA camera, (C, size, size).
 
+    wide: the maps (C, W, W), of the view of the CF camera and a margin around it.
     fa_to_cf: the homography (3, 3) from FA px to CF px.
     """
     side = wide.shape[-1]

@@ -22,8 +22,8 @@ LAYERS = ("vessels", "arteries_veins", "fine", "disc", "lesions", "field")
 ARTERY, VEIN, CROSSING = 1, 2, 3
 """Pixel values in arteries_veins.png. CROSSING marks pixels where an artery and a vein overlap."""
 
-# A lesion is labelled where its map exceeds this value, 0.5 for kinds that are not listed. Leakage has no edge; the
-# value is that of its map at its radius.
+# A lesion is labelled where its map exceeds this value, 0.5 for kinds that are not listed. Leakage has no edge; it
+# is labelled up to its radius, where its map has this value.
 _LABEL_THRESHOLDS = {"leakage": float(np.exp(-2))}
 
 
@@ -41,7 +41,7 @@ class Truth:
     wrong_points: the indices, from 0, of the landmarks in the point files that are gross errors.
     lesions: kind, x, y and radius (px) of each lesion.
     consistency: the correlation of the vesselness of both views; None for an unregistered pair.
-    source_sha256: the hash of the seed, the number and the other settings.
+    source_sha256: the hash of the number of the pair and of all settings, including the seed.
     files_sha256: the hashes of views, point files and label images, by path.
     """
 

@@ -65,8 +65,8 @@ def grow(
 
     The method is space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm). In each
     round, each tissue point attracts the nearest node. Each attracted node gets a new child, one step away in the mean
-    direction of the tissue points that attract it. Then supplied tissue points are removed. A node has at most two
-    children.
+    direction of the tissue points that attract it. Then the tissue points that have a node nearby (within
+    `growth.supply_distance`) are removed. A node has at most two children.
 
     tissue: the tissue points, (T, 2) mm.
     allowed: a function that tells where vessels may grow.

@@ -82,7 +82,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
         try:
             # The list `skipped` contains file names, which may identify patients, so it is not written.
             _align_and_write(checked, [] if config.anonymise else skipped, config)
-        except UserError:  # not after a kill or Ctrl-C: the next run reuses the aligned pairs
+        except UserError:  # after a kill or Ctrl-C the folder is kept, for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
@@ -286,9 +286,9 @@ def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:
 
 
 def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
-    """Add a pair to the list of rejected pairs if the user deleted all its files, so that it is not used again.
+    """Add each pair of which the user deleted all files to the list of rejected pairs, so that it is not used again.
 
-    If the files of all pairs are missing, no pair is added: the user did not select them.
+    If the files of all pairs are missing, no pair is added, because the user hardly meant to reject every pair.
 
     previous: the results of the last run.
     """
@@ -301,7 +301,7 @@ def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
 
 
 def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
-    """Return `data` if it is a prepared or generated folder. Else prepare its raw pairs, once, and return that folder.
+    """Return `data` if it is prepared or generated. Else prepare its raw pairs, once, and return the prepared folder.
 
     data: a prepared, generated or raw folder.
     results: the folder RESULTS; the prepared folder is a subfolder of RESULTS/prepared.

@@ -23,14 +23,14 @@ Method = Literal["points", "features", "none"]
 
 _MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that agree, for example 8 of 20
 _MIN_FEATURES = 4  # inliers; seven real pairs had 7 to 59, views of different eyes had 0
-_MIN_PATCHES = 8  # least number of vessel patches to judge by; a pair of whole views has about 50
+_MIN_PATCHES = 8  # least number of vessel patches for a decision; a pair with complete fields of view has about 50
 # Least fraction of vessel patches that fit within 5 px. It was .78 or more in real pairs, .49 in a pair with an error
 # of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # a pair with a smaller fraction is accepted, but the user should inspect it
-_SAME_PX = 10.0  # at 512: two initial estimates that are closer are refined to the same result
-# Least consistency at 512 px after refinement, by method. It was at most .16 in 30 pairs with views of different eyes,
-# .21 with the same CF as both views, and .48 in real pairs.
+_SAME_PX = 10.0  # work px: two initial estimates that are closer are refined to the same result
+# Least consistency at 512 px after refinement, by method. It was at most .16 in 30 pairs with views of different eyes
+# and .21 with the same CF as both views; real pairs had .48.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
@@ -46,7 +46,7 @@ _FLIPPED = "its FA was mirrored left to right and has been flipped: check that t
 class Limits:
     """The limits for the acceptance of an alignment.
 
-    max_residual_px: the largest accepted median residual, px at 512.
+    max_residual_px: the largest accepted median residual, px in a view 512 px wide.
     min_consistency: the smallest accepted consistency, [-1, 1]. None means the default of the method.
     allow_mirror: True to flip an FA that is mirrored left to right, False to refuse the pair.
     """
@@ -62,7 +62,8 @@ class Aligned:
 
     The *frame* is the square around the common field of view of CF and FA to which both views are resampled. The
     *consistency* is the correlation of the vesselness of both views, [-1, 1]. It is computed in a frame of at least
-    512 px, also if `pair` is smaller, because the limits were found at 512 px and smaller views show fewer vessels.
+    512 px, even if `pair` is smaller, because smaller views show fewer vessels, and the default limits of the
+    consistency for accepting an alignment were chosen for 512 px.
 
     pair: CF, FA and mask in the frame.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
@@ -220,7 +221,7 @@ def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -
     It is the median distance between corresponding landmarks or, without landmarks, the median of `shifts`.
 
     points: the landmarks in frame px, (N, 4).
-    shifts: the shifts of vessel patches, (M,) px at 512, or None.
+    shifts: the shifts of vessel patches, (M,) px in a view 512 px wide, or None.
     size: the side of the frame, px.
     """
     if len(points):
@@ -251,7 +252,7 @@ def _min_inliers(landmarks: int) -> float:
 def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
     """Return the reason why the shifts of vessel patches exclude a pair from use, or None.
 
-    shifts: the shift of each vessel patch, (M,) px at 512, or None to skip this check.
+    shifts: the shift of each vessel patch, (M,) px in a view 512 px wide, or None to skip this check.
     """
     if shifts is None:
         return None
@@ -268,7 +269,7 @@ def _doubt(registered: _Registered, method: Method, shifts: np.ndarray, limits: 
     This also finds landmarks that were placed on images of another size: they agree with one another, but the vessels
     do not fit.
 
-    shifts: the shift of each vessel patch, (M,) px at 512.
+    shifts: the shift of each vessel patch, (M,) px in a view 512 px wide.
     """
     if method == "features" and registered.inliers is not None and registered.inliers < _MIN_FEATURES:
         return f"only {registered.inliers} features agree with its registration"

@@ -23,7 +23,7 @@ from retipair.registration.warp import (
 
 LANDMARK_INLIER_PX = 8.0  # work px: about three times the scatter of hand-placed points, 2.5 px
 _FEATURE_INLIER_PX = 6.0  # work px: features scatter less than hand-placed points
-_MIN_HOMOGRAPHY_INLIERS = 8  # with fewer, errors of the points would be extrapolated; fit an affine
+_MIN_HOMOGRAPHY_INLIERS = 8  # with fewer, it would extrapolate their errors; try a similarity transform
 _LOWE_RATIO = 0.85  # for Lowe's ratio test; high, as vessels look alike and RANSAC rejects false matches
 
 
@@ -45,8 +45,10 @@ class Registration:
 def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
     """Estimate the transform from landmarks by RANSAC.
 
-    The transform is a homography. If fewer than 8 landmarks agree with it, it is a similarity transform (a partial
-    affine transform in OpenCV), unless fewer landmarks agree with that. It neither mirrors nor folds the field of view.
+    The transform is a homography if 8 or more landmarks agree with it. Otherwise a similarity transform (a partial
+    affine transform in OpenCV) is estimated too, and returned unless fewer landmarks agree with it than with the
+    homography. The returned transform neither mirrors nor folds the field of view.
+
     If one view shows a magnified part of the other view, errors are measured in px of the magnified view. If the scales
     of the views differ by a factor of 3 or more, landmarks must agree in both directions, because a homography that
     shrinks the field of view to a point would fit any landmarks in one direction.

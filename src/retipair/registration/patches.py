@@ -5,14 +5,16 @@ from skimage.feature import match_template
 
 from retipair.vision.ridges import inside_rim, resize_to_reference, vesselness
 
-_PATCH = 64  # side, px at 512: large enough to contain a fork or crossing
-_SEARCH_RADIUS = 16  # px at 512
-_STEP = 32  # px at 512 from one patch to the next
+_PATCH = 64  # side, px in a view 512 px wide: large enough to contain a fork or crossing
+_SEARCH_RADIUS = 16  # px in a view 512 px wide
+_STEP = 32  # px in a view 512 px wide from one patch to the next
 _MIN_VALID = 0.95  # least fraction of a search window that lies in the field of view
 
 
 def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Measure how far vessel patches of the FA must be shifted to fit the CF. Return the lengths, (N,) px at 512.
+    """Measure how far vessel patches of the FA must be shifted to fit the CF.
+
+    Returns the length of the shift of each patch, (N,) px in a view 512 px wide.
 
     Both views are resized to 512 px. The vesselness of the FA is divided into square patches of 64 px, every 32 px.
     The best shift of a patch, at most 16 px in x and in y, is found by normalised cross-correlation. Patches with few

@@ -15,10 +15,10 @@ from retipair.registration.estimate import to_raw
 from retipair.registration.warp import WORK_SIZE, View, inside_field, resample, to_square, vessel_map
 
 _SIDE = 128  # px
-_BLUR = 3.0  # px at 512: widens the vessels, so that they still overlap halfway between two tested poses
+_BLUR = 3.0  # px in a view 512 px wide: widens the vessels, so that they still overlap halfway between two tested poses
 _CLIP_PERCENTILE = 99.0  # vesselness above this percentile is clipped
 _ANGLES = np.deg2rad(np.arange(-44, 45, 4))
-_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97, relative to equal diameters of both fields of view
+_SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97; at 1, both fields of view have the same diameter
 _MIN_OVERLAP = 0.25  # of the CF's field of view
 _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
 

@@ -39,8 +39,8 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
     facts: values derived from the settings (system, layout, SHA-256 of data and base, ...). They must equal those of
     the run that is resumed. Nothing is written.
 
-    Raises UserError if the run exists and --resume was not given, if it was started with other settings, or if all its
-    checkpoints are damaged.
+    Raises UserError if the run exists and --resume was not given, if a setting that --resume must not change differs
+    from the run, or if all checkpoints of the run are damaged.
     """
     check_name(folder, config)
     run = Run(folder)

@@ -79,7 +79,7 @@ class Run:
         For each newer checkpoint, which is damaged, `warn` is called with its path and the error.
         """
         for checkpoint in reversed(self.checkpoints()):
-            if (error := verify_checksums(checkpoint) or _find_misnaming(checkpoint)) is None:
+            if (error := verify_checksums(checkpoint) or _find_name_mismatch(checkpoint)) is None:
                 return checkpoint
             warn(f"{checkpoint}: {error}")
         return None
@@ -235,7 +235,7 @@ class Run:
         recover_dir(self._best)
 
 
-def _find_misnaming(checkpoint: Path) -> str | None:
+def _find_name_mismatch(checkpoint: Path) -> str | None:
     """Return an error text if the name of an intact checkpoint does not match its step, else None."""
     step = read_json(checkpoint / "state.json").get("step")
     return None if step == step_of(checkpoint) else f"was renamed: its state is that of step {step}"

@@ -105,7 +105,7 @@ def _state(device: str = "cpu"):  # type: ignore[no-untyped-def] # accelerate's 
 
 @contextmanager
 def _explain_lost_peers() -> Iterator[None]:
-    """Replace the RuntimeError that torch raises if another process has ended by a UserError with advice."""
+    """Convert a RuntimeError to a UserError with advice. Torch raises it if another process has ended."""
     try:
         yield
     except RuntimeError as error:

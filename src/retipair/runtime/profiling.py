@@ -72,7 +72,7 @@ def memory_kind(device: str) -> str:
 
 
 def memory_used(device: str) -> float:
-    """Return the memory in GiB of the kind `memory_kind(device)`.
+    """Return the memory that this process uses, in GiB. `memory_kind` describes which memory is measured.
 
     On a CUDA GPU, this is the peak since the last reset; on other devices, it is the memory in use now.
     """
@@ -99,7 +99,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
-    """Measure the peak of the memory of the kind `memory_kind(device)` during the `with` block."""
+    """Measure the peak memory during the `with` block. `memory_kind` describes which memory is measured."""
     if device.startswith("cuda"):
         synchronize(device)
         torch.cuda.reset_peak_memory_stats()

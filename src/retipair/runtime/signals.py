@@ -72,7 +72,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     finishing: a phrase for what is completed before the command stops; it is printed on the first signal.
     """
     stop = Stop()
-    # After an early signal, the program only still runs if `_end` raised inside a __del__, where Python ignores it.
+    # Python ignores an exception that `_end` raised inside a __del__. It is raised again here.
     if _early_signals:
         _end(_early_signals[0], None)
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers

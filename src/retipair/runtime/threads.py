@@ -17,9 +17,9 @@ CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.2
 """Seconds for which the load of the cores is measured."""
 _TOLERATED = 0.3
-"""How many of the cores that the threads need other programs may keep busy before the threads wait passively.
+"""In cores. If other programs take more than this from the cores that the threads need, the threads wait passively.
 
-On an idle machine, other programs keep fewer cores busy.
+On an idle machine, other programs take less.
 """
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"

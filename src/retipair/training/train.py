@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> Path | None:
     if config.dry_run:
         print_plan(plan)
         return None
-    check_name(plan.folder, config)  # a refusal now saves the minutes that preparing raw views takes
+    check_name(plan.folder, config)  # before raw views are prepared, which takes minutes
     dist = distributed_state(plan.device)
     with (
         directory_lock(plan.folder, dist.is_main_process),

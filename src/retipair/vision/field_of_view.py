@@ -92,7 +92,8 @@ def _convex_hull(mask: np.ndarray) -> np.ndarray:
     It differs from skimage.morphology.convex_hull_image in single pixels at the edge, and is twenty times as fast.
     """
     rim = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    sides = (rim[:, None] + _SIDES).reshape(-1, 2)  # hull of pixel sides: that of the centres fails for a single row
+    # The midpoints of the pixel sides are used, because ConvexHull fails for the centres of a single row of pixels.
+    sides = (rim[:, None] + _SIDES).reshape(-1, 2)
     corners = rim[ConvexHull(sides).vertices // len(_SIDES)]
     hull = Image.new("1", mask.shape[::-1])
     ImageDraw.Draw(hull).polygon([(x, y) for y, x in corners.tolist()], fill=1)
