@@ -34,7 +34,7 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
     load_adapter(adapter, unet, base)
-    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.scheduler("ddpm"), batches, SINGLE_PROCESS)["loss"]
+    return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.schedule, batches, SINGLE_PROCESS)["loss"]
 
 
 @pytest.mark.nightly
