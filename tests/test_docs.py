@@ -157,7 +157,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     smaller = {
         'prepare("eyes", "pairs")': 'prepare("eyes", "pairs", size=128, workers=1)',
         "max_steps=15_000": quick,
-        'run, device="cuda"': 'run, device="cpu", steps=2',
+        "from_pretrained(run)": 'from_pretrained(run, device="cpu", steps=2)',
         "sample(1000, seed=0)": "sample(2, seed=0)",
         ', "results/out_joint_sdxl_cffa_pairs_preds/first/new"': "",
     }

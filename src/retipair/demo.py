@@ -153,7 +153,11 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
         Stage(
             f"render {phantoms.amount} eyes with a camera and a disease the base was not trained on", phantom, phantoms
         ),
-        Stage("align the views and crop them to their common field of view", prepare, alignment),
+        Stage(
+            "align the views and crop them to their common field of view (some landmarks are wrong on purpose)",
+            prepare,
+            alignment,
+        ),
         Stage("train an adapter on the aligned pairs", train, train_config(config)),
         Stage(f"generate {new.amount} new pairs from noise", generate, new),
         Stage(f"generate {varied.amount} variations of training pairs", generate, varied),
