@@ -231,6 +231,10 @@ class GenerateConfig:
     """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
+    pair_guidance: float = 1.0
+    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it, try 3."""
+    pair_guidance_from: float = 0.2
+    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"

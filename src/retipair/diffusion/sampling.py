@@ -1,14 +1,14 @@
 """Generate latents by denoising with a diffusers scheduler. Each sample of a batch has its own random generator."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from retipair.diffusion.noise import to_device
 
-ConditioningT = TypeVar("ConditioningT")
-Denoise = Callable[[torch.Tensor, torch.Tensor, ConditioningT], torch.Tensor]
+Predict = Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
+"""A function (latents, timestep, timestep as a tensor on the device) -> prediction."""
 
 
 def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
@@ -46,33 +46,24 @@ def noised(
 
 @torch.no_grad()
 def sample(
-    denoise: Denoise[ConditioningT],
+    predict: Predict,
     scheduler: Any,
     latents: torch.Tensor,
     timesteps: torch.Tensor,
-    conditioning: ConditioningT,
     generators: Sequence[torch.Generator],
-    guidance_scale: float = 1.0,
     constrain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda latents, t: latents,
 ) -> torch.Tensor:
     """Denoise noisy latents (B, C, h, w) and return clean latents of the same shape, float32.
 
-    denoise: the network, a function (latents, timestep, conditioning) -> prediction.
+    predict: the network, usually a `GuidedDenoiser`.
     scheduler: a diffusers scheduler, set by `timesteps_for_strength`.
     timesteps: the timesteps of the denoising steps.
-    conditioning: one row for each sample. With guidance, B unconditional rows come before these B rows.
     generators: the random generators, one for each sample.
-    guidance_scale: the scale of classifier-free guidance (Ho & Salimans 2022, eq. 6); 1 turns guidance off. With
-    guidance, each step is one forward pass of 2B samples.
     constrain: a function (latents, timestep) -> latents, called before each step, that may change the latents.
     """
     for t, t_on_device in zip(timesteps, to_device(timesteps, latents.device), strict=True):
         latents = constrain(latents, t_on_device)
-        repeated = torch.cat([latents] * 2) if guidance_scale > 1 else latents
-        prediction = denoise(scheduler.scale_model_input(repeated, t), t_on_device, conditioning)
-        if guidance_scale > 1:
-            unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + guidance_scale * (conditional - unconditional)
+        prediction = predict(scheduler.scale_model_input(latents, t), float(t), t_on_device)
         latents = scheduler.step(prediction, t, latents, **_randomness(scheduler, generators)).prev_sample
     return latents
 

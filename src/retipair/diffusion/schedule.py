@@ -56,6 +56,13 @@ class NoiseSchedule:
             return alpha * noisy - sigma * prediction
         return (noisy - sigma * prediction) / alpha.clamp(min=_MIN_ALPHA)
 
+    def prediction(self, clean: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the prediction for the noisy latents x_t from which `clean_latents` computes `clean`, at t > 0."""
+        alpha, sigma = self._alpha_sigma(t)
+        if self.prediction_type == "v_prediction":
+            return (alpha * noisy - clean) / sigma
+        return (noisy - alpha * clean) / sigma
+
     def implies_clean(self, t: torch.Tensor) -> torch.Tensor:
         """Return for each sample whether clean latents can be computed from a prediction, (B,) bool.
 

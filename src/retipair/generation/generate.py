@@ -147,7 +147,7 @@ class GenerationLoop:
         """Make one attempt at each pair; `batch` holds the indices of the pairs. Nothing is filtered or written."""
         plan = self.plan
         rows = [self.texts.index(plan.prompt(index)) for index in batch]
-        if plan.config.guidance_scale > 1:
+        if plan.guidance.has_unconditional:
             rows = [len(self.texts)] * len(rows) + rows
         generators = [generator(plan.config.seed, index, self.tries[index]) for index in batch]
         start: Start = FromNoise()
@@ -214,8 +214,8 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
         merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
-    sampling = config.sampler, config.steps, config.guidance_scale
-    return PairGenerator(plan.base, plan.layout, denoise, vae, *sampling), conditioning
+    generator = PairGenerator(plan.base, plan.layout, denoise, vae, config.sampler, config.steps, plan.guidance)
+    return generator, conditioning
 
 
 def print_start(plan: GenerationPlan) -> None:

@@ -55,12 +55,11 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
         return
     if not (out / "settings.json").is_file():
         raise OccupiedError(out, "is not empty and was not written by retipair; choose another --savedir or --out")
-    saved = read_json(out / "settings.json")
-    for key, value in json.loads(json.dumps(settings)).items():
-        if saved.get(key) != value:
-            raise OccupiedError(
-                out, f"was made with {_difference(key, saved.get(key), value)}; choose another --savedir"
-            )
+    saved, now = read_json(out / "settings.json"), json.loads(json.dumps(settings))
+    for key in [*now, *(key for key in saved if key not in (*now, "base", "environment"))]:
+        if saved.get(key) != now.get(key):
+            difference = _difference(key, saved.get(key), now.get(key))
+            raise OccupiedError(out, f"was made with {difference}; choose another --savedir")
 
 
 def _difference(key: str, before: object, now: object) -> str:

@@ -10,6 +10,7 @@ import torch
 from retipair import __version__
 from retipair.data.layout import Layout, to_grey
 from retipair.data.pair import Pair
+from retipair.diffusion.guidance import NO_GUIDANCE, Guidance, GuidedDenoiser
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampling import sample
 from retipair.generation.modes import FromNoise, SamplingBatch, Start
@@ -59,7 +60,7 @@ class PairGenerator:
     vae: Autoencoder
     sampler: str
     steps: int
-    guidance_scale: float = 1.0
+    guidance: Guidance = NO_GUIDANCE
 
     def sample(
         self,
@@ -69,23 +70,15 @@ class PairGenerator:
     ) -> list[GeneratedImages]:
         """Generate one pair per random generator.
 
-        conditioning: the prompt embeddings, one row for each of the B pairs. If guidance_scale is above 1, B
-            unconditional rows come before them.
+        conditioning: the prompt embeddings, one row for each of the B pairs. With classifier-free
+            guidance, B unconditional rows come before them.
         start: the object that chooses the initial latents.
         """
         scheduler, device = self.base.scheduler(self.sampler), str(self.vae.device)
         shape = self.base.latent_shape(self.layout.joint_size)
         latents, timesteps = start.begin(SamplingBatch(scheduler, self.steps, shape, generators, device))
-        latents = sample(
-            self.denoise,
-            scheduler,
-            latents,
-            timesteps,
-            conditioning,
-            generators,
-            self.guidance_scale,
-            start.constrain,
-        )
+        predict = GuidedDenoiser(self.denoise, self.base.schedule, self.guidance, conditioning, len(generators))
+        latents = sample(predict, scheduler, latents, timesteps, generators, start.constrain)
         return [self._split(joint) for joint in decode(self.vae, latents)]
 
     def _split(self, joint: np.ndarray) -> GeneratedImages:
@@ -121,6 +114,14 @@ def synthetic_mark(
         "Prompt": prompt,
         "Steps": str(pair_generator.steps),
         "Sampler": pair_generator.sampler,
-        "Guidance": f"{pair_generator.guidance_scale:g}",
+        "Guidance": f"{pair_generator.guidance.prompt_scale:g}",
+        **_pair_guidance_text(pair_generator.guidance),
         "Size": str(pair_generator.layout.view_size),
     }
+
+
+def _pair_guidance_text(guidance: Guidance) -> dict[str, str]:
+    """Return the metadata of cross-view guidance; {} if it is off, as in pairs of earlier versions."""
+    if guidance.pair_scale == 1:
+        return {}
+    return {"Pair guidance": f"{guidance.pair_scale:g}, timesteps from {guidance.pair_from:g} of the schedule"}

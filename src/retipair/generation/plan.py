@@ -11,6 +11,7 @@ import torch
 from retipair.config import DEFAULT_PROMPT, MAX_AMOUNT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
+from retipair.diffusion.guidance import Guidance
 from retipair.generation.modes import MODES
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
@@ -32,6 +33,9 @@ from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
 from retipair.runtime.profiling import GIB
 from retipair.runtime.setting_checks import check_folder_name, check_size
+
+MAX_PAIR_GUIDANCE = 20
+"""Largest --pair_guidance; above it, the predictions are dominated by the difference."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,18 @@ class GenerationPlan:
         return self.config.strength if MODES[self.config.mode].varies_pairs else None
 
     @property
+    def guidance(self) -> Guidance:
+        config = self.config
+        return Guidance(config.guidance_scale, config.pair_guidance, config.pair_guidance_from)
+
+    @property
     def batch_size(self) -> int:
         """1 on the CPU, so that pairs do not depend on --batch_size: batched kernels round differently there."""
         return 1 if self.device == "cpu" else self.config.batch_size
 
     def memory_of(self, strategy: MemoryStrategy) -> int:
         """Estimate the peak memory with this strategy, in bytes."""
-        rows = self.batch_size * (2 if self.config.guidance_scale > 1 else 1)
+        rows = self.batch_size * (1 + self.guidance.has_unconditional + (self.guidance.pair_scale != 1))
         latents = (rows, *self.base.latent_shape(self.layout.joint_size))
         work = Workload(self.base, None, latents, self.dtype, self.device)
         adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
@@ -164,6 +173,14 @@ def check_generation(config: GenerateConfig) -> None:
         raise SettingError("max_copy", None, "only for --mode noise; --mode from_data varies training pairs on purpose")
     if not config.guidance_scale >= 1:
         raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (1: no guidance)")
+    if not 1 <= config.pair_guidance <= MAX_PAIR_GUIDANCE:
+        raise SettingError(
+            "pair_guidance", config.pair_guidance, f"must be from 1 (no guidance) to {MAX_PAIR_GUIDANCE}"
+        )
+    if not 0 <= config.pair_guidance_from <= 1:
+        raise SettingError("pair_guidance_from", config.pair_guidance_from, "must be from 0 to 1")
+    if config.pair_guidance == 1 and config.pair_guidance_from != GenerateConfig.pair_guidance_from:
+        raise SettingError("pair_guidance_from", config.pair_guidance_from, "only with --pair_guidance above 1")
     if not 0 <= config.seed < 2**32:
         raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
     check_size(config.size)
@@ -303,7 +320,7 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Return all values that the generated pairs depend on, apart from their indices."""
-    config = plan.config
+    config, pair = plan.config, plan.guidance.pair_scale != 1
     return {
         "adapter_sha256": adapter_sha256(plan.adapter),
         "base_sha256": plan.base.fingerprint(),
@@ -317,6 +334,7 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
+        **({"pair_guidance": config.pair_guidance, "pair_guidance_from": config.pair_guidance_from} if pair else {}),
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),

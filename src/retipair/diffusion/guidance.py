@@ -1,0 +1,155 @@
+"""Guidance: combine several predictions of the network in one denoising step.
+
+Classifier-free guidance (Ho & Salimans 2022, eq. 6) strengthens what the prompt adds to a prediction. *Cross-view
+guidance* strengthens what one view adds to the other. For it, the network predicts twice: once jointly, and once with
+self-attention that keeps the halves of the joint image apart, as if each view were alone. A multiple of the difference
+between both predictions is added to the joint prediction, for the CF only. Then the power spectrum of the CF is
+restored, because otherwise large structures become too strong and fine detail is lost. docs/guidance.md has the
+measurements. Related methods are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507),
+and guidance in a limited interval (arXiv 2404.07724).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+
+from retipair.diffusion.halves import split_halves
+from retipair.diffusion.schedule import NoiseSchedule
+
+RINGS = 8
+"""Number of rings of equal width in the spectrum whose power is restored."""
+
+
+class Rows(Protocol):
+    """The conditioning of several samples, one row for each."""
+
+    def rows(self, index: Sequence[int]) -> Self:
+        """Return the rows with these indices, in this order. An index may occur several times."""
+
+
+ConditioningT = TypeVar("ConditioningT", bound=Rows)
+Denoise = Callable[[torch.Tensor, torch.Tensor, ConditioningT, int], torch.Tensor]
+"""The network, a function (latents, timestep, conditioning, separate) -> prediction. In the last `separate` rows,
+self-attention keeps the halves apart."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The scales of both kinds of guidance.
+
+    prompt_scale: the scale of classifier-free guidance; 1 turns it off.
+    pair_scale: the scale of cross-view guidance; 1 turns it off.
+    pair_from: the lowest timestep with cross-view guidance, as a fraction of the noise schedule, in [0, 1].
+    """
+
+    prompt_scale: float = 1.0
+    pair_scale: float = 1.0
+    pair_from: float = 0.2
+
+    @property
+    def has_unconditional(self) -> bool:
+        """Whether the conditioning starts with unconditional rows."""
+        return self.prompt_scale > 1
+
+    def is_pair_guided(self, t: float, num_timesteps: int) -> bool:
+        """Return whether cross-view guidance is used at timestep `t` of a noise schedule with `num_timesteps`."""
+        return self.pair_scale != 1 and t >= self.pair_from * num_timesteps
+
+
+NO_GUIDANCE = Guidance()
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser(Generic[ConditioningT]):
+    """The network with guidance. A step is one forward pass of all predictions that it combines.
+
+    denoise: the network.
+    schedule: the noise schedule of the base.
+    guidance: the scales of guidance.
+    conditioning: one row for each of the B samples. With classifier-free guidance, B unconditional rows come before
+        these B rows.
+    batch_size: the number of samples, B.
+    """
+
+    denoise: Denoise[ConditioningT]
+    schedule: NoiseSchedule
+    guidance: Guidance
+    conditioning: ConditioningT
+    batch_size: int
+
+    def __call__(self, latents: torch.Tensor, t: float, t_on_device: torch.Tensor) -> torch.Tensor:
+        """Return the guided prediction for noisy latents (B, C, h, w), float32.
+
+        t, t_on_device: the timestep, as a number and as a tensor () on the device of the latents.
+        """
+        if not self.guidance.is_pair_guided(t, self.schedule.num_timesteps):
+            return self._prompt_guided(self._predict(latents, t_on_device))
+        *together, alone = self._predict(latents, t_on_device, separate=self.batch_size)
+        change = (self.guidance.pair_scale - 1) * (together[-1] - alone)
+        return self._pair_guided(self._prompt_guided(together), change, latents, t_on_device)
+
+    def _predict(self, latents: torch.Tensor, t: torch.Tensor, separate: int = 0) -> list[torch.Tensor]:
+        """Return the predictions to combine, (B, C, h, w) each: unconditional and separate ones only if needed."""
+        copies = 1 + self.guidance.has_unconditional + (separate > 0)
+        conditioning = self._conditioning_of_all if separate else self.conditioning
+        repeated = torch.cat([latents] * copies) if copies > 1 else latents
+        return list(self.denoise(repeated, t, conditioning, separate).chunk(copies))
+
+    @cached_property
+    def _conditioning_of_all(self) -> ConditioningT:
+        """The conditioning, with the last B rows repeated for the separate prediction."""
+        count = self.batch_size * (1 + self.guidance.has_unconditional)
+        return self.conditioning.rows([*range(count), *range(count - self.batch_size, count)])
+
+    def _prompt_guided(self, predictions: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Apply classifier-free guidance if there is an unconditional prediction."""
+        *unconditional, conditional = predictions
+        if not unconditional:
+            return conditional
+        return unconditional[0] + self.guidance.prompt_scale * (conditional - unconditional[0])
+
+    def _pair_guided(
+        self, prediction: torch.Tensor, change: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """Add `change` to the CF half of the prediction, and restore the spectrum of its clean latents."""
+        cf, fa = split_halves(prediction)
+        noisy, _ = split_halves(latents)
+        timesteps = t.round().long().expand(len(latents))
+        clean = self.schedule.clean_latents(cf, noisy, timesteps)
+        guided = self.schedule.clean_latents(cf + split_halves(change)[0], noisy, timesteps)
+        restored = self.schedule.prediction(match_power(guided, clean), noisy, timesteps)
+        return torch.cat([restored, fa], dim=-1)
+
+
+def match_power(latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Scale the spectrum of latents (B, C, h, w) to the power of `reference` in each ring of frequencies.
+
+    Each channel of each sample is scaled on its own, and keeps its mean.
+    """
+    rings = _rings(*latents.shape[-2:]).to(latents.device)
+    spectrum, wanted = torch.fft.rfft2(latents), torch.fft.rfft2(reference)
+    gain = (_ring_power(wanted, rings) / _ring_power(spectrum, rings).clamp(min=_MIN_POWER)).sqrt() @ rings
+    gain[..., 0] = 1.0  # the mean
+    return torch.fft.irfft2(spectrum * gain.unflatten(-1, spectrum.shape[-2:]), s=latents.shape[-2:])
+
+
+_MIN_POWER = 1e-12
+"""Smallest divisor, for latents without any signal in a ring."""
+
+
+def _ring_power(spectrum: torch.Tensor, rings: torch.Tensor) -> torch.Tensor:
+    """Return the power in each ring, (B, C, RINGS), without that of the mean."""
+    power = spectrum.abs().square().flatten(2)
+    power[..., 0] = 0.0
+    return power @ rings.T
+
+
+@cache
+def _rings(height: int, width: int) -> torch.Tensor:
+    """Return which frequencies of `rfft2` belong to which ring, (RINGS, height * (width // 2 + 1)), 0 or 1."""
+    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    index = torch.bucketize(radius, torch.linspace(0, 0.5, RINGS + 1)[1:-1]).flatten()
+    return torch.nn.functional.one_hot(index, RINGS).T.float()
