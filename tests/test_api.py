@@ -24,7 +24,7 @@ from eyes import write_raw
 from refusals import raises_file, raises_setting
 from retipair.cli import main
 from retipair.config import GenerateConfig, TrainConfig
-from retipair.runtime.errors import FileError, MissingError, OccupiedError
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
 from retipair.runtime.schema import from_settings
 
 Folder = Callable[[str], Path]
@@ -208,8 +208,9 @@ def test_unknown_settings_and_folders_are_refused(prepared: Path, tmp_path: Path
 )
 def test_a_setting_of_another_type_is_named(setting: str, value: Any, allowed: str, tmp_path: Path) -> None:
     settings = {"data": "nowhere", "name": "x", "results": tmp_path / "results", setting: value}
-    with raises_setting(setting), pytest.raises(retipair.UserError, match=re.escape(allowed)) as caught:
+    with pytest.raises(SettingError, match=re.escape(allowed)) as caught:
         retipair.train(**settings)
+    assert caught.value.setting == setting
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
