@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +21,11 @@ from torch.utils.data import DataLoader
 import retipair
 from conftest import VIEW
 from eyes import write_raw
-from refusals import raises_file
+from refusals import raises_file, raises_setting
 from retipair.cli import main
-from retipair.runtime.errors import MissingError, OccupiedError
+from retipair.config import GenerateConfig, TrainConfig
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
+from retipair.runtime.schema import from_settings
 
 Folder = Callable[[str], Path]
 LIGHT = """
@@ -168,3 +172,153 @@ def test_unknown_settings_and_folders_are_refused(prepared: Path, tmp_path: Path
         retipair.PairGenerator.from_pretrained(tmp_path / "nowhere")
     with raises_file(tmp_path / "nowhere", MissingError):
         list(retipair.load_pairs(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [
+        ("size", 256.0, "an integer"),
+        ("size", "256", "an integer"),
+        ("max_steps", 2.0, "an integer"),
+        ("max_steps", True, "an integer"),
+        ("max_steps", None, "an integer"),
+        ("seed", True, "an integer"),
+        ("seed", 2**70, "an integer"),
+        ("seed", 2**40, "2^32"),
+        ("memory", 12, "'auto', '24', '16', '12', '8'"),
+        ("memory", np.array(["auto", "24"]), "'auto', '24', '16', '12', '8'"),
+        ("lr_schedule", "bogus", "'original', 'constant', 'cosine'"),
+        ("on_nan", "bogus", "'stop', 'skip'"),
+        ("precision", "fp16", "'auto', 'fp32', 'bf16'"),
+        ("dora", "false", "True or False"),
+        ("dora", 0, "True or False"),
+        ("prompt", 3, "text"),
+        ("prompt", None, "text"),
+        ("prompt", "a\0b", "NUL"),
+        ("device", 0, "default: auto"),
+        ("learning_rate", "1", "a finite number"),
+        ("learning_rate", float("nan"), "a finite number"),
+        ("learning_rate", np.float32("inf"), "a finite number"),
+        ("results", 3, "a path"),
+        ("results", "", "a path"),
+        ("results", None, "a path"),
+        ("data", b"pairs", "a path"),
+        ("name", 3, "text"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(setting: str, value: Any, allowed: str, tmp_path: Path) -> None:
+    settings = {"data": "nowhere", "name": "x", "results": tmp_path / "results", setting: value}
+    with pytest.raises(SettingError, match=re.escape(allowed)) as caught:
+        retipair.train(**settings)
+    assert caught.value.setting == setting
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "settings", "wrong"),
+    [
+        (retipair.phantom, ["o"], {"size": 256.0}, "size"),
+        (retipair.phantom, ["o"], {"camera": 3}, "camera"),
+        (retipair.phantom, [""], {}, "out"),
+        (retipair.prepare, ["raw", "o"], {"register": "bogus"}, "register"),
+        (retipair.prepare, ["raw", 3], {}, "out"),
+        (retipair.prepare, [None, "o"], {}, "raw"),
+        (retipair.train, ["pairs"], {}, "name"),
+        (retipair.train, ["pairs"], {"name": "x", "dry_run": True}, "dry_run"),
+        (retipair.evaluate, ["pairs"], {"withhold_copies": "no"}, "withhold_copies"),
+        (retipair.evaluate, ["pairs", ""], {}, "generated"),
+        (retipair.evaluate, ["pairs"], {"workers": None}, "workers"),
+        (retipair.load_pairs, [3], {}, "folder"),
+        (retipair.load_pairs, ["pairs"], {"split": "vall"}, "split"),
+        (retipair.PairDataset, ["pairs"], {"split": "vall"}, "split"),
+        (retipair.PairDataset, [["pairs", 3]], {}, "folder"),
+        (retipair.PairDataset, [None], {}, "folder"),
+        (retipair.PairDataset, [[]], {}, "folders"),
+        (retipair.PairGenerator.from_pretrained, [3], {}, "adapter"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"checkpoint": "bset"}, "checkpoint"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"sampler": "bogus"}, "sampler"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"seed": 5}, "seed"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"amount": 5}, "amount"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"out": "o"}, "out"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"savedir": "o"}, "savedir"),
+    ],
+)
+def test_every_function_names_the_wrong_setting(
+    function: Callable[..., Any],
+    arguments: list[Any],
+    settings: dict[str, Any],
+    wrong: str,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before anything is written."""
+    (tmp_path / "pairs").symlink_to(prepared)
+    monkeypatch.chdir(tmp_path)
+    with raises_setting(wrong):
+        function(*arguments, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs"]
+
+
+def test_errors_say_what_is_allowed_instead(prepared: Path) -> None:
+    with pytest.raises(retipair.UserError, match="'train', 'val', 'test' or None"):
+        retipair.load_pairs(prepared, "vall")  # type: ignore[arg-type]
+    with pytest.raises(retipair.UserError, match="'best', 'latest'"):
+        retipair.PairGenerator.from_pretrained(prepared, checkpoint="bset")  # type: ignore[arg-type]
+    with pytest.raises(retipair.UserError, match=r"sample\(count, seed="):
+        retipair.PairGenerator.from_pretrained(prepared, seed=5)
+
+
+def test_values_of_other_types_that_fit_are_converted() -> None:
+    given = {"name": np.str_("x"), "data": "pairs", "base": Path("a/base"), "max_steps": np.int64(3)}
+    numbers = {"learning_rate": np.float32(1e-4), "unet_lora_alpha": 16, "ema_decay": np.int8(0), "dora": np.True_}
+    config = from_settings(TrainConfig, {**given, **numbers, "size": None})
+    assert config == TrainConfig(
+        name="x", data=Path("pairs"), base="a/base", max_steps=3, learning_rate=float(np.float32(1e-4)), dora=True
+    )
+    for name, value in vars(config).items():
+        assert type(value) in (str, int, float, bool, type(None), type(Path())), name
+    assert type(config.unet_lora_alpha) is float
+    assert type(from_settings(GenerateConfig, {"min_consistency": 1}).min_consistency) is float
+
+
+def test_arguments_of_sample_and_save_are_checked_when_they_are_called(trained: Folder, tmp_path: Path) -> None:
+    run = retipair.Run(trained("sd15") / "out_joint_sd15_cffa_pairs/exp")
+    generator = retipair.PairGenerator.from_pretrained(run, steps=1, device="cpu")
+    for count in (2.0, "2", True, None, 0, 10**9):
+        with raises_setting("count"):
+            generator.sample(count)  # type: ignore[arg-type]
+        with raises_setting("count"):
+            generator.save(tmp_path / "o", count)  # type: ignore[arg-type]
+    for seed in (0.5, None, -1):
+        with raises_setting("seed"):
+            generator.sample(1, seed=seed)  # type: ignore[arg-type]
+    for out in (3, ""):
+        with raises_setting("out"):
+            generator.save(out, 1)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    [pair] = generator.sample(np.int64(1), seed=np.uint8(5))  # type: ignore[arg-type]
+    assert np.array_equal(pair.cf, next(generator.sample(1, seed=5)).cf)
+
+
+def test_a_run_has_no_other_checkpoints_than_best_and_latest(trained: Folder) -> None:
+    run = retipair.Run(trained("sd15") / "out_joint_sd15_cffa_pairs/exp")
+    with raises_setting("checkpoint"):
+        run.adapter_folder("bset")
+    with raises_setting("checkpoint"):
+        retipair.PairGenerator.from_pretrained(run, checkpoint="bset")  # type: ignore[arg-type]
+
+
+def test_paths_that_cannot_be_reached_are_refused(tmp_path: Path) -> None:
+    long = "a" * 300
+    calls = (retipair.load_pairs, retipair.PairDataset, retipair.PairGenerator.from_pretrained, retipair.evaluate)
+    for function in calls:
+        with raises_file(Path(long), FileError):
+            function(long)  # type: ignore[operator]
+
+
+def test_scores_are_read_from_an_object_only() -> None:
+    for values in ([], None, "scores"):
+        with pytest.raises(retipair.UserError, match="not a JSON object"):
+            retipair.Scores.from_json(values)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
     from retipair.runs.run_dir import Run
-    from retipair.runtime.errors import UserError
+    from retipair.runtime.errors import Stopped, UserError
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PairGenerator",
     "Run",
     "Scores",
+    "Stopped",
     "UserError",
     "evaluate",
     "load_pairs",
@@ -38,6 +39,7 @@ _MODULES = {
     "PairDataset": "retipair.data.torch_dataset",
     "Run": "retipair.runs.run_dir",
     "Scores": "retipair.evaluation.scores",
+    "Stopped": "retipair.runtime.errors",
     "UserError": "retipair.runtime.errors",
 }
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal
 
 from retipair.config import EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
-from retipair.data.dataset import load_pair, read_dataset
+from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
 from retipair.evaluation import evaluate as evaluation
@@ -18,13 +18,19 @@ from retipair.phantoms import phantom as rendering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.runs.run_dir import Run
 from retipair.runtime.console import log_output
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import SettingError
 from retipair.runtime.library_logging import quiet_libraries
-from retipair.runtime.setting_checks import check_values
+from retipair.runtime.schema import from_settings
 from retipair.training import train as training
 
-Config = TypeVar("Config")
 Source = Run | str | Path
+_INSTEAD = {
+    "amount": "sample(count) or save(out, count)",
+    "seed": "sample(count, seed=...) or save(out, count, seed=...)",
+    "out": "save(out, count)",
+    "savedir": "save(out, count)",
+}
+"""The settings of `GenerateConfig` that `from_pretrained` refuses, and what to use instead."""
 
 
 def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
@@ -35,7 +41,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
     settings: fields of `PhantomConfig`, which have the names and meanings of the flags of `retipair phantom`.
     Raises UserError for invalid settings, or if `out` holds other files.
     """
-    config = _config(PhantomConfig, settings, out=Path(out))
+    config = from_settings(PhantomConfig, {**settings, "out": out})
     with _output(verbose):
         return rendering.phantom(config)
 
@@ -48,7 +54,7 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
     default on several cores. Raises UserError for input that cannot be used.
     """
-    config = _config(PrepareConfig, settings, raw=Path(raw), out=Path(out))
+    config = from_settings(PrepareConfig, {**settings, "raw": raw, "out": out})
     with _output(verbose):
         return prepare_pairs(config)
 
@@ -58,13 +64,15 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
 
     verbose: print the messages of the command instead of logging them.
     settings: fields of `TrainConfig`, which have the names and meanings of the flags of `retipair train`; `name` is
-    required.
+    required, and `dry_run` is only for the command.
     Raises UserError for invalid settings or unusable pairs, and Stopped if a signal stops the training.
     """
-    config = _config(TrainConfig, settings, data=Path(data))
+    config = from_settings(TrainConfig, {**settings, "data": data})
+    if config.dry_run:
+        raise SettingError("dry_run", None, "only for the command; use `retipair train --dry_run`")
     with _output(verbose):
         folder = training.train(config)
-    assert folder is not None, "dry_run creates no run"
+    assert folder is not None, "only dry_run creates no run"
     return Run(folder)
 
 
@@ -81,7 +89,7 @@ def evaluate(
     The report and `scores.json` are written to the folder `out`. `Scores.to_json` returns the content of `scores.json`.
     Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
     """
-    config = _config(EvaluateConfig, settings, real=Path(real), generated=Path(generated) if generated else None)
+    config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": generated})
     with _output(verbose):
         evaluation.evaluate(config)
     return read_scores(config.out)
@@ -99,12 +107,23 @@ def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[Loade
     """Load the pairs of a prepared or generated folder one by one, without the pairs in rejected.txt.
 
     split: "train", "val" or "test"; None for all pairs.
-    Raises UserError if the folder does not exist, or if all its pairs are rejected.
+    Raises UserError if the folder does not exist, or if all its pairs are rejected, and SettingError for an unknown
+    split.
     """
-    for record in read_dataset(Path(folder)):
-        if split in (None, record.split):
-            pair = load_pair(record)
-            yield LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+    return map(_load, select_pairs(folder, split))
+
+
+def _load(record: PairRecord) -> LoadedPair:
+    pair = load_pair(record)
+    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+
+
+@dataclass(frozen=True)
+class _AdapterChoice:
+    """The arguments of `from_pretrained` that select the adapter."""
+
+    adapter: Path
+    checkpoint: Literal["best", "latest"]
 
 
 class PairGenerator:
@@ -125,30 +144,35 @@ class PairGenerator:
         checkpoint: which checkpoint of a run to use, "best" or "latest".
         settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:
         `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ...
-        Raises UserError if there is no adapter, or if its base cannot be found.
+        The number of pairs, the seed and the folder to write are arguments of `sample` and `save`.
+        Raises UserError for invalid settings, if there is no adapter, or if its base cannot be found.
         """
-        run = adapter if isinstance(adapter, Run) else None
-        folder = Path(adapter) if run is None else run.folder  # type: ignore[arg-type]
-        if run is None and (folder / "config.json").is_file():
-            run = Run(folder)
-        path = run.adapter_folder(checkpoint) if run else folder
+        if refused := sorted(settings.keys() & _INSTEAD.keys()):
+            raise SettingError(refused[0], None, f"not a setting of `from_pretrained`; use {_INSTEAD[refused[0]]}")
+        given = adapter.folder if isinstance(adapter, Run) else adapter
+        choice = from_settings(_AdapterChoice, {"adapter": given, "checkpoint": checkpoint})
+        path = choice.adapter
+        if isinstance(adapter, Run) or (path / "config.json").is_file():
+            path = Run(path).adapter_folder(choice.checkpoint)
         with quiet_libraries():
-            plan = plan_generation(_config(GenerateConfig, {"checkpoint": str(path), "out": Path(), **settings}))
+            plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
         return cls(plan)
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate `count` pairs one by one, and write nothing.
 
         Pair i is a function of (seed, i), as in `retipair generate`. If `min_consistency` or `max_copy` rejects an
-        attempt at a pair, another attempt is made, up to `max_tries` attempts; then the pair is left out.
+        attempt at a pair, another attempt is made, up to `max_tries` attempts; then the pair is left out. Raises
+        SettingError for an invalid count or seed.
         """
-        config = replace(self._plan.config, amount=count, seed=seed)
-        check_values(config)
-        check_generation(config)
-        plan = replace(self._plan, config=config)
+        return self._sample(self._config(count, seed=seed), verbose)
+
+    def _sample(self, config: GenerateConfig, verbose: bool) -> Iterator[LoadedPair]:
+        """Load the weights, and generate the pairs, when the first pair is taken."""
+        plan, indices = replace(self._plan, config=config), range(1, config.amount + 1)
         with _output(verbose):
-            loop = load(plan, {}, range(1, count + 1))  # {}: no settings, as no manifest is written
-        for index in range(1, count + 1):
+            loop = load(plan, {}, indices)  # {}: no settings, as no manifest is written
+        for index in indices:
             while loop.tries[index] < config.max_tries:
                 with quiet_libraries():
                     [images] = loop.sample([index])
@@ -163,29 +187,23 @@ class PairGenerator:
         Pairs that exist already, with the same settings, are kept. To continue an interrupted call, repeat it. Raises
         UserError if `out` holds other files, and Stopped if a signal stops the generation.
         """
-        config = replace(self._plan.config, amount=count, seed=seed, out=Path(out))
-        check_values(config)
+        config = self._config(count, seed=seed, out=out)
         with _output(verbose):
             return generate(config)
 
+    def _config(self, count: int, **settings: Any) -> GenerateConfig:
+        """Return the settings of the generator with another amount, `count`, and other values of `settings`.
 
-def _config(kind: type[Config], settings: dict[str, Any], **given: Any) -> Config:
-    """Build the config of a command from keyword arguments.
-
-    Raises UserError for an unknown keyword; the message lists the valid keywords.
-    """
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if unknown := sorted(set(settings) - set(names)):
-        raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
-    hints = get_type_hints(kind)
-    paths = {name: Path(value) for name, value in settings.items() if isinstance(value, str) and _is_path(hints[name])}
-    config = kind(**{**settings, **paths, **given})
-    check_values(config)
-    return config
-
-
-def _is_path(hint: Any) -> bool:
-    return Path in (hint, *get_args(hint))
+        Raises SettingError for an invalid value; it names `count`, not `amount`.
+        """
+        try:
+            config = from_settings(GenerateConfig, {**vars(self._plan.config), **settings, "amount": count})
+            check_generation(config)
+        except SettingError as error:
+            if error.setting != "amount":
+                raise
+            raise SettingError("count", error.value, error.problem) from None
+        return config
 
 
 @contextmanager

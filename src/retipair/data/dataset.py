@@ -20,6 +20,7 @@ from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
+from retipair.runtime.schema import from_settings
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 
@@ -138,6 +139,21 @@ def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: No
         report(pairs.note)
     pairs.check_any_left()
     return pairs.kept
+
+
+@dataclass(frozen=True)
+class _Selection:
+    folder: Path
+    split: Split | None
+
+
+def select_pairs(folder: str | Path, split: Split | None) -> list[PairRecord]:
+    """Return the pairs of a folder that are in a split, or all pairs if `split` is None, without the rejected pairs.
+
+    Raises SettingError for an unknown split, and UserError for the same reasons as `read_dataset`.
+    """
+    selection = from_settings(_Selection, {"folder": folder, "split": split})
+    return [record for record in read_dataset(selection.folder) if selection.split in (None, record.split)]
 
 
 def read_folder(folder: Path) -> PairFolder:

@@ -1,6 +1,6 @@
 """Provide pairs on disk as a torch dataset, for example to train a registration network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from retipair.data.dataset import PairRecord, load_pair, read_dataset
+from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
+from retipair.runtime.errors import SettingError
 
 
 class PairDataset(Dataset[dict[str, Any]]):
@@ -17,7 +18,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     folders: the path of the folder, or the paths of several folders.
     split: the split to use; None for all splits. The dataset is empty if the split has no pairs.
-    Raises UserError if a folder has no pairs.
+    Raises UserError if there is no folder, or if a folder has no pairs, and SettingError for an unknown split.
 
     An item is a dict with these keys:
     cf: the colour fundus photograph, (3, H, W) float32 in [0, 1].
@@ -27,9 +28,11 @@ class PairDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], split: Split | None = None) -> None:
-        paths = [folders] if isinstance(folders, str | Path) else list(folders)
-        records = [record for path in paths for record in read_dataset(Path(path))]
-        self.records: list[PairRecord] = [record for record in records if split in (None, record.split)]
+        several = isinstance(folders, Iterable) and not isinstance(folders, str)
+        paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
+        if not paths:
+            raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
+        self.records: list[PairRecord] = [record for path in paths for record in select_pairs(path, split)]
 
     def __len__(self) -> int:
         return len(self.records)

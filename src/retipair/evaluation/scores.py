@@ -334,6 +334,8 @@ class Scores:
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = SCORES_NAME) -> "Scores":
         """Return the scores from JSON values. Raises UserError, naming `where`, if edited or with another schema."""
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: not a JSON object; evaluate again")
         content = {key: value for key, value in values.items() if key != "sha256"}
         if content.pop("schema", None) != SCHEMA:
             raise UserError(f"{where}: written by another version of retipair; evaluate again, with another --out")

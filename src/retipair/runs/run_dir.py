@@ -30,7 +30,7 @@ from retipair.runtime.atomic_io import (
     write_json,
 )
 from retipair.runtime.console import console
-from retipair.runtime.errors import DamagedError, MissingError, OccupiedError, UserError
+from retipair.runtime.errors import DamagedError, MissingError, OccupiedError, SettingError, UserError
 from retipair.runtime.schema import from_values, to_values
 
 SaveAdapter = Callable[[Path], object]
@@ -87,8 +87,10 @@ class Run:
     def adapter_folder(self, which: str) -> Path:
         """Return the folder of the adapter in the "best" or "latest" checkpoint.
 
-        Raises UserError if the checkpoint is missing or damaged.
+        Raises UserError if the checkpoint is missing or damaged, and SettingError for another name.
         """
+        if which not in ("best", "latest"):
+            raise SettingError("checkpoint", repr(which), "must be 'best' or 'latest'")
         damaged: list[str] = []
         folder = self._best if which == "best" else self.latest(damaged.append)
         if folder is None or not folder.is_dir():

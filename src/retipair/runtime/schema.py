@@ -1,5 +1,7 @@
 """Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
 
+Keyword arguments from Python are checked by the same rules, see `from_settings`.
+
 The metadata of a field may change how the field is written. `{"json": "likeness"}` writes the field under the key
 "likeness". `{"prefix": "texture."}` is for a dict field: its items are not written as a nested object but as keys of
 the surrounding object, and each key begins with "texture.".
@@ -7,16 +9,20 @@ the surrounding object, and each key begins with "texture.".
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from retipair.runtime.errors import UserError
+import numpy as np
+
+from retipair.runtime.errors import SettingError, UserError, printable
 from retipair.runtime.jsonl import is_text
+from retipair.runtime.setting_checks import check_values
 
 Kind = TypeVar("Kind")
 Check = Callable[[Any], bool]
@@ -61,6 +67,49 @@ def from_values(
     if codec.names:
         values = {codec.names.get(key, key): value for key, value in values.items()}
     return kind(**values)
+
+
+def from_settings(kind: type[Kind], settings: dict[str, Any]) -> Kind:
+    """Return an instance of the dataclass `kind` with settings that a user gave as keyword arguments in Python.
+
+    The types are those of `from_values`. A path may also be text, text may be a path, a float may be an int, and a
+    number may be a numpy scalar; each is converted to the type of its field.
+    Raises SettingError for a missing setting and for a value that is not allowed, UserError for an unknown setting, and
+    FileError for a path that cannot be accessed.
+    """
+    codec, hints = _codec(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    if unknown := sorted(settings.keys() - hints.keys()):
+        raise UserError(f"unknown setting {unknown[0]!r}; {kind.__name__} has {', '.join(hints)}")
+    if missing := sorted(codec.required - settings.keys()):
+        raise SettingError(missing[0], None, f"is missing; must be {_describe(hints[missing[0]])}")
+    values = {name: _plain(value) for name, value in settings.items()}
+    for name, value in values.items():
+        if not codec.checks[name](value):
+            default = f" (default: {getattr(kind, name)})" if hasattr(kind, name) else ""
+            raise SettingError(name, printable(repr(value))[:40], f"must be {_describe(hints[name])}{default}")
+        if type(value) is int and float in (hints[name], *get_args(hints[name])):
+            values[name] = float(value)  # files that record the settings show 1.0, as from the command
+    config = from_values(kind, values, kind.__name__)
+    check_values(config)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """Return a value from Python as a JSON value: numpy's numbers as Python's, paths as text, tuples as lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, tuple | list):
+        return list(map(_plain, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _describe(hint: Any) -> str:
+    """Return the values that a type allows, for error messages."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if isinstance(hint, UnionType) or NoneType in get_args(hint):
+        return " or ".join(map(_describe, get_args(hint)))
+    return _ALLOWED.get(hint, str(hint))
 
 
 @dataclass(frozen=True)
@@ -128,7 +177,7 @@ def _gather(values: dict[str, Any], key: str, prefix: str, codec: _Codec) -> dic
 def _check_for(hint: Any) -> Check:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return inner.__contains__
+        return lambda value: isinstance(value, str) and value in inner
     if is_dataclass(hint):  # `from_values` checks the content when it converts the value
         return lambda value: isinstance(value, dict)
     parts = [_check_for(part) for part in inner if part is not ...]
@@ -156,9 +205,18 @@ def _is_str(value: Any) -> bool:
 _PLAIN: dict[Any, Check] = {
     NoneType: lambda value: value is None,
     str: _is_str,
-    Path: _is_str,
+    Path: lambda value: _is_str(value) and value != "",
     float: lambda value: type(value) in (int, float) and abs(value) <= _MAX_FLOAT,
     int: lambda value: type(value) is int and abs(value) < _INT_LIMIT,
+}
+
+_ALLOWED: dict[Any, str] = {
+    NoneType: "None",
+    str: "UTF-8 text",
+    Path: "a path (UTF-8, not empty)",
+    float: "a finite number",
+    int: "an integer of at most 63 bits",
+    bool: "True or False",
 }
 
 
