@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from conftest import VIEW
 from retipair.data.layout import Layout
+from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.losses import Objective
 from retipair.diffusion.noise import generator
 from retipair.diffusion.schedule import NoiseSchedule
@@ -53,7 +54,7 @@ def pipeline(kinds: dict[str, Any], base: Base) -> Any:
 
 def pair_generator(base: Base, layout: Layout, sampler: str, steps: int, guidance: float = 1.0) -> PairGenerator:
     denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
-    return PairGenerator(base, layout, denoise, base.vae(), sampler, steps, guidance)
+    return PairGenerator(base, layout, denoise, base.vae(), sampler, steps, Guidance(guidance))
 
 
 def conditioning(base: Base, layout: Layout, rows: list[int]) -> Conditioning:
