@@ -493,6 +493,45 @@ def test_a_torn_last_line_is_drawn_again(drawn: Drawn, trained: Folder, tmp_path
     assert contents(out) == contents(drawn("sd15", "noise"))
 
 
+def _counted(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "synthetic pairs" in line]
+
+
+def test_lines_that_are_there_twice_are_counted_once(
+    drawn: Drawn, trained: Folder, tmp_path: Path, capsys: Capture
+) -> None:
+    """As after a kill between the merge of the parts and their deletion."""
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    (out / REJECTED_NAME).write_text("2\n")
+    manifest = out / "manifest.jsonl"
+    shutil.copy(manifest, out / "manifest.1.jsonl")
+    manifest.write_text(manifest.read_text() + manifest.read_text().splitlines(keepends=True)[0])
+    capsys.readouterr()
+    draw(trained("sd15"), out)
+    assert contents(out) == {**contents(drawn("sd15", "noise")), REJECTED_NAME: b"2\n"}
+    said = capsys.readouterr().err
+    assert _counted(said) == [f"3 synthetic pairs: {out}"]
+    assert "1 pair is rejected" in said
+
+
+@pytest.mark.parametrize("part", ["manifest.jsonl", "manifest.1.jsonl"])
+def test_lines_that_generate_did_not_write_are_named_and_stay(
+    part: str, drawn: Drawn, trained: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(drawn("sd15", "noise"), out)
+    lines = (out / "manifest.jsonl").read_text()
+    foreign = (prepared / "manifest.jsonl").read_text().splitlines(keepends=True)[0]
+    other = json.dumps({**json.loads(lines.splitlines()[0]), "consistency": 0.99}) + "\n"
+    for line in (foreign, other):
+        (out / part).write_text(lines + line)
+        before = contents(out)
+        for amount in (4, 5):
+            assert f"{out / part}, line 5: " in refused(*command(trained("sd15"), out, "--amount", amount))
+            assert contents(out) == before
+
+
 KILLED = [
     ("sd15", "from_data", "retipair.generation.generate:append_line", 2),  # the images are there, the line is not
     *(

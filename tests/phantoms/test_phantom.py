@@ -13,8 +13,9 @@ from PIL import Image
 from conftest import train_command
 from eyes import apply
 from killing import Death, kill_all
-from refusals import Refused
+from refusals import Refused, raises_file
 from retipair.cli import main
+from retipair.data.dataset import read_dataset
 from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.data.pair import load_image
 from retipair.data.sources import find_pairs
@@ -26,7 +27,7 @@ from retipair.preparation.state import STATE_NAME
 from retipair.registration.estimate import register_points
 from retipair.registration.landmarks import Landmarks, read_points
 from retipair.registration.warp import View
-from retipair.runtime.errors import OccupiedError, UserError
+from retipair.runtime.errors import MissingError, OccupiedError, UserError
 
 SIZE = 64
 
@@ -146,6 +147,51 @@ def test_a_killed_run_goes_on_to_the_same_bytes(registered: Path, raw: Path, tmp
     for death in deaths:
         assert main(death.command) == 0
         assert content(Path(death.command[1])) == content(raw if "--unregistered" in death.command else registered)
+
+
+@pytest.mark.parametrize("place", ["draw_phantom", "save_image", "contact_sheet", "write_manifest"])
+def test_raising_the_amount_keeps_the_manifest_until_the_new_one_is_ready(
+    place: str, registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(registered, out)
+    before = content(out)
+    if place == "write_manifest":
+        del before["contact_sheet.png"]  # the new one is written just before
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, place, _interrupt)
+        assert main(command(out, "--amount", 5)) == 130
+    assert {path: content(out)[path] for path in before} == before
+    assert len(read_dataset(out)) == 3
+    assert main(command(out, "--amount", 5)) == 0
+    assert len(read_dataset(out)) == 5
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_rendered_pairs_without_a_manifest_are_not_raw(registered: Path, refused: Refused, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(registered, out)
+    (out / "manifest.jsonl").unlink()
+    before = content(out)
+    training = train_command("phantoms", "tiny-sd15", out, tmp_path)
+    for words in ([*training, "--dry_run"], training, ["prepare", out, tmp_path / "again"]):
+        line = refused(*map(str, words))
+        assert (line.kind, line.path) == (MissingError, out)
+        assert "repeat the `retipair phantom` command" in line
+    with raises_file(out, MissingError):
+        read_dataset(out)
+    assert content(tmp_path) == {f"out/{path}": data for path, data in before.items()}
+    assert main(command(out)) == 0
+    assert content(out) == content(registered)
+
+
+def test_a_folder_of_raw_phantoms_says_where_its_pairs_are(raw: Path, refused: Refused, tmp_path: Path) -> None:
+    line = refused("prepare", str(raw), str(tmp_path / "out"))
+    assert (line.kind, line.path) == (MissingError, raw)
+    assert str(raw / "raw") in line
 
 
 def test_a_raw_pair_that_was_begun_is_finished_whatever_the_amount(raw: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from compare import contents
 from eyes import draw_pair, draw_raw, write_eye, write_raw
 from retipair.cli import main
 from retipair.config import PrepareConfig
-from retipair.data.contact_sheet import load_titled
+from retipair.data.contact_sheet import SHEET_NAME, load_titled
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import save_image
@@ -97,6 +97,33 @@ def test_what_is_synthetic_says_so_once_prepared_and_no_other_metadata_is_kept(r
     for name, said in (("001", mark), ("002", {}), ("003", {})):
         for view in ("cf", "fa", "mask"):
             assert Image.open(tmp_path / "out" / view / f"{name}.png").info == said
+    assert _said_on_the_sheet(tmp_path / "out") == {
+        "Synthetic": "yes: 1 of 3 pairs are synthetic; not for clinical use"
+    }
+
+
+def test_only_a_contact_sheet_with_synthetic_views_says_that_it_is_synthetic(raw, prepared, tmp_path):
+    assert _said_on_the_sheet(prepared) == {}
+    drawn = tmp_path / "raw"
+    shutil.copytree(raw, drawn)
+    for path in drawn.glob("*/*.png"):
+        save_image(path, np.asarray(Image.open(path)), {"Synthetic": "yes: rendered"})
+    assert _prepare(drawn, tmp_path / "out") == 0
+    assert _said_on_the_sheet(tmp_path / "out")["Synthetic"].startswith("yes: 3 of 3 pairs")
+
+
+def _said_on_the_sheet(out: Path) -> dict[str, str]:
+    return Image.open(out / SHEET_NAME).info
+
+
+def test_views_whose_preparation_was_killed_are_not_raw(prepared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    (out / "manifest.jsonl").unlink()
+    for read in (find_pairs, read_dataset):
+        with pytest.raises(MissingError, match="repeat the `retipair prepare` command") as caught:
+            read(out)
+        assert caught.value.path == out
 
 
 def test_fa_to_cf_maps_raw_fa_onto_the_prepared_cf(raw, prepared):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from retipair.data.manifest import PreparedPair
-from retipair.data.pair import Pair, chessboard, load_image, px_at_512
+from retipair.data.pair import Pair, chessboard, load_image, px_at_512, synthetic_mark_of
 
 SHEET_NAME = "contact_sheet.png"
 MAX_PAIRS = 48  # limits the sheet's height and the size of its file, which is about 16 MB for photographs
@@ -45,6 +45,16 @@ def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) ->
     title = f"{record.id}  {record.split}{residual}  consistency {record.consistency:.2f}"
     title += f"  CHECK: {doubt}" if doubt else ""
     return title, Pair(cf, fa, mask > 0)
+
+
+def sheet_mark(folder: Path, records: Sequence[PreparedPair]) -> dict[str, str]:
+    """Return the PNG text metadata of the contact sheet of a prepared folder: a mark if any view in it is synthetic.
+
+    records: all pairs in the order in which they were given to `contact_sheet`, which shows the first 48.
+    """
+    shown = records[:MAX_PAIRS]
+    count = sum(any(synthetic_mark_of([folder / path]) for path in (record.cf, record.fa)) for record in shown)
+    return {"Synthetic": f"yes: {count} of {len(shown)} pairs are synthetic; not for clinical use"} if count else {}
 
 
 def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:

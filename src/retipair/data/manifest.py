@@ -18,6 +18,8 @@ _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from
 MANIFEST_NAME = "manifest.jsonl"
 PREPARED_SCHEMA = "retipair.prepared/1"
 GENERATED_SCHEMA = "retipair.generated/1"
+STATE_NAMES = {"prepare": ".prepare.json", "phantom": ".phantom.json"}
+"""The name of the state file that a command writes into its output folder before the manifest, by command."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -111,6 +113,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
+        check_finished(folder)
         subfolders = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
         raise MissingError(folder, f"no {MANIFEST_NAME} here; {advice}")
@@ -122,6 +125,21 @@ def read_manifest(folder: Path) -> Iterator[Record]:
                 raise FileError(path, f"duplicate id {record.id!r}; remove one line", number)
             ids.add((record.schema, record.id))
             yield record
+
+
+def check_finished(folder: Path) -> None:
+    """Raise MissingError if `prepare` or `phantom` wrote into a folder that has no manifest.
+
+    The views in such a folder are aligned, and may be incomplete, so they must not be read as raw pairs.
+    """
+    if (folder / MANIFEST_NAME).is_file():
+        return
+    for command, name in STATE_NAMES.items():
+        if (folder / name).is_file():
+            advice = f"repeat the `retipair {command}` command that wrote the folder"
+            if command == "phantom" and (folder / "raw").is_dir():  # --unregistered writes no manifest
+                advice = f"its raw pairs are in {folder / 'raw'}; give that folder to `retipair prepare`"
+            raise MissingError(folder, f"no {MANIFEST_NAME} here; {advice}")
 
 
 def parse_line(line: str, where: str) -> Record:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retipair.data.manifest import MANIFEST_NAME, Split
+from retipair.data.manifest import MANIFEST_NAME, Split, check_finished
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc, on_disk
@@ -99,6 +99,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     """
     if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
         raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
+    check_finished(raw)
     if raw.is_dir():
         _check_no_pair_table(raw)
         candidates = list(_in_folder(raw))

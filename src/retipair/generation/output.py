@@ -14,7 +14,7 @@ from retipair.data.rejected import read_rejected
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
 from retipair.generation.plan import GenerationPlan
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import OccupiedError
+from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 
@@ -76,20 +76,32 @@ def scan_output(out: Path, amount: int) -> GeneratedFolder:
     If one view of a pair is missing, the manifest line is removed, and the pair is generated again. If a pair is listed
     in rejected.txt, or both its views are deleted, its line stays, and it is not generated again.
 
-    Raises UserError if rejected.txt lists an id that is neither in the folder nor from 1 to `amount`.
+    After a kill, the manifest of a process may repeat lines of the main manifest. Equal lines count as one pair.
+
+    Raises UserError if a manifest line does not describe a generated pair, if two different lines have one index, or if
+    rejected.txt lists an id that is neither in the folder nor from 1 to `amount`. If a manifest line is refused, no
+    file has been changed.
     """
     folder, rejected, listed = GeneratedFolder(), read_rejected(out), set[str]()
+    counted: dict[int, int] = {}  # the hash of the line of each index
 
     def index_of(line: str, where: str) -> int | None:
         record = parse_line(line, where)
         if not isinstance(record, GeneratedPair):
-            return None
+            raise UserError(
+                f"{where}: {record.id!r} is a prepared pair, not a generated one; move the line to the manifest of "
+                "another folder, or choose another --savedir or --out"
+            )
         if record.id in rejected:
             listed.add(record.id)
         is_rejected = record.id in rejected or not has_files(out, (record.cf, record.fa))
         if not is_rejected and not all((out / view).is_file() for view in (record.cf, record.fa)):
             return None
-        folder.add(record, is_rejected)
+        if record.index not in counted:
+            folder.add(record, is_rejected)
+        elif counted[record.index] != hash(line):
+            raise UserError(f"{where}: another line of this folder has index {record.index} too; remove one line")
+        counted[record.index] = hash(line)
         return record.index
 
     merge_shards(out / MANIFEST_NAME, index_of)

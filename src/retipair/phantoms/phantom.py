@@ -1,7 +1,8 @@
 """`retipair phantom OUT`: render synthetic pairs, registered or raw, with their ground truth.
 
 The truth.json of a pair is written after the other files of the pair and contains their hashes. So the next run can see
-which pairs of an interrupted run are complete. The manifest is written when all pairs are complete. The state file
+which pairs of an interrupted run are complete. The manifest is written when all pairs are complete. Until then, the
+manifest of an earlier run with fewer pairs is kept: its pairs have the same settings and stay valid. The state file
 OUT/.phantom.json contains the settings of the run.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from retipair import __version__
 from retipair.config import MAX_AMOUNT, PhantomConfig, PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled
-from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Split, write_manifest
+from retipair.data.manifest import SPLITS, STATE_NAMES, PreparedPair, Split, write_manifest
 from retipair.data.pair import save_image
 from retipair.data.splits import split_groups
 from retipair.models.device import one_thread
@@ -37,7 +38,7 @@ from retipair.runtime.schema import canonical_json, json_sha256, to_values
 from retipair.runtime.threads import available_cores
 from retipair.vision.ridges import vesselness_correlation
 
-STATE_NAME = ".phantom.json"
+STATE_NAME = STATE_NAMES["phantom"]
 _STATE_SCHEMA = "retipair.phantom-state/1"
 _RECIPE = 3  # increment it after a change of the code that changes the rendered pairs
 _MAX_SIZE = 2048  # px; the maps of one pair then take about 1 GB
@@ -59,7 +60,6 @@ def phantom(config: PhantomConfig) -> Path:
 
     with directory_lock(config.out):
         # Render
-        (config.out / MANIFEST_NAME).unlink(missing_ok=True)
         _write_state(config)
         missing = [number for number in numbers if number not in done]
         with progress("Rendering eyes", len(numbers), len(done)) as advance:

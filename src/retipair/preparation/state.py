@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from retipair.data.manifest import STATE_NAMES
 from retipair.data.pair import px_at_512
 from retipair.runtime.atomic_io import find_checksum_mismatch, read_json, write_text
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import canonical_json, from_values
 
-STATE_NAME = ".prepare.json"
+STATE_NAME = STATE_NAMES["prepare"]
 STAGING = ".partial"
 """Name of the staging folder in OUT, which contains the aligned views until all pairs are aligned."""
 VIEWS = ("cf", "fa", "mask")

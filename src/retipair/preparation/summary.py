@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig
-from retipair.data.contact_sheet import MAX_PAIRS, SHEET_NAME, contact_sheet, load_titled
+from retipair.data.contact_sheet import MAX_PAIRS, SHEET_NAME, contact_sheet, load_titled, sheet_mark
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import px_at_512, save_image
@@ -63,7 +63,7 @@ def write_summary(
     issues = doubtful(results, config.size)
     doubtful_first = sorted(records, key=lambda record: record.id not in issues)
     sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in doubtful_first)
-    save_image(config.out / SHEET_NAME, sheet)
+    save_image(config.out / SHEET_NAME, sheet, sheet_mark(config.out, doubtful_first))
     write_manifest(config.out, records)
     more = f" ({MAX_PAIRS} of the pairs)" if len(records) > MAX_PAIRS else ""
     counts = Counter(record.split for record in records)
