@@ -232,8 +232,8 @@ class GenerateConfig:
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
     pair_guidance: float = 1.0
-    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it, try 3."""
-    pair_guidance_from: float = 0.2
+    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it, try 5."""
+    pair_guidance_from: float = 0.35
     """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""

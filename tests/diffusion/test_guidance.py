@@ -114,7 +114,7 @@ def test_matched_latents_have_the_power_of_the_reference_and_their_own_mean_and_
     matched = match_power(latents, reference)
     centred, wanted = (x - x.mean(dim=(2, 3), keepdim=True) for x in (matched, reference))
     # rfft2 leaves out the negative frequencies of each row, so the sums over all pixels agree only roughly
-    assert torch.allclose(centred.square().sum(dim=(2, 3)), wanted.square().sum(dim=(2, 3)), rtol=0.2)
+    assert torch.allclose(centred.square().sum(dim=(2, 3)), wanted.square().sum(dim=(2, 3)), rtol=0.3)
     assert torch.allclose(matched.mean(dim=(2, 3)), latents.mean(dim=(2, 3)), atol=1e-5)
     phases = [torch.fft.rfft2(x).angle()[..., 1:, 1:-1] for x in (matched, latents)]
     assert torch.allclose(*phases, atol=1e-3)

@@ -892,6 +892,39 @@ def test_guidance_changes_what_is_drawn_and_warns_where_nothing_was_dropped(
     assert not np.array_equal(pixels(out / "1/joint.png"), pixels(drawn("sd15", "noise") / "1/joint.png"))
 
 
+def test_pair_guidance_changes_the_pairs_and_is_recorded(
+    system: str, drawn: Drawn, trained: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    plain = drawn(system, "noise")
+    guided = draw(trained(system), tmp_path / "guided", "--pair_guidance", 3, "--amount", 1)
+    assert not np.array_equal(pixels(guided / "1/cf.png"), pixels(plain / "1/cf.png"))
+    texts = Image.open(guided / "1/fa.png").text  # type: ignore[attr-defined]
+    assert texts["Pair guidance"] == "3, timesteps from 0.35 of the schedule"
+    line = refused(*command(trained(system), guided, "--pair_guidance", 4, "--amount", 1))
+    assert (line.kind, line.path) == (OccupiedError, guided)
+    line = refused(*command(trained(system), guided, "--amount", 1))  # without guidance, as folders before it
+    assert (line.kind, line.path) == (OccupiedError, guided)
+
+
+def test_a_pair_guidance_of_1_gives_the_same_files_as_none(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    out = draw(trained("sd15"), tmp_path / "o", "--pair_guidance", 1)
+    assert contents(out) == contents(drawn("sd15", "noise"))
+
+
+@pytest.mark.parametrize(
+    "sampler", ["ddpm", *(pytest.param(s, marks=pytest.mark.nightly) for s in ("ddim", "dpmpp", "euler"))]
+)
+@both_modes
+def test_pair_guidance_is_resumed_and_works_with_every_sampler_and_classifier_free_guidance(
+    sampler: str, mode: str, trained: Folder, tmp_path: Path
+) -> None:
+    flags = [*mode_flags(mode), "--pair_guidance", 3, "--guidance_scale", 2, "--sampler", sampler, "--batch_size", 2]
+    whole = draw(trained("sd15"), tmp_path / "whole", *flags, "--amount", 2)
+    resumed = draw(trained("sd15"), tmp_path / "resumed", *flags, "--amount", 1)
+    draw(trained("sd15"), tmp_path / "resumed", *flags, "--amount", 2)
+    assert contents(resumed) == contents(whole)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp", "euler"])
 def test_samplers_differ(sampler: str, drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
     out = draw(trained("sd15"), tmp_path / "o", "--sampler", sampler, "--amount", 1)
@@ -923,6 +956,9 @@ def test_what_is_generated_can_be_trained_on(drawn: Drawn, base_folder: Folder, 
         ("--seed", -1),
         ("--guidance_scale", 0.5),
         ("--guidance_scale", "nan"),
+        ("--pair_guidance", 0.5),
+        ("--pair_guidance", 21),
+        ("--pair_guidance_from", 0.5),
         ("--savedir", "a/b"),
         ("--savedir", ".."),
         ("--device", "abacus"),

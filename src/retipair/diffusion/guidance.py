@@ -19,9 +19,6 @@ import torch
 from retipair.diffusion.halves import split_halves
 from retipair.diffusion.schedule import NoiseSchedule
 
-RINGS = 8
-"""Number of rings of equal width in the spectrum whose power is restored."""
-
 
 class Rows(Protocol):
     """The conditioning of several samples, one row for each."""
@@ -47,7 +44,7 @@ class Guidance:
 
     prompt_scale: float = 1.0
     pair_scale: float = 1.0
-    pair_from: float = 0.2
+    pair_from: float = 0.35
 
     @property
     def has_unconditional(self) -> bool:
@@ -141,7 +138,7 @@ _MIN_POWER = 1e-12
 
 
 def _ring_power(spectrum: torch.Tensor, rings: torch.Tensor) -> torch.Tensor:
-    """Return the power in each ring, (B, C, RINGS), without that of the mean."""
+    """Return the power in each ring, (B, C, number of rings), without that of the mean."""
     power = spectrum.abs().square().flatten(2)
     power[..., 0] = 0.0
     return power @ rings.T
@@ -149,7 +146,10 @@ def _ring_power(spectrum: torch.Tensor, rings: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _rings(height: int, width: int) -> torch.Tensor:
-    """Return which frequencies of `rfft2` belong to which ring, (RINGS, height * (width // 2 + 1)), 0 or 1."""
+    """Return whether a frequency of `rfft2` is in a ring, (number of rings, height * (width // 2 + 1)), 0 or 1.
+
+    A ring is one cycle per `height` px wide; the last ring has all higher frequencies too.
+    """
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
-    index = torch.bucketize(radius, torch.linspace(0, 0.5, RINGS + 1)[1:-1]).flatten()
-    return torch.nn.functional.one_hot(index, RINGS).T.float()
+    index = (radius * height).long().clamp(max=height // 2 - 1).flatten()
+    return torch.nn.functional.one_hot(index, height // 2).T.float()

@@ -1,0 +1,75 @@
+"""Measure what cross-view guidance does to generated pairs: agreement, distance from real pairs, fine detail.
+
+    retipair demo demo
+    retipair phantom eyes --amount 64 --size 512 --camera teal --disease vein_occlusion --unregistered --seed 1000
+    retipair prepare eyes/raw held_out --size 256
+    python benchmarks/pair_guidance.py --results demo/results --real held_out --amount 24 --steps 25
+
+Prints a Markdown table. All rows use the same random numbers; `held_out` has eyes that the adapter was not trained on.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from retipair import PairGenerator, load_pairs
+from retipair.data.pair import Pair
+from retipair.metrics.distribution import mmd2
+from retipair.metrics.pair_metrics import PairMetrics, compute_mispaired_metrics, compute_pair_metrics
+from retipair.metrics.views import PairViews, prepare_views
+from retipair.models.device import one_thread
+from retipair.runs.run_dir import find_run
+
+COLUMNS = ("scale", "from", "correlation", "Dice", "clDice", "mispaired", "squared MMD", "fine CF", "fine FA")
+
+
+def measured(pairs: Sequence[Pair]) -> tuple[list[PairViews], list[PairMetrics]]:
+    """Return the views, prepared for the metrics, and the metrics of each pair."""
+    views = [prepare_views(pair) for pair in pairs]
+    return views, [compute_pair_metrics(view) for view in views]
+
+
+def row(pairs: Sequence[Pair], reference: np.ndarray) -> Iterator[float]:
+    """Yield the numbers of one row after the settings."""
+    views, metrics = measured(pairs)
+
+    def average(name: str) -> float:
+        return mean(float(pair.values[name]) for pair in metrics)
+
+    yield from (average(f"consistency.{name}") for name in ("correlation", "dice", "cl_dice"))
+    others = pairwise([*views, views[0]])
+    yield mean(compute_mispaired_metrics(cf, fa).mispaired.correlation for cf, fa in others)
+    yield mmd2(np.stack([pair.features for pair in metrics]), reference, reference)
+    yield from (average(f"{view}.texture.fine_share") for view in ("cf", "fa"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="the --results folder of the run")
+    parser.add_argument("--name", default="demo", help="the name of the run")
+    parser.add_argument("--system", default="sdxl")
+    parser.add_argument("--real", type=Path, required=True, help="prepared pairs that the adapter was not trained on")
+    parser.add_argument("--amount", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--settings", nargs="+", default=["1", "3:0.2", "5:0.35", "5:0.5"], help="SCALE or SCALE:FROM")
+    arguments = parser.parse_args()
+
+    run = find_run(arguments.results, arguments.name, [arguments.system])
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
+    with one_thread():
+        _, real = measured(list(load_pairs(arguments.real)))
+        reference = np.stack([pair.features for pair in real])
+        for setting in arguments.settings:
+            scale, _, start = setting.partition(":")
+            guidance = {"pair_guidance": float(scale)} | ({"pair_guidance_from": float(start)} if start else {})
+            generator = PairGenerator.from_pretrained(run, steps=arguments.steps, **guidance)
+            numbers = row(list(generator.sample(arguments.amount)), reference)
+            print(f"| {scale} | {start} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
