@@ -61,6 +61,7 @@ docs/clusters
 docs/data-protection
 SECURITY
 docs/layouts
+docs/guidance
 docs/benchmarks
 recipes/README
 CONTRIBUTING
