@@ -55,6 +55,7 @@ def forms() -> Iterator[tuple[str, int, TiffForm]]:
             yield ", ".join([*words, order, *layout]), bits, form
 
 
+@pytest.mark.nightly
 def test_every_form_of_tiff_is_read_right(tmp_path: Path) -> None:
     wrong = {}
     for name, bits, form in forms():

@@ -66,7 +66,8 @@ def test_a_brighter_and_noisier_copy_is_found(pairs, descriptors):
     assert is_found(noisier(in_pose(pairs[5], POSES["everything"])), 5, descriptors)
 
 
-@pytest.mark.parametrize("index", [0, *(pytest.param(index, marks=pytest.mark.nightly) for index in (1, 2, 3))])
+@pytest.mark.nightly
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, descriptors, index):
     """A new kind of augmentation that the search does not know fails here."""
     variants = [draw_variant(number, 0, index) for number in range(9)]
@@ -74,7 +75,8 @@ def test_whatever_training_shows_of_an_eye_is_found_as_its_copy(pairs, descripto
     assert [is_found(in_pose(pairs[index], one), index, descriptors) for one in variants] == [True] * 9
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [0, 1])
 def test_variants_of_a_rendered_eye_are_found_among_other_eyes(descriptors, number):
     eye = drawn_eye(88_002, number)
     among = np.concatenate([descriptors, descriptor_of(eye)[None]])

@@ -78,6 +78,7 @@ def test_the_autoencoder_keeps_an_eye_and_its_vessels(base: Base) -> None:
             assert dice(*masks) >= 0.65, view  # of one pair; means are in the recipes' README
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("base", ["tiny-sdxl", pytest.param("tiny-sd15", marks=pytest.mark.slow)], indirect=True)
 def test_both_views_of_a_drawn_pair_share_their_vessels(base: Base) -> None:
     layout = Layout(base.family.layout, base.view_size)

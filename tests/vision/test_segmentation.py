@@ -24,6 +24,7 @@ def agreement(view: np.ndarray, drawn: Phantom) -> float:
     return dice(vessels(view, drawn.field) & inside, (drawn.layers["vessels"] > 0) & inside)
 
 
+@pytest.mark.nightly
 def test_it_finds_the_vessels_of_every_camera_also_of_one_that_it_never_saw() -> None:
     eyes = [eye(number, camera) for number, camera in enumerate(CAMERAS)]
     cf, fa = ([agreement(getattr(one, view), one) for one in eyes] for view in ("cf", "fa"))
