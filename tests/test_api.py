@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,15 @@ def test_attempts_that_are_given_up_are_left_out(trained: Folder) -> None:
     hopeless = {"min_consistency": 1.0, "max_tries": 2}
     generator = retipair.PairGenerator.from_pretrained(folder, steps=1, device="cpu", **hopeless)
     assert list(generator.sample(2)) == []
+
+
+def test_folders_of_different_sizes_are_refused_before_a_batch_fails(prepared: Path, tmp_path: Path) -> None:
+    larger = shutil.copytree(prepared, tmp_path / "larger")
+    for path in larger.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((2 * image.width, 2 * image.height)).save(path)
+    with raises_file(larger):
+        retipair.PairDataset([prepared, larger])
 
 
 def test_a_dataset_gives_tensors_of_the_pairs(prepared: Path) -> None:

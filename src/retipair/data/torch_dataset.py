@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
-from retipair.runtime.errors import SettingError
+from retipair.data.pair import image_size
+from retipair.runtime.errors import FileError, SettingError
 
 
 class PairDataset(Dataset[dict[str, Any]]):
@@ -18,7 +19,8 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     folders: the path of the folder, or the paths of several folders.
     split: the split to use; None for all splits. The dataset is empty if the split has no pairs.
-    Raises UserError if there is no folder, or if a folder has no pairs, and SettingError for an unknown split.
+    Raises UserError if there is no folder, if a folder has no pairs, or if the views of the folders differ in size, and
+    SettingError for an unknown split.
 
     An item is a dict with these keys:
     cf: the colour fundus photograph, (3, H, W) float32 in [0, 1].
@@ -32,7 +34,9 @@ class PairDataset(Dataset[dict[str, Any]]):
         paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
         if not paths:
             raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
-        self.records: list[PairRecord] = [record for path in paths for record in select_pairs(path, split)]
+        parts = [list(select_pairs(path, split)) for path in paths]
+        _check_sizes([part[0] for part in parts if part])
+        self.records: list[PairRecord] = [record for part in parts for record in part]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -48,3 +52,12 @@ class PairDataset(Dataset[dict[str, Any]]):
             "split": record.split,
             "folder": str(record.folder),
         }
+
+
+def _check_sizes(firsts: Sequence[PairRecord]) -> None:
+    """Raise FileError if the first pairs of the folders differ in size, because a batch could not be stacked."""
+    for record in firsts[1:]:
+        size, expected = image_size(record.cf), image_size(firsts[0].cf)
+        if size != expected:
+            problem = f"its views are {size[0]} px wide, those of {firsts[0].folder} {expected[0]} px"
+            raise FileError(record.folder, f"{problem}; prepare the real pairs with the --size of the generated ones")
