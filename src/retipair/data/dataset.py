@@ -191,9 +191,12 @@ def read_folder(folder: Path) -> PairFolder:
 
 
 def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
-    """Raise UserError if an earlier record of the same eye or patient is in another split, after a manual edit.
+    """Raise UserError if the manifest puts pairs of the same patient, or of the same eye, into different splits.
 
-    first_records: the first record of each eye or patient; a new eye or patient is added.
+    This can happen if a user edits the manifest. The eye is compared only if the record has no patient.
+
+    record: the record to check against the earlier records of the manifest.
+    first_records: the first record of each patient or eye. `record` is added if it is the first.
     """
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
     other = first_records.setdefault(group, record)
@@ -287,8 +290,8 @@ def _resized(view: np.ndarray, size: int) -> np.ndarray:
 def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes] | None = None) -> str:
     """Return one SHA-256 of the ids, splits, captions, CF files and FA files of all pairs, in order.
 
-    hashes: the known SHA-256 values of CF and FA by pair, which are not computed again. The values of all other pairs
-    are computed and added.
+    hashes: pair -> the SHA-256 values of its CF and FA, to avoid reading the files of these pairs. The values of pairs
+        that this dict does not contain are computed and stored in it.
     """
     digest, hashes = hashlib.sha256(), {} if hashes is None else hashes
     for entry in entries:

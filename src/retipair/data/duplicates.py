@@ -33,12 +33,12 @@ def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[st
 
 
 def group_by_views(pairs: Sequence[RawPair], views: Sequence[Views]) -> tuple[list[RawPair], list[list[str]]]:
-    """Assign one eye and one patient to each group of pairs that share views.
+    """Assign the same eye and the same patient to all pairs of a group that shares views.
 
     Pairs that share a view show the same eye; in angiography, one CF often has several FA frames. Pairs that are
-    connected through other pairs belong to the same group. The eye of a group is the eye that any of its pairs names,
-    or else the id of its first pair.
-    Returns all pairs, and the list of ids of each group in which a pair changed.
+    connected through other pairs belong to the same group. The fields `eye` and `patient` of all pairs in a group are
+    set to the values that any of its pairs has. If no pair of the group has an `eye`, the id of its first pair is used.
+    Returns all pairs, and a list of the pair ids of each group in which the `eye` or `patient` of any pair changed.
     Raises UserError if the pairs of a group name different eyes, patients or splits.
     """
     grouped, new = list(pairs), []

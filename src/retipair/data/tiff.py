@@ -201,7 +201,7 @@ class _Blocks:
     def rows(self, page_height: int) -> int:
         """Return the number of pixel rows of all blocks of a plane if they are stacked vertically.
 
-        All tiles have the full height, but the last strip ends with the page.
+        Every tile is stored with `height` rows, even if it extends beyond the page. The last strip ends with the page.
         """
         return self.across * self.down * self.height if self.tiled else page_height
 

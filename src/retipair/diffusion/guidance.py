@@ -61,7 +61,7 @@ NO_GUIDANCE = Guidance()
 
 @dataclass(frozen=True)
 class GuidedDenoiser(Generic[ConditioningT]):
-    """The network with guidance. A step is one forward pass of all predictions that it combines.
+    """The network with guidance. A call runs the network once, and combines the predictions of this forward pass.
 
     denoise: the network.
     schedule: the noise schedule of the base.
@@ -89,7 +89,14 @@ class GuidedDenoiser(Generic[ConditioningT]):
         return self._pair_guided(self._prompt_guided(together), change, latents, t_on_device)
 
     def _predict(self, latents: torch.Tensor, t: torch.Tensor, separate: int = 0) -> list[torch.Tensor]:
-        """Return the predictions to combine, (B, C, h, w) each: unconditional and separate ones only if needed."""
+        """Return the predictions to combine, (B, C, h, w) each, from one forward pass of the network.
+
+        The list contains the unconditional prediction (only for classifier-free guidance), the conditional prediction,
+        and the conditional prediction with the halves kept apart (only if `separate` is not 0), in this order.
+
+        separate: the number of samples to predict with self-attention that keeps the CF half and the FA half apart:
+            `batch_size` or 0.
+        """
         copies = 1 + self.guidance.has_unconditional + (separate > 0)
         conditioning = self._conditioning_of_all if separate else self.conditioning
         repeated = torch.cat([latents] * copies) if copies > 1 else latents

@@ -35,6 +35,9 @@ def repeat_per_half(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def find_nonfinite_half(values: torch.Tensor) -> str | None:
-    """Return the name of the first half of (..., w) values that contains NaN or infinity: "CF", "FA" or None."""
+    """Find NaN or infinity in joint latents (..., w).
+
+    Returns "CF" if the left half contains any, else "FA" if the right half contains any, else None.
+    """
     halves = zip(NAMES, split_halves(values), strict=True)
     return next((name for name, half in halves if not half.isfinite().all()), None)

@@ -67,7 +67,7 @@ def high_frequency(prediction: Prediction, kernel: int, sigma: float) -> torch.T
 
 @dataclass(frozen=True)
 class Term:
-    """A loss that is added to the squared error, multiplied by `weight`. If the weight is 0, it is not computed.
+    """A loss that is multiplied by `weight` and then added to the squared error. A loss of weight 0 is not computed.
 
     The loss applies only to samples with a timestep below `max_timestep` and with clean latents that can be computed
     from the prediction (see `NoiseSchedule.implies_clean`).

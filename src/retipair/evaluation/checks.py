@@ -100,7 +100,8 @@ def _check_diversity(scores: Scores) -> Iterator[Finding]:
 def _check_detail(scores: Scores) -> Iterator[Finding]:
     """Check whether generated views are too smooth or too noisy, by their mean fraction of fine detail.
 
-    If they are too smooth, the fine detail of real views after the autoencoder shows whether the autoencoder causes it.
+    If they are too smooth, they are compared with real views that the autoencoder has encoded and decoded. This shows
+    whether the autoencoder is the cause.
     """
     for view, texture in scores.texture.items():
         means = (texture.fine_share.get(name) for name in ("generated", "train", "autoencoder"))

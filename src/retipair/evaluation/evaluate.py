@@ -115,9 +115,10 @@ def _deep(sets: Sets, model: ImageModel) -> DeepDistances | None:
 
 
 def _layouts(compared: Comparison) -> LayoutScores:
-    """Measure how well each layout preserves real pairs, alone and with the autoencoder of the base, if one is given.
+    """Measure how well real pairs are preserved when they are joined in each layout and split again.
 
-    Uses training pairs, or all real pairs if there are no training pairs.
+    If a base is given, a second measurement encodes and decodes the joint image with the autoencoder of the base before
+    the split. Uses training pairs, or all real pairs if there are no training pairs.
     """
     base, real = compared.base, compared.real.kept
     codecs = {"nothing": reconstruction.nothing} | ({"autoencoder": reconstruction.autoencoder(base)} if base else {})

@@ -50,7 +50,8 @@ class MeasuredSet:
     values: metric name -> its values, (n,) float64.
     features: (n, D) float32, see `PairMetrics`.
     power: (n, 2, 16) float32, see `PairMetrics`.
-    links: metric name, such as "mispaired.dice" or "ms_ssim.cf" -> its values, (number of links,) float64.
+    links: metric name, such as "mispaired.dice" or "ms_ssim.cf" -> its values, (number of links,) float64. A link is a
+        comparison of two pairs of different eyes that are neighbours in the set.
     """
 
     entries: list[PairRecord]
@@ -66,7 +67,7 @@ class MeasuredSet:
         return StoredDescriptors(self.cache, self.keys)
 
     def metrics(self, row: int) -> PairMetrics:
-        """Return all metrics of the pair in one row."""
+        """Return all metrics of one pair. row: the index of the pair in `entries`."""
         values = {name: float(column[row]) for name, column in self.values.items()}
         return replace(load_metrics(self.cache, self.keys[row]), values=values)
 
@@ -215,8 +216,11 @@ def _links(entries: Sequence[PairRecord], keys: Sequence[str]) -> dict[tuple[int
 def _missing(keys: Sequence[str], links: dict[tuple[int, int], str], cache: Path) -> list[int]:
     """Return the sorted indices of the pairs to measure.
 
-    These are the pairs whose metrics are not cached, and both pairs of each link that is not cached. If several pairs
-    or links have the same key, only the first is considered.
+    These are the pairs whose metrics are not cached, and both pairs of each link (a comparison of two neighbouring
+    pairs) that is not cached. If several pairs or links have the same cache key, only the first is considered.
+
+    keys: the cache key of each pair.
+    links: (index of a pair, index of the other pair) -> cache key of the link.
     """
     cache.mkdir(parents=True, exist_ok=True)
     missing = {index for index in _first_occurrences(keys) if not has_metrics(cache, keys[index])}

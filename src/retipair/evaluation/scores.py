@@ -46,7 +46,7 @@ class TextureScores:
 
 @dataclass(frozen=True)
 class VesselScores:
-    """Means of the metrics of `VesselTree` of one view over each set."""
+    """The mean of each vessel metric of one view, for each set of pairs (see `VesselTree`)."""
 
     density_thin: Means
     density_medium: Means
@@ -172,7 +172,7 @@ class ExamplePair:
 class Reconstruction:
     """Mean metrics of one view of n real pairs that were joined in a layout and split again.
 
-    between: the transform of the joint image before it is split, "nothing" or "autoencoder" (of the base).
+    between: what was applied to the joint image before the split: "nothing", or the "autoencoder" of the base.
     psnr, vessels, thin, fine_left: see `Fidelity`; psnr is None if the views are unchanged.
     texture: the metrics of `Texture` after the round trip.
     """
@@ -333,7 +333,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = SCORES_NAME) -> "Scores":
-        """Return the scores from JSON values. Raises UserError, naming `where`, if edited or with another schema."""
+        """Convert JSON values to Scores. Raises UserError, naming `where`, if they are edited or the schema differs."""
         if not isinstance(values, dict):
             raise UserError(f"{where}: not a JSON object; evaluate again")
         content = {key: value for key, value in values.items() if key != "sha256"}

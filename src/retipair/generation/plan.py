@@ -43,7 +43,7 @@ class GenerationPlan:
     """The resolved settings of a generation, before anything is loaded or written.
 
     prompts: the prompts to draw from, as (text, number of training pairs with this prompt).
-    sources: the training pairs that --mode from_data varies, its source pairs; empty in other modes.
+    sources: the source pairs, that is, the training pairs that --mode from_data varies; empty in other modes.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
     """
 
@@ -97,7 +97,10 @@ class GenerationPlan:
         return supported_on(self.device, GENERATION_STRATEGIES)
 
     def source(self, index: int) -> PairRecord | None:
-        """Return the training pair that pair `index` varies, or None; after the last one, the first is used again."""
+        """Return the source pair of the generated pair number `index` (from 1), or None if there are no source pairs.
+
+        The source pairs are used in order. After the last source pair, the first source pair is used again.
+        """
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
     def prompt(self, index: int) -> str:
@@ -216,7 +219,10 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
 
 
 def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter: Path, tokenizer: Path | None) -> Base:
-    """Open the base that the adapter was trained on, as recorded in the run, or without a run in the adapter."""
+    """Open the base that the adapter was trained on.
+
+    The path of the base is read from the config of the run. If `run` is None, it is read from the adapter's metadata.
+    """
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
     if description is None:

@@ -100,7 +100,7 @@ def cl_dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _skeletons(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (skeleton of a, b) and (skeleton of b, a), or an empty list if either mask is empty."""
+    """Return the pairs (skeleton of `a`, mask `b`) and (skeleton of `b`, mask `a`); none if either mask is empty."""
     return [(skeletonize(a), b), (skeletonize(b), a)] if a.any() and b.any() else []
 
 

@@ -152,7 +152,7 @@ def null_mmd2(reference: np.ndarray, splits: int = 200, seed: int = 0) -> float:
     It is the 95th percentile of the squared MMD between two random subsets, each half of the reference. Distances vary
     more between small sets than between large ones, so the value is conservative for sets larger than these subsets.
 
-    reference: features (r, D), r >= 4; at most HALVED evenly spaced rows are used.
+    reference: features (r, D), r >= 4; if r > 1000 (the constant `HALVED`), only 1000 evenly spaced rows are used.
     splits: the number of random splits into two subsets.
     seed: the seed of the random splits.
     """
@@ -171,7 +171,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """Return the Frechet distance, >= 0, of two sets of features, x (n, D) and y (m, D), n and m >= 2.
 
     On features of an Inception network it is the FID (Heusel et al. 2017, arXiv 1706.08500, equation 6). It is biased
-    upwards for few samples. It is unreliable if n or m is at most D, because that covariance matrix is then singular.
+    upwards for few samples. It is unreliable if n or m is at most D, because the covariance matrix of at most D
+    samples is singular.
     """
     a, b = (np.cov(values, rowvar=False) for values in (x, y))
     root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()

@@ -65,7 +65,7 @@ def best_over_poses(vessel_map: np.ndarray, references: Spectra) -> np.ndarray:
 def best_over_shifts(vessel_map: np.ndarray, of_maps: np.ndarray) -> np.ndarray:
     """Return the highest correlation of a shifted map with each of m reference maps, (m,) in [-1, 1].
 
-    All shifts of at most 10 px of the map (about 16 % of its side) in x and in y are tried.
+    All shifts of at most 10 px in x and in y are tried. 10 px are about 16 % of the side of the map.
 
     vessel_map: one map (SIDE, SIDE) for all references, or one map for each reference, (m, SIDE, SIDE).
     of_maps: the transforms of the reference maps, see `Spectra`.

@@ -8,12 +8,14 @@ CONTEXT_LENGTH = 77
 
 
 def byte_tokenizer(pad_token: str = END) -> CLIPTokenizer:
-    """Create a CLIP tokenizer with one token per byte: 256 bytes, 256 bytes at the end of a word, begin and end.
+    """Create a CLIP tokenizer that maps each byte of a text to one token; spaces get no token.
+
+    The vocabulary has 514 tokens: one for each of the 256 byte values, one for each byte value at the end of a word, a
+    begin token and an end token. The end token has the highest id, because CLIP text encoders whose config has the old
+    `eos_token_id` of 2 take the position of the highest id as the end of the text. Texts of more than 75 tokens are
+    truncated to 75 tokens.
 
     pad_token: the end token or, for the second tokenizer of SDXL, "!".
-    The end token has the highest id of the 514 tokens: CLIP text encoders whose config has the old `eos_token_id` of 2
-    take the position of the highest id as the end of the text. Texts longer than 75 bytes (spaces do not count) are
-    truncated.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), BEGIN, END]

@@ -95,7 +95,7 @@ class MovingAverage(EMAModel):
     """Exponential moving average (EMA) of parameters, based on diffusers' EMAModel.
 
     Unlike EMAModel, it can skip a step with NaN or infinity without synchronisation of GPU and CPU. For warm-up, the
-    decay of update k is at most k / (9 + k), and that of the first update is 0.
+    decay of the first update is 0, and the decay of update k (k = 2, 3, ...) is at most k / (9 + k).
     updates: the number of updates, a scalar tensor on the device.
     """
 

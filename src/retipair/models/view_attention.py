@@ -10,10 +10,14 @@ from retipair.diffusion.halves import split_halves
 
 
 class ViewAttention:
-    """Attention processor that calls `inner`; in the last `separate` rows, tokens attend only to their own half.
+    """Attention processor that keeps the CF and the FA of a joint image apart in some samples of a batch.
 
-    Cross-attention and all other rows are as `inner` computes them. The halves become rows with half as many tokens.
-    This needs no attention mask, so that `inner` can use every attention kernel, and takes less time than a mask.
+    It wraps another attention processor, `inner`. In self-attention, the tokens of the last `separate` samples attend
+    only to tokens in their own half of the joint image (left: CF, right: FA). For this, each of these samples is split
+    into two samples with half as many tokens before `inner` is called. The split is faster than an attention mask, and
+    `inner` can use every attention kernel. All other samples, and cross-attention, are left to `inner` unchanged.
+
+    inner: the attention processor that computes the attention.
     """
 
     def __init__(self, inner: Any) -> None:

@@ -215,7 +215,12 @@ def _resample(line: np.ndarray) -> np.ndarray:
 
 
 def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty: float) -> np.ndarray:
-    """Sample the points (N, 2) of the tissue to supply, about `spacing` mm apart and over `empty` mm from the fovea."""
+    """Sample points (N, 2), in mm, of the tissue that the vessels must supply with blood.
+
+    centre: the centre of the sampled disk, (2,) mm. Its radius is REACH.
+    spacing: the approximate distance of neighbouring points, mm.
+    empty: the radius around the fovea in which there are no points, mm.
+    """
     ticks = np.arange(-REACH, REACH, spacing)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     points = centre + grid + rng.uniform(-0.5, 0.5, grid.shape) * spacing

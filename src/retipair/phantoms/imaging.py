@@ -32,6 +32,7 @@ Generators = Sequence[torch.Generator]
 class _Scene:
     """The maps and looks of B eyes, with methods that the rendering of both CF and FA uses.
 
+    A look (see `Look`) is the appearance of the CF and the FA of one pair, for example their exposure and contrast.
     Each channel of the maps is an attribute, (B, 1, H, W), for example `scene.artery`.
     """
 

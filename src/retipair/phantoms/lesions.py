@@ -36,7 +36,7 @@ class Lesion:
     outline: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def mirrored(self) -> "Lesion":
-        """Return the lesion with its position and direction mirrored left to right, but not its irregularity."""
+        """Return the lesion with its position and direction mirrored left to right. `outline` does not change."""
         return replace(self, x=-self.x, angle=np.pi - self.angle)
 
 

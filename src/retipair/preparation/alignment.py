@@ -82,7 +82,10 @@ def _init_worker() -> None:
 
 
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
-    """Align one pair, and write its result to the staging folder, and its aligned views unless it is refused."""
+    """Align one pair, and write the result to the staging folder.
+
+    The AlignmentResult is always written. The aligned views are written only if the pair is not refused.
+    """
     pair, staging = checked.pair, config.out / STAGING
     cf, fa = load_image(pair.cf, "RGB", config.max_megapixels), load_image(pair.fa, "L", config.max_megapixels)
     method = _method_of(checked, config)

@@ -139,8 +139,8 @@ def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:
     """Return whether the colours of the views agree with their names (see `CheckedPair.colour`).
 
-    Views that a table or folder names explicitly are never swapped. Raises UserError if neither view has colour and the
-    views are not named explicitly.
+    The views are never swapped if a table or the names of the folders state which view is the CF. Raises UserError if
+    neither view has colour and nothing states which view is the CF.
 
     cf, fa: the chroma of the views, [0, 255].
     """

@@ -70,7 +70,10 @@ def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
 
 
 def match_features(cf: View, fa: View) -> Landmarks:
-    """Match SIFT features of the vesselness of both views, raw px, by Lowe's ratio test. Many matches are false."""
+    """Match SIFT features of the vesselness maps of both views by Lowe's ratio test. Many matches are false.
+
+    The positions in the result are given in px of the views as loaded (raw px).
+    """
     on_fa, on_cf = _matches(vessel_map(fa, fa.to_work), vessel_map(cf, cf.to_work))
     return Landmarks(
         transform_points(np.linalg.inv(cf.to_work), on_cf), transform_points(np.linalg.inv(fa.to_work), on_fa)
@@ -83,7 +86,10 @@ def count_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
 
 
 def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:
-    """Return the median distance, over the field of view of the FA, between the results of two transforms, work px.
+    """Return how far apart two transforms move the same points of the FA.
+
+    Points of a grid in the field of view of the FA are transformed by `a` and by `b`. The result is the median distance
+    of the two transformed positions, in px of the work frame of the CF (512 px wide).
 
     a, b: the transforms (3, 3), from raw FA px to raw CF px.
     """
@@ -161,9 +167,13 @@ def is_plausible(homography: np.ndarray) -> bool:
 
 
 def _depth_and_area(homography: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (third homogeneous coordinate, determinant of the Jacobian) of a homography at points (N, 2), (N,) each.
+    """Compute, at N points, whether a homography folds or mirrors the plane.
 
-    A change of sign of the first means that the homography folds; a negative determinant means that it mirrors.
+    points: the positions, (N, 2).
+
+    Returns two arrays (N,). The first contains the third homogeneous coordinate of the transformed points; if its sign
+    changes between points, the homography folds. The second contains the determinant of the Jacobian; where it is
+    negative, the homography mirrors.
     """
     depth = homography[2, :2] @ points.T + homography[2, 2]
     return depth, np.linalg.det(homography) / depth**3

@@ -105,10 +105,11 @@ class _VesselMaps:
 
 
 def _compose(correction: np.ndarray, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
-    """Return the corrected transform (3, 3) from raw FA px to raw CF px.
+    """Return the transform (3, 3) from raw FA px to raw CF px that results from a correction.
 
+    correction: the homography (3, 3) that moves the FA within the refinement frame.
     cf_to_frame: the transform (3, 3) from raw CF px to the refinement frame.
-    fa_to_frame: the transform (3, 3) from raw FA px to the refinement frame, by the initial transform.
+    fa_to_frame: the transform (3, 3) from raw FA px to the refinement frame: the initial transform, then `cf_to_frame`.
     """
     fa_to_cf = np.linalg.inv(cf_to_frame) @ correction @ fa_to_frame
     return np.asarray(fa_to_cf / fa_to_cf[2, 2])

@@ -19,9 +19,13 @@ def log_lengths(folder: Path) -> dict[str, int]:
 
 
 def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Cut each log at the last line end within its given length in bytes.
+    """Remove from each log what was written after its given length.
 
-    Later lines that describe a start or resume of the run are kept. A log without a length is cut to 0 bytes.
+    An incomplete line at this length is removed too. Complete lines after this length are kept only if they describe a
+    start or resume of the run.
+
+    folder: the folder of the run.
+    lengths: name of the log -> length in bytes; 0 for a log that is not listed.
     """
     for path in (folder / name for name in LOG_NAMES if (folder / name).is_file()):
         content = path.read_bytes()

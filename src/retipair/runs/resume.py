@@ -25,7 +25,10 @@ A change of any setting that is in none of these three sets is refused.
 
 
 def check_name(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the run folder holds other files, or if it holds a run and --resume was not given."""
+    """Raise UserError if the run folder contains files but no run, or a run but --resume was not given.
+
+    A folder contains a run if it contains config.json. Files whose names start with "." are ignored.
+    """
     if not (folder / "config.json").is_file():
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise OccupiedError(folder, "is not empty and has no config.json; choose another --name")

@@ -76,7 +76,8 @@ class Run:
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
         """Return the newest intact checkpoint, or None if there is none.
 
-        For each newer checkpoint, which is damaged, `warn` is called with its path and the error.
+        `warn` is called for each damaged checkpoint that is newer than the returned one, or for all checkpoints if none
+        is intact. Its argument is a text with the path of the checkpoint and the error.
         """
         for checkpoint in reversed(self.checkpoints()):
             if (error := verify_checksums(checkpoint) or _find_name_mismatch(checkpoint)) is None:
@@ -209,10 +210,12 @@ class Run:
     def restore_best(self, reason: Mapping[str, Any]) -> bool:
         """Make `best_checkpoint` match the best step of the resumed state; return False if this is impossible.
 
+        The step of `best_checkpoint` can differ from the best step of the resumed state for two reasons: the process
+        was killed after it wrote a checkpoint and before it wrote `best_checkpoint`, or the run resumes from an older
+        checkpoint because the last one is damaged. If they differ, or if `best_checkpoint` is damaged, the adapter is
+        copied from the checkpoint of the best step, provided that this checkpoint is intact.
+
         reason: the record of the best step in the resumed state.
-        The two steps differ if the process was killed after it wrote a checkpoint and before it wrote
-        `best_checkpoint`, or if the run resumes from an older checkpoint because the last one is damaged. The adapter
-        is restored from the checkpoint of the best step, if that checkpoint is intact.
         """
         step, source = reason["step"], self._latest / f"step_{reason['step']:06d}"
         error = verify_checksums(self._best)

@@ -65,7 +65,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress all output inside the context, where one command runs another command."""
+    """Suppress all output inside the context. A command uses it to run another command silently."""
     before, console.quiet = console.quiet, True
     try:
         with redirect_stdout(StringIO()):

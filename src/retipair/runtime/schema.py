@@ -72,8 +72,8 @@ def from_values(
 def from_settings(kind: type[Kind], settings: dict[str, Any]) -> Kind:
     """Return an instance of the dataclass `kind` with settings that a user gave as keyword arguments in Python.
 
-    The types are those of `from_values`. A path may also be text, text may be a path, a float may be an int, and a
-    number may be a numpy scalar; each is converted to the type of its field.
+    Fields may have the same types as in `from_values`. A value is converted to the type of its field in these cases:
+    text to a path, a path to text, an int to a float, and a numpy scalar to a Python number.
     Raises SettingError for a missing setting and for a value that is not allowed, UserError for an unknown setting, and
     FileError for a path that cannot be accessed.
     """

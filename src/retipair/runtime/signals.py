@@ -65,10 +65,12 @@ class Stop:
 
 @contextmanager
 def graceful_shutdown(finishing: str) -> Iterator[Stop]:
-    """Yield a Stop, which the `with` block must check regularly, to end after the first signal.
+    """Yield a Stop that tells the `with` block to finish its work and end.
 
-    A second signal stops the command immediately, except that a SIGTERM within 5 s after another is ignored. If a
-    SIGTERM requested the stop, this also holds after the block, so that a duplicate does not interrupt the exit.
+    The first signal sets `Stop.requested`, which the block must check regularly. A second signal stops the command
+    immediately. However, if a SIGTERM requested the stop, another SIGTERM within 5 s is ignored as a duplicate. In that
+    case the signal handlers stay in place after the block, so that a duplicate does not interrupt the exit.
+
     finishing: a phrase for what is completed before the command stops; it is printed on the first signal.
     """
     stop = Stop()

@@ -76,7 +76,7 @@ def configure_threads() -> str | None:
 def busy_cores() -> float:
     """Measure for 0.2 s how many of the cores in this process's affinity are busy, as a fractional number.
 
-    The process itself is idle during the measurement, so that other programs cause the load.
+    This process sleeps during the measurement. The result is therefore the load that other programs cause.
     """
     percent = psutil.cpu_percent(interval=_INTERVAL, percpu=True)
     return sum(percent[core] for core in _affinity() if core < len(percent)) / 100

@@ -32,7 +32,11 @@ class NonFiniteCounter:
         self.count += skipped
 
     def read(self) -> tuple[int, int]:
-        """Return (number of skipped steps since the last call, number of the first skipped step, -1 if none)."""
+        """Return (count, first) for the steps that were skipped since the last call of `read`.
+
+        count: how many steps were skipped.
+        first: the step number of the first skipped step, or -1 if no step was skipped.
+        """
         count, first = int(self.count), int(self.first)
         if count:
             self.since_last_log += count
