@@ -79,6 +79,7 @@ def test_pairs_are_drawn_beside_the_librarys_pipeline(base_folder: Callable[[str
     assert figures["settings"]["steps"] == 3
 
 
+@pytest.mark.nightly
 def test_encoding(tmp_path: Path) -> None:
     figures = bench(tmp_path, "encode", "--base", "random:tiny-sd15", "--batch_size", 2)
     assert set(figures) == ALWAYS | COUNTED

@@ -914,7 +914,7 @@ def test_a_pair_guidance_of_1_gives_the_same_files_as_none(drawn: Drawn, trained
 @pytest.mark.parametrize(
     "sampler", ["ddpm", *(pytest.param(s, marks=pytest.mark.nightly) for s in ("ddim", "dpmpp", "euler"))]
 )
-@both_modes
+@pytest.mark.parametrize("mode", ["from_data", pytest.param("noise", marks=pytest.mark.nightly)])
 def test_pair_guidance_is_resumed_and_works_with_every_sampler_and_classifier_free_guidance(
     sampler: str, mode: str, trained: Folder, tmp_path: Path
 ) -> None:

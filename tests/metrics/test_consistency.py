@@ -56,6 +56,7 @@ def test_cl_dice_of_lines_worked_out_by_hand():
     assert cl_dice(line, np.zeros_like(line)) == 0
 
 
+@pytest.mark.nightly
 def test_matched_pairs_agree_and_mispaired_ones_as_chance_has_it(measured):
     found = set_consistency(measured)
     assert len(found.matched) == len(found.mispaired) == len(measured)

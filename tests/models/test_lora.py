@@ -110,7 +110,7 @@ def test_a_fresh_adapter_changes_exactly_nothing(base: Base, kind: str, targets:
         assert torch.equal(*outputs)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in ("alpha", "dora") else NIGHTLY) for k in KINDS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "alpha" else NIGHTLY) for k in KINDS])
 @pytest.mark.parametrize("targets", ["all", pytest.param("attention", marks=NIGHTLY)])
 def test_the_same_image_through_ours_through_diffusers_and_through_peft(
     base: Base, kind: str, targets: str, tmp_path: Path

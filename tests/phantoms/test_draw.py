@@ -90,6 +90,7 @@ def test_disc_and_fovea_lie_where_the_views_show_them() -> None:
     assert np.hypot(disc_x - fovea_x, disc_y - fovea_y) * FIELD / SIZE == pytest.approx(4.76, abs=0.75)
 
 
+@pytest.mark.nightly
 def test_a_pair_is_a_function_of_seed_and_number_and_its_eye_of_nothing_else() -> None:
     one, two = (draw_phantom(1, 2, 128, None, None, None) for _ in range(2))
     assert (one.cf == two.cf).all()

@@ -28,6 +28,7 @@ assert settings() == before, (before, settings())
 """
 
 
+@pytest.mark.nightly
 def test_an_import_leaves_the_libraries_as_they_are() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True, capture_output=True)
 
