@@ -34,7 +34,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
         if not paths:
             raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
-        parts = [list(select_pairs(path, split)) for path in paths]
+        parts = [select_pairs(path, split) for path in paths]
         _check_sizes([part[0] for part in parts if part])
         self.records: list[PairRecord] = [record for part in parts for record in part]
 
@@ -56,8 +56,8 @@ class PairDataset(Dataset[dict[str, Any]]):
 
 def _check_sizes(firsts: Sequence[PairRecord]) -> None:
     """Raise FileError if the first pairs of the folders differ in size, because a batch could not be stacked."""
-    for record in firsts[1:]:
-        size, expected = image_size(record.cf), image_size(firsts[0].cf)
-        if size != expected:
-            problem = f"its views are {size[0]} px wide, those of {firsts[0].folder} {expected[0]} px"
+    widths = [image_size(record.cf)[0] for record in firsts]
+    for record, width in zip(firsts, widths, strict=True):
+        if width != widths[0]:
+            problem = f"its views are {width} px wide, those of {firsts[0].folder} {widths[0]} px"
             raise FileError(record.folder, f"{problem}; prepare the real pairs with the --size of the generated ones")

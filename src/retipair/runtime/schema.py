@@ -2,9 +2,9 @@
 
 Keyword arguments from Python are checked by the same rules, see `from_settings`.
 
-The metadata of a field may change how the field is written. `{"json": "likeness"}` writes the field under the key
-"likeness". `{"prefix": "texture."}` is for a dict field: its items are not written as a nested object but as keys of
-the surrounding object, and each key begins with "texture.".
+Two entries in the metadata of a dataclass field change its JSON. With `{"json": "likeness"}`, the key is "likeness"
+instead of the name of the field. With `{"prefix": "texture."}`, a dict field is not a nested object: each of its items
+becomes a key of the surrounding object, with "texture." before the key of the item.
 """
 
 import hashlib

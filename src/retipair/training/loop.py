@@ -152,7 +152,8 @@ class TrainingLoop:
                 self.run_dir.save_stopped(self.step, self.save_adapter, state, {"best": self.best})
         self.training.dist.wait_for_everyone()
         text = f"stopped after step {self.step}, which is saved; run the same command with --resume to continue"
-        return Stopped(text, self.stop.number or signal.SIGTERM)  # no number if only another process got the signal
+        # the number is 0 if the signal was sent only to another process
+        return Stopped(text, self.stop.number or signal.SIGTERM)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors that a resumed run needs. The sums of the loss meter are added up over all processes."""
