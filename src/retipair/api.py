@@ -169,7 +169,8 @@ class PairGenerator:
 
     def _sample(self, config: GenerateConfig, verbose: bool) -> Iterator[LoadedPair]:
         """Load the weights, and generate the pairs, when the first pair is taken."""
-        plan, indices = replace(self._plan, config=config), range(1, config.amount + 1)
+        plan = replace(self._plan, config=config)
+        indices = range(1, plan.amount + 1)
         with _output(verbose):
             loop = load(plan, {}, indices)  # {}: no settings, as no manifest is written
         for index in indices:

@@ -191,16 +191,23 @@ class GenerateConfig:
     """Name of the training run. Not needed with --checkpoint PATH --out DIR."""
     savedir: str = "pairs"
     """Folder of this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
-    amount: int = 10
-    """Number of pairs; may be raised later, and existing pairs are kept."""
+    amount: int | None = None
+    """Number of pairs; may be raised later, and existing pairs are kept.
+    Default: 10; with --mode cf2fa and fa2cf, --per_view pairs for each view in --data."""
     steps: int = 50
     """Denoising steps."""
-    mode: Literal["noise", "from_data"] = "noise"
-    """noise: new eyes; from_data: variations of the training pairs, one after the other."""
+    mode: Literal["noise", "from_data", "cf2fa", "fa2cf"] = "noise"
+    """noise: new eyes; from_data: variations of the training pairs, one after the other.
+    cf2fa: an FA for each CF in --data, with the same vessels; fa2cf: a CF for each FA."""
+    per_view: int = 1
+    """--mode cf2fa, fa2cf: number of different pairs for each view; may be raised later."""
+    best_of: int = 1
+    """Make this many attempts at each pair, and keep the one with the highest consistency."""
     strength: float = 0.6
     """--mode from_data: noise added to a training pair, in (0, 1]; at 1 almost nothing of the pair remains."""
     checkpoint: str = "best"
-    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder."""
+    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder.
+    With --base and --out and without -n and --checkpoint, the base generates without an adapter."""
     out: Path | None = None
     """Folder to write; default: a folder under RESULTS (see --savedir)."""
     base: str | None = None
@@ -210,9 +217,10 @@ class GenerateConfig:
     results: Path = Path("results")
     """Folder under which all runs and generated pairs are written."""
     data: Path | None = None
-    """--mode from_data, --max_copy: prepared folder of the training pairs; default: the --data of the run."""
+    """--mode from_data, --max_copy: prepared folder of the training pairs; default: the --data of the run.
+    --mode cf2fa, fa2cf: one image, a folder or table of images of any size, or a prepared or generated folder."""
     record_source: bool = False
-    """--mode from_data: record the id of the training pair also in the PNG metadata, not only in the manifest."""
+    """Record the id of the training pair or given view also in the PNG metadata, not only in the manifest."""
     prompt: str | None = None
     """Prompt of every pair; default: the prompt or captions that the adapter was trained with."""
     size: int | None = None

@@ -187,7 +187,7 @@ def generation_work(plan: GenerationPlan) -> Function:
     def work() -> None:
         indices = [next(numbers) for _ in range(plan.config.batch_size)]
         for index, images in zip(indices, loop.sample(indices), strict=True):
-            write_pair(plan, loop.pair_generator, settings, index, 0, images, images.consistency)
+            write_pair(plan, loop.pair_generator, settings, index, images)
 
     return work
 

@@ -244,7 +244,7 @@ def _to_pair_record(folder: Path, record: Record) -> PairRecord:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption)
-    prompt, variation = intern(record.prompt), record.source_id is not None
+    prompt, variation = intern(record.prompt), record.mode == "from_data"
     return PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.fa_chroma, variation)
 
 

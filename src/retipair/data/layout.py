@@ -35,8 +35,12 @@ class Layout:
 
     def join(self, cf: np.ndarray, fa: np.ndarray) -> np.ndarray:
         """Join CF (S, S, 3) and FA (S, S), uint8, into a joint image (H, W, 3) uint8."""
-        fa_rgb = np.repeat(fa[..., None], 3, axis=2)
-        return np.concatenate([_to_width(view, self._half_width) for view in (cf, fa_rgb)], axis=1)
+        return np.concatenate([self.half(cf), self.half(fa)], axis=1)
+
+    def half(self, view: np.ndarray) -> np.ndarray:
+        """Return the half of the joint image, (H, W / 2, 3) uint8, for CF (S, S, 3) or FA (S, S)."""
+        rgb = np.repeat(view[..., None], 3, axis=2) if view.ndim == 2 else view
+        return _to_width(rgb, self._half_width)
 
     def split(self, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Split a joint image (H, W, 3) uint8 into CF and FA, (S, S, 3) uint8 each.

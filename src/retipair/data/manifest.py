@@ -62,17 +62,21 @@ class GeneratedPair:
     """Manifest line of one synthetic pair, written by `generate`.
 
     index: the number of the pair, from 1, which is also the name of the pair's subfolder.
-    source_id: the id of the pair from which this pair was generated (mode "from_data"), or None.
-    source_eye: the patient of that source pair, or its eye if the patient is unknown. All pairs with one source_eye
-    are in one split.
+    source_id: the id of the pair that was varied (mode "from_data") or of the view from which the other view was drawn
+    (modes "cf2fa" and "fa2cf"), or None.
+    source_eye: the patient of that source, or its eye if the patient is unknown. All pairs with one source_eye are in
+    one split.
+    adapter_sha256: None if the base generated the pair without an adapter.
     fa_chroma: the mean chroma of the FA before it was converted to grey, in [0, 255].
+    source_to_pair: the 3x3 transform from pixel centres of the given view's file to pixel centres of the pair, and
+    source_size: the [width, height] of that file, in px. Only in the modes "cf2fa" and "fa2cf".
     """
 
     id: str
     index: int
     seed: int
     attempt: int
-    mode: Literal["noise", "from_data"]
+    mode: Literal["noise", "from_data", "cf2fa", "fa2cf"]
     source_id: str | None
     source_eye: str | None
     strength: float | None
@@ -81,10 +85,12 @@ class GeneratedPair:
     fa: str
     size: int
     base: str
-    adapter_sha256: str
+    adapter_sha256: str | None
     settings_sha256: str
     fa_chroma: float
     consistency: float
+    source_to_pair: list[list[float]] | None = None
+    source_size: list[int] | None = None
     schema: str = GENERATED_SCHEMA
 
 
@@ -94,8 +100,12 @@ _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHE
 
 
 def to_line(record: Record) -> str:
-    """Return the manifest line of a record, with a newline; `schema` is the first key, then the fields in order."""
-    values = asdict(record)
+    """Return the manifest line of a record, with a newline; `schema` is the first key, then the fields in order.
+
+    Optional fields of a generated pair that are None are left out, as in lines of earlier versions.
+    """
+    optional = ("source_to_pair", "source_size")
+    values = {key: value for key, value in asdict(record).items() if key not in optional or value is not None}
     return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
 
 

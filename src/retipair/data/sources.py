@@ -15,24 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from retipair.data.folders import NUMBERED, images_in, is_file_or_link, visible
 from retipair.data.manifest import MANIFEST_NAME, Split, check_finished
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
-from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
+from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc, on_disk
 
 EYES_TABLE = "eyes.csv"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
-_OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
-_NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 _DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 _MAX_ID_BYTES = 200  # file systems allow names of 255 bytes, and output file names are longer than the id
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
-_SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
-"""Names, in lower case, of folders that network drives and operating systems create; they are never searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +122,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
 
 def _check_no_pair_table(folder: Path) -> None:
     """Raise UserError if a folder contains a table of pairs, whose eyes and splits would be ignored."""
-    for path in _visible(folder):
+    for path in visible(folder):
         if path.name.lower() in _PAIR_TABLES:
             raise FileError(path, "is a table of pairs; pass it instead of its folder, or rename it")
 
@@ -137,7 +132,7 @@ def _eyes_table(folder: Path) -> Path | None:
 
     Raises UserError for two such tables, and for a table in another format (eyes.xlsx), which would be ignored.
     """
-    similar = [path for path in _visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
+    similar = [path for path in visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
     tables = [path for path in similar if path.name.lower() == EYES_TABLE]
     if len(tables) > 1:
         raise FileError(tables[1], f"{tables[0].name} exists too; remove one of them")
@@ -158,7 +153,7 @@ def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
 
 
 def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
-    folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
+    folders = {path.name.lower(): path for path in visible(root) if path.is_dir()}
     if views := _view_folders(root):
         return _parallel(views["cf"], views["fa"])
     if "abnormal" in folders or "normal" in folders:
@@ -169,7 +164,7 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
 def _view_folders(root: Path) -> dict[str, Path]:
     """Return the two folders named cf (or cfs) and fa (or fas), in upper or lower case, or {} if neither exists."""
     folders: dict[str, Path] = {}
-    for path in _visible(root):
+    for path in visible(root):
         view = path.name.lower().removesuffix("s")
         if view in ("cf", "fa") and path.is_dir():
             if view in folders:
@@ -184,7 +179,7 @@ def _view_folders(root: Path) -> dict[str, Path]:
 
 def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
     """Yield the pairs of the layout ID_01 and ID_02, with one folder for each pair or all files in one folder."""
-    folders = {path: _images_or_skipped(path) for path in (root, *_visible(root)) if path.is_dir()}
+    folders = {path: _images_or_skipped(path) for path in (root, *visible(root)) if path.is_dir()}
     if not any(folders.values()):
         raise MissingError(root, f"no images in a supported layout; supported are {_LAYOUTS}")
     for folder, images in folders.items():
@@ -196,7 +191,7 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
             yield SkippedPair(nfc(folder.name), reason, empty=True)
         views: dict[str, dict[int, Path]] = {}
         for path in images:
-            if match := _NUMBERED.fullmatch(nfc(path.stem)):
+            if match := NUMBERED.fullmatch(nfc(path.stem)):
                 _add(views.setdefault(match["id"], {}), int(match["view"]), path)
             else:
                 yield SkippedPair(nfc(path.stem), f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
@@ -207,7 +202,7 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
 def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
     views: dict[str, dict[int, Path]] = {}
     for number, folder in enumerate((cf, fa), start=1):
-        for path in _images(folder):
+        for path in images_in(folder):
             _add(views.setdefault(nfc(path.stem), {}), number, path)
         yield from _folders_with_images(folder)
     if not views:
@@ -219,12 +214,12 @@ def _parallel(cf: Path, fa: Path) -> Iterator[RawPair | SkippedPair]:
 
 def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
     """Yield the pairs of the Isfahan layout, such as (7.jpg, 7-7.jpg): (CF, FA) in ABNORMAL/, (FA, CF) in NORMAL/."""
-    if not any(_images(folder) for folder in folders.values()):
+    if not any(images_in(folder) for folder in folders.values()):
         raise MissingError(next(iter(folders.values())), "no images in it; put n.jpg and n-n.jpg there")
     for kind, folder in folders.items():
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
-        for path in _images(folder):
+        for path in images_in(folder):
             match = _DOUBLED.fullmatch(stem := nfc(path.stem))
             _add(views.setdefault(match["id"] if match else stem, {}), doubled if match else plain, path)
         yield from _folders_with_images(folder)
@@ -234,7 +229,7 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
 
 def _folders_with_images(folder: Path) -> Iterator[SkippedPair]:
     """Yield a SkippedPair for each subfolder that contains images, since these images are not used."""
-    for path in _visible(folder):
+    for path in visible(folder):
         if path.is_dir() and _images_or_skipped(path):
             yield SkippedPair(nfc(path.name), f"{path}: is not searched; move its images to {folder.name}/ or away")
 
@@ -259,33 +254,14 @@ def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPai
 
 def _points_of(view: Path) -> Path | None:
     named = (on_disk(view.with_suffix(suffix)) for suffix in (".txt", ".TXT", ".Txt"))
-    return next((path for path in named if _is_file_or_link(path)), None)
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return the sorted paths in a folder, without hidden ones and without `_SYSTEM_FOLDERS`."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise DamagedError(folder, f"cannot be read ({error.strerror}); change its permissions, or remove it") from None
-    return [path for path in paths if not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FOLDERS]
+    return next((path for path in named if is_file_or_link(path)), None)
 
 
 def _images_or_skipped(folder: Path) -> list[Path] | SkippedPair:
     try:
-        return _images(folder)
+        return images_in(folder)
     except UserError as error:
         return SkippedPair(nfc(folder.name), str(error))
-
-
-def _images(folder: Path) -> list[Path]:
-    suffixes = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
-    return [path for path in _visible(folder) if path.suffix.lower() in suffixes and _is_file_or_link(path)]
-
-
-def _is_file_or_link(path: Path) -> bool:
-    """Return whether a path is a file or a dangling link, such as git-annex content that is not fetched yet."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 # --- Tables

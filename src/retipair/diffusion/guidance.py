@@ -16,7 +16,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
-from retipair.diffusion.halves import split_halves
+from retipair.diffusion.halves import ViewName, half_of, replace_half
 from retipair.diffusion.schedule import NoiseSchedule
 
 
@@ -40,11 +40,13 @@ class Guidance:
     prompt_scale: the scale of classifier-free guidance; 1 turns it off.
     pair_scale: the scale of cross-view guidance; 1 turns it off.
     pair_from: the lowest timestep with cross-view guidance, as a fraction of the noise schedule, in [0, 1].
+    guided_view: the view whose half of the prediction cross-view guidance changes.
     """
 
     prompt_scale: float = 1.0
     pair_scale: float = 1.0
     pair_from: float = 0.35
+    guided_view: ViewName = "cf"
 
     @property
     def has_unconditional(self) -> bool:
@@ -118,14 +120,14 @@ class GuidedDenoiser(Generic[ConditioningT]):
     def _pair_guided(
         self, prediction: torch.Tensor, change: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Add `change` to the CF half of the prediction, and restore the spectrum of its clean latents."""
-        cf, fa = split_halves(prediction)
-        noisy, _ = split_halves(latents)
+        """Add `change` to the half of the guided view, and restore the spectrum of its predicted clean latents."""
+        view = self.guidance.guided_view
+        half, noisy = half_of(prediction, view), half_of(latents, view)
         timesteps = t.round().long().expand(len(latents))
-        clean = self.schedule.clean_latents(cf, noisy, timesteps)
-        guided = self.schedule.clean_latents(cf + split_halves(change)[0], noisy, timesteps)
+        clean = self.schedule.clean_latents(half, noisy, timesteps)
+        guided = self.schedule.clean_latents(half + half_of(change, view), noisy, timesteps)
         restored = self.schedule.prediction(match_power(guided, clean), noisy, timesteps)
-        return torch.cat([restored, fa], dim=-1)
+        return replace_half(prediction, restored, view)
 
 
 def match_power(latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

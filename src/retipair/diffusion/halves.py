@@ -3,15 +3,29 @@
 Joint latents encode a pair as one image. In all layouts, the left half is the CF and the right half is the FA.
 """
 
+from typing import Literal
+
 import torch
 
 NAMES = ("CF", "FA")
+ViewName = Literal["cf", "fa"]
 
 
 def split_halves(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Split a tensor (..., w) into its left half (CF) and its right half (FA), (..., w / 2) each."""
     left, right = values.chunk(2, dim=-1)
     return left, right
+
+
+def replace_half(values: torch.Tensor, half: torch.Tensor, view: ViewName) -> torch.Tensor:
+    """Return a tensor (..., w) with the half of one view replaced by `half` (..., w / 2)."""
+    left, right = split_halves(values)
+    return torch.cat([half, right] if view == "cf" else [left, half], dim=-1)
+
+
+def half_of(values: torch.Tensor, view: ViewName) -> torch.Tensor:
+    """Return the half of one view of a tensor (..., w), (..., w / 2)."""
+    return split_halves(values)[0 if view == "cf" else 1]
 
 
 def stack_halves(values: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ def sample(
     latents: torch.Tensor,
     timesteps: torch.Tensor,
     generators: Sequence[torch.Generator],
-    constrain: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda latents, t: latents,
+    constrain: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents,
 ) -> torch.Tensor:
     """Denoise noisy latents (B, C, h, w) and return clean latents of the same shape, float32.
 
@@ -59,13 +59,12 @@ def sample(
     scheduler: a diffusers scheduler, set by `timesteps_for_strength`.
     timesteps: the timesteps of the denoising steps.
     generators: the random generators, one for each sample.
-    constrain: a function (latents, timestep) -> latents, called before each step, that may change the latents.
+    constrain: a function latents -> latents, which may change the input of the network and the returned latents.
     """
     for t, t_on_device in zip(timesteps, to_device(timesteps, latents.device), strict=True):
-        latents = constrain(latents, t_on_device)
-        prediction = predict(scheduler.scale_model_input(latents, t), float(t), t_on_device)
+        prediction = predict(constrain(scheduler.scale_model_input(latents, t)), float(t), t_on_device)
         latents = scheduler.step(prediction, t, latents, **_randomness(scheduler, generators)).prev_sample
-    return latents
+    return constrain(latents)
 
 
 def _randomness(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from retipair.config import GenerateConfig
-from retipair.data.dataset import load_views
+from retipair.data.dataset import PairRecord, load_views
 from retipair.data.manifest import MANIFEST_NAME, to_line
 from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
@@ -24,7 +24,8 @@ from retipair.generation.filters import (
     read_rejection_log,
     rejection_line,
 )
-from retipair.generation.modes import FromImages, FromNoise, Start
+from retipair.generation.given_views import GivenView
+from retipair.generation.modes import FromImages, FromNoise, FromView, Start
 from retipair.generation.output import GeneratedFolder, check_folder, scan_output, write_pair
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator
 from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
@@ -32,6 +33,7 @@ from retipair.models.conditioning import Conditioning, encode_prompts
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import adapter_sha256, load_adapter, merge_adapter
 from retipair.models.memory_strategies import next_smaller_preset
+from retipair.models.vae import encode_mean
 from retipair.runs.run_dir import environment
 from retipair.runtime.atomic_io import append_line, write_json
 from retipair.runtime.console import console, progress
@@ -64,20 +66,19 @@ def generate(config: GenerateConfig) -> Path:
 def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     """Generate the missing pairs as one of the processes in `dist`, and return the output folder."""
     # Check
-    config = plan.config
-    settings = settings_of(plan)
+    max_tries, settings = plan.config.max_tries, settings_of(plan)
     with dist.main_process_first():
         check_folder(plan.out, settings)
-        done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
+        done, log = scan_output(plan.out, plan.amount), read_rejection_log(plan.out)
     existing, tries = set(done.indices), log.tries
-    missing = [i for i in range(1, config.amount + 1) if i not in existing and tries[i] < config.max_tries]
+    missing = [i for i in range(1, plan.amount + 1) if i not in existing and tries[i] < max_tries]
     if not missing:
         print_end(plan, done, log)
         return plan.out
 
     # Set up
     loop = load(plan, settings, missing, tries, dist.process_index)
-    if adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
+    if plan.adapter and adapter_sha256(plan.adapter) != settings["adapter_sha256"]:
         raise FileError(plan.adapter, "was overwritten by its training while it was loaded; run the command again")
     print_start(plan)
     if dist.is_main_process:
@@ -92,9 +93,9 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     # Merge
     dist.wait_for_everyone()
     if dist.is_main_process:
-        done, log = scan_output(plan.out, config.amount), read_rejection_log(plan.out)
+        done, log = scan_output(plan.out, plan.amount), read_rejection_log(plan.out)
     if unfinished:  # only the main process knows the count, because it has read the merged manifest
-        count = f" with {len(done.indices)} of {config.amount} pairs generated" if dist.is_main_process else ""
+        count = f" with {len(done.indices)} of {plan.amount} pairs generated" if dist.is_main_process else ""
         raise Stopped(f"stopped{count}; run the same command to continue", loop.stopped_by)
     if dist.is_main_process:
         print_end(plan, done, log)
@@ -144,29 +145,50 @@ class GenerationLoop:
         return list(queue)
 
     def sample(self, batch: Sequence[int]) -> list[GeneratedImages]:
-        """Make one attempt at each pair; `batch` holds the indices of the pairs. Nothing is filtered or written."""
+        """Make the next attempts at each pair, and return the most consistent one of each.
+
+        batch: the indices of the pairs. Nothing is filtered or written.
+        """
+        number = self.plan.config.best_of
+        first = [self.tries[index] * number for index in batch]
+        attempts = [self._attempt(batch, [attempt + k for attempt in first]) for k in range(number)]
+        if number == 1:
+            return attempts[0]
+        return [max(several, key=lambda images: images.consistency) for several in zip(*attempts, strict=True)]
+
+    def _attempt(self, batch: Sequence[int], attempts: Sequence[int]) -> list[GeneratedImages]:
+        """Make one attempt at each pair. attempts: the number of this attempt at each pair, from 0."""
         plan = self.plan
         rows = [self.texts.index(plan.prompt(index)) for index in batch]
         if plan.guidance.has_unconditional:
             rows = [len(self.texts)] * len(rows) + rows
-        generators = [generator(plan.config.seed, index, self.tries[index]) for index in batch]
-        start: Start = FromNoise()
+        generators = [generator(plan.config.seed, *key) for key in zip(batch, attempts, strict=True)]
+        given = [plan.given(index) for index in batch] if plan.mode.given else []
+        images = self.pair_generator.sample(self.conditioning.rows(rows), generators, self._start(batch, given))
+        images = [replace(one, attempt=attempt) for one, attempt in zip(images, attempts, strict=True)]
+        return [one.with_given(view) for one, view in zip(images, given, strict=True)] if given else images
+
+    def _start(self, batch: Sequence[int], given: Sequence[GivenView]) -> Start:
+        """Return the object that chooses the initial latents of a batch, by the mode of the plan."""
+        plan, vae = self.plan, self.pair_generator.vae
+        if given:
+            halves = np.stack([plan.layout.half(view.image) for view in given])
+            return FromView(encode_mean(vae, halves), given[0].view)
         if plan.strength is not None:
-            sources = [source for index in batch if (source := plan.source(index))]
+            sources = [source for index in batch if isinstance(source := plan.source(index), PairRecord)]
             joints = np.stack([plan.layout.join(*load_views(source, plan.layout.view_size)) for source in sources])
-            start = FromImages(self.pair_generator.vae, joints, plan.strength)
-        return self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
+            return FromImages(vae, joints, plan.strength)
+        return FromNoise()
 
     def keep(self, index: int, images: GeneratedImages) -> bool:
         """Write the pair and its manifest line if it passes the filter, else log the rejection.
 
         Returns True if it passes.
         """
-        attempt = self.tries[index]
         if rejection := self.reject(index, images):
             append_line(self.rejections, rejection_line(rejection))
             return False
-        record = write_pair(self.plan, self.pair_generator, self.settings, index, attempt, images, images.consistency)
+        record = write_pair(self.plan, self.pair_generator, self.settings, index, images)
         append_line(self.manifest, to_line(record))
         return True
 
@@ -209,9 +231,10 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
     config = plan.config
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
-    load_adapter(plan.adapter, unet, plan.base.source)
-    if plan.dtype == torch.float32 and not plan.strategy.stored:  # merging into bf16 or fp8 would round the adapter
-        merge_adapter(unet)
+    if plan.adapter:
+        load_adapter(plan.adapter, unet, plan.base.source)
+        if plan.dtype == torch.float32 and not plan.strategy.stored:  # merging into bf16 or fp8 would round the adapter
+            merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
     generator = PairGenerator(plan.base, plan.layout, denoise, vae, config.sampler, config.steps, plan.guidance)
@@ -238,7 +261,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         advice = "lower --min_consistency (with another --savedir), or train longer"
         raise FileError(plan.out, f"no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
     if rejected:
-        given_up = plan.config.amount - len(done.indices)
+        given_up = plan.amount - len(done.indices)
         rest = f"; {given_up} pairs given up after {plan.config.max_tries} attempts each" if given_up > 0 else ""
         console.print(f"The filter rejected {rejected} attempts ({log.tally}){rest}")
     if done.rejected:

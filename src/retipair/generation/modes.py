@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from retipair.diffusion.halves import ViewName, replace_half
 from retipair.diffusion.sampling import noised, starting_noise, timesteps_for_strength
 from retipair.models.vae import Autoencoder, encode_sample
 
-ModeName = Literal["noise", "from_data"]
+ModeName = Literal["noise", "from_data", "cf2fa", "fa2cf"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,28 @@ class GenerationMode:
     """The name and the inputs of a mode.
 
     varies_pairs: whether the mode starts from training pairs, to which it adds noise as `--strength` says.
+    given: the view that `--data` contains, from which the mode draws the other view; None in other modes.
     """
 
     name: ModeName
-    varies_pairs: bool
+    varies_pairs: bool = False
+    given: ViewName | None = None
+
+    @property
+    def guided_view(self) -> ViewName:
+        """The view that cross-view guidance changes: the CF, or the view that is drawn from the other."""
+        return "fa" if self.given == "cf" else "cf"
 
 
-MODES = {mode.name: mode for mode in (GenerationMode("noise", False), GenerationMode("from_data", True))}
+MODES = {
+    mode.name: mode
+    for mode in (
+        GenerationMode("noise"),
+        GenerationMode("from_data", varies_pairs=True),
+        GenerationMode("cf2fa", given="cf"),
+        GenerationMode("fa2cf", given="fa"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ class Start(Protocol):
         timesteps: the timesteps at which to denoise.
         """
 
-    def constrain(self, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the latents (B, C, h, w) at timestep `t` under the constraint of this mode; by default unchanged."""
+    def constrain(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the input of the network, or the final latents, (B, C, h, w), as this mode wants them."""
         return latents
 
 
@@ -88,3 +104,20 @@ class FromImages(Start):
         timesteps = timesteps_for_strength(batch.scheduler, batch.steps, self.strength)
         clean = [encode_sample(self.vae, image, rng) for image, rng in zip(self.images, batch.generators, strict=True)]
         return noised(batch.scheduler, torch.cat(clean), timesteps, batch.generators), timesteps
+
+
+@dataclass(frozen=True)
+class FromView(FromNoise):
+    """Draw one view from the other: start from noise, but give the network one half without noise at every step.
+
+    The network was trained so on a fraction of the samples (`train --half_clean_fraction`).
+
+    latents: the clean latents of the given half, (B, C, h, w / 2).
+    view: the given view.
+    """
+
+    latents: torch.Tensor
+    view: ViewName
+
+    def constrain(self, latents: torch.Tensor) -> torch.Tensor:
+        return replace_half(latents, self.latents, self.view)

@@ -11,6 +11,7 @@ from retipair.data.dataset import PairRecord, has_files, load_views
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image, synthetic_mark_of
 from retipair.data.rejected import read_rejected
+from retipair.data.views import SingleView
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
 from retipair.generation.plan import GenerationPlan
 from retipair.runtime.atomic_io import read_json
@@ -128,28 +129,31 @@ def write_pair(
     pair_generator: PairGenerator,
     settings: dict[str, Any],
     index: int,
-    attempt: int,
     generated: GeneratedImages,
-    consistency: float,
 ) -> GeneratedPair:
     """Write the images of a generated pair, and return its manifest line."""
-    folder, config = pair_folder(index), plan.config
+    folder, config, given = pair_folder(index), plan.config, generated.given
     source = plan.source(index)
-    mark = _mark(plan, pair_generator, settings, index, attempt)
+    mark = _mark(plan, pair_generator, settings, index, generated.attempt)
     images = {
         "cf": generated.cf,
         "joint": generated.joint,
         "cf_fa_chessboard": chessboard(generated.cf, generated.fa),
+        "fa": generated.fa,
     }
-    for name, image in {**images, "fa": generated.fa}.items():
-        save_image(plan.out / folder / f"{name}.png", image, mark)
-    if source is not None:
+    if given:
+        drawn = "fa" if given.view == "cf" else "cf"
+        images[f"{drawn}_in_source"] = given.in_source(images[drawn])
+    for name, image in images.items():
+        is_given = given is not None and name == given.view
+        save_image(plan.out / folder / f"{name}.png", image, _given_mark(plan, source) if is_given else mark)
+    if isinstance(source, PairRecord):
         _write_original(plan, source, plan.out / folder)
     return GeneratedPair(
         id=str(index),
         index=index,
         seed=config.seed,
-        attempt=attempt,
+        attempt=generated.attempt,
         mode=config.mode,
         source_id=source.id if source else None,
         source_eye=source.group if source else None,
@@ -162,7 +166,9 @@ def write_pair(
         adapter_sha256=settings["adapter_sha256"],
         settings_sha256=json_sha256(settings),
         fa_chroma=round(generated.fa_chroma, 3),
-        consistency=consistency,
+        consistency=generated.consistency,
+        source_to_pair=given.to_pair.tolist() if given else None,
+        source_size=[given.shape[1], given.shape[0]] if given else None,
     )
 
 
@@ -175,19 +181,35 @@ def _mark(
     identify a patient.
     """
     config, source = plan.config, plan.source(index)
-    how = f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
-    mark = synthetic_mark(pair_generator, plan.prompt(index), config.seed, index, how)
-    mark |= {"Adapter": settings["adapter_sha256"][:_SHORT_HASH], "Mode": config.mode}
+    mark = synthetic_mark(pair_generator, plan.prompt(index), config.seed, index, _how(plan, source))
+    if settings["adapter_sha256"]:
+        mark["Adapter"] = settings["adapter_sha256"][:_SHORT_HASH]
+    mark["Mode"] = config.mode
     if attempt:
         mark["Seed"] += f", attempt {attempt}"
-    if source:
+    if plan.strength is not None:
         mark["Strength"] = f"{plan.strength:g}"
-        mark |= _source_text(plan, source)
-    return mark
+    return mark | _source_text(plan, source)
 
 
-def _source_text(plan: GenerationPlan, source: PairRecord) -> dict[str, str]:
-    return {"Source": source.id} if plan.config.record_source else {}
+def _how(plan: GenerationPlan, source: PairRecord | SingleView | None) -> str:
+    """Return a phrase for how a pair was made."""
+    if isinstance(source, SingleView):
+        given = "photograph" if plan.mode.given == "cf" else "angiogram"
+        return f"from a given {given} (treat it as data of the person whose eye that shows)"
+    return f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
+
+
+def _source_text(plan: GenerationPlan, source: PairRecord | SingleView | None) -> dict[str, str]:
+    return {"Source": source.id} if source and plan.config.record_source else {}
+
+
+def _given_mark(plan: GenerationPlan, source: PairRecord | SingleView | None) -> dict[str, str]:
+    """Return the text metadata of the given view: its own mark if it is synthetic, else that it is not."""
+    assert source is not None
+    own = synthetic_mark_of([source.path]) if isinstance(source, SingleView) else {}
+    mark = own or {"Synthetic": "no: the view from which the other was drawn; it may show a patient's eye"}
+    return mark | _source_text(plan, source)
 
 
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Generate pairs in memory: sample latents from random numbers and prompt embeddings, decode them, split the views."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from retipair.data.pair import Pair
 from retipair.diffusion.guidance import NO_GUIDANCE, Guidance, GuidedDenoiser
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampling import sample
+from retipair.generation.given_views import GivenView
 from retipair.generation.modes import FromNoise, SamplingBatch, Start
 from retipair.models.base import Base
 from retipair.models.conditioning import Conditioning
@@ -23,28 +24,42 @@ from retipair.vision.field_of_view import field_of_view
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """The images of a generated pair, all uint8.
+    """The images of a generated pair, uint8.
 
     joint: the decoded joint image of both views, (H, W, 3).
     cf: the colour fundus photograph, (S, S, 3).
     fa: the fluorescein angiogram, converted to greyscale, (S, S).
-    fa_chroma: the mean chroma that the conversion removed from the angiogram, in [0, 255].
+    fa_chroma: the mean chroma that the conversion removed from the angiogram, in [0, 255]; 0 for a given angiogram.
+    given: the view from which the other one was drawn, or None if both were generated.
+    attempt: the number of the attempt at this pair, from 0.
     """
 
     joint: np.ndarray
     cf: np.ndarray
     fa: np.ndarray
     fa_chroma: float
+    given: GivenView | None = None
+    attempt: int = 0
 
     @cached_property
     def pair(self) -> Pair:
-        """The two views as a `Pair`, whose mask is the intersection of their fields of view."""
-        return Pair(self.cf, self.fa, field_of_view(self.cf) & field_of_view(self.fa))
+        """The two views as a `Pair`; its mask is the field of the given view, else the intersection of both fields."""
+        mask = field_of_view(self.cf) & field_of_view(self.fa) if self.given is None else self.given.mask
+        return Pair(self.cf, self.fa, mask)
 
     @cached_property
     def consistency(self) -> float:
         """Vesselness correlation of the two views, in [-1, 1], rounded to four decimals as in manifests."""
         return round(self.pair.consistency(), 4)
+
+    def with_given(self, given: GivenView) -> "GeneratedImages":
+        """Return the images with the given view itself in place of its reconstruction.
+
+        The drawn view is black outside the field of the given view, as in prepared pairs.
+        """
+        if given.view == "cf":
+            return replace(self, cf=given.image, fa=self.fa * given.mask, given=given)
+        return replace(self, cf=self.cf * given.mask[..., None], fa=given.image, fa_chroma=0.0, given=given)
 
 
 FROM_NOISE = FromNoise()

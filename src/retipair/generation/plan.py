@@ -1,6 +1,7 @@
 """Plan a generation: find and check the run, adapter, base, prompts and training pairs, before weights are loaded."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any, cast
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, MAX_AMOUNT, GenerateConfig
+from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
+from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
-from retipair.generation.modes import MODES
+from retipair.generation.checks import check_generation, uses_path
+from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
+from retipair.generation.modes import MODES, GenerationMode
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
@@ -32,10 +36,9 @@ from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, find_run, results_folder, run_around
 from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
 from retipair.runtime.profiling import GIB
-from retipair.runtime.setting_checks import check_folder_name, check_size
 
-MAX_PAIR_GUIDANCE = 20
-"""Largest --pair_guidance; above it, the predictions are dominated by the difference."""
+DEFAULT_AMOUNT = 10
+"""The number of pairs without --amount, in the modes without given views."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,19 @@ class GenerationPlan:
     """The resolved settings of a generation, before anything is loaded or written.
 
     prompts: the prompts to draw from, as (text, number of training pairs with this prompt).
-    sources: the source pairs, that is, the training pairs that --mode from_data varies; empty in other modes.
+    adapter: the folder of the adapter; None if the base generates without one.
+    sources: the training pairs that --mode from_data varies, or the views from which --mode cf2fa and fa2cf draw the
+        other view; empty in --mode noise.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
     """
 
     config: GenerateConfig
     base: Base
     layout: Layout
-    adapter: Path
+    adapter: Path | None
     prompts: list[tuple[str, int]]
     out: Path
-    sources: list[PairRecord]
+    sources: Sequence[PairRecord | SingleView]
     known: list[PairRecord]
     device: str
     dtype: torch.dtype
@@ -61,13 +66,25 @@ class GenerationPlan:
     strategy: MemoryStrategy = GENERATION_STRATEGIES[0]
 
     @property
+    def mode(self) -> GenerationMode:
+        return MODES[self.config.mode]
+
+    @property
+    def amount(self) -> int:
+        """The number of pairs: --amount, or its default."""
+        if self.config.amount is not None:
+            return self.config.amount
+        return len(self.sources) * self.config.per_view if self.mode.given else DEFAULT_AMOUNT
+
+    @property
     def strength(self) -> float | None:
-        return self.config.strength if MODES[self.config.mode].varies_pairs else None
+        return self.config.strength if self.mode.varies_pairs else None
 
     @property
     def guidance(self) -> Guidance:
         config = self.config
-        return Guidance(config.guidance_scale, config.pair_guidance, config.pair_guidance_from)
+        pair = config.pair_guidance, config.pair_guidance_from, self.mode.guided_view
+        return Guidance(config.guidance_scale, *pair)
 
     @property
     def batch_size(self) -> int:
@@ -79,7 +96,7 @@ class GenerationPlan:
         rows = self.batch_size * (1 + self.guidance.has_unconditional + (self.guidance.pair_scale != 1))
         latents = (rows, *self.base.latent_shape(self.layout.joint_size))
         work = Workload(self.base, None, latents, self.dtype, self.device)
-        adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size
+        adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size if self.adapter else 0
         return max(generation_memory(work, strategy, adapter, bool(self.sources)).values())
 
     @property
@@ -96,12 +113,19 @@ class GenerationPlan:
         """The memory strategies that the device supports, from the fastest to the one that needs the least memory."""
         return supported_on(self.device, GENERATION_STRATEGIES)
 
-    def source(self, index: int) -> PairRecord | None:
-        """Return the source pair of the generated pair number `index` (from 1), or None if there are no source pairs.
+    def source(self, index: int) -> PairRecord | SingleView | None:
+        """Return the source of the generated pair number `index` (from 1), or None if there are no sources.
 
-        The source pairs are used in order. After the last source pair, the first source pair is used again.
+        The sources are used in order. After the last source, the first one is used again.
         """
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
+
+    def given(self, index: int) -> GivenView:
+        """Load the view from which the other view of pair `index` is drawn."""
+        source = self.source(index)
+        assert isinstance(source, SingleView)
+        assert self.mode.given is not None
+        return crop_view(source, self.mode.given, self.layout.view_size)
 
     def prompt(self, index: int) -> str:
         """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
@@ -126,21 +150,26 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     check_generation(config)
     base = open_base(config.base, config.tokenizer) if config.base else None
     run, adapter = find_adapter(config, base)
-    description = read_adapter_metadata(adapter)
-    training_run = run or run_around(adapter)
+    description = read_adapter_metadata(adapter) if adapter else None
+    training_run = run or (run_around(adapter) if adapter else None)
     base = base or _recorded_base(training_run, description, adapter, config.tokenizer)
     if config.tokenizer is None and training_run is not None:
         base = replace(base, tokenizer=_recorded_tokenizer(training_run))
     check_steps("steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
     layout, prompts = _training_layout_and_prompts(config, base, description, adapter, warnings)
-    if description:
+    if adapter and description:
         warnings += adapter_warnings(adapter, description, base)
     out = config.out or results_folder(config.results, base.family.name, "_preds") / str(config.name) / config.savedir
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     read_training_pairs = partial(training_pairs, config, run, layout, description, warnings)
-    sources = read_training_pairs(f"--mode {config.mode}") if MODES[config.mode].varies_pairs else []
+    sources: Sequence[PairRecord | SingleView] = []
+    if MODES[config.mode].varies_pairs:
+        sources = read_training_pairs(f"--mode {config.mode}")
+    elif given := MODES[config.mode].given:
+        assert config.data is not None  # `check_generation` requires it
+        sources = read_views(config.data, given)
     known = read_training_pairs("--max_copy") if config.max_copy is not None else []
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
     return replace(
@@ -151,53 +180,15 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     )
 
 
-def check_generation(config: GenerateConfig) -> None:
-    """Raise UserError for settings that contradict each other or are out of range."""
-    for name in ("amount", "steps", "batch_size", "max_tries"):
-        if getattr(config, name) < 1:
-            raise SettingError(name, getattr(config, name), "must be at least 1")
-    if config.amount > MAX_AMOUNT:
-        raise SettingError("amount", config.amount, f"must be at most {MAX_AMOUNT:,}")
-    if not 0 < config.strength <= 1:
-        raise SettingError("strength", config.strength, "must be above 0 and at most 1")
-    varies_pairs = MODES[config.mode].varies_pairs
-    if not varies_pairs and config.strength != GenerateConfig.strength:
-        raise SettingError("strength", config.strength, "only for --mode from_data; add that, or omit --strength")
-    if varies_pairs and int(config.steps * config.strength) < 1:
-        raise UserError(
-            f"--strength {config.strength} of --steps {config.steps} gives less than one step; raise one of them"
-        )
-    for name in ("min_consistency", "max_copy"):
-        if (value := getattr(config, name)) is not None and not -1 <= value <= 1:
-            raise SettingError(name, value, "must be from -1 to 1")
-    if config.record_source and not varies_pairs:
-        raise SettingError("record_source", None, "only for --mode from_data; add that, or omit --record_source")
-    if config.max_copy is not None and varies_pairs:
-        raise SettingError("max_copy", None, "only for --mode noise; --mode from_data varies training pairs on purpose")
-    if not config.guidance_scale >= 1:
-        raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (1: no guidance)")
-    if not 1 <= config.pair_guidance <= MAX_PAIR_GUIDANCE:
-        raise SettingError(
-            "pair_guidance", config.pair_guidance, f"must be from 1 (no guidance) to {MAX_PAIR_GUIDANCE}"
-        )
-    if not 0 <= config.pair_guidance_from <= 1:
-        raise SettingError("pair_guidance_from", config.pair_guidance_from, "must be from 0 to 1")
-    if config.pair_guidance == 1 and config.pair_guidance_from != GenerateConfig.pair_guidance_from:
-        raise SettingError("pair_guidance_from", config.pair_guidance_from, "only with --pair_guidance above 1")
-    if not 0 <= config.seed < 2**32:
-        raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
-    check_size(config.size)
-    check_folder_name("savedir", config.savedir)
-    if config.name is not None:
-        check_folder_name("name", config.name)
-    if config.name is None and (config.checkpoint in ("best", "latest") or config.out is None):
-        raise UserError("pass the run's name with -n, or --checkpoint PATH --out DIR")
+def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path | None]:
+    """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects.
 
-
-def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path]:
-    """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects."""
+    The adapter is None without --name and with a --checkpoint that is not a path: the base generates without one.
+    """
     systems: list[str] = [base.family.name] if base else list(FAMILIES)
-    if config.checkpoint in ("best", "latest"):
+    if not uses_path(config):
+        if config.name is None:
+            return None, None
         run = find_run(config.results, str(config.name), systems)
         return run, run.adapter_folder(config.checkpoint)
     folder = Path(config.checkpoint)
@@ -218,13 +209,16 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         ) from None
 
 
-def _recorded_base(run: Run | None, description: AdapterMetadata | None, adapter: Path, tokenizer: Path | None) -> Base:
+def _recorded_base(
+    run: Run | None, description: AdapterMetadata | None, adapter: Path | None, tokenizer: Path | None
+) -> Base:
     """Open the base that the adapter was trained on.
 
     The path of the base is read from the config of the run. If `run` is None, it is read from the adapter's metadata.
     """
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
+    assert adapter is not None  # `check_generation` requires --base without an adapter
     if description is None:
         raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
     try:
@@ -243,7 +237,7 @@ def _recorded_tokenizer(run: Run) -> Path | None:
 
 
 def _training_layout_and_prompts(
-    config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path, warnings: list[str]
+    config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path | None, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
     """Return the layout and the prompts (text, count) that the adapter was trained with, or --prompt if given.
 
@@ -251,8 +245,10 @@ def _training_layout_and_prompts(
     """
     if description is None:
         size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
-        warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
+        if adapter:
+            warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
         return Layout(base.family.layout, size), [(prompt, 1)]
+    assert adapter is not None
     if description.system != base.family.name:
         raise FileError(
             adapter,
@@ -328,7 +324,7 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Return all values that the generated pairs depend on, apart from their indices."""
     config, pair = plan.config, plan.guidance.pair_scale != 1
     return {
-        "adapter_sha256": adapter_sha256(plan.adapter),
+        "adapter_sha256": adapter_sha256(plan.adapter) if plan.adapter else None,
         "base_sha256": plan.base.fingerprint(),
         "layout": plan.layout.name,
         "size": plan.layout.view_size,
@@ -336,11 +332,12 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "seed": config.seed,
         "mode": config.mode,
         "strength": plan.strength,
-        "sources_sha256": content_sha256(plan.sources) if plan.sources else None,
+        "sources_sha256": _sources_sha256(plan),
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
         **({"pair_guidance": config.pair_guidance, "pair_guidance_from": config.pair_guidance_from} if pair else {}),
+        **({"best_of": config.best_of} if config.best_of > 1 else {}),
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
         **({"copy_search": memorisation.VERSION} if config.max_copy is not None else {}),
@@ -348,3 +345,12 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "record_source": config.record_source or None,  # None if off: older folders lack the key
         "dtype": str(plan.dtype).removeprefix("torch.") + (f", {plan.strategy.name}" if plan.strategy.stored else ""),
     }
+
+
+def _sources_sha256(plan: GenerationPlan) -> str | None:
+    """Return a hash of the content of the sources, or None if there are none."""
+    pairs = [source for source in plan.sources if isinstance(source, PairRecord)]
+    views = [source for source in plan.sources if isinstance(source, SingleView)]
+    if views:
+        return views_sha256(views)
+    return content_sha256(pairs) if pairs else None

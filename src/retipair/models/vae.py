@@ -35,6 +35,11 @@ def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
     return Moments((posterior.mean * scale).float().cpu(), (posterior.std * scale).float().cpu())
 
 
+def encode_mean(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
+    """Encode images (B, H, W, 3) uint8 to the mean of their scaled latents, (B, C, h, w) float32 on its device."""
+    return encode_moments(vae, images).mean.to(vae.device)
+
+
 @torch.no_grad()
 def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
     """Encode an image (H, W, 3) uint8 to randomly drawn scaled latents, (1, C, h, w) float32, on the VAE's device."""

@@ -9,13 +9,14 @@ megapixels; its alignment takes 2 to 8 s.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from retipair.config import PrepareConfig, Register
 from retipair.data.duplicates import Views, find_duplicates, pixels_sha256
-from retipair.data.pair import load_image
+from retipair.data.pair import MEGAPIXELS, load_image
 from retipair.data.sources import RawPair
 from retipair.registration.landmarks import Landmarks, read_landmarks
 from retipair.runtime.atomic_io import file_sha256
@@ -25,7 +26,7 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
-_MIN_CHROMA = 3.0  # a view with a lower mean chroma (`_chroma`, 0 to 255) counts as grey
+MIN_CHROMA = 3.0  # a view with a lower mean chroma (`chroma_of`, 0 to 255) counts as grey
 # CF and FA are swapped if the FA's chroma is more than this many times that of the CF. Values near 1 would swap correct
 # pairs with a tinted FA and a pale CF.
 _MIN_CHROMA_RATIO = 1.5
@@ -114,12 +115,8 @@ def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:
 
 
 def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
-    cf, fa = (load_image(path, "RGB", megapixels) for path in (pair.cf, pair.fa))
-    for path, view in ((pair.cf, cf), (pair.fa, fa)):
-        if min(view.shape[:2]) < _MIN_SIDE:
-            height, width = view.shape[:2]
-            raise FileError(path, f"{width} x {height} px is too small; each side must have at least {_MIN_SIDE} px")
-    colour = _colour(pair, _chroma(cf), _chroma(fa))
+    cf, fa = (load_view(path, megapixels) for path in (pair.cf, pair.fa))
+    colour = _colour(pair, chroma_of(cf), chroma_of(fa))
     if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
     if register == "none" and cf.shape != fa.shape:
@@ -136,6 +133,18 @@ def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
     return CheckedPair(pair, landmarks, colour, files_sha256(pair), views, px)
 
 
+def load_view(path: Path, megapixels: int = MEGAPIXELS) -> np.ndarray:
+    """Read a raw view, (H, W, 3) uint8.
+
+    Raises UserError, naming the file, if it cannot be read (see `load_image`) or is too small.
+    """
+    view = load_image(path, "RGB", megapixels)
+    if min(view.shape[:2]) < _MIN_SIDE:
+        height, width = view.shape[:2]
+        raise FileError(path, f"{width} x {height} px is too small; each side must have at least {_MIN_SIDE} px")
+    return view
+
+
 def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:
     """Return whether the colours of the views agree with their names (see `CheckedPair.colour`).
 
@@ -146,10 +155,10 @@ def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped
     """
     swapped = fa > _MIN_CHROMA_RATIO * cf
     if pair.views_named:
-        if swapped and fa >= _MIN_CHROMA:
+        if swapped and fa >= MIN_CHROMA:
             return "kept"
-        return "grey" if cf < _MIN_CHROMA else "as named"
-    if (fa if swapped else cf) < _MIN_CHROMA:
+        return "grey" if cf < MIN_CHROMA else "as named"
+    if (fa if swapped else cf) < MIN_CHROMA:
         raise FileError(
             pair.cf,
             f"neither this nor {pair.fa.name} is in colour, so the CF cannot be identified; "
@@ -164,7 +173,7 @@ def _landmarks_of(pair: RawPair, cf_shape: tuple[int, ...], fa_shape: tuple[int,
     return read_landmarks(pair.cf_points, pair.fa_points, cf_shape, fa_shape)
 
 
-def _chroma(image: np.ndarray) -> float:
+def chroma_of(image: np.ndarray) -> float:
     """Return the chroma of an image (H, W, 3) uint8: the mean of max(R, G, B) - min(R, G, B) over non-black pixels."""
     pixels = image[::4, ::4].reshape(-1, 3).astype(np.int16)
     lit = pixels[pixels.max(axis=1) > 16]

@@ -100,20 +100,22 @@ def to_square(field: np.ndarray, size: int) -> np.ndarray:
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
-def resample(image: np.ndarray, homography: np.ndarray, size: int) -> np.ndarray:
-    """Resample an image or a mask into a frame of `size` px. The frame is black outside the image.
+def resample(image: np.ndarray, homography: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Resample an image or a mask into a frame. The frame is black outside the image.
 
     Images are resampled bicubically, bool masks linearly with a threshold of 0.5. If `homography` shrinks the image or
     mask, it is blurred first against aliasing.
 
     image: (H, W) or (H, W, 3), uint8, float32 or bool.
     homography: the transform (3, 3) from px of the image to px of the frame.
+    size: the side of a square frame in px, or the (height, width) of a frame.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     interpolation = cv2.INTER_LINEAR if image.dtype == bool else cv2.INTER_CUBIC
     values = image.astype(np.float32) if image.dtype == bool else image
     if (shrink := 1 / _scale_of(homography, image.shape)) > 1.05:
         values = cv2.GaussianBlur(values, (0, 0), (shrink - 1) / 2)
-    moved = cv2.warpPerspective(values, homography, (size, size), flags=interpolation)
+    moved = cv2.warpPerspective(values, homography, (width, height), flags=interpolation)
     return np.asarray(moved > 0.5 if image.dtype == bool else moved)
 
 

@@ -1,0 +1,111 @@
+"""Read, check and crop the single views from which `--mode cf2fa` and `--mode fa2cf` draw the other view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from retipair.data.pair import load_image
+from retipair.data.views import SingleView, find_views
+from retipair.diffusion.halves import ViewName
+from retipair.preparation.reading import MIN_CHROMA, chroma_of, load_view
+from retipair.registration.warp import resample, to_square
+from retipair.runtime.atomic_io import file_sha256
+from retipair.runtime.console import track
+from retipair.runtime.errors import FileError, UserError
+from retipair.runtime.parallel import parallel_map
+from retipair.runtime.schema import json_sha256
+from retipair.vision.field_of_view import field_of_view
+
+_MAX_FA_CHROMA = 20.0
+"""Largest mean chroma of an FA, in [0, 255]; an FA may be tinted. It was at least 58 in 15 photographs, 0 in 7 FA."""
+
+
+@dataclass(frozen=True)
+class GivenView:
+    """A single view, cropped to the square around its field of view as `prepare` crops pairs.
+
+    view: which of the two views it is.
+    image: CF (S, S, 3) or FA (S, S), uint8, black outside the field of view.
+    mask: the field of view, (S, S) bool.
+    to_pair: the transform (3, 3) from px of the file to px of `image`.
+    shape: the (height, width) of the file, in px.
+    """
+
+    view: ViewName
+    image: np.ndarray
+    mask: np.ndarray
+    to_pair: np.ndarray
+    shape: tuple[int, int]
+
+    def in_source(self, drawn: np.ndarray) -> np.ndarray:
+        """Resample the view drawn for this one, (S, S) or (S, S, 3) uint8, to the px of the file."""
+        return resample(drawn, np.linalg.inv(self.to_pair), self.shape)
+
+
+def read_views(data: Path, view: ViewName) -> list[SingleView]:
+    """Find the single views, decode each of them once to check it, and return them sorted by id.
+
+    Raises UserError, naming the file, if a view cannot be read, shows no retina, or has the colours of the other view,
+    and if two views have the same id.
+    """
+    found = find_views(data, view)
+    checked = parallel_map(partial(_check, view=view), found)
+    views = [single for group in track("Reading", checked, len(found)) for single in group]
+    ids: dict[str, Path] = {}
+    for single in views:
+        if other := ids.get(single.id):
+            raise FileError(single.path, f"has the same id as {other} ({single.id!r}); rename one of them")
+        ids[single.id] = single.path
+    return sorted(views, key=lambda single: single.id)
+
+
+def _check(single: SingleView, view: ViewName) -> list[SingleView]:
+    """Return the views among a file and its partner: those that have the colours of the view, at least one."""
+    paths = [single.path, *([single.partner] if single.partner else [])]
+    images = {path: load_view(path) for path in paths}
+    usable = [path for path in paths if _problem(images[path], view) is None]
+    if not usable:
+        raise FileError(single.path, str(_problem(images[single.path], view)))
+    if single.prepared or len(usable) == 1:
+        return [replace(single, path=usable[0], partner=None)]
+    return [SingleView(path.stem, path.stem, path) for path in usable]  # two photographs IMG_1 and IMG_2, not a pair
+
+
+def _problem(image: np.ndarray, view: ViewName) -> str | None:
+    """Return why an image (H, W, 3) uint8 cannot be used as this view, or None if it can."""
+    if not field_of_view(image).any() or np.ptp(image[::4, ::4]) < _MIN_CONTRAST:
+        return "shows no retina: the image is of one colour; replace or remove it"
+    chroma = chroma_of(image)
+    if view == "cf" and chroma < MIN_CHROMA:
+        return "has no colour, so it is not a colour fundus photograph; for an angiogram use --mode fa2cf"
+    if view == "fa" and chroma > _MAX_FA_CHROMA:
+        return "is in colour, so it is not an angiogram; for a colour fundus photograph use --mode cf2fa"
+    return None
+
+
+_MIN_CONTRAST = 16
+"""Smallest difference between the brightest and the darkest pixel, [0, 255]."""
+
+
+def views_sha256(views: Sequence[SingleView]) -> str:
+    """Return a hash of the ids, captions and files of all views, in order."""
+    return json_sha256([[single.id, single.caption, file_sha256(single.path)] for single in views])
+
+
+def crop_view(single: SingleView, view: ViewName, size: int) -> GivenView:
+    """Load a single view, and crop it to the square around its field of view, resized to `size` px.
+
+    A prepared view is only resized: it is cropped already.
+    """
+    image = load_image(single.path, "RGB" if view == "cf" else "L")
+    field = load_image(single.mask, "L") > 0 if single.mask else field_of_view(image)
+    shape = image.shape[:2]
+    if field.shape != shape:
+        raise UserError(f"{single.mask}: its size differs from that of {single.path.name}; prepare the pair again")
+    frame = to_square(np.ones_like(field) if single.prepared else field, size)
+    mask = resample(field, frame, (size, size))
+    cropped = resample(image, frame, (size, size))
+    return GivenView(view, cropped * (mask[..., None] if view == "cf" else mask), mask, frame, shape)
