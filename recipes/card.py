@@ -17,7 +17,7 @@ from retipair.models.base import open_base
 
 NAME = "README.md"
 _EVALUATED = "own"  # only log lines with an evaluation have this key
-_ERROR = "mean squared error of one view at timestep 700 if the other view is clean and of the same eye; of another eye"
+_ERROR = "mean squared error of one view at timestep 700 if the clean other view is of the same eye; if of another eye"
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
@@ -56,16 +56,16 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In a half-clean training sample, one of the two views has no noise. In the tables, all other samples have the timesteps
-1000 u^(1 / lateness), with u uniform in [0, 1). The coarse error is the squared error of the prediction after averaging
-over 4 x 4 latent pixels.
+In a half-clean training sample, one of the two views has no noise. The other training samples have the timesteps
+1000 u^(1 / lateness), with u uniform in [0, 1); the tables give the lateness. The coarse error is the squared error of
+the prediction after averaging over 4 x 4 latent pixels.
 
 | | |
 |---|---|
 """
     text += "".join(f"| {label} | {value} |\n" for label, value in rows.items())
     if start:
-        text += f"\n## Before that: {start.name}\n\n{_history(start)}"
+        text += f"\n## Initial weights of the UNet above: {start.name}\n\n{_history(start)}"
     (folder / NAME).write_text(text)
 
 
@@ -93,7 +93,7 @@ def _autoencoder(work: Path, start: Path | None) -> str:
     metrics = _read_log(work / "grain.jsonl")[-1]
     return (
         f"factor {autoencoder.FACTOR}, {autoencoder.CHANNELS} whitened channels; {', then '.join(phases)}, then "
-        f"{grain.PHASE.steps:,} of the decoder alone, for grain; on eyes not used for training "
+        f"{grain.PHASE.steps:,} of the decoder alone, to reproduce photographic grain; on eyes not used for training "
         f"{metrics['psnr']:.2f} dB, vessel Dice {metrics['vessel_dice_cf']:.2f} (CF), "
         f"{metrics['vessel_dice_fa']:.2f} (FA)"
     )

@@ -250,7 +250,7 @@ def test_a_base_is_trained_from_scratch_and_from_another_base(tmp_path: Path, mo
     run("--out", tmp_path / "two", "--start", first.configs, "--done", 2)
     card = (tmp_path / "two" / "tiny-sdxl" / "README.md").read_text()
     assert f"--start {first.configs} --done 2" in card
-    assert "## Before that: tiny-sdxl" in card
+    assert "## Initial weights of the UNet above: tiny-sdxl" in card
     with pytest.raises(SystemExit):
         run("--out", tmp_path / "three", "--done", 2)
 

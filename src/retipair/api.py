@@ -193,7 +193,7 @@ class PairGenerator:
             return generate(config)
 
     def _config(self, count: int, **settings: Any) -> GenerateConfig:
-        """Return the settings of the generator with another amount, `count`, and other values of `settings`.
+        """Return the settings of the generator, with `amount` set to `count` and the fields in `settings` replaced.
 
         Raises SettingError for an invalid value; it names `count`, not `amount`.
         """

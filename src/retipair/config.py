@@ -146,7 +146,7 @@ class TrainConfig:
     precision: Precision = "auto"
     """Precision of the frozen base; auto: bf16 on CUDA GPUs that support it, else fp32. The adapter is always fp32."""
     gradient_checkpointing: bool = False
-    """Recompute activations instead of storing them, for any --memory: needs less memory, is about a third slower."""
+    """Always use gradient checkpointing, even if --memory does not select it: less memory, about a third slower."""
     memory: Memory = "auto"
     """GiB of device memory available. The first strategy whose estimated memory fits is used:
     no savings; gradient checkpointing; checkpointing with the base in fp8; checkpointing with the base in nf4.
@@ -161,7 +161,7 @@ class TrainConfig:
     """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs are always bit-identical."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """What to do if the gradient is NaN or infinite: stop, or skip this step with a warning; weights never change."""
+    """If the gradient is NaN or infinite: stop, or skip the step with a warning. Such a gradient is never applied."""
     val_every: int = 500
     """Number of steps between validations, from step 0 on. Each validation writes sample pairs and a checkpoint."""
     log_every: int = 100

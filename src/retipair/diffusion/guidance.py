@@ -63,7 +63,7 @@ NO_GUIDANCE = Guidance()
 
 @dataclass(frozen=True)
 class GuidedDenoiser(Generic[ConditioningT]):
-    """The network with guidance. A call runs the network once, and combines the predictions of this forward pass.
+    """The network with guidance. One forward pass of a larger batch computes all predictions that guidance combines.
 
     denoise: the network.
     schedule: the noise schedule of the base.
@@ -157,7 +157,7 @@ def _ring_power(spectrum: torch.Tensor, rings: torch.Tensor) -> torch.Tensor:
 def _rings(height: int, width: int) -> torch.Tensor:
     """Return whether a frequency of `rfft2` is in a ring, (number of rings, height * (width // 2 + 1)), 0 or 1.
 
-    A ring is one cycle per `height` px wide; the last ring has all higher frequencies too.
+    Ring k contains the frequencies from k to k + 1 cycles per `height` px. The last ring also contains all higher ones.
     """
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
     index = (radius * height).long().clamp(max=height // 2 - 1).flatten()

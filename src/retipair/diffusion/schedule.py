@@ -57,7 +57,10 @@ class NoiseSchedule:
         return (noisy - sigma * prediction) / alpha.clamp(min=_MIN_ALPHA)
 
     def prediction(self, clean: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the prediction for the noisy latents x_t from which `clean_latents` computes `clean`, at t > 0."""
+        """Return the prediction that gives the clean latents `clean` for the noisy latents x_t, if sigma_t is above 0.
+
+        This is the inverse of `clean_latents`.
+        """
         alpha, sigma = self._alpha_sigma(t)
         if self.prediction_type == "v_prediction":
             return (alpha * noisy - clean) / sigma

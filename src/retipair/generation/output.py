@@ -31,7 +31,7 @@ _SHORT_HASH = 12
 
 @dataclass
 class GeneratedFolder:
-    """A summary of the manifest of an output folder, of at most twelve bytes per pair.
+    """A summary of the manifest of an output folder. It uses at most twelve bytes of memory per pair.
 
     indices: the indices of all pairs in the manifest.
     consistencies: the consistencies of the pairs that the user did not reject.

@@ -130,8 +130,8 @@ class GenerationPlan:
     def prompt(self, index: int) -> str:
         """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
 
-        In training, a source pair without a caption had the default prompt. Its variation therefore gets a prompt drawn
-        only from those prompts that are not captions of source pairs.
+        In training, a pair without a caption had the default prompt. The metadata do not say which prompt this is. For
+        such a source pair, the prompt is drawn from the prompts that are not captions of source pairs.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):

@@ -26,7 +26,10 @@ class Denoiser:
     def __call__(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, separate: int = 0
     ) -> torch.Tensor:
-        """Predict. separate: number of rows, the last ones, in which self-attention does not connect the halves."""
+        """Return the prediction for a batch of samples.
+
+        separate: the number of samples at the end of the batch in which self-attention does not connect the two halves.
+        """
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.size_ids}

@@ -99,7 +99,8 @@ def emulate_autocast(unet: nn.Module, dtype: torch.dtype, cuda: bool) -> None:
     The hooks cast the inputs of linear layers and convolutions to `dtype` and, if `cuda`, those of norms to fp32.
     """
     for name, layer in unet.named_modules():
-        trainable = "lora_" in name  # the inputs of LoRA layers are fp32: autocast copies them
+        # On a real device, PEFT passes fp32 inputs to LoRA layers, and autocast casts them. `copy` emulates this cast.
+        trainable = "lora_" in name
         if trainable:
             layer.to(dtype)
         if isinstance(layer, nn.Linear | nn.Conv2d):

@@ -13,7 +13,7 @@ UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
 _VAE = "first_stage_model."
 
-# Other models than SDXL and SD1.5, by a part of a tensor name (at its start or after a dot) that only they have.
+# Models other than SDXL and SD1.5. Each key occurs, at the start or after a dot, only in tensor names of its model.
 _OTHER_MODELS = {
     "lora_down.": "a LoRA, not a base",
     "lora_A.": "a LoRA, not a base",

@@ -1,4 +1,4 @@
-"""Self-attention that keeps the two halves of a joint image apart in some rows, for cross-view guidance."""
+"""Self-attention that keeps the two halves of a joint image apart in some samples, for cross-view guidance."""
 
 from typing import Any
 
@@ -32,7 +32,12 @@ class ViewAttention:
         separate: int = 0,
         aspect: float = 1.0,
     ) -> torch.Tensor:
-        """Attend. hidden_states: (B, N, C), the rows of a feature map whose width is `aspect` times its height."""
+        """Return the output of the attention layer, (B, N, C).
+
+        hidden_states: the N pixels of each feature map, row by row, (B, N, C).
+        separate: the number of samples at the end of the batch in which the halves are kept apart.
+        aspect: the width of a feature map divided by its height.
+        """
         if encoder_hidden_states is not None or separate == 0:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
         together, apart = hidden_states[:-separate], hidden_states[-separate:]

@@ -70,7 +70,7 @@ class Run:
         return sorted(paths, key=lambda path: (step_of(path), not self.is_stopped(path)))
 
     def is_stopped(self, checkpoint: Path) -> bool:
-        """Return True if this checkpoint was written because the run was stopped; its step may lack its validation."""
+        """Return True if this checkpoint was saved because the run was stopped. Its step may not be validated yet."""
         return checkpoint.parent == self._stopped
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:

@@ -16,7 +16,8 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
 
     This is useful for functions that release the GIL.
     workers: the number of threads, or 0 for one per core. It also limits the number of results that wait to be yielded.
-    If `function` raises an exception, it is raised when the result of that item is due, after the running calls ended.
+    If `function` raises an exception for an item, it is raised in place of the result of this item. All running calls
+    are finished first.
     """
     count = workers or available_cores()
     running: deque[Future[Result]] = deque()

@@ -55,7 +55,7 @@ def handle_nonfinite_steps(run: Run, training: Training, data: Data) -> None:
         raise FileError(
             run.folder, f"{text}; {training.nonfinite.since_last_log} such steps since the last log line; {_REMEDY}"
         )
-    more = f", and {count - 1} more" if count > 1 else ""
+    more = f" ({count} steps skipped since the last check)" if count > 1 else ""
     console.print(f"warning: {printable(text)}; step skipped{more}")
     if dist.is_main_process:
         run.note("training", f"step {first + 1:06d} left out: {cause}{more}")

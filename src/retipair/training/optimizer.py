@@ -44,7 +44,7 @@ class LoraOptimizer:
         if self.config.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
         if self._skips_nonfinite:
-            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # 1: fused steps do nothing
+            self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # if 1, step() does nothing
             self._optimizer.step()
         elif finite:
             self._optimizer.step()
