@@ -92,7 +92,7 @@ class PairFolder:
 
     @cached_property
     def known(self) -> list[PairRecord]:
-        """The pairs that generated pairs are compared with to find copies: `kept`, and rejected pairs with CF and FA.
+        """The references in the search for copies: `kept`, and the rejected pairs whose CF and FA exist.
 
         Rejected pairs are included because a model may have been trained on them before they were rejected.
         """

@@ -33,7 +33,8 @@ class PreparedPair:
     points: the landmarks of both views, one row (cf_x, cf_y, fa_x, fa_y) each, in px of the prepared views.
     inliers: the number of landmarks or matched features that agree with the homography.
     residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views.
-    Without landmarks, it is the median shift between vessel patches (method "features"), or None if not measured.
+    Without landmarks, it is the median shift between vessel patches of CF and FA if the pair was registered by its
+    vessels (`--register features`, or `auto`), and None otherwise.
     consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
     consistency_before: the consistency before the registration was refined.
     """

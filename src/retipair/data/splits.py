@@ -94,7 +94,7 @@ def _check_patients(pairs: Sequence[RawPair]) -> None:
     for pair in pairs:
         if pair.eye in named and not pair.patient:
             raise UserError(
-                f"pair {pair.id!r}: eye {pair.eye!r} has a patient in another pair; name the patient here too"
+                f"pair {pair.id!r}: no patient, but another pair of eye {pair.eye!r} has one; name the patient here too"
             )
 
 

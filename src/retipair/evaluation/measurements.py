@@ -1,7 +1,7 @@
 """Compute the metrics of sets of pairs, and cache them so that an interrupted evaluation can resume.
 
-A link is a comparison of two pairs of different eyes that are neighbours in a set. The links of a set show which values
-the metrics have by chance, and how diverse the set is.
+A link is a comparison of two pairs of different eyes that follow one another in a set; `_alternate_eyes` defines the
+order. The links of a set show which values the metrics have by chance, and how diverse the set is.
 """
 
 from collections import Counter
@@ -51,7 +51,7 @@ class MeasuredSet:
     features: (n, D) float32, see `PairMetrics`.
     power: (n, 2, 16) float32, see `PairMetrics`.
     links: metric name, such as "mispaired.dice" or "ms_ssim.cf" -> its values, (number of links,) float64. A link is a
-        comparison of two pairs of different eyes that are neighbours in the set.
+        comparison of two pairs of different eyes (see the top of this module).
     """
 
     entries: list[PairRecord]

@@ -91,7 +91,7 @@ def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequ
     for index, other in enumerate(nearest):
         reverse = nearest[other.index]
         if other.similarity < COPY or (index > other.index and reverse.index == index and reverse.similarity >= COPY):
-            continue  # report two pairs that are nearest to each other only once
+            continue  # if two pairs are the nearest of each other, only the first is reported
         here, there = splits[index], splits[other.index]
         where = f", in another split ({here} and {there})" if here != there else ""
         text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{where}"

@@ -1,4 +1,8 @@
-"""Measure how similar a pair is to the original after it was joined in a layout, or encoded, and reconstructed."""
+"""Measure how similar a reconstructed pair is to the original.
+
+A pair is reconstructed by joining its views in a layout and splitting them again. An autoencoder may encode and decode
+the joint image in between.
+"""
 
 from dataclasses import dataclass
 

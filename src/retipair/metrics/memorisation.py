@@ -20,7 +20,7 @@ from retipair.metrics.views import PairViews, PreparedView
 VERSION = 3
 """Version of the similarity. Increment it when the definition changes: cached results are then computed again."""
 COPY = 0.55
-"""Similarity from which two pairs count as the same eye, one as a copy of the other.
+"""Minimum similarity at which two pairs count as the same eye, and a generated pair as a copy of a training pair.
 
 It was chosen with 25 rendered eyes and brighter, noisier copies of them in other poses. The similarity of a copy to its
 original was .67 or more; its similarity to any other eye was .45 or less. docs/metrics.md lists values for other eyes.

@@ -42,7 +42,7 @@ class CheckedPair:
         so they were not exchanged. "grey": the CF has no colour.
     sha256: the hash of all files of the pair.
     views: the hashes of the pixels of CF and FA.
-    px: the longer side of CF or of FA, whichever is shorter.
+    px: the longer side of the smaller view, that is, of the view whose longer side is shorter.
     """
 
     pair: RawPair

@@ -135,10 +135,12 @@ def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, threshold: float) ->
 def _count_ransac_inliers(
     transform: np.ndarray | None, is_inlier: np.ndarray, moving: np.ndarray, fixed: np.ndarray, threshold: float
 ) -> int:
-    """Count the matches that agree with a transform. Return 0 if the transform is implausible.
+    """Count the matches that agree with a transform. Return 0 if the transform is implausible (see `is_plausible`).
 
-    If the transform changes the scale by a factor of 3 or more, a match must agree in both directions, because a
-    transform that shrinks the field of view to a point would fit any matches in one direction.
+    There is one exception, for a view that shows a magnified part of the other view: the matches are also counted if
+    the transform changes the scale by a factor of 3 or more at its inliers, and neither mirrors nor folds there. A
+    match must then agree in both directions, because a transform that shrinks the field of view to a point would fit
+    any matches in one direction.
 
     transform: the transform (3, 3) that RANSAC found, or None.
     is_inlier: (N, 1), above 0 for matches that RANSAC counts as inliers.
