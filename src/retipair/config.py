@@ -161,7 +161,7 @@ class TrainConfig:
     """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs are always bit-identical."""
 
     on_nan: Literal["stop", "skip"] = "stop"
-    """What to do if the gradient is NaN or infinite: stop, or skip this step with a warning; weights never change."""
+    """If the gradient is NaN or infinite: stop, or skip this step with a warning. Neither changes the weights."""
     val_every: int = 500
     """Number of steps between validations, from step 0 on. Each validation writes sample pairs and a checkpoint."""
     log_every: int = 100
