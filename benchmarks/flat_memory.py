@@ -3,8 +3,8 @@
     python benchmarks/flat_memory.py --amounts 100 1000 10000
 
 `generate` generates each amount of pairs with a small random base, in one denoising step. `train` trains one step on a
-manifest with that many lines, which repeat the real pairs of the first amount. `evaluate` evaluates a manifest with
-that many lines, which repeat the generated pairs of the first amount. Prints a Markdown table; "increase" is relative
+manifest of real pairs, and `evaluate` evaluates a manifest of generated pairs, with that many lines each. The first
+amount is the number of different pairs; longer manifests repeat them. Prints a Markdown table; "increase" is relative
 to the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to run.
 """
 

@@ -28,7 +28,7 @@ from retipair.training.plan import Data, Plan
 from retipair.training.step import Training, build_training, training_step
 
 Optimisation = Callable[[Any, Function], Function] | torch.dtype
-"""(UNet, work) -> the optimised work, which may change the UNet; or the dtype in which the base is loaded."""
+"""Either a function (UNet, work) -> optimised work, which may modify the UNet, or the dtype to load the base in."""
 
 
 def baseline(unet: Any, work: Function) -> Function:

@@ -56,9 +56,10 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In a half-clean training sample, one of the two views has no noise. The other training samples have the timesteps
-1000 u^(1 / lateness), with u uniform in [0, 1); the tables give the lateness. The coarse error is the squared error of
-the prediction after averaging over 4 x 4 latent pixels.
+In a half-clean training sample, one of the two views has no noise. The timesteps of all other samples are drawn as
+1000 u^(1 / lateness), with u uniform in [0, 1). A lateness of 1 draws all timesteps equally often, a higher one draws
+high timesteps more often. The coarse error is the squared error of the prediction after averaging over 4 x 4 latent
+pixels.
 
 | | |
 |---|---|
