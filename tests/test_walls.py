@@ -50,7 +50,7 @@ PLACES = {  # library -> the room that may know it
     "peft": "models/",
     "tokenizers": "models/",
     "cv2": "registration/",
-    "tyro": ("cli.py", "config.py"),
+    "tyro": ("cli.py", "config/"),
 }
 
 

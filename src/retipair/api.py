@@ -1,4 +1,4 @@
-"""Run the commands from Python, with the settings in `config.py` as keywords, and load or generate pairs in memory."""
+"""Run the commands from Python, with the settings in `config/` as keywords, and load or generate pairs in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

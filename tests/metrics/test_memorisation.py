@@ -151,7 +151,7 @@ def test_texts_name_the_threshold():
     )
     for name in ("README.md", "README.zh-CN.md"):
         assert f"--max_copy {COPY}`" in (root / name).read_text(encoding="utf-8")
-    assert f"Try {COPY}." in (root / "src/retipair/config.py").read_text(encoding="utf-8")
+    assert f"Try {COPY}." in (root / "src/retipair/config/generation.py").read_text(encoding="utf-8")
 
 
 def test_an_eye_without_vessels_is_like_nothing(black, descriptors):

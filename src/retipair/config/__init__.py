@@ -1,0 +1,36 @@
+"""The settings of all commands. The string under a field is its `--help` text and its documentation."""
+
+from retipair.config.common import (
+    DEFAULT_BASE,
+    DEFAULT_PROMPT,
+    MAX_AMOUNT,
+    Memory,
+    Precision,
+    SamplerName,
+    SystemName,
+)
+from retipair.config.evaluation import EvaluateConfig
+from retipair.config.generation import GenerateConfig
+from retipair.config.pairs import PhantomConfig, PrepareConfig, Register
+from retipair.config.training import BestBy, TrainConfig
+from retipair.config.trials import BenchConfig, Benched, DemoConfig
+
+__all__ = [
+    "DEFAULT_BASE",
+    "DEFAULT_PROMPT",
+    "MAX_AMOUNT",
+    "BenchConfig",
+    "Benched",
+    "BestBy",
+    "DemoConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "Memory",
+    "PhantomConfig",
+    "Precision",
+    "PrepareConfig",
+    "Register",
+    "SamplerName",
+    "SystemName",
+    "TrainConfig",
+]

@@ -1,0 +1,31 @@
+"""The settings of `retipair evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluate generated pairs against real ones, or check real pairs alone."""
+
+    real: Path
+    """Prepared folder of real pairs."""
+    generated: Path | None = None
+    """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
+    out: Path = Path("evaluation")
+    """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
+    base: str | None = None
+    """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15).
+    With it, the report says how much detail its autoencoder preserves."""
+    adapter: Path | None = None
+    """Folder of the run that generated the pairs, or a folder inside it; adds the training curves to the report."""
+    deep: Path | None = None
+    """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
+    Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""
+    withhold_copies: bool = False
+    """Add generated pairs that are copies of training pairs to rejected.txt in --generated.
+    Only the other pairs are evaluated. All commands then skip the copies."""
+    workers: int = 0
+    """Number of pairs measured at once; 0: one per core."""
+    offline: bool = False
+    """Do not use the network; a base given by its hub id must be in the cache already."""

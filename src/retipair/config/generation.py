@@ -1,0 +1,80 @@
+"""The settings of `retipair generate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from retipair.config.common import Memory, Precision, SamplerName
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Generate CF-FA pairs with an adapter. Pair i depends only on --seed and i; existing pairs are kept."""
+
+    name: Annotated[str | None, tyro.conf.arg(aliases=["-n"])] = None
+    """Name of the training run. Not needed with --checkpoint PATH --out DIR."""
+    savedir: str = "pairs"
+    """Folder of this set of pairs, under RESULTS/out_joint_{sdxl,sd15}_cffa_pairs_preds/NAME."""
+    amount: int | None = None
+    """Number of pairs; may be raised later, and existing pairs are kept.
+    Default: 10; with --mode cf2fa and fa2cf, --per_view pairs for each view in --data."""
+    steps: int = 50
+    """Denoising steps."""
+    mode: Literal["noise", "from_data", "cf2fa", "fa2cf"] = "noise"
+    """noise: new eyes; from_data: variations of the training pairs, one after the other.
+    cf2fa: an FA for each CF in --data, with the same vessels; fa2cf: a CF for each FA."""
+    per_view: int = 1
+    """--mode cf2fa, fa2cf: number of different pairs for each view; may be raised later."""
+    best_of: int = 1
+    """Make this many attempts at each pair, and keep the one with the highest consistency."""
+    strength: float = 0.6
+    """--mode from_data: noise added to a training pair, in (0, 1]; at 1 almost nothing of the pair remains."""
+    checkpoint: str = "best"
+    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder.
+    With --base and --out and without -n and --checkpoint, the base generates without an adapter."""
+    out: Path | None = None
+    """Folder to write; default: a folder under RESULTS (see --savedir)."""
+    base: str | None = None
+    """Base to which the adapter is applied; default: the base that the adapter was trained on."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
+    results: Path = Path("results")
+    """Folder under which all runs and generated pairs are written."""
+    data: Path | None = None
+    """--mode from_data, --max_copy: prepared folder of the training pairs; default: the --data of the run.
+    --mode cf2fa, fa2cf: one image, a folder or table of images of any size, or a prepared or generated folder."""
+    record_source: bool = False
+    """Record the id of the training pair or given view also in the PNG metadata, not only in the manifest."""
+    prompt: str | None = None
+    """Prompt of every pair; default: the prompt or captions that the adapter was trained with."""
+    size: int | None = None
+    """Side of one view, px; only for adapters whose files do not record the size."""
+    seed: int = 0
+    """Seed; the randomness of pair i depends only on this seed and i."""
+    batch_size: int = 1
+    """Number of pairs in one forward pass. On a CPU it is always 1, so that the pairs do not depend on this setting."""
+    min_consistency: float | None = None
+    """Minimum consistency (vesselness correlation) of the views; pairs below it are generated again. Try 0.4."""
+    max_copy: float | None = None
+    """Maximum similarity to any training pair (docs/metrics.md); pairs above it are generated again. Try 0.55."""
+    max_tries: int = 8
+    """Attempts at a pair that --min_consistency or --max_copy rejects, before it is given up; may be raised later."""
+    sampler: SamplerName = "ddpm"
+    """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
+    pair_guidance: float = 1.0
+    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it, try 5."""
+    pair_guidance_from: float = 0.35
+    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster."""
+    precision: Precision = "auto"
+    """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
+    memory: Memory = "auto"
+    """GiB of device memory available. Weights of the base are stored in the first format whose estimated memory fits:
+    unquantised, fp8, nf4 (pip install 'retipair[nf4]'). Quantisation changes the generated pairs. auto: unquantised."""
+    offline: bool = False
+    """Do not use the network; a base given by its hub id must be in the cache already."""
+    device: str = "auto"
+    """Device to compute on: auto, cuda, mps or cpu."""

@@ -1,0 +1,77 @@
+"""The settings of `retipair prepare` and `retipair phantom`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Register = Literal["auto", "points", "features", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
+
+    raw: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RAW")]
+    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), or a .csv/.jsonl table."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
+    size: int = 512
+    """Side of the square prepared views, px."""
+    register: Register = "auto"
+    """How the FA is aligned to the CF.
+    points: by landmarks; features: by vessels; none: the views are aligned already.
+    auto: points for a pair with landmarks, else features."""
+    max_residual_px: float = 5.0
+    """Refuse a pair if the median distance of its landmarks after alignment exceeds this.
+    The distance is in px of a view 512 px wide, for any --size.
+    Without landmarks: refuse a pair if too few vessel patches match within this distance (docs/formats.md)."""
+    min_consistency: float | None = None
+    """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1, at 512 px for any --size).
+    Default: 0.25 if registered by points, 0.2 by features, 0.15 with --register none."""
+    allow_mirror: bool = False
+    """Accept an FA that can only be aligned mirrored, and flip it; without this flag such a pair is refused."""
+    anonymise: Path | None = None
+    """Replace the names of pairs, eyes and patients by keyed hashes, in OUT and everything derived from it.
+    The value is the key file, created if missing; the same key gives the same hashes.
+    Keep the key file, and the table of original names that is written beside it, away from the data."""
+    skip_bad: bool = False
+    """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
+    They are listed in OUT/skipped.txt; without this flag any of them stops the command."""
+    max_megapixels: int = 200
+    """Refuse images with more megapixels than this, because a small file can decompress to gigabytes."""
+    val_fraction: float = 0.2
+    """Fraction of the eyes (of the patients, if they are known) for validation."""
+    test_fraction: float = 0.0
+    """Fraction of the eyes for testing. They are never used for training, nor varied by --mode from_data."""
+    seed: int = 0
+    """Seed of the random split into training, validation and test pairs."""
+    workers: int = 0
+    """Number of processes; 0: one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """Render synthetic eyes with ground truth: pairs to train on, or raw views to test registration."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Folder to write: a prepared folder (with --unregistered: raw/), and truth/ with the ground truth of each eye."""
+    amount: int = 10
+    """Number of pairs; may be raised later, and existing pairs are kept."""
+    size: int = 512
+    """Side of the square views, px."""
+    seed: int = 0
+    """Seed of the pairs and of the split; the randomness of pair i depends only on this seed and i."""
+    camera: str | None = None
+    """Camera of all pairs: amber, rose, umber, sallow or teal; default: one of the first four at random for each."""
+    disease: str | None = None
+    """State of all eyes: healthy, diabetic or vein_occlusion; default: healthy or diabetic at random."""
+    unregistered: bool = False
+    """Write raw views with landmarks for `retipair prepare`; the FA camera is shifted, rotated and tilted."""
+    points: int = 20
+    """--unregistered: landmarks per pair, at vessel bifurcations and crossings, spread over the field."""
+    jitter: float = 1.0
+    """--unregistered: standard deviation of the random errors of landmarks in each view, in px of a 512 px view."""
+    wrong: int = 2
+    """--unregistered: number of landmarks that are outliers, at random positions in the FA."""
