@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from compare import contents
 from conftest import VIEW, Fill, train_command, write_prepared
+from generating import command, draw, images, pixels, records
 from killing import Death, kill_all
 from refusals import Refused
 from retipair import __version__
@@ -64,30 +65,6 @@ TRAINED_EYES = ["eye0", "eye2", "eye4"]
 def system(request: pytest.FixtureRequest) -> str:
     """What the families share; what they do not is tested with both in tests/models."""
     return request.param
-
-
-def command(results: Path, out: Path, *more: object) -> list[str]:
-    """Generate four pairs in two steps from run "exp"."""
-    flags = ["-n", "exp", "--results", results, "--out", out, "--amount", 4, "--steps", 2, *more]
-    return [str(part) for part in ("generate", *flags)]
-
-
-def draw(results: Path, out: Path, *more: object) -> Path:
-    assert main(command(results, out, *more)) == 0
-    return out
-
-
-def images(folder: Path, index: int) -> dict[str, bytes]:
-    return contents(folder / str(index))
-
-
-def records(folder: Path) -> list[GeneratedPair]:
-    found = list(read_manifest(folder))
-    return [record for record in found if isinstance(record, GeneratedPair)]
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
 
 
 def unet_lora(results: Path, system: str, step: int = 4, name: str = "exp") -> Path:

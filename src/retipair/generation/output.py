@@ -215,11 +215,10 @@ def _given_mark(plan: GenerationPlan, source: PairRecord | SingleView | None) ->
 def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> None:
     """Save the training pair from which a variation was generated, in the folder of the variation.
 
-    The PNG text metadata of the saved files tell whether the training pair is synthetic: they contain its own mark as
-    synthetic or, if it has none, the note that it may show a patient's eye.
+    The PNG text metadata of the saved files tell whether each view is synthetic: they contain its own mark as synthetic
+    or, if it has none, the note that it may show a patient's eye.
     """
-    own = synthetic_mark_of([source.cf, source.fa])
-    mark = own or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}
-    mark |= _source_text(plan, source)
-    for name, view in zip(("cf", "fa"), load_views(source, plan.layout.view_size), strict=True):
-        save_image(folder / f"{name}_original.png", view, mark)
+    cf, fa = load_views(source, plan.layout.view_size)
+    for name, path, view in (("cf", source.cf, cf), ("fa", source.fa, fa)):
+        mark = synthetic_mark_of([path]) or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}
+        save_image(folder / f"{name}_original.png", view, mark | _source_text(plan, source))

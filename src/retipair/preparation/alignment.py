@@ -112,11 +112,12 @@ def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str
     """Write CF, FA and mask to the staging folder, and return the hash of each file, by view."""
     images = {"cf": views.cf, "fa": views.fa, "mask": views.mask.astype(np.uint8) * 255}
     paths = {view: config.out / STAGING / view_file(view, checked.pair.id) for view in images}
-    mark = synthetic_mark_of([checked.pair.cf, checked.pair.fa])
-    if mark and config.anonymise:
-        # The synthetic mark of a raw view may contain the original id of a pair, so it is replaced.
-        mark = {"Synthetic": "yes: prepared from synthetic views"}
+    raw = {"cf": [checked.pair.cf], "fa": [checked.pair.fa], "mask": [checked.pair.cf, checked.pair.fa]}
     for view, path in paths.items():
+        mark = synthetic_mark_of(raw[view])
+        if mark and config.anonymise:
+            # The synthetic mark of a raw view may contain the original id of a pair, so it is replaced.
+            mark = {"Synthetic": "yes: prepared from synthetic views"}
         save_image(path, images[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}
 

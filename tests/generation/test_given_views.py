@@ -1,0 +1,359 @@
+"""`--mode cf2fa` and `--mode fa2cf`: one view is given and stays, the other is drawn to fit it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compare import contents
+from conftest import VIEW, Fill
+from eyes import draw_pair
+from generating import command, draw, images, pixels, records
+from killing import Death, kill_all
+from refusals import Refused
+from retipair.cli import main
+from retipair.config import PhantomConfig
+from retipair.data.dataset import read_dataset
+from retipair.data.layout import Layout
+from retipair.data.pair import save_image, synthetic_mark_of
+from retipair.diffusion.halves import half_of
+from retipair.generation.given_views import crop_view, read_views
+from retipair.generation.pair_generator import GeneratedImages
+from retipair.models.base import open_base
+from retipair.models.denoiser import Denoiser
+from retipair.models.vae import encode_mean
+from retipair.phantoms.phantom import phantom
+from retipair.registration.warp import resample
+from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError
+from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import resize_to_reference, segment, vesselness
+
+Folder = Callable[[str], Path]
+Drawn = Callable[[str, str], Path]
+GIVEN: dict[str, Any] = {"cf2fa": "cf", "fa2cf": "fa"}
+DRAWN = {"cf2fa": "fa", "fa2cf": "cf"}
+both_modes = pytest.mark.parametrize("mode", ["cf2fa", pytest.param("fa2cf", marks=pytest.mark.nightly)])
+
+
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def system(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def drawn(once: Callable[[str, Fill], Path], trained: Folder, prepared: Path) -> Drawn:
+    """(system, mode) -> pairs of the first four prepared views, drawn in one go; read only."""
+
+    def folder(system: str, mode: str) -> Path:
+        return once(f"given-{system}-{mode}", lambda out: draw(trained(system), out, *flags(mode, prepared)))
+
+    return folder
+
+
+def flags(mode: str, data: Path) -> list[object]:
+    return ["--mode", mode, "--data", data]
+
+
+def photograph(path: Path, seed: int = 0, size: tuple[int, int] = (300, 200)) -> Path:
+    """A CF on a black canvas of (width, height) px; returns its path."""
+    side = min(size)
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    canvas[:side, -side:] = draw_pair(seed, side)[0]
+    save_image(path, canvas)
+    return path
+
+
+def alone(base: Path, data: Path, out: Path, *more: object) -> Path:
+    """Draw with a base and without an adapter."""
+    words = ["generate", "--base", base, "--mode", "cf2fa", "--data", data, "--out", out, "--steps", 2, *more]
+    assert main([str(word) for word in words]) == 0
+    return out
+
+
+# What is written
+
+
+@both_modes
+def test_the_given_view_is_kept_and_the_drawn_one_ends_where_it_ends(mode: str, drawn: Drawn, prepared: Path) -> None:
+    folder = drawn("sd15", mode)
+    for record in records(folder):
+        given = pixels(prepared / GIVEN[mode] / f"{record.source_id}.png")
+        assert np.array_equal(pixels(folder / f"{record.index}/{GIVEN[mode]}.png"), given)
+        assert pixels(folder / f"{record.index}/{DRAWN[mode]}.png").shape[:2] == (VIEW, VIEW)
+        assert record.source_id == f"eye{record.index - 1}"
+        assert (record.mode, record.source_eye) == (mode, record.source_id)
+        assert (record.fa_chroma == 0) == (mode == "fa2cf")
+        assert record.source_size == [VIEW, VIEW]
+    assert not any(entry.variation for entry in read_dataset(folder))
+
+
+def test_a_photograph_is_cropped_and_the_drawn_view_fits_it(base_folder: Folder, tmp_path: Path) -> None:
+    path = photograph(tmp_path / "one.png")
+    out = alone(base_folder("sd15"), path, tmp_path / "o")
+    assert set(contents(out)) == {
+        "manifest.jsonl",
+        "settings.json",
+        *(f"1/{view}.png" for view in ("cf", "fa", "joint", "cf_fa_chessboard", "fa_in_source")),
+    }
+    [record] = records(out)
+    assert (record.adapter_sha256, record.source_size) == (None, [300, 200])
+    given = crop_view(read_views(path, "cf")[0], "cf", VIEW)
+    assert np.allclose(record.source_to_pair, given.to_pair)
+    cf, fa = pixels(out / "1/cf.png"), pixels(out / "1/fa.png")
+    assert np.array_equal(cf, given.image)
+    assert not fa[~given.mask].any()
+    assert fa[given.mask].any()
+    whole = pixels(out / "1/fa_in_source.png")
+    assert whole.shape == (200, 300)
+    # Cropped as the photograph was, the drawn view is the pair's again.
+    back = resample(whole, given.to_pair, VIEW)
+    assert np.corrcoef(back[given.mask], fa[given.mask])[0, 1] > 0.99
+    outside = ~field_of_view(pixels(path))
+    assert np.mean(whole[outside] > 8) < 0.02  # but for the edge
+
+
+def test_what_is_drawn_is_marked_and_what_is_given_is_not(base_folder: Folder, tmp_path: Path) -> None:
+    out = alone(base_folder("sd15"), photograph(tmp_path / "MEIER.png"), tmp_path / "o")
+    for path in (out / "1").iterdir():
+        texts = Image.open(path).text  # type: ignore[attr-defined]
+        assert texts["Synthetic"].startswith(
+            "no: " if path.stem == "cf" else "yes: drawn by a diffusion model, from a "
+        )
+        assert path.stem == "cf" or "data of the person" in texts["Synthetic"]
+    assert [name for name, content in contents(out).items() if b"MEIER" in content] == ["manifest.jsonl"]
+    asked = alone(base_folder("sd15"), tmp_path / "MEIER.png", tmp_path / "asked", "--record_source")
+    assert Image.open(asked / "1/fa.png").text["Source"] == "MEIER"  # type: ignore[attr-defined]
+
+
+def test_a_given_view_that_is_synthetic_stays_marked(base_folder: Folder, tmp_path: Path) -> None:
+    mark = {"Synthetic": "yes: a rendered eye", "Seed": "3"}
+    save_image(tmp_path / "a.png", draw_pair(0, 200)[0], mark)
+    out = alone(base_folder("sd15"), tmp_path / "a.png", tmp_path / "o")
+    assert synthetic_mark_of([out / "1/cf.png"]) == mark
+
+
+@pytest.mark.parametrize("adding", ["--per_view", "--amount"])
+def test_several_pairs_of_a_view_differ_and_more_are_added(
+    adding: str, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    number = {"--per_view": 2, "--amount": 10}[adding]
+    out = alone(base_folder("sd15"), prepared, tmp_path / "o")
+    first = contents(out)
+    assert [record.source_id for record in records(out)] == [f"eye{i}" for i in range(5)]
+    alone(base_folder("sd15"), prepared, out, adding, number)
+    assert [record.source_id for record in records(out)] == [f"eye{i % 5}" for i in range(10)]
+    assert images(out, 1)["cf.png"] == images(out, 6)["cf.png"]
+    assert images(out, 1)["fa.png"] != images(out, 6)["fa.png"]
+    assert {name: contents(out)[name] for name in first if name.endswith(".png")} == {
+        name: content for name, content in first.items() if name.endswith(".png")
+    }
+
+
+# What the network is given
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler", pytest.param("dpmpp", marks=pytest.mark.nightly)])
+@both_modes
+def test_the_network_sees_the_given_half_without_noise_at_every_step(
+    mode: str, sampler: str, system: str, base_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(tmp_path / "view.png", draw_pair(0, VIEW)[mode == "fa2cf"])
+    given = crop_view(read_views(tmp_path / "view.png", GIVEN[mode])[0], GIVEN[mode], VIEW)
+    base = open_base(str(base_folder(system)))
+    half = Layout("squeezed" if system == "sd15" else "side_by_side", VIEW).half(given.image)
+    clean = encode_mean(base.vae(), half[None])
+    seen: list[torch.Tensor] = []
+    call = Denoiser.__call__
+
+    def watched(self: Denoiser, latents: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.append(latents)
+        return call(self, latents, *more)
+
+    monkeypatch.setattr(Denoiser, "__call__", watched)
+    alone(base_folder(system), tmp_path / "view.png", tmp_path / "o", "--mode", mode, "--sampler", sampler)
+    assert len(seen) >= 2
+    for latents in seen:
+        assert torch.equal(half_of(latents, GIVEN[mode]), clean)
+        assert half_of(latents, DRAWN[mode]).std() > 0.1  # type: ignore[arg-type]
+
+
+def test_pair_guidance_changes_the_drawn_view_alone(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+    flags = ("--amount", 1, "--pair_guidance_from", 0, "--pair_guidance", 3)
+    plain = alone(base_folder("sd15"), prepared, tmp_path / "plain", "--amount", 1)
+    guided = alone(base_folder("sd15"), prepared, tmp_path / "guided", *flags)
+    assert images(plain, 1)["fa.png"] != images(guided, 1)["fa.png"]
+    assert np.array_equal(pixels(plain / "1/cf.png"), pixels(guided / "1/cf.png"))
+
+
+# Repeating
+
+
+@both_modes
+def test_bytes_do_not_depend_on_the_batch_size(
+    mode: str, drawn: Drawn, trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    out = draw(trained("sd15"), tmp_path / "o", *flags(mode, prepared), "--batch_size", 3)
+    assert contents(out) == contents(drawn("sd15", mode))
+
+
+@both_modes
+def test_a_killed_run_goes_on_where_it_stopped(
+    mode: str, drawn: Drawn, trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    asked = flags(mode, prepared)
+    kill_all([Death(command(trained("sd15"), out, *asked), "retipair.generation.output:save_image", 8)])
+    assert len(records(out)) == 1
+    draw(trained("sd15"), out, *asked)
+    assert contents(out) == contents(drawn("sd15", mode))
+
+
+def test_pairs_of_other_views_are_not_mixed(
+    drawn: Drawn, trained: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    data = shutil.copytree(prepared, tmp_path / "data")
+    save_image(data / "cf/eye3.png", draw_pair(17, VIEW)[0])
+    line = refused(*command(trained("sd15"), drawn("sd15", "cf2fa"), *flags("cf2fa", data)))
+    assert (line.kind, line.path) == (OccupiedError, drawn("sd15", "cf2fa"))
+
+
+def test_the_best_of_several_attempts_is_kept(
+    base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempts are those that --per_view and the filter make, and their number is recorded."""
+    seen: list[float] = []
+    wanted = {0: 0.1, 1: 0.3, 2: 0.2}
+
+    def consistency(self: GeneratedImages) -> float:
+        seen.append(wanted[self.attempt])
+        return wanted[self.attempt]
+
+    monkeypatch.setattr(GeneratedImages, "consistency", property(consistency))
+    out = alone(base_folder("sd15"), prepared, tmp_path / "o", "--best_of", 3, "--amount", 2)
+    assert [(record.attempt, record.consistency) for record in records(out)] == [(1, 0.3), (1, 0.3)]
+    assert sorted(set(seen)) == [0.1, 0.2, 0.3]
+    assert "attempt 1" in Image.open(out / "1/fa.png").text["Seed"]  # type: ignore[attr-defined]
+
+
+def test_views_that_agree_too_little_are_drawn_again_or_given_up(
+    base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    words = ["generate", "--base", base_folder("sd15"), *flags("cf2fa", prepared), "--out", tmp_path / "o"]
+    line = refused(*words, "--steps", 2, "--amount", 1, "--min_consistency", 0.99, "--max_tries", 2, "--best_of", 2)
+    assert "no pair passed the filter, 2 attempts rejected" in line
+
+
+# Where views are found
+
+
+def test_every_image_of_a_folder_is_a_view_and_tables_name_them(tmp_path: Path) -> None:
+    for name in ("b", "a_1", "a_2", "c"):  # a_1 and a_2 are both in colour: two photographs, not a pair
+        photograph(tmp_path / f"{name}.png", seed=ord(name[0]) + len(name))
+    (tmp_path / "notes.md").write_text("none")
+    (tmp_path / "eyes.csv").write_text("id,eye,patient\nb,b-left,MEIER\nc,c-left,\n")
+    assert [(view.id, view.group) for view in read_views(tmp_path, "cf")] == [
+        ("a_1", "a_1"),
+        ("a_2", "a_2"),
+        ("b", "MEIER"),
+        ("c", "c-left"),
+    ]
+    table = tmp_path / "list.csv"
+    table.write_text("id,cf,eye\nx,a_1.png,left\ny,c.png,right\n")
+    assert [(view.id, view.path.name, view.group) for view in read_views(table, "cf")] == [
+        ("x", "a_1.png", "left"),
+        ("y", "c.png", "right"),
+    ]
+
+
+@pytest.mark.parametrize("form", ["{id}/{id}_01.png", "{id}_1.png", "cf/{id}.png"])
+def test_partners_in_a_raw_folder_are_left_aside(form: str, tmp_path: Path) -> None:
+    for number in range(2):
+        cf, fa = draw_pair(number, 128)
+        first = tmp_path / form.format(id="ab"[number])
+        save_image(first, cf)
+        save_image(Path(str(first).replace("1.png", "2.png").replace("/cf/", "/fa/")), fa)
+    for view in ("cf", "fa"):
+        found = read_views(tmp_path, view)  # type: ignore[arg-type]
+        assert [single.id for single in found] == ["a", "b"]
+        assert all(Image.open(single.path).mode == {"cf": "RGB", "fa": "L"}[view] for single in found)
+
+
+def test_a_view_of_a_generated_pair_can_be_given(drawn: Drawn, base_folder: Folder, tmp_path: Path) -> None:
+    out = alone(base_folder("sd15"), drawn("sd15", "cf2fa"), tmp_path / "o", "--amount", 1)
+    assert (records(out)[0].source_id, records(out)[0].source_eye) == ("1", "eye0")
+
+
+# Truth
+
+
+@pytest.mark.nightly
+def test_a_mask_made_on_the_photograph_fits_the_drawn_angiogram(tmp_path: Path) -> None:
+    """With the bundled base: the true vessels, at the photograph's own size, as well as in the pair's frame."""
+    eyes, photos, out = tmp_path / "eyes", tmp_path / "photos", tmp_path / "o"
+    phantom(PhantomConfig(out=eyes, amount=2, size=512, unregistered=True))
+    photos.mkdir()
+    for number in (1, 2):
+        shutil.copy(eyes / f"raw/{number:04d}/{number:04d}_01.png", photos / f"{number}.png")
+    words = ["generate", "--base", "tiny-sdxl", *flags("cf2fa", photos), "--out", out, "--steps", 20]
+    assert main([str(word) for word in words]) == 0
+    for view in read_views(photos, "cf"):
+        given = crop_view(view, "cf", 256)
+        truth = pixels(eyes / f"truth/000{view.id}/vessels.png") > 0
+        own = dice(pixels(out / view.id / "fa_in_source.png"), truth, field_of_view(pixels(view.path)))
+        framed = dice(pixels(out / view.id / "fa.png"), resample(truth, given.to_pair, 256), given.mask)
+        assert framed > 0.3
+        assert own >= 0.9 * framed
+
+
+def dice(fa: np.ndarray, vessels: np.ndarray, field: np.ndarray) -> float:
+    fa, vessels, field = (resize_to_reference(image) for image in (fa, vessels, field))
+    found = segment(vesselness(fa, field), field)
+    return 2 * np.sum(found & vessels & field) / (np.sum(found) + np.sum(vessels & field))
+
+
+# Bad input: one line
+
+
+def test_views_that_cannot_be_used_are_named(base_folder: Folder, refused: Refused, tmp_path: Path) -> None:
+    cf, fa = draw_pair(0, 128)
+    damaged, grey, coloured, black, tiny = (tmp_path / name for name in ("d.png", "g.png", "c.png", "b.png", "t.png"))
+    damaged.write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    save_image(grey, fa)
+    save_image(coloured, cf)
+    save_image(black, np.zeros((64, 64, 3), np.uint8))
+    save_image(tiny, cf[:20, :20])
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "o"
+
+    def refusal(mode: str, data: Path) -> Any:
+        line = refused("generate", "--base", base_folder("sd15"), *flags(mode, data), "--out", out)
+        assert not out.exists()
+        return line.kind, line.path
+
+    assert refusal("cf2fa", damaged) == (DamagedError, damaged)
+    assert refusal("cf2fa", grey) == (FileError, grey)
+    assert refusal("fa2cf", coloured) == (FileError, coloured)
+    assert refusal("cf2fa", black) == (FileError, black)
+    assert refusal("fa2cf", black) == (FileError, black)
+    assert refusal("cf2fa", tiny) == (FileError, tiny)
+    assert refusal("cf2fa", tmp_path / "empty") == (MissingError, tmp_path / "empty")
+    assert refusal("cf2fa", tmp_path / "gone") == (MissingError, tmp_path / "gone")
+
+
+def test_settings_that_do_not_fit_the_mode_are_named(base_folder: Folder, refused: Refused, tmp_path: Path) -> None:
+    words = ["generate", "--base", base_folder("sd15"), "--out", tmp_path / "o"]
+    given = flags("cf2fa", photograph(tmp_path / "a.png"))
+    assert "needs --data" in refused(*words, "--mode", "cf2fa")
+    assert refused(*words, "--per_view", 2).setting == "per_view"
+    assert refused(*words, *given, "--per_view", 2, "--amount", 3).setting == "per_view"
+    assert refused(*words, *given, "--per_view", 0).setting == "per_view"
+    assert refused(*words, *given, "--best_of", 0).setting == "best_of"
+    assert refused(*words, *given, "--max_copy", 0.5).setting == "max_copy"
+    assert refused(*words, *given, "--strength", 0.5).setting == "strength"
+    assert refused(*words, "--record_source").setting == "record_source"
+    assert not (tmp_path / "o").exists()
