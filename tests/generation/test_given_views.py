@@ -182,7 +182,9 @@ def test_the_network_sees_the_given_half_without_noise_at_every_step(
     alone(base_folder(system), tmp_path / "view.png", tmp_path / "o", "--mode", mode, "--sampler", sampler)
     assert len(seen) >= 2
     for latents in seen:
-        assert torch.equal(half_of(latents, GIVEN[mode]), clean)
+        assert len(latents) == 2  # one of them for guidance, which is on in these modes
+        for row in latents:
+            assert torch.equal(half_of(row[None], GIVEN[mode]), clean)
         assert half_of(latents, DRAWN[mode]).std() > 0.1  # type: ignore[arg-type]
 
 
@@ -204,9 +206,10 @@ def test_the_network_is_given_the_view_as_it_learnt_views_and_the_view_itself_is
 
 
 def test_pair_guidance_changes_the_drawn_view_alone(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
-    flags = ("--amount", 1, "--pair_guidance_from", 0, "--pair_guidance", 3)
-    plain = alone(base_folder("sd15"), prepared, tmp_path / "plain", "--amount", 1)
-    guided = alone(base_folder("sd15"), prepared, tmp_path / "guided", *flags)
+    plain = alone(base_folder("sd15"), prepared, tmp_path / "plain", "--amount", 1, "--pair_guidance", 1)
+    guided = alone(base_folder("sd15"), prepared, tmp_path / "guided", "--amount", 1)
+    assert "Pair guidance" not in Image.open(plain / "1/fa.png").text  # type: ignore[attr-defined]
+    assert Image.open(guided / "1/fa.png").text["Pair guidance"].startswith("3, timesteps from 0 ")  # type: ignore[attr-defined]
     assert images(plain, 1)["fa.png"] != images(guided, 1)["fa.png"]
     assert np.array_equal(pixels(plain / "1/cf.png"), pixels(guided / "1/cf.png"))
 

@@ -23,7 +23,7 @@ from retipair.generation.adapter import (
 )
 from retipair.generation.checks import check_generation
 from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
-from retipair.generation.modes import MODES, GenerationMode
+from retipair.generation.modes import MODES, GenerationMode, guidance_of
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
@@ -93,9 +93,7 @@ class GenerationPlan:
 
     @property
     def guidance(self) -> Guidance:
-        config = self.config
-        pair = config.pair_guidance, config.pair_guidance_from, self.mode.guided_view
-        return Guidance(config.guidance_scale, *pair)
+        return guidance_of(self.config)
 
     @property
     def batch_size(self) -> int:
@@ -240,7 +238,8 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Return all values that the generated pairs depend on, apart from their indices."""
-    config, pair = plan.config, plan.guidance.pair_scale != 1
+    config, guidance = plan.config, plan.guidance
+    pair = {"pair_guidance": guidance.pair_scale, "pair_guidance_from": guidance.pair_from}
     return {
         "adapter_sha256": adapter_sha256(plan.adapter) if plan.adapter else None,
         "base_sha256": plan.base.fingerprint(),
@@ -255,7 +254,7 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
-        **({"pair_guidance": config.pair_guidance, "pair_guidance_from": config.pair_guidance_from} if pair else {}),
+        **(pair if guidance.pair_scale != 1 else {}),
         **({"best_of": config.best_of} if config.best_of > 1 else {}),
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,
