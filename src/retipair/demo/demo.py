@@ -151,7 +151,7 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
     """
     phantoms = replace(SETTINGS.phantoms, out=config.out / "phantoms")
     alignment = PrepareConfig(raw=phantoms.out / "raw", out=config.out / "pairs", size=size)
-    new, varied, drawn = (generate_config(config, mode) for mode in SAVEDIRS)
+    new, varied, angiogram = (generate_config(config, mode) for mode in SAVEDIRS)
     return [
         Stage(
             f"render {phantoms.amount} eyes with a camera and a disease the base was not trained on", phantom, phantoms
@@ -165,7 +165,9 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
         Stage(f"generate {new.amount} new pairs from noise", generate, new),
         Stage(f"generate {varied.amount} variations of training pairs", generate, varied),
         Stage(
-            "draw an angiogram for a real photograph (Mikael Häggström, CC0), with the same vessels", generate, drawn
+            "draw an angiogram for a real photograph (Mikael Häggström, CC0), with the same vessels",
+            generate,
+            angiogram,
         ),
         Stage("evaluate the new pairs against the rendered ones", evaluate, evaluate_config(config)),
     ]

@@ -44,9 +44,9 @@ class GivenView:
     to_pair: np.ndarray
     shape: tuple[int, int]
 
-    def in_source(self, drawn: np.ndarray) -> np.ndarray:
-        """Resample the view drawn for this one, (S, S) or (S, S, 3) uint8, to the px of the file."""
-        return resample(drawn, np.linalg.inv(self.to_pair), self.shape)
+    def in_source(self, other: np.ndarray) -> np.ndarray:
+        """Resample the other view of the pair, (S, S) or (S, S, 3) uint8, to the px of the file."""
+        return resample(other, np.linalg.inv(self.to_pair), self.shape)
 
 
 def read_views(data: Path, view: ViewName) -> list[SingleView]:
