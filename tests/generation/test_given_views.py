@@ -24,15 +24,20 @@ from retipair.data.layout import Layout
 from retipair.data.pair import save_image, synthetic_mark_of
 from retipair.diffusion.halves import half_of
 from retipair.generation.given_views import crop_view, read_views
+from retipair.generation.modes import REPEATS
 from retipair.generation.pair_generator import GeneratedImages
 from retipair.generation.plan import plan_generation
 from retipair.models.base import open_base
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import read_adapter_metadata
+from retipair.models.trained_views import NAME as RECORDED
+from retipair.models.trained_views import TrainedViews
 from retipair.models.vae import encode_mean
 from retipair.phantoms.phantom import phantom
 from retipair.registration.warp import resample
+from retipair.runtime.atomic_io import write_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError
+from retipair.runtime.schema import to_values
 from retipair.vision.appearance import appearance
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import resize_to_reference, segment, vesselness
@@ -57,6 +62,17 @@ def drawn(once: Callable[[str, Fill], Path], trained: Folder, prepared: Path) ->
         return once(f"given-{system}-{mode}", lambda out: draw(trained(system), out, *flags(mode, prepared)))
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def half_clean_base(once: Callable[[str, Fill], Path], base_folder: Folder) -> Folder:
+    """system -> a base that records that it was trained with half-clean samples."""
+
+    def fill(system: str, folder: Path) -> None:
+        shutil.copytree(base_folder(system), folder)
+        write_json(folder / RECORDED, to_values(TrainedViews(half_clean_fraction=0.5)))
+
+    return lambda system: once(f"half-clean-{system}", lambda folder: fill(system, folder))
 
 
 def flags(mode: str, data: Path) -> list[object]:
@@ -161,16 +177,10 @@ def test_several_pairs_of_a_view_differ_and_more_are_added(
 # What the network is given
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "euler", pytest.param("dpmpp", marks=pytest.mark.nightly)])
-@both_modes
-def test_the_network_sees_the_given_half_without_noise_at_every_step(
-    mode: str, sampler: str, system: str, base_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_image(tmp_path / "view.png", draw_pair(0, VIEW)[mode == "fa2cf"])
-    given = crop_view(read_views(tmp_path / "view.png", GIVEN[mode])[0], GIVEN[mode], VIEW)
-    base = open_base(str(base_folder(system)))
-    half = Layout("squeezed" if system == "sd15" else "side_by_side", VIEW).half(given.image)
-    clean = encode_mean(base.vae(), half[None])
+def inputs_of_the_network(
+    base: Path, mode: str, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *more: object
+) -> list[torch.Tensor]:
+    """What the network was given in two steps, each (2, C, h, w), of which one is for guidance."""
     seen: list[torch.Tensor] = []
     call = Denoiser.__call__
 
@@ -179,13 +189,52 @@ def test_the_network_sees_the_given_half_without_noise_at_every_step(
         return call(self, latents, *more)
 
     monkeypatch.setattr(Denoiser, "__call__", watched)
-    alone(base_folder(system), tmp_path / "view.png", tmp_path / "o", "--mode", mode, "--sampler", sampler)
-    assert len(seen) >= 2
+    alone(base, data, out, "--mode", mode, *more)
+    return seen
+
+
+def clean_half(base: Path, system: str, mode: str, path: Path) -> torch.Tensor:
+    """The latents of the given view, (1, C, h, w / 2)."""
+    given = crop_view(read_views(path, GIVEN[mode])[0], GIVEN[mode], VIEW)
+    half = Layout("squeezed" if system == "sd15" else "side_by_side", VIEW).half(given.image)
+    return encode_mean(open_base(str(base)).vae(), half[None])
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler", pytest.param("dpmpp", marks=pytest.mark.nightly)])
+@both_modes
+def test_the_network_sees_the_given_half_without_noise_at_every_step(
+    mode: str, sampler: str, system: str, half_clean_base: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, base = tmp_path / "view.png", half_clean_base(system)
+    save_image(path, draw_pair(0, VIEW)[mode == "fa2cf"])
+    clean = clean_half(base, system, mode, path)
+    seen = inputs_of_the_network(base, mode, path, tmp_path / "o", monkeypatch, "--sampler", sampler)
+    assert len(seen) == 2
     for latents in seen:
-        assert len(latents) == 2  # one of them for guidance, which is on in these modes
+        assert len(latents) == 2
         for row in latents:
             assert torch.equal(half_of(row[None], GIVEN[mode]), clean)
         assert half_of(latents, DRAWN[mode]).std() > 0.1  # type: ignore[arg-type]
+
+
+def test_without_half_clean_training_the_given_half_gets_the_noise_of_the_step_and_steps_are_repeated(
+    base_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base = tmp_path / "view.png", base_folder("sd15")
+    save_image(path, draw_pair(0, VIEW)[0])
+    clean = clean_half(base, "sd15", "cf2fa", path)
+    seen = inputs_of_the_network(base, "cf2fa", path, tmp_path / "o", monkeypatch)
+    assert "without half-clean samples" in capsys.readouterr().err
+    assert len(seen) == 2 * REPEATS
+    errors = [float((half_of(latents[:1], "cf") - clean).std()) for latents in seen]
+    assert min(errors[:REPEATS]) > max(errors[REPEATS:]) > 0.05
+    assert len(set(errors)) == len(errors)  # other noise each time
+
+
+def test_a_sampler_with_a_memory_cannot_repeat_steps(base_folder: Folder, refused: Refused, tmp_path: Path) -> None:
+    given = flags("cf2fa", photograph(tmp_path / "a.png"))
+    line = refused("generate", "--base", base_folder("sd15"), *given, "--out", tmp_path / "o", "--sampler", "euler")
+    assert line.setting == "sampler"
 
 
 def test_the_network_is_given_the_view_as_it_learnt_views_and_the_view_itself_is_written(

@@ -9,6 +9,8 @@ from retipair.diffusion.noise import to_device
 
 Predict = Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
 """A function (latents, timestep, timestep as a tensor on the device) -> prediction."""
+Constrain = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""A function (latents, timestep as a tensor on the device, or None for the final latents) -> latents."""
 
 
 def timesteps_for_strength(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
@@ -51,7 +53,8 @@ def sample(
     latents: torch.Tensor,
     timesteps: torch.Tensor,
     generators: Sequence[torch.Generator],
-    constrain: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents,
+    constrain: Constrain = lambda latents, t: latents,
+    repeats: int = 1,
 ) -> torch.Tensor:
     """Denoise noisy latents (B, C, h, w) and return clean latents of the same shape, float32.
 
@@ -59,12 +62,35 @@ def sample(
     scheduler: a diffusers scheduler, set by `timesteps_for_strength`.
     timesteps: the timesteps of the denoising steps.
     generators: the random generators, one for each sample.
-    constrain: a function latents -> latents, which may change the input of the network and the returned latents.
+    constrain: a function that may change the input of the network and the returned latents.
+    repeats: how often each step is taken. Before a step is repeated, noise is added back (RePaint, Lugmayr et al. 2022,
+        arXiv 2201.09865, algorithm 1). Above 1, the scheduler must be without memory, such as DDPM and DDIM.
     """
-    for t, t_on_device in zip(timesteps, to_device(timesteps, latents.device), strict=True):
-        prediction = predict(constrain(scheduler.scale_model_input(latents, t)), float(t), t_on_device)
-        latents = scheduler.step(prediction, t, latents, **_randomness(scheduler, generators)).prev_sample
-    return constrain(latents)
+    following = [*timesteps[1:], None]
+    for t, after, t_on_device in zip(timesteps, following, to_device(timesteps, latents.device), strict=True):
+        for remaining in reversed(range(repeats)):
+            model_input = constrain(scheduler.scale_model_input(latents, t), t_on_device)
+            prediction = predict(model_input, float(t), t_on_device)
+            latents = scheduler.step(prediction, t, latents, **_randomness(scheduler, generators)).prev_sample
+            if remaining:
+                latents = _with_noise_back(scheduler, latents, t, after, generators)
+    return constrain(latents, None)
+
+
+def _with_noise_back(
+    scheduler: Any,
+    latents: torch.Tensor,
+    t: torch.Tensor,
+    after: torch.Tensor | None,
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    """Add noise to latents (B, C, h, w), so that they are as noisy as at timestep `t` again.
+
+    after: the next timestep, of which the latents have the noise; None after the last step, when they have none.
+    """
+    kept = scheduler.alphas_cumprod[t] / (1.0 if after is None else scheduler.alphas_cumprod[after])
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for rng in generators])
+    return kept.sqrt() * latents + (1 - kept).sqrt() * to_device(noise, latents.device)
 
 
 def _randomness(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from retipair.generation.filters import (
     rejection_line,
 )
 from retipair.generation.given_views import GivenView
-from retipair.generation.modes import FromImages, FromNoise, FromView, Start
+from retipair.generation.modes import FromImages, FromNoise, FromNoisedView, FromView, Start
 from retipair.generation.output import GeneratedFolder, check_folder, scan_output, write_pair
 from retipair.generation.pair_generator import GeneratedImages, PairGenerator
 from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
@@ -164,16 +164,20 @@ class GenerationLoop:
             rows = [len(self.texts)] * len(rows) + rows
         generators = [generator(plan.config.seed, *key) for key in zip(batch, attempts, strict=True)]
         given = [plan.given(index) for index in batch] if plan.mode.given else []
-        images = self.pair_generator.sample(self.conditioning.rows(rows), generators, self._start(batch, given))
+        start = self._start(batch, given, generators)
+        images = self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
         images = [replace(one, attempt=attempt) for one, attempt in zip(images, attempts, strict=True)]
         return [one.with_given(view) for one, view in zip(images, given, strict=True)] if given else images
 
-    def _start(self, batch: Sequence[int], given: Sequence[GivenView]) -> Start:
+    def _start(self, batch: Sequence[int], given: Sequence[GivenView], generators: Sequence[torch.Generator]) -> Start:
         """Return the object that chooses the initial latents of a batch, by the mode of the plan."""
         plan, vae = self.plan, self.pair_generator.vae
         if given:
             halves = np.stack([plan.layout.half(view.model_input) for view in given])
-            return FromView(encode_mean(vae, halves), given[0].view)
+            latents, view = encode_mean(vae, halves), given[0].view
+            if plan.noises_given_view:
+                return FromNoisedView(latents, view, plan.base.schedule, generators)
+            return FromView(latents, view)
         if plan.strength is not None:
             sources = [source for index in batch if isinstance(source := plan.source(index), PairRecord)]
             joints = np.stack([plan.layout.join(*load_views(source, plan.layout.view_size)) for source in sources])

@@ -14,7 +14,9 @@ import torch
 from retipair.config import GenerateConfig
 from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.halves import ViewName, replace_half
+from retipair.diffusion.noise import to_device
 from retipair.diffusion.sampling import noised, starting_noise, timesteps_for_strength
+from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.vae import Autoencoder, encode_sample
 
 ModeName = Literal["noise", "from_data", "cf2fa", "fa2cf"]
@@ -87,9 +89,17 @@ class Start(Protocol):
         timesteps: the timesteps at which to denoise.
         """
 
-    def constrain(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the input of the network, or the final latents, (B, C, h, w), as this mode wants them."""
+    def constrain(self, latents: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+        """Return the input of the network at timestep `t`, or the final latents (`t` is None), as this mode wants them.
+
+        latents: (B, C, h, w); by default they are not changed.
+        """
         return latents
+
+    @property
+    def repeats(self) -> int:
+        """How often each denoising step is taken."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -132,5 +142,36 @@ class FromView(FromNoise):
     latents: torch.Tensor
     view: ViewName
 
-    def constrain(self, latents: torch.Tensor) -> torch.Tensor:
+    def constrain(self, latents: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
         return replace_half(latents, self.latents, self.view)
+
+
+@dataclass(frozen=True)
+class FromNoisedView(FromView):
+    """As `FromView`, for networks that were not trained with half-clean samples.
+
+    The given half gets the noise of each step, and each step is repeated, so that both halves come to agree (RePaint,
+    Lugmayr et al. 2022, arXiv 2201.09865).
+
+    schedule: the noise schedule of the base.
+    generators: the random generators, one for each pair.
+    """
+
+    schedule: NoiseSchedule
+    generators: Sequence[torch.Generator]
+
+    def constrain(self, latents: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+        if t is None:
+            return super().constrain(latents, t)
+        shape = self.latents.shape[1:]
+        noise = to_device(torch.stack([torch.randn(shape, generator=rng) for rng in self.generators]), latents.device)
+        noised = self.schedule.add_noise(self.latents, noise, t.round().long().expand(len(latents)))
+        return replace_half(latents, noised, self.view)
+
+    @property
+    def repeats(self) -> int:
+        return REPEATS
+
+
+REPEATS = 4
+"""How often each step is taken with a given view that gets noise."""

@@ -93,7 +93,7 @@ class PairGenerator:
         shape = self.base.latent_shape(self.layout.joint_size)
         latents, timesteps = start.begin(SamplingBatch(scheduler, self.steps, shape, generators, device))
         predict = GuidedDenoiser(self.denoise, self.base.schedule, self.guidance, conditioning, len(generators))
-        latents = sample(predict, scheduler, latents, timesteps, generators, start.constrain)
+        latents = sample(predict, scheduler, latents, timesteps, generators, start.constrain, start.repeats)
         return [self._split(joint) for joint in decode(self.vae, latents)]
 
     def _split(self, joint: np.ndarray) -> GeneratedImages:

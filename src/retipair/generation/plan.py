@@ -23,7 +23,7 @@ from retipair.generation.adapter import (
 )
 from retipair.generation.checks import check_generation
 from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
-from retipair.generation.modes import MODES, GenerationMode, guidance_of
+from retipair.generation.modes import MODES, REPEATS, GenerationMode, guidance_of
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
@@ -41,7 +41,7 @@ from retipair.models.memory_strategies import (
 from retipair.models.trained_views import TrainedViews, trained_views_of
 from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, results_folder, run_around
-from retipair.runtime.errors import FileError, MissingError, UserError
+from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 from retipair.vision.appearance import Appearance
@@ -58,7 +58,7 @@ class GenerationPlan:
     adapter: the folder of the adapter; None if the base generates without one.
     sources: the training pairs that --mode from_data varies, or the views from which --mode cf2fa and fa2cf draw the
         other view; empty in --mode noise.
-    trained_views: what the adapter, or the base without one, learnt about the views; None if it is not recorded.
+    trained_views: what the base and the adapter learnt about the views.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
     """
 
@@ -69,7 +69,7 @@ class GenerationPlan:
     prompts: list[tuple[str, int]]
     out: Path
     sources: Sequence[PairRecord | SingleView]
-    trained_views: TrainedViews | None
+    trained_views: TrainedViews
     known: list[PairRecord]
     device: str
     dtype: torch.dtype
@@ -132,9 +132,12 @@ class GenerationPlan:
     @property
     def trained_appearance(self) -> Appearance | None:
         """The appearance to which given views are brought; None if it is not known, or if no views are given."""
-        if self.trained_views is None or self.mode.given is None:
-            return None
-        return self.trained_views.appearance.get(self.mode.given)
+        return self.trained_views.appearance.get(self.mode.given) if self.mode.given else None
+
+    @property
+    def noises_given_view(self) -> bool:
+        """Whether a given view must get noise, because the network was not trained with half-clean samples."""
+        return self.mode.given is not None and not self.trained_views.half_clean_fraction
 
     def given(self, index: int) -> GivenView:
         """Load the view from which the other view of pair `index` is drawn."""
@@ -187,14 +190,30 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
         assert config.data is not None  # `check_generation` requires it
         sources = read_views(config.data, given)
     known = read_training_pairs("--max_copy") if config.max_copy is not None else []
-    views = (description.views if description else None) or trained_views_of(base)
+    views = trained_views_of(base, description.views if description else None)
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
+    if plan.noises_given_view:
+        warnings.append(_noised_view_warning(config))
     return replace(
         plan,
         strategy=require_backend(
             select_strategy(config.memory, plan.strategies, plan.memory_of, lambda: 0, plan.oom_hint)
         ),
     )
+
+
+def _noised_view_warning(config: GenerateConfig) -> str:
+    """Return the warning that the given view gets noise. Raises SettingError for a sampler that cannot repeat steps."""
+    if config.sampler not in ("ddpm", "ddim"):
+        advice = f"cannot draw one view from the other without half-clean training {_HALF_CLEAN}; use ddpm or ddim"
+        raise SettingError("sampler", config.sampler, advice)
+    return (
+        f"trained without half-clean samples {_HALF_CLEAN}, so the given view gets noise and each step is taken "
+        f"{REPEATS} times; the views agree less"
+    )
+
+
+_HALF_CLEAN = "(train --half_clean_fraction 0.3)"
 
 
 def training_pairs(
@@ -251,6 +270,7 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "strength": plan.strength,
         "sources_sha256": _sources_sha256(plan),
         **({"appearance": to_values(seen)} if (seen := plan.trained_appearance) else {}),
+        **({"given_view_repeats": REPEATS} if plan.noises_given_view else {}),
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,

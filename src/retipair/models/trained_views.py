@@ -23,9 +23,18 @@ class TrainedViews:
     appearance: dict[str, Appearance] = field(default_factory=dict)
 
 
-def trained_views_of(base: Base) -> TrainedViews | None:
-    """Return what a base recorded about its training, or None, for example for a base from the hub."""
+def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
+    """Return what a base and its adapter learnt about the views.
+
+    The appearance is that of the adapter, if it is known. Half-clean samples in the training of either are enough.
+
+    adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
+    """
     path = base.configs / NAME
-    if base.source_kind != "folder" or not path.is_file():
-        return None
-    return from_values(TrainedViews, read_json(path), str(path))
+    recorded = base.source_kind == "folder" and path.is_file()
+    of_base = from_values(TrainedViews, read_json(path), str(path)) if recorded else TrainedViews()
+    of_adapter = adapter or TrainedViews()
+    return TrainedViews(
+        half_clean_fraction=max(of_base.half_clean_fraction, of_adapter.half_clean_fraction),
+        appearance=of_adapter.appearance or of_base.appearance,
+    )
