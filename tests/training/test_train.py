@@ -895,7 +895,7 @@ def refuses(refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Pat
     "flag",
     [
         *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "augment_variants"),
-        *("val_every", "log_every", "sample_steps", "hf_max_timestep"),
+        *("val_every", "log_every", "sample_steps", "hf_max_timestep", "sample_pair_guidance"),
     ],
 )
 @pytest.mark.parametrize("value", [0, -1])
@@ -1128,7 +1128,7 @@ def test_numbers_that_cannot_be_meant_are_refused(refuses: Refused, flag: str, v
 
 MOVED = {"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"}
 SAID = {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
-SAMPLES = {"num_samples", "sample_steps"}
+SAMPLES = {"num_samples", "sample_steps", "sample_pair_guidance"}
 
 
 def another(value: Any, hint: Any) -> Any:
@@ -1192,6 +1192,17 @@ def test_short_runs_sample_less_unless_asked(
     start_run(Run(tmp_path), config, {})
     resumed = TrainConfig(name="x", resume=True, max_steps=15_000)
     assert (with_samples(resumed, Run(tmp_path)).num_samples, config.sample_steps) == expected, "it keeps its own"
+
+
+def test_sample_pairs_can_be_guided_and_the_adapter_is_the_same(
+    trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    plain = run_folder(trained("sd15"), "sd15")
+    guided = train("sd15", base_folder("sd15"), prepared, tmp_path, "--sample_pair_guidance", 4)
+    images = [Image.open(run / "step_000004_random_pairs/pair_00/cf.png") for run in (plain, guided)]
+    assert images[0].tobytes() != images[1].tobytes()
+    assert ["Pair guidance" in image.text for image in images] == [False, True]  # type: ignore[attr-defined]
+    assert same(adapter(plain, 4), adapter(guided, 4))
 
 
 def test_a_dry_run_says_what_is_enlarged_and_sampled(

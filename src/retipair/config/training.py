@@ -121,6 +121,8 @@ class TrainConfig:
     sample_steps: int | None = None
     """Number of denoising steps for each sample pair.
     Default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
+    sample_pair_guidance: float = 1.0
+    """Scale of cross-view guidance of the sample pairs, as --pair_guidance of `retipair generate`; 1 disables it."""
     best_by: BestBy = "loss"
     """Criterion for the best step: validation loss, consistency of the sample pairs, or both.
     both: one improves and the other does not get worse."""

@@ -17,7 +17,7 @@ MAY_CHANGE = frozenset(
     {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
 """Settings that --resume may change, with a notice: they do not affect past steps. --max_steps may only be raised."""
-SAMPLING = frozenset({"num_samples", "sample_steps"})
+SAMPLING = frozenset({"num_samples", "sample_steps", "sample_pair_guidance"})
 """Settings of the sample pairs, which --resume may change, with a notice, if --best_by is "loss".
 
 A change of any setting that is in none of these three sets is refused.

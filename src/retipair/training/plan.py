@@ -41,7 +41,7 @@ FULL_SAMPLES_FROM = 500
 """A run of at least this many steps generates as many sample pairs at each validation as the original system."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
-    *("augment_variants", "val_every", "log_every", "sample_steps"),
+    *("augment_variants", "val_every", "log_every", "sample_steps", "sample_pair_guidance"),
 )
 NOT_NEGATIVE = (
     *("learning_rate", "lr_end", "lr_warmup_steps", "weight_decay", "max_grad_norm", "hf_lambda", "seed"),
@@ -50,7 +50,13 @@ NOT_NEGATIVE = (
 
 AT_MOST = {
     **{"seed": 2**32 - 1, "size": 4096, "unet_lora_rank": 4096, "batch_size": 4096, "augment_variants": 10_000},
-    **{"half_clean_fraction": 1, "num_samples": 10_000, "max_steps": 10**9, "gradient_accumulation_steps": 10**6},
+    **{
+        "half_clean_fraction": 1,
+        "sample_pair_guidance": 20,
+        "num_samples": 10_000,
+        "max_steps": 10**9,
+        "gradient_accumulation_steps": 10**6,
+    },
 }
 
 

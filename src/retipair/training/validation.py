@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from retipair.data.pair import save_image
+from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.halves import mean_per_half
 from retipair.diffusion.noise import generator
 from retipair.diffusion.schedule import NoiseSchedule
@@ -59,7 +60,8 @@ def write_samples(
     assert config.sample_steps is not None  # make_plan fills in both defaults
     consistencies = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
-    pair_generator = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps)
+    guidance = Guidance(pair_scale=config.sample_pair_guidance)
+    pair_generator = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps, guidance)
     numbers = dist.split_between_processes(range(config.num_samples))
     with progress("Sampling", len(numbers)) as advance:
         for number in numbers:
