@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from retipair.evaluation.findings import Finding
 from retipair.evaluation.means import Mean
+from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import (
     ClosestPair,
     ConsistencyScores,
@@ -19,7 +20,6 @@ from retipair.evaluation.scores import (
     LayoutScores,
     Means,
     Memorisation,
-    Provenance,
     Scores,
     Spectra,
     StepCost,

@@ -12,7 +12,8 @@ from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME
 from retipair.evaluation.metric_cache import RECIPE
-from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Provenance, Scores, TrainingScores
+from retipair.evaluation.provenance import Provenance
+from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
 from retipair.evaluation.training_scores import read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base

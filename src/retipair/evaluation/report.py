@@ -20,7 +20,8 @@ from retipair.data.dataset import PairRecord, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.evaluation.checks import LOGGED_MEMORY
 from retipair.evaluation.plots import NAMES, draw_plots
-from retipair.evaluation.scores import ExamplePair, Provenance, Scores
+from retipair.evaluation.provenance import Provenance
+from retipair.evaluation.scores import ExamplePair, Scores
 from retipair.runtime.atomic_io import shareable_name, write_text
 from retipair.runtime.schema import to_values
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retipair.evaluation.means import Mean
+from retipair.evaluation.provenance import Provenance
 from retipair.metrics.data_issues import DataIssue
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import UserError
@@ -236,31 +237,6 @@ class TrainingScores:
     cost: StepCost
     settings: StepSettings
     trained_on_real: bool | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What the scores depend on: versions, folders and models, and hashes of the content of folders and models.
-
-    recipe, copy_search: the versions of the metrics and of the search for copies.
-    step: the last training step in the log of the run that trained the adapter.
-    """
-
-    retipair: str
-    recipe: int
-    copy_search: int
-    real: str
-    real_sha256: str
-    real_rejected_sha256: str | None
-    generated: str | None
-    generated_sha256: str | None
-    generated_rejected_sha256: str | None
-    base: str | None
-    base_sha256: str | None
-    adapter: str | None
-    step: int | None
-    deep: str | None
-    deep_sha256: str | None
 
 
 @dataclass(frozen=True)
