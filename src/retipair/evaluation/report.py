@@ -19,6 +19,7 @@ from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.evaluation.checks import LOGGED_MEMORY
+from retipair.evaluation.drawn_scores import DrawnExample
 from retipair.evaluation.plots import NAMES, draw_plots
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import ExamplePair, Scores
@@ -43,6 +44,19 @@ class Shown:
     board: str
 
 
+@dataclass(frozen=True)
+class ShownDrawing:
+    """Images of a pair of which one view was drawn, as data URIs: given, drawn and true view; the last may be unknown.
+
+    names: the names of the given and of the drawn view, "CF" or "FA".
+    """
+
+    given: str
+    drawn: str
+    true: str | None
+    names: tuple[str, str]
+
+
 def write_report(out: Path, scores: Scores) -> Path:
     """Write OUT/report.html atomically and return its path.
 
@@ -63,6 +77,9 @@ def write_report(out: Path, scores: Scores) -> Path:
         generated={name: [_shown(entries, pair) for pair in part] for name, part in scores.examples.items()},
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
+        drawings={
+            mode: [_drawing(entries, one) for one in drawn.examples] for mode, drawn in scores.drawn_views.items()
+        },
     )
     path = out / PAGE_NAME
     write_text(path, text)
@@ -103,6 +120,8 @@ def _entries(scores: Scores) -> _Entries:
     shown = [*chain.from_iterable(scores.examples.values()), *scores.suspect_pairs]
     wanted = {(pair.set, pair.id) for pair in shown}
     wanted |= {name for pair in scores.closest for name in (("generated", pair.id), ("train", pair.train_id))}
+    for drawing in chain.from_iterable(drawn.examples for drawn in scores.drawn_views.values()):
+        wanted |= {("generated", drawing.id), (drawing.split or "", drawing.true_id or "")}
     folders = scores.provenance
     real = read_folder(Path(folders.real)).entries
     generated = read_folder(Path(folders.generated)).entries if folders.generated else []
@@ -114,6 +133,16 @@ def _entries(scores: Scores) -> _Entries:
 def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
     cf, fa = _views(entries[pair.set, pair.id])
     return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
+
+
+def _drawing(entries: _Entries, example: DrawnExample) -> ShownDrawing:
+    generated = entries["generated", example.id]
+    given, drawn = (0, 1) if generated.given == "cf" else (1, 0)
+    images, names = [_uri(view) for view in _views(generated)], ("CF", "FA")
+    true = None
+    if example.split and example.true_id:
+        true = _uri(_views(entries[example.split, example.true_id])[drawn])
+    return ShownDrawing(images[given], images[drawn], true, (names[given], names[drawn]))
 
 
 def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from retipair.evaluation.drawn_scores import DrawnViewScores
 from retipair.evaluation.means import Mean
 from retipair.evaluation.provenance import Provenance
 from retipair.metrics.data_issues import DataIssue
@@ -138,6 +139,8 @@ class Memorisation:
     threshold: the minimum similarity of a copy.
     copies: the ids of the generated pairs that are copies, most similar first.
     variations: the number of generated pairs that were made from a training pair (`--mode from_data`).
+    given: the number of generated pairs that are as similar as a copy because their given view is of the training pair
+    (`--mode cf2fa` and `fa2cf`); they are not in `copies`.
     closest: the generated pairs with the highest similarity.
     """
 
@@ -148,6 +151,7 @@ class Memorisation:
     threshold: float
     copies: tuple[str, ...]
     variations: int = 0
+    given: int = 0
     closest: tuple[ClosestPair, ...]
 
 
@@ -263,6 +267,7 @@ class Scores:
     examples: generated pairs with "best", "middle" and "worst" vesselness correlation, or "all" pairs if there are few.
     suspect_pairs: the first of the real pairs that have issues.
     withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
+    drawn_views: the scores of views that were drawn from given views, by mode ("cf2fa", "fa2cf").
     deep: the distances on the features of an image model; None if no model is given.
     training: None if no adapter is given.
     headline: the verdict in one sentence.
@@ -285,6 +290,7 @@ class Scores:
     examples: dict[str, tuple[ExamplePair, ...]] = field(metadata={"json": "shown"})
     suspect_pairs: tuple[ExamplePair, ...] = field(metadata={"json": "doubtful"})
     withheld: tuple[str, ...] = ()
+    drawn_views: dict[str, DrawnViewScores] = field(default_factory=dict)
     deep: DeepDistances | None
     layouts: LayoutScores
     training: TrainingScores | None
