@@ -262,7 +262,7 @@ def test_drawn_views_are_judged_between_another_eye_and_the_given_view(reached: 
 
 def test_drawn_views_are_judged_by_validation_pairs() -> None:
     both = drawn(0.1)["cf2fa"]
-    columns_of_train = {name: {"train": column(0.6)} for name in ("drawn", "given", "mispaired")}
+    columns_of_train = {name: {"train": column(0.6)} for name in ("drawn_view", "given_view", "mispaired")}
     merged = {name: {**columns_of_train[name], **getattr(both.correlation, name)} for name in columns_of_train}
     found = about(
         verdict(scores(drawn_views={"cf2fa": replace(both, correlation=TrueViewScores(**merged))})), "drawn FA"
@@ -426,7 +426,7 @@ def test_no_verdict_contradicts_its_figures_or_itself(given_scores: Scores) -> N
 
     # Drawn views
     for one in given_scores.drawn_views.values():
-        reached = one.correlation.drawn["val"]
+        reached = one.correlation.drawn_view["val"]
         assert reached
         if about(found, "drawn FA").level == "good":
             assert reached.mean >= 0.8 * 0.6 - 1e-9

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from retipair.evaluation import advice
 from retipair.evaluation.agreement import BAD_FRACTION, GOOD_FRACTION, is_certain
 from retipair.evaluation.drawn_scores import DrawnViewScores, TrueViewScores
-from retipair.evaluation.findings import Finding
+from retipair.evaluation.findings import Finding, count
 from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Scores
 
@@ -24,22 +24,22 @@ def check_drawn_views(scores: Scores) -> Iterator[Finding]:
     Pairs of the validation split are judged if there are any: a model may have memorised the true views of its training
     pairs.
     """
-    for drawn in scores.drawn_views.values():
-        split = next((split for split in _SPLITS if drawn.correlation.drawn.get(split)), None)
-        yield _judge(drawn, split) if split else _unknown(drawn)
+    for mode_scores in scores.drawn_views.values():
+        split = next((split for split in _SPLITS if mode_scores.correlation.drawn_view.get(split)), None)
+        yield _judge(mode_scores, split) if split else _unknown(mode_scores)
 
 
-def _unknown(drawn: DrawnViewScores) -> Finding:
-    view = drawn.view.upper()
+def _unknown(scores: DrawnViewScores) -> Finding:
+    view = scores.view.upper()
     text = f"The true {view} are unknown: no given view is that of a real pair in the same frame."
     return Finding("look", f"drawn {view}", text, (advice.KNOWN_VIEWS,))
 
 
-def _judge(drawn: DrawnViewScores, split: str) -> Finding:
+def _judge(scores: DrawnViewScores, split: str) -> Finding:
     """Judge the drawn views by the real pairs of one split."""
-    reached, given, chance = _means(drawn.correlation, split)
+    reached, given, chance = _means(scores.correlation, split)
     baseline = chance.mean if chance else 0.0
-    about, text = f"drawn {drawn.view.upper()}", _text(drawn, split)
+    about, text = f"drawn {scores.view.upper()}", _text(scores, split)
     if given.mean <= baseline:
         text += " No conclusion: the given views match the true ones no better than another eye does."
         return Finding("look", about, text, (advice.FIX_REAL,))
@@ -57,16 +57,16 @@ def _judge(drawn: DrawnViewScores, split: str) -> Finding:
 
 def _means(scores: TrueViewScores, split: str) -> tuple[Mean, Mean, Mean | None]:
     """Return the mean correlations in one split: of drawn views, of given views, and with another eye."""
-    drawn, given = scores.drawn[split], scores.given[split]
-    assert drawn
+    reached, given = scores.drawn_view[split], scores.given_view[split]
+    assert reached
     assert given
-    return drawn, given, scores.mispaired[split]
+    return reached, given, scores.mispaired[split]
 
 
-def _text(drawn: DrawnViewScores, split: str) -> str:
-    reached, given, chance = _means(drawn.correlation, split)
-    view, other = ("FA", "CF") if drawn.view == "fa" else ("CF", "FA")
+def _text(scores: DrawnViewScores, split: str) -> str:
+    reached, given, chance = _means(scores.correlation, split)
+    view, other = ("FA", "CF") if scores.view == "fa" else ("CF", "FA")
     text = f"Vesselness correlation with the true {view} of {_SPLITS[split]} pairs: drawn {view} {reached.mean:.2f}"
     text += f", given {other} {given.mean:.2f}"
     text += f", drawn {view} with the true {view} of another eye {round(chance.mean, 2) + 0:.2f}" if chance else ""
-    return f"{text} (means of {reached.n})."
+    return f"{text} (means over {count(reached.n, 'view')})."

@@ -9,13 +9,15 @@ from retipair.evaluation.means import Mean
 class TrueViewScores:
     """Vesselness correlation with the true view, in [-1, 1]: split of the real pair -> mean; see `TrueViewCorrelation`.
 
-    drawn: of the drawn views.
-    given: of the given views.
+    The means are over given views; the value of a given view is the mean of its draws.
+
+    drawn_view: of the drawn views.
+    given_view: of the given views.
     mispaired: of the drawn views, each with the true view of another eye.
     """
 
-    drawn: dict[str, Mean | None]
-    given: dict[str, Mean | None]
+    drawn_view: dict[str, Mean | None]
+    given_view: dict[str, Mean | None]
     mispaired: dict[str, Mean | None]
 
 
@@ -24,14 +26,14 @@ class DrawnExample:
     """A generated pair shown in the report with the true view.
 
     split, true_id: the real pair to which the given view belongs; None if it is unknown.
-    drawn, given: the vesselness correlation of these views with the true view; None if that is unknown.
+    drawn_view, given_view: the vesselness correlation of these views with the true view; None if that is unknown.
     """
 
     id: str
     split: str | None
     true_id: str | None
-    drawn: float | None
-    given: float | None
+    drawn_view: float | None
+    given_view: float | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DrawnViewScores:
     matched: the number of pairs that were compared with the true view.
     unmatched: the number of pairs that were left out, because their given view is not one of the real pairs, or is not
         in the same frame. The remaining pairs exceed the maximum.
-    draws: the mean MS-SSIM between two views drawn from the same given view; None if there are no two.
+    draws: the mean MS-SSIM between two views drawn from the same given view; None if each was drawn from another one.
     examples: from the highest to the lowest correlation with the true view.
     """
 

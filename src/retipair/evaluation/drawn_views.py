@@ -4,7 +4,7 @@ The given view of a generated pair may be a view of a real pair. The other view 
 of which the drawn view should show the vessels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -129,26 +129,40 @@ def _other_eyes(real: Sequence[PairRecord]) -> dict[str, PairRecord]:
 def _compare(candidate: _Candidate) -> _Compared | None:
     """Compare the drawn view with the true view, or return None if the given view is not that of the real pair."""
     names = _names(candidate.generated)
-    given, drawn = (_load(candidate.generated, name) for name in names)
+    given, completed = (_load(candidate.generated, name) for name in names)
     real, other = (prepare_views(load_pair(pair)) if pair else None for pair in (candidate.real, candidate.other))
     assert real
-    correlation = compare_with_truth(given, drawn, names, real, other)
+    correlation = compare_with_truth(given, completed, names, real, other)
     return _Compared(candidate.generated, candidate.real, correlation) if correlation else None
 
 
 def _correlations(compared: Sequence[_Compared]) -> TrueViewScores:
-    columns: dict[str, dict[str, Mean | None]] = {"drawn": {}, "given": {}, "mispaired": {}}
+    columns: dict[str, dict[str, Mean | None]] = {"drawn_view": {}, "given_view": {}, "mispaired": {}}
     for split in (split for split in SPLITS if any(one.real.split == split for one in compared)):
         for name, means in columns.items():
-            values = [getattr(one.correlation, name) for one in compared if one.real.split == split]
-            means[split] = mean_with_interval(np.array([value for value in values if value is not None]))
+            values = ((one.real.id, getattr(one.correlation, name)) for one in compared if one.real.split == split)
+            means[split] = _mean_over_views(values)
     return TrueViewScores(**columns)
 
 
+def _mean_over_views(values: Iterable[tuple[str | None, float | None]]) -> Mean | None:
+    """Return the mean over given views, each with the mean of its draws, which are not independent of each other.
+
+    values: (id of the given view, value of one draw, or None if there is no value).
+    """
+    of_view: dict[str | None, list[float]] = {}
+    for id, value in values:
+        if value is not None:
+            of_view.setdefault(id, []).append(value)
+    return mean_with_interval(np.array([np.mean(draws) for draws in of_view.values()]))
+
+
 def _examples(compared: Sequence[_Compared]) -> tuple[DrawnExample, ...]:
-    ranked = sorted(compared, key=lambda one: -one.correlation.drawn)
+    ranked = sorted(compared, key=lambda one: -one.correlation.drawn_view)
     return tuple(
-        DrawnExample(one.generated.id, one.real.split, one.real.id, one.correlation.drawn, one.correlation.given)
+        DrawnExample(
+            one.generated.id, one.real.split, one.real.id, one.correlation.drawn_view, one.correlation.given_view
+        )
         for one in _evenly_spaced(ranked, _EXAMPLES)
     )
 
@@ -164,14 +178,14 @@ def _similarity_of_draws(by_source: Sequence[Sequence[PairRecord]], workers: int
     """Return the mean MS-SSIM between consecutive views that were drawn from the same given view."""
     links = _evenly_spaced([link for group in by_source for link in pairwise(group)], _MOST)
     values = track("Comparing draws from the same view", parallel_map(_similarity, links, workers), len(links))
-    return mean_with_interval(np.array([value for value in values if value is not None]))
+    return _mean_over_views((first.source_id, value) for (first, _), value in zip(links, values, strict=True))
 
 
 def _similarity(draws: tuple[PairRecord, PairRecord]) -> float | None:
     """Return the MS-SSIM between the drawn views of two pairs, or None if their given views differ."""
-    given, drawn = _names(draws[0])
-    a, b = (_load(entry, given) for entry in draws)
+    given_view, drawn_view = _names(draws[0])
+    a, b = (_load(entry, given_view) for entry in draws)
     if not np.array_equal(a, b):
         return None
-    first, second = (resize_to_reference(_load(entry, drawn)) for entry in draws)
-    return ms_ssim(first[..., 1], second[..., 1]) if drawn == "cf" else ms_ssim(first, second)
+    first, second = (resize_to_reference(_load(entry, drawn_view)) for entry in draws)
+    return ms_ssim(first[..., 1], second[..., 1]) if drawn_view == "cf" else ms_ssim(first, second)

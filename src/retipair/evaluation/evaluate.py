@@ -134,8 +134,8 @@ def _print_summary(scores: Scores) -> None:
         f"{name} {round(row.mean, 2) + 0:.2f}" for name, row in scores.consistency.correlation.items() if row
     )
     console.print(f"Consistency (vesselness correlation) of the two views: {columns}")
-    for drawn in scores.drawn_views.values():
-        view, means = drawn.view.upper(), drawn.correlation.drawn.items()
+    for mode_scores in scores.drawn_views.values():
+        view, means = mode_scores.view.upper(), mode_scores.correlation.drawn_view.items()
         columns = ", ".join(f"{name} {round(row.mean, 2) + 0:.2f}" for name, row in means if row) or "unknown"
         console.print(f"Vesselness correlation of the drawn {view} with the true {view}: {columns}")
     for issue in scores.issues:

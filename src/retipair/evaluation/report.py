@@ -46,14 +46,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class ShownDrawing:
-    """Images of a pair of which one view was drawn, as data URIs: given, drawn and true view; the last may be unknown.
+    """Images of a pair of which one view was drawn, as data URIs. true_view: None if it is unknown.
 
     names: the names of the given and of the drawn view, "CF" or "FA".
     """
 
-    given: str
-    drawn: str
-    true: str | None
+    given_view: str
+    drawn_view: str
+    true_view: str | None
     names: tuple[str, str]
 
 
@@ -78,7 +78,7 @@ def write_report(out: Path, scores: Scores) -> Path:
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
         drawings={
-            mode: [_drawing(entries, one) for one in drawn.examples] for mode, drawn in scores.drawn_views.items()
+            mode: [_drawing(entries, one) for one in shown.examples] for mode, shown in scores.drawn_views.items()
         },
     )
     path = out / PAGE_NAME
@@ -120,7 +120,7 @@ def _entries(scores: Scores) -> _Entries:
     shown = [*chain.from_iterable(scores.examples.values()), *scores.suspect_pairs]
     wanted = {(pair.set, pair.id) for pair in shown}
     wanted |= {name for pair in scores.closest for name in (("generated", pair.id), ("train", pair.train_id))}
-    for drawing in chain.from_iterable(drawn.examples for drawn in scores.drawn_views.values()):
+    for drawing in chain.from_iterable(shown.examples for shown in scores.drawn_views.values()):
         wanted |= {("generated", drawing.id), (drawing.split or "", drawing.true_id or "")}
     folders = scores.provenance
     real = read_folder(Path(folders.real)).entries
@@ -137,12 +137,12 @@ def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
 
 def _drawing(entries: _Entries, example: DrawnExample) -> ShownDrawing:
     generated = entries["generated", example.id]
-    given, drawn = (0, 1) if generated.given == "cf" else (1, 0)
+    given, other = (0, 1) if generated.given == "cf" else (1, 0)
     images, names = [_uri(view) for view in _views(generated)], ("CF", "FA")
     true = None
     if example.split and example.true_id:
-        true = _uri(_views(entries[example.split, example.true_id])[drawn])
-    return ShownDrawing(images[given], images[drawn], true, (names[given], names[drawn]))
+        true = _uri(_views(entries[example.split, example.true_id])[other])
+    return ShownDrawing(images[given], images[other], true, (names[given], names[other]))
 
 
 def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from retipair.data.manifest import GIVEN_VIEWS
 from retipair.diffusion.halves import ViewName, replace_half
 from retipair.diffusion.sampling import noised, starting_noise, timesteps_for_strength
 from retipair.models.vae import Autoencoder, encode_sample
@@ -42,8 +41,8 @@ MODES = {
     for mode in (
         GenerationMode("noise"),
         GenerationMode("from_data", varies_pairs=True),
-        GenerationMode("cf2fa", given=GIVEN_VIEWS["cf2fa"]),
-        GenerationMode("fa2cf", given=GIVEN_VIEWS["fa2cf"]),
+        GenerationMode("cf2fa", given="cf"),
+        GenerationMode("fa2cf", given="fa"),
     )
 }
 

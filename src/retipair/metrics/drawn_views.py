@@ -24,36 +24,36 @@ correlation of grey levels does not separate these cases: it was .988 after a sh
 class TrueViewCorrelation:
     """Vesselness correlation with the true view, in [-1, 1].
 
-    drawn: of the drawn view.
-    given: of the given view. A drawn view whose vessels are exactly those of the given view reaches this value.
+    drawn_view: of the drawn view.
+    given_view: of the given view. A drawn view whose vessels are exactly those of the given view reaches this value.
     mispaired: of the drawn view with the true view of another eye; None if no other eye is given.
     """
 
-    drawn: float
-    given: float
+    drawn_view: float
+    given_view: float
     mispaired: float | None
 
 
 def compare_with_truth(
-    given: np.ndarray, drawn: np.ndarray, names: tuple[str, str], real: PairViews, other: PairViews | None
+    given_view: np.ndarray, drawn_view: np.ndarray, names: tuple[str, str], real: PairViews, other: PairViews | None
 ) -> TrueViewCorrelation | None:
     """Compare a drawn view with the true view, or return None if the given view is not that of the real pair.
 
     It must be the same view in the same frame (see `SAME_FRAME`).
 
-    given, drawn: the views of a generated pair, CF (H, H, 3) or FA (H, H), uint8.
+    given_view, drawn_view: the views of a generated pair, CF (H, H, 3) or FA (H, H), uint8.
     names: which views these are, ("cf", "fa") or ("fa", "cf").
     real: the real pair to which the given view should belong.
     other: a real pair of another eye, if there is one.
     """
-    given_view, drawn_view = (_in_frame_of(real, image) for image in (given, drawn))
+    given, compared = (_in_frame_of(real, image) for image in (given_view, drawn_view))
     real_given, true = (getattr(real, name) for name in names)
-    if correlate_vesselness(given_view, _stored_at(len(given), real_given)) < SAME_FRAME:
+    if correlate_vesselness(given, _stored_at(len(given_view), real_given)) < SAME_FRAME:
         return None
     return TrueViewCorrelation(
-        drawn=correlate_vesselness(drawn_view, true),
-        given=correlate_vesselness(given_view, true),
-        mispaired=correlate_vesselness(drawn_view, getattr(other, names[1])) if other else None,
+        drawn_view=correlate_vesselness(compared, true),
+        given_view=correlate_vesselness(given, true),
+        mispaired=correlate_vesselness(compared, getattr(other, names[1])) if other else None,
     )
 
 
