@@ -25,7 +25,8 @@ from retipair.models.memory_strategies import TRAINING_STRATEGIES
 from retipair.runtime.console import quiet
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import GIB, peak_memory
-from retipair.training.plan import Data, Plan, describe_adapter
+from retipair.training.description import describe_adapter
+from retipair.training.plan import Data, Plan
 from retipair.training.step import build_training, training_step
 from retipair.training.validation import write_samples
 

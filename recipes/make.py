@@ -21,6 +21,7 @@ import denoiser
 import folders
 import grain
 import torch
+import views
 
 from retipair.models.base import BUNDLED, open_base
 
@@ -59,6 +60,7 @@ def main() -> None:
         vae = grain.train(autoencoder.train(args.out, device, args.workers), args.out, device, args.workers)
     unet = denoiser.train(args.name, args.out, vae, device, args.workers, args.start, args.done)
     folders.write_base(args.out / args.name, args.name, unet, vae)
+    views.write_views(args.out / args.name, views.measure())
     card.write_card(args.out / args.name, args.name, args.out, args.start, args.done)
     if args.ship:
         shutil.rmtree(BUNDLED / args.name, ignore_errors=True)

@@ -13,11 +13,12 @@ import pytest
 from conftest import Fill, write_prepared
 from pages import Page
 from refusals import Refused
-from retipair import cli, demo
+from retipair import cli
 from retipair.cli import main
 from retipair.config import DemoConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.pair import load_image, save_image
+from retipair.demo import demo
 from retipair.phantoms.cameras import BASE_CAMERAS
 from retipair.runtime.errors import OccupiedError
 from retipair.vision.field_of_view import field_of_view
@@ -32,7 +33,7 @@ QUICK = replace(
         USUAL.training,
         **{"batch_size": 1, "val_every": 2, "log_every": 1, "augment_variants": 2, "unet_lora_rank": 4},
     ),
-    amounts={"noise": 1, "from_data": 1},
+    amounts={"noise": 1, "from_data": 1, "cf2fa": None},
 )
 
 

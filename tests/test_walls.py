@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate": "evaluation.evaluate",
     "phantom": "phantoms.phantom",
     "bench": "benchmarking.bench",
-    "demo": "demo",
+    "demo": "demo.demo",
 }
 PLACES = {  # library -> the room that may know it
     "diffusers": "models/",

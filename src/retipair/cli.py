@@ -58,7 +58,7 @@ VERBS = (
         "benchmarking.bench:bench",
         "time and memory of a training step, a pair or an evaluation on this machine",
     ),
-    Verb("demo", DemoConfig, "demo:demo", "all commands on rendered eyes -> a report"),
+    Verb("demo", DemoConfig, "demo.demo:demo", "all commands on rendered eyes -> a report"),
 )
 
 

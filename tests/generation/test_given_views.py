@@ -16,6 +16,7 @@ from eyes import draw_pair
 from generating import command, draw, images, pixels, records
 from killing import Death, kill_all
 from refusals import Refused
+from retipair import cli
 from retipair.cli import main
 from retipair.config import PhantomConfig
 from retipair.data.dataset import read_dataset
@@ -24,12 +25,15 @@ from retipair.data.pair import save_image, synthetic_mark_of
 from retipair.diffusion.halves import half_of
 from retipair.generation.given_views import crop_view, read_views
 from retipair.generation.pair_generator import GeneratedImages
+from retipair.generation.plan import plan_generation
 from retipair.models.base import open_base
 from retipair.models.denoiser import Denoiser
+from retipair.models.lora import read_adapter_metadata
 from retipair.models.vae import encode_mean
 from retipair.phantoms.phantom import phantom
 from retipair.registration.warp import resample
 from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError
+from retipair.vision.appearance import appearance
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import resize_to_reference, segment, vesselness
 
@@ -178,14 +182,34 @@ def test_the_network_sees_the_given_half_without_noise_at_every_step(
     alone(base_folder(system), tmp_path / "view.png", tmp_path / "o", "--mode", mode, "--sampler", sampler)
     assert len(seen) >= 2
     for latents in seen:
-        assert torch.equal(half_of(latents, GIVEN[mode]), clean)
+        assert len(latents) == 2  # one of them for guidance, which is on in these modes
+        for row in latents:
+            assert torch.equal(half_of(row[None], GIVEN[mode]), clean)
         assert half_of(latents, DRAWN[mode]).std() > 0.1  # type: ignore[arg-type]
 
 
+def test_the_network_is_given_the_view_as_it_learnt_views_and_the_view_itself_is_written(
+    trained: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    """A darker photograph gets the brightness and the contrast of the training views, but only for the network."""
+    dark = pixels(prepared / "cf/eye0.png") // 2
+    save_image(tmp_path / "dark.png", dark)
+    asked = [*flags("cf2fa", tmp_path / "dark.png"), "--amount", 1]
+    plan = plan_generation(cli._parse(command(trained("sd15"), tmp_path / "o", *asked))[1])
+    given = plan.given(1)
+    wanted = plan.trained_appearance
+    assert wanted is not None
+    assert wanted == read_adapter_metadata(plan.adapter).views.appearance["cf"]  # type: ignore[arg-type, union-attr]
+    assert appearance(given.image, given.mask).mean[0] < 0.7 * wanted.mean[0]
+    assert np.allclose(appearance(given.model_input, given.mask).mean, wanted.mean, atol=2)
+    assert np.array_equal(pixels(draw(trained("sd15"), tmp_path / "o", *asked) / "1/cf.png"), given.image)
+
+
 def test_pair_guidance_changes_the_drawn_view_alone(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
-    flags = ("--amount", 1, "--pair_guidance_from", 0, "--pair_guidance", 3)
-    plain = alone(base_folder("sd15"), prepared, tmp_path / "plain", "--amount", 1)
-    guided = alone(base_folder("sd15"), prepared, tmp_path / "guided", *flags)
+    plain = alone(base_folder("sd15"), prepared, tmp_path / "plain", "--amount", 1, "--pair_guidance", 1)
+    guided = alone(base_folder("sd15"), prepared, tmp_path / "guided", "--amount", 1)
+    assert "Pair guidance" not in Image.open(plain / "1/fa.png").text  # type: ignore[attr-defined]
+    assert Image.open(guided / "1/fa.png").text["Pair guidance"].startswith("3, timesteps from 0 ")  # type: ignore[attr-defined]
     assert images(plain, 1)["fa.png"] != images(guided, 1)["fa.png"]
     assert np.array_equal(pixels(plain / "1/cf.png"), pixels(guided / "1/cf.png"))
 

@@ -42,7 +42,8 @@ from retipair.runtime.profiling import (
     time_interleaved,
 )
 from retipair.runtime.setting_checks import check_size
-from retipair.training.plan import Data, Plan, adapter_config, describe_adapter, make_plan, read_data
+from retipair.training.description import describe_adapter
+from retipair.training.plan import Data, Plan, adapter_config, make_plan, read_data
 from retipair.training.step import PARTS, Training, build_training, training_step
 
 EYES = 6

@@ -65,10 +65,12 @@ class GenerateConfig:
     """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
-    pair_guidance: float = 1.0
-    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it, try 5."""
-    pair_guidance_from: float = 0.35
-    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster."""
+    pair_guidance: float | None = None
+    """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
+    Default: 3 with --mode cf2fa and fa2cf; else 1 (try 5)."""
+    pair_guidance_from: float | None = None
+    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster.
+    Default: 0 with --mode cf2fa and fa2cf, else 0.35."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"

@@ -1,7 +1,7 @@
 """Check the settings of a generation, before any file is read."""
 
 from retipair.config import MAX_AMOUNT, GenerateConfig
-from retipair.generation.modes import MODES, GenerationMode
+from retipair.generation.modes import MODES, GenerationMode, guidance_of
 from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.setting_checks import check_folder_name, check_size
 
@@ -36,13 +36,12 @@ def check_generation(config: GenerateConfig) -> None:
     _check_given(config, mode)
     if not config.guidance_scale >= 1:
         raise SettingError("guidance_scale", config.guidance_scale, "must be at least 1 (1: no guidance)")
-    if not 1 <= config.pair_guidance <= MAX_PAIR_GUIDANCE:
-        raise SettingError(
-            "pair_guidance", config.pair_guidance, f"must be from 1 (no guidance) to {MAX_PAIR_GUIDANCE}"
-        )
-    if not 0 <= config.pair_guidance_from <= 1:
+    scale = guidance_of(config).pair_scale
+    if not 1 <= scale <= MAX_PAIR_GUIDANCE:
+        raise SettingError("pair_guidance", scale, f"must be from 1 (no guidance) to {MAX_PAIR_GUIDANCE}")
+    if config.pair_guidance_from is not None and not 0 <= config.pair_guidance_from <= 1:
         raise SettingError("pair_guidance_from", config.pair_guidance_from, "must be from 0 to 1")
-    if config.pair_guidance == 1 and config.pair_guidance_from != GenerateConfig.pair_guidance_from:
+    if config.pair_guidance_from is not None and scale == 1:
         raise SettingError("pair_guidance_from", config.pair_guidance_from, "only with --pair_guidance above 1")
     if not 0 <= config.seed < 2**32:
         raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")

@@ -172,7 +172,7 @@ class GenerationLoop:
         """Return the object that chooses the initial latents of a batch, by the mode of the plan."""
         plan, vae = self.plan, self.pair_generator.vae
         if given:
-            halves = np.stack([plan.layout.half(view.image) for view in given])
+            halves = np.stack([plan.layout.half(view.model_input) for view in given])
             return FromView(encode_mean(vae, halves), given[0].view)
         if plan.strength is not None:
             sources = [source for index in batch if isinstance(source := plan.source(index), PairRecord)]

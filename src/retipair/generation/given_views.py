@@ -17,6 +17,7 @@ from retipair.runtime.console import track
 from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
+from retipair.vision.appearance import Appearance, match_appearance
 from retipair.vision.field_of_view import field_of_view
 
 _MAX_FA_CHROMA = 20.0
@@ -29,6 +30,8 @@ class GivenView:
 
     view: which of the two views it is.
     image: CF (S, S, 3) or FA (S, S), uint8, black outside the field of view.
+    model_input: the image with the appearance of the views that the model was trained on, which the model is given; the
+        image itself if that appearance is not known.
     mask: the field of view, (S, S) bool.
     to_pair: the transform (3, 3) from px of the file to px of `image`.
     shape: the (height, width) of the file, in px.
@@ -36,13 +39,14 @@ class GivenView:
 
     view: ViewName
     image: np.ndarray
+    model_input: np.ndarray
     mask: np.ndarray
     to_pair: np.ndarray
     shape: tuple[int, int]
 
-    def in_source(self, drawn: np.ndarray) -> np.ndarray:
-        """Resample the view drawn for this one, (S, S) or (S, S, 3) uint8, to the px of the file."""
-        return resample(drawn, np.linalg.inv(self.to_pair), self.shape)
+    def in_source(self, other: np.ndarray) -> np.ndarray:
+        """Resample the other view of the pair, (S, S) or (S, S, 3) uint8, to the px of the file."""
+        return resample(other, np.linalg.inv(self.to_pair), self.shape)
 
 
 def read_views(data: Path, view: ViewName) -> list[SingleView]:
@@ -95,10 +99,12 @@ def views_sha256(views: Sequence[SingleView]) -> str:
     return json_sha256([[single.id, single.caption, file_sha256(single.path)] for single in views])
 
 
-def crop_view(single: SingleView, view: ViewName, size: int) -> GivenView:
+def crop_view(single: SingleView, view: ViewName, size: int, trained: Appearance | None = None) -> GivenView:
     """Load a single view, and crop it to the square around its field of view, resized to `size` px.
 
     A prepared view is only resized: it is cropped already.
+
+    trained: the mean appearance of the views that the model was trained on, if it is known.
     """
     image = load_image(single.path, "RGB" if view == "cf" else "L")
     field = load_image(single.mask, "L") > 0 if single.mask else field_of_view(image)
@@ -107,5 +113,6 @@ def crop_view(single: SingleView, view: ViewName, size: int) -> GivenView:
         raise UserError(f"{single.mask}: its size differs from that of {single.path.name}; prepare the pair again")
     frame = to_square(np.ones_like(field) if single.prepared else field, size)
     mask = resample(field, frame, (size, size))
-    cropped = resample(image, frame, (size, size))
-    return GivenView(view, cropped * (mask[..., None] if view == "cf" else mask), mask, frame, shape)
+    cropped = resample(image, frame, (size, size)) * (mask[..., None] if view == "cf" else mask)
+    matched = match_appearance(cropped, mask, trained) if trained and mask.any() else cropped
+    return GivenView(view, cropped, matched, mask, frame, shape)

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from retipair.config import GenerateConfig
+from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.halves import ViewName, replace_half
 from retipair.diffusion.sampling import noised, starting_noise, timesteps_for_strength
 from retipair.models.vae import Autoencoder, encode_sample
@@ -24,11 +26,14 @@ class GenerationMode:
 
     varies_pairs: whether the mode starts from training pairs, to which it adds noise as `--strength` says.
     given: the view that `--data` contains, from which the mode draws the other view; None in other modes.
+    pair_scale, pair_from: the defaults of `--pair_guidance` and `--pair_guidance_from` (docs/guidance.md).
     """
 
     name: ModeName
     varies_pairs: bool = False
     given: ViewName | None = None
+    pair_scale: float = 1.0
+    pair_from: float = 0.35
 
     @property
     def guided_view(self) -> ViewName:
@@ -41,10 +46,18 @@ MODES = {
     for mode in (
         GenerationMode("noise"),
         GenerationMode("from_data", varies_pairs=True),
-        GenerationMode("cf2fa", given="cf"),
-        GenerationMode("fa2cf", given="fa"),
+        GenerationMode("cf2fa", given="cf", pair_scale=3.0, pair_from=0.0),
+        GenerationMode("fa2cf", given="fa", pair_scale=3.0, pair_from=0.0),
     )
 }
+
+
+def guidance_of(config: GenerateConfig) -> Guidance:
+    """Return the scales of guidance: those of the settings, else the defaults of the mode."""
+    mode = MODES[config.mode]
+    scale = mode.pair_scale if config.pair_guidance is None else config.pair_guidance
+    start = mode.pair_from if config.pair_guidance_from is None else config.pair_guidance_from
+    return Guidance(config.guidance_scale, scale, start, mode.guided_view)
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,8 @@ def write_pair(
         "fa": generated.fa,
     }
     if given:
-        drawn = "fa" if given.view == "cf" else "cf"
-        images[f"{drawn}_in_source"] = given.in_source(images[drawn])
+        other = "fa" if given.view == "cf" else "cf"
+        images[f"{other}_in_source"] = given.in_source(images[other])
     for name, image in images.items():
         is_given = given is not None and name == given.view
         save_image(plan.out / folder / f"{name}.png", image, _given_mark(plan, source) if is_given else mark)

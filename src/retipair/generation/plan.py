@@ -5,24 +5,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, GenerateConfig
+from retipair.config import GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
-from retipair.data.layout import LAYOUTS, Layout, LayoutName
+from retipair.data.layout import Layout
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
-from retipair.generation.checks import check_generation, uses_path
+from retipair.generation.adapter import (
+    adapter_warnings,
+    find_adapter,
+    recorded_base,
+    recorded_tokenizer,
+    training_layout_and_prompts,
+)
+from retipair.generation.checks import check_generation
 from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
-from retipair.generation.modes import MODES, GenerationMode
+from retipair.generation.modes import MODES, GenerationMode, guidance_of
 from retipair.generation.pair_generator import draw_prompt
 from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
-from retipair.models.families import FAMILIES
 from retipair.models.lora import PEFT_WEIGHTS, AdapterMetadata, adapter_sha256, read_adapter_metadata
 from retipair.models.memory import Workload, generation_memory
 from retipair.models.memory_strategies import (
@@ -32,10 +38,13 @@ from retipair.models.memory_strategies import (
     select_strategy,
     supported_on,
 )
+from retipair.models.trained_views import TrainedViews, trained_views_of
 from retipair.preparation.prepare import prepared_folder
-from retipair.runs.run_dir import Run, find_run, results_folder, run_around
-from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
+from retipair.runs.run_dir import Run, results_folder, run_around
+from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.profiling import GIB
+from retipair.runtime.schema import to_values
+from retipair.vision.appearance import Appearance
 
 DEFAULT_AMOUNT = 10
 """The number of pairs without --amount, in the modes without given views."""
@@ -49,6 +58,7 @@ class GenerationPlan:
     adapter: the folder of the adapter; None if the base generates without one.
     sources: the training pairs that --mode from_data varies, or the views from which --mode cf2fa and fa2cf draw the
         other view; empty in --mode noise.
+    trained_views: what the adapter, or the base without one, learnt about the views; None if it is not recorded.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
     """
 
@@ -59,6 +69,7 @@ class GenerationPlan:
     prompts: list[tuple[str, int]]
     out: Path
     sources: Sequence[PairRecord | SingleView]
+    trained_views: TrainedViews | None
     known: list[PairRecord]
     device: str
     dtype: torch.dtype
@@ -82,9 +93,7 @@ class GenerationPlan:
 
     @property
     def guidance(self) -> Guidance:
-        config = self.config
-        pair = config.pair_guidance, config.pair_guidance_from, self.mode.guided_view
-        return Guidance(config.guidance_scale, *pair)
+        return guidance_of(self.config)
 
     @property
     def batch_size(self) -> int:
@@ -120,12 +129,19 @@ class GenerationPlan:
         """
         return self.sources[(index - 1) % len(self.sources)] if self.sources else None
 
+    @property
+    def trained_appearance(self) -> Appearance | None:
+        """The appearance to which given views are brought; None if it is not known, or if no views are given."""
+        if self.trained_views is None or self.mode.given is None:
+            return None
+        return self.trained_views.appearance.get(self.mode.given)
+
     def given(self, index: int) -> GivenView:
         """Load the view from which the other view of pair `index` is drawn."""
         source = self.source(index)
         assert isinstance(source, SingleView)
         assert self.mode.given is not None
-        return crop_view(source, self.mode.given, self.layout.view_size)
+        return crop_view(source, self.mode.given, self.layout.view_size, self.trained_appearance)
 
     def prompt(self, index: int) -> str:
         """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
@@ -152,12 +168,12 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     run, adapter = find_adapter(config, base)
     description = read_adapter_metadata(adapter) if adapter else None
     training_run = run or (run_around(adapter) if adapter else None)
-    base = base or _recorded_base(training_run, description, adapter, config.tokenizer)
+    base = base or recorded_base(training_run, description, adapter, config.tokenizer)
     if config.tokenizer is None and training_run is not None:
-        base = replace(base, tokenizer=_recorded_tokenizer(training_run))
+        base = replace(base, tokenizer=recorded_tokenizer(training_run))
     check_steps("steps", config.steps, base)
     warnings = [*base.warnings, *(prompt_warnings(base, config.prompt) if config.prompt is not None else [])]
-    layout, prompts = _training_layout_and_prompts(config, base, description, adapter, warnings)
+    layout, prompts = training_layout_and_prompts(config, base, description, adapter, warnings)
     if adapter and description:
         warnings += adapter_warnings(adapter, description, base)
     out = config.out or results_folder(config.results, base.family.name, "_preds") / str(config.name) / config.savedir
@@ -171,114 +187,14 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
         assert config.data is not None  # `check_generation` requires it
         sources = read_views(config.data, given)
     known = read_training_pairs("--max_copy") if config.max_copy is not None else []
-    plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, known, device, dtype, warnings)
+    views = (description.views if description else None) or trained_views_of(base)
+    plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
     return replace(
         plan,
         strategy=require_backend(
             select_strategy(config.memory, plan.strategies, plan.memory_of, lambda: 0, plan.oom_hint)
         ),
     )
-
-
-def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path | None]:
-    """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects.
-
-    The adapter is None without --name and with a --checkpoint that is not a path: the base generates without one.
-    """
-    systems: list[str] = [base.family.name] if base else list(FAMILIES)
-    if not uses_path(config):
-        if config.name is None:
-            return None, None
-        run = find_run(config.results, str(config.name), systems)
-        return run, run.adapter_folder(config.checkpoint)
-    folder = Path(config.checkpoint)
-    adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
-    description = read_adapter_metadata(adapter)
-    if base is None and description:
-        systems = [description.system]
-    if config.name is None:
-        return None, adapter
-    try:
-        return find_run(config.results, config.name, systems), adapter
-    except UserError:
-        raise SettingError(
-            "checkpoint",
-            config.checkpoint,
-            f"there is no run {config.name!r} in {config.results}; omit -n, "
-            "and pass the folder for the generated pairs with --out DIR",
-        ) from None
-
-
-def _recorded_base(
-    run: Run | None, description: AdapterMetadata | None, adapter: Path | None, tokenizer: Path | None
-) -> Base:
-    """Open the base that the adapter was trained on.
-
-    The path of the base is read from the config of the run. If `run` is None, it is read from the adapter's metadata.
-    """
-    if run is not None:
-        return open_base(run.read_config().base, tokenizer)
-    assert adapter is not None  # `check_generation` requires --base without an adapter
-    if description is None:
-        raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
-    try:
-        return open_base(description.base, tokenizer)
-    except UserError as error:
-        raise FileError(adapter, f"was trained on {description.base}; pass its path with --base ({error})") from None
-
-
-def _recorded_tokenizer(run: Run) -> Path | None:
-    """Return the folder that was given as --tokenizer in training, or None if none was given or it no longer exists.
-
-    Another tokenizer could split the prompts into different tokens.
-    """
-    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
-    return folder if folder and folder.is_dir() else None
-
-
-def _training_layout_and_prompts(
-    config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path | None, warnings: list[str]
-) -> tuple[Layout, list[tuple[str, int]]]:
-    """Return the layout and the prompts (text, count) that the adapter was trained with, or --prompt if given.
-
-    Raises UserError if the settings contradict the training.
-    """
-    if description is None:
-        size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
-        if adapter:
-            warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
-        return Layout(base.family.layout, size), [(prompt, 1)]
-    assert adapter is not None
-    if description.system != base.family.name:
-        raise FileError(
-            adapter,
-            f"was trained on {description.system}, but {base.source} is {base.family.name}; pass the base "
-            "it was trained on with --base",
-        )
-    if description.layout not in LAYOUTS:
-        raise FileError(adapter, f"has an unknown layout {description.layout!r}; use another checkpoint")
-    if config.size not in (None, description.view_size):
-        raise SettingError("size", config.size, f"this adapter was trained at {description.view_size}; omit --size")
-    if config.guidance_scale > 1 and not description.prompt_dropout:
-        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may harm quality")
-    prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
-    return Layout(cast(LayoutName, description.layout), description.view_size), prompts
-
-
-def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
-    """Return warnings if the adapter is untrained or was trained on another base."""
-    warnings = []
-    if base.fingerprint() != description.base_sha256:
-        warnings.append(
-            f"{base.source}: its weights differ from the base that the adapter was trained on ({description.base}), or "
-            "are the same in another file format; pass that base with --base"
-        )
-    if description.step == 0:
-        warnings.append(
-            f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
-            "choose another step with --checkpoint"
-        )
-    return warnings
 
 
 def training_pairs(
@@ -322,7 +238,8 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Return all values that the generated pairs depend on, apart from their indices."""
-    config, pair = plan.config, plan.guidance.pair_scale != 1
+    config, guidance = plan.config, plan.guidance
+    pair = {"pair_guidance": guidance.pair_scale, "pair_guidance_from": guidance.pair_from}
     return {
         "adapter_sha256": adapter_sha256(plan.adapter) if plan.adapter else None,
         "base_sha256": plan.base.fingerprint(),
@@ -333,10 +250,11 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
         "mode": config.mode,
         "strength": plan.strength,
         "sources_sha256": _sources_sha256(plan),
+        **({"appearance": to_values(seen)} if (seen := plan.trained_appearance) else {}),
         "steps": config.steps,
         "sampler": config.sampler,
         "guidance_scale": config.guidance_scale,
-        **({"pair_guidance": config.pair_guidance, "pair_guidance_from": config.pair_guidance_from} if pair else {}),
+        **(pair if guidance.pair_scale != 1 else {}),
         **({"best_of": config.best_of} if config.best_of > 1 else {}),
         "min_consistency": config.min_consistency,
         "max_copy": config.max_copy,

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from retipair.models.base import Base
+from retipair.models.trained_views import TrainedViews
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError
 from retipair.runtime.schema import from_values
@@ -49,6 +50,7 @@ class AdapterMetadata:
     base_sha256: the fingerprint of the base.
     prompts: each prompt of the training, with the number of training pairs that have it.
     size_ids: the six size ids of SDXL; empty for SD1.5.
+    views: what the adapter learnt about the views; None in adapters of earlier versions.
     """
 
     system: str
@@ -66,6 +68,7 @@ class AdapterMetadata:
     size_ids: list[int]
     data_sha256: str
     step: int
+    views: TrainedViews | None = None
     schema: str = SCHEMA
 
 

@@ -17,9 +17,8 @@ from retipair.data.pair import image_size
 from retipair.data.sources import find_pairs
 from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import caption_warnings
-from retipair.models.conditioning import size_ids_for
 from retipair.models.device import choose_device, choose_dtype, free_memory
-from retipair.models.lora import AdapterMetadata, lora_config
+from retipair.models.lora import lora_config
 from retipair.models.memory import Adapter, Estimate, Workload, count_step, training_memory
 from retipair.models.memory_strategies import (
     TRAINING_STRATEGIES,
@@ -218,28 +217,6 @@ def read_data(plan: Plan) -> Data:
     train, val = filter_split(entries, "train", folder), filter_split(entries, "val", folder)
     hashes: dict[PairRecord, bytes] = {}
     return Data(train, val, *(content_sha256(pairs, hashes) for pairs in (entries, train, val)))
-
-
-def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
-    """Return the metadata that are saved with the adapter, for step 0."""
-    config = plan.config
-    return AdapterMetadata(
-        system=plan.base.family.name,
-        layout=plan.layout.name,
-        view_size=plan.layout.view_size,
-        base=plan.base.name,
-        base_sha256=plan.base.fingerprint(),
-        rank=config.unet_lora_rank,
-        alpha=config.unet_lora_alpha,
-        targets=config.lora_targets,
-        dora=config.dora,
-        rslora=config.rslora,
-        prompts=data.prompts(config.prompt),
-        prompt_dropout=config.prompt_dropout,
-        size_ids=size_ids_for(plan.base, plan.layout.joint_size),
-        data_sha256=data.sha256,
-        step=0,
-    )
 
 
 def adapter_config(config: TrainConfig) -> Any:

@@ -15,12 +15,12 @@ from retipair.runtime.errors import UserError, unless_out_of_memory
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.signals import graceful_shutdown
+from retipair.training.description import describe_adapter
 from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
 from retipair.training.plan import (
     Data,
     Plan,
-    describe_adapter,
     make_plan,
     print_plan,
     read_data,

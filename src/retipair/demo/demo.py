@@ -26,8 +26,11 @@ from retipair.training.train import train
 CAMERA, DISEASE = "teal", "vein_occlusion"
 """The bundled bases were trained without this camera and this disease, so the adapter has to learn both."""
 
-Mode = Literal["noise", "from_data"]
-SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
+PHOTOGRAPH = Path(__file__).parent / "retina.jpg"
+"""A real fundus photograph in the public domain; README.md beside it names its source."""
+
+Mode = Literal["noise", "from_data", "cf2fa"]
+SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied", "cf2fa": "angiogram"}
 REPORTS = {name: "report" if name == DemoConfig().system else f"report-{name}" for name in FAMILIES}
 NEXT = "retipair prepare eyes pairs"
 
@@ -47,7 +50,7 @@ class Settings:
     base: the name of the base, in which `{system}` stands for "sdxl" or "sd15".
     steps: the numbers of steps, by the name of the layout.
     phantoms, training, generation: the settings of the commands `phantom`, `train` and `generate`.
-    amounts: the number of pairs to generate, by mode.
+    amounts: the number of pairs to generate, by mode; None for one pair for each given view.
     """
 
     base: str
@@ -55,7 +58,7 @@ class Settings:
     phantoms: PhantomConfig
     training: TrainConfig
     generation: GenerateConfig
-    amounts: Mapping[Mode, int]
+    amounts: Mapping[Mode, int | None]
 
 
 # The demo takes 6 minutes on two cores. It uses the default sampler, ddpm, which adds noise in each step; this corrects
@@ -80,7 +83,7 @@ SETTINGS = Settings(
         resume=True,
     ),
     generation=GenerateConfig(name="demo"),
-    amounts={"noise": 8, "from_data": 4},
+    amounts={"noise": 8, "from_data": 4, "cf2fa": None},
 )
 
 
@@ -148,7 +151,7 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
     """
     phantoms = replace(SETTINGS.phantoms, out=config.out / "phantoms")
     alignment = PrepareConfig(raw=phantoms.out / "raw", out=config.out / "pairs", size=size)
-    new, varied = (generate_config(config, mode) for mode in SAVEDIRS)
+    new, varied, angiogram = (generate_config(config, mode) for mode in SAVEDIRS)
     return [
         Stage(
             f"render {phantoms.amount} eyes with a camera and a disease the base was not trained on", phantom, phantoms
@@ -161,6 +164,11 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
         Stage("train an adapter on the aligned pairs", train, train_config(config)),
         Stage(f"generate {new.amount} new pairs from noise", generate, new),
         Stage(f"generate {varied.amount} variations of training pairs", generate, varied),
+        Stage(
+            "draw an angiogram for a real photograph (Mikael Häggström, CC0), with the same vessels",
+            generate,
+            angiogram,
+        ),
         Stage("evaluate the new pairs against the rendered ones", evaluate, evaluate_config(config)),
     ]
 
@@ -190,6 +198,7 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
         steps=steps_of(config).generation,
         savedir=SAVEDIRS[mode],
         amount=SETTINGS.amounts[mode],
+        data=PHOTOGRAPH if mode == "cf2fa" else None,
         base=base_of(config),
         results=config.out / "results",
     )

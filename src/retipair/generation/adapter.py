@@ -1,0 +1,114 @@
+"""Find the adapter of a generation, and the base, layout and prompts that it was trained with."""
+
+from pathlib import Path
+from typing import cast
+
+from retipair.config import DEFAULT_PROMPT, GenerateConfig
+from retipair.data.layout import LAYOUTS, Layout, LayoutName
+from retipair.generation.checks import uses_path
+from retipair.models.base import Base, open_base
+from retipair.models.families import FAMILIES
+from retipair.models.lora import AdapterMetadata, read_adapter_metadata
+from retipair.runs.run_dir import Run, find_run
+from retipair.runtime.errors import FileError, SettingError, UserError
+
+
+def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path | None]:
+    """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects.
+
+    The adapter is None without --name and with a --checkpoint that is not a path: the base generates without one.
+    """
+    systems: list[str] = [base.family.name] if base else list(FAMILIES)
+    if not uses_path(config):
+        if config.name is None:
+            return None, None
+        run = find_run(config.results, str(config.name), systems)
+        return run, run.adapter_folder(config.checkpoint)
+    folder = Path(config.checkpoint)
+    adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+    description = read_adapter_metadata(adapter)
+    if base is None and description:
+        systems = [description.system]
+    if config.name is None:
+        return None, adapter
+    try:
+        return find_run(config.results, config.name, systems), adapter
+    except UserError:
+        raise SettingError(
+            "checkpoint",
+            config.checkpoint,
+            f"there is no run {config.name!r} in {config.results}; omit -n, "
+            "and pass the folder for the generated pairs with --out DIR",
+        ) from None
+
+
+def recorded_base(
+    run: Run | None, description: AdapterMetadata | None, adapter: Path | None, tokenizer: Path | None
+) -> Base:
+    """Open the base that the adapter was trained on.
+
+    The path of the base is read from the config of the run. If `run` is None, it is read from the adapter's metadata.
+    """
+    if run is not None:
+        return open_base(run.read_config().base, tokenizer)
+    assert adapter is not None  # `check_generation` requires --base without an adapter
+    if description is None:
+        raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
+    try:
+        return open_base(description.base, tokenizer)
+    except UserError as error:
+        raise FileError(adapter, f"was trained on {description.base}; pass its path with --base ({error})") from None
+
+
+def recorded_tokenizer(run: Run) -> Path | None:
+    """Return the folder that was given as --tokenizer in training, or None if none was given or it no longer exists.
+
+    Another tokenizer could split the prompts into different tokens.
+    """
+    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
+    return folder if folder and folder.is_dir() else None
+
+
+def training_layout_and_prompts(
+    config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path | None, warnings: list[str]
+) -> tuple[Layout, list[tuple[str, int]]]:
+    """Return the layout and the prompts (text, count) that the adapter was trained with, or --prompt if given.
+
+    Raises UserError if the settings contradict the training.
+    """
+    if description is None:
+        size, prompt = config.size or base.view_size, config.prompt or DEFAULT_PROMPT
+        if adapter:
+            warnings.append(f"{adapter} has no retipair metadata; using --size {size} --prompt {prompt!r}")
+        return Layout(base.family.layout, size), [(prompt, 1)]
+    assert adapter is not None
+    if description.system != base.family.name:
+        raise FileError(
+            adapter,
+            f"was trained on {description.system}, but {base.source} is {base.family.name}; pass the base "
+            "it was trained on with --base",
+        )
+    if description.layout not in LAYOUTS:
+        raise FileError(adapter, f"has an unknown layout {description.layout!r}; use another checkpoint")
+    if config.size not in (None, description.view_size):
+        raise SettingError("size", config.size, f"this adapter was trained at {description.view_size}; omit --size")
+    if config.guidance_scale > 1 and not description.prompt_dropout:
+        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may harm quality")
+    prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
+    return Layout(cast(LayoutName, description.layout), description.view_size), prompts
+
+
+def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
+    """Return warnings if the adapter is untrained or was trained on another base."""
+    warnings = []
+    if base.fingerprint() != description.base_sha256:
+        warnings.append(
+            f"{base.source}: its weights differ from the base that the adapter was trained on ({description.base}), or "
+            "are the same in another file format; pass that base with --base"
+        )
+    if description.step == 0:
+        warnings.append(
+            f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
+            "choose another step with --checkpoint"
+        )
+    return warnings

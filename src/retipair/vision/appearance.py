@@ -1,0 +1,70 @@
+"""Measure the colours, shading and contrast of a view, and give them to another view.
+
+A diffusion model that draws one view from the other has learnt with views of certain cameras. A photograph of another
+camera is brought to the appearance of those views first, so that its vessels are seen by the model as it learnt them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+_SIGMA = 1 / 32
+"""Standard deviation of the Gaussian that separates shading from vessels and texture, in widths of the view."""
+_MIN_DEVIATION = 0.5
+"""Smallest divisor, in grey levels, for views without shading or without vessels."""
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Statistics of a view inside its field, in grey levels: three values for a CF (R, G, B), one for an FA.
+
+    mean: the mean.
+    shading: the standard deviation of the blurred view: its shading, disc, macula and large lesions.
+    contrast: the standard deviation of the view minus the blurred view: its vessels and texture.
+    """
+
+    mean: list[float]
+    shading: list[float]
+    contrast: list[float]
+
+
+def appearance(view: np.ndarray, mask: np.ndarray) -> Appearance:
+    """Return the appearance of a CF (H, W, 3) or FA (H, W), uint8, inside a mask (H, W) bool that is not empty."""
+    blurred, detail = _separated(view, mask)
+    inside = blurred[mask]
+    return Appearance(inside.mean(0).tolist(), inside.std(0).tolist(), detail[mask].std(0).tolist())
+
+
+def mean_appearance(views: Sequence[Appearance]) -> Appearance:
+    """Return the mean of each statistic over several views, rounded to a tenth of a grey level."""
+    columns = ([getattr(view, name) for view in views] for name in ("mean", "shading", "contrast"))
+    return Appearance(*(np.mean(column, axis=0).round(1).tolist() for column in columns))
+
+
+def match_appearance(view: np.ndarray, mask: np.ndarray, wanted: Appearance) -> np.ndarray:
+    """Return a CF (H, W, 3) or FA (H, W), uint8, with the wanted appearance; it is 0 outside the mask (H, W) bool."""
+    own = appearance(view, mask)
+    blurred, detail = _separated(view, mask)
+    shading = (blurred - own.mean) * _ratio(wanted.shading, own.shading) + wanted.mean
+    matched = shading + detail * _ratio(wanted.contrast, own.contrast)
+    matched = np.clip(matched.round(), 0, 255).astype(np.uint8) * mask[..., None]
+    return np.asarray(matched.reshape(view.shape))
+
+
+def _ratio(wanted: Sequence[float], own: Sequence[float]) -> np.ndarray:
+    return np.asarray(wanted) / np.maximum(own, _MIN_DEVIATION)
+
+
+def _separated(view: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (blurred view, view minus blurred view), (H, W, channels) float32 each.
+
+    Pixels outside the mask do not take part in the blur.
+    """
+    channels = view.reshape(*mask.shape, -1).astype(np.float32)
+    sigma = _SIGMA * mask.shape[1]
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)[..., None]
+    summed = ndimage.gaussian_filter(channels * mask[..., None], (sigma, sigma, 0))
+    blurred = summed / np.maximum(weight, np.float32(1e-6))
+    return blurred, channels - blurred
