@@ -158,7 +158,9 @@ def _mean_over_views(values: Iterable[tuple[str | None, float | None]]) -> Mean 
 
 
 def _examples(compared: Sequence[_Compared]) -> tuple[DrawnExample, ...]:
-    ranked = sorted(compared, key=lambda one: -one.correlation.drawn_view)
+    """Return the first draws from some of the given views, ranked by their correlation with the true view."""
+    first_draws = {one.real.id: one for one in reversed(compared)}.values()
+    ranked = sorted(first_draws, key=lambda one: -one.correlation.drawn_view)
     return tuple(
         DrawnExample(
             one.generated.id, one.real.split, one.real.id, one.correlation.drawn_view, one.correlation.given_view
