@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import Fill, write_prepared
 from judging import Evaluated, generated_record
-from pages import Page
+from pages import PROBE, Page, opened
 from retipair.cli import main
 from retipair.data.dataset import PairRecord, load_pair, read_dataset
 from retipair.data.manifest import GIVEN_VIEWS, write_manifest
@@ -276,6 +276,16 @@ def test_every_figure_of_the_section_is_a_score(judged: Path) -> None:
             value = value[int(key)] if isinstance(value, list) else value[key]
         digits = len(shown.partition(".")[2])
         assert float(shown) == pytest.approx(value, abs=0.501 * 10**-digits), path
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_section_opens_in_chromium(judged: Path, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    page.write_text((judged / "report.html").read_text(encoding="utf-8") + PROBE, encoding="utf-8")
+    shown, said = opened(page, width)
+    assert "CONSOLE" not in said
+    assert "broken: 0 overflow: 0" in shown
 
 
 def test_the_report_of_other_modes_has_no_such_section(evaluated: Evaluated) -> None:
