@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retipair.evaluation.drawn_scores import DrawnViewScores, TrueViewScores
 from retipair.evaluation.findings import Finding
 from retipair.evaluation.means import Mean
+from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import (
     ClosestPair,
     ConsistencyScores,
@@ -19,7 +21,6 @@ from retipair.evaluation.scores import (
     LayoutScores,
     Means,
     Memorisation,
-    Provenance,
     Scores,
     Spectra,
     StepCost,
@@ -71,7 +72,7 @@ def distance(mmd2: float, floor: float) -> Distribution:
     return Distribution(mmd2, floor, 1.0, 1.0, 1.0, 1.0, (red,))
 
 
-def search(*copies: str, variations: int = 0, similarity: Mean | None = None) -> Memorisation:
+def search(*copies: str, variations: int = 0, given: int = 0, similarity: Mean | None = None) -> Memorisation:
     return Memorisation(
         similarity={"generated": similarity or column(0.3)},
         similarities={},
@@ -80,8 +81,15 @@ def search(*copies: str, variations: int = 0, similarity: Mean | None = None) ->
         threshold=0.6,
         copies=copies,
         variations=variations,
+        given=given,
         closest=(ClosestPair("1", "eye1", 0.4),),
     )
+
+
+def drawn(drawn: float, split: str = "val", n: int = ENOUGH, given: float = 0.6) -> dict[str, DrawnViewScores]:
+    """Return scores of FA drawn from CF that reach `given`, where another eye reaches 0."""
+    correlation = TrueViewScores(*({split: column(value, n)} for value in (drawn, given, 0.0)))
+    return {"cf2fa": DrawnViewScores("fa", n, n, 0, correlation, None, ())}
 
 
 def training(seconds: float | None, gib: float | None, settings: StepSettings) -> TrainingScores:
@@ -224,10 +232,57 @@ def test_variations_of_training_pairs_are_copies_by_intent() -> None:
     assert mixed.level == "bad"
 
 
+def test_pairs_that_are_similar_because_of_their_given_view_are_no_problem() -> None:
+    found = about(verdict(scores(memorisation=search(given=ENOUGH))), "copies")
+    assert found.level == "look"
+    assert "expected, because their given view is of that training pair" in found.text
+    mixed = about(verdict(scores(memorisation=search("7", given=3))), "copies")
+    assert mixed.level == "bad"
+    assert "1 of 50 generated pairs. 3 others are as similar" in mixed.text
+
+
 def test_copies_that_were_withheld_are_still_reported() -> None:
     found = about(verdict(scores(withheld=("7", "9"))), "copies")
     assert found.level == "good"
     assert "2 copies were found and rejected before." in found.text
+
+
+@pytest.mark.parametrize(
+    ("reached", "n", "level"),
+    [(0.7, ENOUGH, "good"), (0.5, ENOUGH, "good"), (0.4, ENOUGH, "look"), (0.2, ENOUGH, "bad"), (0.2, 6, "look")],
+)
+def test_drawn_views_are_judged_between_another_eye_and_the_given_view(reached: float, n: int, level: str) -> None:
+    found = about(verdict(scores(drawn_views=drawn(reached, n=n))), "drawn FA")
+    assert found.level == level
+    assert f"drawn FA {reached:.2f}, given CF 0.60" in found.text
+    assert f"{100 * reached / 0.6:.0f} %" in found.text
+    for flag in ("--pair_guidance", "--best_of", "--half_clean_fraction 0.3"):
+        assert (flag in advice(found)) == (level != "good")
+
+
+def test_drawn_views_are_judged_by_validation_pairs() -> None:
+    both = drawn(0.1)["cf2fa"]
+    columns_of_train = {name: {"train": column(0.6)} for name in ("drawn_view", "given_view", "mispaired")}
+    merged = {name: {**columns_of_train[name], **getattr(both.correlation, name)} for name in columns_of_train}
+    found = about(
+        verdict(scores(drawn_views={"cf2fa": replace(both, correlation=TrueViewScores(**merged))})), "drawn FA"
+    )
+    assert found.level == "bad"
+    assert "true FA of validation pairs" in found.text
+    memorised = about(verdict(scores(drawn_views=drawn(0.6, "train"))), "drawn FA")
+    assert memorised.level == "look"
+    assert "may have memorised" in memorised.text
+    assert about(verdict(scores(drawn_views=drawn(0.1, "train"))), "drawn FA").level == "bad"
+
+
+def test_where_no_true_view_is_known_or_the_given_ones_do_not_match_nothing_is_concluded() -> None:
+    nothing = DrawnViewScores("cf", 9, 0, 9, TrueViewScores({}, {}, {}), None, ())
+    found = about(verdict(scores(drawn_views={"fa2cf": nothing})), "drawn CF")
+    assert found.level == "look"
+    assert "unknown" in found.text
+    unlike = about(verdict(scores(drawn_views=drawn(0.5, given=-0.1))), "drawn FA")
+    assert unlike.level == "look"
+    assert "No conclusion" in unlike.text
 
 
 @pytest.mark.parametrize(
@@ -324,6 +379,7 @@ def any_scores(draw: st.DrawFn) -> Scores:
         consistency=consistency(**agree),
         memorisation=draw(st.sampled_from([search(*copies, similarity=draw(any_mean())), None])),
         withheld=draw(st.sampled_from([(), ("3",)])),
+        drawn_views=draw(st.sampled_from([drawn(draw(unit), n=draw(counts)), {}])),
         texture=detail(**fine),
         colour={"fa": {"generated": draw(any_mean(st.floats(0, 20)))}},
         distribution=draw(st.sampled_from([distance(draw(st.floats(-1, 9)), draw(st.floats(0.01, 1))), None])),
@@ -367,6 +423,16 @@ def test_no_verdict_contradicts_its_figures_or_itself(given_scores: Scores) -> N
     if agree.level == "bad":
         low = [row for row in rows.values() if row["train"] and fraction(row) < 0.5]
         assert any(min(one.n for one in row.values() if one) >= 20 for row in low)
+
+    # Drawn views
+    for one in given_scores.drawn_views.values():
+        reached = one.correlation.drawn_view["val"]
+        assert reached
+        if about(found, "drawn FA").level == "good":
+            assert reached.mean >= 0.8 * 0.6 - 1e-9
+        if about(found, "drawn FA").level == "bad":
+            assert reached.mean < 0.5 * 0.6
+            assert reached.n >= 20
 
     # Few pairs
     for view, row in given_scores.diversity.items():

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from sys import intern
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
+from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
@@ -43,7 +44,8 @@ class PairRecord:
     mask_name: None if the pair has no mask file.
     caption: None if the pair has no caption of its own.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
-    variation: whether the pair was generated from another pair (`generate --mode from_data`).
+    mode: the mode in which the pair was generated; None for prepared pairs.
+    source_id: the id of the pair or view from which the pair was generated; None if there is none.
     """
 
     id: str
@@ -55,7 +57,18 @@ class PairRecord:
     mask_name: str | None
     caption: str | None
     fa_chroma: float | None = None
-    variation: bool = False
+    mode: str | None = None
+    source_id: str | None = None
+
+    @property
+    def variation(self) -> bool:
+        """Whether the pair was generated from another pair (`generate --mode from_data`)."""
+        return self.mode == "from_data"
+
+    @property
+    def given(self) -> Literal["cf", "fa"] | None:
+        """The view from which the other view was drawn (`--mode cf2fa` and `fa2cf`), or None in other modes."""
+        return GIVEN_VIEWS.get(self.mode) if self.mode else None
 
     @property
     def cf(self) -> Path:
@@ -244,8 +257,8 @@ def _to_pair_record(folder: Path, record: Record) -> PairRecord:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption)
-    prompt, variation = intern(record.prompt), record.mode == "from_data"
-    return PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.fa_chroma, variation)
+    prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
+    return PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.fa_chroma, mode, source)
 
 
 def _group_of(record: Record) -> str:

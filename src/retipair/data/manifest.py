@@ -24,6 +24,9 @@ STATE_NAMES = {"prepare": ".prepare.json", "phantom": ".phantom.json"}
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+GIVEN_VIEWS: dict[str, Literal["cf", "fa"]] = {"cf2fa": "cf", "fa2cf": "fa"}
+"""The view that is given in the generation modes that draw the other view from it, by mode."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedPair:

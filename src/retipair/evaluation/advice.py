@@ -34,6 +34,13 @@ MORE_EYES = Advice("Train on more eyes.")
 MORE_SAMPLING = Advice("Generate with more --steps.")
 FILTER = Advice("Generate with --min_consistency, which discards inconsistent pairs.")
 WITHHOLD = Advice("Exclude the copies: evaluate with --withhold_copies.")
+PAIR_GUIDANCE = Advice(
+    "Generate with a higher --pair_guidance (try 5), which makes the vessels of both views agree better."
+)
+BEST_OF = Advice("Generate with --best_of 4, which keeps the most consistent of several attempts.")
+CLEAN_HALVES = Advice("Train with --half_clean_fraction 0.3, so that the model learns to draw one view from the other.")
+KNOWN_VIEWS = Advice("To compare drawn views with true ones, draw them with --data set to the folder given as --real.")
+HELD_OUT_VIEWS = Advice("To judge drawn views, draw them also from validation pairs.")
 INSPECT_SAMPLES = Advice("Inspect the sample pairs saved during training.")
 OTHER_BASE = Advice("Try another base or a larger --size: the smoothing comes from the base's autoencoder.")
 WITH_BASE = Advice("Evaluate with --base to see how much detail its autoencoder preserves.")

@@ -12,9 +12,9 @@ from retipair.evaluation.findings import Finding, has_enough_pairs
 from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Level, Means, Scores
 
-_GOOD_FRACTION = 0.8
+GOOD_FRACTION = 0.8
 """Minimum value of good agreement on the relative scale from mispaired (0) to training pairs (1)."""
-_BAD_FRACTION = 0.5
+BAD_FRACTION = 0.5
 """Value on the same scale below which CF and FA do not match."""
 _METRICS = {"correlation": "consistency (vesselness correlation)", "dice": "vessel Dice", "cl_dice": "clDice"}
 """The agreement metrics, and the name of each in the text of a finding."""
@@ -28,7 +28,7 @@ class _RelativeAgreement:
     text: the means over generated, training and mispaired pairs, in words.
     fraction: the mean over generated pairs, on this scale.
     upper: the upper end of the 95 % interval of that mean, on this scale.
-    certain: whether the data suffice to conclude from a low value that CF and FA do not match (see `_is_certain`).
+    certain: whether the data suffice to conclude from a low value that CF and FA do not match (see `is_certain`).
     """
 
     name: str
@@ -39,9 +39,9 @@ class _RelativeAgreement:
 
     @property
     def level(self) -> Level:
-        if self.fraction >= _GOOD_FRACTION:
+        if self.fraction >= GOOD_FRACTION:
             return "good"
-        return "bad" if self.certain and self.upper < _BAD_FRACTION else "look"
+        return "bad" if self.certain and self.upper < BAD_FRACTION else "look"
 
 
 def check_agreement(scores: Scores) -> Iterator[Finding]:
@@ -82,14 +82,14 @@ def _relative_agreement(name: str, row: Means) -> _RelativeAgreement | None:
     else:
         text += " pairs"
     text += f" ({100 * fraction:.0f} %)"
-    return _RelativeAgreement(name, text, fraction, upper, _is_certain(generated, real, mispaired))
+    return _RelativeAgreement(name, text, fraction, upper, is_certain(generated, real, mispaired))
 
 
-def _is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
+def is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
     """Return whether the data suffice to judge a metric.
 
-    They do if every set has enough pairs, and the 95 % interval of the mean over training pairs lies above that of the
-    mean over mispaired pairs.
+    They do if every set has enough pairs, and the 95 % interval of the mean over real pairs lies above that of the mean
+    over mispaired pairs.
     """
     means = (generated, real, mispaired) if mispaired else (generated, real)
     return has_enough_pairs(*means) and real.lower > (mispaired.upper if mispaired else 0.0)
@@ -117,7 +117,7 @@ def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
     """Return the finding for the lowest metric, if no metric is certainly low. `text` lists all metrics."""
     if lowest.level == "good":
         return Finding("good", "agreement", f"{text} The views match; the lowest metric is {lowest.name}.")
-    if lowest.fraction >= _BAD_FRACTION:
+    if lowest.fraction >= BAD_FRACTION:
         text += f" Most vessels match, but not all; the lowest metric is {lowest.name}."
         return Finding("look", "agreement", text, (advice.FILTER, advice.MORE_STEPS, advice.MORE_TARGETS))
     reason = "the upper end of its interval is 50 % or more" if lowest.certain else "there are too few pairs"

@@ -1,6 +1,7 @@
 """Check the scores of an evaluation: each check yields findings on one subject.
 
-Subjects are copies, diversity, fine detail, colour, distance, number of pairs, errors in real pairs, cost of training.
+Subjects are copies, diversity, fine detail, colour, distance, number of pairs, errors in real pairs, cost of training;
+agreement and drawn views are checked in modules of their own.
 """
 
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from retipair.evaluation import advice
 from retipair.evaluation.advice import Advice
 from retipair.evaluation.agreement import check_agreement
+from retipair.evaluation.drawn_checks import check_drawn_views
 from retipair.evaluation.findings import Finding, count, has_enough_pairs
 from retipair.evaluation.scores import Memorisation, Scores
 
@@ -50,16 +52,24 @@ def _copies_found(search: Memorisation) -> Finding:
     if search.variations == amount:
         text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
         return Finding("look", "copies", f"{text} patient data.", (advice.WITHHOLD,))
+    if search.given:
+        text += f" {search.given} others are as similar, which is expected: their given view is of a training pair."
     return Finding("bad", "copies", text, (advice.WITHHOLD, advice.FEWER_STEPS, advice.LOWER_RANK, advice.MORE_EYES))
 
 
 def _no_copies(search: Memorisation, withheld: int) -> Finding:
-    highest = search.closest[0].similarity
-    text = f"None of {_number_searched(search)} generated pairs is a copy of a training pair"
-    text += f" (maximum similarity {highest:.2f})."
+    amount, highest = _number_searched(search), search.closest[0].similarity
+    if search.given:
+        text = (
+            f"{search.given} of {amount} generated pairs are similar to a training pair ({search.threshold} or more)."
+        )
+        text += " This is expected, because their given view is of that training pair: treat them as patient data."
+        text += " No other pair is a copy." if search.given < amount else ""
+    else:
+        text = f"None of {amount} generated pairs is a copy of a training pair (maximum similarity {highest:.2f})."
     if withheld:
         text += f" {count(withheld, 'copy was', 'copies were')} found and rejected before."
-    return Finding("good", "copies", text)
+    return Finding("look" if search.given else "good", "copies", text)
 
 
 def _number_searched(search: Memorisation) -> int:
@@ -200,6 +210,7 @@ def _check_cost(scores: Scores) -> Iterator[Finding]:
 
 CHECKS_OF_GENERATED = (
     check_agreement,
+    check_drawn_views,
     _check_copies,
     _check_diversity,
     _check_detail,

@@ -12,7 +12,8 @@ from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
 from retipair.data.rejected import REJECTED_NAME
 from retipair.evaluation.metric_cache import RECIPE
-from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Provenance, Scores, TrainingScores
+from retipair.evaluation.provenance import Provenance
+from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
 from retipair.evaluation.training_scores import read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
@@ -80,10 +81,14 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
-    """Return a hash of what the scores use of these pairs: id, eye, split, FA chroma, images and mask of each pair."""
+    """Return a hash of what the scores use of these pairs.
+
+    These are id, eye, split, FA chroma, images and mask of each pair, and the source of each drawn view.
+    """
     digest = hashlib.sha256()
     for entry in entries:
         values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        values += [entry.mode, entry.source_id] if entry.given else []
         digest.update(canonical_json(values).encode())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from retipair.metrics import memorisation
 from retipair.metrics.data_issues import DataIssue, find_duplicate_eyes
 from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.memorisation import Nearest
+from retipair.metrics.pair_metrics import VIEWS
 from retipair.runtime.console import progress
 
 _CLOSEST = 10
@@ -34,6 +35,8 @@ def search_copies(sets: Sets) -> Memorisation | None:
     # A similarity of -1 means that there is no training pair of another eye.
     train = np.array([nearest.similarity for nearest in nearest_to_train if nearest.similarity > -1])
     order = np.argsort(-generated, kind="stable").tolist()
+    similar = [row for row in order if generated[row] >= memorisation.COPY]
+    given = {row for row in similar if _is_of_given_view(sets, row, nearest_to_generated[row])}
     both = {"generated": generated, "train": train}
     return Memorisation(
         similarity={name: mean_with_interval(values) for name, values in both.items()},
@@ -41,10 +44,28 @@ def search_copies(sets: Sets) -> Memorisation | None:
         ratio=float(generated.mean()) / max(float(train.mean()), 1e-9) if len(train) else None,
         authenticity=memorisation.authenticity(nearest_to_generated, nearest_to_train) if len(train) else None,
         threshold=memorisation.COPY,
-        copies=tuple(sets.generated.entries[row].id for row in order if generated[row] >= memorisation.COPY),
+        copies=tuple(sets.generated.entries[row].id for row in similar if row not in given),
         variations=sum(entry.variation for entry in sets.generated.entries),
+        given=len(given),
         closest=tuple(_closest_pair(sets, row, nearest_to_generated[row]) for row in order[:_CLOSEST]),
     )
+
+
+def _is_of_given_view(sets: Sets, row: int, nearest: Nearest) -> bool:
+    """Return whether the given view of a generated pair shows the eye of the most similar training pair.
+
+    The drawn view shows the vessels of the given view, so the pair is then similar to that training pair by design.
+    """
+    assert sets.generated
+    view = sets.generated.entries[row].given
+    if view is None:
+        return False
+    at = VIEWS.index(view)
+    given, train = (
+        measured.metrics(index).descriptors[at]
+        for measured, index in ((sets.generated, row), (sets.all_train, nearest.index))
+    )
+    return memorisation.nearest([given], [train])[0].similarity >= memorisation.COPY
 
 
 def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:

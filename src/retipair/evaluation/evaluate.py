@@ -10,6 +10,7 @@ from retipair.data.rejected import REJECTED_NAME, add_rejected
 from retipair.evaluation import reconstruction
 from retipair.evaluation.comparison import CACHE_NAME, FIGURES_NAME, Comparison, earlier_scores, load_comparison
 from retipair.evaluation.distances import deep_distances
+from retipair.evaluation.drawn_views import measure_drawn_views
 from retipair.evaluation.findings import count
 from retipair.evaluation.measurements import MeasuredSet, deep_features, measure_set
 from retipair.evaluation.report import PAGE_NAME, write_report
@@ -66,6 +67,7 @@ def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Se
     write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None
     scores = compute_scores(sets, compared.provenance, layouts, deep, compared.training, withheld)
+    scores = replace(scores, drawn_views=measure_drawn_views(sets, compared.config.workers))
     if base := compared.base:
         rows = [row for row in layouts.rows if (row.layout, row.between) == (base.family.layout, "autoencoder")]
         scores = add_autoencoder(scores, rows)
@@ -132,6 +134,10 @@ def _print_summary(scores: Scores) -> None:
         f"{name} {round(row.mean, 2) + 0:.2f}" for name, row in scores.consistency.correlation.items() if row
     )
     console.print(f"Consistency (vesselness correlation) of the two views: {columns}")
+    for mode_scores in scores.drawn_views.values():
+        view, means = mode_scores.view.upper(), mode_scores.correlation.drawn_view.items()
+        columns = ", ".join(f"{name} {round(row.mean, 2) + 0:.2f}" for name, row in means if row) or "unknown"
+        console.print(f"Vesselness correlation of the drawn {view} with the true {view}: {columns}")
     for issue in scores.issues:
         console.print(f"check {issue.id}: {issue.text}")
     console.print(printable(scores.headline))

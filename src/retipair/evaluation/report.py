@@ -19,8 +19,10 @@ from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
 from retipair.data.pair import chessboard, load_image
 from retipair.evaluation.checks import LOGGED_MEMORY
+from retipair.evaluation.drawn_scores import DrawnExample
 from retipair.evaluation.plots import NAMES, draw_plots
-from retipair.evaluation.scores import ExamplePair, Provenance, Scores
+from retipair.evaluation.provenance import Provenance
+from retipair.evaluation.scores import ExamplePair, Scores
 from retipair.runtime.atomic_io import shareable_name, write_text
 from retipair.runtime.schema import to_values
 
@@ -40,6 +42,19 @@ class Shown:
     cf: str
     fa: str
     board: str
+
+
+@dataclass(frozen=True)
+class ShownDrawing:
+    """Images of a pair of which one view was drawn, as data URIs. true_view: None if it is unknown.
+
+    names: the names of the given and of the drawn view, "CF" or "FA".
+    """
+
+    given_view: str
+    drawn_view: str
+    true_view: str | None
+    names: tuple[str, str]
 
 
 def write_report(out: Path, scores: Scores) -> Path:
@@ -62,6 +77,9 @@ def write_report(out: Path, scores: Scores) -> Path:
         generated={name: [_shown(entries, pair) for pair in part] for name, part in scores.examples.items()},
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
+        drawings={
+            mode: [_drawing(entries, one) for one in shown.examples] for mode, shown in scores.drawn_views.items()
+        },
     )
     path = out / PAGE_NAME
     write_text(path, text)
@@ -102,6 +120,8 @@ def _entries(scores: Scores) -> _Entries:
     shown = [*chain.from_iterable(scores.examples.values()), *scores.suspect_pairs]
     wanted = {(pair.set, pair.id) for pair in shown}
     wanted |= {name for pair in scores.closest for name in (("generated", pair.id), ("train", pair.train_id))}
+    for drawing in chain.from_iterable(shown.examples for shown in scores.drawn_views.values()):
+        wanted |= {("generated", drawing.id), (drawing.split or "", drawing.true_id or "")}
     folders = scores.provenance
     real = read_folder(Path(folders.real)).entries
     generated = read_folder(Path(folders.generated)).entries if folders.generated else []
@@ -113,6 +133,16 @@ def _entries(scores: Scores) -> _Entries:
 def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
     cf, fa = _views(entries[pair.set, pair.id])
     return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
+
+
+def _drawing(entries: _Entries, example: DrawnExample) -> ShownDrawing:
+    generated = entries["generated", example.id]
+    given, other = (0, 1) if generated.given == "cf" else (1, 0)
+    images, names = [_uri(view) for view in _views(generated)], ("CF", "FA")
+    true = None
+    if example.split and example.true_id:
+        true = _uri(_views(entries[example.split, example.true_id])[other])
+    return ShownDrawing(images[given], images[other], true, (names[given], names[other]))
 
 
 def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from retipair.evaluation.drawn_scores import DrawnViewScores
 from retipair.evaluation.means import Mean
+from retipair.evaluation.provenance import Provenance
 from retipair.metrics.data_issues import DataIssue
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import UserError
@@ -137,6 +139,8 @@ class Memorisation:
     threshold: the minimum similarity of a copy.
     copies: the ids of the generated pairs that are copies, most similar first.
     variations: the number of generated pairs that were made from a training pair (`--mode from_data`).
+    given: the number of generated pairs that are as similar as a copy because their given view is of the training pair
+    (`--mode cf2fa` and `fa2cf`); they are not in `copies`.
     closest: the generated pairs with the highest similarity.
     """
 
@@ -147,6 +151,7 @@ class Memorisation:
     threshold: float
     copies: tuple[str, ...]
     variations: int = 0
+    given: int = 0
     closest: tuple[ClosestPair, ...]
 
 
@@ -239,31 +244,6 @@ class TrainingScores:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """What the scores depend on: versions, folders and models, and hashes of the content of folders and models.
-
-    recipe, copy_search: the versions of the metrics and of the search for copies.
-    step: the last training step in the log of the run that trained the adapter.
-    """
-
-    retipair: str
-    recipe: int
-    copy_search: int
-    real: str
-    real_sha256: str
-    real_rejected_sha256: str | None
-    generated: str | None
-    generated_sha256: str | None
-    generated_rejected_sha256: str | None
-    base: str | None
-    base_sha256: str | None
-    adapter: str | None
-    step: int | None
-    deep: str | None
-    deep_sha256: str | None
-
-
-@dataclass(frozen=True)
 class Conclusion:
     """A `Finding` as stored in scores.json. advice: all its advice in one text, possibly empty."""
 
@@ -287,6 +267,7 @@ class Scores:
     examples: generated pairs with "best", "middle" and "worst" vesselness correlation, or "all" pairs if there are few.
     suspect_pairs: the first of the real pairs that have issues.
     withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
+    drawn_views: the scores of views that were drawn from given views, by mode ("cf2fa", "fa2cf").
     deep: the distances on the features of an image model; None if no model is given.
     training: None if no adapter is given.
     headline: the verdict in one sentence.
@@ -309,6 +290,7 @@ class Scores:
     examples: dict[str, tuple[ExamplePair, ...]] = field(metadata={"json": "shown"})
     suspect_pairs: tuple[ExamplePair, ...] = field(metadata={"json": "doubtful"})
     withheld: tuple[str, ...] = ()
+    drawn_views: dict[str, DrawnViewScores] = field(default_factory=dict)
     deep: DeepDistances | None
     layouts: LayoutScores
     training: TrainingScores | None

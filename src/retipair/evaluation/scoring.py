@@ -10,6 +10,7 @@ from retipair.evaluation.copies import duplicate_eyes, search_copies
 from retipair.evaluation.distances import feature_distances
 from retipair.evaluation.means import Mean, mean_with_interval
 from retipair.evaluation.measurements import MeasuredSet
+from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import (
     AnatomyScores,
     ConsistencyScores,
@@ -17,7 +18,6 @@ from retipair.evaluation.scores import (
     ExamplePair,
     LayoutScores,
     Means,
-    Provenance,
     Reconstruction,
     Scores,
     Spectra,
