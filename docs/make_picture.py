@@ -1,7 +1,8 @@
-"""Make docs/pairs.png, the picture of the README, from pairs that `retipair demo` generated.
+"""Make the pictures of the README from pairs that `retipair demo` generated.
 
 retipair demo
 python docs/make_picture.py demo/results/out_joint_sdxl_cffa_pairs_preds/demo/new 5 4 2 6
+python docs/make_picture.py demo/results/out_joint_sdxl_cffa_pairs_preds/demo/angiogram 1 docs/angiogram.png
 """
 
 import sys
@@ -22,15 +23,15 @@ COLOURS = 256  # a palette makes the file three times smaller
 
 
 def make_picture(folder: Path, ids: Sequence[str], out: Path = OUT) -> None:
-    """Draw an even number of generated pairs, each as CF, FA and checkerboard, with the metadata of the first.
+    """Draw generated pairs, each as CF, FA and checkerboard, with the metadata of the first FA.
 
-    Raises ValueError if a pair is missing or not marked as synthetic.
+    Raises ValueError if a pair is missing, or if its FA is not marked as synthetic.
     """
     records = {record.id: record for record in read_dataset(folder)}
     if missing := sorted(set(ids) - set(records)):
         raise ValueError(f"{folder}: has no pair {missing[0]}")
     chosen = [records[name] for name in ids]
-    mark = synthetic_mark_of([path for record in chosen for path in (record.cf, record.fa)])
+    mark = synthetic_mark_of([record.fa for record in chosen])
     if not mark:
         raise ValueError(f"{folder}: contains images that are not marked as synthetic")
     tiles = [_tile(load_pair(record)) for record in chosen]
@@ -56,4 +57,5 @@ def _with_gaps(images: Sequence[np.ndarray], axis: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    make_picture(Path(sys.argv[1]), sys.argv[2:])
+    ids = [word for word in sys.argv[2:] if word.isdigit()]
+    make_picture(Path(sys.argv[1]), ids, *map(Path, sys.argv[2 + len(ids) :]))

@@ -14,7 +14,7 @@ from PIL import Image
 
 import retipair
 from conftest import TRAIN_QUICKLY
-from eyes import write_raw
+from eyes import draw_pair, write_raw
 from judging import write_generated
 from reference import reference
 from retipair.cli import main
@@ -51,6 +51,7 @@ def test_commands_of_readme_and_guide_run_in_order(tmp_path: Path, monkeypatch: 
     """As typed, but for a tiny base in place of SDXL and fewer steps and pairs; tests/test_demo.py runs the demo."""
     monkeypatch.chdir(tmp_path)
     write_raw(Path("eyes"), 2, size=192)
+    save_image(Path("photo.jpg"), draw_pair(0, 192)[0])
     smaller = {
         "prepare": ["--size", "128"],
         "train": ["--base", "random:tiny-sdxl", *TRAIN_QUICKLY],
@@ -122,8 +123,9 @@ def picture_script() -> ModuleType:
     return module
 
 
-def test_the_readmes_picture_is_small_and_marked_synthetic() -> None:
-    path = ROOT / "docs/pairs.png"
+@pytest.mark.parametrize("name", ["pairs.png", "angiogram.png"])
+def test_the_readmes_pictures_are_small_and_marked_synthetic(name: str) -> None:
+    path = ROOT / "docs" / name
     assert path.stat().st_size < 400_000
     with Image.open(path) as picture:
         assert picture.info["Synthetic"].startswith("yes")

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from retipair.vision.field_of_view import erode
+
 _SIGMA = 1 / 32
 """Standard deviation of the Gaussian that separates shading from vessels and texture, in widths of the view."""
+_RIM = 1 / 64
+"""Width of the rim of the field that is not measured, because of its dark edge; in widths of the view."""
 _MIN_DEVIATION = 0.5
 """Smallest divisor, in grey levels, for views without shading or without vessels."""
 
@@ -33,8 +37,10 @@ class Appearance:
 def appearance(view: np.ndarray, mask: np.ndarray) -> Appearance:
     """Return the appearance of a CF (H, W, 3) or FA (H, W), uint8, inside a mask (H, W) bool that is not empty."""
     blurred, detail = _separated(view, mask)
-    inside = blurred[mask]
-    return Appearance(inside.mean(0).tolist(), inside.std(0).tolist(), detail[mask].std(0).tolist())
+    inner = erode(mask, _RIM * mask.shape[1])
+    measured = inner if inner.any() else mask
+    shading, vessels = blurred[measured], detail[measured]
+    return Appearance(shading.mean(0).tolist(), shading.std(0).tolist(), vessels.std(0).tolist())
 
 
 def mean_appearance(views: Sequence[Appearance]) -> Appearance:
