@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from conftest import Fill, write_prepared
-from judging import Evaluated, generated_record
+from judging import Evaluated, generated_record, write_generated
 from pages import PROBE, Page, opened
+from refusals import Refused
 from retipair.cli import main
 from retipair.data.dataset import PairRecord, load_pair, read_dataset
 from retipair.data.manifest import GIVEN_VIEWS, write_manifest
@@ -21,8 +22,7 @@ from retipair.evaluation import drawn_views
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.drawn_scores import DrawnViewScores
 from retipair.evaluation.drawn_views import measure_drawn_views
-from retipair.evaluation.measurements import MeasuredSet
-from retipair.evaluation.sets import Sets
+from retipair.evaluation.scores import read_scores
 from retipair.generation.modes import MODES
 
 SPLITS = ["train", "train", "val", "train"]
@@ -79,11 +79,7 @@ def load(pair: PairRecord, view: str) -> np.ndarray:
 
 
 def measure(real: Path, generated: Path) -> dict[str, DrawnViewScores]:
-    return measure_drawn_views(Sets(unmeasured(read_dataset(real)), unmeasured(read_dataset(generated))))
-
-
-def unmeasured(entries: list[PairRecord]) -> MeasuredSet:
-    return MeasuredSet(entries, [], Path(), {}, np.empty(0), np.empty(0), {})
+    return measure_drawn_views(read_dataset(generated), read_dataset(real))
 
 
 def true_pairs(*numbers: int) -> list[tuple[str, str, str]]:
@@ -134,8 +130,8 @@ def test_several_draws_of_one_view_count_as_one(real: Path, tmp_path: Path) -> N
 def test_where_all_real_pairs_show_one_eye_there_is_no_other(real: Path, tmp_path: Path) -> None:
     [pair, *_] = read_dataset(real)
     generated = write_drawn(tmp_path, real, "cf2fa", true_pairs(0, 0))
-    sets = Sets(unmeasured([pair, replace(pair, id="again")]), unmeasured(read_dataset(generated)))
-    correlation = measure_drawn_views(sets)["cf2fa"].correlation
+    pairs = [pair, replace(pair, id="again")]
+    correlation = measure_drawn_views(read_dataset(generated), pairs)["cf2fa"].correlation
     assert correlation.drawn_view["train"]
     assert correlation.mispaired == {"train": None}
 
@@ -186,7 +182,7 @@ def test_each_mode_is_scored_and_other_modes_are_not(real: Path, tmp_path: Path)
     folders = [write_drawn(tmp_path / mode, real, mode, true_pairs(0)) for mode in GIVEN_VIEWS]
     entries = [entry for folder in folders for entry in read_dataset(folder)]
     entries.append(replace(entries[0], mode="noise", source_id=None))
-    scores = measure_drawn_views(Sets(unmeasured(read_dataset(real)), unmeasured(entries)))
+    scores = measure_drawn_views(entries, read_dataset(real))
     assert {mode: (one.view, one.pairs) for mode, one in scores.items()} == {"cf2fa": ("fa", 1), "fa2cf": ("cf", 1)}
 
 
@@ -264,6 +260,23 @@ def test_the_report_shows_given_drawn_and_true_views(judged: Path) -> None:
     assert alts.count("True FA of real pair eye2") == 1
     assert sum(alt.startswith("drawn FA of pair") for alt in alts) == 3, "one draw from each view"
     assert sum(slider["aria-label"].startswith("Border between given CF") for slider in page.all("input")) == 3
+
+
+def test_drawn_views_can_be_judged_beside_pairs_of_another_mode(
+    real: Path, judged: Path, tmp_path: Path, refused: Refused
+) -> None:
+    generated, drawn = write_generated(tmp_path / "noise", 2), judged.parent / "drawn"
+    words = ["evaluate", "--real", real, "--generated", generated, "--out", tmp_path / "out"]
+    assert main([str(word) for word in (*words, "--drawn", drawn)]) == 0
+    scores = read_scores(tmp_path / "out")
+    assert scores.sizes["generated"] == 2
+    assert scores.drawn_views == read_scores(judged).drawn_views
+    images = [image["alt"] for image in Page(tmp_path / "out/report.html").all("img")]
+    assert sum(alt.startswith("drawn FA of pair") for alt in images) == 3
+    again = [*words[:-1], tmp_path / "other"]
+    assert refused(*again, "--drawn", generated).setting == "drawn"
+    assert refused(*again[:4], drawn, *again[5:], "--drawn", drawn).setting == "drawn"
+    assert refused(*again, "--drawn", tmp_path / "none").path == tmp_path / "none"
 
 
 def test_every_figure_of_the_section_is_a_score(judged: Path) -> None:

@@ -12,6 +12,9 @@ class EvaluateConfig:
     """Prepared folder of real pairs."""
     generated: Path | None = None
     """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
+    drawn: Path | None = None
+    """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
+    If --generated is such a folder, this is done without this flag."""
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None

@@ -207,9 +207,11 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
 def evaluate_config(config: DemoConfig) -> EvaluateConfig:
     """Return the settings for evaluating the new pairs against the training and held-out pairs."""
     results, name = config.out / "results", SETTINGS.training.name
+    generated = results_folder(results, config.system, "_preds") / name
     return EvaluateConfig(
         real=config.out / "pairs",
-        generated=results_folder(results, config.system, "_preds") / name / SAVEDIRS["noise"],
+        generated=generated / SAVEDIRS["noise"],
+        drawn=generated / SAVEDIRS["cf2fa"],
         out=config.out / REPORTS[config.system],
         base=base_of(config),
         adapter=results_folder(results, config.system) / name,

@@ -16,7 +16,6 @@ from retipair.data.manifest import GIVEN_VIEWS, SPLITS
 from retipair.data.pair import load_image
 from retipair.evaluation.drawn_scores import DrawnExample, DrawnViewScores, TrueViewScores
 from retipair.evaluation.means import Mean, mean_with_interval
-from retipair.evaluation.sets import Sets
 from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.drawn_views import TrueViewCorrelation, compare_with_truth
 from retipair.metrics.similarity import ms_ssim
@@ -51,15 +50,16 @@ class _Compared:
     correlation: TrueViewCorrelation
 
 
-def measure_drawn_views(sets: Sets, workers: int = 0) -> dict[str, DrawnViewScores]:
+def measure_drawn_views(
+    generated: Sequence[PairRecord], real: Sequence[PairRecord], workers: int = 0
+) -> dict[str, DrawnViewScores]:
     """Return the scores of the drawn views by mode, for the modes "cf2fa" and "fa2cf" that generated pairs have.
 
     workers: the number of threads; 0 for all cores.
     """
-    generated = sets.generated.entries if sets.generated else []
     of_mode = {mode: [entry for entry in generated if entry.mode == mode] for mode in GIVEN_VIEWS}
     with one_thread():
-        return {mode: _measure(entries, sets.real.entries, workers) for mode, entries in of_mode.items() if entries}
+        return {mode: _measure(entries, real, workers) for mode, entries in of_mode.items() if entries}
 
 
 def _measure(entries: Sequence[PairRecord], real: Sequence[PairRecord], workers: int) -> DrawnViewScores:

@@ -38,7 +38,8 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     # Measure and score
     dist, page = distributed_state("cpu"), config.out / PAGE_NAME
-    for note in (pairs.note for pairs in (compared.real, compared.generated) if pairs and pairs.note):
+    folders = (compared.real, compared.generated, compared.drawn)
+    for note in (pairs.note for pairs in folders if pairs and pairs.note):
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
         if scores is None:
@@ -67,7 +68,9 @@ def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Se
     write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None
     scores = compute_scores(sets, compared.provenance, layouts, deep, compared.training, withheld)
-    scores = replace(scores, drawn_views=measure_drawn_views(sets, compared.config.workers))
+    drawn = compared.drawn or compared.generated
+    drawn_views = measure_drawn_views(drawn.kept if drawn else [], sets.real.entries, compared.config.workers)
+    scores = replace(scores, drawn_views=drawn_views)
     if base := compared.base:
         rows = [row for row in layouts.rows if (row.layout, row.between) == (base.family.layout, "autoencoder")]
         scores = add_autoencoder(scores, rows)

@@ -26,3 +26,5 @@ class Provenance:
     step: int | None
     deep: str | None
     deep_sha256: str | None
+    drawn: str | None = None
+    drawn_sha256: str | None = None

@@ -30,9 +30,9 @@ PAGE_NAME = "report.html"
 VIEW = 320
 """px: size of a view in the report."""
 
-_FOLDERS = ("real", "generated", "adapter")
+_FOLDERS = ("real", "generated", "drawn", "adapter")
 _Entries = Mapping[tuple[str, str], PairRecord]
-"""(set, id) -> pair. The set is "generated", or the split of a real pair."""
+"""(set, id) -> pair. The set is "generated", "drawn", or the split of a real pair."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def write_report(out: Path, scores: Scores) -> Path:
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
         drawings={
-            mode: [_drawing(entries, one) for one in shown.examples] for mode, shown in scores.drawn_views.items()
+            mode: [_drawing(entries, _drawn_set(scores), one) for one in shown.examples]
+            for mode, shown in scores.drawn_views.items()
         },
     )
     path = out / PAGE_NAME
@@ -121,12 +122,12 @@ def _entries(scores: Scores) -> _Entries:
     wanted = {(pair.set, pair.id) for pair in shown}
     wanted |= {name for pair in scores.closest for name in (("generated", pair.id), ("train", pair.train_id))}
     for drawing in chain.from_iterable(shown.examples for shown in scores.drawn_views.values()):
-        wanted |= {("generated", drawing.id), (drawing.split or "", drawing.true_id or "")}
+        wanted |= {(_drawn_set(scores), drawing.id), (drawing.split or "", drawing.true_id or "")}
     folders = scores.provenance
     real = read_folder(Path(folders.real)).entries
-    generated = read_folder(Path(folders.generated)).entries if folders.generated else []
     named: list[tuple[tuple[str, str], PairRecord]] = [((entry.split, entry.id), entry) for entry in real]
-    named += [(("generated", entry.id), entry) for entry in generated]
+    for name, folder in (("generated", folders.generated), ("drawn", folders.drawn)):
+        named += [((name, entry.id), entry) for entry in (read_folder(Path(folder)).entries if folder else [])]
     return {name: entry for name, entry in named if name in wanted}
 
 
@@ -135,8 +136,13 @@ def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
     return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
 
 
-def _drawing(entries: _Entries, example: DrawnExample) -> ShownDrawing:
-    generated = entries["generated", example.id]
+def _drawn_set(scores: Scores) -> str:
+    """Return the name of the set that contains the drawn views."""
+    return "drawn" if scores.provenance.drawn else "generated"
+
+
+def _drawing(entries: _Entries, name: str, example: DrawnExample) -> ShownDrawing:
+    generated = entries[name, example.id]
     given, other = (0, 1) if generated.given == "cf" else (1, 0)
     images, names = [_uri(view) for view in _views(generated)], ("CF", "FA")
     true = None
