@@ -62,6 +62,7 @@ docs/data-protection
 SECURITY
 docs/layouts
 docs/guidance
+docs/one_view
 docs/benchmarks
 recipes/README
 CONTRIBUTING

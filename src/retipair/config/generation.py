@@ -67,7 +67,7 @@ class GenerateConfig:
     """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
     pair_guidance: float | None = None
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
-    Default: 3 with --mode cf2fa and fa2cf; else 1 (try 5)."""
+    Default: 2 with --mode cf2fa and fa2cf; else 1 (try 5)."""
     pair_guidance_from: float | None = None
     """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster.
     Default: 0 with --mode cf2fa and fa2cf, else 0.35."""

@@ -48,8 +48,8 @@ MODES = {
     for mode in (
         GenerationMode("noise"),
         GenerationMode("from_data", varies_pairs=True),
-        GenerationMode("cf2fa", given="cf", pair_scale=3.0, pair_from=0.0),
-        GenerationMode("fa2cf", given="fa", pair_scale=3.0, pair_from=0.0),
+        GenerationMode("cf2fa", given="cf", pair_scale=2.0, pair_from=0.0),
+        GenerationMode("fa2cf", given="fa", pair_scale=2.0, pair_from=0.0),
     )
 }
 
