@@ -40,7 +40,8 @@ def make_picture(folder: Path, ids: Sequence[str], out: Path = OUT) -> None:
     info = PngInfo()
     for key, text in mark.items():
         info.add_itxt(key, text)
-    Image.fromarray(picture).quantize(COLOURS, dither=Image.Dither.NONE).save(out, pnginfo=info, optimize=True)
+    few = Image.fromarray(picture).quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
+    few.save(out, pnginfo=info, optimize=True)
 
 
 def _tile(pair: Pair) -> np.ndarray:

@@ -33,7 +33,7 @@ QUICK = replace(
         USUAL.training,
         **{"batch_size": 1, "val_every": 2, "log_every": 1, "augment_variants": 2, "unet_lora_rank": 4},
     ),
-    amounts={"noise": 1, "from_data": 1, "cf2fa": None},
+    amounts={"noise": 1, "from_data": 1},
 )
 
 

@@ -29,8 +29,10 @@ CAMERA, DISEASE = "teal", "vein_occlusion"
 PHOTOGRAPH = Path(__file__).parent / "retina.jpg"
 """A real fundus photograph in the public domain; README.md beside it names its source."""
 
-Mode = Literal["noise", "from_data", "cf2fa"]
-SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied", "cf2fa": "angiogram"}
+Mode = Literal["noise", "from_data"]
+SAVEDIRS: Mapping[Mode, str] = {"noise": "new", "from_data": "varied"}
+ANGIOGRAM = "angiogram"
+"""The name of the folder of the angiogram that is drawn for the photograph."""
 REPORTS = {name: "report" if name == DemoConfig().system else f"report-{name}" for name in FAMILIES}
 NEXT = "retipair prepare eyes pairs"
 
@@ -50,7 +52,7 @@ class Settings:
     base: the name of the base, in which `{system}` stands for "sdxl" or "sd15".
     steps: the numbers of steps, by the name of the layout.
     phantoms, training, generation: the settings of the commands `phantom`, `train` and `generate`.
-    amounts: the number of pairs to generate, by mode; None for one pair for each given view.
+    amounts: the number of pairs to generate, by mode.
     """
 
     base: str
@@ -58,7 +60,7 @@ class Settings:
     phantoms: PhantomConfig
     training: TrainConfig
     generation: GenerateConfig
-    amounts: Mapping[Mode, int | None]
+    amounts: Mapping[Mode, int]
 
 
 # The demo takes 6 minutes on two cores. It uses the default sampler, ddpm, which adds noise in each step; this corrects
@@ -83,7 +85,7 @@ SETTINGS = Settings(
         resume=True,
     ),
     generation=GenerateConfig(name="demo"),
-    amounts={"noise": 8, "from_data": 4, "cf2fa": None},
+    amounts={"noise": 8, "from_data": 4},
 )
 
 
@@ -151,7 +153,7 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
     """
     phantoms = replace(SETTINGS.phantoms, out=config.out / "phantoms")
     alignment = PrepareConfig(raw=phantoms.out / "raw", out=config.out / "pairs", size=size)
-    new, varied, angiogram = (generate_config(config, mode) for mode in SAVEDIRS)
+    new, varied = (generate_config(config, mode) for mode in SAVEDIRS)
     return [
         Stage(
             f"render {phantoms.amount} eyes with a camera and a disease the base was not trained on", phantom, phantoms
@@ -165,9 +167,9 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
         Stage(f"generate {new.amount} new pairs from noise", generate, new),
         Stage(f"generate {varied.amount} variations of training pairs", generate, varied),
         Stage(
-            "draw an angiogram for a real photograph (Mikael Häggström, CC0), with the same vessels",
+            "draw an angiogram for a real photograph (Mikael Häggström, CC0), with the base alone",
             generate,
-            angiogram,
+            angiogram_config(config),
         ),
         Stage("evaluate the new pairs against the rendered ones", evaluate, evaluate_config(config)),
     ]
@@ -198,20 +200,34 @@ def generate_config(config: DemoConfig, mode: Mode) -> GenerateConfig:
         steps=steps_of(config).generation,
         savedir=SAVEDIRS[mode],
         amount=SETTINGS.amounts[mode],
-        data=PHOTOGRAPH if mode == "cf2fa" else None,
         base=base_of(config),
         results=config.out / "results",
     )
 
 
+def angiogram_config(config: DemoConfig) -> GenerateConfig:
+    """Return the settings for drawing an angiogram. The adapter is not used: it was trained on diseased eyes."""
+    return GenerateConfig(
+        mode="cf2fa",
+        steps=steps_of(config).generation,
+        data=PHOTOGRAPH,
+        base=base_of(config),
+        out=_generated(config, ANGIOGRAM),
+    )
+
+
+def _generated(config: DemoConfig, savedir: str) -> Path:
+    """Return the folder of a set of generated pairs."""
+    return results_folder(config.out / "results", config.system, "_preds") / SETTINGS.training.name / savedir
+
+
 def evaluate_config(config: DemoConfig) -> EvaluateConfig:
     """Return the settings for evaluating the new pairs against the training and held-out pairs."""
     results, name = config.out / "results", SETTINGS.training.name
-    generated = results_folder(results, config.system, "_preds") / name
     return EvaluateConfig(
         real=config.out / "pairs",
-        generated=generated / SAVEDIRS["noise"],
-        drawn=generated / SAVEDIRS["cf2fa"],
+        generated=_generated(config, SAVEDIRS["noise"]),
+        drawn=_generated(config, ANGIOGRAM),
         out=config.out / REPORTS[config.system],
         base=base_of(config),
         adapter=results_folder(results, config.system) / name,
