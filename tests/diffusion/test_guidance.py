@@ -138,6 +138,20 @@ def test_guidance_changes_the_cf_and_leaves_the_fa(base: Base, denoise: Denoiser
     assert (cf - plain_cf).abs().max() > 1e-3
 
 
+def test_without_the_spectrum_the_difference_is_added_to_the_guided_view(
+    base: Base, denoise: Denoiser, conditioning: Conditioning
+) -> None:
+    rows, t = conditioning.rows([0]), torch.tensor(700)
+    latents = latents_of(base)
+    guidance = Guidance(pair_scale=3.0, guided_view="fa", keeps_spectrum=False)
+    guided = GuidedDenoiser(denoise, base.schedule, guidance, rows, 1)(latents, 700, t)
+    with torch.no_grad():
+        joint, alone = denoise(torch.cat([latents] * 2), t, conditioning.rows([0, 0]), 1).chunk(2)
+    (cf, fa), (joint_cf, joint_fa), (_, alone_fa) = map(split_halves, (guided, joint, alone))
+    assert torch.allclose(cf, joint_cf, atol=1e-6)
+    assert torch.allclose(fa, joint_fa + 2 * (joint_fa - alone_fa), atol=1e-5)
+
+
 def test_guidance_is_off_at_a_scale_of_1_and_below_its_first_timestep(
     base: Base, denoise: Denoiser, conditioning: Conditioning
 ) -> None:

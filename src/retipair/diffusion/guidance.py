@@ -3,10 +3,11 @@
 Classifier-free guidance (Ho & Salimans 2022, eq. 6) strengthens what the prompt adds to a prediction. *Cross-view
 guidance* strengthens what one view adds to the other. For it, the network predicts twice: once jointly, and once with
 self-attention that keeps the halves of the joint image apart, as if each view were alone. A multiple of the difference
-between both predictions is added to the joint prediction, for the CF only. Then the power spectrum of the CF is
-restored, because otherwise large structures become too strong and fine detail is lost. docs/guidance.md has the
-measurements. Related methods are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507),
-and guidance in a limited interval (arXiv 2404.07724).
+between both predictions is added to the joint prediction of one view: of the CF, or of the view that is drawn from the
+other. For new pairs, the power spectrum of the CF is then restored, because otherwise large structures become too
+strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the measurements. Related methods are
+perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and guidance in a limited interval
+(arXiv 2404.07724).
 """
 
 from collections.abc import Callable, Sequence
@@ -41,12 +42,14 @@ class Guidance:
     pair_scale: the scale of cross-view guidance; 1 turns it off.
     pair_from: the lowest timestep with cross-view guidance, as a fraction of the noise schedule, in [0, 1].
     guided_view: the view whose half of the prediction cross-view guidance changes.
+    keeps_spectrum: whether the power spectrum of the guided half is restored.
     """
 
     prompt_scale: float = 1.0
     pair_scale: float = 1.0
     pair_from: float = 0.35
     guided_view: ViewName = "cf"
+    keeps_spectrum: bool = True
 
     @property
     def has_unconditional(self) -> bool:
@@ -123,6 +126,8 @@ class GuidedDenoiser(Generic[ConditioningT]):
         """Add `change` to the half of the guided view, and restore the spectrum of its predicted clean latents."""
         view = self.guidance.guided_view
         half, noisy = half_of(prediction, view), half_of(latents, view)
+        if not self.guidance.keeps_spectrum:
+            return replace_half(prediction, half + half_of(change, view), view)
         timesteps = t.round().long().expand(len(latents))
         clean = self.schedule.clean_latents(half, noisy, timesteps)
         guided = self.schedule.clean_latents(half + half_of(change, view), noisy, timesteps)

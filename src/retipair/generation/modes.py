@@ -59,7 +59,7 @@ def guidance_of(config: GenerateConfig) -> Guidance:
     mode = MODES[config.mode]
     scale = mode.pair_scale if config.pair_guidance is None else config.pair_guidance
     start = mode.pair_from if config.pair_guidance_from is None else config.pair_guidance_from
-    return Guidance(config.guidance_scale, scale, start, mode.guided_view)
+    return Guidance(config.guidance_scale, scale, start, mode.guided_view, keeps_spectrum=mode.given is None)
 
 
 @dataclass(frozen=True)
