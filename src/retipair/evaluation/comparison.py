@@ -133,9 +133,7 @@ def _drawn_pairs(folder: Path, generated: PairFolder | None) -> PairFolder:
     """Load the pairs of --drawn. Raises UserError if they were not drawn from given views."""
     pairs = _pairs(folder)
     if not all(entry.given for entry in pairs.kept):
-        raise SettingError(
-            "drawn", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
-        )
+        raise SettingError("drawn", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated")
     if generated and any(entry.given for entry in generated.kept):
         raise SettingError("drawn", folder, "--generated contains such pairs already; evaluate them separately")
     return pairs
