@@ -159,11 +159,12 @@ def test_folders_that_cannot_work_say_why(tmp_path, files, said):
         ("id,eye\na,\n", "eye is missing"),
         ("id,eye,split\na,1,holdout\n", "unknown split 'holdout'"),
         ("id,eye\na,1,2,3\n", "4 cells for 2 columns"),
+        ("id,eye,patient\na,1,P\u3000Q\n", "line 2: .* cannot be printed"),
     ],
 )
 def test_an_eyes_table_that_cannot_work_says_why(tmp_path, text, said):
     _touch(tmp_path, *FLAT)
-    (tmp_path / "eyes.csv").write_text(text)
+    (tmp_path / "eyes.csv").write_text(text, "utf-8")
     with pytest.raises(UserError, match=said):
         find_pairs(tmp_path)
 

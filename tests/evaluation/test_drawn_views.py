@@ -165,6 +165,13 @@ def test_a_given_view_of_another_size_is_the_same_view(mode: str, size: int, rea
     assert (scores.matched, scores.unmatched) == (2, 0)
 
 
+@pytest.mark.parametrize("flag", ["--generated", "--drawn"])
+def test_a_drawn_view_of_another_size_is_named(flag: str, real: Path, tmp_path: Path, refused: Refused) -> None:
+    folder = write_drawn(tmp_path / "drawn", real, "cf2fa", true_pairs(0), drawn=lambda view: view[:, :100])
+    line = refused("evaluate", "--real", real, flag, folder, "--out", tmp_path / "out")
+    assert line.path == read_dataset(folder)[0].cf
+
+
 # How many
 
 

@@ -206,6 +206,11 @@ def test_what_is_prepared_from_generated_views_says_how_they_were_made(drawn: Dr
     assert synthetic_mark_of(paths) == Image.open(paths[0]).text  # type: ignore[attr-defined]
 
 
+def test_what_is_prepared_from_guided_views_says_so(trained: Folder, tmp_path: Path) -> None:
+    path = draw(trained("sd15"), tmp_path / "o", "--amount", 1, "--pair_guidance", 3) / "1/fa.png"
+    assert synthetic_mark_of([path])["Pair guidance"] == Image.open(path).text["Pair guidance"]  # type: ignore[attr-defined]
+
+
 def test_very_many_pairs_lie_in_shards(
     drawn: Drawn, trained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

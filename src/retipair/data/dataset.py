@@ -281,12 +281,14 @@ def load_pair(entry: PairRecord) -> Pair:
     If there is no mask file, the mask is the intersection of the fields of view detected in CF and FA.
     Raises UserError, naming the CF file, if the three images are not squares of the same size.
     """
-    cf, fa = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
-    mask = load_image(entry.mask, "L") > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
-    if len({*cf.shape[:2], *fa.shape, *mask.shape}) > 1:
-        sizes = ", ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (cf, fa, mask))
-        raise FileError(entry.cf, f"CF, FA and mask are {sizes} px, not squares of one size; prepare the pair again")
-    return Pair(cf, fa, mask)
+    images = {"CF": load_image(entry.cf, "RGB"), "FA": load_image(entry.fa, "L")}
+    if entry.mask:
+        images["mask"] = load_image(entry.mask, "L")
+    if len({side for image in images.values() for side in image.shape[:2]}) > 1:
+        sizes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in images.items())
+        raise FileError(entry.cf, f"the views are not squares of one size ({sizes} px); make the pair again")
+    cf, fa = images["CF"], images["FA"]
+    return Pair(cf, fa, images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa))
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:

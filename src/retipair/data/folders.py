@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retipair.runtime.errors import DamagedError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 _OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
 """Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
 NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
@@ -24,8 +24,12 @@ def visible(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    suffixes = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
-    return [path for path in visible(folder) if path.suffix.lower() in suffixes and is_file_or_link(path)]
+    return [path for path in visible(folder) if is_image_name(path) and is_file_or_link(path)]
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether the name of a file is that of an image, also of an unsupported one."""
+    return path.suffix.lower() in (*_SUFFIXES, *_OTHER_SUFFIXES)
 
 
 def is_file_or_link(path: Path) -> bool:

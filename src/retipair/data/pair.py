@@ -29,7 +29,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
 """Pillow's names of the supported formats. Others are excluded, because Pillow runs external programs for some."""
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
-    *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Size"),
+    *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Pair guidance", "Size"),
 )
 """Metadata keys that mark an image as synthetic and record how it was made."""
 

@@ -25,7 +25,8 @@ EYES_TABLE = "eyes.csv"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
-_DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
+DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
+"""The name n-n of the second view of a pair in the layout of Isfahan MISP."""
 _MAX_ID_BYTES = 200  # file systems allow names of 255 bytes, and output file names are longer than the id
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
 
@@ -96,7 +97,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
         raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
     check_finished(raw)
     if raw.is_dir():
-        _check_no_pair_table(raw)
+        check_no_pair_table(raw)
         candidates = list(_in_folder(raw))
     elif raw.is_file():
         candidates = list(_in_table(raw))
@@ -109,9 +110,9 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
         raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of them")
     if not raw.is_dir():
-        _check_eyes_known(raw, pairs)
+        check_eyes_known(raw, not pairs or any(pair.eye or pair.patient for pair in pairs))
         return pairs, unusable
-    table = _eyes_table(raw)
+    table = eyes_table(raw)
     if table is None:
         return pairs, unusable
     eyes = read_eyes(table)
@@ -120,14 +121,14 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     return _with_eyes(table, eyes, pairs, {skipped.id for skipped in unusable}), unusable
 
 
-def _check_no_pair_table(folder: Path) -> None:
+def check_no_pair_table(folder: Path) -> None:
     """Raise UserError if a folder contains a table of pairs, whose eyes and splits would be ignored."""
     for path in visible(folder):
         if path.name.lower() in _PAIR_TABLES:
             raise FileError(path, "is a table of pairs; pass it instead of its folder, or rename it")
 
 
-def _eyes_table(folder: Path) -> Path | None:
+def eyes_table(folder: Path) -> Path | None:
     """Return the path of `eyes.csv` (in upper or lower case) in a folder, or None if there is no such table.
 
     Raises UserError for two such tables, and for a table in another format (eyes.xlsx), which would be ignored.
@@ -142,10 +143,13 @@ def _eyes_table(folder: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _check_eyes_known(table: Path, pairs: list[RawPair]) -> None:
-    """Raise UserError if a table of pairs names no eyes and an `eyes.csv` is beside it, which would be ignored."""
+def check_eyes_known(table: Path, named: bool) -> None:
+    """Raise UserError if a table of pairs names no eyes and an `eyes.csv` is beside it, which would be ignored.
+
+    named: whether the table names the eye or the patient of a pair.
+    """
     eyes = table.parent / EYES_TABLE
-    if pairs and eyes.is_file() and eyes != table and not any(pair.eye or pair.patient for pair in pairs):
+    if not named and eyes.is_file() and eyes != table:
         raise FileError(eyes, f"is not read with a table of pairs; put its columns eye and patient into {table.name}")
 
 
@@ -220,7 +224,7 @@ def _isfahan(folders: dict[str, Path]) -> Iterator[RawPair | SkippedPair]:
         views: dict[str, dict[int, Path]] = {}
         plain, doubled = (1, 2) if kind == "abnormal" else (2, 1)
         for path in images_in(folder):
-            match = _DOUBLED.fullmatch(stem := nfc(path.stem))
+            match = DOUBLED.fullmatch(stem := nfc(path.stem))
             _add(views.setdefault(match["id"] if match else stem, {}), doubled if match else plain, path)
         yield from _folders_with_images(folder)
         for name, pair in views.items():
@@ -271,12 +275,12 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
     known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
     for where, row in table_rows(path, known, needed=("cf", "fa")):
         files = {
-            key: _spelled_as_on_disk(path.parent / row[key])
+            key: spelled_as_on_disk(path.parent / row[key])
             for key in ("cf", "fa", "cf_points", "fa_points")
             if key in row
         }
         name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
-        if missing := [file for file in files.values() if not _is_file(file)]:
+        if missing := [file for file in files.values() if not is_existing_file(file)]:
             yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
         described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
@@ -284,7 +288,7 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
         yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
 
 
-def _spelled_as_on_disk(path: Path) -> Path:
+def spelled_as_on_disk(path: Path) -> Path:
     """Return `on_disk(path)`, or the path unchanged if it is not a valid file name."""
     try:
         return on_disk(path)
@@ -292,7 +296,7 @@ def _spelled_as_on_disk(path: Path) -> Path:
         return path
 
 
-def _is_file(path: Path) -> bool:
+def is_existing_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # not a valid file name

@@ -30,7 +30,8 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
 
     known: the names of all columns that the table may have.
     needed: the names of the columns that must have a value in every row.
-    Raises UserError for an unknown column, a missing value, and an empty table.
+    Raises UserError for an unknown column, a missing value, an empty table, and for an eye or a patient that a manifest
+    could not name, because of unprintable characters.
     """
     readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
@@ -43,6 +44,8 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
         row = {key: text for key, text in texts.items() if text}
         if missing := [key for key in needed if key not in row]:
             raise UserError(f"{where}: {missing[0]} is missing; fill that column in every line")
+        if name := next((row[key] for key in ("eye", "patient") if not row.get(key, "").isprintable()), None):
+            raise UserError(f"{where}: {name!r} has characters that cannot be printed; write it without them")
         rows += 1
         yield where, row
     if not rows:

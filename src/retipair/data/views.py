@@ -5,17 +5,24 @@ generated folder. A folder may also have the layout of the pairs that `retipair 
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from retipair.data.dataset import read_dataset
-from retipair.data.folders import IMAGE_SUFFIXES, NUMBERED, images_in, visible
+from retipair.data.folders import NUMBERED, images_in, is_image_name, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
-from retipair.data.sources import EYES_TABLE
+from retipair.data.sources import (
+    DOUBLED,
+    check_eyes_known,
+    check_no_pair_table,
+    eyes_table,
+    is_existing_file,
+    spelled_as_on_disk,
+)
 from retipair.data.tables import read_eyes, table_rows
 from retipair.diffusion.halves import ViewName
-from retipair.runtime.errors import MissingError, UserError
+from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc
 
 _COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
@@ -52,9 +59,10 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
         return list(_of_pairs(data, view))
     check_finished(data)
     if data.is_dir():
-        views = _with_eyes(data, _in_folder(data, view))
-    elif data.suffix.lower() in IMAGE_SUFFIXES and data.is_file():
-        views = [SingleView(nfc(data.stem), nfc(data.stem), data)]
+        check_no_pair_table(data)
+        views = list(_in_folder(data, view))
+    elif is_image_name(data) and data.is_file():
+        views = [view_of_file(data)]
     elif data.is_file():
         views = list(_in_table(data, view))
     else:
@@ -64,6 +72,20 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     return views
 
 
+def listed_groups(data: Path) -> dict[str, str]:
+    """Return the patient, or the eye if the patient is unknown, of each id that the `eyes.csv` of a folder lists.
+
+    It is empty if there is none, and for an image, a table, and a prepared or generated folder.
+    """
+    table = eyes_table(data) if data.is_dir() and not (data / MANIFEST_NAME).is_file() else None
+    return {id: eye["patient"] or eye["eye"] for id, eye in read_eyes(table).items()} if table else {}
+
+
+def view_of_file(path: Path) -> SingleView:
+    """Return the view in an image, with the id that is the name of its file."""
+    return SingleView(nfc(path.stem), nfc(path.stem), path)
+
+
 def _of_pairs(folder: Path, view: ViewName) -> Iterator[SingleView]:
     for pair in read_dataset(folder):
         path = pair.cf if view == "cf" else pair.fa
@@ -71,11 +93,37 @@ def _of_pairs(folder: Path, view: ViewName) -> Iterator[SingleView]:
 
 
 def _in_folder(root: Path, view: ViewName) -> Iterator[SingleView]:
-    """Yield the images in cf/ or fa/ if there is such a folder, else those in the folder and its subfolders."""
+    """Yield the images in cf/ or fa/, or in ABNORMAL/ and NORMAL/, if there are such folders.
+
+    Else yield the images in the folder and its subfolders.
+    """
     subfolders = [path for path in visible(root) if path.is_dir()]
-    named = [path for path in subfolders if path.name.lower() in _FOLDERS[view]]
-    for folder in named or [root, *subfolders]:
-        yield from _numbered(images_in(folder), view)
+    if named := [path for path in subfolders if path.name.lower() in _FOLDERS[view]]:
+        for folder in named:
+            yield from map(view_of_file, _images_in_flat(folder))
+    elif isfahan := [path for path in subfolders if path.name.lower() in ("abnormal", "normal")]:
+        for folder in isfahan:
+            yield from _isfahan(folder, view)
+    else:
+        for folder in (root, *subfolders):
+            yield from _numbered(images_in(folder), view)
+
+
+def _images_in_flat(folder: Path) -> list[Path]:
+    """Return the images in a folder. Raises FileError if a subfolder has images, which would be left out."""
+    if deeper := next((path for path in visible(folder) if path.is_dir() and images_in(path)), None):
+        raise FileError(deeper, f"is not searched; move its images to {folder.name}/ or away")
+    return images_in(folder)
+
+
+def _isfahan(folder: Path, view: ViewName) -> Iterator[SingleView]:
+    """Yield the views of ABNORMAL/, in which n is the CF and n-n the FA, or of NORMAL/, where it is the reverse."""
+    kind = folder.name.lower()
+    for path in _images_in_flat(folder):
+        doubled = DOUBLED.fullmatch(stem := nfc(path.stem))
+        if (view == "fa") == (bool(doubled) == (kind == "abnormal")):
+            name = f"{kind}_{doubled['id'] if doubled else stem}"
+            yield SingleView(name, name, path)
 
 
 def _numbered(images: list[Path], view: ViewName) -> Iterator[SingleView]:
@@ -91,20 +139,25 @@ def _numbered(images: list[Path], view: ViewName) -> Iterator[SingleView]:
     paired = {path for paths in pairs.values() for path in paths}
     for path in images:
         if path not in paired:
-            yield SingleView(nfc(path.stem), nfc(path.stem), path)
-
-
-def _with_eyes(folder: Path, views: Iterable[SingleView]) -> list[SingleView]:
-    """Return the views with the patients or eyes that the folder's `eyes.csv` lists for them, if there is one."""
-    table = folder / EYES_TABLE
-    groups = {id: eye["patient"] or eye["eye"] for id, eye in read_eyes(table).items()} if table.is_file() else {}
-    return [replace(view, group=groups.get(view.id, view.group)) for view in views]
+            yield view_of_file(path)
 
 
 def _in_table(path: Path, view: ViewName) -> Iterator[SingleView]:
+    ids, named = set(), False
     for where, row in table_rows(path, _COLUMNS, needed=(view,)):
-        image = path.parent / row[view]
-        if not image.is_file():
+        image = spelled_as_on_disk(path.parent / row[view])
+        if not is_existing_file(image):
             raise UserError(f"{where}: {image} does not exist; paths are relative to the table")
-        name = nfc(row.get("id") or re.sub(r"_0?[12]$", "", image.stem))
-        yield SingleView(name, nfc(row.get("patient") or row.get("eye") or name), image, caption=row.get("caption"))
+        name, group = _id_in_table(row), row.get("patient") or row.get("eye")
+        if name in ids:
+            raise UserError(f"{where}: duplicate id {name!r}; remove one line, or add a column id")
+        ids.add(name)
+        named = named or group is not None
+        yield SingleView(name, nfc(group or name), image, caption=row.get("caption"))
+    check_eyes_known(path, named)
+
+
+def _id_in_table(row: dict[str, str]) -> str:
+    """Return the id of a row: that in its column, else the name of its CF (or FA) without the number of the view."""
+    stem = re.sub(r"_0?1$", "", Path(row["cf"]).stem) if "cf" in row else re.sub(r"_0?2$", "", Path(row["fa"]).stem)
+    return nfc(row.get("id") or stem)

@@ -13,7 +13,6 @@ import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.manifest import GIVEN_VIEWS, SPLITS
-from retipair.data.pair import load_image
 from retipair.evaluation.drawn_scores import DrawnExample, DrawnViewScores, TrueViewScores
 from retipair.evaluation.means import Mean, mean_with_interval
 from retipair.metrics.distribution import evenly_spaced_indices
@@ -97,9 +96,10 @@ def _names(entry: PairRecord) -> tuple[str, str]:
     return ("cf", "fa") if entry.given == "cf" else ("fa", "cf")
 
 
-def _load(entry: PairRecord, view: str) -> np.ndarray:
-    """Load the CF (H, H, 3) or the FA (H, H) of a pair, uint8."""
-    return load_image(entry.cf, "RGB") if view == "cf" else load_image(entry.fa, "L")
+def _load(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Load the given and the drawn view of a generated pair, CF (H, H, 3) and FA (H, H) uint8, in this order."""
+    pair = load_pair(entry)
+    return (pair.cf, pair.fa) if entry.given == "cf" else (pair.fa, pair.cf)
 
 
 # --- Drawn views and true views
@@ -129,7 +129,7 @@ def _other_eyes(real: Sequence[PairRecord]) -> dict[str, PairRecord]:
 def _compare(candidate: _Candidate) -> _Compared | None:
     """Compare the drawn view with the true view, or return None if the given view is not that of the real pair."""
     names = _names(candidate.generated)
-    given, completed = (_load(candidate.generated, name) for name in names)
+    given, completed = _load(candidate.generated)
     real, other = (prepare_views(load_pair(pair)) if pair else None for pair in (candidate.real, candidate.other))
     assert real
     correlation = compare_with_truth(given, completed, names, real, other)
@@ -185,9 +185,8 @@ def _similarity_of_draws(by_source: Sequence[Sequence[PairRecord]], workers: int
 
 def _similarity(draws: tuple[PairRecord, PairRecord]) -> float | None:
     """Return the MS-SSIM between the drawn views of two pairs, or None if their given views differ."""
-    given_view, drawn_view = _names(draws[0])
-    a, b = (_load(entry, given_view) for entry in draws)
-    if not np.array_equal(a, b):
+    (given, first), (other_given, second) = map(_load, draws)
+    if not np.array_equal(given, other_given):
         return None
-    first, second = (resize_to_reference(_load(entry, drawn_view)) for entry in draws)
-    return ms_ssim(first[..., 1], second[..., 1]) if drawn_view == "cf" else ms_ssim(first, second)
+    first, second = resize_to_reference(first), resize_to_reference(second)
+    return ms_ssim(first[..., 1], second[..., 1]) if first.ndim == 3 else ms_ssim(first, second)

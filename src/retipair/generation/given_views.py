@@ -6,15 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from retipair.data.pair import load_image
-from retipair.data.views import SingleView, find_views
+from retipair.data.views import SingleView, find_views, listed_groups, view_of_file
 from retipair.diffusion.halves import ViewName
 from retipair.preparation.reading import MIN_CHROMA, chroma_of, load_view
 from retipair.registration.warp import resample, to_square
 from retipair.runtime.atomic_io import file_sha256
 from retipair.runtime.console import track
-from retipair.runtime.errors import FileError, UserError
+from retipair.runtime.errors import FileError
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 from retipair.vision.appearance import Appearance, match_appearance
@@ -53,13 +54,16 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
     """Find the single views, decode each of them once to check it, and return them sorted by id.
 
     Raises UserError, naming the file, if a view cannot be read, shows no retina, or has the colours of the other view,
-    and if two views have the same id.
+    and if two views have the same id or an id has unprintable characters.
     """
-    found = find_views(data, view)
+    found, groups = find_views(data, view), listed_groups(data)
     checked = parallel_map(partial(_check, view=view), found)
-    views = [single for group in track("Reading", checked, len(found)) for single in group]
+    usable = (single for several in track("Reading", checked, len(found)) for single in several)
+    views = [replace(single, group=groups.get(single.id, single.group)) for single in usable]
     ids: dict[str, Path] = {}
     for single in views:
+        if not single.id.isprintable():  # a manifest could not name it
+            raise FileError(single.path, f"its id {single.id!r} has characters that cannot be printed; rename it")
         if other := ids.get(single.id):
             raise FileError(single.path, f"has the same id as {other} ({single.id!r}); rename one of them")
         ids[single.id] = single.path
@@ -70,18 +74,22 @@ def _check(single: SingleView, view: ViewName) -> list[SingleView]:
     """Return the views among a file and its partner: those that have the colours of the view, at least one."""
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
-    usable = [path for path in paths if _problem(images[path], view) is None]
+    problems = {path: _problem(single, images[path], view) for path in paths}
+    usable = [path for path in paths if problems[path] is None]
     if not usable:
-        raise FileError(single.path, str(_problem(images[single.path], view)))
-    if single.prepared or len(usable) == 1:
+        raise FileError(single.path, str(problems[single.path]))
+    if view == "cf":  # beside a photograph, a view with less colour than photographs have is a tinted FA
+        usable = [path for path in usable if chroma_of(images[path]) > _MAX_FA_CHROMA] or usable
+    if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]
-    return [SingleView(path.stem, path.stem, path) for path in usable]  # two photographs IMG_1 and IMG_2, not a pair
+    return [view_of_file(path) for path in usable]  # two photographs IMG_1 and IMG_2, not a pair
 
 
-def _problem(image: np.ndarray, view: ViewName) -> str | None:
+def _problem(single: SingleView, image: np.ndarray, view: ViewName) -> str | None:
     """Return why an image (H, W, 3) uint8 cannot be used as this view, or None if it can."""
-    if not field_of_view(image).any() or np.ptp(image[::4, ::4]) < _MIN_CONTRAST:
-        return "shows no retina: the image is of one colour; replace or remove it"
+    seen = image if view == "cf" else np.asarray(Image.fromarray(image).convert("L"))
+    if not _field_of(single, seen).any() or np.ptp(image[::4, ::4]) < _MIN_CONTRAST:
+        return "shows no retina; replace or remove it"
     chroma = chroma_of(image)
     if view == "cf" and chroma < MIN_CHROMA:
         return "has no colour, so it is not a colour fundus photograph; for an angiogram use --mode fa2cf"
@@ -95,8 +103,10 @@ _MIN_CONTRAST = 16
 
 
 def views_sha256(views: Sequence[SingleView]) -> str:
-    """Return a hash of the ids, captions and files of all views, in order."""
-    return json_sha256([[single.id, single.caption, file_sha256(single.path)] for single in views])
+    """Return a hash of the ids, groups, captions, files and masks of all views, in order."""
+    files = ([file_sha256(path) for path in (single.path, single.mask) if path] for single in views)
+    described = ((single.id, single.group, single.caption) for single in views)
+    return json_sha256([[*texts, *hashes] for texts, hashes in zip(described, files, strict=True)])
 
 
 def crop_view(single: SingleView, view: ViewName, size: int, trained: Appearance | None = None) -> GivenView:
@@ -107,12 +117,22 @@ def crop_view(single: SingleView, view: ViewName, size: int, trained: Appearance
     trained: the mean appearance of the views that the model was trained on, if it is known.
     """
     image = load_image(single.path, "RGB" if view == "cf" else "L")
-    field = load_image(single.mask, "L") > 0 if single.mask else field_of_view(image)
-    shape = image.shape[:2]
-    if field.shape != shape:
-        raise UserError(f"{single.mask}: its size differs from that of {single.path.name}; prepare the pair again")
+    field, shape = _field_of(single, image), image.shape[:2]
     frame = to_square(np.ones_like(field) if single.prepared else field, size)
     mask = resample(field, frame, (size, size))
     cropped = resample(image, frame, (size, size)) * (mask[..., None] if view == "cf" else mask)
     matched = match_appearance(cropped, mask, trained) if trained and mask.any() else cropped
     return GivenView(view, cropped, matched, mask, frame, shape)
+
+
+def _field_of(single: SingleView, image: np.ndarray) -> np.ndarray:
+    """Return the field of view of an image, (H, W) bool: the mask if the view is prepared.
+
+    Raises UserError, naming the mask, if it cannot be read or has another size.
+    """
+    if single.mask is None:
+        return field_of_view(image)
+    field = load_image(single.mask, "L") > 0
+    if field.shape != image.shape[:2]:
+        raise FileError(single.mask, f"its size differs from that of {single.path.name}; prepare the pair again")
+    return field

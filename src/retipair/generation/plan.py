@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from retipair.config import GenerateConfig
+from retipair.config import MAX_AMOUNT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
 from retipair.data.layout import Layout
 from retipair.data.views import SingleView
@@ -192,6 +192,8 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     known = read_training_pairs("--max_copy") if config.max_copy is not None else []
     views = trained_views_of(base, description.views if description else None)
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
+    if plan.amount > MAX_AMOUNT:
+        raise SettingError("per_view", config.per_view, f"these are {plan.amount:,} pairs; at most {MAX_AMOUNT:,}")
     if plan.noises_given_view:
         warnings.append(_noised_view_warning(config))
     return replace(

@@ -150,8 +150,9 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
     description = from_values(AdapterMetadata, values, f"{folder}: its metadata", "use another checkpoint")
     if description.schema != SCHEMA:
         raise FileError(folder, "written by another version of retipair; use that version")
-    if not description.prompts or description.view_size % 64:
-        raise DamagedError(folder, "its metadata is damaged (prompts or view_size); use another checkpoint")
+    views_damaged = description.views is not None and not description.views.is_valid
+    if not description.prompts or description.view_size % 64 or views_damaged:
+        raise DamagedError(folder, "its metadata is damaged (prompts, view_size or views); use another checkpoint")
     return description
 
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 
 from retipair.models.base import Base
 from retipair.runtime.atomic_io import read_json
+from retipair.runtime.errors import DamagedError
 from retipair.runtime.schema import from_values
 from retipair.vision.appearance import Appearance
 
 NAME = "retipair.json"
 """The file with the `TrainedViews` of a base, in its folder. Only the bases that ship with the package have it."""
+_CHANNELS = {"cf": 3, "fa": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,15 @@ class TrainedViews:
     half_clean_fraction: float = 0.0
     appearance: dict[str, Appearance] = field(default_factory=dict)
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether each statistic of the views has one value for each channel."""
+        return all(
+            len(values) == _CHANNELS.get(view)
+            for view, seen in self.appearance.items()
+            for values in (seen.mean, seen.shading, seen.contrast)
+        )
+
 
 def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     """Return what a base and its adapter learnt about the views.
@@ -29,10 +40,13 @@ def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     The appearance is that of the adapter, if it is known. Half-clean samples in the training of either are enough.
 
     adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
+    Raises UserError, naming the file, if the record of the base is damaged.
     """
     path = base.configs / NAME
     recorded = base.source_kind == "folder" and path.is_file()
     of_base = from_values(TrainedViews, read_json(path), str(path)) if recorded else TrainedViews()
+    if not of_base.is_valid:
+        raise DamagedError(path, "its appearance is damaged; restore the file")
     of_adapter = adapter or TrainedViews()
     return TrainedViews(
         half_clean_fraction=max(of_base.half_clean_fraction, of_adapter.half_clean_fraction),
