@@ -126,6 +126,13 @@ class _AdapterChoice:
     checkpoint: Literal["best", "latest"]
 
 
+@dataclass(frozen=True)
+class _Count:
+    """The number of pairs, which unlike `amount` has no default."""
+
+    count: int
+
+
 class PairGenerator:
     """Generates pairs in memory with a trained adapter.
 
@@ -198,7 +205,8 @@ class PairGenerator:
         Raises SettingError for an invalid value; it names `count`, not `amount`.
         """
         try:
-            config = from_settings(GenerateConfig, {**vars(self._plan.config), **settings, "amount": count})
+            amount = from_settings(_Count, {"count": count}).count
+            config = from_settings(GenerateConfig, {**vars(self._plan.config), **settings, "amount": amount})
             check_generation(config)
         except SettingError as error:
             if error.setting != "amount":

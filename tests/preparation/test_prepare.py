@@ -94,11 +94,11 @@ def test_what_is_synthetic_says_so_once_prepared_and_no_other_metadata_is_kept(r
         path = marked / name[:3] / f"{name}.png"
         save_image(path, np.asarray(Image.open(path)), {**mark, "Patient": "J. Doe"})
     assert _prepare(marked, tmp_path / "out") == 0
-    for name, said in (("001", mark), ("002", {}), ("003", {})):
-        for view in ("cf", "fa", "mask"):
-            assert Image.open(tmp_path / "out" / view / f"{name}.png").info == said
+    synthetic = {"cf/001", "fa/001", "mask/001", "cf/002"}
+    for name in (f"{view}/{id}" for view in ("cf", "fa", "mask") for id in ("001", "002", "003")):
+        assert Image.open(tmp_path / "out" / f"{name}.png").info == (mark if name in synthetic else {}), name
     assert _said_on_the_sheet(tmp_path / "out") == {
-        "Synthetic": "yes: 1 of 3 pairs are synthetic; not for clinical use"
+        "Synthetic": "yes: 2 of 3 pairs are synthetic; not for clinical use"
     }
 
 
