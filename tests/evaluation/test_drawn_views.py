@@ -165,7 +165,7 @@ def test_a_given_view_of_another_size_is_the_same_view(mode: str, size: int, rea
     assert (scores.matched, scores.unmatched) == (2, 0)
 
 
-@pytest.mark.parametrize("flag", ["--generated", "--drawn"])
+@pytest.mark.parametrize("flag", ["--generated", "--drawn_views"])
 def test_a_drawn_view_of_another_size_is_named(flag: str, real: Path, tmp_path: Path, refused: Refused) -> None:
     folder = write_drawn(tmp_path / "drawn", real, "cf2fa", true_pairs(0), drawn=lambda view: view[:, :100])
     line = refused("evaluate", "--real", real, flag, folder, "--out", tmp_path / "out")
@@ -274,16 +274,16 @@ def test_drawn_views_can_be_judged_beside_pairs_of_another_mode(
 ) -> None:
     generated, drawn = write_generated(tmp_path / "noise", 2), judged.parent / "drawn"
     words = ["evaluate", "--real", real, "--generated", generated, "--out", tmp_path / "out"]
-    assert main([str(word) for word in (*words, "--drawn", drawn)]) == 0
+    assert main([str(word) for word in (*words, "--drawn_views", drawn)]) == 0
     scores = read_scores(tmp_path / "out")
     assert scores.sizes["generated"] == 2
     assert scores.drawn_views == read_scores(judged).drawn_views
     images = [image["alt"] for image in Page(tmp_path / "out/report.html").all("img")]
     assert sum(alt.startswith("drawn FA of pair") for alt in images) == 3
     again = [*words[:-1], tmp_path / "other"]
-    assert refused(*again, "--drawn", generated).setting == "drawn"
-    assert refused(*again[:4], drawn, *again[5:], "--drawn", drawn).setting == "drawn"
-    assert refused(*again, "--drawn", tmp_path / "none").path == tmp_path / "none"
+    assert refused(*again, "--drawn_views", generated).setting == "drawn_views"
+    assert refused(*again[:4], drawn, *again[5:], "--drawn_views", drawn).setting == "drawn_views"
+    assert refused(*again, "--drawn_views", tmp_path / "none").path == tmp_path / "none"
 
 
 def test_every_figure_of_the_section_is_a_score(judged: Path) -> None:

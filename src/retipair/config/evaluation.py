@@ -12,7 +12,7 @@ class EvaluateConfig:
     """Prepared folder of real pairs."""
     generated: Path | None = None
     """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
-    drawn: Path | None = None
+    drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
     If --generated is such a folder, this is done without this flag."""
     out: Path = Path("evaluation")

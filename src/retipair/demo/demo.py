@@ -227,7 +227,7 @@ def evaluate_config(config: DemoConfig) -> EvaluateConfig:
     return EvaluateConfig(
         real=config.out / "pairs",
         generated=_generated(config, SAVEDIRS["noise"]),
-        drawn=_generated(config, ANGIOGRAM),
+        drawn_views=_generated(config, ANGIOGRAM),
         out=config.out / REPORTS[config.system],
         base=base_of(config),
         adapter=results_folder(results, config.system) / name,

@@ -33,7 +33,7 @@ class Comparison:
     config: the settings.
     real: the real pairs.
     generated: the generated pairs, if any.
-    drawn: the pairs of --drawn, of which one view was drawn from the other, if any.
+    drawn_views: the pairs of --drawn_views, of which one view was drawn from the other, if any.
     base: the base model whose autoencoder is measured, if any.
     model: the image model for deep features, if any.
     training: loss curves and cost of the run that trained the adapter, if an adapter is given.
@@ -42,7 +42,7 @@ class Comparison:
     config: EvaluateConfig
     real: PairFolder
     generated: PairFolder | None
-    drawn: PairFolder | None
+    drawn_views: PairFolder | None
     base: Base | None
     model: ImageModel | None
     training: TrainingScores | None
@@ -67,8 +67,9 @@ class Comparison:
             step=self.training.training[-1].step if self.training else None,
             deep=str(config.deep) if config.deep else None,
             deep_sha256=self.model.sha256 if self.model else None,
-            drawn=str(config.drawn) if config.drawn else None,
-            drawn_sha256=pairs_sha256(self.drawn.kept) if self.drawn else None,
+            drawn_views=str(config.drawn_views) if config.drawn_views else None,
+            drawn_views_sha256=pairs_sha256(self.drawn_views.kept) if self.drawn_views else None,
+            drawn_views_rejected_sha256=self.drawn_views.rejected_sha256 if self.drawn_views else None,
         )
 
 
@@ -78,11 +79,11 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
     real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
-    drawn = _drawn_pairs(config.drawn, generated) if config.drawn else None
+    drawn_views = _drawn_views(config.drawn_views, generated) if config.drawn_views else None
     training = read_training(config.adapter, real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
-    return Comparison(config, real, generated, drawn, base, model, training)
+    return Comparison(config, real, generated, drawn_views, base, model, training)
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
@@ -129,13 +130,15 @@ def _pairs(folder: Path) -> PairFolder:
     return pairs
 
 
-def _drawn_pairs(folder: Path, generated: PairFolder | None) -> PairFolder:
-    """Load the pairs of --drawn. Raises UserError if they were not drawn from given views."""
+def _drawn_views(folder: Path, generated: PairFolder | None) -> PairFolder:
+    """Load the pairs of --drawn_views. Raises UserError if they were not drawn from given views."""
     pairs = _pairs(folder)
     if not all(entry.given for entry in pairs.kept):
-        raise SettingError("drawn", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated")
+        raise SettingError(
+            "drawn_views", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
+        )
     if generated and any(entry.given for entry in generated.kept):
-        raise SettingError("drawn", folder, "--generated contains such pairs already; evaluate them separately")
+        raise SettingError("drawn_views", folder, "--generated contains such pairs already; evaluate them separately")
     return pairs
 
 
@@ -160,7 +163,7 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
         raise DamagedError(
             out / SCORES_NAME, "written by another version of retipair, or damaged; choose another --out"
         )
-    for name in ("real", "generated", "drawn"):
+    for name in ("real", "generated", "drawn_views"):
         if _pairs_differ(name, before, now):
             source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
             raise OccupiedError(out, f"contains scores of other {name} pairs ({source}); choose another --out")

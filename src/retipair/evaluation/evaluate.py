@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     # Measure and score
     dist, page = distributed_state("cpu"), config.out / PAGE_NAME
-    folders = (compared.real, compared.generated, compared.drawn)
+    folders = (compared.real, compared.generated, compared.drawn_views)
     for note in (pairs.note for pairs in folders if pairs and pairs.note):
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
@@ -68,8 +68,8 @@ def _score(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Se
     write_metrics_table(compared.config.out / FIGURES_NAME, sets)
     deep = _deep(sets, compared.model) if compared.model else None
     scores = compute_scores(sets, compared.provenance, layouts, deep, compared.training, withheld)
-    drawn = compared.drawn or compared.generated
-    drawn_views = measure_drawn_views(drawn.kept if drawn else [], sets.real.entries, compared.config.workers)
+    folder = compared.drawn_views or compared.generated
+    drawn_views = measure_drawn_views(folder.kept if folder else [], sets.real.entries, compared.config.workers)
     scores = replace(scores, drawn_views=drawn_views)
     if base := compared.base:
         rows = [row for row in layouts.rows if (row.layout, row.between) == (base.family.layout, "autoencoder")]

@@ -26,5 +26,6 @@ class Provenance:
     step: int | None
     deep: str | None
     deep_sha256: str | None
-    drawn: str | None = None
-    drawn_sha256: str | None = None
+    drawn_views: str | None = None
+    drawn_views_sha256: str | None = None
+    drawn_views_rejected_sha256: str | None = None

@@ -30,9 +30,9 @@ PAGE_NAME = "report.html"
 VIEW = 320
 """px: size of a view in the report."""
 
-_FOLDERS = ("real", "generated", "drawn", "adapter")
+_FOLDERS = ("real", "generated", "drawn_views", "adapter")
 _Entries = Mapping[tuple[str, str], PairRecord]
-"""(set, id) -> pair. The set is "generated", "drawn", or the split of a real pair."""
+"""(set, id) -> pair. The set is "generated", "drawn_views", or the split of a real pair."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _entries(scores: Scores) -> _Entries:
     folders = scores.provenance
     real = read_folder(Path(folders.real)).entries
     named: list[tuple[tuple[str, str], PairRecord]] = [((entry.split, entry.id), entry) for entry in real]
-    for name, folder in (("generated", folders.generated), ("drawn", folders.drawn)):
+    for name, folder in (("generated", folders.generated), ("drawn_views", folders.drawn_views)):
         named += [((name, entry.id), entry) for entry in (read_folder(Path(folder)).entries if folder else [])]
     return {name: entry for name, entry in named if name in wanted}
 
@@ -138,7 +138,7 @@ def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
 
 def _drawn_set(scores: Scores) -> str:
     """Return the name of the set that contains the drawn views."""
-    return "drawn" if scores.provenance.drawn else "generated"
+    return "drawn_views" if scores.provenance.drawn_views else "generated"
 
 
 def _drawing(entries: _Entries, name: str, example: DrawnExample) -> ShownDrawing:
