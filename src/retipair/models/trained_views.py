@@ -37,7 +37,7 @@ class TrainedViews:
 def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     """Return what a base and its adapter learnt about the views.
 
-    The appearance is that of the adapter, if it is known. Half-clean samples in the training of either are enough.
+    The appearance is that of the base, if it is known: it was trained much longer (docs/one_view.md). Half-clean samples in the training of either are enough.
 
     adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
     Raises UserError, naming the file, if the record of the base is damaged.
@@ -50,5 +50,5 @@ def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     of_adapter = adapter or TrainedViews()
     return TrainedViews(
         half_clean_fraction=max(of_base.half_clean_fraction, of_adapter.half_clean_fraction),
-        appearance=of_adapter.appearance or of_base.appearance,
+        appearance=of_base.appearance or of_adapter.appearance,
     )
