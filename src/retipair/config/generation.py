@@ -69,8 +69,8 @@ class GenerateConfig:
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
     Default: 2 with --mode cf2fa and fa2cf; else 1 (try 5)."""
     pair_guidance_from: float | None = None
-    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule. Higher values are faster.
-    Default: 0 with --mode cf2fa and fa2cf, else 0.35."""
+    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule; default: 0.35.
+    Higher values are faster."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""
     memory: Memory = "auto"

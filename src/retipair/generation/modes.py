@@ -28,14 +28,13 @@ class GenerationMode:
 
     varies_pairs: whether the mode starts from training pairs, to which it adds noise as `--strength` says.
     given: the view that `--data` contains, from which the mode draws the other view; None in other modes.
-    pair_scale, pair_from: the defaults of `--pair_guidance` and `--pair_guidance_from` (docs/guidance.md).
+    pair_scale: the default of `--pair_guidance` (docs/guidance.md, docs/one_view.md).
     """
 
     name: ModeName
     varies_pairs: bool = False
     given: ViewName | None = None
     pair_scale: float = 1.0
-    pair_from: float = 0.35
 
     @property
     def guided_view(self) -> ViewName:
@@ -48,8 +47,8 @@ MODES = {
     for mode in (
         GenerationMode("noise"),
         GenerationMode("from_data", varies_pairs=True),
-        GenerationMode("cf2fa", given="cf", pair_scale=2.0, pair_from=0.0),
-        GenerationMode("fa2cf", given="fa", pair_scale=2.0, pair_from=0.0),
+        GenerationMode("cf2fa", given="cf", pair_scale=2.0),
+        GenerationMode("fa2cf", given="fa", pair_scale=2.0),
     )
 }
 
@@ -58,7 +57,7 @@ def guidance_of(config: GenerateConfig) -> Guidance:
     """Return the scales of guidance: those of the settings, else the defaults of the mode."""
     mode = MODES[config.mode]
     scale = mode.pair_scale if config.pair_guidance is None else config.pair_guidance
-    start = mode.pair_from if config.pair_guidance_from is None else config.pair_guidance_from
+    start = Guidance.pair_from if config.pair_guidance_from is None else config.pair_guidance_from
     return Guidance(config.guidance_scale, scale, start, mode.guided_view, keeps_spectrum=mode.given is None)
 
 
