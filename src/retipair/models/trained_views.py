@@ -37,8 +37,8 @@ class TrainedViews:
 def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     """Return what a base and its adapter learnt about the views.
 
-    The appearance is that of the base, if it is known, because it was trained much longer (docs/one_view.md). Half-clean
-    samples in the training of either are enough.
+    The appearance is that of the base, if it is known, because it was trained much longer (docs/one_view.md).
+    Half-clean samples in the training of either are enough.
 
     adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
     Raises UserError, naming the file, if the record of the base is damaged.
