@@ -183,7 +183,7 @@ def test_several_pairs_of_a_view_differ_and_more_are_added(
 def inputs_of_the_network(
     base: Path, mode: str, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *more: object
 ) -> list[torch.Tensor]:
-    """What the network was given in two steps, each (2, C, h, w), of which one is for guidance."""
+    """What the network was given in two steps, each (B, C, h, w); a second row is for guidance."""
     seen: list[torch.Tensor] = []
     call = Denoiser.__call__
 
@@ -211,7 +211,8 @@ def test_the_network_sees_the_given_half_without_noise_at_every_step(
     path, base = tmp_path / "view.png", half_clean_base(system)
     save_image(path, draw_pair(0, VIEW)[mode == "fa2cf"])
     clean = clean_half(base, system, mode, path)
-    seen = inputs_of_the_network(base, mode, path, tmp_path / "o", monkeypatch, "--sampler", sampler)
+    guided = ("--sampler", sampler, "--pair_guidance_from", 0)
+    seen = inputs_of_the_network(base, mode, path, tmp_path / "o", monkeypatch, *guided)
     assert len(seen) == 2
     for latents in seen:
         assert len(latents) == 2
