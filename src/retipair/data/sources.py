@@ -27,6 +27,8 @@ _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 """The name n-n of the second view of a pair in the layout of Isfahan MISP."""
+COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
+"""The columns that a table of pairs or views may have."""
 _MAX_ID_BYTES = 200  # file systems allow names of 255 bytes, and output file names are longer than the id
 _SAFE_ID = re.compile(r"\w[\w.+-]*")
 
@@ -272,8 +274,7 @@ def _images_or_skipped(folder: Path) -> list[Path] | SkippedPair:
 
 
 def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
-    known = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
-    for where, row in table_rows(path, known, needed=("cf", "fa")):
+    for where, row in table_rows(path, COLUMNS, needed=("cf", "fa")):
         files = {
             key: spelled_as_on_disk(path.parent / row[key])
             for key in ("cf", "fa", "cf_points", "fa_points")

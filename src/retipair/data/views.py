@@ -13,6 +13,7 @@ from retipair.data.dataset import read_dataset
 from retipair.data.folders import NUMBERED, images_in, is_image_name, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
 from retipair.data.sources import (
+    COLUMNS,
     DOUBLED,
     check_eyes_known,
     check_no_pair_table,
@@ -25,7 +26,6 @@ from retipair.diffusion.halves import ViewName
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc
 
-_COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
 _FOLDERS: dict[ViewName, tuple[str, ...]] = {"cf": ("cf", "cfs"), "fa": ("fa", "fas")}
 
 
@@ -144,7 +144,7 @@ def _numbered(images: list[Path], view: ViewName) -> Iterator[SingleView]:
 
 def _in_table(path: Path, view: ViewName) -> Iterator[SingleView]:
     ids, named = set(), False
-    for where, row in table_rows(path, _COLUMNS, needed=(view,)):
+    for where, row in table_rows(path, COLUMNS, needed=(view,)):
         image = spelled_as_on_disk(path.parent / row[view])
         if not is_existing_file(image):
             raise UserError(f"{where}: {image} does not exist; paths are relative to the table")

@@ -34,16 +34,20 @@ def starting_noise(
     shape: the shape (C, h, w) of one sample.
     generators: the random generators, one for each sample.
     """
-    noise = torch.stack([torch.randn(shape, generator=rng) for rng in generators])
-    return to_device(noise, device) * scheduler.init_noise_sigma
+    return noise_of(shape, generators, device) * scheduler.init_noise_sigma
+
+
+def noise_of(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str) -> torch.Tensor:
+    """Return standard normal noise, (B, *shape) float32, drawn on the CPU with one random generator for each sample."""
+    return to_device(torch.stack([torch.randn(*shape, generator=rng) for rng in generators]), device)
 
 
 def noised(
     scheduler: Any, latents: torch.Tensor, timesteps: torch.Tensor, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
     """Add noise to clean latents (B, C, h, w), as strong as at timesteps[0]. generators: one for each sample."""
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for rng in generators])
-    return scheduler.add_noise(latents, to_device(noise, latents.device), timesteps[:1].repeat(len(latents)))
+    noise = noise_of(latents.shape[1:], generators, latents.device)
+    return scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
 
 
 @torch.no_grad()
@@ -89,8 +93,7 @@ def _with_noise_back(
     after: the next timestep, of which the latents have the noise; None after the last step, when they have none.
     """
     kept = scheduler.alphas_cumprod[t] / (1.0 if after is None else scheduler.alphas_cumprod[after])
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for rng in generators])
-    return kept.sqrt() * latents + (1 - kept).sqrt() * to_device(noise, latents.device)
+    return kept.sqrt() * latents + (1 - kept).sqrt() * noise_of(latents.shape[1:], generators, latents.device)
 
 
 def _randomness(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

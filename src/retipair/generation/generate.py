@@ -151,19 +151,25 @@ class GenerationLoop:
         """
         number = self.plan.config.best_of
         first = [self.tries[index] * number for index in batch]
-        attempts = [self._attempt(batch, [attempt + k for attempt in first]) for k in range(number)]
+        given = [self.plan.given(index) for index in batch] if self.plan.mode.given else []
+        attempts = [self._attempt(batch, [attempt + k for attempt in first], given) for k in range(number)]
         if number == 1:
             return attempts[0]
         return [max(several, key=lambda images: images.consistency) for several in zip(*attempts, strict=True)]
 
-    def _attempt(self, batch: Sequence[int], attempts: Sequence[int]) -> list[GeneratedImages]:
-        """Make one attempt at each pair. attempts: the number of this attempt at each pair, from 0."""
+    def _attempt(
+        self, batch: Sequence[int], attempts: Sequence[int], given: Sequence[GivenView]
+    ) -> list[GeneratedImages]:
+        """Make one attempt at each pair.
+
+        attempts: the number of this attempt at each pair, from 0.
+        given: the given view of each pair, or nothing if the mode needs none.
+        """
         plan = self.plan
         rows = [self.texts.index(plan.prompt(index)) for index in batch]
         if plan.guidance.has_unconditional:
             rows = [len(self.texts)] * len(rows) + rows
         generators = [generator(plan.config.seed, *key) for key in zip(batch, attempts, strict=True)]
-        given = [plan.given(index) for index in batch] if plan.mode.given else []
         start = self._start(batch, given, generators)
         images = self.pair_generator.sample(self.conditioning.rows(rows), generators, start)
         images = [replace(one, attempt=attempt) for one, attempt in zip(images, attempts, strict=True)]

@@ -14,8 +14,7 @@ import torch
 from retipair.config import GenerateConfig
 from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.halves import ViewName, replace_half
-from retipair.diffusion.noise import to_device
-from retipair.diffusion.sampling import noised, starting_noise, timesteps_for_strength
+from retipair.diffusion.sampling import noise_of, noised, starting_noise, timesteps_for_strength
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.vae import Autoencoder, encode_sample
 
@@ -162,10 +161,9 @@ class FromNoisedView(FromView):
     def constrain(self, latents: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
         if t is None:
             return super().constrain(latents, t)
-        shape = self.latents.shape[1:]
-        noise = to_device(torch.stack([torch.randn(shape, generator=rng) for rng in self.generators]), latents.device)
-        noised = self.schedule.add_noise(self.latents, noise, t.round().long().expand(len(latents)))
-        return replace_half(latents, noised, self.view)
+        noise = noise_of(self.latents.shape[1:], self.generators, latents.device)
+        half = self.schedule.add_noise(self.latents, noise, t.round().long().expand(len(latents)))
+        return replace_half(latents, half, self.view)
 
     @property
     def repeats(self) -> int:
