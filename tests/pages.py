@@ -41,3 +41,12 @@ def opened(page: Path, width: int = 1200) -> tuple[str, str]:
     done = subprocess.run([browser, *flags, *own, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+def check_opens(report: Path, folder: Path, width: int) -> None:
+    """Open a copy of a report in Chromium: nothing is broken, wider than the window or complained of."""
+    page = folder / "report.html"
+    page.write_text(report.read_text(encoding="utf-8") + PROBE, encoding="utf-8")
+    shown, said = opened(page, width)
+    assert "CONSOLE" not in said
+    assert "broken: 0 overflow: 0" in shown
