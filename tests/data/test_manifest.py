@@ -27,6 +27,7 @@ PREPARED = replace(
     points=[[1.5, 2.0, 1.25, 2.5]],
     inliers=18,
     residual_px=1.75,
+    native_size=[300, 250],
 )
 GENERATED = GeneratedPair(
     id="7",
@@ -49,7 +50,7 @@ GENERATED = GeneratedPair(
 )
 SCHEMA = {
     "prepared": "schema id eye patient split cf fa mask size caption source_sha256 fa_to_cf points inliers residual_px "
-    "consistency_before consistency",
+    "consistency_before consistency native_size",
     "generated": "schema id index seed attempt mode source_id source_eye strength prompt cf fa size base "
     "adapter_sha256 settings_sha256 fa_chroma consistency",
 }

@@ -57,6 +57,8 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
         assert cf.size == fa.size == mask.size == (128, 128)
         assert set(np.unique(mask)) == {0, 255}
         assert record.inliers == len(record.points) == 20
+        assert record.native_size is not None
+        assert all(190 <= side <= 224 for side in record.native_size)  # the common field, in raw views 224 px wide
         points = np.array(record.points)
         residual = np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1))
         assert record.residual_px == pytest.approx(residual, abs=0.01)
@@ -357,6 +359,7 @@ def _outcome(number: int, consistency: float, residual: float, doubt: str | None
         source_sha256="",
         refused=None,
         doubt=doubt,
+        native_size=[512, 512],
         fa_to_cf=[],
         points=[],
         inliers=20,

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.transform import ProjectiveTransform, SimilarityTransform, estimate_transform, warp
 
 from eyes import apply, draw_pair, draw_raw
@@ -54,6 +55,19 @@ def test_shrinking_does_not_alias():
     checks = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
     small = resample(checks, to_square(np.ones((256, 256), dtype=bool), 60), 60)
     assert np.ptp(small[5:-5, 5:-5].astype(int)) < 40
+
+
+def test_the_native_size_of_a_pair_is_that_of_its_frame_in_each_raw_view():
+    eye = draw_raw(seed=1, size=256, jitter=0.3)
+    half = Image.fromarray(eye.fa).resize((128, 128), Image.Resampling.BOX)
+    small = np.asarray(half), (eye.fa_points + 0.5) / 2 - 0.5
+    sides = [
+        align(eye.cf, fa, Landmarks(eye.cf_points, points), "points", 128, Limits()).native_size
+        for fa, points in ((eye.fa, eye.fa_points), small)
+    ]
+    assert 200 <= sides[0][0] <= 256
+    assert sides[1][0] == pytest.approx(sides[0][0], abs=2)
+    assert sides[1][1] == pytest.approx(sides[0][1] / 2, abs=2)
 
 
 @pytest.mark.nightly

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import write_prepared
+from conftest import VIEW, write_prepared
 from retipair.config import TrainConfig
 from retipair.data.latent_cache import draw
+from retipair.data.manifest import read_manifest, write_manifest
 from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 from retipair.training.batches import Batches, make_batches
 from retipair.training.plan import make_plan, read_data
@@ -81,6 +82,32 @@ def test_dropped_prompts_are_what_guidance_calls_no_prompt(batches: Batches) -> 
     assert not without.conditioning.pooled[dropped].any()
     assert torch.equal(without.conditioning.embeddings[~dropped], usual.conditioning.embeddings[~dropped])
     assert torch.equal(without.noise, usual.noise)  # nothing else changes
+
+
+def test_size_ids_are_the_native_size_of_each_pair_if_asked_for(
+    tmp_path: Path, base_folder: Callable[[str], Path]
+) -> None:
+    """Validation pairs too, and samples without a prompt; smaller views on disk count, larger raw views do not."""
+    data = write_prepared(tmp_path / "data", ["train", "train", "train", "val"])
+    sizes = (None, [VIEW // 2, 4 * VIEW], [2 * VIEW, 3 * VIEW], [3 * VIEW, VIEW // 4])
+    write_manifest(data, [replace(r, native_size=s) for r, s in zip(read_manifest(data), sizes, strict=True)])
+    config = TrainConfig(
+        name="x", data=data, base=str(base_folder("sdxl")), results=tmp_path, device="cpu", prompt_dropout=0.5
+    )
+    original = {}
+    for size_ids in ("full", "native"):
+        plan = make_plan(replace(config, size_ids=size_ids))
+        made = make_batches(plan, read_data(plan))
+        batch, samples = made.batch_of(SAMPLES), made.pairs_of(SAMPLES)
+        ids = {pair: batch.conditioning.size_ids[row].tolist() for row, pair in enumerate(samples)}
+        for row, pair in enumerate(samples):
+            assert batch.conditioning.size_ids[row].tolist() == ids[pair]
+        ids[3] = next(made.validation(SINGLE_PROCESS))[1].conditioning.size_ids[0].tolist()
+        assert {tuple(row[2:]) for row in ids.values()} == {(0, 0, VIEW, 2 * VIEW)}
+        original[size_ids] = [tuple(ids[pair][:2]) for pair in range(4)]
+        assert made.conditioning_for(config.prompt).size_ids.tolist() == [[VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW]]
+    full, half, quarter = ((VIEW // n, 2 * VIEW // n) for n in (1, 2, 4))
+    assert original == {"full": [full] * 4, "native": [full, half, full, quarter]}
 
 
 def test_halves_left_clean_are_as_many_as_asked_for_and_nothing_else_changes(batches: Batches) -> None:

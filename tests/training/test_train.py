@@ -1216,3 +1216,30 @@ def test_a_dry_run_says_what_is_enlarged_and_sampled(
     assert main([*command, "--max_steps", "1", "--val_every", "1", "--num_samples", "0"]) == 0
     said = capsys.readouterr().err
     assert said.index("warning: views: ") < said.index("trainable parameters")
+
+
+def test_native_size_ids_are_kept_by_a_resumed_run_and_advised_for_enlarged_pairs(
+    base_folder: Folder, tmp_path: Path, refused: Refused, capsys: Capture
+) -> None:
+    """The advice is for bases with size ids only. Sizes that have changed since the run started are refused."""
+    data = write_prepared(tmp_path / "data", ["train", "train", "val"])
+
+    def with_sizes(side: int) -> None:
+        write_manifest(data, [replace(record, native_size=[VIEW, side]) for record in read_manifest(data)])
+
+    with_sizes(50)
+    warning = f"2 of 2 training pairs were enlarged to {VIEW} px, from 50 px"
+    for system, size_ids, advised in (("sdxl", "full", True), ("sdxl", "native", False), ("sd15", "full", False)):
+        command = train_command(size_ids, base_folder(system), data, tmp_path, *QUICK, "--size_ids", size_ids)
+        assert main([*command, "--max_steps", "1", "--val_every", "1"]) == 0
+        said = capsys.readouterr().err
+        assert (warning in said) == (size_ids == "full"), system
+        assert ("--size_ids native" in said) == advised, system
+    command = train_command("native", base_folder("sdxl"), data, tmp_path, *QUICK, "--size_ids", "native")
+    longer = [*command, "--max_steps", "2", "--val_every", "1", "--resume"]
+    with_sizes(51)
+    assert refused(*longer).kind is OccupiedError
+    with_sizes(50)
+    assert main(longer) == 0
+    command = train_command("other", base_folder("sd15"), data, tmp_path, "--size_ids", "native")
+    assert refused(*command).setting == "size_ids"

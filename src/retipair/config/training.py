@@ -83,6 +83,10 @@ class TrainConfig:
     This trains the consistency of the views. It helps to train a base.
     With adapters, it changed the consistency by less than 0.01."""
 
+    size_ids: Literal["full", "native"] = "full"
+    """Original size of a pair in the size ids of SDXL. full: the size of the training image, for every pair.
+    native: the size before the pair was enlarged, so that the blur of small images is not learnt for the full size."""
+
     prompt: str = DEFAULT_PROMPT
     """Prompt of pairs without a caption."""
     prompt_dropout: float = 0.0

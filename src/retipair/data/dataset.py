@@ -43,6 +43,8 @@ class PairRecord:
     cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
     mask_name: None if the pair has no mask file.
     caption: None if the pair has no caption of its own.
+    native_size: the side of the smaller view in px, before it was enlarged: the smallest of its size on disk and its
+    sizes in the raw images, as far as these are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     mode: the mode in which the pair was generated; None for prepared pairs.
     source_id: the id of the pair or view from which the pair was generated; None if there is none.
@@ -56,6 +58,7 @@ class PairRecord:
     fa_name: str
     mask_name: str | None
     caption: str | None
+    native_size: int
     fa_chroma: float | None = None
     mode: str | None = None
     source_id: str | None = None
@@ -256,9 +259,11 @@ def _to_pair_record(folder: Path, record: Record) -> PairRecord:
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
-        return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption)
+        native_size = min(record.size, *(record.native_size or [record.size]))
+        return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption, native_size)
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
-    return PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.fa_chroma, mode, source)
+    generated = PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.size)
+    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
 
 
 def _group_of(record: Record) -> str:

@@ -40,6 +40,8 @@ class PreparedPair:
     vessels (`--register features`, or `auto`), and None otherwise.
     consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
     consistency_before: the consistency before the registration was refined.
+    native_size: the side of the square that both views show, in px of the raw CF and in px of the raw FA. Views whose
+    native size is below `size` were enlarged. None for rendered pairs and in manifests of earlier versions.
     """
 
     id: str
@@ -58,6 +60,7 @@ class PreparedPair:
     residual_px: float | None
     consistency_before: float
     consistency: float
+    native_size: list[int] | None = None
     schema: str = PREPARED_SCHEMA
 
 
@@ -100,16 +103,16 @@ class GeneratedPair:
 
 Record = PreparedPair | GeneratedPair
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
+_OPTIONAL = ("native_size", "source_to_pair", "source_size")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
 
 def to_line(record: Record) -> str:
     """Return the manifest line of a record, with a newline; `schema` is the first key, then the fields in order.
 
-    Optional fields of a generated pair that are None are left out, as in lines of earlier versions.
+    Optional fields that are None are left out, as in lines of earlier versions.
     """
-    optional = ("source_to_pair", "source_size")
-    values = {key: value for key, value in asdict(record).items() if key not in optional or value is not None}
+    values = {key: value for key, value in asdict(record).items() if key not in _OPTIONAL or value is not None}
     return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -24,8 +24,7 @@ class Conditioning:
 
     def rows(self, index: Sequence[int]) -> "Conditioning":
         """Return the rows with these indices, in this order. An index may occur several times."""
-        # not tensor[index]: it would copy the list to the GPU, and the CPU would wait for the copy
-        return self._map(lambda tensor: torch.stack([tensor[row] for row in index]))
+        return self._map(lambda tensor: select_rows(tensor, index))
 
     def to(self, device: torch.device | str) -> "Conditioning":
         return self._map(lambda tensor: tensor.to(device))
@@ -33,6 +32,12 @@ class Conditioning:
     def _map(self, function: Any) -> "Conditioning":
         pooled, size_ids = (None if t is None else function(t) for t in (self.pooled, self.size_ids))
         return Conditioning(function(self.embeddings), pooled, size_ids)
+
+
+def select_rows(tensor: torch.Tensor, index: Sequence[int]) -> torch.Tensor:
+    """Return the rows of a tensor with these indices, in this order."""
+    # not tensor[index]: it would copy the list to the GPU, and the CPU would wait for the copy
+    return torch.stack([tensor[row] for row in index])
 
 
 def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
@@ -78,13 +83,17 @@ def _truncate(tokenizers: Sequence[Any], prompt: str) -> Truncated:
     return Truncated(tokens, kept, prompt[min(cuts) :] if cuts else "", min(ends) - 1)
 
 
-def size_ids_for(base: Base, joint_size: tuple[int, int]) -> list[int]:
+def size_ids_for(base: Base, joint_size: tuple[int, int], original_size: tuple[int, int] | None = None) -> list[int]:
     """Return SDXL's size ids: original height and width, crop top and left, target height and width.
 
-    Both sizes are `joint_size`, the (height, width) of the joint image in px; the crop is 0, 0. Empty for SD1.5.
+    Source: SDXL (Podell et al. 2023, arXiv 2307.01952), section 2.2. The crop is 0, 0, because a joint image always
+    shows the whole common field of both views. Empty for SD1.5.
+
+    joint_size: the (height, width) of the joint image in px, which is the target size.
+    original_size: the (height, width) that the joint image had before it was enlarged, in px. Default: `joint_size`.
     """
-    height, width = joint_size
-    return [height, width, 0, 0, height, width] if base.family.size_ids else []
+    original_height, original_width = original_size or joint_size
+    return [original_height, original_width, 0, 0, *joint_size] if base.family.size_ids else []
 
 
 @torch.no_grad()

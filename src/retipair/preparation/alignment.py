@@ -23,7 +23,7 @@ from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
-ALIGNMENT_VERSION = 5  # increment it after a change of the code that changes the aligned views
+ALIGNMENT_VERSION = 6  # increment it after a change of the code that changes the aligned views or their AlignmentResult
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
@@ -96,6 +96,7 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
         source_sha256=checked.sha256,
         refused=aligned.refused,
         doubt=aligned.doubt,
+        native_size=list(aligned.native_size),
         fa_to_cf=aligned.fa_to_frame.tolist(),
         points=aligned.points.round(3).tolist(),
         inliers=aligned.inliers,

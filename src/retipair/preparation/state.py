@@ -41,6 +41,7 @@ class AlignmentResult:
     source_sha256: str
     refused: str | None
     doubt: str | None
+    native_size: list[int]
     fa_to_cf: list[list[float]]
     points: list[list[float]]
     inliers: int | None

@@ -88,6 +88,7 @@ def _record(pair: RawPair, result: AlignmentResult, eye: str, split: Split, size
         split=split,
         **{view: view_file(view, pair.id) for view in VIEWS},
         size=size,
+        native_size=result.native_size,
         caption=pair.caption,
         source_sha256=result.source_sha256,
         fa_to_cf=result.fa_to_cf,

@@ -17,7 +17,7 @@ from retipair.registration.landmarks import Landmarks
 from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
 from retipair.registration.refine import refine
-from retipair.registration.warp import WORK_SIZE, View, common_square, render, transform_points
+from retipair.registration.warp import WORK_SIZE, View, common_square, render, scale_of, transform_points
 
 Method = Literal["points", "features", "none"]
 
@@ -66,6 +66,7 @@ class Aligned:
     consistency for accepting an alignment were chosen for 512 px.
 
     pair: CF, FA and mask in the frame.
+    native_size: the side of the frame in px of the raw CF and in px of the raw FA.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
     points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y.
     inliers: the number of landmarks or features that agree with the registration; None for method "none".
@@ -78,6 +79,7 @@ class Aligned:
     """
 
     pair: Pair
+    native_size: tuple[int, int]
     fa_to_frame: np.ndarray
     points: np.ndarray
     inliers: int | None
@@ -148,6 +150,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     points = _transform_landmarks(landmarks, frame, frame @ refined)
     aligned = Aligned(
         pair=rendered if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
+        native_size=(_native_size(cf, frame, size), _native_size(fa, frame @ refined, size)),
         fa_to_frame=frame @ refined,
         points=points,
         inliers=registered.inliers,
@@ -159,6 +162,15 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     )
     refused = _refusal(aligned, method, size, limits) or _patch_refusal(feature_shifts, limits.max_residual_px)
     return replace(aligned, refused=refused, doubt=_doubt(registered, method, shifts, limits))
+
+
+def _native_size(view: View, to_frame: np.ndarray, size: int) -> int:
+    """Return the side of the frame in px of a raw view, at the scale of `to_frame` at the centre of the view.
+
+    to_frame: the transform (3, 3) from px of the raw view to px of the frame.
+    size: the side of the frame in its own px.
+    """
+    return round(size / scale_of(to_frame, view.image.shape))
 
 
 def _render_for_metrics(cf: View, fa: View, frame_fa_to_cf: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:

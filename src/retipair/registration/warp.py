@@ -113,13 +113,13 @@ def resample(image: np.ndarray, homography: np.ndarray, size: int | tuple[int, i
     height, width = (size, size) if isinstance(size, int) else size
     interpolation = cv2.INTER_LINEAR if image.dtype == bool else cv2.INTER_CUBIC
     values = image.astype(np.float32) if image.dtype == bool else image
-    if (shrink := 1 / _scale_of(homography, image.shape)) > 1.05:
+    if (shrink := 1 / scale_of(homography, image.shape)) > 1.05:
         values = cv2.GaussianBlur(values, (0, 0), (shrink - 1) / 2)
     moved = cv2.warpPerspective(values, homography, (width, height), flags=interpolation)
     return np.asarray(moved > 0.5 if image.dtype == bool else moved)
 
 
-def _scale_of(homography: np.ndarray, shape: tuple[int, ...]) -> float:
+def scale_of(homography: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the factor by which `homography` (3, 3) enlarges an image of shape (H, W, ...) at its centre."""
     x, y = shape[1] / 2, shape[0] / 2
     origin, right, below = transform_points(homography, np.array([[x, y], [x + 1, y], [x, y + 1]]))

@@ -62,6 +62,7 @@ def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Pa
 _FACT_NAMES = {
     "data_sha256": "the content of --data (pairs added, rejected or prepared with other settings)",
     "base_sha256": "the weights of --base",
+    "native_sizes_sha256": "the native size of pairs in --data",
     "processes": "the number of processes",
 }
 

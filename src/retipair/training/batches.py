@@ -6,7 +6,7 @@ numbers alone determine a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from retipair.data.dataset import PairRecord, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
 from retipair.diffusion.halves import find_nonfinite_half
 from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, to_device
-from retipair.models.conditioning import Conditioning, encode_prompts
+from retipair.models.conditioning import Conditioning, encode_prompts, select_rows, size_ids_for
 from retipair.models.vae import encode_moments, vae_sha256
 from retipair.runtime.console import progress
 from retipair.runtime.distributed import DistributedState
@@ -59,6 +59,8 @@ class Batches:
         prompt dropout.
     train_prompts: for each training pair, the row of its prompt in `conditioning`.
     val_prompts: for each validation pair, the row of its prompt in `conditioning`.
+    train_size_ids: the size ids of each training pair, (pairs, 6); None for bases without size ids.
+    val_size_ids: the size ids of each validation pair.
     """
 
     config: TrainConfig
@@ -70,6 +72,8 @@ class Batches:
     conditioning: Conditioning
     train_prompts: Sequence[int]
     val_prompts: Sequence[int]
+    train_size_ids: torch.Tensor | None
+    val_size_ids: torch.Tensor | None
 
     def batch_of(self, samples: Sequence[int]) -> Batch:
         """Return the batch that consists of these sample numbers.
@@ -86,11 +90,16 @@ class Batches:
         clean_keys = ((seed, "clean", s) for s in samples)
         clean = clean_halves(self.config.half_clean_fraction, latents.device, *clean_keys)
         rows = [self._row(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
-        return Batch(latents, noise, t, clean, self.conditioning.rows(rows))
+        return Batch(latents, noise, t, clean, self._conditioning(rows, self.train_size_ids, pairs))
 
     def pairs_of(self, samples: Sequence[int]) -> list[int]:
         """Return, for each sample number, the index of its training pair."""
         return [draw(self.config.seed, sample, self.train.pairs, self.train.variants)[0] for sample in samples]
+
+    def _conditioning(self, rows: Sequence[int], size_ids: torch.Tensor | None, pairs: Sequence[int]) -> Conditioning:
+        """Return these rows of `conditioning`, with the size ids of these pairs."""
+        conditioning = self.conditioning.rows(rows)
+        return conditioning if size_ids is None else replace(conditioning, size_ids=select_rows(size_ids, pairs))
 
     def _row(self, sample: int, pair: int) -> int:
         dropout = self.config.prompt_dropout
@@ -112,10 +121,11 @@ class Batches:
         for number, row in dist.split_between_processes([*enumerate(self.val_prompts)]):
             mean, _ = self.val.moments([number], [0])
             latents = to_device(mean, self.device).float()
+            conditioning = self._conditioning([row], self.val_size_ids, [number])
             for index, t in enumerate(VALIDATION_TIMESTEPS):
                 noise = noise_like(latents, ("validation", number, t))
                 steps = torch.tensor([t], device=latents.device)
-                yield index, Batch(latents, noise, steps, clean, self.conditioning.rows([row]))
+                yield index, Batch(latents, noise, steps, clean, conditioning)
 
 
 # Building batches
@@ -130,9 +140,29 @@ def make_batches(plan: Plan, data: Data) -> Batches:
     texts = [[entry.caption or plan.config.prompt for entry in entries] for entries in (data.train, data.val)]
     prompts = sorted(set().union(*texts))
     conditioning = encode_prompts(plan.base, prompts, plan.layout.joint_size, plan.device)
-    rows = [[prompts.index(text) for text in split] for split in texts]
-    timesteps = plan.base.timesteps
-    return Batches(plan.config, plan.device, timesteps, train, val, prompts, conditioning, *rows)
+    train_rows, val_rows = ([prompts.index(text) for text in split] for split in texts)
+    return Batches(
+        config=plan.config,
+        device=plan.device,
+        timesteps=plan.base.timesteps,
+        train=train,
+        val=val,
+        prompts=prompts,
+        conditioning=conditioning,
+        train_prompts=train_rows,
+        val_prompts=val_rows,
+        train_size_ids=_size_ids(plan, data.train),
+        val_size_ids=_size_ids(plan, data.val),
+    )
+
+
+def _size_ids(plan: Plan, entries: Sequence[PairRecord]) -> torch.Tensor | None:
+    """Return the size ids of each pair, (pairs, 6) float32; None for bases without size ids."""
+    if not plan.base.family.size_ids:
+        return None
+    original_sizes = [replace(plan.layout, view_size=side).joint_size for side in plan.original_sizes(entries)]
+    ids = [size_ids_for(plan.base, plan.layout.joint_size, size) for size in original_sizes]
+    return torch.tensor(ids, dtype=torch.float32, device=plan.device)
 
 
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:

@@ -92,6 +92,11 @@ class Plan:
         """Estimate the peak memory of the training with this strategy, in bytes."""
         return max(self.memory(strategy).values())
 
+    def original_sizes(self, entries: Sequence[PairRecord]) -> list[int]:
+        """Return the side of a view in px that the size ids state for each pair, see --size_ids."""
+        size = self.layout.view_size
+        return [min(entry.native_size, size) if self.config.size_ids == "native" else size for entry in entries]
+
     @property
     def strategies(self) -> list[MemoryStrategy]:
         """The memory strategies that this run may use, from the fastest to the one that needs the least memory."""
@@ -130,6 +135,8 @@ def make_plan(config: TrainConfig) -> Plan:
     base = open_base(config.base, config.tokenizer)
     device = choose_device(config.device)
     folder = results_folder(config.results, base.family.name) / config.name
+    if config.size_ids == "native" and not base.family.size_ids:
+        raise SettingError("size_ids", config.size_ids, f"{config.base} has no size ids; only SDXL has")
     name = base.family.layout if config.layout == "auto" else config.layout
     layout = Layout(name, config.size or base.view_size)
     plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
@@ -284,6 +291,18 @@ def views_text(size: int, on_disk: int) -> str:
     if on_disk >= size:
         return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"
     return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for detail"
+
+
+def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
+    """Return a warning if the views of training pairs are enlarged, here or by `prepare`."""
+    size, on_disk = plan.layout.view_size, view_size_on_disk(entries)
+    if on_disk < size:
+        return [f"views: {views_text(size, on_disk)}"]
+    small = [entry.native_size for entry in entries if entry.native_size < size]
+    if not small or plan.config.size_ids == "native":
+        return []
+    advice = "; --size_ids native states their own size in the size ids" if plan.base.family.size_ids else ""
+    return [f"{len(small)} of {len(entries)} training pairs were enlarged to {size} px, from {min(small)} px{advice}"]
 
 
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:

@@ -14,6 +14,7 @@ from retipair.runtime.distributed import DistributedState, distributed_state
 from retipair.runtime.errors import UserError, unless_out_of_memory
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.profiling import GIB, peak_memory
+from retipair.runtime.schema import json_sha256
 from retipair.runtime.signals import graceful_shutdown
 from retipair.training.description import describe_adapter
 from retipair.training.log import print_change, print_end, print_start, tracking
@@ -24,9 +25,8 @@ from retipair.training.plan import (
     make_plan,
     print_plan,
     read_data,
+    size_warnings,
     smaller_flags,
-    view_size_on_disk,
-    views_text,
 )
 from retipair.training.step import Training, build_training
 
@@ -65,9 +65,9 @@ def run_training(plan: Plan, dist: DistributedState) -> int:
         run.recover()
     dist.wait_for_everyone()
     checkpoint = check_run(plan.folder, config, fingerprint)
-    size, on_disk = plan.layout.view_size, view_size_on_disk(data.train)
-    if dist.is_main_process and on_disk < size:
-        console.print(f"warning: views: {views_text(size, on_disk)}")
+    if dist.is_main_process:
+        for warning in size_warnings(plan, data.train):  # before pairs are encoded, which takes minutes
+            console.print(f"warning: {warning}")
 
     # Set up
     metadata = describe_adapter(plan, data)
@@ -125,13 +125,17 @@ def init_run_dir(run: Run, plan: Plan, fingerprint: Mapping[str, str], checkpoin
 
 def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str, str]:
     """Return the values that must be unchanged when the run is resumed."""
-    return {
+    values = {
         "system": plan.base.family.name,
         "layout": plan.layout.name,
         "base_sha256": plan.base.fingerprint(),
         "data_sha256": data.sha256,
         "processes": str(dist.num_processes),
     }
+    if plan.config.size_ids == "native":
+        sizes = [plan.original_sizes(entries) for entries in (data.train, data.val)]
+        values["native_sizes_sha256"] = json_sha256(sizes)
+    return values
 
 
 def out_of_memory(plan: Plan) -> str:
