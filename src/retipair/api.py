@@ -175,7 +175,7 @@ class PairGenerator:
         return self._sample(self._config(count, seed=seed), verbose)
 
     def _sample(self, config: GenerateConfig, verbose: bool) -> Iterator[LoadedPair]:
-        """Load the weights, and generate the pairs, when the first pair is taken."""
+        """Load the weights when the first pair is taken, and generate each pair when it is taken."""
         plan = replace(self._plan, config=config)
         indices = range(1, plan.amount + 1)
         with _output(verbose):

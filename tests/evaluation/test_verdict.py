@@ -210,7 +210,7 @@ def test_diversity_is_denied_on_enough_pairs_with_intervals_apart_alone(n: int, 
 
 
 def test_the_headline_follows_the_gravest_and_names_it() -> None:
-    assert headline(scores(), verdict(scores())).startswith("As good as the real pairs")
+    assert headline(scores(), verdict(scores())).startswith("No problems found")
     copied = scores(memorisation=search("7"))
     assert headline(copied, verdict(copied)) == "Do not train on these pairs as they are; problems: copies."
     real = scores(sizes={"train": 1})

@@ -228,7 +228,7 @@ def test_without_half_clean_training_the_given_half_gets_the_noise_of_the_step_a
     save_image(path, draw_pair(0, VIEW)[0])
     clean = clean_half(base, "sd15", "cf2fa", path)
     seen = inputs_of_the_network(base, "cf2fa", path, tmp_path / "o", monkeypatch)
-    assert "without half-clean samples" in capsys.readouterr().err
+    assert "neither base nor adapter was trained with --half_clean_fraction" in capsys.readouterr().err
     assert len(seen) == 2 * REPEATS
     errors = [float((half_of(latents[:1], "cf") - clean).std()) for latents in seen]
     assert min(errors[:REPEATS]) > max(errors[REPEATS:]) > 0.03  # the noise of t = 1

@@ -50,7 +50,7 @@ class GenerateConfig:
     prompt: str | None = None
     """Prompt of every pair; default: the prompt or captions that the adapter was trained with."""
     size: int | None = None
-    """Side of one view, px; only for adapters whose files do not record the size."""
+    """Side of one view, px; only without an adapter, or for adapters that do not record it."""
     seed: int = 0
     """Seed; the randomness of pair i depends only on this seed and i."""
     batch_size: int = 1
@@ -64,7 +64,7 @@ class GenerateConfig:
     sampler: SamplerName = "ddpm"
     """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
-    """Scale of classifier-free guidance; 1 disables guidance, which is twice as fast."""
+    """Scale of classifier-free guidance; 1 disables it, and generation is then twice as fast."""
     pair_guidance: float | None = None
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
     Default: 2 with --mode cf2fa and fa2cf; else 1 (try 5)."""

@@ -40,8 +40,8 @@ class PreparedPair:
     vessels (`--register features`, or `auto`), and None otherwise.
     consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
     consistency_before: the consistency before the registration was refined.
-    native_size: the side of the square that both views show, in px of the raw CF and in px of the raw FA. Views whose
-    native size is below `size` were enlarged. None for rendered pairs and in manifests of earlier versions.
+    native_size: the side of the square to which both views are cropped, in px of the raw CF and in px of the raw FA.
+    A view whose native size is below `size` was enlarged. None for rendered pairs and in manifests of earlier versions.
     """
 
     id: str

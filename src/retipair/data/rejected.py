@@ -90,4 +90,6 @@ def _check_no_similar_name(folder: Path) -> None:
     with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         others = sorted(entry.name for entry in entries if entry.name.lower().startswith("rejected."))
     if others:
-        raise FileError(folder / others[0], f"is not read; save it as {REJECTED_NAME}, or rename it")
+        raise FileError(
+            folder / others[0], f"is not read; if it lists rejected pairs, save it as {REJECTED_NAME}, else rename it"
+        )

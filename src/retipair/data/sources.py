@@ -141,7 +141,7 @@ def eyes_table(folder: Path) -> Path | None:
         raise FileError(tables[1], f"{tables[0].name} exists too; remove one of them")
     others = [path for path in similar if path.suffix.lower() in _TABLE_SUFFIXES]
     if others and not tables:
-        raise FileError(others[0], f"is not read; save it as {EYES_TABLE}, or rename it")
+        raise FileError(others[0], f"is not read; if it is the table of eyes, save it as {EYES_TABLE}, else rename it")
     return tables[0] if tables else None
 
 

@@ -1,4 +1,4 @@
-"""Find single views, from which `generate --mode cf2fa` and `--mode fa2cf` draw the other view, without decoding them.
+"""Find, without decoding them, the single views from which `generate --mode cf2fa` or `fa2cf` draws the other view.
 
 The views are one image, the images of a folder, those that a table lists, or one view of each pair of a prepared or
 generated folder. A folder may also have the layout of the pairs that `retipair prepare` reads.
@@ -52,7 +52,7 @@ class SingleView:
 def find_views(data: Path, view: ViewName) -> list[SingleView]:
     """Return the single views in an image, folder or table.
 
-    Two images ID_01 and ID_02 of one folder are returned as one view, and the other image as its `partner`.
+    Of two images ID_01 and ID_02 in one folder, one is returned, with the other as its `partner`.
     Raises UserError, naming the file, if there are none.
     """
     if (data / MANIFEST_NAME).is_file():

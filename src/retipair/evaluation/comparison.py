@@ -186,7 +186,7 @@ def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> boo
 
     The pairs count as the same if both provenances name the same folder and only its list of rejected pairs differs.
 
-    name: the folder to compare, "real" or "generated".
+    name: the folder to compare: "real", "generated" or "drawn_views".
     """
     rejected = f"{name}_rejected_sha256"
     same_folder = before.get(name) == now[name] and before.get(rejected) != now[rejected]

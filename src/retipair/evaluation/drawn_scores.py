@@ -47,8 +47,9 @@ class DrawnViewScores:
     pairs: the number of generated pairs of the mode.
     matched: the number of pairs that were compared with the true view.
     unmatched: the number of pairs that were left out, because their given view is not one of the real pairs, or is not
-        in the same frame. The remaining pairs exceed the maximum.
-    draws: the mean MS-SSIM between two views drawn from the same given view; None if each was drawn from another one.
+        in the same frame. Pairs that are in neither number were not examined, because at most 200 are.
+    draws: the mean MS-SSIM between two views drawn from the same given view; None if no two views
+        were drawn from the same given view.
     examples: from the highest to the lowest correlation with the true view.
     """
 

@@ -54,7 +54,7 @@ def check_generation(config: GenerateConfig) -> None:
 
 
 def _check_given(config: GenerateConfig, mode: GenerationMode) -> None:
-    """Raise UserError for settings that are only for the modes that draw one view from the other, or missing there."""
+    """Raise UserError if --data is missing, or --per_view is used in a mode without given views or beside --amount."""
     if mode.given is None:
         if config.per_view != GenerateConfig.per_view:
             raise SettingError("per_view", config.per_view, "only for --mode cf2fa and --mode fa2cf")

@@ -33,7 +33,7 @@ class Rejection:
     """A rejected attempt to generate a pair.
 
     index: the number of the pair, from 1.
-    attempt: the number of the attempt at this pair, from 0.
+    attempt: the number of the round of attempts at this pair, from 0. A round has `--best_of` attempts.
     why: "consistency", "copy", or "consistency and copy".
     consistency: the vesselness correlation of the two views, in [-1, 1].
     similarity: the highest similarity of the pair to a training pair, in [-1, 1]; None if it was not computed.

@@ -31,8 +31,8 @@ class GivenView:
 
     view: which of the two views it is.
     image: CF (S, S, 3) or FA (S, S), uint8, black outside the field of view.
-    model_input: the image with the appearance of the views that the model was trained on, which the model is given; the
-        image itself if that appearance is not known.
+    model_input: the input of the model: `image`, changed to the appearance of the training views; `image` itself if
+        that appearance is not known.
     mask: the field of view, (S, S) bool.
     to_pair: the transform (3, 3) from px of the file to px of `image`.
     shape: the (height, width) of the file, in px.
@@ -71,14 +71,14 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
 
 
 def _check(single: SingleView, view: ViewName) -> list[SingleView]:
-    """Return the views among a file and its partner: those that have the colours of the view, at least one."""
+    """Return which of a file and its partner can be used as `view`. Raises FileError if neither can."""
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
     problems = {path: _problem(single, images[path], view) for path in paths}
     usable = [path for path in paths if problems[path] is None]
     if not usable:
         raise FileError(single.path, str(problems[single.path]))
-    if view == "cf":  # beside a photograph, a view with less colour than photographs have is a tinted FA
+    if view == "cf":  # if one of both has the colour of a photograph, the other one is a tinted FA
         usable = [path for path in usable if chroma_of(images[path]) > _MAX_FA_CHROMA] or usable
     if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]

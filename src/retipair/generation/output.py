@@ -196,7 +196,7 @@ def _how(plan: GenerationPlan, source: PairRecord | SingleView | None) -> str:
     """Return a phrase for how a pair was made."""
     if isinstance(source, SingleView):
         given = "photograph" if plan.mode.given == "cf" else "angiogram"
-        return f"from a given {given} (treat it as data of the person whose eye that shows)"
+        return f"from a given {given} (treat this image as data of the person in the {given})"
     return f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
 
 

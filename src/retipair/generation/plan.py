@@ -58,7 +58,7 @@ class GenerationPlan:
     adapter: the folder of the adapter; None if the base generates without one.
     sources: the training pairs that --mode from_data varies, or the views from which --mode cf2fa and fa2cf draw the
         other view; empty in --mode noise.
-    trained_views: what the base and the adapter learnt about the views.
+    trained_views: facts about the training views of the base and the adapter.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
     """
 
@@ -207,15 +207,16 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
 def _noised_view_warning(config: GenerateConfig) -> str:
     """Return the warning that the given view gets noise. Raises SettingError for a sampler that cannot repeat steps."""
     if config.sampler not in ("ddpm", "ddim"):
-        advice = f"cannot draw one view from the other without half-clean training {_HALF_CLEAN}; use ddpm or ddim"
-        raise SettingError("sampler", config.sampler, advice)
+        raise SettingError(
+            "sampler", config.sampler, f"cannot draw one view from the other: {_NOT_HALF_CLEAN}; use ddpm"
+        )
     return (
-        f"trained without half-clean samples {_HALF_CLEAN}, so the given view gets noise and each step is taken "
-        f"{REPEATS} times; the views agree less"
+        f"{_NOT_HALF_CLEAN}, so the given view gets noise and each step is taken {REPEATS} times; "
+        "the views agree less. To avoid this, train an adapter with --half_clean_fraction 0.3"
     )
 
 
-_HALF_CLEAN = "(train --half_clean_fraction 0.3)"
+_NOT_HALF_CLEAN = "neither base nor adapter was trained with --half_clean_fraction"
 
 
 def training_pairs(

@@ -85,7 +85,7 @@ class Base:
         return self.vae_config["latent_channels"]
 
     def latent_shape(self, joint_size: tuple[int, int]) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of a joint image (CF and FA in one), (height, width) px."""
+        """Return (channels, height, width) of the latents of a joint image. joint_size: its (height, width) in px."""
         height, width = (side // self.latent_factor for side in joint_size)
         return self.latent_channels, height, width
 
@@ -103,7 +103,8 @@ class Base:
     def view_size(self) -> int:
         """Side in px of a square view (CF or FA) at the resolution that the base was trained for.
 
-        SDXL: 512, because two views side by side are 1024 wide. SD1.5: 512, because views are squeezed to half width.
+        SDXL: 512, because two views side by side are 1024 wide. SD1.5: 512, because the joint image is 512 wide, and
+        each view of 512 x 512 is squeezed to a width of 256 to fit into it.
         """
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor

@@ -50,7 +50,7 @@ class AdapterMetadata:
     base_sha256: the fingerprint of the base.
     prompts: each prompt of the training, with the number of training pairs that have it.
     size_ids: the six size ids of SDXL; empty for SD1.5.
-    views: what the adapter learnt about the views; None in adapters of earlier versions.
+    views: facts about the training views, see `TrainedViews`; None in adapters of earlier versions.
     """
 
     system: str

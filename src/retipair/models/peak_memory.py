@@ -27,7 +27,7 @@ class _TensorSpec(NamedTuple):
 _RESULT_SPECS: dict[Any, Any] = {}
 """Cache of the shape, stride, dtype and device of an operation's results, by the operation and its arguments.
 
-It saves time, because networks repeat layers and operations on meta tensors are slow.
+It saves time: each operation on meta tensors is slow, and networks repeat the same layers many times.
 """
 
 

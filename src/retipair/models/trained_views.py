@@ -1,4 +1,4 @@
-"""What a base or an adapter learnt about the two views, which decides how it draws one view from the other."""
+"""Facts about the training views of a base or an adapter, which decide how it draws one view from the other."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ _CHANNELS = {"cf": 3, "fa": 1}
 class TrainedViews:
     """Facts about the views in a training.
 
-    half_clean_fraction: the fraction of the samples in which one view had no noise.
+    half_clean_fraction: the fraction of *half-clean* samples, in which one view had no noise.
     appearance: "cf" and "fa" -> the mean appearance of these views; a view is missing if it is not known.
     """
 
@@ -35,10 +35,10 @@ class TrainedViews:
 
 
 def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
-    """Return what a base and its adapter learnt about the views.
+    """Return the facts about the training views of a base with an adapter.
 
     The appearance is that of the base, if it is known, because it was trained much longer (docs/one_view.md).
-    Half-clean samples in the training of either are enough.
+    The half-clean fraction is the larger one of both, so it is above 0 if either training had half-clean samples.
 
     adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
     Raises UserError, naming the file, if the record of the base is damaged.

@@ -27,8 +27,8 @@ from retipair.runtime.schema import json_sha256
 
 _MIN_SIDE = 32  # px
 MIN_CHROMA = 3.0  # a view with a lower mean chroma (`chroma_of`, 0 to 255) counts as grey
-# CF and FA are swapped if the FA's chroma is more than this many times that of the CF. Values near 1 would swap correct
-# pairs with a tinted FA and a pale CF.
+# CF and FA are swapped if the FA's chroma is more than this many times that of the CF. With a value near 1, a pair with
+# correct names would be swapped by mistake if its FA is tinted and its CF is pale.
 _MIN_CHROMA_RATIO = 1.5
 
 

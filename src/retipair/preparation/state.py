@@ -19,7 +19,7 @@ STAGING = ".partial"
 VIEWS = ("cf", "fa", "mask")
 _MIN_PAIRS_TO_COMPARE = 5
 _OUTLIER_MADS = 3 * 1.4826  # in median absolute deviations; 3 sigma of a normal distribution
-_CONSISTENCY_FLOOR = 0.15  # a consistency that is less than this below the median is no outlier
+_CONSISTENCY_FLOOR = 0.15  # an outlier is below the median by at least this much
 _RESIDUAL_FLOOR_PX = 2.0  # in a view 512 px wide
 _SCHEMA = "retipair.prepare-state/1"
 

@@ -176,8 +176,8 @@ def _native_size(view: View, to_frame: np.ndarray, size: int) -> int:
 def _render_for_metrics(cf: View, fa: View, frame_fa_to_cf: np.ndarray, fa_to_cf: np.ndarray, size: int) -> Pair:
     """Render both views in a frame of at least 512 px, to measure their consistency.
 
-    frame_fa_to_cf: the transform (3, 3) that determines the common field of view, and so the frame. Pass the same one
-        twice to compare two transforms in one frame.
+    frame_fa_to_cf: the transform (3, 3) that determines the common field of view, and so the frame. To compare
+        two transforms in one frame, call this function once for each, with the same `frame_fa_to_cf`.
     fa_to_cf: the transform (3, 3) that aligns the FA.
     size: the side of the aligned views, px.
     """

@@ -9,7 +9,8 @@ from retipair.runtime.atomic_io import atomic_write
 METRICS_NAME = "metrics.jsonl"
 LOG_NAMES = ("training_log.txt", "validation_log.txt", METRICS_NAME)
 _SESSION_NOTES = (b"memory:", b"resumed ")
-"""Prefixes of log lines that describe one start or resume of the run, not a step. `cut_logs` keeps these lines."""
+"""Prefixes of log lines that describe a session of the run, not a step: its memory, and settings that were changed on
+resuming. `cut_logs` keeps these lines."""
 
 
 def log_lengths(folder: Path) -> dict[str, int]:
@@ -21,8 +22,8 @@ def log_lengths(folder: Path) -> dict[str, int]:
 def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
     """Remove from each log what was written after its given length.
 
-    An incomplete line at this length is removed too. Complete lines after this length are kept only if they describe a
-    start or resume of the run.
+    An incomplete line at this length is removed too. Complete lines after this length are kept only if they
+    start with one of `_SESSION_NOTES`.
 
     folder: the folder of the run.
     lengths: name of the log -> length in bytes; 0 for a log that is not listed.

@@ -100,7 +100,8 @@ class LoraOptimizer:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate after `step` steps: the value of the schedule, reduced linearly during the warm-up.
+    """Return the learning rate after `step` steps: the value of the schedule, times a factor that rises linearly to 1
+    during the warm-up.
 
     The schedule "original" is constant for 4,000 steps and then falls to `lr_end` at `max_steps` along a cosine. In a
     run of fewer than 15,000 steps, the constant part is 4,000 / 15,000 of the run.

@@ -302,7 +302,9 @@ def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
     if not small or plan.config.size_ids == "native":
         return []
     advice = "; --size_ids native states their own size in the size ids" if plan.base.family.size_ids else ""
-    return [f"{len(small)} of {len(entries)} training pairs were enlarged to {size} px, from {min(small)} px{advice}"]
+    return [
+        f"{len(small)} of {len(entries)} training pairs were enlarged to {size} px (smallest: {min(small)} px){advice}"
+    ]
 
 
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
