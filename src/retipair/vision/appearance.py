@@ -16,6 +16,7 @@ _SIGMA = 1 / 32
 """Standard deviation of the Gaussian that separates shading from vessels and texture, in widths of the view."""
 _RIM = 1 / 64
 """Width of the rim of the field that is not measured, because of its dark edge; in widths of the view."""
+_GREEN = 1
 _MIN_DEVIATION = 0.5
 """Smallest divisor, in grey levels, for views without shading or without vessels."""
 
@@ -50,16 +51,21 @@ def mean_appearance(views: Sequence[Appearance]) -> Appearance:
 
 
 def match_appearance(view: np.ndarray, mask: np.ndarray, wanted: Appearance) -> np.ndarray:
-    """Return a CF (H, W, 3) or FA (H, W), uint8, with the wanted appearance; it is 0 outside the mask (H, W) bool."""
+    """Return a CF (H, W, 3) or FA (H, W), uint8, with the wanted appearance; it is 0 outside the mask (H, W) bool.
+
+    All channels of a CF get the detail of its green channel, in which vessels have the highest contrast. The red
+    channel of many photographs shows the choroid more than the retinal vessels, and the blue channel shows noise.
+    """
     own = appearance(view, mask)
     blurred, detail = _separated(view, mask)
+    clearest = [_GREEN if view.ndim == 3 else 0]
     shading = (blurred - own.mean) * _ratio(wanted.shading, own.shading) + wanted.mean
-    matched = shading + detail * _ratio(wanted.contrast, own.contrast)
+    matched = shading + detail[..., clearest] * _ratio(wanted.contrast, np.take(own.contrast, clearest))
     matched = np.clip(matched.round(), 0, 255).astype(np.uint8) * mask[..., None]
     return np.asarray(matched.reshape(view.shape))
 
 
-def _ratio(wanted: Sequence[float], own: Sequence[float]) -> np.ndarray:
+def _ratio(wanted: Sequence[float], own: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(wanted) / np.maximum(own, _MIN_DEVIATION)
 
 
