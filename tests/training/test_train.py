@@ -1213,6 +1213,7 @@ def test_a_dry_run_says_what_is_enlarged_and_sampled(
     said = capsys.readouterr().out
     assert re.search(rf"views +{2 * VIEW} px, enlarged from {VIEW}: prepare them with --size {2 * VIEW}", said)
     assert re.search("samples +1 pairs of 2 denoising steps at each validation", said)
+    assert re.findall("^layout +(.*)", said, re.MULTILINE) == [f"squeezed, joint image {2 * VIEW}x{2 * VIEW}"]
     assert main([*command, "--max_steps", "1", "--val_every", "1", "--num_samples", "0"]) == 0
     said = capsys.readouterr().err
     assert said.index("warning: views: ") < said.index("trainable parameters")

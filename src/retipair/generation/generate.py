@@ -280,7 +280,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
     if not pairs:
         raise FileError(plan.out, "every pair is rejected; raise --amount to generate more")
     console.print(
-        f"{pairs} synthetic pairs: {plan.out}\n"
+        f"{pairs} synthetic {'pair' if pairs == 1 else 'pairs'}: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
         "real pairs reach 0.4 to 0.7, views of different eyes about 0\n"
         f"Next: retipair evaluate --real PREPARED --generated {plan.out} (measures detail, diversity and copies)"

@@ -183,12 +183,16 @@ def _select_strategy(plan: Plan) -> MemoryStrategy:
     return select_strategy(config.memory, plan.strategies, plan.memory_of, free, advice)
 
 
-def smaller_flags(plan: Plan) -> str:
-    """Return, as text, the flags that reduce the memory of this run, to be tried after an out-of-memory error."""
+def smaller_flags(plan: Plan, resume: bool) -> str:
+    """Return, as text, the flags that reduce the memory of this run, to be tried after an out-of-memory error.
+
+    resume: whether the run has a checkpoint, from which it can be resumed with these flags.
+    """
+    more = " --resume" if resume else ""
     if smaller := next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of):
-        return f"--memory {smaller}"
+        return f"--memory {smaller}{more}"
     if not plan.strategy.checkpointing:
-        return "--gradient_checkpointing"
+        return f"--gradient_checkpointing{more}"
     return "a smaller --batch_size or --size, with another --name"
 
 
@@ -264,7 +268,9 @@ def print_plan(plan: Plan) -> None:
     }
     dtype = str(plan.dtype).removeprefix("torch.")
     resolved = {"size": size, "device": plan.device, "precision": dtype}
-    for name, value in {**facts, **to_values(plan.config), **resolved}.items():
+    for name, value in {**to_values(plan.config), **resolved}.items():
+        facts.setdefault(name, value)
+    for name, value in facts.items():
         print(f"{name:28} {value}")
     for warning in warnings:
         console.print(f"warning: {printable(warning)}")

@@ -145,5 +145,5 @@ def out_of_memory(plan: Plan) -> str:
     estimated = plan.memory_of(plan.strategy) / GIB
     return (
         f"out of memory, with {plan.strategy.name} ({estimated:.1f} GiB were estimated); {saved}: "
-        f"try {smaller_flags(plan)}{' --resume' if latest else ''}"
+        f"try {smaller_flags(plan, resume=latest is not None)}"
     )
