@@ -72,7 +72,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input; 130: interrupted by SIGINT; 143: stopped by SIGTERM.
+    0: success; 1: internal or system error; 2: invalid input; 130: interrupted by SIGINT; 143: stopped by SIGTERM;
+    128 + its number: stopped by another signal.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:

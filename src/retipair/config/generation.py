@@ -60,7 +60,8 @@ class GenerateConfig:
     max_copy: float | None = None
     """Maximum similarity to any training pair (docs/metrics.md); pairs above it are generated again. Try 0.55."""
     max_tries: int = 8
-    """Attempts at a pair that --min_consistency or --max_copy rejects, before it is given up; may be raised later."""
+    """Attempts at a pair that --min_consistency or --max_copy rejects, before it is given up; may be raised later.
+    With --best_of K, an attempt here is a round of K attempts."""
     sampler: SamplerName = "ddpm"
     """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0

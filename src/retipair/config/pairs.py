@@ -35,7 +35,7 @@ class PrepareConfig:
     anonymise: Path | None = None
     """Replace the names of pairs, eyes and patients by keyed hashes, in OUT and everything derived from it.
     The value is the key file, created if missing; the same key gives the same hashes.
-    Keep the key file, and the table of original names that is written beside it, away from the data."""
+    Keep the key file, and the table of original ids that is written beside it, away from the data."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
     They are listed in OUT/skipped.txt; without this flag any of them stops the command."""

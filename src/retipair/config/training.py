@@ -121,10 +121,10 @@ class TrainConfig:
     """Number of steps between log lines in training_log.txt."""
     num_samples: int | None = None
     """Number of sample pairs generated at each validation.
-    Default: 10, proportionally fewer (at least 2) in runs under 500 steps."""
+    Default: 10, proportionally fewer (at least 2) in runs under 500 steps with --best_by loss."""
     sample_steps: int | None = None
     """Number of denoising steps for each sample pair.
-    Default: 50, proportionally fewer (at least 10) in runs under 500 steps."""
+    Default: 50, proportionally fewer (at least 10) in runs under 500 steps with --best_by loss."""
     sample_pair_guidance: float = 1.0
     """Scale of cross-view guidance of the sample pairs, as --pair_guidance of `retipair generate`; 1 disables it."""
     best_by: BestBy = "loss"

@@ -147,7 +147,8 @@ def read_manifest(folder: Path) -> Iterator[Record]:
 def check_finished(folder: Path) -> None:
     """Raise MissingError if `prepare` or `phantom` wrote into a folder that has no manifest.
 
-    The views in such a folder are aligned, and may be incomplete, so they must not be read as raw pairs.
+    The views in such a folder are aligned, and may be incomplete, so they must not be read as raw pairs. After
+    `phantom --unregistered`, the raw pairs are in its subfolder `raw`.
     """
     if (folder / MANIFEST_NAME).is_file():
         return

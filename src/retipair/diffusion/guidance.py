@@ -123,7 +123,7 @@ class GuidedDenoiser(Generic[ConditioningT]):
     def _pair_guided(
         self, prediction: torch.Tensor, change: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Add `change` to the half of the guided view, and restore the spectrum of its predicted clean latents."""
+        """Add `change` to the half of the guided view; with `keeps_spectrum`, restore the spectrum of its latents."""
         view = self.guidance.guided_view
         half, noisy = half_of(prediction, view), half_of(latents, view)
         if not self.guidance.keeps_spectrum:

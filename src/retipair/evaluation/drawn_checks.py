@@ -31,7 +31,7 @@ def check_drawn_views(scores: Scores) -> Iterator[Finding]:
 
 def _unknown(scores: DrawnViewScores) -> Finding:
     view = scores.view.upper()
-    text = f"The true {view} are unknown: no given view is that of a real pair in the same frame."
+    text = f"The true {view} are unknown: no given view is a view of a pair in --real with the same crop."
     return Finding("look", f"drawn {view}", text, (advice.KNOWN_VIEWS,))
 
 

@@ -192,7 +192,7 @@ def _cached_array(path: Path) -> np.ndarray | None:
 
 
 def _alternate_eyes(entries: Sequence[PairRecord]) -> list[int]:
-    """Return the rows in an order in which neighbours show different eyes.
+    """Return the rows in an order in which neighbours show different eyes as far as possible.
 
     The order is the first pair of each eye, then the second pair of each eye, and so on.
     """

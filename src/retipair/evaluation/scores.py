@@ -71,7 +71,8 @@ class FeatureDifference:
 
     feature: the key of the feature, one of `distribution.feature_names`.
     name: the name of the feature in plain words.
-    deviations: the difference in standard deviations of the real pairs, see `distribution.robust_standardize`.
+    deviations: the mean difference after `distribution.robust_standardize`: below 1, it is about the difference in
+        standard deviations of the real pairs; larger differences are compressed.
     """
 
     feature: str
@@ -265,10 +266,11 @@ class Scores:
     issues: likely errors in the real pairs.
     plotted: metric -> set -> the value of each pair, for at most 500 pairs.
     examples: generated pairs with "best", "middle" and "worst" vesselness correlation, or "all" pairs if there are few.
-    suspect_pairs: the first of the real pairs that have issues.
+    suspect_pairs: the real pairs that have issues, at most the first six.
     withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
     drawn_views: the scores of views that were drawn from given views, by mode ("cf2fa", "fa2cf").
-    deep: the distances on the features of an image model; None if no model is given.
+    deep: the distances on the features of an image model; None without a model, or with fewer than four real or
+        generated pairs.
     training: None if no adapter is given.
     headline: the verdict in one sentence.
     advice: the recommendations, most important first.

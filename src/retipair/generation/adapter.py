@@ -16,7 +16,7 @@ from retipair.runtime.errors import FileError, SettingError, UserError
 def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None, Path | None]:
     """Return the run of --name (None without --name) and the adapter folder that --checkpoint selects.
 
-    The adapter is None without --name and with a --checkpoint that is not a path: the base generates without one.
+    If there is no --name, and --checkpoint is not a path either, the adapter is None: the base generates without one.
     """
     systems: list[str] = [base.family.name] if base else list(FAMILIES)
     if not uses_path(config):

@@ -98,10 +98,10 @@ def descriptor_of(pair: Pair) -> np.ndarray:
 
 @dataclass
 class RejectionLog:
-    """The numbers of rejected attempts so far.
+    """The numbers of rejected rounds so far. A round is `--best_of` attempts, of which the best one was rejected.
 
-    tries: the number of rejected attempts at each pair, by the number of the pair.
-    reasons: the number of rejected attempts for each reason.
+    tries: the number of rejected rounds at each pair, by the number of the pair.
+    reasons: the number of rejected rounds for each reason.
     """
 
     tries: Counter[int] = field(default_factory=Counter)

@@ -108,7 +108,7 @@ class GenerationLoop:
 
     texts: the different prompts.
     conditioning: one row of embeddings for each prompt in `texts`, in that order, then one unconditional row.
-    tries: the number of rejected attempts at each pair so far, by the index of the pair.
+    tries: the number of rejected rounds at each pair so far, by the index of the pair. A round is `best_of` attempts.
     manifest: the file to which this process appends the manifest lines of its pairs.
     rejections: the file to which this process appends its rejected attempts.
     stopped_by: the number of the signal that stopped `run`, or 0.
@@ -219,7 +219,7 @@ def load(
 ) -> GenerationLoop:
     """Load everything that is needed to generate the pairs with these indices, and return the loop.
 
-    tries: the number of rejected attempts at each pair in earlier calls, by the index of the pair.
+    tries: the number of rejected rounds at each pair in earlier calls, by the index of the pair.
     process_index: the index of this process, which writes to files of its own.
     """
     tries = Counter() if tries is None else tries
@@ -272,7 +272,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         raise FileError(plan.out, f"no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
     if rejected:
         given_up = plan.amount - len(done.indices)
-        rest = f"; {given_up} pairs given up after {plan.config.max_tries} attempts each" if given_up > 0 else ""
+        rest = f"; {given_up} pairs given up (--max_tries {plan.config.max_tries})" if given_up > 0 else ""
         console.print(f"The filter rejected {rejected} attempts ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"

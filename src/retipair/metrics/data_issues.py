@@ -20,7 +20,7 @@ _MAX_SHIFT_PX = 3.0
 _UNRELATED = 0.15
 """Minimum vesselness correlation of a pair. Views of two different eyes are below it; real pairs reach .40."""
 _CLIPPED = 0.02
-"""Maximum fraction of the pixels in the field of view that are black or white."""
+"""Maximum fraction of the channel values in the field of view that are 0 or 255."""
 _MIN_FLIP_GAIN = 0.10
 """Minimum increase of the correlation of the vessel descriptors by a flip of the FA, for the flip to be reported."""
 _FLIPS = {
@@ -55,7 +55,7 @@ def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
         issues.append(DataIssue(id, "apart", f"the FA is shifted by {values['consistency.shift_px']:.1f} px"))
     for view in ("cf", "fa"):
         if values[f"{view}.clipped"] > _CLIPPED:
-            text = f"{values[f'{view}.clipped']:.0%} of the {view.upper()} is black or white"
+            text = f"{values[f'{view}.clipped']:.0%} of the values in the {view.upper()} are 0 or 255"
             issues.append(DataIssue(id, "clipped", text))
     return issues
 

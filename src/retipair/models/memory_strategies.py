@@ -40,7 +40,8 @@ GENERATION_STRATEGIES = tuple(dict.fromkeys(replace(s, checkpointing=False) for 
 """Strategies for generation, in the same order. Without backward pass, gradient checkpointing has no use."""
 PRESETS = ("24", "16", "12", "8")
 FILLED = 0.9
-"""Fraction of the device memory that an estimate may fill. The rest covers its error and memory it does not count."""
+"""Fraction of the device memory that an estimate may fill. The rest is a reserve
+for the error of the estimate, and for memory that the estimate does not include."""
 
 
 def select_strategy(

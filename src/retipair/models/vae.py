@@ -36,7 +36,7 @@ def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
 
 
 def encode_mean(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
-    """Encode images (B, H, W, 3) uint8 to the mean of their scaled latents, (B, C, h, w) float32 on its device."""
+    """Encode images (B, H, W, 3) uint8 to their mean scaled latents, (B, C, h, w) float32, on the VAE's device."""
     return encode_moments(vae, images).mean.to(vae.device)
 
 

@@ -39,7 +39,7 @@ class Truth:
     disc_radii: the horizontal and the vertical radius of the optic disc, px.
     fa_to_cf: the true homography (3, 3) from FA px to CF px.
     wrong_points: the indices, from 0, of the landmarks in the point files that are gross errors.
-    lesions: kind, x, y and radius (px) of each lesion.
+    lesions: kind, x, y and radius (px) of each lesion whose centre is in the field of view of the CF.
     consistency: the correlation of the vesselness of both views; None for an unregistered pair.
     source_sha256: the hash of the number of the pair and of all settings, including the seed.
     files_sha256: the hashes of views, point files and label images, by path.

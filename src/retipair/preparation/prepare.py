@@ -80,7 +80,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
     with directory_lock(config.out):
         try:
-            # The list `skipped` contains file names, which may identify patients, so it is not written.
+            # File names may identify patients, so the list `skipped` is not written with --anonymise.
             _align_and_write(checked, [] if config.anonymise else skipped, config)
         except UserError:  # after a kill or Ctrl-C the folder is kept, for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
@@ -117,7 +117,7 @@ def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], con
 
 
 def is_prepared(folder: Path) -> bool:
-    """Return True if `folder` contains a manifest, and therefore prepared pairs."""
+    """Return True if `folder` contains a manifest, and therefore prepared or generated pairs."""
     return (folder / MANIFEST_NAME).is_file()
 
 

@@ -172,8 +172,8 @@ def _optimize_corners(score: _Score, initial: np.ndarray, landmarks: Landmarks, 
     """Maximise the score over the shifts of the four frame corners. Return the best correction (3, 3).
 
     Because the retina is not flat, one homography may not fit vessels and landmarks everywhere. So a median landmark
-    error above `limit` is penalised, but not excluded. Powell's method runs three times: it starts from the identity,
-    from `initial`, and from halfway between the two.
+    error above `limit` is penalised, but not excluded. Powell's method starts from the identity, and, if `initial`
+    differs from it, again from `initial` and from halfway between the two.
 
     initial: the correction (3, 3) that ECC found.
     landmarks: the landmarks in px of the refinement frame, those of the FA after the initial transform.

@@ -12,8 +12,9 @@ _MAX_INTEGER = 2**32
 def check_values(config: Any) -> None:
     """Check the fields of a command's configuration for values that no setting allows.
 
-    Raises SettingError for a number that is infinite, NaN or above 2^32, and for text that has a NUL character or is
-    not UTF-8. Raises FileError for a path that cannot be accessed; a path that does not exist is allowed.
+    Raises SettingError for a float that is infinite or NaN, for an integer whose absolute value is above 2^32, and for
+    text that has a NUL character or is not UTF-8. Raises FileError for a path that cannot be accessed; a path that does
+    not exist is allowed.
     """
     for name, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -68,8 +68,8 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     """Yield a Stop that tells the `with` block to finish its work and end.
 
     The first signal sets `Stop.requested`, which the block must check regularly. A second signal stops the command
-    immediately. However, if a SIGTERM requested the stop, another SIGTERM within 5 s is ignored as a duplicate. In that
-    case the signal handlers stay in place after the block, so that a duplicate does not interrupt the exit.
+    immediately. If the first signal is a SIGTERM, another SIGTERM within 5 s is ignored as a duplicate. After a
+    SIGTERM, the signal handlers also stay in place after the block, because the duplicate may arrive during the exit.
 
     finishing: a phrase for what is completed before the command stops; it is printed on the first signal.
     """

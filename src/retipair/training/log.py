@@ -31,7 +31,7 @@ def log_training(
     rate: the learning rate.
     means: the return value of `LossMeter.read`.
     seconds: the time since training started in this process.
-    memory: the memory in use, GiB.
+    memory: the value of `profiling.memory_used`, GiB.
     """
     names = [name for name in means if f"{name}_cf" in means]
     losses = (f"{n} {means[n]:.6f} (cf {means[f'{n}_cf']:.6f} fa {means[f'{n}_fa']:.6f})" for n in names)

@@ -316,8 +316,8 @@ def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
 def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
     """Describe --data without preparing raw pairs.
 
-    Returns (text with the numbers of pairs, (id, prompt) of each pair, side of the views on disk in px). The test pairs
-    of a prepared folder are left out. For raw pairs, the side is `view_size`.
+    Returns (text with the numbers of pairs, (id, prompt) of each pair, side of the views on disk in px). The list
+    leaves out the test pairs of a prepared folder. For raw pairs, the side is `view_size`.
     """
     assert config.data is not None
     if not is_prepared(config.data):
