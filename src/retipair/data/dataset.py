@@ -43,8 +43,8 @@ class PairRecord:
     cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
     mask_name: None if the pair has no mask file.
     caption: None if the pair has no caption of its own.
-    native_size: the side of the square that the views show, measured in px of the views on disk, of the raw CF and of
-    the raw FA; the smallest of these three numbers. Numbers that are not known are left out.
+    native_size: the smallest of three sides, in px: the side of the views on disk, and the two sides in
+    `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     mode: the mode in which the pair was generated; None for prepared pairs.
     source_id: the id of the pair or view from which the pair was generated; None if there is none.

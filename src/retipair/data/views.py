@@ -75,7 +75,7 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
 def listed_groups(data: Path) -> dict[str, str]:
     """Return the patient, or the eye if the patient is unknown, of each id that the `eyes.csv` of a folder lists.
 
-    It is empty if there is none, and for an image, a table, and a prepared or generated folder.
+    The result is empty if there is no such table, or if `data` is an image, a table, or a prepared or generated folder.
     """
     table = eyes_table(data) if data.is_dir() and not (data / MANIFEST_NAME).is_file() else None
     return {id: eye["patient"] or eye["eye"] for id, eye in read_eyes(table).items()} if table else {}

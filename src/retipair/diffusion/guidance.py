@@ -41,7 +41,7 @@ class Guidance:
     prompt_scale: the scale of classifier-free guidance; 1 turns it off.
     pair_scale: the scale of cross-view guidance; 1 turns it off.
     pair_from: the lowest timestep with cross-view guidance, as a fraction of the noise schedule, in [0, 1].
-    guided_view: the view whose half of the prediction cross-view guidance changes.
+    guided_view: the view that cross-view guidance changes; the half of the other view stays as predicted.
     keeps_spectrum: whether the power spectrum of the guided half is restored.
     """
 

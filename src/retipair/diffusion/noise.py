@@ -25,7 +25,7 @@ def noise_like(latents: torch.Tensor, *keys: tuple[int | str, ...], offset: floa
 
     keys: the keys of the random generators, one for each sample.
     offset: the standard deviation of a random constant that is added to each channel of each half (offset noise,
-    N. Guttenberg, 2023). CF and FA have separate constants: their brightness is opposite, so they must not share one.
+    N. Guttenberg, 2023). CF and FA have separate constants, so that their brightness varies independently.
     """
     rows = [_noise(latents.shape[1:], generator(*key), offset) for key in keys]
     return to_device(torch.stack(rows), latents.device)

@@ -69,7 +69,7 @@ def _is_of_given_view(sets: Sets, row: int, nearest: Nearest) -> bool:
 
 
 def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:
-    """Return an issue for each real pair that shows the same eye as a real pair with another eye id (see `COPY`)."""
+    """Return an issue for real pairs that show the same eye as a pair of another patient or eye (see `COPY`)."""
     if len(real.entries) < 2:
         return []
     ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))
@@ -86,7 +86,7 @@ def _nearest(title: str, queries: StoredDescriptors, references: StoredDescripto
 
 
 def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
-    """Return, for each pair, the most similar of at most _MAX_COMPARED pairs with another eye id."""
+    """Return, for each pair, the most similar of at most _MAX_COMPARED pairs of other patients (or eyes)."""
     rows = evenly_spaced_indices(len(measured.entries), _MAX_COMPARED)
     references = StoredDescriptors(measured.cache, [measured.keys[row] for row in rows])
     eyes = np.array([entry.group for entry in measured.entries])

@@ -25,7 +25,7 @@ from retipair.runtime.parallel import parallel_map
 from retipair.vision.ridges import resize_to_reference
 
 _MOST = 200
-"""Maximum number of pairs of a mode that are compared with the true views, and of draws that are compared."""
+"""Maximum number of pairs of a mode that are compared with true views, and of comparisons between two draws."""
 _EXAMPLES = 6
 """Maximum number of pairs of a mode that the report shows."""
 Item = TypeVar("Item")

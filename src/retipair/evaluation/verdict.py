@@ -41,7 +41,9 @@ def headline(scores: Scores, findings: Sequence[Finding]) -> str:
     """Summarise the verdict in one sentence, based on the most severe finding."""
     worst = min((finding.level for finding in findings), key=_SEVERITY.index)
     if "generated" not in scores.sizes:
-        return "No problems found in these pairs." if worst == "good" else "Check some of these pairs first."
+        return (
+            "No problems found in these pairs." if worst == "good" else "Possible problems in these pairs: check them."
+        )
     points = [finding.about for finding in findings if finding.level == worst]
     if worst == "look" and has_few_pairs(scores):
         return f"Too few pairs for a verdict; check {count(len(points), 'point')}."

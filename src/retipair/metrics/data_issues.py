@@ -80,12 +80,13 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 
 
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
-    """Return an issue for each pair that probably shows the same eye as a pair with another eye id.
+    """Return an issue for pairs that probably show the same eye as a pair of another patient, or of another eye.
 
-    If two such pairs are in different splits, a model is validated or tested on an eye it was trained on.
+    If two pairs are the nearest of each other, only the first of them gets an issue. If the two are in different
+    splits, a model is validated or tested on an eye it was trained on.
 
     ids, splits: the id and the split of each of n pairs.
-    nearest: for each of the n pairs, the most similar pair with another eye id (see `memorisation.nearest`).
+    nearest: for each of the n pairs, the most similar pair of another patient or eye (see `memorisation.nearest`).
     """
     issues = []
     for index, other in enumerate(nearest):

@@ -24,7 +24,7 @@ _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
 _DENSE = 0.5  # vesselness above which a pixel counts as a vessel: about a tenth of the pixels of a view
 NEIGHBOURS = 5
-"""Number k of nearest neighbours that defines a neighbourhood (see `Manifolds`), as in both papers cited there."""
+"""Number k of nearest neighbours that defines a neighbourhood (see `Manifolds`), as in Naeem et al. 2020."""
 HALVED = 1000
 """Maximum number of reference rows that `null_mmd2` uses."""
 AT_ONCE = 2**18

@@ -24,7 +24,7 @@ class Fidelity:
     """Similarity of one reconstructed view to the original view, measured at a width of 512 px.
 
     psnr: the PSNR inside the mask, in dB, at the original size of the views.
-    vessels: the Dice coefficient of the vessel masks of both views, in [0, 1].
+    vessels: the Dice coefficient of the vessel masks of the original and the reconstructed view, in [0, 1].
     thin: the same Dice coefficient, restricted to pixels near the centre lines of thin vessels of the original.
     fine_left: `Texture.fine_share` of the reconstruction divided by that of the original.
     """

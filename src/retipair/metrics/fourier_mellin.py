@@ -4,8 +4,8 @@ A pose is a combination of mirroring, rotation, scaling and shift. The pose of a
 Fourier-Mellin registration (Reddy and Chatterji 1996, doi 10.1109/83.506761): the magnitude of a Fourier transform does
 not depend on shifts, and in log-polar coordinates a rotation or scaling of the image shifts the magnitude. The peak of
 the cross-correlation of two log-polar magnitudes thus shows rotation and scale. Rotating an image by 180 degrees does
-not change the magnitude. The aligned map is therefore correlated with each reference in both rotations, over all
-shifts, and the higher correlation is returned.
+not change the magnitude. The aligned map is therefore correlated with each reference in both rotations, over
+shifts of at most 10 px, and the higher correlation is returned.
 """
 
 from dataclasses import dataclass

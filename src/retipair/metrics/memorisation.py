@@ -109,7 +109,7 @@ def chunked_spectra(descriptors: DescriptorStore) -> Iterator[tuple[range, Spect
 
 
 def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the highest correlation of two descriptors (SIDE, SIDE) over all shifts, without rotation, in [-1, 1]."""
+    """Return the highest correlation of two descriptors (SIDE, SIDE) over shifts of at most 10 px, in [-1, 1]."""
     return float(fourier_mellin.best_over_shifts(a, spectra(b[None]).of_maps)[0])
 
 

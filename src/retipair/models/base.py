@@ -111,7 +111,7 @@ class Base:
         return width // 2 if self.family.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """Return a hash of the configs, the prediction type and parts of each weight file, independent of the path."""
+        """Return a hash of the UNet and VAE configs, the prediction type and parts of each weight file."""
         digest = hashlib.sha256(json.dumps([self.unet_config, self.vae_config], sort_keys=True).encode())
         scheduler = self.scheduler("ddpm").config
         if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):

@@ -70,7 +70,7 @@ class Run:
         return sorted(paths, key=lambda path: (step_of(path), not self.is_stopped(path)))
 
     def is_stopped(self, checkpoint: Path) -> bool:
-        """Return True if this checkpoint was saved because the run was stopped. Its step may not be validated yet."""
+        """Return True if this checkpoint was saved because the run was stopped, maybe before the step was validated."""
         return checkpoint.parent == self._stopped
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
@@ -104,7 +104,7 @@ class Run:
         return folder / "unet_lora"
 
     def read_config(self) -> TrainConfig:
-        """Return the settings that the run was started with. Raises UserError for an invalid config.json."""
+        """Return the settings of the last start or resume of the run. Raises UserError for an invalid config.json."""
         path = self.folder / "config.json"
         saved = read_json(path)
         if not isinstance(saved.get("settings"), dict) or "name" not in saved["settings"]:

@@ -88,7 +88,7 @@ def from_settings(kind: type[Kind], settings: dict[str, Any]) -> Kind:
             default = f" (default: {getattr(kind, name)})" if hasattr(kind, name) else ""
             raise SettingError(name, printable(repr(value))[:40], f"must be {_describe(hints[name])}{default}")
         if type(value) is int and float in (hints[name], *get_args(hints[name])):
-            values[name] = float(value)  # files that record the settings show 1.0, as from the command
+            values[name] = float(value)  # so that files record 1.0, as they do if the command sets it
     config = from_values(kind, values, kind.__name__)
     check_values(config)
     return config

@@ -12,7 +12,7 @@ from retipair.vision.appearance import Appearance, appearance, mean_appearance
 from retipair.vision.field_of_view import field_of_view
 
 _MAX_MEASURED = 16
-"""The number of training pairs on which the appearance of the views is measured."""
+"""The maximum number of training pairs on which the appearance of the views is measured."""
 
 
 def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:

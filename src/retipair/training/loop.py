@@ -26,7 +26,8 @@ from retipair.training.validation import validate, write_samples
 class TrainingLoop:
     """Train a run from its current step to `max_steps`.
 
-    All processes run the loop; only the main process writes files and prints.
+    All processes run the loop and write their part of the sample pairs; only the main process writes other files and
+    prints.
 
     best: the best step so far with its scores, as `model_selection.reason` returns them; None if there is
         none.

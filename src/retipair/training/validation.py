@@ -50,7 +50,7 @@ def write_samples(
     """Generate sample pairs, as `retipair generate` does, and write them to the folders pair_00, pair_01, ...
 
     Each folder gets cf.png, fa.png and joint.png. Returns the mean consistency of the pairs; the consistency is the
-    correlation of the vesselness of CF and FA. Returns None as soon as a stop is requested.
+    correlation of the vesselness of CF and FA. Returns None if a stop is requested.
 
     description: the metadata of the adapter, with the prompts to choose from.
     stop_requested: a function that returns True to end the generation after the current pair.
