@@ -256,7 +256,7 @@ def test_drawn_views_are_judged_between_another_eye_and_the_given_view(reached: 
     assert found.level == level
     assert f"drawn FA {reached:.2f}, given CF 0.60" in found.text
     assert f"{100 * reached / 0.6:.0f} %" in found.text
-    for flag in ("--pair_guidance", "--best_of", "--half_clean_fraction 0.3"):
+    for flag in ("--pair_guidance", "--best_of", "--half_clean_fraction 0.5"):
         assert (flag in advice(found)) == (level != "good")
 
 

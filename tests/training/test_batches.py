@@ -24,7 +24,14 @@ def batches(tmp_path_factory: pytest.TempPathFactory, base_folder: Callable[[str
     captions = {0: "first", 2: "third", 3: "never trained on"}
     data = write_prepared(root / "data", ["train", "train", "train", "val", "val"], captions)
     config = TrainConfig(
-        name="x", data=data, base=str(base_folder("sdxl")), results=root, device="cpu", augment_variants=2, seed=3
+        name="x",
+        data=data,
+        base=str(base_folder("sdxl")),
+        results=root,
+        device="cpu",
+        augment_variants=2,
+        seed=3,
+        half_clean_fraction=0,
     )
     plan = make_plan(config)
     return make_batches(plan, read_data(plan))

@@ -695,7 +695,7 @@ def test_half_clean_samples_count_and_are_logged_for_one_view_and_others_for_bot
 ) -> None:
     still = ("--learning_rate", 0, "--hf_lambda", 0, "--max_steps", 6, *QUICK)
     half = train("sd15", base_folder("sd15"), prepared, tmp_path / "half", "--half_clean_fraction", 0.6, *still)
-    plain = train("sd15", base_folder("sd15"), prepared, tmp_path / "plain", *still)
+    plain = train("sd15", base_folder("sd15"), prepared, tmp_path / "plain", "--half_clean_fraction", 0, *still)
     kinds = set()
     for ours, theirs in zip(metrics(half, "training"), metrics(plain, "training"), strict=True):
         counted = tuple(view for view in ("cf", "fa") if ours[f"mse_{view}"] > 0)

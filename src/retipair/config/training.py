@@ -78,10 +78,9 @@ class TrainConfig:
     At later timesteps, errors of the predicted noise are amplified up to 15-fold in the clean latents."""
     min_snr_gamma: float = 0.0
     """Gamma of Min-SNR loss weighting (arXiv 2303.09556); 0 disables it, 5 is usual."""
-    half_clean_fraction: float = 0.0
+    half_clean_fraction: float = 0.5
     """Fraction of the samples in which one view gets no noise, and the loss is computed on the other view only.
-    This trains the consistency of the views.
-    With adapters, it changed the consistency by less than 0.01."""
+    This trains the agreement of the views, and lets the adapter draw one view from the other (docs/one_view.md)."""
 
     size_ids: Literal["full", "native"] = "full"
     """Original size of a pair in the size ids of SDXL. full: the size of the training image, for every pair.

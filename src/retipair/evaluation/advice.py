@@ -38,7 +38,7 @@ PAIR_GUIDANCE = Advice(
     "Generate with a higher --pair_guidance (try 5), which makes the vessels of both views agree better."
 )
 BEST_OF = Advice("Generate with --best_of 4, which keeps the most consistent of several attempts.")
-CLEAN_HALVES = Advice("Train with --half_clean_fraction 0.3, so that the model learns to draw one view from the other.")
+CLEAN_HALVES = Advice("Train with --half_clean_fraction 0.5, so that the model learns to draw one view from the other.")
 KNOWN_VIEWS = Advice("To compare drawn views with true ones, draw them with --data set to the folder given as --real.")
 HELD_OUT_VIEWS = Advice("To judge drawn views, draw them also from validation pairs.")
 INSPECT_SAMPLES = Advice("Inspect the sample pairs saved during training.")

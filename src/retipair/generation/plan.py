@@ -212,7 +212,7 @@ def _noised_view_warning(config: GenerateConfig) -> str:
         )
     return (
         f"{_NOT_HALF_CLEAN}, so the given view gets noise and each step is taken {REPEATS} times; "
-        "the views agree less. To avoid this, train an adapter with --half_clean_fraction 0.3"
+        "the views agree less. To avoid this, train an adapter with --half_clean_fraction 0.5, the default"
     )
 
 
