@@ -884,13 +884,17 @@ def test_pair_guidance_changes_the_pairs_and_is_recorded(
     assert texts["Pair guidance"] == "3, timesteps from 0.35 of the schedule"
     line = refused(*command(trained(system), guided, "--pair_guidance", 4, "--amount", 1))
     assert (line.kind, line.path) == (OccupiedError, guided)
-    line = refused(*command(trained(system), guided, "--amount", 1))  # without guidance, as folders before it
+    line = refused(*command(trained(system), guided, "--pair_guidance", 1, "--amount", 1))  # as folders before guidance
     assert (line.kind, line.path) == (OccupiedError, guided)
 
 
-def test_a_pair_guidance_of_1_gives_the_same_files_as_none(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
-    out = draw(trained("sd15"), tmp_path / "o", "--pair_guidance", 1)
-    assert contents(out) == contents(drawn("sd15", "noise"))
+def test_the_default_pair_guidance_is_5_and_1_turns_it_off(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+    default = drawn("sd15", "noise")
+    assert contents(draw(trained("sd15"), tmp_path / "five", "--pair_guidance", 5)) == contents(default)
+    plain = draw(trained("sd15"), tmp_path / "plain", "--pair_guidance", 1, "--amount", 1)
+    [line] = read_manifest(plain)
+    assert line.settings_sha256 != next(read_manifest(default)).settings_sha256
+    assert "Pair guidance" not in Image.open(plain / "1/fa.png").text  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

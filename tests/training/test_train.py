@@ -1229,7 +1229,7 @@ def test_native_size_ids_are_kept_by_a_resumed_run_and_advised_for_enlarged_pair
         write_manifest(data, [replace(record, native_size=[VIEW, side]) for record in read_manifest(data)])
 
     with_sizes(50)
-    warning = f"2 of 2 training pairs were enlarged to {VIEW} px, from 50 px"
+    warning = f"2 of 2 training pairs were enlarged to {VIEW} px (smallest: 50 px)"
     for system, size_ids, advised in (("sdxl", "full", True), ("sdxl", "native", False), ("sd15", "full", False)):
         command = train_command(size_ids, base_folder(system), data, tmp_path, *QUICK, "--size_ids", size_ids)
         assert main([*command, "--max_steps", "1", "--val_every", "1"]) == 0

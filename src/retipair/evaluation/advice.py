@@ -34,9 +34,7 @@ MORE_EYES = Advice("Train on more eyes.")
 MORE_SAMPLING = Advice("Generate with more --steps.")
 FILTER = Advice("Generate with --min_consistency, which discards inconsistent pairs.")
 WITHHOLD = Advice("Exclude the copies: evaluate with --withhold_copies.")
-PAIR_GUIDANCE = Advice(
-    "Generate with a higher --pair_guidance (try 5), which makes the vessels of both views agree better."
-)
+PAIR_GUIDANCE = Advice("Generate with a higher --pair_guidance, which makes the vessels of both views agree better.")
 BEST_OF = Advice("Generate with --best_of 4, which keeps the most consistent of several attempts.")
 CLEAN_HALVES = Advice("Train with --half_clean_fraction 0.5, so that the model learns to draw one view from the other.")
 KNOWN_VIEWS = Advice("To compare drawn views with true ones, draw them with --data set to the folder given as --real.")

@@ -44,7 +44,7 @@ class GenerationMode:
 MODES = {
     mode.name: mode
     for mode in (
-        GenerationMode("noise"),
+        GenerationMode("noise", pair_scale=5.0),
         GenerationMode("from_data", varies_pairs=True),
         GenerationMode("cf2fa", given="cf", pair_scale=2.0),
         GenerationMode("fa2cf", given="fa", pair_scale=2.0),
