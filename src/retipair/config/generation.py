@@ -68,7 +68,7 @@ class GenerateConfig:
     """Scale of classifier-free guidance; 1 disables it, and generation is then twice as fast."""
     pair_guidance: float | None = None
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
-    Default: 5 with --mode noise, 1 with from_data, 2 with cf2fa and fa2cf."""
+    Default: 5; with --mode cf2fa and fa2cf: 2."""
     pair_guidance_from: float | None = None
     """--pair_guidance: its lowest timestep, as a fraction of the noise schedule; default: 0.35.
     Higher values are faster."""

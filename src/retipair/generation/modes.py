@@ -33,7 +33,7 @@ class GenerationMode:
     name: ModeName
     varies_pairs: bool = False
     given: ViewName | None = None
-    pair_scale: float = 1.0
+    pair_scale: float = 5.0
 
     @property
     def guided_view(self) -> ViewName:
@@ -44,7 +44,7 @@ class GenerationMode:
 MODES = {
     mode.name: mode
     for mode in (
-        GenerationMode("noise", pair_scale=5.0),
+        GenerationMode("noise"),
         GenerationMode("from_data", varies_pairs=True),
         GenerationMode("cf2fa", given="cf", pair_scale=2.0),
         GenerationMode("fa2cf", given="fa", pair_scale=2.0),
