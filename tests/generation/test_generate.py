@@ -170,6 +170,7 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
             "Steps": "2",
             "Sampler": "ddpm",
             "Guidance": "1",
+            "Pair guidance": "5, timesteps from 0.35 of the schedule",
             "Size": str(VIEW),
             **({"Strength": "0.5"} if mode == "from_data" else {}),
         }
@@ -598,7 +599,7 @@ def test_command_and_manifest_have_the_modes_of_the_generator() -> None:
 def test_the_untrained_adapter_draws_what_the_base_alone_draws(
     system: str, mode: str, trained: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    flags = [*mode_flags(mode), "--checkpoint", unet_lora(trained(system), system, step=0)]
+    flags = [*mode_flags(mode), "--checkpoint", unet_lora(trained(system), system, step=0), "--pair_guidance", 1]
     out = draw(trained(system), tmp_path / "o", *flags)
     base, layout = open_base(records_base(trained, system)), Layout(LAYOUT[system], VIEW)
     heard = encode_prompts(base, [DEFAULT_PROMPT], layout.joint_size, "cpu").rows([0])
@@ -944,7 +945,8 @@ def test_what_is_generated_can_be_trained_on(drawn: Drawn, base_folder: Folder, 
         ("--guidance_scale", "nan"),
         ("--pair_guidance", 0.5),
         ("--pair_guidance", 21),
-        ("--pair_guidance_from", 0.5),
+        ("--pair_guidance_from", 1.5),
+        ("--pair_guidance_from", 0.5, "--pair_guidance", 1),
         ("--savedir", "a/b"),
         ("--savedir", ".."),
         ("--device", "abacus"),
