@@ -65,7 +65,7 @@ class GenerateConfig:
     sampler: SamplerName = "ddpm"
     """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
-    """Scale of classifier-free guidance; 1 disables it, and generation is then twice as fast."""
+    """Scale of classifier-free guidance; 1 disables it, which saves one prediction of the network per step."""
     pair_guidance: float | None = None
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
     Default: 5; with --mode cf2fa and fa2cf: 2."""

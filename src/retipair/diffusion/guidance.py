@@ -4,9 +4,9 @@ Classifier-free guidance (Ho & Salimans 2022, eq. 6) strengthens what the prompt
 guidance* strengthens what one view adds to the other. For it, the network predicts twice: once jointly, and once with
 self-attention that keeps the halves of the joint image apart, as if each view were alone. A multiple of the difference
 between both predictions is added to the joint prediction of one view: of the CF, or of the view that is drawn from the
-other. For new pairs, the power spectrum of the CF is then restored, because otherwise large structures become too
-strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the measurements. Related methods are
-perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and guidance in a limited interval
+other. For new pairs and variations, the power spectrum of the CF is then restored, because otherwise large structures
+become too strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the measurements. Related methods
+are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and guidance in a limited interval
 (arXiv 2404.07724).
 """
 

@@ -90,7 +90,7 @@ def _with_noise_back(
 ) -> torch.Tensor:
     """Add noise to latents (B, C, h, w), so that they are as noisy as at timestep `t` again.
 
-    after: the next timestep, of which the latents have the noise; None after the last step, when they have none.
+    after: the next timestep; the latents are now as noisy as at this timestep. None if they have no noise.
     """
     kept = scheduler.alphas_cumprod[t] / (1.0 if after is None else scheduler.alphas_cumprod[after])
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise_of(latents.shape[1:], generators, latents.device)

@@ -103,7 +103,9 @@ def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
     """
     text = "Vessel agreement of CF and FA (0 %: as in mispaired pairs, 100 %: as in training pairs): "
     text += f"{'; '.join(metric.text for metric in ranked)}."
-    failed = next((metric for metric in ranked if metric.level == "bad"), None)  # the lowest certainly low metric
+    failed = next(
+        (metric for metric in ranked if metric.level == "bad"), None
+    )  # the lowest of the metrics that are certainly low
     if failed:
         text += f" The views do not match, according to {failed.name}."
         return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))

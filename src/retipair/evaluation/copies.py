@@ -69,7 +69,7 @@ def _is_of_given_view(sets: Sets, row: int, nearest: Nearest) -> bool:
 
 
 def duplicate_eyes(real: MeasuredSet) -> list[DataIssue]:
-    """Return an issue for real pairs that show the same eye as a pair of another patient or eye (see `COPY`)."""
+    """Return an issue for real pairs that show one eye under different ids of patient or eye (see `COPY`)."""
     if len(real.entries) < 2:
         return []
     ids, splits = ([getattr(entry, name) for entry in real.entries] for name in ("id", "split"))

@@ -50,7 +50,8 @@ class DrawnViewScores:
         in the same frame. Pairs that are in neither number were not examined, because at most 200 are.
     draws: the mean MS-SSIM between two views drawn from the same given view; None if no two views
         were drawn from the same given view.
-    examples: from the highest to the lowest correlation with the true view.
+    examples: from the highest to the lowest correlation with the true view; in the order of the manifest if no true
+        view is known.
     """
 
     view: str

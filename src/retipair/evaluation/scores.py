@@ -71,8 +71,8 @@ class FeatureDifference:
 
     feature: the key of the feature, one of `distribution.feature_names`.
     name: the name of the feature in plain words.
-    deviations: the mean difference after `distribution.robust_standardize`: below 1, it is about the difference in
-        standard deviations of the real pairs; larger differences are compressed.
+    deviations: the mean difference after `distribution.robust_standardize`. A value below 1 is approximately the
+        difference divided by the standard deviation of the real pairs; larger values are compressed.
     """
 
     feature: str
@@ -131,7 +131,8 @@ class ClosestPair:
 class Memorisation:
     """Search for generated pairs that copy training pairs.
 
-    A generated pair is compared with all training pairs, a training pair with the training pairs of other eyes.
+    A generated pair is compared with all training pairs, a training pair with at most 1,000 training
+    pairs of other eyes.
 
     similarity: "generated" or "train" -> the mean similarity of a pair of this set to its most similar training pair.
     similarities: the same similarity of each pair, for at most 500 pairs of each set.

@@ -113,7 +113,7 @@ class RejectionLog:
 
     @property
     def tally(self) -> str:
-        """The number of rejected attempts for each reason, as text: "2 for consistency, 1 for copy"."""
+        """The number of rejected rounds for each reason, as text: "2 for consistency, 1 for copy"."""
         return ", ".join(f"{count} for {why}" for why, count in sorted(self.reasons.items()))
 
 

@@ -72,7 +72,7 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
 
 
 def _check(single: SingleView, view: ViewName) -> list[SingleView]:
-    """Return which of a file and its partner can be used as `view`. Raises FileError if neither can."""
+    """Return which of a file and its `partner` (ID_01 and ID_02) are usable as `view`. Raises FileError if none is."""
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
     problems = {path: _problem(single, images[path], view) for path in paths}

@@ -80,7 +80,7 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 
 
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
-    """Return an issue for pairs that probably show the same eye as a pair of another patient, or of another eye.
+    """Return an issue for pairs that probably show one eye under different ids of patient or eye.
 
     If two pairs are the nearest of each other, only the first of them gets an issue. If the two are in different
     splits, a model is validated or tested on an eye it was trained on.

@@ -56,7 +56,8 @@ def draw_phantom(
 ) -> Phantom:
     """Render one pair, registered or not.
 
-    seed, number: the seed and the number of the pair. They determine the vessels; camera, size and clicks do not.
+    seed, number: the seed and the number of the pair. Together with the disease, they
+    determine the vessels; camera, size and clicks do not.
     size: the side of the views, px.
     camera: a name in CAMERAS; None to choose one of BASE_CAMERAS at random.
     disease: the disease of the eye; None to choose one of BASE_DISEASES at random.

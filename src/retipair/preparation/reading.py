@@ -1,7 +1,7 @@
 """Read and check all files of the raw pairs, and swap CF and FA where their colours show that they are confused.
 
 Damaged files, wrong sizes and duplicate views must be found before the first pair is aligned. So each image is decoded
-twice: here, and again when its pair is aligned. The pixels are not kept, which would take 3 GB for 100 pairs of 8
+twice: here, and again when its pair is aligned. The pixels are not kept: they would take 3 GB for 100 pairs of 8
 megapixels. The second decoding of a pair takes 0.02 s of CPU time at 640 px, and 0.1 s (JPEG) to 0.4 s (PNG) at 8
 megapixels; its alignment takes 2 to 8 s.
 """

@@ -23,7 +23,7 @@ from retipair.registration.warp import (
 
 LANDMARK_INLIER_PX = 8.0  # work px: about three times the scatter of hand-placed points, 2.5 px
 _FEATURE_INLIER_PX = 6.0  # work px: features scatter less than hand-placed points
-_MIN_HOMOGRAPHY_INLIERS = 8  # with fewer, it would extrapolate their errors; try a similarity transform
+_MIN_HOMOGRAPHY_INLIERS = 8  # with fewer inliers, a similarity transform is tried too
 _LOWE_RATIO = 0.85  # for Lowe's ratio test; high, as vessels look alike and RANSAC rejects false matches
 
 

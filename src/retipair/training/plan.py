@@ -300,7 +300,7 @@ def views_text(size: int, on_disk: int) -> str:
 
 
 def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
-    """Return a warning if training pairs are enlarged in training, or by `prepare` and --size_ids is not "native"."""
+    """Return a warning if training enlarges the pairs, or if `prepare` did, unless --size_ids is "native"."""
     size, on_disk = plan.layout.view_size, view_size_on_disk(entries)
     if on_disk < size:
         return [f"views: {views_text(size, on_disk)}"]
