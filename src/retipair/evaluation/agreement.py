@@ -122,6 +122,10 @@ def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
     if lowest.fraction >= BAD_FRACTION:
         text += f" Most vessels match, but not all; the lowest metric is {lowest.name}."
         return Finding("look", "agreement", text, (advice.FILTER, advice.MORE_STEPS, advice.MORE_TARGETS))
-    reason = "the upper end of its interval is 50 % or more" if lowest.certain else "there are too few pairs"
+    reason = (
+        "the upper end of its interval is 50 % or more"
+        if lowest.certain
+        else "there are too few pairs, or they vary too much"
+    )
     text += f" According to {lowest.name} the views do not match, but this is not certain: {reason}."
     return Finding("look", "agreement", text, (advice.INSPECT_SAMPLES, advice.MORE_STEPS, advice.MORE_TARGETS))

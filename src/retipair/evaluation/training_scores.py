@@ -47,8 +47,8 @@ def _run_of(adapter: Path) -> Run:
 def _is_valid(logged: Sequence[Any]) -> bool:
     """Return whether the report can use the lines of a log, which were parsed as JSON.
 
-    Each line must be an object with the key "kind" and the keys that the report needs of this kind. All other values
-    must be numbers.
+    Each line must be an object with the key "kind" and with the keys that the report needs from lines of that kind.
+    All other values must be numbers.
     """
     needed = {"training": {"step", "seconds", "mse_cf", "mse_fa"}, "validation": {"step", "loss"}}
     return all(

@@ -179,7 +179,7 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
 
 
 def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:
-    """Return a function of `values` that rises smoothly from 0 at `start` to 1 at `end`, and is constant elsewhere."""
+    """Map `values` to [0, 1]: 0 below `start`, a smooth rise from `start` to `end`, and 1 above `end`."""
     t = ((values - start) / (end - start)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 

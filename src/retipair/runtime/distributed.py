@@ -65,8 +65,8 @@ class DistributedState:
     def any_process(self, flag: bool, step: int) -> bool:
         """Return whether any process passes a true `flag`; each process gets the same result.
 
-        step: the number of the training step. With several processes, the flags are exchanged only in every 10th step,
-        because this delays the GPU; in other steps, the result is False.
+        step: the number of the training step. An exchange delays the GPU, so several processes exchange the flags only
+        in every 10th step; in other steps, the result is False.
         """
         if self.num_processes == 1:
             return flag
