@@ -266,14 +266,15 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
 
     Raises UserError if no pair passed the filter, or if the user rejected every pair.
     """
-    pairs, rejected = len(done.consistencies), log.reasons.total()
+    pairs, best_of = len(done.consistencies), plan.config.best_of
+    rejected = f"{log.reasons.total()} {'attempts' if best_of == 1 else f'rounds of {best_of} attempts'}"
     if not done.indices:
         advice = "lower --min_consistency (with another --savedir), or train longer"
-        raise FileError(plan.out, f"no pair passed the filter, {rejected} attempts rejected ({log.tally}); {advice}")
-    if rejected:
+        raise FileError(plan.out, f"no pair passed the filter, {rejected} rejected ({log.tally}); {advice}")
+    if log.reasons:
         given_up = plan.amount - len(done.indices)
         rest = f"; {given_up} pairs given up (--max_tries {plan.config.max_tries})" if given_up > 0 else ""
-        console.print(f"The filter rejected {rejected} attempts ({log.tally}){rest}")
+        console.print(f"The filter rejected {rejected} ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"
         console.print(f"{count} rejected (in {REJECTED_NAME}, or deleted by hand) and not generated again")
