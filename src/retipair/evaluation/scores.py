@@ -270,8 +270,7 @@ class Scores:
     suspect_pairs: the real pairs that have issues, at most the first six.
     withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
     drawn_views: the scores of views that were drawn from given views, by mode ("cf2fa", "fa2cf").
-    deep: the distances on the features of an image model; None without a model, or with fewer than four real or
-        generated pairs.
+    deep: the distances on the features of an image model; None without a model or with too few pairs (below four).
     training: None if no adapter is given.
     headline: the verdict in one sentence.
     advice: the recommendations, most important first.
