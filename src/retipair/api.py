@@ -170,8 +170,7 @@ class PairGenerator:
 
         Pair i is a function of (seed, i), as in `retipair generate`. If `min_consistency` or `max_copy` rejects an
         attempt at a pair, another attempt is made, up to `max_tries` attempts (with `best_of` above 1, up
-        to `max_tries` rounds); then the pair is left out. Raises
-        SettingError for an invalid count or seed.
+        to `max_tries` rounds); then the pair is left out. Raises SettingError for an invalid count or seed.
         """
         return self._sample(self._config(count, seed=seed), verbose)
 

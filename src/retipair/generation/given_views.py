@@ -22,8 +22,10 @@ from retipair.vision.appearance import Appearance, match_appearance
 from retipair.vision.field_of_view import field_of_view
 
 _MAX_FA_CHROMA = 20.0
-"""Largest mean chroma of an FA, in [0, 255]; an FA may be tinted. The chroma of 15
-photographs was 58 or more, that of 7 FA was 0."""
+"""Largest mean chroma of an FA, in [0, 255]; an FA may be tinted.
+
+The chroma of 15 photographs was 58 or more, that of 7 FA was 0.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Encode prompts into the UNet's conditioning: prompt embeddings and, for SDXL, pooled text and size ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,9 +114,16 @@ def with_size_ids(rows: Conditioning, base: Base, joint_size: tuple[int, int]) -
     """Return the rows with the size ids of SDXL for a joint image of (height, width) px; unchanged for SD1.5."""
     if not base.family.size_ids:
         return rows
-    ids = [size_ids_for(base, joint_size)] * len(rows.embeddings)
-    size_ids = torch.tensor(ids, dtype=torch.float32, device=rows.embeddings.device)
-    return Conditioning(rows.embeddings, rows.pooled, size_ids)
+    sizes = [joint_size] * len(rows.embeddings)
+    return replace(rows, size_ids=size_ids_tensor(base, joint_size, sizes, rows.embeddings.device))
+
+
+def size_ids_tensor(
+    base: Base, joint_size: tuple[int, int], original_sizes: Sequence[tuple[int, int]], device: torch.device | str
+) -> torch.Tensor:
+    """Return the size ids of several joint images of one size, (number of `original_sizes`, 6) float32."""
+    ids = [size_ids_for(base, joint_size, size) for size in original_sizes]
+    return torch.tensor(ids, dtype=torch.float32, device=device)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from retipair.data.dataset import PairRecord, load_views
 from retipair.data.latent_cache import Encode, LatentCache, draw, open_cache, open_or_build
 from retipair.diffusion.halves import find_nonfinite_half
 from retipair.diffusion.noise import clean_halves, generator, noise_like, timesteps_for, to_device
-from retipair.models.conditioning import Conditioning, encode_prompts, select_rows, size_ids_for
+from retipair.models.conditioning import Conditioning, encode_prompts, select_rows, size_ids_tensor
 from retipair.models.vae import encode_moments, vae_sha256
 from retipair.runtime.console import progress
 from retipair.runtime.distributed import DistributedState
@@ -161,8 +161,7 @@ def _size_ids(plan: Plan, entries: Sequence[PairRecord]) -> torch.Tensor | None:
     if not plan.base.family.size_ids:
         return None
     original_sizes = [replace(plan.layout, view_size=side).joint_size for side in plan.original_sizes(entries)]
-    ids = [size_ids_for(plan.base, plan.layout.joint_size, size) for size in original_sizes]
-    return torch.tensor(ids, dtype=torch.float32, device=plan.device)
+    return size_ids_tensor(plan.base, plan.layout.joint_size, original_sizes, plan.device)
 
 
 def _encode(plan: Plan, data: Data) -> tuple[LatentCache, LatentCache]:
