@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from scipy.stats import binom
 
-from retipair.benchmarking.bench import planned
+from retipair.trials.bench import planned
 from retipair.config import BenchConfig
 from retipair.diffusion.losses import Losses
 from retipair.runtime.console import quiet

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from retipair.benchmarking.bench import measured
+from retipair.trials.bench import measured
 from retipair.config import BenchConfig
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import to_values

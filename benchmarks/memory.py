@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from retipair.benchmarking.bench import planned
+from retipair.trials.bench import planned
 from retipair.config import BenchConfig
 from retipair.models.memory_strategies import TRAINING_STRATEGIES
 from retipair.runtime.console import quiet

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from retipair.benchmarking.bench import planned
+from retipair.trials.bench import planned
 from retipair.config import BenchConfig, PhantomConfig
 from retipair.data.dataset import read_dataset
 from retipair.evaluation.measurements import measure_set

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from retipair.benchmarking.bench import job_of, planned
+from retipair.trials.bench import job_of, planned
 from retipair.config import BenchConfig
 from retipair.generation.generate import load
 from retipair.generation.plan import GenerationPlan, settings_of

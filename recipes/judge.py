@@ -24,7 +24,7 @@ from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig, PrepareC
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
-from retipair.demo.demo import SETTINGS, generate_config
+from retipair.trials.demo import SETTINGS, generate_config
 from retipair.diffusion.noise import generator
 from retipair.generation.generate import generate
 from retipair.generation.pair_generator import PairGenerator

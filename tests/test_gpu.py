@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import train_command, write_prepared
-from retipair.benchmarking.bench import planned
+from retipair.trials.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image

@@ -22,9 +22,9 @@ from retipair.models.families import FAMILIES
 SOURCE = Path(retipair.__file__).parent
 FLOORS = (  # a module imports from its own room and from lower floors
     {"cli"},
-    {"api", "demo", "benchmarking"},
+    {"api", "trials"},
     {"training"},
-    {"generation"},
+    {"generation", "matching"},
     {"preparation", "evaluation", "phantoms"},
     {"runs"},
     {"registration", "metrics"},
@@ -41,8 +41,8 @@ COMMANDS = {
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
     "phantom": "phantoms.phantom",
-    "bench": "benchmarking.bench",
-    "demo": "demo.demo",
+    "bench": "trials.bench",
+    "demo": "trials.demo",
 }
 PLACES = {  # library -> the room that may know it
     "diffusers": "models/",

@@ -55,10 +55,10 @@ VERBS = (
     Verb(
         "bench",
         BenchConfig,
-        "benchmarking.bench:bench",
+        "trials.bench:bench",
         "time and memory of a training step, a pair or an evaluation on this machine",
     ),
-    Verb("demo", DemoConfig, "demo.demo:demo", "all commands on rendered eyes -> a report"),
+    Verb("demo", DemoConfig, "trials.demo:demo", "all commands on rendered eyes -> a report"),
 )
 
 

@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 
 from conftest import CUDA, train_command
 from operations import Seen
-from retipair.benchmarking.bench import planned
+from retipair.trials.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
 from retipair.data.layout import Layout

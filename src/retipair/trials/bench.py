@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.summary import Cost, print_figures, summarize_cost
+from retipair.trials.baseline import PHASES, BaselineStep
+from retipair.trials.summary import Cost, print_figures, summarize_cost
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set

@@ -12,9 +12,9 @@ import torch
 
 from conftest import VIEW
 from refusals import Refused
-from retipair.benchmarking import baseline
-from retipair.benchmarking.baseline import PHASES, BaselineStep
-from retipair.benchmarking.bench import flop_of_step
+from retipair.trials import baseline
+from retipair.trials.baseline import PHASES, BaselineStep
+from retipair.trials.bench import flop_of_step
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.data.dataset import read_dataset
@@ -33,7 +33,7 @@ COMPARED = {"ratio", "ratios", "against_milliseconds", "against_phases_milliseco
 
 @pytest.fixture(autouse=True)
 def _few_eyes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retipair.benchmarking.bench.EYES", 2)
+    monkeypatch.setattr("retipair.trials.bench.EYES", 2)
 
 
 def bench(folder: Path, *words: object) -> dict[str, Any]:
