@@ -23,7 +23,7 @@ from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
 
-ALIGNMENT_VERSION = 6  # increment it after a change of the code that changes the aligned views or their AlignmentResult
+ALIGNMENT_VERSION = 7  # increment it after a change of the code that changes the aligned views or their AlignmentResult
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
@@ -97,6 +97,8 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
         refused=aligned.refused,
         doubt=aligned.doubt,
         native_size=list(aligned.native_size),
+        raw_sizes=[[view.shape[1], view.shape[0]] for view in (cf, fa)],
+        raw_cf_to_cf=aligned.cf_to_frame.tolist(),
         fa_to_cf=aligned.fa_to_frame.tolist(),
         points=aligned.points.round(3).tolist(),
         inliers=aligned.inliers,

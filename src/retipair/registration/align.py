@@ -67,6 +67,7 @@ class Aligned:
 
     pair: CF, FA and mask in the frame.
     native_size: the side of the frame in px of the raw CF and in px of the raw FA.
+    cf_to_frame: the transform (3, 3) from raw CF px to frame px, which crops and scales.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
     points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y.
     inliers: the number of landmarks or features that agree with the registration; None for method "none".
@@ -80,6 +81,7 @@ class Aligned:
 
     pair: Pair
     native_size: tuple[int, int]
+    cf_to_frame: np.ndarray
     fa_to_frame: np.ndarray
     points: np.ndarray
     inliers: int | None
@@ -151,6 +153,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     aligned = Aligned(
         pair=rendered if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         native_size=(_native_size(cf, frame, size), _native_size(fa, frame @ refined, size)),
+        cf_to_frame=frame,
         fa_to_frame=frame @ refined,
         points=points,
         inliers=registered.inliers,
