@@ -24,7 +24,9 @@ def fit_ranges(folder: Path) -> WarpRanges:
     """
     transforms = [transform for record in read_manifest(folder) if (transform := _raw_transform(record)) is not None]
     if len(transforms) < _MIN_PAIRS:
-        problem = f"{len(transforms)} pairs with the transform between their raw views, at least {_MIN_PAIRS} are needed"
+        problem = (
+            f"{len(transforms)} pairs with the transform between their raw views, at least {_MIN_PAIRS} are needed"
+        )
         raise FileError(folder, f"{problem}; give a folder of `retipair prepare`, or --ranges real")
     angles, scales, shifts, tilts = zip(*map(decompose, transforms), strict=True)
     return WarpRanges(
@@ -33,6 +35,12 @@ def fit_ranges(folder: Path) -> WarpRanges:
         shift=_quantiles(np.linalg.norm(shifts, axis=1)),
         perspective=_quantiles(np.linalg.norm(tilts, axis=1) / 512),
     )
+
+
+def has_raw_geometry(folder: Path) -> bool:
+    """Return whether `fit_ranges` can use a folder."""
+    transforms = (_raw_transform(record) for record in read_manifest(folder))
+    return sum(transform is not None for transform in transforms) >= _MIN_PAIRS
 
 
 def _raw_transform(record: object) -> np.ndarray | None:

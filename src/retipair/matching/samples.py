@@ -76,6 +76,11 @@ class MatchSample:
     schema: str = SAMPLES_SCHEMA
 
     @property
+    def files(self) -> list[str]:
+        """The paths of all files of the sample."""
+        return [path for key in _PATHS if (path := getattr(self, key)) is not None]
+
+    @property
     def name(self) -> str:
         """A name that no other sample has, "{id}-{variant}"."""
         return f"{self.id}-{self.variant}"

@@ -95,9 +95,7 @@ def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
     """Warp the FA, its valid pixels and its vessels. With the identity, all pixels stay equal."""
     pair, size = source.pair, len(source.pair.mask)
     if warp.displacement is None:
-        fa, valid, vessels = (
-            resample(image, warp.homography, size) for image in (pair.fa, pair.mask, source.vessels)
-        )
+        fa, valid, vessels = (resample(image, warp.homography, size) for image in (pair.fa, pair.mask, source.vessels))
     else:
         positions = warp.source_positions(size)
         fa, valid, vessels = (resample_at(image, positions) for image in (pair.fa, pair.mask, source.vessels))

@@ -1,13 +1,8 @@
 """Align raw pairs in parallel, and write the aligned views to the staging folder OUT/.partial."""
 
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context, parent_process
 
 import numpy as np
 
@@ -18,10 +13,9 @@ from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
-from retipair.runtime.console import console, track
-from retipair.runtime.pillow import configure_pillow
+from retipair.runtime.console import track
+from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import json_sha256
-from retipair.runtime.threads import available_cores
 
 ALIGNMENT_VERSION = 7  # increment it after a change of the code that changes the aligned views or their AlignmentResult
 
@@ -43,42 +37,12 @@ def limits_of(config: PrepareConfig) -> Limits:
 
 
 def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:
-    """Align the pairs in worker processes, and yield the results in the order of the pairs.
+    """Align the pairs, in several processes if `config.workers` allows it, and yield the results in their order.
 
-    The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. Raises
-    ChildProcessError if a worker process is killed.
+    Raises ChildProcessError if a worker process is killed.
     """
-    count = worker_count(config.workers, len(pairs))
     work = partial(align_pair, config=config)
-    if count == 1:
-        yield from track("Aligning", map(work, pairs), len(pairs))
-        return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_init_worker) as pool:
-        try:
-            yield from track("Aligning", pool.map(work, pairs), len(pairs))
-        except KeyboardInterrupt:
-            console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
-            raise
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "a worker process was killed, perhaps for lack of memory; try --workers 1"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _init_worker() -> None:
-    """Limit a worker process to one thread, and make it exit when its parent process ends, even by SIGKILL."""
-    configure_pillow()
-    single_threaded()
-    parent = parent_process()
-    assert parent is not None
-
-    def exit_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    yield from track("Aligning", process_map(work, pairs, config.workers, single_threaded), len(pairs))
 
 
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
@@ -123,7 +87,3 @@ def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str
             mark = {"Synthetic": "yes: prepared from synthetic views"}
         save_image(path, images[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}
-
-
-def worker_count(requested: int, tasks: int) -> int:
-    return max(1, min(requested or available_cores(), tasks))
