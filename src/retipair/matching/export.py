@@ -14,10 +14,10 @@ import torch
 from retipair.config import ExportConfig
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.matching.export_pair import PAIRS_NAME, ExportJob
-from retipair.matching.geometry import fit_ranges, has_raw_geometry
+from retipair.matching.geometry import choose_ranges
 from retipair.matching.samples import SAMPLES_NAME, write_samples
 from retipair.matching.warped_pair import Variation
-from retipair.matching.warps import NARROW, REAL, WIDE, WarpRanges
+from retipair.matching.warps import REAL
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
 from retipair.runtime.console import console, progress
@@ -31,7 +31,6 @@ _STATE_SCHEMA = "retipair.export-state/1"
 _MAX_WARPS = 10_000
 _MAX_ELASTIC = 20.0
 _LIMITS = {"rotation": (0.0, 180.0), "scale": (0.2, 5.0), "shift": (0.0, 1.0), "perspective": (0.0, 1e-3)}
-_RANGES = {"real": REAL, "narrow": NARROW, "wide": WIDE}
 
 
 def export(config: ExportConfig) -> Path:
@@ -119,18 +118,5 @@ def _check_out(config: ExportConfig) -> None:
 def _variation(config: ExportConfig) -> Variation:
     """Return the distribution of the variants. The four ranges that the user gave replace those of --ranges."""
     given = {name: values for name in _LIMITS if (values := getattr(config, name))}
-    ranges = replace(_named_ranges(config, complete=len(given) == len(_LIMITS)), **given)
-    return Variation(ranges, config.elastic, config.seed)
-
-
-def _named_ranges(config: ExportConfig, complete: bool) -> WarpRanges:
-    """Return the ranges of --ranges, and print which ones "auto" chose unless all of them are replaced (`complete`)."""
-    if config.ranges in _RANGES:
-        return _RANGES[config.ranges]
-    if config.ranges == "fitted" or config.fit:
-        return fit_ranges(config.fit or config.pairs)
-    fitted = has_raw_geometry(config.pairs)
-    if not complete:
-        source = f"fitted to the raw pairs of {config.pairs}" if fitted else "those of seven real pairs (--ranges real)"
-        print(f"geometry of the warps: {source}")
-    return fit_ranges(config.pairs) if fitted else REAL
+    ranges = REAL if len(given) == len(_LIMITS) else choose_ranges(config.ranges, config.pairs, config.fit)
+    return Variation(replace(ranges, **given), config.elastic, config.seed)

@@ -2,15 +2,35 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from retipair.data.manifest import PreparedPair, read_manifest
-from retipair.matching.warps import WarpRanges, centred, decompose
+from retipair.matching.warps import NARROW, REAL, WIDE, WarpRanges, centred, decompose
 from retipair.runtime.errors import FileError
 
+RangesName = Literal["auto", "fitted", "real", "narrow", "wide"]
+_PRESETS = {"real": REAL, "narrow": NARROW, "wide": WIDE}
 _MIN_PAIRS = 5
 _QUANTILES = 11  # the deciles, with minimum and maximum
+
+
+def choose_ranges(name: RangesName, pairs: Path, fit: Path | None = None) -> WarpRanges:
+    """Return the ranges with a name of the setting `ranges`.
+
+    pairs: the folder of the pairs that are warped.
+    fit: the prepared folder to fit the ranges to, for "fitted" and "auto"; None for `pairs`. With None, "auto" means
+        REAL if the ranges cannot be fitted to `pairs`; this choice is printed.
+    Raises the same errors as `fit_ranges`.
+    """
+    if name in _PRESETS:
+        return _PRESETS[name]
+    if name == "auto" and fit is None and not _can_fit(pairs):
+        print("geometry of the warps: --ranges real, because the transforms between the raw views are not known")
+        return REAL
+    print(f"geometry of the warps: fitted to the raw pairs of {fit or pairs}")
+    return fit_ranges(fit or pairs)
 
 
 def fit_ranges(folder: Path) -> WarpRanges:
@@ -37,8 +57,7 @@ def fit_ranges(folder: Path) -> WarpRanges:
     )
 
 
-def has_raw_geometry(folder: Path) -> bool:
-    """Return whether `fit_ranges` can use a folder."""
+def _can_fit(folder: Path) -> bool:
     transforms = (_raw_transform(record) for record in read_manifest(folder))
     return sum(transform is not None for transform in transforms) >= _MIN_PAIRS
 
