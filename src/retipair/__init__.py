@@ -1,7 +1,7 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `train` and `evaluate` and the class `PairGenerator`.
-`load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first
+The commands are available as the functions `phantom`, `prepare`, `train`, `evaluate` and `export_matches` and the class
+`PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory. Large libraries are imported when they are first
 used. Nothing is printed unless `verbose=True`.
 """
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from retipair.runtime.library_logging import quiet_import
 
 if TYPE_CHECKING:
-    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
+    from retipair.api import LoadedPair, PairGenerator, evaluate, export_matches, load_pairs, phantom, prepare, train
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
+    from retipair.matching.torch_dataset import WarpedPairs
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import Stopped, UserError
 
@@ -28,7 +29,9 @@ __all__ = [
     "Scores",
     "Stopped",
     "UserError",
+    "WarpedPairs",
     "evaluate",
+    "export_matches",
     "load_pairs",
     "phantom",
     "prepare",
@@ -41,6 +44,7 @@ _MODULES = {
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",
     "UserError": "retipair.runtime.errors",
+    "WarpedPairs": "retipair.matching.torch_dataset",
 }
 
 
