@@ -101,13 +101,8 @@ def test_files_do_not_depend_on_the_number_of_processes(exported: Path, prepared
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
 def test_killed_anywhere_it_is_completed_with_the_same_files(exported: Path, prepared: Path, tmp_path: Path) -> None:
-    command = [
-        "export",
-        "matches",
-        str(prepared),
-        "",
-        *["--workers", "1", "--ranges", "wide", "--warps", "2", "--appearance"],
-    ]
+    command = ["export", "matches", str(prepared), "OUT", "--workers", "1", "--ranges", "wide"]
+    more = ["--warps", "2", "--appearance"]
     places = [
         ("retipair.matching.export_pair:ExportJob.write", 3),
         ("retipair.matching.export_pair:write_png", 9),
@@ -115,10 +110,11 @@ def test_killed_anywhere_it_is_completed_with_the_same_files(exported: Path, pre
         ("retipair.matching.export:write_samples", 1),
     ]
     outs = [tmp_path / f"{number}" for number in range(len(places))]
-    kill_all([Death([*command[:3], str(out), *command[4:]], *place) for out, place in zip(outs, places, strict=True)])
+    commands = [[str(out) if word == "OUT" else word for word in (*command, *more)] for out in outs]
+    kill_all([Death(words, *place) for words, place in zip(commands, places, strict=True)])
     for out in outs:
         assert not (out / "matches.jsonl").exists()
-        export(prepared, out, "--warps", 2, "--appearance")
+        export(prepared, out, *more)
         assert contents(out) == contents(exported)
 
 
