@@ -17,9 +17,10 @@ loader and warp:
   0.5 (1 - scale) px of the file in each image.
 
 The homography H is in the pose: K0 = K1 = 1, T0 = 1, T1 = diag(H, 1), and the depth map of the FA has the third
-coordinate of H x0. Both warps and both depth tests are then exact. With K1 = H and a depth of 1 everywhere, the test
-of FA to CF would fail where the perspective changes the scale by more than 20 %. The depth of the CF is 100, with which
-the increase of the divisor moves points by less than 0.001 px; with a depth of 1 it is up to 0.07 px at 512 px.
+coordinate of H x0. Both warps are then exact, and the depths agree to about 1 %. With K1 = H and a depth of 1
+everywhere, the depths would differ from FA to CF by as much as the perspective changes the scale. The depth of the CF
+is 100, with which the increase of the divisor moves points by less than 0.001 px; with a depth of 1 it would be up to
+0.08 px at 512 px.
 """
 
 import pickle
@@ -36,6 +37,7 @@ from retipair.runtime.errors import FileError, UserError
 
 FOLDER = "megadepth"
 CF_DEPTH = 100.0
+_DEPTH_STEP = 0.5
 _MAX_SIZE = 2000  # px to which the loader pads the depth maps
 _PICKLE_PROTOCOL = 4  # Python 3.8, which LoFTR runs with, reads it
 _IDENTITY = np.eye(3).tolist()
@@ -104,17 +106,23 @@ def _write_depths(partial: Path, folder: Path, sample: MatchSample) -> None:
 
 
 def _depth_of_fa(sample: MatchSample) -> np.ndarray:
-    """Return the depth of the plane that is at `CF_DEPTH` in the CF, (S, S), and 0 where it is behind the camera."""
+    """Return the depth of the plane that is at `CF_DEPTH` in the CF, (S, S), and 0 where it is behind the camera.
+
+    It is rounded, so that the file is compressed well. This moves no point, because the depth cancels in the warp.
+    """
     rows, columns = np.mgrid[: sample.size, : sample.size]
     third = np.linalg.inv(_normalised(sample))[2]
     inverse_depth = third[0] * columns + third[1] * rows + third[2]
-    return CF_DEPTH / np.where(inverse_depth > 0, inverse_depth, np.inf)
+    depth = CF_DEPTH / np.where(inverse_depth > 0, inverse_depth, np.inf)
+    return np.ceil(depth / _DEPTH_STEP) * _DEPTH_STEP
 
 
 def _write_depth(path: Path, depth: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _h5py().File(path, "w") as file:
-        file.create_dataset("depth", data=depth.astype(np.float32), compression="gzip")
+        file.create_dataset(
+            "depth", data=depth.astype(np.float32), chunks=depth.shape, compression="gzip", shuffle=True
+        )
 
 
 def _h5py() -> Any:
