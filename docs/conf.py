@@ -52,6 +52,7 @@ docs/api
 docs/reference
 docs/formats
 docs/metrics
+docs/registration
 docs/clusters
 ```
 
