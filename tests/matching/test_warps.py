@@ -66,7 +66,7 @@ def test_a_displacement_is_as_long_as_asked_and_is_inverted() -> None:
     warp = sample_warp(WIDE, 20.0, MASK, generator(3))
     longest = np.linalg.norm(warp.residual(SIZE), axis=2).max()
     assert 0.4 * 20 * SIZE / 512 < longest < 1.4 * 20 * SIZE / 512  # the homography scales it
-    positions = warp.source_positions(SIZE).reshape(-1, 2)
+    positions = warp.inverse(SIZE).reshape(2, -1)[::-1].T
     columns, rows = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     np.testing.assert_allclose(warp.transform(positions), np.column_stack([columns.ravel(), rows.ravel()]), atol=1e-3)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from retipair.registration.warp import blur
+from retipair.matching.resampling import blur
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """A function that changes a view, (S, S) or (S, S, 3) float32 in [0, 1]; the result may leave this range."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from retipair.data.dataset import load_pair
 from retipair.data.manifest import Split
@@ -14,7 +14,6 @@ from retipair.data.torch_dataset import check_sizes, list_pairs
 from retipair.matching.geometry import RangesName, choose_ranges
 from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair
 from retipair.matching.warps import WarpRanges
-from retipair.registration.warp import single_threaded
 from retipair.runtime.errors import SettingError
 
 _MAX_LANDMARKS = 256
@@ -88,8 +87,6 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if get_worker_info():
-            single_threaded()  # a forked process must not use OpenCV's threads
         record = self.records[index]
         warped = self.variation.make(self._source(index), record.id, int(self._epoch), self.appearance)
         return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split}

@@ -8,13 +8,15 @@ from skimage.morphology import skeletonize
 
 from retipair.data.pair import Pair
 from retipair.matching.appearance import randomise
+from retipair.matching.resampling import blur, resample_image, resample_mask
 from retipair.matching.warps import Warp, WarpRanges, sample_warp
 from retipair.metrics.skeleton import branch_points
-from retipair.registration.warp import resample, resample_at
+from retipair.registration.warp import scale_of
 from retipair.vision.field_of_view import erode
 from retipair.vision.ridges import flattened, resize_mask, resize_to_reference
 from retipair.vision.segmentation import segment_flattened
 
+_MIN_SHRINK = 1.05  # a smaller reduction does not alias visibly
 _RIM = 10.0  # px at 512: landmarks keep this distance from the edge of the field of view, which looks like a vessel
 
 
@@ -93,14 +95,14 @@ def segment_pair(pair: Pair) -> SegmentedPair:
 
 def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
     """Warp the FA, its valid pixels and its vessels. With the identity, all pixels stay equal."""
-    pair, size = source.pair, len(source.pair.mask)
-    if warp.displacement is None:
-        fa, valid, vessels = (resample(image, warp.homography, size) for image in (pair.fa, pair.mask, source.vessels))
-    else:
-        positions = warp.source_positions(size)
-        fa, valid, vessels = (resample_at(image, positions) for image in (pair.fa, pair.mask, source.vessels))
+    pair, inverse = source.pair, warp.inverse(len(source.pair.mask))
+    fa = pair.fa
+    if (shrink := 1 / scale_of(warp.homography, fa.shape)) > _MIN_SHRINK:
+        fa = blur(fa, (shrink - 1) / 2)  # against aliasing
+    valid, vessels = resample_mask(pair.mask, inverse), resample_mask(source.vessels, inverse)
+    moved = resample_image(fa, inverse) * valid
     landmarks = np.hstack([source.landmarks, warp.transform(source.landmarks)])
-    warped = WarpedPair(pair.cf, fa * valid, pair.mask, valid, source.vessels, vessels & valid, landmarks, warp)
+    warped = WarpedPair(pair.cf, moved, pair.mask, valid, source.vessels, vessels & valid, landmarks, warp)
     return replace(warped, landmarks=_seen_in_both(warped))
 
 

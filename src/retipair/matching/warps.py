@@ -81,16 +81,19 @@ class Warp:
         moved = points if self.displacement is None else points + self.displacement.at(points)
         return transform_points(self.homography, moved)
 
-    def source_positions(self, size: int) -> np.ndarray:
-        """Return, for each pixel of the moving FA, its position (x, y) in the aligned FA, (size, size, 2) px.
+    def inverse(self, size: int) -> np.ndarray:
+        """Return the transform from px of the moving FA to px of the aligned FA.
 
+        It is a homography (3, 3) or, with a displacement, the position (row, column) of each pixel, (2, size, size).
         The displacement is inverted by fixed-point iteration, which converges because it changes slowly.
         """
-        target = transform_points(np.linalg.inv(self.homography), pixel_centres(size))
-        points = target
-        for _ in range(_INVERSION_STEPS if self.displacement else 0):
-            points = target - self.displacement.at(points)  # type: ignore[union-attr]
-        return points.reshape(size, size, 2)
+        inverse = np.linalg.inv(self.homography)
+        if self.displacement is None:
+            return inverse
+        points = target = transform_points(inverse, pixel_centres(size))
+        for _ in range(_INVERSION_STEPS):
+            points = target - self.displacement.at(points)
+        return points.T[::-1].reshape(2, size, size)
 
     def residual(self, size: int) -> np.ndarray:
         """Return, at each CF pixel, how far the transform moves it from where the homography does, (size, size, 2) px.
