@@ -1,8 +1,9 @@
 """Resample images and masks for warped pairs, with scikit-image.
 
-OpenCV, which `registration` uses, does not serve here for two reasons. It hangs in a forked process, such as a worker of
-a torch DataLoader, if it has used several threads before the fork. And its bicubic kernel (a = -0.75) moves structures by
-up to 0.05 px. The kernels used here (Catmull-Rom, and cubic splines for elastic warps) move them by up to 0.004 px.
+OpenCV, which `registration` uses, does not serve here for two reasons. It hangs in a forked process, such as a worker
+of a torch DataLoader, if it has used several threads before the fork. And its bicubic kernel (a = -0.75) moves
+structures by up to 0.05 px. The kernels used here (Catmull-Rom, and cubic splines for elastic warps) move them by up to
+0.004 px.
 """
 
 import numpy as np
