@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,23 @@ def test_workers_of_a_loader_give_the_same_items_and_follow_the_epoch(prepared: 
             torch.testing.assert_close(
                 torch.cat([batch[key] for batch in batches]), expected, rtol=0, atol=0, equal_nan=True
             )
+
+
+FORKED = """
+import sys, cv2, numpy, torch, retipair
+cv2.setNumThreads(2)
+cv2.warpPerspective(numpy.zeros((3000, 3000, 3), numpy.uint8), numpy.eye(3), (3000, 3000))  # starts OpenCV's threads
+pairs = retipair.WarpedPairs(sys.argv[1], ranges="real", appearance=True, elastic=2.0)
+print(len(list(torch.utils.data.DataLoader(pairs, num_workers=1, multiprocessing_context="fork"))))
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
+def test_forked_workers_do_not_hang_if_opencv_has_used_threads(prepared: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(prepared)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["5"], done.stderr
 
 
 def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> None:

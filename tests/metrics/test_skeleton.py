@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retipair.metrics.skeleton import branch_lengths
+from retipair.metrics.skeleton import branch_lengths, branch_points
 
 DIAGONAL = 2**0.5
 DRAWN = {
@@ -43,3 +43,29 @@ def test_a_dense_mask_has_the_branches_that_skan_finds() -> None:
     assert chords.sum() == pytest.approx(99.30420493686884, abs=1e-12)
     assert (arcs.max(), chords.max()) == (9.65685424949238, 6.324555320336759)
     assert (chords == 0).sum() == 4
+
+
+def lines_between(*ends: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
+    """Straight lines (x, y) -> (x, y) in an image 60 px wide and 40 px high."""
+    image = np.zeros((40, 60), dtype=bool)
+    for (x0, y0), (x1, y1) in ends:
+        steps = max(abs(x1 - x0), abs(y1 - y0)) + 1
+        image[np.linspace(y0, y1, steps).round().astype(int), np.linspace(x0, x1, steps).round().astype(int)] = True
+    return image
+
+
+def test_branch_points_are_where_lines_fork_and_cross() -> None:
+    fork = lines_between(((5, 20), (30, 20)), ((30, 20), (50, 5)), ((30, 20), (50, 35)))
+    np.testing.assert_allclose(branch_points(fork), [[30, 20]], atol=1.5)
+    crossing = lines_between(((5, 20), (55, 20)), ((20, 2), (20, 38)))
+    np.testing.assert_allclose(branch_points(crossing), [[20, 20]], atol=0.5)
+    both = branch_points(fork | lines_between(((10, 2), (10, 38))))
+    np.testing.assert_allclose(both[np.argsort(both[:, 0])], [[10, 20], [30, 20]], atol=1.5)
+
+
+def test_short_side_branches_are_no_branch_points() -> None:
+    vessel = ((5, 20), (55, 20))
+    assert len(branch_points(lines_between(vessel, ((30, 20), (30, 25))))) == 0
+    assert len(branch_points(lines_between(vessel, ((30, 20), (30, 35))))) == 1
+    assert len(branch_points(lines_between(vessel))) == 0
+    assert len(branch_points(np.zeros((8, 8), dtype=bool))) == 0

@@ -14,6 +14,7 @@ from retipair.data.torch_dataset import check_sizes, list_pairs
 from retipair.matching.geometry import RangesName, choose_ranges
 from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair
 from retipair.matching.warps import WarpRanges
+from retipair.runtime.console import log_output
 from retipair.runtime.errors import SettingError
 
 _MAX_LANDMARKS = 256
@@ -69,8 +70,10 @@ class WarpedPairs(Dataset[dict[str, Any]]):
             raise SettingError("split", split, "no pair is in this split")
         if size is None:
             check_sizes(self.records)
-        chosen = ranges if isinstance(ranges, WarpRanges) else choose_ranges(ranges, self.records[0].folder)
-        self.variation = Variation(chosen, elastic, seed)
+        if not isinstance(ranges, WarpRanges):
+            with log_output():
+                ranges = choose_ranges(ranges, self.records[0].folder)
+        self.variation = Variation(ranges, elastic, seed)
         self.appearance, self.size, self.keypoints = appearance, size, keypoints
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # -1 marks a pair whose landmarks are not known yet.
