@@ -59,6 +59,7 @@ def test_commands_of_readme_and_guide_run_in_order(tmp_path: Path, monkeypatch: 
         "evaluate": [],
         "phantom": ["--size", "64", "--amount", "2"],
         "bench": ["--base", "random:tiny-sd15", "--repeats", "1", "--warmup", "0"],
+        "export": ["--workers", "1"],
     }
     typed = [command for english, _ in TRANSLATED for command in commands(english) if command != ["retipair", "demo"]]
     for command in typed:
@@ -169,7 +170,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     made: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), made)
     assert made["pair"].cf.shape == (128, 128, 3)  # type: ignore[attr-defined]
-    assert len(made["dataset"]) == 2  # type: ignore[arg-type]
+    assert len(made["dataset"]) == len(made["warped"]) == 2  # type: ignore[arg-type]
 
 
 def run_tutorial(**smaller: str) -> dict[str, Any]:
