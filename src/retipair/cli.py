@@ -22,6 +22,7 @@ from retipair.config import (
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
+    RegisterConfig,
     TrainConfig,
 )
 from retipair.runtime.atomic_io import check_places
@@ -50,6 +51,12 @@ VERBS = (
         EvaluateConfig,
         "evaluation.evaluate:evaluate",
         "real and generated pairs -> scores and a report",
+    ),
+    Verb(
+        "register",
+        RegisterConfig,
+        "preparation.register:register",
+        "one raw pair or a folder -> FA in the frame of the CF, homography, error",
     ),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb(

@@ -11,7 +11,7 @@ from retipair.config.common import (
 )
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
-from retipair.config.pairs import PhantomConfig, PrepareConfig, Register
+from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
 
@@ -30,6 +30,7 @@ __all__ = [
     "Precision",
     "PrepareConfig",
     "Register",
+    "RegisterConfig",
     "SamplerName",
     "SystemName",
     "TrainConfig",

@@ -1,17 +1,19 @@
 """Align raw pairs in parallel, and write the aligned views to the staging folder OUT/.partial."""
 
+import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context, parent_process
+from typing import TypeVar
 
 import numpy as np
 
-from retipair.config import PrepareConfig
+from retipair.config import PrepareConfig, RegisterConfig
 from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
 from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
@@ -19,9 +21,13 @@ from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
 from retipair.runtime.console import console, track
+from retipair.runtime.errors import SettingError
 from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.threads import available_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 ALIGNMENT_VERSION = 6  # increment it after a change of the code that changes the aligned views or their AlignmentResult
 
@@ -38,24 +44,43 @@ def _method_of(checked: CheckedPair, config: PrepareConfig) -> Method:
     return "points" if checked.landmarks else "features"
 
 
-def limits_of(config: PrepareConfig) -> Limits:
+def limits_of(config: PrepareConfig | RegisterConfig) -> Limits:
     return Limits(config.max_residual_px, config.min_consistency, config.allow_mirror)
 
 
+def check_alignment_settings(config: PrepareConfig | RegisterConfig) -> None:
+    """Raise SettingError if a limit of the alignment, or the number of workers, is invalid."""
+    if not 0 < config.max_residual_px < math.inf:
+        raise SettingError("max_residual_px", f"{config.max_residual_px:g}", "must be a number of px above 0")
+    if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
+        raise SettingError("min_consistency", f"{config.min_consistency:g}", "must be from -1 to 1")
+    if config.workers < 0:
+        raise SettingError("workers", config.workers, "must be 0 (every core) or more")
+
+
 def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:
-    """Align the pairs in worker processes, and yield the results in the order of the pairs.
+    """Align the pairs in worker processes, and yield the results in the order of the pairs."""
+    yield from map_in_processes("Aligning", partial(align_pair, config=config), pairs, config.workers)
+
+
+def map_in_processes(
+    title: str, work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Yield work(item) for each item in order, computed in worker processes, with a progress bar.
 
     The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. Raises
     ChildProcessError if a worker process is killed.
+
+    title: the text beside the progress bar.
+    workers: the number of processes; 0 for one per core. With one, `work` is called in this process.
     """
-    count = worker_count(config.workers, len(pairs))
-    work = partial(align_pair, config=config)
+    count = worker_count(workers, len(items))
     if count == 1:
-        yield from track("Aligning", map(work, pairs), len(pairs))
+        yield from track(title, map(work, items), len(items))
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_init_worker) as pool:
         try:
-            yield from track("Aligning", pool.map(work, pairs), len(pairs))
+            yield from track(title, pool.map(work, items), len(items))
         except KeyboardInterrupt:
             console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
             raise
