@@ -1,6 +1,7 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `train` and `evaluate` and the class `PairGenerator`.
+The commands are available as the functions `phantom`, `prepare`, `register`, `train` and `evaluate` and the class
+`PairGenerator`.
 `load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first
 used. Nothing is printed unless `verbose=True`.
 """
@@ -11,10 +12,21 @@ from typing import TYPE_CHECKING, Any
 from retipair.runtime.library_logging import quiet_import
 
 if TYPE_CHECKING:
-    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
+    from retipair.api import (
+        LoadedPair,
+        PairGenerator,
+        evaluate,
+        load_pairs,
+        phantom,
+        prepare,
+        register,
+        register_folder,
+        train,
+    )
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
+    from retipair.preparation.registered import RegisteredPair
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import Stopped, UserError
 
@@ -24,6 +36,7 @@ __all__ = [
     "Pair",
     "PairDataset",
     "PairGenerator",
+    "RegisteredPair",
     "Run",
     "Scores",
     "Stopped",
@@ -32,11 +45,14 @@ __all__ = [
     "load_pairs",
     "phantom",
     "prepare",
+    "register",
+    "register_folder",
     "train",
 ]
 _MODULES = {
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
+    "RegisteredPair": "retipair.preparation.registered",
     "Run": "retipair.runs.run_dir",
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",

@@ -66,7 +66,7 @@ def register(config: RegisterConfig) -> None:
     registered, out = register_pair(config), config.paths[2]
     if registered.refused:
         raise FileError(config.paths[1], f"refused: {registered.refused} (see {out / CHECKERBOARD_NAME})")
-    _print_result(registered, out)
+    print_result(registered, out)
 
 
 def register_pair(config: RegisterConfig) -> RegisteredPair:
@@ -88,8 +88,8 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     return registered
 
 
-def register_folder(config: RegisterConfig) -> Path:
-    """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return OUT.
+def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
+    """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return them.
 
     Raises UserError if settings or inputs are invalid, before anything is written, and if all pairs were refused.
     """
@@ -110,9 +110,9 @@ def register_folder(config: RegisterConfig) -> Path:
         print(f"{len(refused)} of {len(records)} pairs were refused, see the table for the reasons")
     if len(refused) == len(records):
         raise FileError(raw, f"all {len(records)} pairs were refused ({refused[0].id}: {refused[0].refused})")
-    print(f"Check OUT/ID/{CHECKERBOARD_NAME} in {out}: vessels must continue across tile borders")
+    print(f"Check {out}/*/{CHECKERBOARD_NAME}: vessels must continue across tile borders")
     _print_scores(scores, out)
-    return out
+    return records
 
 
 def _given(config: RegisterConfig) -> str:
@@ -231,11 +231,16 @@ def _register_one(item: Item, config: RegisterConfig) -> RegistrationRecord:
 # --- Messages
 
 
-def _print_result(record: RegistrationRecord, out: Path) -> None:
+def print_result(record: RegistrationRecord, out: Path | None) -> None:
+    """Print the quality of a registration, and the error at its landmarks.
+
+    out: the folder that it was written to, or None.
+    """
     residual = "" if record.residual_px is None else f", residual {record.residual_px:.2f} px at 512 (vessels)"
     found = f"{record.inliers} {'features' if record.matches is None else f'of {record.matches} matches'} agree"
     print(f"consistency {record.consistency_before:.3f} -> {record.consistency:.3f}{residual}, {found}")
-    print(f"Check {out / CHECKERBOARD_NAME}: vessels must continue across tile borders")
+    if out:
+        print(f"Check {out / CHECKERBOARD_NAME}: vessels must continue across tile borders")
     if record.doubt:
         print(f"doubt: {printable(record.doubt)}")
     if record.landmarks:
@@ -246,8 +251,8 @@ def _print_result(record: RegistrationRecord, out: Path) -> None:
     _print_scores(score([record]), out)
 
 
-def _print_scores(scores: RegistrationScores | None, out: Path) -> None:
-    if scores is None:
+def _print_scores(scores: RegistrationScores | None, out: Path | None) -> None:
+    if scores is None or out is None:
         return
     mean = "-" if scores.mean_error_px is None else f"{scores.mean_error_px:.2f} px"
     values = "/".join(f"{area:.3f}" for area in scores.auc.values())

@@ -48,6 +48,8 @@ def read_matches(path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file, by name. Names that are not of interest are not read."""
+    if path.exists() and not path.is_file():
+        raise FileError(path, "is not a file; give the .npz file with the matches of this pair")
     wanted = {name for names in _NAMES for name in names} | set(_INDICES)
     try:
         with np.load(path, allow_pickle=False) as file:
