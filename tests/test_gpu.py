@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from conftest import train_command, write_prepared
-from retipair.trials.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image
@@ -17,6 +16,7 @@ from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.training.optimizer import LoraOptimizer
 from retipair.training.step import build_training, training_step
+from retipair.trials.bench import planned
 
 pytestmark = [
     pytest.mark.gpu,

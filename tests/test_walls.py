@@ -40,6 +40,7 @@ COMMANDS = {
     "train": "training.train",
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
+    "export": "matching.export",
     "register": "preparation.register",
     "phantom": "phantoms.phantom",
     "bench": "trials.bench",

@@ -19,6 +19,7 @@ from retipair.config import (
     BenchConfig,
     DemoConfig,
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
@@ -52,6 +53,7 @@ VERBS = (
         "evaluation.evaluate:evaluate",
         "real and generated pairs -> scores and a report",
     ),
+    Verb("export", ExportConfig, "matching.export:export", "pairs -> warped pairs, to train registration networks"),
     Verb(
         "register",
         RegisterConfig,

@@ -28,6 +28,8 @@ PREPARED = replace(
     inliers=18,
     residual_px=1.75,
     native_size=[300, 250],
+    raw_sizes=[[640, 480], [512, 512]],
+    raw_cf_to_cf=[[1.7, 0, -8.5], [0, 1.7, -3], [0, 0, 1]],
 )
 GENERATED = GeneratedPair(
     id="7",
@@ -50,7 +52,7 @@ GENERATED = GeneratedPair(
 )
 SCHEMA = {
     "prepared": "schema id eye patient split cf fa mask size caption source_sha256 fa_to_cf points inliers residual_px "
-    "consistency_before consistency native_size",
+    "consistency_before consistency native_size raw_sizes raw_cf_to_cf",
     "generated": "schema id index seed attempt mode source_id source_eye strength prompt cf fa size base "
     "adapter_sha256 settings_sha256 fa_chroma consistency",
 }

@@ -15,13 +15,14 @@ from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, load_titled
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.sources import find_pairs
 from retipair.preparation.alignment import align_pair
 from retipair.preparation.prepare import fingerprint, is_prepared
 from retipair.preparation.reading import read_pairs
 from retipair.preparation.state import AlignmentResult, doubtful, load_previous_results
+from retipair.registration.warp import resample
 from retipair.runtime.errors import MissingError, OccupiedError
 from running import started, wait_for
 
@@ -58,11 +59,19 @@ def test_a_prepared_folder_is_what_the_manifest_says(prepared):
         assert set(np.unique(mask)) == {0, 255}
         assert record.inliers == len(record.points) == 20
         assert record.native_size is not None
+        assert record.raw_sizes == [[224, 224], [224, 224]]
         assert all(190 <= side <= 224 for side in record.native_size)  # the common field, in raw views 224 px wide
         points = np.array(record.points)
         residual = np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1))
         assert record.residual_px == pytest.approx(residual, abs=0.01)
         assert record.consistency >= record.consistency_before
+
+
+def test_the_manifest_says_which_part_of_the_raw_photograph_each_cf_is(raw, prepared):
+    for record, pair in zip(read_manifest(prepared), find_pairs(raw), strict=True):
+        cropped = resample(load_image(pair.cf, "RGB"), np.array(record.raw_cf_to_cf), record.size)
+        mask = load_image(prepared / record.mask, "L") > 0
+        np.testing.assert_array_equal(cropped[mask], load_image(prepared / record.cf, "RGB")[mask])
 
 
 @pytest.mark.nightly
@@ -360,6 +369,8 @@ def _outcome(number: int, consistency: float, residual: float, doubt: str | None
         refused=None,
         doubt=doubt,
         native_size=[512, 512],
+        raw_sizes=[[640, 512], [640, 512]],
+        raw_cf_to_cf=np.eye(3).tolist(),
         fa_to_cf=[],
         points=[],
         inliers=20,

@@ -13,7 +13,6 @@ from diffusers.training_utils import EMAModel
 
 from conftest import CUDA, train_command
 from operations import Seen
-from retipair.trials.bench import planned
 from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
 from retipair.data.layout import Layout
@@ -32,6 +31,7 @@ from retipair.training.divergence import check_bounded
 from retipair.training.optimizer import LoraOptimizer
 from retipair.training.plan import adapter_config
 from retipair.training.step import build_training, describe_nonfinite_step, training_step
+from retipair.trials.bench import planned
 
 Folder = Callable[[str], Path]
 QUICK = ("--num_samples", 0, "--augment_variants", 1, "--log_every", 2, "--max_steps", 6)

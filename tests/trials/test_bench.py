@@ -12,9 +12,6 @@ import torch
 
 from conftest import VIEW
 from refusals import Refused
-from retipair.trials import baseline
-from retipair.trials.baseline import PHASES, BaselineStep
-from retipair.trials.bench import flop_of_step
 from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.data.dataset import read_dataset
@@ -22,6 +19,9 @@ from retipair.data.layout import Layout
 from retipair.models.base import open_base
 from retipair.training.plan import make_plan
 from retipair.training.step import PARTS
+from retipair.trials import baseline
+from retipair.trials.baseline import PHASES, BaselineStep
+from retipair.trials.bench import flop_of_step
 
 Capture = pytest.CaptureFixture[str]
 ALWAYS = {"schema", "what", "unit", "milliseconds", "pairs_per_second", "seconds", "memory_gib", "matrix_tflops"} | {

@@ -18,9 +18,9 @@ from retipair.cli import main
 from retipair.config import DemoConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.pair import load_image, save_image
-from retipair.trials import demo
 from retipair.phantoms.cameras import BASE_CAMERAS
 from retipair.runtime.errors import OccupiedError
+from retipair.trials import demo
 from retipair.vision.field_of_view import field_of_view
 
 USUAL = demo.SETTINGS

@@ -11,6 +11,7 @@ from retipair.config.common import (
 )
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
+from retipair.config.matching import ExportConfig, Ranges, ReaderForm
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
@@ -24,11 +25,14 @@ __all__ = [
     "BestBy",
     "DemoConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GenerateConfig",
     "Memory",
     "PhantomConfig",
     "Precision",
     "PrepareConfig",
+    "Ranges",
+    "ReaderForm",
     "Register",
     "RegisterConfig",
     "SamplerName",

@@ -24,6 +24,7 @@ from retipair.runtime.errors import DamagedError, FileError, MissingError, UserE
 from retipair.runtime.schema import from_settings
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.ridges import resize_mask
 
 GENERATED_VAL_FRACTION = 0.2
 """Fraction of the eyes of a generated folder that are used for validation.
@@ -280,8 +281,8 @@ def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> li
     return chosen
 
 
-def load_pair(entry: PairRecord) -> Pair:
-    """Load CF, FA and mask at their size on disk.
+def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
+    """Load CF, FA and mask, with sides of `size` px, or at their size on disk if `size` is None.
 
     If there is no mask file, the mask is the intersection of the fields of view detected in CF and FA.
     Raises UserError, naming the CF file, if the three images are not squares of the same size.
@@ -293,7 +294,8 @@ def load_pair(entry: PairRecord) -> Pair:
         sizes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in images.items())
         raise FileError(entry.cf, f"the views are not squares of one size ({sizes} px); make the pair again")
     cf, fa = images["CF"], images["FA"]
-    return Pair(cf, fa, images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa))
+    mask = images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
+    return Pair(cf, fa, mask) if size is None else Pair(_resized(cf, size), _resized(fa, size), resize_mask(mask, size))
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:

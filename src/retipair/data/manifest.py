@@ -42,6 +42,9 @@ class PreparedPair:
     consistency_before: the consistency before the registration was refined.
     native_size: the side of the square to which both views are cropped, in px of the raw CF and in px of the raw FA.
     A view whose native size is below `size` was enlarged. None for rendered pairs and in manifests of earlier versions.
+    raw_sizes: the [width, height] of the raw CF and of the raw FA, px; None as for `native_size`.
+    raw_cf_to_cf: the 3x3 transform from pixel centres of the raw CF to pixel centres of the prepared CF, which crops
+    and scales. Together with `fa_to_cf`, it gives the transform between the raw views. None as for `native_size`.
     """
 
     id: str
@@ -61,6 +64,8 @@ class PreparedPair:
     consistency_before: float
     consistency: float
     native_size: list[int] | None = None
+    raw_sizes: list[list[int]] | None = None
+    raw_cf_to_cf: list[list[float]] | None = None
     schema: str = PREPARED_SCHEMA
 
 
@@ -103,7 +108,7 @@ class GeneratedPair:
 
 Record = PreparedPair | GeneratedPair
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
-_OPTIONAL = ("native_size", "source_to_pair", "source_size")
+_OPTIONAL = ("native_size", "raw_sizes", "raw_cf_to_cf", "source_to_pair", "source_size")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 
 

@@ -211,11 +211,20 @@ def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = 
 
     texts: metadata to store in the file, by key.
     """
+    with atomic_write(path) as stream:
+        write_png(stream, image, texts)
+
+
+def write_png(stream: IO[bytes], image: np.ndarray, texts: Mapping[str, str] | None = None, fast: bool = False) -> None:
+    """Write an image (H, W, 3) or (H, W) uint8 as PNG to a binary stream.
+
+    texts: metadata to store in the file, by key.
+    fast: True to compress in less time; the file is about an eighth larger.
+    """
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
-    with atomic_write(path) as stream:
-        Image.fromarray(image).save(stream, format="PNG", pnginfo=info)
+    Image.fromarray(image).save(stream, format="PNG", pnginfo=info, compress_level=1 if fast else 6)
 
 
 def chroma(pixels: np.ndarray) -> float:

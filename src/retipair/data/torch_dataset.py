@@ -14,6 +14,28 @@ from retipair.data.pair import image_size
 from retipair.runtime.errors import FileError, SettingError
 
 
+def list_pairs(folders: str | Path | Sequence[str | Path], split: Split | None) -> list[PairRecord]:
+    """Return the pairs of one or more folders that are in a split, or all pairs if `split` is None.
+
+    Raises SettingError for an unknown split and for an empty list of folders, and UserError if a folder has no pairs.
+    """
+    several = isinstance(folders, Iterable) and not isinstance(folders, str)
+    paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
+    if not paths:
+        raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
+    return [record for path in paths for record in select_pairs(path, split)]
+
+
+def check_sizes(records: Sequence[PairRecord]) -> None:
+    """Raise FileError if the first pairs of the folders differ in size, because a batch could not be stacked."""
+    firsts = list({record.folder: record for record in reversed(records)}.values())[::-1]
+    widths = [image_size(record.cf)[0] for record in firsts]
+    for record, width in zip(firsts, widths, strict=True):
+        if width != widths[0]:
+            problem = f"its views are {width} px wide, those of {firsts[0].folder} {widths[0]} px"
+            raise FileError(record.folder, f"{problem}; prepare the real pairs with the --size of the generated ones")
+
+
 class PairDataset(Dataset[dict[str, Any]]):
     """Dataset of the aligned pairs in one or more prepared or generated folders, without rejected pairs.
 
@@ -30,13 +52,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], split: Split | None = None) -> None:
-        several = isinstance(folders, Iterable) and not isinstance(folders, str)
-        paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
-        if not paths:
-            raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
-        parts = [select_pairs(path, split) for path in paths]
-        _check_sizes([part[0] for part in parts if part])
-        self.records: list[PairRecord] = [record for part in parts for record in part]
+        self.records: list[PairRecord] = list_pairs(folders, split)
+        check_sizes(self.records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -52,12 +69,3 @@ class PairDataset(Dataset[dict[str, Any]]):
             "split": record.split,
             "folder": str(record.folder),
         }
-
-
-def _check_sizes(firsts: Sequence[PairRecord]) -> None:
-    """Raise FileError if the first pairs of the folders differ in size, because a batch could not be stacked."""
-    widths = [image_size(record.cf)[0] for record in firsts]
-    for record, width in zip(firsts, widths, strict=True):
-        if width != widths[0]:
-            problem = f"its views are {width} px wide, those of {firsts[0].folder} {widths[0]} px"
-            raise FileError(record.folder, f"{problem}; prepare the real pairs with the --size of the generated ones")

@@ -8,10 +8,14 @@ from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
 
 _STEPS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
 """Offset (down, right) to a neighbour -> its distance in px, for the four neighbours later in raster order."""
+
+_SPUR_PX = 8.0
+_MERGED_PX = 6.0
 
 
 def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +39,51 @@ def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 ends.append((start, end))
     points = np.argwhere(lines)[np.array(ends, int).reshape(-1, 2)]  # (n branches, 2 ends, 2 coordinates)
     return np.array(arcs), np.linalg.norm(points[:, 1] - points[:, 0], axis=1)
+
+
+def branch_points(lines: np.ndarray) -> np.ndarray:
+    """Return the positions of the branchings and crossings of a skeleton, (N, 2) px: x and y.
+
+    Side branches of up to 8 px are pruned first, because they are irregularities of the vessel edge. Branch points less
+    than 6 px apart, such as the two at a crossing, become one at their mean.
+
+    lines: the skeleton, (H, W) bool.
+    """
+    lines = _prune(lines)
+    degrees = np.array([len(beside) for beside in _neighbours(_pixel_graph(lines))], dtype=int)
+    rows, columns = np.nonzero(lines)
+    at = np.column_stack([columns, rows])[degrees > 2].astype(float)
+    if not len(at):
+        return np.empty((0, 2))
+    near = cKDTree(at).sparse_distance_matrix(cKDTree(at), _MERGED_PX)
+    count, cluster = connected_components(near, directed=False)
+    return np.column_stack([np.bincount(cluster, weights) for weights in at.T]) / np.bincount(cluster)[:count, None]
+
+
+def _prune(lines: np.ndarray) -> np.ndarray:
+    """Remove the side branches of up to _SPUR_PX px that end freely."""
+    neighbours = _neighbours(_pixel_graph(lines))
+    pixels = np.argwhere(lines)
+    pruned = lines.copy()
+    for start in (pixel for pixel, beside in enumerate(neighbours) if len(beside) == 1):
+        path = _path_to_junction(neighbours, start)
+        if path:
+            pruned[tuple(pixels[path].T)] = False
+    return pruned
+
+
+def _path_to_junction(neighbours: Sequence[Mapping[int, float]], start: int) -> list[int]:
+    """Return the pixels from an end point to the next junction, without it, or [] if it is more than 8 px away."""
+    path, length, before = [start], 0.0, -1
+    while length <= _SPUR_PX:
+        here = path[-1]
+        further = [pixel for pixel in neighbours[here] if pixel != before]
+        if len(further) != 1:
+            return path[:-1] if len(further) > 1 else []
+        before = here
+        length += neighbours[here][further[0]]
+        path.append(further[0])
+    return []
 
 
 def _follow(neighbours: Sequence[Mapping[int, float]], start: int, first: int) -> tuple[int, int, float]:

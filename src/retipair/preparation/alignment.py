@@ -1,15 +1,9 @@
 """Align raw pairs in parallel, and write the aligned views to the staging folder OUT/.partial."""
 
 import math
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context, parent_process
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,16 +14,12 @@ from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
-from retipair.runtime.console import console, track
+from retipair.runtime.console import track
 from retipair.runtime.errors import SettingError
-from retipair.runtime.pillow import configure_pillow
+from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import json_sha256
-from retipair.runtime.threads import available_cores
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-ALIGNMENT_VERSION = 6  # increment it after a change of the code that changes the aligned views or their AlignmentResult
+ALIGNMENT_VERSION = 7  # increment it after a change of the code that changes the aligned views or their AlignmentResult
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
@@ -59,51 +49,12 @@ def check_alignment_settings(config: PrepareConfig | RegisterConfig) -> None:
 
 
 def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:
-    """Align the pairs in worker processes, and yield the results in the order of the pairs."""
-    yield from map_in_processes("Aligning", partial(align_pair, config=config), pairs, config.workers)
+    """Align the pairs, in several processes if `config.workers` allows it, and yield the results in their order.
 
-
-def map_in_processes(
-    title: str, work: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
-    """Yield work(item) for each item in order, computed in worker processes, with a progress bar.
-
-    The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. Raises
-    ChildProcessError if a worker process is killed.
-
-    title: the text beside the progress bar.
-    workers: the number of processes; 0 for one per core. With one, `work` is called in this process.
+    Raises ChildProcessError if a worker process is killed.
     """
-    count = worker_count(workers, len(items))
-    if count == 1:
-        yield from track(title, map(work, items), len(items))
-        return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_init_worker) as pool:
-        try:
-            yield from track(title, pool.map(work, items), len(items))
-        except KeyboardInterrupt:
-            console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
-            raise
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "a worker process was killed, perhaps for lack of memory; try --workers 1"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _init_worker() -> None:
-    """Limit a worker process to one thread, and make it exit when its parent process ends, even by SIGKILL."""
-    configure_pillow()
-    single_threaded()
-    parent = parent_process()
-    assert parent is not None
-
-    def exit_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    work = partial(align_pair, config=config)
+    yield from track("Aligning", process_map(work, pairs, config.workers, single_threaded), len(pairs))
 
 
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
@@ -122,6 +73,8 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
         refused=aligned.refused,
         doubt=aligned.doubt,
         native_size=list(aligned.native_size),
+        raw_sizes=[[view.shape[1], view.shape[0]] for view in (cf, fa)],
+        raw_cf_to_cf=aligned.cf_to_frame.tolist(),
         fa_to_cf=aligned.fa_to_frame.tolist(),
         points=aligned.points.round(3).tolist(),
         inliers=aligned.inliers,
@@ -146,7 +99,3 @@ def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str
             mark = {"Synthetic": "yes: prepared from synthetic views"}
         save_image(path, images[view], mark)
     return {view: file_sha256(path) for view, path in paths.items()}
-
-
-def worker_count(requested: int, tasks: int) -> int:
-    return max(1, min(requested or available_cores(), tasks))

@@ -18,7 +18,7 @@ from rich.table import Table
 from retipair.config import PrepareConfig, RegisterConfig
 from retipair.data.pair import image_size
 from retipair.data.sources import RawPair, scan_pairs
-from retipair.preparation.alignment import check_alignment_settings, map_in_processes
+from retipair.preparation.alignment import check_alignment_settings
 from retipair.preparation.prepare import check_apart
 from retipair.preparation.reading import CheckedPair, check_pair, read_pairs
 from retipair.preparation.registered import (
@@ -38,10 +38,12 @@ from retipair.preparation.registered import (
 )
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.matches import read_matches
+from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
-from retipair.runtime.console import console
+from retipair.runtime.console import console, track
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError, printable
 from retipair.runtime.lock import directory_lock
+from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import canonical_json
 
 LIST_NAME = "registrations.jsonl"
@@ -216,7 +218,8 @@ def _register_new(items: Sequence[Item], out: Path, config: RegisterConfig) -> l
     redo = [item for item in items if item[0].pair.id not in done]
     if done:
         print(f"{len(done)} of {len(items)} pairs are registered already, with the same files and settings")
-    for record in map_in_processes("Registering", partial(_register_one, config=config), redo, config.workers):
+    results = process_map(partial(_register_one, config=config), redo, config.workers, single_threaded)
+    for record in track("Registering", results, len(redo)):
         done[record.id] = record
     return [done[checked.pair.id] for checked, _ in items]
 

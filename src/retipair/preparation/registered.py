@@ -100,8 +100,10 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
     cf, fa = load_image(pair.cf, "RGB"), load_image(pair.fa, "L")
     method: Literal["matches", "features"] = "features" if matches is None else "matches"
     aligned = align(cf, fa, matches, method, WORK_SIZE, limits_of(config))
+    fa_to_cf = np.linalg.inv(aligned.cf_to_frame) @ aligned.fa_to_frame
+    fa_to_cf /= fa_to_cf[2, 2]
     landmarks = checked.landmarks
-    errors = None if landmarks is None else landmark_errors(aligned.fa_to_cf, landmarks, cf.shape[1])
+    errors = None if landmarks is None else landmark_errors(fa_to_cf, landmarks, cf.shape[1])
     return RegisteredPair(
         id=pair.id,
         cf=pair.cf.name,
@@ -110,7 +112,7 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
         fa_size=[fa.shape[1], fa.shape[0]],
         method="vessels" if matches is None else "matches",
         matches=None if matches is None else len(matches.cf),
-        fa_to_cf=aligned.fa_to_cf.tolist(),
+        fa_to_cf=fa_to_cf.tolist(),
         inliers=aligned.inliers,
         residual_px=None if aligned.residual_px is None else round(aligned.residual_px, 3),
         consistency_before=round(aligned.consistency_before, 4),
@@ -121,7 +123,7 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
         mean_error_px=None if errors is None else round(float(errors.mean()), 3),
         median_error_px=None if errors is None else round(float(np.median(errors)), 3),
         input_sha256=input_sha256(checked, matches, config),
-        fa_warped=resample(fa, aligned.fa_to_cf, cf.shape[:2]),
+        fa_warped=resample(fa, fa_to_cf, cf.shape[:2]),
     )
 
 

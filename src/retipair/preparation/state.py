@@ -42,6 +42,8 @@ class AlignmentResult:
     refused: str | None
     doubt: str | None
     native_size: list[int]
+    raw_sizes: list[list[int]]
+    raw_cf_to_cf: list[list[float]]
     fa_to_cf: list[list[float]]
     points: list[list[float]]
     inliers: int | None

@@ -89,6 +89,8 @@ def _record(pair: RawPair, result: AlignmentResult, eye: str, split: Split, size
         **{view: view_file(view, pair.id) for view in VIEWS},
         size=size,
         native_size=result.native_size,
+        raw_sizes=result.raw_sizes,
+        raw_cf_to_cf=result.raw_cf_to_cf,
         caption=pair.caption,
         source_sha256=result.source_sha256,
         fa_to_cf=result.fa_to_cf,

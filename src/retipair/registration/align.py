@@ -72,8 +72,8 @@ class Aligned:
 
     pair: CF, FA and mask in the frame.
     native_size: the side of the frame in px of the raw CF and in px of the raw FA.
+    cf_to_frame: the transform (3, 3) from raw CF px to frame px, which crops and scales.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
-    fa_to_cf: the same transform (3, 3) to raw CF px.
     points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 for method "matches".
     inliers: the number of landmarks, features or matches that agree with the registration; None for method "none".
     residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
@@ -86,8 +86,8 @@ class Aligned:
 
     pair: Pair
     native_size: tuple[int, int]
+    cf_to_frame: np.ndarray
     fa_to_frame: np.ndarray
-    fa_to_cf: np.ndarray
     points: np.ndarray
     inliers: int | None
     residual_px: float | None
@@ -138,12 +138,7 @@ def align(
         return aligned
     if not limits.allow_mirror:
         return replace(aligned, refused=_MIRRORED)
-    return replace(
-        mirrored,
-        fa_to_frame=mirrored.fa_to_frame @ mirror,
-        fa_to_cf=mirrored.fa_to_cf @ mirror,
-        doubt=_FLIPPED,
-    )
+    return replace(mirrored, fa_to_frame=mirrored.fa_to_frame @ mirror, doubt=_FLIPPED)
 
 
 def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size: int, limits: Limits) -> Aligned:
@@ -164,8 +159,8 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     aligned = Aligned(
         pair=rendered if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         native_size=(_native_size(cf, frame, size), _native_size(fa, frame @ refined, size)),
+        cf_to_frame=frame,
         fa_to_frame=frame @ refined,
-        fa_to_cf=refined,
         points=points,
         inliers=registered.inliers,
         residual_px=_median_residual(points, feature_shifts, size),

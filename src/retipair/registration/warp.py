@@ -119,6 +119,25 @@ def resample(image: np.ndarray, homography: np.ndarray, size: int | tuple[int, i
     return np.asarray(moved > 0.5 if image.dtype == bool else moved)
 
 
+def resample_at(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Resample an image or a mask at any positions. The result is black at positions outside the image.
+
+    Images are resampled bicubically, bool masks linearly with a threshold of 0.5.
+
+    image: (H, W) or (H, W, 3), uint8 or bool.
+    positions: the position (x, y) in px of `image` for each pixel of the result, (H', W', 2).
+    """
+    interpolation = cv2.INTER_LINEAR if image.dtype == bool else cv2.INTER_CUBIC
+    values = image.astype(np.float32) if image.dtype == bool else image
+    moved = cv2.remap(values, positions.astype(np.float32), None, interpolation)
+    return np.asarray(moved > 0.5 if image.dtype == bool else moved)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur an image (H, W) or (H, W, 3) float32 by a Gaussian of `sigma` px."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+
+
 def scale_of(homography: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the factor by which `homography` (3, 3) enlarges an image of shape (H, W, ...) at its centre."""
     x, y = shape[1] / 2, shape[0] / 2

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from retipair.trials.baseline import PHASES, BaselineStep
-from retipair.trials.summary import Cost, print_figures, summarize_cost
 from retipair.config import BenchConfig, GenerateConfig, PhantomConfig, TrainConfig
 from retipair.data.dataset import load_views, read_dataset
 from retipair.evaluation.measurements import measure_set
@@ -45,6 +43,8 @@ from retipair.runtime.setting_checks import check_size
 from retipair.training.description import describe_adapter
 from retipair.training.plan import Data, Plan, adapter_config, make_plan, read_data
 from retipair.training.step import PARTS, Training, build_training, training_step
+from retipair.trials.baseline import PHASES, BaselineStep
+from retipair.trials.summary import Cost, print_figures, summarize_cost
 
 EYES = 6
 """Number of phantoms, which the split divides into five for training and one for validation."""

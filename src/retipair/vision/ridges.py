@@ -104,10 +104,19 @@ def resize_to_reference(view: np.ndarray) -> np.ndarray:
         return view
     size = MEASURED_AT, max(1, round(height * MEASURED_AT / width))
     if view.dtype == bool:
-        resampling = Image.Resampling.BOX if width > MEASURED_AT else Image.Resampling.BILINEAR
-        return np.asarray(Image.fromarray(view.astype(np.uint8) * 255).resize(size, resampling)) > 127
+        return _resized_mask(view, size)
     resampling = Image.Resampling.BOX if width > MEASURED_AT else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(view).resize(size, resampling))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resize a square mask (S, S) bool to (size, size) bool."""
+    return mask if len(mask) == size else _resized_mask(mask, (size, size))
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resampling = Image.Resampling.BOX if mask.shape[1] > size[0] else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, resampling)) > 127
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -59,15 +59,27 @@ def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(mask & (vessel_probability(image, mask) > 0.5))
 
 
-@torch.no_grad()
 def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 outside the mask.
 
     image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
     mask: the valid pixels, (H, W) bool.
     """
-    height, width = mask.shape
-    flat = flattened(image, mask)
+    return _probability(flattened(image, mask))
+
+
+def segment_flattened(flat: np.ndarray) -> np.ndarray:
+    """Return the vessels in a map of locally normalised brightness, such as the mean of those of CF and FA.
+
+    flat: the result of `flattened`, (H, W) float32, about 512 px wide.
+    """
+    return np.asarray(_probability(flat) > 0.5)
+
+
+@torch.no_grad()
+def _probability(flat: np.ndarray) -> np.ndarray:
+    """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 where `flat` (H, W) is 0."""
+    height, width = flat.shape
     padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
     logits = _segmenter()(torch.from_numpy(padded)[None, None].contiguous(memory_format=torch.channels_last))
     return np.asarray(torch.sigmoid(logits)[0, 0, :height, :width].numpy() * (flat != 0))

@@ -1,0 +1,142 @@
+"""Write the folder of one pair for `retipair export matches`: its images, masks and landmarks in all variants."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from retipair.data.dataset import PairRecord, load_pair, pair_sha256
+from retipair.data.pair import synthetic_mark_of, write_png
+from retipair.matching.samples import ALIGNED, MatchSample
+from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair, warp_pair
+from retipair.matching.warps import Warp
+from retipair.runtime.atomic_io import atomic_write_dir, read_json, write_json
+from retipair.runtime.errors import UserError
+from retipair.runtime.schema import from_values, json_sha256
+
+PAIRS_NAME = "pairs"
+APPEARANCE = "appearance"
+_STATE_NAME = "samples.json"
+_RECIPE = 1  # increment it after a change of the code that changes the exported files
+_MASKS = {"valid_cf": "valid_fa", "vessels_cf": "vessels_fa"}
+"""The masks of the CF, and the masks of the FA that are equal to them in the variant "aligned"."""
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What the folder of a pair depends on, besides the pair.
+
+    out: the folder OUT of the export.
+    variation: the distribution of the variants.
+    warps: the number of warped variants.
+    appearance: whether there is also a variant with a random appearance.
+    size: the side of the exported views, px, or None for that of each pair.
+    """
+
+    out: Path
+    variation: Variation
+    warps: int
+    appearance: bool
+    size: int | None
+
+    def folder(self, id: str) -> Path:
+        return self.out / PAIRS_NAME / id
+
+    def write(self, record: PairRecord) -> None:
+        """Write the folder of a pair atomically."""
+        source = segment_pair(load_pair(record, self.size))
+        atomic_write_dir(self.folder(record.id), partial(self._fill, record=record, source=source))
+
+    def samples(self, id: str) -> list[MatchSample]:
+        """Return the samples in the folder of a pair. Raises UserError if the list is missing or damaged."""
+        path = self.folder(id) / _STATE_NAME
+        return [from_values(MatchSample, values, str(path)) for values in read_json(path).get("samples", ())]
+
+    def is_complete(self, record: PairRecord) -> bool:
+        """Return whether the folder of a pair exists, with these settings and with the current files of the pair."""
+        try:
+            state = read_json(self.folder(record.id) / _STATE_NAME)
+            samples = self.samples(record.id)
+        except UserError:
+            return False
+        files = (self.out / path for sample in samples for path in sample.files)
+        return state.get("key") == self._key(record) and all(path.is_file() for path in files)
+
+    def _key(self, record: PairRecord) -> str:
+        settings = [asdict(self.variation), self.warps, self.appearance, self.size]
+        return json_sha256([_RECIPE, settings, record.id, record.group, record.split, pair_sha256(record)])
+
+    def _fill(self, folder: Path, record: PairRecord, source: SegmentedPair) -> None:
+        writer = _Writer(folder, record, self.variation.seed)
+        samples = [writer.write(ALIGNED, warp_pair(source, Warp(np.eye(3))))]
+        for number in range(1, self.warps + 1):
+            samples.append(writer.write(f"warp_{number}", self.variation.make(source, record.id, number)))
+        if self.appearance:
+            # Warps are counted from 1, so number 0 is free, and this variant does not depend on --warps.
+            samples.append(writer.write(APPEARANCE, self.variation.make(source, record.id, 0, appearance=True)))
+        write_json(folder / _STATE_NAME, {"key": self._key(record), "samples": [asdict(sample) for sample in samples]})
+
+
+class _Writer:
+    """Writes the files of the samples of one pair.
+
+    folder: the temporary folder to write to.
+    seed: the seed that is recorded in the samples.
+    """
+
+    def __init__(self, folder: Path, record: PairRecord, seed: int) -> None:
+        self._folder, self._record, self._seed = folder, record, seed
+        self._marks = {"cf": synthetic_mark_of([record.cf]), "fa": synthetic_mark_of([record.fa])}
+        self._sha256 = pair_sha256(record)
+
+    def write(self, variant: str, warped: WarpedPair) -> MatchSample:
+        """Write the files of a variant that no earlier variant has written, and return its sample."""
+        files = _files(variant, elastic=warped.warp.displacement is not None)
+        for name, path in files.items():
+            target = self._folder / path
+            target.parent.mkdir(exist_ok=True)
+            if name == "landmarks":
+                target.write_text(_as_text(warped.landmarks), encoding="utf-8")
+            elif name == "field":
+                _save_field(target, warped)
+            elif not target.exists():
+                self._save_image(target, getattr(warped, name), name)
+        return MatchSample(
+            id=self._record.id,
+            variant=variant,
+            split=self._record.split,
+            eye=self._record.group,
+            size=len(warped.fa),
+            seed=self._seed,
+            **{name: f"{PAIRS_NAME}/{self._record.id}/{path}" for name, path in files.items()},
+            h_cf_to_fa=warped.warp.homography.tolist(),
+            synthetic=any(self._marks.values()),
+            source_sha256=self._sha256,
+        )
+
+    def _save_image(self, path: Path, image: np.ndarray, name: str) -> None:
+        pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        with path.open("wb") as stream:
+            write_png(stream, pixels, self._marks.get(name), fast=True)
+
+
+def _files(variant: str, elastic: bool) -> dict[str, str]:
+    """Return the paths of the files of a variant in the folder of the pair, by field of MatchSample.
+
+    All variants but the one with a random appearance share the files of the CF.
+    """
+    own, cf = ("", "") if variant == ALIGNED else (f"{variant}/", f"{variant}/" if variant == APPEARANCE else "")
+    files = {name: f"{cf}{name}.png" for name in ("cf", *_MASKS)}
+    files |= {on_fa: f"{own}{on_fa if own else on_cf}.png" for on_cf, on_fa in _MASKS.items()}
+    files |= {"fa": f"{own}fa_warped.png" if own else "fa.png", "landmarks": f"{own}landmarks.txt"}
+    return files | ({"field": f"{own}field.npz"} if elastic else {})
+
+
+def _as_text(landmarks: np.ndarray) -> str:
+    return "".join(" ".join(f"{value:.7f}" for value in row) + "\n" for row in landmarks)
+
+
+def _save_field(path: Path, warped: WarpedPair) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, residual=warped.warp.residual(len(warped.fa)).astype(np.float16))

@@ -1,0 +1,77 @@
+"""Fit the distribution of warps to the geometry of the raw pairs from which a folder was prepared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.matching.warps import NARROW, REAL, WIDE, WarpRanges, centred, decompose
+from retipair.runtime.errors import FileError
+
+RangesName = Literal["auto", "fitted", "real", "narrow", "wide"]
+_PRESETS = {"real": REAL, "narrow": NARROW, "wide": WIDE}
+_MIN_PAIRS = 5
+_QUANTILES = 11  # the deciles, with minimum and maximum
+
+
+def choose_ranges(name: RangesName, pairs: Path, fit: Path | None = None) -> WarpRanges:
+    """Return the ranges with a name of the setting `ranges`.
+
+    pairs: the folder of the pairs that are warped.
+    fit: the prepared folder to fit the ranges to, for "fitted" and "auto"; None for `pairs`. With None, "auto" means
+        REAL if the ranges cannot be fitted to `pairs`; this choice is printed.
+    Raises the same errors as `fit_ranges`.
+    """
+    if name in _PRESETS:
+        return _PRESETS[name]
+    if name == "auto" and fit is None and not _can_fit(pairs):
+        print("geometry of the warps: --ranges real, because the transforms between the raw views are not known")
+        return REAL
+    print(f"geometry of the warps: fitted to the raw pairs of {fit or pairs}")
+    return fit_ranges(fit or pairs)
+
+
+def fit_ranges(folder: Path) -> WarpRanges:
+    """Return the quantiles of rotation, scale, shift and perspective between the raw views of a prepared folder.
+
+    The transform of a pair maps its raw CF to its raw FA, each in units of its own width, so it does not change if both
+    are resized to the same width. Mirrored pairs are left out.
+
+    Raises UserError, naming the folder, if fewer than five of its pairs have a transform between raw views. The pairs
+    of `phantom`, of `generate` and of earlier versions of `prepare` have none.
+    """
+    transforms = [transform for record in read_manifest(folder) if (transform := _raw_transform(record)) is not None]
+    if len(transforms) < _MIN_PAIRS:
+        problem = (
+            f"{len(transforms)} pairs with the transform between their raw views, at least {_MIN_PAIRS} are needed"
+        )
+        raise FileError(folder, f"{problem}; give a folder of `retipair prepare`, or --ranges real")
+    angles, scales, shifts, tilts = zip(*map(decompose, transforms), strict=True)
+    return WarpRanges(
+        rotation=_quantiles(np.abs(np.degrees(angles))),
+        scale=_quantiles(np.array(scales)),
+        shift=_quantiles(np.linalg.norm(shifts, axis=1)),
+        perspective=_quantiles(np.linalg.norm(tilts, axis=1) / 512),
+    )
+
+
+def _can_fit(folder: Path) -> bool:
+    transforms = (_raw_transform(record) for record in read_manifest(folder))
+    return sum(transform is not None for transform in transforms) >= _MIN_PAIRS
+
+
+def _raw_transform(record: object) -> np.ndarray | None:
+    """Return the transform (3, 3) from the raw CF to the raw FA in centred coordinates, or None if it is not known."""
+    if not isinstance(record, PreparedPair) or record.raw_sizes is None or record.raw_cf_to_cf is None:
+        return None
+    cf_to_fa = np.linalg.inv(np.array(record.fa_to_cf)) @ np.array(record.raw_cf_to_cf)
+    if np.linalg.det(cf_to_fa) * cf_to_fa[2, 2] <= 0:
+        return None
+    (cf_width, cf_height), (fa_width, fa_height) = record.raw_sizes
+    return centred(fa_width, fa_height) @ cf_to_fa @ np.linalg.inv(centred(cf_width, cf_height))
+
+
+def _quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.quantile(values, np.linspace(0, 1, _QUANTILES)))

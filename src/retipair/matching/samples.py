@@ -1,0 +1,155 @@
+"""Read and write `matches.jsonl`, the list of the samples that `retipair export matches` writes.
+
+A sample is a CF and a moving FA of one eye with the homography between them. The file has one JSON object per line, in
+the order in which the samples were made. Paths are relative to its folder and must not lead out of it. It has no
+timestamps, so that two exports can be compared byte by byte.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retipair.data.manifest import Split
+from retipair.runtime.atomic_io import atomic_write
+from retipair.runtime.errors import FileError, MissingError, UserError
+from retipair.runtime.schema import from_values
+
+SAMPLES_NAME = "matches.jsonl"
+SAMPLES_SCHEMA = "retipair.matches/1"
+ALIGNED = "aligned"
+"""The variant whose FA is the aligned FA of the pair, so that the homography is the identity."""
+
+_AGAIN = "export the matches again"
+_OPTIONAL = ("field",)
+_PATHS = ("cf", "fa", "valid_cf", "valid_fa", "vessels_cf", "vessels_fa", "landmarks", "field")
+_NAMES = ("id", "variant")
+_SAFE_NAME = re.compile(r"\w[\w.+-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchSample:
+    """Line of `matches.jsonl`: a fixed CF, a moving FA, and the transform between them.
+
+    Coordinates are (x, y) in px, and the centre of the top-left pixel is (0, 0).
+
+    id: the id of the pair in its manifest.
+    variant: "aligned" (the FA as it is, homography 1), "warp_1", "warp_2", ... (a warped FA) or "appearance" (a warped
+    FA, and the brightness or colours of a view changed). The id and the variant together identify the sample.
+    split: "train", "val" or "test". All samples of one patient are in one split.
+    eye: the patient, or the eye if the patient is unknown; samples with one `eye` must not be in two splits.
+    size: the side of all images and masks of the sample, which are squares, in px.
+    seed: the seed from which the warp and the appearance of the sample were drawn.
+    cf: the fixed CF, (size, size, 3) uint8, which matchers call image0.
+    fa: the moving FA, (size, size) uint8, which matchers call image1. In the variant "aligned", it is the aligned FA.
+    valid_cf, valid_fa: masks, 0 or 255. 255 is where both views show the retina, in the frame of the CF and of the
+    moving FA.
+    vessels_cf, vessels_fa: masks of the vessels, 0 or 255, in the same two frames.
+    landmarks: a text file with one line "cf_x cf_y fa_x fa_y" for each branching or crossing of vessels that is visible
+    in both views, in px of the CF and of the moving FA.
+    h_cf_to_fa: the homography, 3 rows of 3 numbers, that maps px of the CF to px of the moving FA. If `field` is given,
+    it is only the homography of the transform, without the residual field.
+    synthetic: whether the pair was generated or rendered, and is not a photograph.
+    source_sha256: the SHA-256 of the CF and the FA from which the sample was made.
+    field: an npz file with the dense residual field of an elastic transform, or None if the transform is `h_cf_to_fa`.
+    schema: the version of this format.
+    """
+
+    id: str
+    variant: str
+    split: Split
+    eye: str
+    size: int
+    seed: int
+    cf: str
+    fa: str
+    valid_cf: str
+    valid_fa: str
+    vessels_cf: str
+    vessels_fa: str
+    landmarks: str
+    h_cf_to_fa: list[list[float]]
+    synthetic: bool
+    source_sha256: str
+    field: str | None = None
+    schema: str = SAMPLES_SCHEMA
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all files of the sample."""
+        return [path for key in _PATHS if (path := getattr(self, key)) is not None]
+
+    @property
+    def name(self) -> str:
+        """A name that no other sample has, "{id}-{variant}"."""
+        return f"{self.id}-{self.variant}"
+
+
+def to_line(sample: MatchSample) -> str:
+    """Return the line of a sample, with a newline; `schema` is the first key, then the fields in order.
+
+    `field` is left out if it is None.
+    """
+    values = {key: value for key, value in asdict(sample).items() if key not in _OPTIONAL or value is not None}
+    return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_samples(folder: Path, samples: Iterable[MatchSample]) -> None:
+    """Write `folder/matches.jsonl` atomically."""
+    with atomic_write(folder / SAMPLES_NAME) as stream:
+        stream.writelines(to_line(sample).encode() for sample in samples)
+
+
+def read_samples(folder: Path) -> Iterator[MatchSample]:
+    """Yield the samples of `folder/matches.jsonl` in order.
+
+    Raises UserError, naming file and line, for a missing file, invalid JSON, an unknown schema, unknown or missing
+    keys, a value of the wrong type, a sample that occurs twice, an id or variant that is not a safe file name, a
+    homography that is not 3 x 3, or a path outside the folder.
+    """
+    path = folder / SAMPLES_NAME
+    if not path.is_file():
+        raise MissingError(folder, f"no {SAMPLES_NAME} here; `retipair export matches PAIRS OUT` writes it into OUT")
+    names: set[str] = set()
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # `parse_sample` refuses the surrogates
+        for number, line in enumerate(stream, start=1):
+            sample = parse_sample(line, where=f"{path}, line {number}")
+            if sample.name.lower() in names:
+                raise FileError(path, f"duplicate sample {sample.name!r}; remove one line", number)
+            names.add(sample.name.lower())
+            yield sample
+
+
+def parse_sample(line: str, where: str) -> MatchSample:
+    """Return the sample in one line. Raises UserError, which begins with `where`, if the line is invalid."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        advice = _AGAIN if line.endswith("\n") else "repeat the command that wrote it, which repairs it"
+        raise UserError(f"{where}: not JSON ({error}); {advice}") from None
+    if not isinstance(values, dict) or values.get("schema") != SAMPLES_SCHEMA:
+        raise UserError(f"{where}: unknown schema; this version reads {SAMPLES_SCHEMA}")
+    sample = from_values(MatchSample, values, where, _AGAIN)
+    if key := next((key for key in _NAMES if not _SAFE_NAME.fullmatch(getattr(sample, key))), None):
+        raise UserError(f"{where}: {key} {getattr(sample, key)!r} is not a safe file name; {_AGAIN}")
+    if key := next((key for key in ("eye", *_PATHS) if not str(values.get(key, "")).isprintable()), None):
+        raise UserError(f"{where}: {key} has unprintable characters; {_AGAIN}")
+    _check_numbers(sample, where)
+    for key in _PATHS:
+        _check_inside(getattr(sample, key), where)
+    return sample
+
+
+def _check_numbers(sample: MatchSample, where: str) -> None:
+    if sample.size < 1:
+        raise UserError(f"{where}: size must be at least 1 px; {_AGAIN}")
+    if [len(row) for row in sample.h_cf_to_fa] != [3, 3, 3]:
+        raise UserError(f"{where}: h_cf_to_fa must have 3 rows of 3 numbers; {_AGAIN}")
+
+
+def _check_inside(relative: str | None, where: str) -> None:
+    if relative is None:
+        return
+    if relative in ("", ".") or relative.startswith("/") or ".." in relative.split("/") or "\\" in relative:
+        raise UserError(f"{where}: path {relative!r} is not in the folder of {SAMPLES_NAME}")

@@ -1,0 +1,122 @@
+"""Provide warped pairs as a torch dataset, to train a registration network without exporting files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from retipair.data.dataset import load_pair
+from retipair.data.manifest import Split
+from retipair.data.torch_dataset import check_sizes, list_pairs
+from retipair.matching.geometry import RangesName, choose_ranges
+from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair
+from retipair.matching.warps import WarpRanges
+from retipair.registration.warp import single_threaded
+from retipair.runtime.errors import SettingError
+
+_MAX_LANDMARKS = 256
+
+
+class WarpedPairs(Dataset[dict[str, Any]]):
+    """Dataset of fixed CFs and moving FAs: each FA of a pair is warped by a random transform, which is known.
+
+    An item depends only on the seed, the epoch, the id of the pair and the settings, so it does not depend on the
+    number of workers. In epoch n, the items equal the variants `warp_n` of `retipair export matches` with the same
+    settings; with `appearance=True`, those of epoch 0 equal its variants `appearance`.
+
+    The vessels of a pair are segmented when it is first used, which takes about a fifth of a second. Their landmarks
+    are kept in memory that all workers share.
+
+    folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
+    split: the split to use; None for all splits.
+    ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or a WarpRanges. "auto" and
+        "fitted" refer to the first folder.
+    elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none.
+    appearance: whether the appearance of both views is changed at random.
+    seed: the seed of the warps.
+    size: the side of the views, px; None for their size on disk.
+    keypoints: the number of rows of `keypoints0` and `keypoints1`.
+    Raises UserError if there is no folder or no pair, or if the views differ in size and `size` is None.
+
+    An item is a dict with these keys:
+    image0: the CF, (3, S, S) float32 in [0, 1].
+    image1: the moving FA, (1, S, S) float32 in [0, 1].
+    H_0to1: the homography from px of `image0` to px of `image1`, (3, 3) float64. Pixel centres are integers.
+    mask0, mask1: the valid pixels of each image, (S, S) bool.
+    keypoints0, keypoints1: branchings and crossings of the vessels that are valid in both images, (K, 2) float32 px (x,
+        y), and the same places in the other image. Rows without a point are NaN.
+    residual_0to1: only if `elastic` is above 0: how far the transform moves a pixel of `image0` from where H_0to1 does,
+        (S, S, 2) float32 px (x, y).
+    id, split: the id of the pair and its split, as text.
+    """
+
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        split: Split | None = None,
+        *,
+        ranges: RangesName | WarpRanges = "auto",
+        elastic: float = 0.0,
+        appearance: bool = False,
+        seed: int = 0,
+        size: int | None = None,
+        keypoints: int = 128,
+    ) -> None:
+        self.records = list_pairs(folders, split)
+        if not self.records:
+            raise SettingError("split", split, "no pair is in this split")
+        if size is None:
+            check_sizes(self.records)
+        chosen = ranges if isinstance(ranges, WarpRanges) else choose_ranges(ranges, self.records[0].folder)
+        self.variation = Variation(chosen, elastic, seed)
+        self.appearance, self.size, self.keypoints = appearance, size, keypoints
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # -1 marks a pair whose landmarks are not known yet.
+        self._counts = torch.full((len(self.records),), -1, dtype=torch.int64).share_memory_()
+        self._landmarks = torch.zeros(len(self.records), _MAX_LANDMARKS, 2, dtype=torch.float64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the variant of each pair, from 0. Workers that are running already use it too."""
+        if epoch < 0:
+            raise SettingError("epoch", epoch, "must be 0 or more")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if get_worker_info():
+            single_threaded()  # a forked process must not use OpenCV's threads
+        record = self.records[index]
+        warped = self.variation.make(self._source(index), record.id, int(self._epoch), self.appearance)
+        return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split}
+
+    def _source(self, index: int) -> SegmentedPair:
+        """Return a pair with its landmarks, but without its vessels, which no key of an item shows."""
+        pair = load_pair(self.records[index], self.size)
+        if self._counts[index] < 0:
+            found = segment_pair(pair).landmarks[:_MAX_LANDMARKS]
+            self._landmarks[index, : len(found)] = torch.from_numpy(found)
+            self._counts[index] = len(found)
+        landmarks = self._landmarks[index, : int(self._counts[index])].numpy()
+        return SegmentedPair(pair, np.zeros_like(pair.mask), landmarks)
+
+
+def _tensors(warped: WarpedPair, keypoints: int) -> dict[str, Any]:
+    points = np.full((keypoints, 4), np.nan, dtype=np.float32)
+    points[: len(warped.landmarks)] = warped.landmarks[:keypoints]
+    item = {
+        "image0": torch.from_numpy(np.ascontiguousarray(warped.cf.transpose(2, 0, 1))).float() / 255,
+        "image1": torch.from_numpy(warped.fa[None].copy()).float() / 255,
+        "H_0to1": torch.from_numpy(warped.warp.homography.copy()),
+        "mask0": torch.from_numpy(warped.valid_cf.copy()),
+        "mask1": torch.from_numpy(warped.valid_fa.copy()),
+        "keypoints0": torch.from_numpy(points[:, :2].copy()),
+        "keypoints1": torch.from_numpy(points[:, 2:].copy()),
+    }
+    if warped.warp.displacement:
+        item["residual_0to1"] = torch.from_numpy(warped.warp.residual(len(warped.fa)).astype(np.float32))
+    return item

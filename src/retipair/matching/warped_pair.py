@@ -1,0 +1,134 @@
+"""Warp the FA of an aligned pair by a known transform, and optionally change the appearance of both views."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from skimage.morphology import skeletonize
+
+from retipair.data.pair import Pair
+from retipair.matching.appearance import randomise
+from retipair.matching.warps import Warp, WarpRanges, sample_warp
+from retipair.metrics.skeleton import branch_points
+from retipair.registration.warp import resample, resample_at
+from retipair.vision.field_of_view import erode
+from retipair.vision.ridges import flattened, resize_mask, resize_to_reference
+from retipair.vision.segmentation import segment_flattened
+
+_RIM = 10.0  # px at 512: landmarks keep this distance from the edge of the field of view, which looks like a vessel
+
+
+@dataclass(frozen=True)
+class SegmentedPair:
+    """An aligned pair with its vessels.
+
+    vessels: the vessels of the pair, (S, S) bool.
+    landmarks: branchings and crossings of the vessels, (N, 2) px.
+    """
+
+    pair: Pair
+    vessels: np.ndarray
+    landmarks: np.ndarray
+
+
+@dataclass(frozen=True)
+class WarpedPair:
+    """A fixed CF and a moving FA with the transform between them.
+
+    cf: (S, S, 3) uint8.
+    fa: the moving FA, (S, S) uint8.
+    valid_cf, valid_fa: the valid pixels of each view, (S, S) bool. The views are black elsewhere.
+    vessels_cf, vessels_fa: the vessels of the pair in the coordinates of each view, (S, S) bool.
+    landmarks: branchings and crossings that are valid in both views, (N, 4) px: cf_x, cf_y, fa_x, fa_y.
+    warp: the transform from CF px to FA px.
+    """
+
+    cf: np.ndarray
+    fa: np.ndarray
+    valid_cf: np.ndarray
+    valid_fa: np.ndarray
+    vessels_cf: np.ndarray
+    vessels_fa: np.ndarray
+    landmarks: np.ndarray
+    warp: Warp
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How the variants of the pairs differ from them.
+
+    ranges: the distributions of the homographies.
+    elastic: the maximum smooth displacement, px in an image 512 px wide; 0 for pure homographies.
+    seed: the seed; a variant depends only on this, on the id of the pair, on its number and on the other fields.
+    """
+
+    ranges: WarpRanges
+    elastic: float = 0.0
+    seed: int = 0
+
+    def make(self, source: SegmentedPair, id: str, number: int, appearance: bool = False) -> WarpedPair:
+        """Return variant `number` of a pair. The geometry does not depend on `appearance`."""
+        warp = sample_warp(self.ranges, self.elastic, source.pair.mask, self._generator(id, number, "warp"))
+        warped = warp_pair(source, warp)
+        return change_appearance(warped, self._generator(id, number, "appearance")) if appearance else warped
+
+    def _generator(self, id: str, number: int, purpose: str) -> np.random.Generator:
+        key = hashlib.sha256(f"{self.seed}\0{id}\0{number}\0{purpose}".encode()).digest()
+        return np.random.default_rng(np.frombuffer(key, dtype=np.uint32))
+
+
+def segment_pair(pair: Pair) -> SegmentedPair:
+    """Segment the vessels of an aligned pair, and find their branchings and crossings, at a width of 512 px.
+
+    The network of `vision.segmentation` sees the mean of the normalised brightness of CF and FA. On eight rendered
+    pairs, its Dice coefficient with the true vessels was .87, as with the FA alone; with the CF alone it was .80.
+    """
+    cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
+    vessels = segment_flattened((flattened(cf, mask) + flattened(fa, mask)) / 2)
+    points = branch_points(skeletonize(vessels))
+    points = points[is_valid(erode(mask, _RIM), points)]
+    scale = len(pair.mask) / len(mask)
+    return SegmentedPair(pair, resize_mask(vessels, len(pair.mask)) & pair.mask, (points + 0.5) * scale - 0.5)
+
+
+def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
+    """Warp the FA, its valid pixels and its vessels. With the identity, all pixels stay equal."""
+    pair, size = source.pair, len(source.pair.mask)
+    if warp.displacement is None:
+        fa, valid, vessels = (resample(image, warp.homography, size) for image in (pair.fa, pair.mask, source.vessels))
+    else:
+        positions = warp.source_positions(size)
+        fa, valid, vessels = (resample_at(image, positions) for image in (pair.fa, pair.mask, source.vessels))
+    landmarks = np.hstack([source.landmarks, warp.transform(source.landmarks)])
+    warped = WarpedPair(pair.cf, fa * valid, pair.mask, valid, source.vessels, vessels & valid, landmarks, warp)
+    return replace(warped, landmarks=_seen_in_both(warped))
+
+
+def change_appearance(warped: WarpedPair, rng: np.random.Generator) -> WarpedPair:
+    """Change the appearance of both views independently, and cut their fields of view."""
+    cf, valid_cf = randomise(warped.cf, warped.valid_cf, rng)
+    fa, valid_fa = randomise(warped.fa, warped.valid_fa, rng)
+    changed = replace(
+        warped,
+        cf=cf,
+        fa=fa,
+        valid_cf=valid_cf,
+        valid_fa=valid_fa,
+        vessels_cf=warped.vessels_cf & valid_cf,
+        vessels_fa=warped.vessels_fa & valid_fa,
+    )
+    return replace(changed, landmarks=_seen_in_both(changed))
+
+
+def _seen_in_both(warped: WarpedPair) -> np.ndarray:
+    """Return the landmarks, (M, 4), whose nearest pixels are valid in both views."""
+    on_cf = is_valid(warped.valid_cf, warped.landmarks[:, :2])
+    return np.asarray(warped.landmarks[on_cf & is_valid(warped.valid_fa, warped.landmarks[:, 2:])])
+
+
+def is_valid(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return whether the nearest pixel of each of the points (N, 2) px lies in a mask (H, W) bool, (N,) bool."""
+    columns, rows = np.rint(points).astype(int).T
+    inside = (columns >= 0) & (rows >= 0) & (columns < mask.shape[1]) & (rows < mask.shape[0])
+    inside[inside] = mask[rows[inside], columns[inside]]
+    return np.asarray(inside)
