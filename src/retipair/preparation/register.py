@@ -67,7 +67,8 @@ def register(config: RegisterConfig) -> None:
         raise SettingError("folder", None, f"{_given(config)}; give CF FA OUT, or --folder RAW OUT for a folder")
     registered, out = register_pair(config), config.paths[2]
     if registered.refused:
-        raise FileError(config.paths[1], f"refused: {registered.refused} (see {out / CHECKERBOARD_NAME})")
+        more = "" if config.matches else "; --matches takes placed points, too"
+        raise FileError(config.paths[1], f"refused: {registered.refused} (see {out / CHECKERBOARD_NAME}{more})")
     print_result(registered, out)
 
 
