@@ -51,6 +51,7 @@ docs/api
 :caption: Reference
 docs/reference
 docs/formats
+docs/registration
 docs/metrics
 docs/clusters
 ```
