@@ -51,8 +51,8 @@ docs/api
 :caption: Reference
 docs/reference
 docs/formats
-docs/registration
 docs/metrics
+docs/registration
 docs/clusters
 ```
 

@@ -22,8 +22,8 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
-POSITIONAL = {"raw", "out", "what", "paths"}
-WITH_POSITIONAL = {"prepare", "register", "phantom", "demo", "bench"}
+POSITIONAL = {"raw", "out", "what", "pairs", "paths"}
+WITH_POSITIONAL = {"prepare", "register", "export", "phantom", "demo", "bench"}
 
 
 def explanations(settings: type) -> dict[str, str]:
@@ -218,7 +218,7 @@ def values_of(hint: Any) -> list[Any]:
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     if get_origin(hint) is tuple:
-        return [(Path("a folder/x"), Path("y"))]
+        return [tuple(values_of(part)[0] for part in get_args(hint) if part is not ...)]
     if get_args(hint):
         return [value for one in get_args(hint) for value in values_of(one)]
     examples: dict[Any, list[Any]] = {Path: [Path("a folder/x")], str: ["text"], int: [7], float: [0.25]}

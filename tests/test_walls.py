@@ -52,6 +52,7 @@ PLACES = {  # library -> the room that may know it
     "peft": "models/",
     "tokenizers": "models/",
     "cv2": "registration/",
+    "h5py": "matching/",
     "tyro": ("cli.py", "config/"),
 }
 

@@ -1,9 +1,8 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `register`, `train` and `evaluate` and the class
-`PairGenerator`.
-`load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first
-used. Nothing is printed unless `verbose=True`.
+The commands are available as the functions `phantom`, `prepare`, `register`, `train`, `evaluate` and `export_matches`
+and the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory.
+Large libraries are imported when they are first used. Nothing is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
         LoadedPair,
         PairGenerator,
         evaluate,
+        export_matches,
         load_pairs,
         phantom,
         prepare,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
+    from retipair.matching.torch_dataset import WarpedPairs
     from retipair.preparation.registered import RegisteredPair
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import Stopped, UserError
@@ -41,7 +42,9 @@ __all__ = [
     "Scores",
     "Stopped",
     "UserError",
+    "WarpedPairs",
     "evaluate",
+    "export_matches",
     "load_pairs",
     "phantom",
     "prepare",
@@ -57,6 +60,7 @@ _MODULES = {
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",
     "UserError": "retipair.runtime.errors",
+    "WarpedPairs": "retipair.matching.torch_dataset",
 }
 
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from retipair.config import EvaluateConfig, GenerateConfig, PhantomConfig, PrepareConfig, RegisterConfig, TrainConfig
+from retipair.config import (
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PhantomConfig,
+    PrepareConfig,
+    RegisterConfig,
+    TrainConfig,
+)
 from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
@@ -14,6 +22,7 @@ from retipair.evaluation import evaluate as evaluation
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
+from retipair.matching.export import export
 from retipair.phantoms import phantom as rendering
 from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs
@@ -136,6 +145,21 @@ def evaluate(
     with _output(verbose):
         evaluation.evaluate(config)
     return read_scores(config.out)
+
+
+def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Write warped pairs with known transforms into the folder `out`, and return this folder.
+
+    pairs: a prepared or generated folder.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `ExportConfig`, which have the names and meanings of the flags of `retipair export matches`.
+    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
+    default on several cores. Raises UserError for invalid settings, for a folder without pairs, or if `out` holds other
+    files.
+    """
+    config = from_settings(ExportConfig, {**settings, "what": "matches", "pairs": pairs, "out": out})
+    with _output(verbose):
+        return export(config)
 
 
 @dataclass(frozen=True)

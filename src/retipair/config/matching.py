@@ -8,7 +8,7 @@ import tyro
 
 Exported = Literal["matches"]
 Ranges = Literal["auto", "fitted", "real", "narrow", "wide"]
-ReaderForm = Literal["gluefactory", "megadepth", "mmim", "numbered", "segmented"]
+ReaderForm = Literal["glue_factory", "megadepth", "minima", "numbered", "segmented"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ExportConfig:
     elastic: float = 0.0
     """Largest smooth displacement before the homography, px at 512 px, for the curvature of the eye; at most 20."""
     to: tuple[ReaderForm, ...] = ()
-    """Also write the forms that trainers read (docs/registration.md), for example --to gluefactory megadepth."""
+    """Also write the forms that trainers read (docs/registration.md), for example --to glue_factory megadepth."""
     split: Literal["all", "train", "val", "test"] = "all"
     """Export only the pairs of this split."""
     size: int | None = None

@@ -15,7 +15,8 @@ from retipair.config import ExportConfig
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.matching.export_pair import PAIRS_NAME, ExportJob
 from retipair.matching.geometry import choose_ranges
-from retipair.matching.samples import SAMPLES_NAME, write_samples
+from retipair.matching.reader_formats import FORMS
+from retipair.matching.samples import SAMPLES_NAME, read_samples, write_samples
 from retipair.matching.warped_pair import Variation
 from retipair.matching.warps import REAL
 from retipair.registration.warp import single_threaded
@@ -55,10 +56,11 @@ def export(config: ExportConfig) -> Path:
                 advance()
         _remove_others(job, {record.id for record in records})
 
-        # List the samples
+        # List the samples, and write the forms that trainers read
         write_samples(config.out, (sample for record in records for sample in job.samples(record.id)))
+        forms = [FORMS[form](config.out, read_samples(config.out)) for form in config.to]
     samples = len(records) * (1 + config.warps + config.appearance)
-    print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}")
+    print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}", *forms, sep="\n")
     return config.out
 
 

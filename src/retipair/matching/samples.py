@@ -43,8 +43,8 @@ class MatchSample:
     seed: the seed from which the warp and the appearance of the sample were drawn.
     cf: the fixed CF, (size, size, 3) uint8, which matchers call image0.
     fa: the moving FA, (size, size) uint8, which matchers call image1. In the variant "aligned", it is the aligned FA.
-    valid_cf, valid_fa: masks, 0 or 255. 255 is where both views show the retina, in the frame of the CF and of the
-    moving FA.
+    valid_cf, valid_fa: masks, 0 or 255. 255 is where the CF, or the moving FA, shows the retina. The partner of a valid
+    pixel may lie outside the other view.
     vessels_cf, vessels_fa: masks of the vessels, 0 or 255, in the same two frames.
     landmarks: a text file with one line "cf_x cf_y fa_x fa_y" for each branching or crossing of vessels that is visible
     in both views, in px of the CF and of the moving FA.

@@ -1,0 +1,233 @@
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import retipair
+from compare import contents
+from conftest import VIEW, write_prepared
+from eyes import apply
+from killing import Death, kill_all
+from refusals import Refused, raises_setting
+from retipair.cli import main
+from retipair.data.manifest import read_manifest
+from retipair.data.pair import load_image, synthetic_mark_of
+from retipair.matching.samples import MatchSample, read_samples
+
+Fill = Callable[[Path], None]
+
+
+def export(pairs: Path, out: Path, *more: object) -> Path:
+    words = ["export", "matches", pairs, out, "--workers", 1, "--ranges", "wide", *more]
+    assert main(list(map(str, words))) == 0
+    return out
+
+
+def samples(out: Path, variant: str) -> list[MatchSample]:
+    return [sample for sample in read_samples(out) if sample.variant == variant]
+
+
+@pytest.fixture(scope="module")
+def exported(once: Callable[[str, Fill], Path], prepared: Path) -> Path:
+    return once("exported", lambda out: void(export(prepared, out / "out", "--warps", 2, "--appearance"))) / "out"
+
+
+def void(_: object) -> None:
+    return None
+
+
+def test_each_pair_gives_the_aligned_pair_and_its_variants(exported: Path, prepared: Path) -> None:
+    listed = list(read_samples(exported))
+    variants = ["aligned", "warp_1", "warp_2", "appearance"]
+    records = list(read_manifest(prepared))
+    assert [(s.id, s.variant) for s in listed] == [(r.id, variant) for r in records for variant in variants]
+    assert [s.split for s in listed[:: len(variants)]] == [r.split for r in records]
+    for sample in listed:
+        for path in sample.files:
+            assert (exported / path).is_file()
+        views = [load_image(exported / path, mode) for path, mode in ((sample.cf, "RGB"), (sample.fa, "L"))]
+        assert [view.shape[:2] for view in views] == [(VIEW, VIEW)] * 2
+        assert not sample.synthetic
+
+
+def test_the_aligned_variant_has_the_pixels_of_the_pair(exported: Path, prepared: Path) -> None:
+    for record, sample in zip(read_manifest(prepared), samples(exported, "aligned"), strict=True):
+        assert sample.h_cf_to_fa == np.eye(3).tolist()
+        for path, original, mode in ((sample.cf, record.cf, "RGB"), (sample.fa, record.fa, "L")):
+            np.testing.assert_array_equal(load_image(exported / path, mode), load_image(prepared / original, mode))
+
+
+def test_the_homography_maps_the_landmarks_onto_their_partners(exported: Path) -> None:
+    found = 0
+    for sample in read_samples(exported):
+        landmarks = np.loadtxt(exported / sample.landmarks, ndmin=2).reshape(-1, 4)
+        errors = apply(np.array(sample.h_cf_to_fa), landmarks[:, :2]) - landmarks[:, 2:]
+        assert np.abs(errors).max(initial=0) < 1e-6
+        found += len(landmarks)
+    assert found > 50
+
+
+def test_an_elastic_export_has_the_field_and_is_marked(prepared: Path, tmp_path: Path) -> None:
+    out = export(prepared, tmp_path / "out", "--elastic", 10, "--split", "val")
+    [sample] = samples(out, "warp_1")
+    assert sample.field is not None
+    residual = np.load(out / sample.field)["residual"]
+    assert (residual.dtype, residual.shape) == (np.float16, (VIEW, VIEW, 2))
+    landmarks = np.loadtxt(out / sample.landmarks, ndmin=2).reshape(-1, 4)
+    columns, rows = np.rint(landmarks[:, :2]).astype(int).T
+    by_field = apply(np.array(sample.h_cf_to_fa), landmarks[:, :2]) + residual[rows, columns]
+    assert np.abs(by_field - landmarks[:, 2:]).max() < 0.1  # the field at the nearest pixel
+    assert [s.field for s in samples(out, "aligned")] == [None]
+
+
+def test_more_warps_keep_the_earlier_ones(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(exported, tmp_path / "out")
+    export(prepared, out, "--warps", 3, "--appearance")
+    before, after = contents(exported), contents(out)
+    kept = [name for name in before if name.endswith((".png", ".txt"))]
+    assert all(before[name] == after[name] for name in kept)
+    assert len(samples(out, "warp_3")) == len(samples(exported, "warp_2"))
+
+
+def test_files_do_not_depend_on_the_number_of_processes(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    out = export(prepared, tmp_path / "out", "--warps", 2, "--appearance", "--workers", 2)
+    assert contents(out) == contents(exported)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
+def test_killed_anywhere_it_is_completed_with_the_same_files(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    command = ["export", "matches", str(prepared), "OUT", "--workers", "1", "--ranges", "wide"]
+    more = ["--warps", "2", "--appearance"]
+    places = [
+        ("retipair.matching.export_pair:ExportJob.write", 3),
+        ("retipair.matching.export_pair:write_png", 9),
+        ("retipair.runtime.atomic_io:recover_dir", 2),
+        ("retipair.matching.export:write_samples", 1),
+    ]
+    outs = [tmp_path / f"{number}" for number in range(len(places))]
+    commands = [[str(out) if word == "OUT" else word for word in (*command, *more)] for out in outs]
+    kill_all([Death(words, *place) for words, place in zip(commands, places, strict=True)])
+    for out in outs:
+        assert not (out / "matches.jsonl").exists()
+        export(prepared, out, *more)
+        assert contents(out) == contents(exported)
+
+
+def test_only_changed_pairs_are_written_again(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    pairs, out = shutil.copytree(prepared, tmp_path / "pairs"), shutil.copytree(exported, tmp_path / "out")
+    first, second, *_ = read_manifest(pairs)
+    shutil.copyfile(pairs / first.fa, pairs / second.fa)
+    (pairs / "rejected.txt").write_text("eye3\n")
+    (out / f"pairs/{first.id}/warp_1/fa_warped.png").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").iterdir()}
+    export(pairs, out, "--warps", 2, "--appearance")
+    again = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").iterdir()}
+    assert {name for name in again if again[name] != times[name]} == {first.id, second.id}
+    assert "eye3" not in again
+    assert {sample.id for sample in read_samples(out)} == set(again)
+
+
+def test_synthetic_pairs_stay_marked(tmp_path: Path) -> None:
+    eyes = tmp_path / "eyes"
+    assert main(["phantom", str(eyes), "--amount", "2", "--size", "64"]) == 0
+    out = export(eyes, tmp_path / "out", "--appearance")
+    for sample in read_samples(out):
+        assert sample.synthetic
+        for path in (sample.cf, sample.fa):
+            assert synthetic_mark_of([out / path])["Synthetic"].startswith("yes")
+
+
+def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> None:
+    out = export(prepared, tmp_path / "out", "--size", 64, "--split", "val")
+    [sample] = samples(out, "warp_1")
+    assert sample.size == 64
+    assert load_image(out / sample.vessels_fa, "L").shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("more", "setting"),
+    [
+        (["--warps", "0"], "warps"),
+        (["--elastic", "21"], "elastic"),
+        (["--size", "100"], "size"),
+        (["--seed", "-1"], "seed"),
+        (["--workers", "-1"], "workers"),
+        (["--scale", "1.2", "0.8"], "scale"),
+        (["--rotation", "0", "400"], "rotation"),
+        (["--fit", "x"], "fit"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    prepared: Path, tmp_path: Path, refused: Refused, more: list[str], setting: str
+) -> None:
+    command = ["export", "matches", prepared, tmp_path / "out", "--ranges", "wide", *more]
+    assert refused(*map(str, command)).setting == setting
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be_are_refused(prepared: Path, tmp_path: Path, refused: Refused) -> None:
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "mine.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    assert refused("export", "matches", str(prepared), str(occupied)).path == occupied
+    assert refused("export", "matches", str(prepared), str(prepared / "out")).path == prepared / "out"
+    assert refused("export", "matches", str(tmp_path / "empty"), str(tmp_path / "out")).path == tmp_path / "empty"
+    fitted = refused("export", "matches", str(prepared), str(tmp_path / "out"), "--ranges", "fitted")
+    assert fitted.path == prepared
+    one = write_prepared(tmp_path / "one", ["train"])
+    assert refused("export", "matches", str(one), str(tmp_path / "out"), "--split", "test").setting == "split"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dataset_gives_what_the_export_wrote(exported: Path, prepared: Path) -> None:
+    dataset = retipair.WarpedPairs(prepared, ranges="wide")
+    changed = retipair.WarpedPairs(prepared, ranges="wide", appearance=True)
+    for epoch, variant, pairs in ((1, "warp_1", dataset), (2, "warp_2", dataset), (0, "appearance", changed)):
+        pairs.set_epoch(epoch)
+        for sample, item in zip(samples(exported, variant), (pairs[i] for i in range(len(pairs))), strict=True):
+            images = [load_image(exported / path, mode) for path, mode in ((sample.cf, "RGB"), (sample.fa, "L"))]
+            np.testing.assert_array_equal((item["image0"] * 255).round().byte().permute(1, 2, 0), images[0])
+            np.testing.assert_array_equal((item["image1"][0] * 255).round().byte(), images[1])
+            for key, path in (("mask0", sample.valid_cf), ("mask1", sample.valid_fa)):
+                np.testing.assert_array_equal(item[key], load_image(exported / path, "L") > 0)
+            assert item["H_0to1"].tolist() == sample.h_cf_to_fa
+            landmarks = np.loadtxt(exported / sample.landmarks, ndmin=2).reshape(-1, 4)[:128]
+            points = torch.cat([item["keypoints0"], item["keypoints1"]], dim=1)[: len(landmarks)]
+            np.testing.assert_allclose(points, landmarks, atol=1e-4)
+            assert torch.isnan(item["keypoints0"][len(landmarks) :]).all()
+            assert (item["id"], item["split"]) == (sample.id, sample.split)
+
+
+def test_workers_of_a_loader_give_the_same_items_and_follow_the_epoch(prepared: Path) -> None:
+    dataset = retipair.WarpedPairs(prepared, ranges="wide", elastic=5.0)
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, persistent_workers=True)
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        batches = list(loader)
+        for key in ("image1", "H_0to1", "residual_0to1", "keypoints1"):
+            expected = torch.stack([dataset[i][key] for i in range(len(dataset))])
+            torch.testing.assert_close(
+                torch.cat([batch[key] for batch in batches]), expected, rtol=0, atol=0, equal_nan=True
+            )
+
+
+def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> None:
+    with raises_setting("split"):
+        retipair.WarpedPairs(write_prepared(tmp_path / "one", ["train"]), split="val", ranges="real")
+    with raises_setting("folders"):
+        retipair.WarpedPairs([])
+    with raises_setting("epoch"):
+        retipair.WarpedPairs(prepared, ranges="real").set_epoch(-1)
+
+
+def test_the_function_writes_what_the_command_writes(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    out = retipair.export_matches(prepared, tmp_path / "out", workers=1, ranges="wide", warps=2, appearance=True)
+    assert contents(out) == contents(exported)
+    with raises_setting("warps"):
+        retipair.export_matches(prepared, tmp_path / "other", warps=0)
