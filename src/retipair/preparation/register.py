@@ -106,16 +106,20 @@ def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
     with directory_lock(out):
         records = _register_new(items, out, config)
         write_text(out / LIST_NAME, "".join(f"{canonical_json(asdict(record))}\n" for record in records))
-        scores = score(records)
-        write_scores(out, scores)
+        write_scores(out, score(records))
+    _report(records, raw, out)
+    return records
+
+
+def _report(records: Sequence[RegistrationRecord], raw: Path, out: Path) -> None:
+    """Print the results of a folder. Raises UserError if all pairs were refused."""
     _print_table(records)
     if refused := [record for record in records if record.refused]:
         print(f"{len(refused)} of {len(records)} pairs were refused, see the table for the reasons")
     if len(refused) == len(records):
         raise FileError(raw, f"all {len(records)} pairs were refused ({refused[0].id}: {refused[0].refused})")
     print(f"Check {out}/*/{CHECKERBOARD_NAME}: vessels must continue across tile borders")
-    _print_scores(scores, out)
-    return records
+    _print_scores(score(records), out)
 
 
 def _given(config: RegisterConfig) -> str:
