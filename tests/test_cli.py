@@ -22,6 +22,9 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
+POSITIONAL = {"raw", "out", "what", "pairs", "paths"}
+WITH_POSITIONAL = {"prepare", "register", "export", "phantom", "demo", "bench"}
+
 
 def explanations(settings: type) -> dict[str, str]:
     """The string under each field."""
@@ -46,7 +49,7 @@ def test_help_shows_every_setting_with_its_explanation(verb: Verb, capsys: pytes
     assert set(explained) == set(inspect.signature(verb.config).parameters)  # none without an explanation
     for name, text in explained.items():
         assert letters(text) in shown, name
-        positional = name in ("raw", "out", "what") and verb.name in ("prepare", "phantom", "bench", "demo")
+        positional = name in POSITIONAL and verb.name in WITH_POSITIONAL
         assert positional or f"--{name}" in shown
 
 
@@ -80,12 +83,11 @@ def test_an_unknown_flag_is_refused_by_name(refused: Refused, words: tuple[str, 
     assert f"retipair {words[0]} --help" in line
 
 
-POSITIONAL = {"raw", "out", "what"}
 FLAGS = [
     (verb.name, field.name)
     for verb in VERBS
     for field in fields(verb.config)
-    if not (field.name in POSITIONAL and verb.name in ("prepare", "phantom", "demo", "bench"))
+    if not (field.name in POSITIONAL and verb.name in WITH_POSITIONAL)
 ]
 
 
@@ -215,6 +217,8 @@ def values_of(hint: Any) -> list[Any]:
     """Values of every kind that a setting of this type can have."""
     if get_origin(hint) is Literal:
         return list(get_args(hint))
+    if get_origin(hint) is tuple:
+        return [tuple(values_of(part)[0] for part in get_args(hint) if part is not ...)]
     if get_args(hint):
         return [value for one in get_args(hint) for value in values_of(one)]
     examples: dict[Any, list[Any]] = {Path: [Path("a folder/x")], str: ["text"], int: [7], float: [0.25]}

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compare import contents
@@ -27,6 +28,23 @@ def aligned(folder: Path, trained: Path) -> tuple[Path, Command]:
     for view in ("01", "02"):
         path = raw / f"002/002_{view}.txt"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    return before, command
+
+
+def registered(folder: Path, trained: Path) -> tuple[Path, Command]:
+    """Two raw pairs by the matches of a network: one is registered already, but its matches have changed since."""
+    raw, before = folder / "raw", folder / "before"
+    words = ["register", "--folder", "--workers", "1", "--matches", str(folder)]
+    command = lambda out: [*words, str(raw), str(out)]  # noqa: E731
+    write_raw(raw, n=2, size=192, jitter=0.3)
+    for name in ("001", "002"):
+        points = [np.loadtxt(raw / name / f"{name}_{view}.txt") for view in ("01", "02")]
+        np.savez(folder / f"{name}.npz", cf=points[0], fa=points[1])
+    later = shutil.move(raw / "002", folder / "later")
+    assert main(command(before)) == 0
+    shutil.move(later, raw / "002")
+    points = [np.loadtxt(raw / "001" / f"001_{view}.txt")[:12] for view in ("01", "02")]
+    np.savez(folder / "001.npz", cf=points[0], fa=points[1])
     return before, command
 
 
@@ -66,7 +84,7 @@ def drawn_first(folder: Path, trained: Path) -> tuple[Path, Command]:
 @pytest.mark.parametrize(
     "begin",
     [
-        *(pytest.param(one, marks=pytest.mark.nightly) for one in (drawn_first, aligned)),
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in (drawn_first, aligned, registered)),
         *(pytest.param(one, marks=pytest.mark.slow) for one in (rendered, judged, drawn)),
     ],
 )

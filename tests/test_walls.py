@@ -41,6 +41,7 @@ COMMANDS = {
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
     "export": "matching.export",
+    "register": "preparation.register",
     "phantom": "phantoms.phantom",
     "bench": "trials.bench",
     "demo": "trials.demo",

@@ -1,8 +1,8 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `train`, `evaluate` and `export_matches` and the class
-`PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory. Large libraries
-are imported when they are first used. Nothing is printed unless `verbose=True`.
+The commands are available as the functions `phantom`, `prepare`, `register`, `train`, `evaluate` and `export_matches`
+and the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory.
+Large libraries are imported when they are first used. Nothing is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -11,11 +11,23 @@ from typing import TYPE_CHECKING, Any
 from retipair.runtime.library_logging import quiet_import
 
 if TYPE_CHECKING:
-    from retipair.api import LoadedPair, PairGenerator, evaluate, export_matches, load_pairs, phantom, prepare, train
+    from retipair.api import (
+        LoadedPair,
+        PairGenerator,
+        evaluate,
+        export_matches,
+        load_pairs,
+        phantom,
+        prepare,
+        register,
+        register_folder,
+        train,
+    )
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
     from retipair.matching.torch_dataset import WarpedPairs
+    from retipair.preparation.registered import RegisteredPair
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import Stopped, UserError
 
@@ -25,6 +37,7 @@ __all__ = [
     "Pair",
     "PairDataset",
     "PairGenerator",
+    "RegisteredPair",
     "Run",
     "Scores",
     "Stopped",
@@ -35,11 +48,14 @@ __all__ = [
     "load_pairs",
     "phantom",
     "prepare",
+    "register",
+    "register_folder",
     "train",
 ]
 _MODULES = {
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
+    "RegisteredPair": "retipair.preparation.registered",
     "Run": "retipair.runs.run_dir",
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",

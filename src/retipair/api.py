@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from retipair.config import EvaluateConfig, ExportConfig, GenerateConfig, PhantomConfig, PrepareConfig, TrainConfig
+from retipair.config import (
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PhantomConfig,
+    PrepareConfig,
+    RegisterConfig,
+    TrainConfig,
+)
 from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
@@ -16,7 +24,9 @@ from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.matching.export import export
 from retipair.phantoms import phantom as rendering
+from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs
+from retipair.preparation.registered import RegisteredPair, RegistrationRecord
 from retipair.runs.run_dir import Run
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import SettingError
@@ -58,6 +68,47 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
     config = from_settings(PrepareConfig, {**settings, "raw": raw, "out": out})
     with _output(verbose):
         return prepare_pairs(config)
+
+
+def register(
+    cf: str | Path, fa: str | Path, out: str | Path | None = None, *, verbose: bool = False, **settings: Any
+) -> RegisteredPair:
+    """Register the FA of one raw pair to its CF, and return the FA in the frame of the CF, and how it was registered.
+
+    >>> registered = register("eye_01.png", "eye_02.png", matches="eye.npz")
+    >>> registered.fa_warped, registered.homography, registered.consistency, registered.refused, registered.doubt
+
+    A registration that must not be used is returned too; `refused` says why. Check it before you use the others.
+
+    out: the folder to write, as `retipair register` does; None writes nothing.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `RegisterConfig`, which have the names and meanings of the flags of `retipair register`.
+    Raises UserError for input that cannot be used, and if `out` holds other files.
+    """
+    views = from_settings(_RawViews, {"cf": cf, "fa": fa, "out": out})
+    paths = [path for path in (views.cf, views.fa, views.out) if path is not None]
+    config = from_settings(RegisterConfig, {**settings, "paths": paths})
+    if config.folder:
+        raise SettingError("folder", None, "only for the command; use `register_folder`")
+    with _output(verbose):
+        registered = registering.register_pair(config)
+        registering.print_result(registered, views.out)
+    return registered
+
+
+def register_folder(
+    raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any
+) -> list[RegistrationRecord]:
+    """Register all pairs of the raw folder or table `raw`, write the folder `out`, and return how, without the images.
+
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `RegisterConfig`, which have the names and meanings of the flags of `retipair register`.
+    In a script, call this function below `if __name__ == "__main__":`, as `prepare`. Raises UserError for input that
+    cannot be used, and if all pairs were refused.
+    """
+    config = from_settings(RegisterConfig, {**settings, "paths": [Path(raw), Path(out)], "folder": True})
+    with _output(verbose):
+        return registering.register_folder(config)
 
 
 def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
@@ -132,6 +183,15 @@ def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[Loade
 def _load(record: PairRecord) -> LoadedPair:
     pair = load_pair(record)
     return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+
+
+@dataclass(frozen=True)
+class _RawViews:
+    """The paths that are arguments of `register`."""
+
+    cf: Path
+    fa: Path
+    out: Path | None
 
 
 @dataclass(frozen=True)

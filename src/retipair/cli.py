@@ -23,6 +23,7 @@ from retipair.config import (
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
+    RegisterConfig,
     TrainConfig,
 )
 from retipair.runtime.atomic_io import check_places
@@ -53,6 +54,12 @@ VERBS = (
         "real and generated pairs -> scores and a report",
     ),
     Verb("export", ExportConfig, "matching.export:export", "pairs -> warped pairs, to train registration networks"),
+    Verb(
+        "register",
+        RegisterConfig,
+        "preparation.register:register",
+        "one raw pair or a folder -> FA in the frame of the CF, homography, error",
+    ),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb(
         "bench",

@@ -12,7 +12,7 @@ from retipair.config.common import (
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
 from retipair.config.matching import ExportConfig, Ranges, ReaderForm
-from retipair.config.pairs import PhantomConfig, PrepareConfig, Register
+from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
 
@@ -34,6 +34,7 @@ __all__ = [
     "Ranges",
     "ReaderForm",
     "Register",
+    "RegisterConfig",
     "SamplerName",
     "SystemName",
     "TrainConfig",

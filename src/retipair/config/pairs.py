@@ -1,10 +1,20 @@
-"""The settings of `retipair prepare` and `retipair phantom`."""
+"""The settings of `retipair prepare`, `retipair register` and `retipair phantom`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+_TWO_PATHS = PrimitiveConstructorSpec(
+    nargs=2,
+    metavar="CF_POINTS FA_POINTS",
+    instance_from_str=lambda words: (Path(words[0]), Path(words[1])),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
+)
+"""How the command line reads two paths or none; tyro itself would read all words that follow."""
 
 Register = Literal["auto", "points", "features", "none"]
 
@@ -49,6 +59,38 @@ class PrepareConfig:
     """Seed of the random split into training, validation and test pairs."""
     workers: int = 0
     """Number of processes; 0: one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Register the FA of a pair to its CF: write the FA in the frame of the CF, the homography and a checkerboard."""
+
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CF FA OUT")]
+    """The two views, and the folder to write: fa_warped.png, checkerboard.png, registration.json.
+    With --folder, RAW OUT: the raw views as `retipair prepare` reads them, and the folder to write."""
+    folder: bool = False
+    """Register all pairs of RAW, each into OUT/ID; registrations.jsonl and scores.json describe all of them.
+    Point files beside the views (ID_01.txt) are used only to measure the errors."""
+    matches: Path | None = None
+    """Register by these matches of a network instead of by features: an .npz file with the arrays cf and fa.
+    Each is (N, 2), x and y in px of the image file; row n of both is one match (docs/registration.md).
+    False matches are removed by RANSAC, and the vessels refine the result.
+    With --folder, a folder with a file ID.npz for each pair."""
+    evaluate: Annotated[tuple[Path, Path] | None, _TWO_PATHS] = None
+    """Measure the error at these landmarks, which are not used to register: two text files, one point "x y" a line.
+    Prints the mean and the median error in px of a CF 512 px wide, and writes them with AUC@5/10/20 to scores.json."""
+    max_residual_px: float = 5.0
+    """Refuse a pair if fewer than 60 % of its vessel patches match within this distance.
+    The distance is in px of a view 512 px wide."""
+    min_consistency: float | None = None
+    """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1); default: 0.2."""
+    allow_mirror: bool = False
+    """Accept an FA that can only be aligned mirrored, and flip it; without this flag such a pair is refused."""
+    skip_bad: bool = False
+    """--folder: skip pairs with missing or unusable files, copies of other pairs, and images without the other view.
+    Without this flag any of them stops the command."""
+    workers: int = 0
+    """--folder: number of processes; 0: one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)

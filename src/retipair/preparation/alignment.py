@@ -1,12 +1,13 @@
 """Align raw pairs in parallel, and write the aligned views to the staging folder OUT/.partial."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 
-from retipair.config import PrepareConfig
+from retipair.config import PrepareConfig, RegisterConfig
 from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
 from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
@@ -14,6 +15,7 @@ from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
 from retipair.runtime.console import track
+from retipair.runtime.errors import SettingError
 from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import json_sha256
 
@@ -32,8 +34,18 @@ def _method_of(checked: CheckedPair, config: PrepareConfig) -> Method:
     return "points" if checked.landmarks else "features"
 
 
-def limits_of(config: PrepareConfig) -> Limits:
+def limits_of(config: PrepareConfig | RegisterConfig) -> Limits:
     return Limits(config.max_residual_px, config.min_consistency, config.allow_mirror)
+
+
+def check_alignment_settings(config: PrepareConfig | RegisterConfig) -> None:
+    """Raise SettingError if a limit of the alignment, or the number of workers, is invalid."""
+    if not 0 < config.max_residual_px < math.inf:
+        raise SettingError("max_residual_px", f"{config.max_residual_px:g}", "must be a number of px above 0")
+    if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
+        raise SettingError("min_consistency", f"{config.min_consistency:g}", "must be from -1 to 1")
+    if config.workers < 0:
+        raise SettingError("workers", config.workers, "must be 0 (every core) or more")
 
 
 def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator[AlignmentResult]:

@@ -6,7 +6,6 @@ manifest is written last. The state file OUT/.prepare.json contains, for each pa
 that the next run aligns only new and changed pairs.
 """
 
-import math
 import os
 import re
 import shutil
@@ -22,7 +21,13 @@ from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.rejected import add_rejected, read_rejected
 from retipair.data.sources import RawPair, find_pairs, scan_pairs
 from retipair.data.splits import split_pairs
-from retipair.preparation.alignment import ALIGNMENT_VERSION, align_pairs, alignment_key, limits_of
+from retipair.preparation.alignment import (
+    ALIGNMENT_VERSION,
+    align_pairs,
+    alignment_key,
+    check_alignment_settings,
+    limits_of,
+)
 from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
     STAGING,
@@ -141,12 +146,7 @@ def fingerprint(config: PrepareConfig) -> str:
 def _check_settings(config: PrepareConfig) -> None:
     if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
         raise SettingError("size", config.size, f"must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
-    if not 0 < config.max_residual_px < math.inf:
-        raise SettingError("max_residual_px", f"{config.max_residual_px:g}", "must be a number of px above 0")
-    if config.min_consistency is not None and not -1 <= config.min_consistency <= 1:
-        raise SettingError("min_consistency", f"{config.min_consistency:g}", "must be from -1 to 1")
-    if config.workers < 0:
-        raise SettingError("workers", config.workers, "must be 0 (every core) or more")
+    check_alignment_settings(config)
     if config.anonymise and {config.out.resolve(), config.raw.resolve()} & set(config.anonymise.resolve().parents):
         raise SettingError("anonymise", config.anonymise, "lies in RAW or OUT; keep the key outside both")
     if config.max_megapixels < 1:
@@ -164,6 +164,15 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     That is so if OUT contains files that `prepare` did not write, if it lies in the folder of the raw views, or if a
     raw view lies in it.
     """
+    check_apart(raw, out, pairs)
+    for name in (STAGING, *VIEWS):
+        check_folder_place(out / name)
+    if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
+        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
+
+
+def check_apart(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
+    """Raise UserError if OUT lies in the folder of the raw views, or if a raw view lies in OUT."""
     folder = raw.resolve() if raw.is_dir() else None
     if folder and (out.resolve() == folder or folder in out.resolve().parents):
         raise OccupiedError(out, "lies in the folder of the raw views; choose another OUT")
@@ -171,10 +180,6 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     # Path.resolve would raise an error for a symbolic link that leads to itself.
     if within := next((file for file in files if out.resolve() in Path(os.path.realpath(file)).parents), None):
         raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
-    for name in (STAGING, *VIEWS):
-        check_folder_place(out / name)
-    if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
-        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
 
 
 def _write_skipped(out: Path, skipped: Sequence[str]) -> None:

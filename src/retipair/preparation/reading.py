@@ -109,12 +109,13 @@ def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
 
 def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:
     try:
-        return _check(pair, config.register, config.max_megapixels)
+        return check_pair(pair, config.register, config.max_megapixels)
     except UserError as error:
         return str(error)
 
 
-def _check(pair: RawPair, register: Register, megapixels: int) -> CheckedPair:
+def check_pair(pair: RawPair, register: Register, megapixels: int = MEGAPIXELS) -> CheckedPair:
+    """Read and check all files of one pair. Raises UserError, naming the file, if one of them cannot be used."""
     cf, fa = (load_view(path, megapixels) for path in (pair.cf, pair.fa))
     colour = _colour(pair, chroma_of(cf), chroma_of(fa))
     if colour == "swapped":

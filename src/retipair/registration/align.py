@@ -12,6 +12,7 @@ from retipair.registration.estimate import (
     median_displacement,
     register_features,
     register_points,
+    select_inliers,
 )
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.patches import patch_shifts
@@ -19,10 +20,13 @@ from retipair.registration.pose_search import search_pose
 from retipair.registration.refine import refine
 from retipair.registration.warp import WORK_SIZE, View, common_square, render, scale_of, transform_points
 
-Method = Literal["points", "features", "none"]
+Method = Literal["points", "features", "matches", "none"]
 
 _MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that agree, for example 8 of 20
 _MIN_FEATURES = 4  # inliers; seven real pairs had 7 to 59, views of different eyes had 0
+# Least fraction of the matches that still agree after the refinement. It was .78 or more in seven real pairs, even if
+# all matches had a common error of 2.8 px, and .53 if the vessels misled the refinement.
+_MIN_KEPT_FRACTION = 0.75
 _MIN_PATCHES = 8  # least number of vessel patches for a decision; a pair with complete fields of view has about 50
 # Least fraction of vessel patches that fit within 5 px. It was .78 or more in real pairs, .49 in a pair with an error
 # of 18 px, and at most .27 with views of different eyes.
@@ -31,10 +35,11 @@ _DOUBT_BELOW = 0.7  # a pair with a smaller fraction is accepted, but the user s
 _SAME_PX = 10.0  # work px: two initial estimates that are closer are refined to the same result
 # Least consistency at 512 px after refinement, by method. The consistency of 30 pairs with views of different eyes was
 # at most .16. That of a pair whose CF was also used as its FA was .21. That of seven real pairs was .47 or more.
-_MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "none": 0.15}
+_MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "matches": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
     "features": "place points (without points, one field of view may be at most twice as wide as the other)",
+    "matches": "check that the matches are in px of both files, or register without matches",
     "none": "register the views, and check that they are of one eye",
 }
 _MIN_OVERLAP = 0.1  # of the frame
@@ -69,10 +74,10 @@ class Aligned:
     native_size: the side of the frame in px of the raw CF and in px of the raw FA.
     cf_to_frame: the transform (3, 3) from raw CF px to frame px, which crops and scales.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
-    points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y.
-    inliers: the number of landmarks or features that agree with the registration; None for method "none".
+    points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 for method "matches".
+    inliers: the number of landmarks, features or matches that agree with the registration; None for method "none".
     residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
-        shift of vessel patches for method "features", else None.
+        shift of vessel patches for the methods "features" and "matches", else None.
     consistency_before: the consistency before refinement.
     consistency: the consistency after refinement.
     refused: the reason why the pair must not be used, or None.
@@ -98,7 +103,7 @@ class _Registered:
 
     initial: the transform (3, 3) from raw FA px to raw CF px, before refinement.
     refined: the same transform after refinement.
-    inliers: the number of landmarks or features that agree with it; None for method "none".
+    inliers: the number of landmarks, features or matches that agree with it; None for method "none".
     """
 
     initial: np.ndarray
@@ -116,9 +121,10 @@ def align(
 
     cf_image: the raw CF, (H, W, 3) uint8.
     fa_image: the raw FA, (H, W) uint8. The two images may differ in size.
-    landmarks: the points placed by hand, or None. With any method, the residual is measured at them.
+    landmarks: the points placed by hand, or None. With any method but "matches", the residual is measured at them.
+        With the method "matches", they are the matches of a network, of which many may be false.
     method: "points" computes the transform from the landmarks, or from the vessels if there are none; "features" from
-        the vessels. "none" assumes that the raw views are aligned.
+        the vessels; "matches" from the matches, by RANSAC. "none" assumes that the raw views are aligned.
     size: the side of the aligned views, px.
     limits: the limits for the acceptance of the alignment.
     """
@@ -148,8 +154,8 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
         if consistency <= consistency_before:
             refined, rendered, consistency = registered.initial, before, consistency_before
     shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
-    feature_shifts = shifts if method == "features" else None
-    points = _transform_landmarks(landmarks, frame, frame @ refined)
+    feature_shifts = shifts if method in ("features", "matches") else None
+    points = _transform_landmarks(None if method == "matches" else landmarks, frame, frame @ refined)
     aligned = Aligned(
         pair=rendered if size >= WORK_SIZE else render(cf, fa, frame, frame @ refined, size),
         native_size=(_native_size(cf, frame, size), _native_size(fa, frame @ refined, size)),
@@ -163,7 +169,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
         refused=None,
         doubt=None,
     )
-    refused = _refusal(aligned, method, size, limits) or _patch_refusal(feature_shifts, limits.max_residual_px)
+    refused = _refusal(aligned, method, size, limits) or _patch_refusal(feature_shifts, method, limits.max_residual_px)
     return replace(aligned, refused=refused, doubt=_doubt(registered, method, shifts, limits))
 
 
@@ -194,6 +200,8 @@ def _register(cf: View, fa: View, landmarks: Landmarks | None, method: Method) -
         return _Registered(np.eye(3), np.eye(3), None)
     if method == "features" or landmarks is None:
         return _register_by_vessels(cf, fa)
+    if method == "matches":
+        return _register_by_matches(cf, fa, landmarks)
     initial = register_points(cf, fa, landmarks)
     enough = initial.inliers >= _min_inliers(len(landmarks.cf))
     refined = refine(cf, fa, initial.fa_to_cf, landmarks) if enough else initial.fa_to_cf
@@ -222,6 +230,23 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
         else candidates[0]
     )
     return _Registered(*best, count_inliers(cf, best[1], features))
+
+
+def _register_by_matches(cf: View, fa: View, matches: Landmarks) -> _Registered:
+    """Register the views by the matches of a network: by RANSAC, then on the vessels.
+
+    Hundreds of matches may share one error, so they are not weighed against the vessels as landmarks are. But if a
+    quarter of those that agree with the initial transform no longer agree after the refinement, the vessels may have
+    misled it, for example where the dye fills few of them. The matches are then used as landmarks.
+    """
+    found = register_features(cf, fa, matches)
+    initial, inliers = found.fa_to_cf, select_inliers(cf, found.fa_to_cf, matches)
+    if found.inliers < _MIN_FEATURES:
+        return _Registered(initial, initial, found.inliers)
+    refined = refine(cf, fa, initial, None)
+    if count_inliers(cf, refined, inliers) < _MIN_KEPT_FRACTION * len(inliers.cf):
+        refined = refine(cf, fa, initial, inliers)
+    return _Registered(initial, refined, count_inliers(cf, refined, matches))
 
 
 def _transform_landmarks(landmarks: Landmarks | None, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray) -> np.ndarray:
@@ -253,6 +278,8 @@ def _refusal(aligned: Aligned, method: Method, size: int, limits: Limits) -> str
         return f"the views overlap in only {aligned.pair.mask.mean():.0%} of the frame"
     if method == "points" and inliers is not None and inliers < _min_inliers(total):
         return f"only {inliers} of {total} points agree"
+    if method == "matches" and inliers is not None and inliers < _MIN_FEATURES:
+        return f"only {inliers} matches agree with one homography: {_REMEDY['matches']}"
     residual = px_at_512(aligned.residual_px, size) if total and aligned.residual_px is not None else 0.0
     if residual > limits.max_residual_px:
         return f"median residual {residual:.2f} px at 512 > {limits.max_residual_px:.2f}"
@@ -265,7 +292,7 @@ def _min_inliers(landmarks: int) -> float:
     return max(4, _MIN_INLIER_FRACTION * landmarks)
 
 
-def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | None:
+def _patch_refusal(shifts: np.ndarray | None, method: Method, max_residual_px: float) -> str | None:
     """Return the reason why the shifts of vessel patches exclude a pair from use, or None.
 
     shifts: the shift of each vessel patch, (M,) px in a view 512 px wide, or None to skip this check.
@@ -273,9 +300,9 @@ def _patch_refusal(shifts: np.ndarray | None, max_residual_px: float) -> str | N
     if shifts is None:
         return None
     if len(shifts) < _MIN_PATCHES:
-        return f"only {len(shifts)} patches of vessels can be compared: {_REMEDY['features']}"
+        return f"only {len(shifts)} patches of vessels can be compared: {_REMEDY[method]}"
     if (fraction := (shifts <= max_residual_px).mean()) < _MIN_PATCH_FRACTION:
-        return f"only {fraction:.0%} of the vessels fit within {max_residual_px:g} px at 512: {_REMEDY['features']}"
+        return f"only {fraction:.0%} of the vessels fit within {max_residual_px:g} px at 512: {_REMEDY[method]}"
     return None
 
 

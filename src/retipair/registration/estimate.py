@@ -62,7 +62,10 @@ def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
 
 
 def register_features(cf: View, fa: View, features: Landmarks) -> Registration:
-    """Estimate the transform from matched features by RANSAC. The number of inliers is 0 if the estimate fails."""
+    """Estimate the transform from matched features by RANSAC. The number of inliers is 0 if the estimate fails.
+
+    Many of the matches may be false.
+    """
     work, inliers = _estimate_ransac(
         transform_points(fa.to_work, features.fa), transform_points(cf.to_work, features.cf), _FEATURE_INLIER_PX
     )
@@ -82,7 +85,13 @@ def match_features(cf: View, fa: View) -> Landmarks:
 
 def count_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> int:
     """Count the matched features that agree with the transform `fa_to_cf` (3, 3), from raw FA px to raw CF px."""
-    return int((reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX).sum())
+    return len(select_inliers(cf, fa_to_cf, features).cf)
+
+
+def select_inliers(cf: View, fa_to_cf: np.ndarray, features: Landmarks) -> Landmarks:
+    """Return the matched features that agree with the transform `fa_to_cf` (3, 3), from raw FA px to raw CF px."""
+    agree = reprojection_errors(fa_to_cf, features) * cf.to_work[0, 0] <= _FEATURE_INLIER_PX
+    return Landmarks(features.cf[agree], features.fa[agree])
 
 
 def median_displacement(cf: View, fa: View, a: np.ndarray, b: np.ndarray) -> float:

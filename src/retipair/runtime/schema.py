@@ -109,6 +109,8 @@ def _describe(hint: Any) -> str:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
     if isinstance(hint, UnionType) or NoneType in get_args(hint):
         return " or ".join(map(_describe, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return " and ".join(_describe(part) for part in get_args(hint) if part is not ...)
     return _ALLOWED.get(hint, str(hint))
 
 

@@ -16,7 +16,8 @@ def check_values(config: Any) -> None:
     text that has a NUL character or is not UTF-8. Raises FileError for a path that cannot be accessed; a path that does
     not exist is allowed.
     """
-    for name, value in vars(config).items():
+    values = ((name, value if isinstance(value, tuple) else (value,)) for name, value in vars(config).items())
+    for name, value in ((name, item) for name, items in values for item in items):
         if isinstance(value, float) and not math.isfinite(value):
             raise SettingError(name, value, "must be a finite number")
         if isinstance(value, int) and abs(value) > _MAX_INTEGER:

@@ -1,0 +1,291 @@
+"""`retipair register CF FA OUT`: register the FA of one pair, or of all pairs of a folder, to the CF.
+
+The registration is that of `prepare`, but the result stays in the frame of the raw CF. The landmarks of a pair are not
+used to register it, so that they measure the error. All inputs are read and checked before any file is written. Each
+pair has a folder of its own, in which registration.json is written last, so that the next run with --folder registers
+only new, changed and incomplete pairs.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from retipair.config import PrepareConfig, RegisterConfig
+from retipair.data.pair import image_size
+from retipair.data.sources import RawPair, scan_pairs
+from retipair.preparation.alignment import check_alignment_settings
+from retipair.preparation.prepare import check_apart
+from retipair.preparation.reading import CheckedPair, check_pair, read_pairs
+from retipair.preparation.registered import (
+    CHECKERBOARD_NAME,
+    RECORD_NAME,
+    SCORES_NAME,
+    WARPED_NAME,
+    RegisteredPair,
+    RegistrationRecord,
+    RegistrationScores,
+    input_sha256,
+    read_registration,
+    register_views,
+    score,
+    write_registration,
+    write_scores,
+)
+from retipair.registration.landmarks import Landmarks
+from retipair.registration.matches import read_matches
+from retipair.registration.warp import single_threaded
+from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
+from retipair.runtime.console import console, track
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError, printable
+from retipair.runtime.lock import directory_lock
+from retipair.runtime.parallel import process_map
+from retipair.runtime.schema import canonical_json
+
+LIST_NAME = "registrations.jsonl"
+_MIN_MATCHES = 4  # a homography needs 4 points
+_PAIR_FILES = {WARPED_NAME, CHECKERBOARD_NAME, RECORD_NAME, SCORES_NAME}
+_LIST_FILES = {LIST_NAME, SCORES_NAME}
+Item = tuple[CheckedPair, Landmarks | None]
+"""A pair whose files were checked, and the matches of a network or None."""
+
+
+def register(config: RegisterConfig) -> None:
+    """Register a pair or a folder of pairs, write the results and print the errors.
+
+    Raises UserError if settings or inputs are invalid, before anything is written, and after a refused registration has
+    been written.
+    """
+    if config.folder:
+        register_folder(config)
+        return
+    if len(config.paths) != 3:
+        raise SettingError("folder", None, f"{_given(config)}; give CF FA OUT, or --folder RAW OUT for a folder")
+    registered, out = register_pair(config), config.paths[2]
+    if registered.refused:
+        more = "" if config.matches else "; --matches takes placed points, too"
+        raise FileError(config.paths[1], f"refused: {registered.refused} (see {out / CHECKERBOARD_NAME}{more})")
+    print_result(registered, out)
+
+
+def register_pair(config: RegisterConfig) -> RegisteredPair:
+    """Register the pair in `config.paths` (CF, FA and, to write the result, OUT), and return it, even if refused.
+
+    Raises UserError if settings or inputs are invalid. Nothing is written then.
+    """
+    check_alignment_settings(config)
+    out = config.paths[2] if len(config.paths) > 2 else None
+    checked = _check_single(config)
+    matches = _read_matches(checked, config.matches, _MIN_MATCHES) if config.matches else None
+    if out is None:
+        return register_views(checked, matches, config)
+    _check_out_single(out)
+    with directory_lock(out):
+        registered = register_views(checked, matches, config)
+        write_registration(out, checked, registered)
+        write_scores(out, score([registered]))
+    return registered
+
+
+def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
+    """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return them.
+
+    Raises UserError if settings or inputs are invalid, before anything is written, and if all pairs were refused.
+    """
+    check_alignment_settings(config)
+    if len(config.paths) != 2:
+        raise SettingError("folder", None, f"{_given(config)}; give --folder RAW OUT")
+    if config.evaluate:
+        raise SettingError("evaluate", None, "is for one pair; with --folder, points are read from beside the views")
+    raw, out = config.paths
+    items = _find_items(raw, out, config)
+    with directory_lock(out):
+        records = _register_new(items, out, config)
+        write_text(out / LIST_NAME, "".join(f"{canonical_json(asdict(record))}\n" for record in records))
+        write_scores(out, score(records))
+    _report(records, raw, out)
+    return records
+
+
+def _report(records: Sequence[RegistrationRecord], raw: Path, out: Path) -> None:
+    """Print the results of a folder. Raises UserError if all pairs were refused."""
+    _print_table(records)
+    if refused := [record for record in records if record.refused]:
+        print(f"{len(refused)} of {len(records)} pairs were refused, see the table for the reasons")
+    if len(refused) == len(records):
+        raise FileError(raw, f"all {len(records)} pairs were refused ({refused[0].id}: {refused[0].refused})")
+    print(f"Check {out}/*/{CHECKERBOARD_NAME}: vessels must continue across tile borders")
+    _print_scores(score(records), out)
+
+
+def _given(config: RegisterConfig) -> str:
+    return f"{len(config.paths)} paths were given"
+
+
+# --- Inputs
+
+
+def _check_single(config: RegisterConfig) -> CheckedPair:
+    """Read and check the two views and the landmarks of a single pair."""
+    cf, fa = config.paths[:2]
+    for path in (cf, fa, *(config.evaluate or ())):
+        if path.is_dir():
+            raise FileError(path, "is a folder, not a file; to register all pairs of a folder, add --folder")
+    if config.skip_bad:
+        raise SettingError("skip_bad", None, "is for --folder; a single pair cannot be skipped")
+    cf_points, fa_points = config.evaluate or (None, None)
+    for points in filter(None, (cf_points, fa_points)):
+        if not points.is_file():
+            raise MissingError(points, "no such file; give the landmarks of CF and FA, one point 'x y' per line")
+    name = re.sub(r"_0?1$", "", cf.stem)
+    pair = RawPair(id=name, cf=cf, fa=fa, cf_points=cf_points, fa_points=fa_points, views_named=True)
+    checked = check_pair(pair, "features")
+    if checked.colour == "kept":
+        problem = f"has more colour than {cf.name}, which is given as the CF"
+        raise FileError(fa, f"{problem}; exchange CF and FA, or save a tinted FA as a grey image")
+    if checked.colour == "grey":
+        console.print(f"{printable(str(cf))}: has no colour (red-free?) and is used as the CF, since it is given first")
+    return checked
+
+
+def _read_matches(checked: CheckedPair, path: Path, least: int = 0) -> Landmarks:
+    """Read the matches of a pair. Raises UserError if they cannot be used, or are fewer than `least`."""
+    (cf_width, cf_height), (fa_width, fa_height) = image_size(checked.pair.cf), image_size(checked.pair.fa)
+    matches = read_matches(path, (cf_height, cf_width), (fa_height, fa_width))
+    if len(matches.cf) < least:
+        problem = f"{len(matches.cf)} matches; a homography needs at least {least}"
+        raise FileError(path, f"{problem}; give more, or register without --matches")
+    return matches
+
+
+def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
+    """Return the pairs in the folder or table RAW with their matches, and check that OUT can receive the results."""
+    pairs, unusable = scan_pairs(raw)
+    check_apart(raw, out, pairs)
+    _check_out_folder(out, {pair.id for pair in pairs})
+    reading = PrepareConfig(raw=raw, out=out, size=64, register="features", skip_bad=config.skip_bad)
+    checked, _ = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], reading)
+    if config.matches is None:
+        return [(item, None) for item in checked]
+    if not config.matches.is_dir():
+        raise MissingError(
+            config.matches, "no such folder; with --folder, give a folder with a file ID.npz for each pair"
+        )
+    files = {item.pair.id: config.matches / f"{item.pair.id}.npz" for item in checked}
+    if missing := [path for path in files.values() if not path.is_file()]:
+        raise MissingError(missing[0], "no matches of this pair; if there are none, save two empty arrays, cf and fa")
+    return [(item, _read_matches(item, files[item.pair.id])) for item in checked]
+
+
+# --- Output folder
+
+
+def _check_out_single(out: Path) -> None:
+    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced."""
+    check_folder_place(out)
+    if out.is_dir() and (other := _other_file(out)):
+        raise OccupiedError(out, f"holds other files ({other.name}); choose a new or empty folder for OUT")
+
+
+def _check_out_folder(out: Path, ids: set[str]) -> None:
+    """Raise UserError unless OUT is new, empty or holds only registrations of pairs with these ids."""
+    check_folder_place(out)
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        if is_leftover(path) or (path.name in _LIST_FILES and not path.is_dir()):
+            continue
+        if not path.is_dir() or _other_file(path) or not any(path.iterdir()):
+            raise OccupiedError(out, f"holds other files ({path.name}); choose a new or empty folder for OUT")
+        if path.name not in ids:
+            raise OccupiedError(path, "is of no pair in RAW; remove it, or choose another OUT")
+
+
+def _other_file(folder: Path) -> Path | None:
+    """Return the first file in a folder that is not part of a registration, or None."""
+    return next(
+        (path for path in sorted(folder.iterdir()) if path.name not in _PAIR_FILES and not is_leftover(path)), None
+    )
+
+
+# --- Registration of a folder
+
+
+def _register_new(items: Sequence[Item], out: Path, config: RegisterConfig) -> list[RegistrationRecord]:
+    """Register the pairs that OUT does not contain yet, and return the records of all pairs."""
+    done: dict[str, RegistrationRecord] = {}
+    for checked, matches in items:
+        record = read_registration(out / checked.pair.id)
+        if record and record.input_sha256 == input_sha256(checked, matches, config):
+            done[record.id] = record
+    redo = [item for item in items if item[0].pair.id not in done]
+    if done:
+        print(f"{len(done)} of {len(items)} pairs are registered already, with the same files and settings")
+    results = process_map(partial(_register_one, config=config), redo, config.workers, single_threaded)
+    for record in track("Registering", results, len(redo)):
+        done[record.id] = record
+    return [done[checked.pair.id] for checked, _ in items]
+
+
+def _register_one(item: Item, config: RegisterConfig) -> RegistrationRecord:
+    checked, matches = item
+    registered = register_views(checked, matches, config)
+    write_registration(config.paths[1] / checked.pair.id, checked, registered)
+    return registered.record
+
+
+# --- Messages
+
+
+def print_result(record: RegistrationRecord, out: Path | None) -> None:
+    """Print the quality of a registration, and the error at its landmarks.
+
+    out: the folder that it was written to, or None.
+    """
+    residual = "" if record.residual_px is None else f", residual {record.residual_px:.2f} px at 512 (vessels)"
+    found = f"{record.inliers} {'features' if record.matches is None else f'of {record.matches} matches'} agree"
+    print(f"consistency {record.consistency_before:.3f} -> {record.consistency:.3f}{residual}, {found}")
+    if out:
+        print(f"Check {out / CHECKERBOARD_NAME}: vessels must continue across tile borders")
+    if record.doubt:
+        print(f"doubt: {printable(record.doubt)}")
+    if record.landmarks:
+        print(
+            f"error at {record.landmarks} landmarks: mean {record.mean_error_px:.2f} px, "
+            f"median {record.median_error_px:.2f} px in a CF 512 px wide"
+        )
+    _print_scores(score([record]), out)
+
+
+def _print_scores(scores: RegistrationScores | None, out: Path | None) -> None:
+    if scores is None or out is None:
+        return
+    mean = "-" if scores.mean_error_px is None else f"{scores.mean_error_px:.2f} px"
+    values = "/".join(f"{area:.3f}" for area in scores.auc.values())
+    print(
+        f"{scores.pairs} pairs with landmarks, {scores.failed} failed: mean error {mean}, "
+        f"AUC@{'/'.join(scores.auc)} px {values}; see {out / SCORES_NAME}"
+    )
+
+
+def _print_table(records: Sequence[RegistrationRecord]) -> None:
+    table = Table("id", "inliers", "residual, px at 512", "consistency", "mean error", "median error", "result")
+    for record in records:
+        doubt = f"doubt: {record.doubt}" if record.doubt else "registered"
+        table.add_row(
+            record.id,
+            str(record.inliers),
+            _number(record.residual_px),
+            f"{record.consistency_before:.3f} -> {record.consistency:.3f}",
+            _number(record.mean_error_px),
+            _number(record.median_error_px),
+            f"refused: {record.refused}" if record.refused else doubt,
+        )
+    screen = Console(force_jupyter=False)
+    (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
