@@ -105,7 +105,7 @@ def test_killed_anywhere_it_is_completed_with_the_same_files(exported: Path, pre
     command = ["export", "matches", str(prepared), "OUT", "--workers", "1", "--ranges", "wide"]
     more = ["--warps", "2", "--appearance"]
     places = [
-        ("retipair.matching.export_pair:ExportJob.write", 3),
+        ("retipair.matching.export_pair:PairExporter.write", 3),
         ("retipair.matching.export_pair:write_png", 9),
         ("retipair.runtime.atomic_io:recover_dir", 2),
         ("retipair.matching.export:write_samples", 1),

@@ -13,7 +13,7 @@ import torch
 
 from retipair.config import ExportConfig
 from retipair.data.dataset import PairRecord, read_dataset
-from retipair.matching.export_pair import PAIRS_NAME, ExportJob
+from retipair.matching.export_pair import PAIRS_NAME, PairExporter
 from retipair.matching.geometry import choose_ranges
 from retipair.matching.reader_formats import FORMS
 from retipair.matching.samples import SAMPLES_NAME, read_samples, write_samples
@@ -43,21 +43,21 @@ def export(config: ExportConfig) -> Path:
     _check_settings(config)
     _check_out(config)
     records = _select(config)
-    job = ExportJob(config.out, _variation(config), config.warps, config.appearance, config.size)
+    exporter = PairExporter(config.out, _variation(config), config.warps, config.appearance, config.size)
 
     with directory_lock(config.out):
         # Write the folders of the pairs
         write_text(config.out / STATE_NAME, canonical_json({"schema": _STATE_SCHEMA}))
-        missing = [record for record in records if not job.is_complete(record)]
+        missing = [record for record in records if not exporter.is_complete(record)]
         if missing:
             (config.out / SAMPLES_NAME).unlink(missing_ok=True)
         with progress("Exporting pairs", len(records), len(records) - len(missing)) as advance:
-            for _ in process_map(job.write, missing, config.workers, _one_thread):
+            for _ in process_map(exporter.write, missing, config.workers, _one_thread):
                 advance()
-        _remove_others(job, {record.id for record in records})
+        _remove_others(exporter, {record.id for record in records})
 
         # List the samples, and write the forms that trainers read
-        write_samples(config.out, (sample for record in records for sample in job.samples(record.id)))
+        write_samples(config.out, (sample for record in records for sample in exporter.samples(record.id)))
         forms = [FORMS[form](config.out, read_samples(config.out)) for form in config.to]
     samples = len(records) * (1 + config.warps + config.appearance)
     print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}", *forms, sep="\n")
@@ -77,9 +77,9 @@ def _one_thread() -> None:
     single_threaded()
 
 
-def _remove_others(job: ExportJob, ids: set[str]) -> None:
+def _remove_others(exporter: PairExporter, ids: set[str]) -> None:
     """Delete the folders of pairs that are not exported any more."""
-    for path in (job.out / PAIRS_NAME).iterdir():
+    for path in (exporter.out / PAIRS_NAME).iterdir():
         if path.name not in ids and path.is_dir():
             shutil.rmtree(path)
 

@@ -24,8 +24,8 @@ _MASKS = {"valid_cf": "valid_fa", "vessels_cf": "vessels_fa"}
 
 
 @dataclass(frozen=True)
-class ExportJob:
-    """What the folder of a pair depends on, besides the pair.
+class PairExporter:
+    """Writes the folders of pairs. Its fields are what a folder depends on, besides the pair.
 
     out: the folder OUT of the export.
     variation: the distribution of the variants.
