@@ -19,7 +19,6 @@ from unittest.mock import patch
 import torch
 from scipy.stats import binom
 
-from retipair.trials.bench import planned
 from retipair.config import BenchConfig
 from retipair.diffusion.losses import Losses
 from retipair.runtime.console import quiet
@@ -29,6 +28,7 @@ from retipair.training.meters import LossMeter
 from retipair.training.nonfinite import NonFiniteCounter
 from retipair.training.optimizer import LoraOptimizer
 from retipair.training.step import Training, build_training, training_step
+from retipair.trials.bench import planned
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from retipair.trials.bench import measured
 from retipair.config import BenchConfig
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import to_values
+from retipair.trials.bench import measured
 
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 BEGIN, END = "<!-- gpu.sh writes from here -->\n", "<!-- to here -->\n"

@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from retipair.trials.bench import planned
 from retipair.config import BenchConfig
 from retipair.models.memory_strategies import TRAINING_STRATEGIES
 from retipair.runtime.console import quiet
@@ -29,6 +28,7 @@ from retipair.training.description import describe_adapter
 from retipair.training.plan import Data, Plan
 from retipair.training.step import build_training, training_step
 from retipair.training.validation import write_samples
+from retipair.trials.bench import planned
 
 RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 

@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from retipair.trials.bench import planned
 from retipair.config import BenchConfig, PhantomConfig
 from retipair.data.dataset import read_dataset
 from retipair.evaluation.measurements import measure_set
@@ -30,6 +29,7 @@ from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.batches import make_batches
 from retipair.training.step import build_training, training_step
+from retipair.trials.bench import planned
 
 BATCHES = (1, 2, 4, 8)
 SIDES = (0.5, 0.75, 1.0, 1.25)

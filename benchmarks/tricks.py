@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from retipair.trials.bench import job_of, planned
 from retipair.config import BenchConfig
 from retipair.generation.generate import load
 from retipair.generation.plan import GenerationPlan, settings_of
@@ -26,6 +25,7 @@ from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.plan import Data, Plan
 from retipair.training.step import Training, build_training, training_step
+from retipair.trials.bench import job_of, planned
 
 Optimisation = Callable[[Any, Function], Function] | torch.dtype
 """Either a function (UNet, work) -> optimised work, which may modify the UNet, or the dtype to load the base in."""

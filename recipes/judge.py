@@ -24,7 +24,6 @@ from retipair.config import DEFAULT_PROMPT, DemoConfig, GenerateConfig, PrepareC
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import Pair
-from retipair.trials.demo import SETTINGS, generate_config
 from retipair.diffusion.noise import generator
 from retipair.generation.generate import generate
 from retipair.generation.pair_generator import PairGenerator
@@ -37,6 +36,7 @@ from retipair.models.denoiser import Denoiser
 from retipair.phantoms.phantom import phantom
 from retipair.preparation.prepare import prepare
 from retipair.runtime.parallel import parallel_map
+from retipair.trials.demo import SETTINGS, generate_config
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import segment
 
