@@ -26,7 +26,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     evaluation = next(line for line in reversed(log) if _EVALUATED in line)
     seconds = sum(line["seconds"] for line in log)
     phases = "; ".join(
-        f"{p.steps:,} with {p.batch_size} pairs, rate {p.learning_rate:g}, lateness {p.timestep_bias:g}, "
+        f"{p.steps:,} with batch size {p.batch_size}, rate {p.learning_rate:g}, lateness {p.timestep_bias:g}, "
         f"coarse error x {p.coarse_weight:g}"
         for p in _phases_after(done, denoiser.PHASES[name])
     )

@@ -139,6 +139,18 @@ def test_comments_on_rejected_pairs_must_not_name_them(
     assert prepare(raw, out, tmp_path / "key") == 0
 
 
+def test_a_refused_list_of_rejected_pairs_leaves_no_key(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".prepare.json").write_text("{}")
+    (out / "rejected.txt").write_text("meier\n")
+    assert prepare(raw, out, tmp_path / "key") == 2
+    assert "no pair has the id 'meier'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_is_said_of_synthetic_views_names_nobody(raw: Path, tmp_path: Path) -> None:
     views = tmp_path / "varied"
     write_raw(views, n=3, size=128, jitter=0.3)

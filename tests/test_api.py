@@ -25,6 +25,8 @@ from eyes import write_raw
 from refusals import raises_file, raises_setting
 from retipair.cli import main
 from retipair.config import GenerateConfig, TrainConfig
+from retipair.generation import plan
+from retipair.runtime.console import console
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
 from retipair.runtime.schema import from_settings
 
@@ -140,6 +142,25 @@ def test_in_jupyter_output_goes_through_the_standard_streams_too(
     assert "inliers" in capsys.readouterr().out
 
 
+def test_a_generator_that_prepares_raw_pairs_prints_only_if_asked(
+    trained: Folder, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(data: Path, *more: object) -> Path:
+        console.print("uses the prepared pairs")
+        print("a table")
+        return data
+
+    monkeypatch.setattr(plan, "prepared_folder", prepare)
+    folder = trained("sd15") / "out_joint_sd15_cffa_pairs/exp"
+    varied = {"mode": "from_data", "data": prepared, "device": "cpu"}
+    retipair.PairGenerator.from_pretrained(folder, **varied)
+    assert capsys.readouterr() == ("", "")
+    retipair.PairGenerator.from_pretrained(folder, verbose=True, **varied)
+    printed = capsys.readouterr()
+    assert printed.out == "a table\n"
+    assert "uses the prepared pairs" in printed.err
+
+
 def test_attempts_that_are_given_up_are_left_out(trained: Folder) -> None:
     folder = trained("sd15") / "out_joint_sd15_cffa_pairs/exp"
     hopeless = {"min_consistency": 1.0, "max_tries": 2}
@@ -252,6 +273,7 @@ def test_a_setting_of_another_type_is_named(setting: str, value: Any, allowed: s
         (retipair.PairGenerator.from_pretrained, ["run"], {"amount": 5}, "amount"),
         (retipair.PairGenerator.from_pretrained, ["run"], {"out": "o"}, "out"),
         (retipair.PairGenerator.from_pretrained, ["run"], {"savedir": "o"}, "savedir"),
+        (retipair.PairGenerator.from_pretrained, ["run"], {"per_view": 2}, "per_view"),
     ],
 )
 def test_every_function_names_the_wrong_setting(

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -198,9 +199,20 @@ def test_an_error_of_the_user_is_its_message_alone(
     assert capsys.readouterr().err == "retipair: eye.png: no such file\n"
 
 
-def test_an_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_with(monkeypatch, KeyboardInterrupt())
-    assert main(["generate", "-n", "x"]) == 130
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_outside_the_work_that_finishes_is_128_and_its_number(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive(name: str) -> object:
+        signal.raise_signal(number)
+        raise AssertionError("the signal was ignored")
+
+    monkeypatch.setattr(cli, "import_module", receive)
+    before = signal.signal(number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
+    try:
+        assert main(["generate", "-n", "x"]) == status
+    finally:
+        signal.signal(number, before)
 
 
 def test_the_status_reaches_the_shell() -> None:

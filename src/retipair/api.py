@@ -40,6 +40,7 @@ _INSTEAD = {
     "seed": "sample(count, seed=...) or save(out, count, seed=...)",
     "out": "save(out, count)",
     "savedir": "save(out, count)",
+    "per_view": "sample(count) or save(out, count), with a multiple of the number of given views",
 }
 """The settings of `GenerateConfig` that `from_pretrained` refuses, and what to use instead."""
 
@@ -220,11 +221,14 @@ class PairGenerator:
         self._plan = plan
 
     @classmethod
-    def from_pretrained(cls, adapter: Source, *, checkpoint: str = "best", **settings: Any) -> "PairGenerator":
+    def from_pretrained(
+        cls, adapter: Source, *, checkpoint: str = "best", verbose: bool = False, **settings: Any
+    ) -> "PairGenerator":
         """Return a generator for a trained adapter. Its weights are loaded later, by `sample` or `save`.
 
         adapter: a run, the folder of a run, a checkpoint folder that contains `unet_lora`, or a `unet_lora` folder.
         checkpoint: which checkpoint of a run to use, "best" or "latest".
+        verbose: print messages, for example of the preparation of raw pairs in `data`, instead of logging them.
         settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:
         `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ...
         The number of pairs, the seed and the folder to write are arguments of `sample` and `save`.
@@ -237,7 +241,7 @@ class PairGenerator:
         path = choice.adapter
         if isinstance(adapter, Run) or (path / "config.json").is_file():
             path = Run(path).adapter_folder(choice.checkpoint)
-        with quiet_libraries():
+        with _output(verbose):
             plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
         return cls(plan)
 

@@ -5,6 +5,7 @@ Subcommands are imported when they run, so that `--help` does not load torch.
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -31,7 +32,7 @@ from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printa
 from retipair.runtime.library_logging import quiet_from_import, quiet_libraries
 from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.setting_checks import check_values
-from retipair.runtime.signals import SigtermReceived, end_on_signals, ignore_signals
+from retipair.runtime.signals import SignalReceived, end_on_signals, ignore_signals
 from retipair.runtime.threads import configure_threads
 
 
@@ -81,8 +82,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input; 130: interrupted by SIGINT; 143: stopped by SIGTERM;
-    128 + its number: stopped by another signal.
+    0: success; 1: internal or system error; 2: invalid input; 128 + its number: stopped by a signal (130 by SIGINT, 143
+    by SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
@@ -98,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), status=2)
     except KeyboardInterrupt as stop:
-        word, status = ("stopped", 143) if isinstance(stop, SigtermReceived) else ("interrupted", 130)
+        word, number = ("stopped", stop.number) if isinstance(stop, SignalReceived) else ("interrupted", signal.SIGINT)
+        status = 128 + number
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _fail(f"{word} with the other processes; if one of them failed, its own message says why", status)
         return _fail(f"{word}; {_after_interrupt(arguments)}", status)

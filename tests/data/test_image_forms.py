@@ -138,9 +138,10 @@ def test_pictures_of_equal_standing_are_still_refused(tmp_path: Path) -> None:
             load_image(tmp_path / name, "RGB")
 
 
-@pytest.mark.parametrize("suffix", ["jfif", "jpe", "webp", "JFIF"])
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "webp", "gif", "JFIF"])
 def test_more_suffixes_are_known(tmp_path: Path, suffix: str) -> None:
+    kind = suffix.upper() if suffix in ("webp", "gif") else "JPEG"
     for number in ("01", "02"):
-        Image.fromarray(VIEW).save(tmp_path / f"1_{number}.{suffix}", "WEBP" if suffix == "webp" else "JPEG")
+        Image.fromarray(VIEW).save(tmp_path / f"1_{number}.{suffix}", kind)
     (pair,) = find_pairs(tmp_path)
     assert load_image(pair.cf, "RGB").shape == VIEW.shape

@@ -270,6 +270,17 @@ def test_pair_guidance_changes_the_drawn_view_alone(base_folder: Folder, prepare
 # Repeating
 
 
+def test_given_views_are_encoded_one_by_one(half_clean_base: Folder) -> None:
+    """On a GPU, a whole batch needs more memory than is estimated, and rounds differently."""
+    vae = open_base(str(half_clean_base("sd15"))).vae()
+    views = np.stack([draw_pair(number, VIEW)[0] for number in range(3)])
+    sizes: list[int] = []
+    vae.encoder.register_forward_hook(lambda module, arguments, output: sizes.append(len(arguments[0])))
+    latents = encode_mean(vae, views)
+    assert sizes == [1, 1, 1]
+    assert torch.equal(latents[1:2], encode_mean(vae, views[1:2]))
+
+
 @both_modes
 def test_bytes_do_not_depend_on_the_batch_size(
     mode: str, drawn: Drawn, trained: Folder, prepared: Path, tmp_path: Path

@@ -24,6 +24,14 @@ Folder = Callable[[str], Path]
 FLAGS = ("--num_samples", 0, "--max_steps", 6, "--val_every", 4, "--log_every", 3)
 
 
+@pytest.fixture(autouse=True)
+def _sigint_is_not_ignored() -> Iterator[None]:
+    """A test run in the background ignores SIGINT, and so would its commands."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def told_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, number: int) -> None:
     """This process is sent the signal in the middle of the call of a function, counted from 1."""
     original, calls = getattr(owner, name), 0
@@ -160,6 +168,15 @@ def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:
     end_on_signals()
     with graceful_shutdown("this") as stop:
         assert not stop.requested
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_on_signals()
+    with graceful_shutdown("this") as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert not stop.requested
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_of_two_states_of_a_step_the_checkpoint_is_the_last(tmp_path: Path) -> None:

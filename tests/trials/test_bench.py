@@ -13,15 +13,16 @@ import torch
 from conftest import VIEW
 from refusals import Refused
 from retipair.cli import main
-from retipair.config import TrainConfig
+from retipair.config import BenchConfig, TrainConfig
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout
+from retipair.diffusion.guidance import NO_GUIDANCE
 from retipair.models.base import open_base
 from retipair.training.plan import make_plan
 from retipair.training.step import PARTS
 from retipair.trials import baseline
 from retipair.trials.baseline import PHASES, BaselineStep
-from retipair.trials.bench import flop_of_step
+from retipair.trials.bench import flop_of_step, job_of, planned
 
 Capture = pytest.CaptureFixture[str]
 ALWAYS = {"schema", "what", "unit", "milliseconds", "pairs_per_second", "seconds", "memory_gib", "matrix_tflops"} | {
@@ -77,6 +78,12 @@ def test_pairs_are_drawn_beside_the_librarys_pipeline(base_folder: Callable[[str
     assert set(figures["start_seconds"]) == {"ours", "other"}
     assert set(figures["memory_gib"]) == {"load", "draw"}
     assert figures["settings"]["steps"] == 3
+
+
+def test_generation_is_measured_without_guidance_which_the_librarys_pipeline_lacks(tmp_path: Path) -> None:
+    """`tflop` counts one prediction in each step, too."""
+    config = BenchConfig(what="generate", base="random:tiny-sd15", steps=1)
+    assert job_of(config, *planned(config, tmp_path), tmp_path).guidance == NO_GUIDANCE
 
 
 @pytest.mark.nightly

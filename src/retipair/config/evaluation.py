@@ -27,7 +27,7 @@ class EvaluateConfig:
     Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""
     withhold_copies: bool = False
     """Add generated pairs that are copies of training pairs to rejected.txt in --generated.
-    Only the other pairs are evaluated. All commands then skip the copies."""
+    Only the other pairs, if any, are evaluated. All commands then skip the copies."""
     workers: int = 0
     """Number of pairs measured at once; 0: one per core."""
     offline: bool = False

@@ -48,7 +48,7 @@ class PrepareConfig:
     Keep the key file, and the table of original ids that is written beside it, away from the data."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
-    They are listed in OUT/skipped.txt; without this flag any of them stops the command."""
+    They are listed in OUT/skipped.txt, unless with --anonymise; without this flag any of them stops the command."""
     max_megapixels: int = 200
     """Refuse images with more megapixels than this, because a small file can decompress to gigabytes."""
     val_fraction: float = 0.2

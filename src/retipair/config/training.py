@@ -110,7 +110,8 @@ class TrainConfig:
     seed: int = 42
     """Seed of all random numbers."""
     deterministic: bool = False
-    """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs are always bit-identical."""
+    """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs with the same
+    number of threads are always bit-identical."""
 
     on_nan: Literal["stop", "skip"] = "stop"
     """If the gradient is NaN or infinite: stop, or skip the step with a warning. Such a gradient is never applied."""
@@ -125,7 +126,7 @@ class TrainConfig:
     """Number of denoising steps for each sample pair.
     Default: 50, proportionally fewer (at least 10) in runs under 500 steps with --best_by loss."""
     sample_pair_guidance: float = 1.0
-    """Scale of cross-view guidance of the sample pairs, as --pair_guidance of `retipair generate`; 1 disables it."""
+    """Scale of cross-view guidance of the sample pairs. The default, 1, disables it, unlike in `retipair generate`."""
     best_by: BestBy = "loss"
     """Criterion for the best step: validation loss, consistency of the sample pairs, or both.
     both: one improves and the other does not get worse."""

@@ -26,7 +26,8 @@ class BenchConfig:
     """Benchmark a training step, generation, encoding or evaluation on this machine, with synthetic eyes."""
 
     what: Annotated[tyro.conf.Positional[Benched], tyro.conf.arg(metavar="{train,generate,encode,evaluate}")]
-    """train: an optimiser step; generate: pairs from noise; encode: pairs to latents; evaluate: metrics of pairs."""
+    """train: an optimiser step; generate: pairs from noise, without cross-view guidance;
+    encode: pairs to latents; evaluate: metrics of pairs."""
     base: str = "tiny-sdxl"
     """Base, as for `retipair train`; random:sdxl and random:sd15 have the full size and random weights: no download."""
     tokenizer: Path | None = None

@@ -22,12 +22,12 @@ _LENGTH = 16  # hex digits; the probability that any two of a million names get 
 
 
 def read_key(path: Path) -> bytes:
-    """Return the key in a key file; if the file does not exist, create it with a random key.
+    """Return the key in a key file, or a new random key if the file does not exist. `write_names` creates the file.
 
     Raises UserError, naming the file, if it holds no key.
     """
     if not path.exists():
-        write_text(path, f"{secrets.token_hex(32)}\n", _OWNER_ONLY)
+        return secrets.token_bytes(32)
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -56,16 +56,23 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
     )
 
 
-def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """Add pairs to the name table, which lists the original and the hashed id of every pair.
+def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> Path:
+    """Write the key file if it does not exist, and add pairs to the name table beside it; return the path of the table.
 
-    The table must be kept as secret as the key. Raises UserError if the file exists and is not a name table.
+    The table lists the original and the hashed id of every pair. It must be kept as secret as the key. If the table
+    exists and is not a name table, raises UserError before anything is written.
+
+    path: the key file.
     """
-    rows = _read_names(path) | {(pair.id, hashed(key, "pair", pair.id)) for pair in pairs}
+    names = path.with_name(f"{path.name}.csv")
+    rows = _read_names(names) | {(pair.id, hashed(key, "pair", pair.id)) for pair in pairs}
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerows([_HEADER, *sorted(rows)])
-    write_text(path, stream.getvalue(), _OWNER_ONLY)
+    if not path.exists():
+        write_text(path, f"{key.hex()}\n", _OWNER_ONLY)
+    write_text(names, stream.getvalue(), _OWNER_ONLY)
+    return names
 
 
 def _read_names(path: Path) -> set[tuple[str, ...]]:

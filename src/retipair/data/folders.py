@@ -5,8 +5,8 @@ from pathlib import Path
 
 from retipair.runtime.errors import DamagedError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
-_OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+_OTHER_SUFFIXES = (".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
 """Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
 NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 """The names ID_01 (CF) and ID_02 (FA) of the views of a pair."""

@@ -80,8 +80,9 @@ class GeneratedPair:
     one split.
     adapter_sha256: None if the base generated the pair without an adapter.
     fa_chroma: the mean chroma of the FA before it was converted to grey, in [0, 255].
-    source_to_pair: the 3x3 transform from pixel centres of the given view's file to pixel centres of the pair, and
-    source_size: the [width, height] of that file, in px. Only in the modes "cf2fa" and "fa2cf".
+    source_to_pair: the 3x3 transform from pixel centres of the given view's file to pixel centres of the pair; only in
+    the modes "cf2fa" and "fa2cf".
+    source_size: the [width, height] of the given view's file, in px; only in these modes.
     """
 
     id: str

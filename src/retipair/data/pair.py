@@ -86,7 +86,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS) -> np.ndarra
     except FileNotFoundError:
         raise MissingError(path, "no such file") from None
     except UnidentifiedImageError:
-        known = "PNG, JPEG, TIFF, BMP, WebP"
+        known = "PNG, JPEG, TIFF, BMP, WebP, GIF"
         raise FileError(path, f"unsupported image format; save it as one of {known}") from None
     except UserError:
         raise
@@ -157,8 +157,8 @@ def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale an image of integers above 8 bits, or of floating-point values, to 8 bits; Pillow would clip the values.
 
-    Floating-point values must be in [0, 1], or must be whole numbers, which are scaled like those of a 16-bit image.
-    Raises ValueError for other values.
+    Floating-point values must be in [0, 1], or must be whole numbers. Whole numbers are scaled by the number of bits of
+    the highest value (`used_bits`), as integers are. Raises ValueError for other values.
     """
     if not image.mode.startswith(("I", "F")):
         return image

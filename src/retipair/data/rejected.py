@@ -49,7 +49,8 @@ def read_rejected(folder: Path) -> RejectedList:
     """Read `folder/rejected.txt`: one id per line; blank lines and lines that begin with # are ignored.
 
     A byte order mark, CRLF line ends and spaces around an id are ignored. Returns an empty list if the file is missing.
-    Raises UserError, naming the file, if it is not UTF-8 text, or if only a file with a similar name exists.
+    Raises UserError, naming the file, if it is not text in UTF-8 or UTF-16 (see `read_text`), or if only a file with a
+    similar name exists.
     """
     path = folder / REJECTED_NAME
     lines: dict[str, int] = {}

@@ -92,8 +92,9 @@ def find_pairs(raw: Path) -> list[RawPair]:
 def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     """Find the pairs in a raw folder or table; return (pairs sorted by id, items that cannot be used).
 
-    An item cannot be used if it is a view without its partner, has an unsafe name, belongs to no pair, or is a folder
-    without images. Raises UserError for problems that affect all pairs.
+    Items that cannot be used are, for example, views without a partner, pairs with an unsafe name or with landmarks in
+    one view only, images that belong to no pair, and folders without images. Raises UserError for problems that affect
+    all pairs.
     """
     if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
         raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")

@@ -172,7 +172,8 @@ def _amounts(scores: Scores) -> tuple[int, int]:
 def _check_amounts(scores: Scores) -> Iterator[Finding]:
     if has_few_pairs(scores):
         generated, real = _amounts(scores)
-        text = f"{generated} generated and {real} real pairs are few: intervals are wide and distances unreliable."
+        pairs = f"{generated} generated and {count(real, 'real pair')}"
+        text = f"{pairs}: with fewer than {advice.FEW} of either, intervals are wide and distances unreliable."
         yield Finding("look", "number of pairs", text, (advice.MORE_PAIRS,))
 
 

@@ -151,7 +151,7 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
-    other pairs, or one in another format. If the folders are the same and the user has only rejected or restored pairs,
+    other pairs, or one in another format. If the folders are the same, but their lists of rejected pairs have changed,
     the scores may be overwritten, so None is returned.
     """
     names = _check_out(out)
@@ -184,7 +184,8 @@ def _check_out(out: Path) -> set[str]:
 def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Return whether two provenances (JSON values) name different pairs.
 
-    The pairs count as the same if both provenances name the same folder and only its list of rejected pairs differs.
+    The pairs count as the same if their hashes are equal, or if both provenances name the same folder and its list of
+    rejected pairs differs: in that case, the hashes differ even if no pair has changed.
 
     name: the folder to compare: "real", "generated" or "drawn_views".
     """

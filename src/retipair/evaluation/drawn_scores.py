@@ -47,7 +47,8 @@ class DrawnViewScores:
     pairs: the number of generated pairs of the mode.
     matched: the number of pairs that were compared with the true view.
     unmatched: the number of pairs that were left out, because their given view is not one of the real pairs, or is not
-        in the same frame. Pairs that are in neither number were not examined, because at most 200 are.
+        in the same frame. If the given views of more than 200 pairs may be those of real pairs, only 200 of them are
+        examined. The others are in neither number.
     draws: the mean MS-SSIM between two views drawn from the same given view; None if no two views
         were drawn from the same given view.
     examples: from the highest to the lowest correlation with the true view; in the order of the manifest if no true

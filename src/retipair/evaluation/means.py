@@ -14,7 +14,7 @@ _RESAMPLES = 2000
 class Mean:
     """Mean of a metric over n pairs, with its 95 % interval.
 
-    low, high: the ends of the interval; None if n is less than three.
+    low, high: the ends of the interval; None if n is less than three, or if no interval was computed.
     """
 
     mean: float

@@ -51,7 +51,7 @@ def recorded_base(
     """
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
-    assert adapter is not None  # `check_generation` requires --base without an adapter
+    assert adapter is not None  # without an adapter, `check_generation` requires --base
     if description is None:
         raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
     try:

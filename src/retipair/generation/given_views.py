@@ -74,7 +74,10 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
 
 
 def _check(single: SingleView, view: ViewName) -> list[SingleView]:
-    """Return which of a file and its `partner` (ID_01 and ID_02) are usable as `view`. Raises FileError if none is."""
+    """Return the usable views among a file and its `partner` (ID_01 and ID_02). Raises FileError if there is none.
+
+    If one file is usable, its view has the id ID. If both are, each view has the name of its file as id.
+    """
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
     problems = {path: _problem(single, images[path], view) for path in paths}

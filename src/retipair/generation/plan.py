@@ -149,8 +149,9 @@ class GenerationPlan:
     def prompt(self, index: int) -> str:
         """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
 
-        In training, a pair without a caption had the default prompt. The metadata do not say which prompt this is. For
-        such a source pair, the prompt is drawn from the prompts that are not captions of source pairs.
+        In training, a pair without a caption had the default prompt. The adapter records its prompts with their counts,
+        but not which of them is the default. For a source pair without a caption, the prompt is therefore drawn from
+        the prompts that are not captions of source pairs, or else from those that have more pairs than as captions.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -259,7 +260,7 @@ def trained_on(config: GenerateConfig, run: Run | None) -> Path | None:
 
 
 def settings_of(plan: GenerationPlan) -> dict[str, Any]:
-    """Return all values that the generated pairs depend on, apart from their indices."""
+    """Return the values that the generated pairs depend on, apart from their indices and the tokenizer."""
     config, guidance = plan.config, plan.guidance
     pair = {"pair_guidance": guidance.pair_scale, "pair_guidance_from": guidance.pair_from}
     return {

@@ -51,8 +51,8 @@ class Truncated:
     """A prompt, truncated to the maximum length of each tokenizer of the base.
 
     tokens: the token ids before truncation, one tuple per tokenizer.
-    kept: the token ids after truncation, one tuple per tokenizer. The last of the 77 positions, which can only be the
-    end token, is left out.
+    kept: the token ids after truncation, one tuple per tokenizer, at most 76. The end token of a shorter prompt is
+    included. Position 77 is left out, because it can only hold the end token.
     cut: the end of the text that at least one tokenizer cuts off; "" if the prompt is short enough.
     limit: the maximum number of tokens between the begin and the end token.
     """

@@ -1,7 +1,7 @@
 """Add, save and load an adapter: LoRA weights for the UNet of a base, with the metadata that generation needs.
 
-The folder of an adapter (`unet_lora/`) contains the same weights and metadata in two files. PEFT and the system that
-this package replaces (v25) read `adapter_model.safetensors`. `load_lora_weights` of diffusers pipelines reads
+The folder of an adapter (`unet_lora/`) contains the same weights and metadata in two files. PEFT and the original
+scripts read `adapter_model.safetensors`. `load_lora_weights` of diffusers pipelines reads
 `pytorch_lora_weights.safetensors`.
 
 The second file uses PEFT's tensor names with the prefix `unet.`. diffusers' `convert_state_dict_to_diffusers` is not
@@ -135,9 +135,9 @@ def _add_metadata(path: Path, more: dict[str, str]) -> None:
 
 
 def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
-    """Read the metadata of the adapter in `folder`; None if it has no metadata, as adapters of v25 have none.
+    """Read the metadata of the adapter in `folder`; None if it has no metadata.
 
-    Raises UserError, naming the folder, if it contains no readable adapter.
+    Adapters of the original scripts have none. Raises UserError, naming the folder, if it contains no readable adapter.
     """
     with _open_weights(folder) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY)

@@ -36,8 +36,11 @@ def encode_moments(vae: Autoencoder, images: np.ndarray) -> Moments:
 
 
 def encode_mean(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
-    """Encode images (B, H, W, 3) uint8 to their mean scaled latents, (B, C, h, w) float32, on the VAE's device."""
-    return encode_moments(vae, images).mean.to(vae.device)
+    """Encode images (B, H, W, 3) uint8 to their mean scaled latents, (B, C, h, w) float32, on the VAE's device.
+
+    Images are encoded one by one, so that peak memory and rounding do not depend on B.
+    """
+    return torch.cat([encode_moments(vae, image[None]).mean for image in images]).to(vae.device)
 
 
 @torch.no_grad()

@@ -66,7 +66,7 @@ def grow(
     The method is space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm). In each
     round, each tissue point attracts the nearest node. Each attracted node gets a new child, one step away in the mean
     direction of the tissue points that attract it. Then the tissue points that have a node nearby (within
-    `growth.supply_distance`) are removed. A node has at most two children.
+    `growth.supply_distance`) are removed. A node gets no new child if it has two or more.
 
     tissue: the tissue points, (T, 2) mm.
     allowed: a function that tells where vessels may grow.
@@ -194,7 +194,7 @@ def branching_radii(parents: np.ndarray, trunk: np.ndarray, radius: float, expon
 
     At each branching, r0^x = r1^x + r2^x holds for the vessel of radius r0 and its branches.
 
-    trunk: the indices of the trunk nodes near the disc.
+    trunk: the indices of nodes of the trunks, which determine the scale.
     radius: the radius of the widest of these nodes, mm.
     exponent: x.
     """

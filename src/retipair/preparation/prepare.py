@@ -80,9 +80,12 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     pairs = [item.pair for item in checked]
     _split(pairs, config, f"{len(skipped)} pairs or images were skipped" if skipped else "")
     if config.anonymise:
+        key = read_key(config.anonymise)
         _check_rejected_comments(config.out, pairs)
-        checked = _anonymise(checked, config.anonymise)
+        checked = _anonymise(checked, key)
     read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
+    if config.anonymise:
+        _write_names(config.anonymise, key, pairs)
     with directory_lock(config.out):
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.
@@ -199,28 +202,27 @@ def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
     return [replace(item, pair=pair) for item, pair in zip(checked, grouped, strict=True)]
 
 
-def _anonymise(checked: Sequence[CheckedPair], path: Path) -> list[CheckedPair]:
+def _anonymise(checked: Sequence[CheckedPair], key: bytes) -> list[CheckedPair]:
     """Replace the ids of pairs, eyes and patients by keyed hashes.
 
-    The original ids are written to a table next to the file with the key.
     The pairs are sorted by their new ids, so that their order does not reveal the original order.
-
-    path: the file with the key.
     """
-    key = read_key(path)
-    names = path.with_name(f"{path.name}.csv")
-    write_names(names, key, [item.pair for item in checked])
-    print(
-        f"ids are hashed with the key in {path}; {names} lists the original ids; keep both files apart from the pairs"
-    )
-    if any(item.pair.caption for item in checked):
-        console.print(
-            "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
-        )
     renamed = (
         replace(item, pair=anonymous(item.pair, key), sha256=hashed(key, "files", item.sha256)) for item in checked
     )
     return sorted(renamed, key=lambda item: item.pair.id)
+
+
+def _write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
+    """Write the original ids to a table next to `path`, the file with the key, and print where they are."""
+    names = write_names(path, key, pairs)
+    print(
+        f"ids are hashed with the key in {path}; {names} lists the original ids; keep both files apart from the pairs"
+    )
+    if any(pair.caption for pair in pairs):
+        console.print(
+            "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
+        )
 
 
 def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:

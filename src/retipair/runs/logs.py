@@ -42,8 +42,8 @@ def cut_logs(folder: Path, lengths: Mapping[str, int]) -> None:
 def lengths_by_step(folder: Path, step: int, stopped: bool) -> dict[str, int]:
     """Find the length of each log, in bytes, at the checkpoint of `step`, from the step numbers in the log lines.
 
-    Checkpoints of retipair 0.1.0 need this, because they do not store the lengths. Each log ends before the first line
-    of a later step. If the run was stopped at this step, the validation of this step is left out too, because the
+    Checkpoints of earlier versions, without log_lengths.json, need this. Each log ends before the first line of a later
+    step. If the run was stopped at this step, the validation of this step is left out too, because the
     resumed run repeats it.
     """
     lengths = dict.fromkeys(LOG_NAMES, 0)

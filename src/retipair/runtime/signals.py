@@ -20,17 +20,24 @@ _early_signals: list[int] = []
 """The signals that `_end` has handled, before `graceful_shutdown` was entered."""
 
 
-class SigtermReceived(KeyboardInterrupt):
+class SignalReceived(KeyboardInterrupt):
     """The process received SIGTERM or SIGUSR1.
 
     The sender is a cluster scheduler, or `accelerate launch` after another process of the command has ended.
+
+    number: the number of the signal.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def end_on_signals() -> None:
     """From now on, end the command on a signal by an exception.
 
-    Signals that the process has ignored since its start, for example because of `nohup`, stay ignored.
+    Signals that the process has ignored since its start stay ignored, also in `graceful_shutdown`. For example, a
+    command that a shell script starts with `&` ignores SIGINT.
     """
     _early_signals.clear()
     if threading.current_thread() is threading.main_thread():
@@ -47,7 +54,7 @@ def ignore_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     _early_signals.append(number)
-    raise KeyboardInterrupt if number == signal.SIGINT else SigtermReceived
+    raise KeyboardInterrupt if number == signal.SIGINT else SignalReceived(number)
 
 
 class Stop:
@@ -80,7 +87,8 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     requested_at = -math.inf
 
     def restore() -> None:
@@ -99,7 +107,7 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
         # os.write is used because print takes a lock, which the interrupted code may hold.
         os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, request_stop)
     try:
         yield stop

@@ -33,8 +33,9 @@ class LoraOptimizer:
         """Take one optimiser step with the accumulated gradients. Skip it if a gradient contains NaN or infinity.
 
         A skipped step changes neither the adapter, nor the state of the optimiser, nor the moving average, but it
-        counts in `step_count`. Returns a () bool tensor, True if all gradients are finite. It stays on the device, so
-        that the step does not synchronise a GPU.
+        counts in `step_count`. Returns a () bool tensor on the device, True if all gradients are finite. With a fused
+        optimiser (AdamW on CUDA), the step does not synchronise the GPU. With other optimisers, the CPU reads this
+        tensor.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate

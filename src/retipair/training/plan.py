@@ -300,7 +300,10 @@ def views_text(size: int, on_disk: int) -> str:
 
 
 def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
-    """Return a warning if training enlarges the pairs, or if `prepare` did, unless --size_ids is "native"."""
+    """Return a warning if training enlarges the pairs, else one if `prepare` enlarged some of them.
+
+    With --size_ids native, there is no warning about pairs that `prepare` enlarged.
+    """
     size, on_disk = plan.layout.view_size, view_size_on_disk(entries)
     if on_disk < size:
         return [f"views: {views_text(size, on_disk)}"]

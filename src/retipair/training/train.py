@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> Path | None:
 
 def run_training(plan: Plan, dist: DistributedState) -> int:
     """Check the inputs, load the networks, resume a previous run, and train. Return the number of optimiser steps."""
-    # Check everything before anything is written
+    # Check everything; this prepares raw views, and completes an interrupted write of the best checkpoint
     config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)

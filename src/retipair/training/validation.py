@@ -47,10 +47,11 @@ def write_samples(
     training: Training,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Generate sample pairs, as `retipair generate` does, and write them to the folders pair_00, pair_01, ...
+    """Generate sample pairs from noise with the sampler ddpm, and write them to the folders pair_00, pair_01, ...
 
-    Each folder gets cf.png, fa.png and joint.png. Returns the mean consistency of the pairs; the consistency is the
-    correlation of the vesselness of CF and FA. Returns None if a stop is requested.
+    Each folder gets cf.png, fa.png and joint.png. The scale of cross-view guidance is --sample_pair_guidance. Returns
+    the mean consistency of the pairs; the consistency is the correlation of the vesselness of CF and FA. Returns None
+    if a stop is requested.
 
     description: the metadata of the adapter, with the prompts to choose from.
     stop_requested: a function that returns True to end the generation after the current pair.

@@ -131,7 +131,10 @@ def flop_of_step(plan: Plan) -> int:
 
 
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
-    """Measure `generate` with an untrained adapter: sample pairs from noise, compute their consistency, write them."""
+    """Measure `generate` with an untrained adapter: sample pairs from noise, compute their consistency, write them.
+
+    Cross-view guidance is off, so that both sides of --against run the same network.
+    """
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
@@ -172,6 +175,7 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
             out=folder / "drawn",
             tokenizer=config.tokenizer,
             steps=config.steps,
+            pair_guidance=1.0,  # off; diffusers' pipeline has no cross-view guidance
             batch_size=config.batch_size,
             precision=config.precision,
             memory=config.memory,
@@ -181,7 +185,10 @@ def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> Generat
 
 
 def generation_work(plan: GenerationPlan) -> Function:
-    """Load the pair generator; return a function that does all that `generate` does for the next pairs."""
+    """Load the pair generator; return a function that samples, measures and writes the next pairs.
+
+    It applies no filter and writes no manifest.
+    """
     settings, numbers = settings_of(plan), count(1)
     loop = load(plan, settings, [1])
 

@@ -76,7 +76,8 @@ SETTINGS = Settings(
         learning_rate=1e-3,
         unet_lora_rank=16,
         lora_targets="all",
-        # The base was trained without offset noise. With offset noise, all generated eyes would have the same colour.
+        # The base was trained without offset noise. In so short a training, offset noise would make all generated eyes
+        # have the same colour.
         offset_noise_strength=0.0,
         half_clean_fraction=0.3,  # improves the generated images a little (recipes/README.md)
         val_every=80,  # rarely: validation cannot tell which step of so short a training is best
