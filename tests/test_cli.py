@@ -208,6 +208,7 @@ def test_a_signal_outside_the_work_that_finishes_is_128_and_its_number(
         raise AssertionError("the signal was ignored")
 
     monkeypatch.setattr(cli, "import_module", receive)
+    monkeypatch.setattr("retipair.runtime.signals._early_signals", [])
     before = signal.signal(number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
     try:
         assert main(["generate", "-n", "x"]) == status
