@@ -16,7 +16,7 @@ from eyes import apply
 from killing import Death, kill_all
 from refusals import Refused, raises_setting
 from retipair.cli import main
-from retipair.data.manifest import read_manifest
+from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.data.pair import load_image, synthetic_mark_of
 from retipair.matching.samples import MatchSample, read_samples
 
@@ -148,6 +148,25 @@ def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> N
     [sample] = samples(out, "warp_1")
     assert sample.size == 64
     assert load_image(out / sample.vessels_fa, "L").shape == (64, 64)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", ["points", "features"])
+def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str) -> None:
+    assert main(["phantom", str(tmp_path / "eyes"), "--amount", "5", "--seed", "1", "--disease", "healthy"]) == 0
+    out, again = export(tmp_path / "eyes", tmp_path / "out", "--ranges", "real", "--to", "numbered"), tmp_path / "again"
+    raw = ["prepare", str(out / "numbered"), str(again), "--register", method, "--workers", "1"]
+    assert main(raw) == 0
+    true = {sample.name: np.array(sample.h_cf_to_fa) for sample in read_samples(out)}
+    corners = np.array([[0, 0], [511, 0], [0, 511], [511, 511]])
+    errors = []
+    for record in read_manifest(again):
+        assert isinstance(record, PreparedPair)
+        found = np.linalg.inv(record.fa_to_cf) @ np.array(record.raw_cf_to_cf)
+        distances = np.linalg.norm(apply(found, corners) - apply(true[record.id], corners), axis=1)
+        errors.append(distances.mean())
+    assert len(errors) >= 8
+    assert np.median(errors) < 0.5
 
 
 @pytest.mark.parametrize(
