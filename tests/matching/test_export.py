@@ -151,8 +151,8 @@ def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("method", ["points", "features"])
-def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "limit"), [("points", 0.1), ("features", 0.75)])
+def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str, limit: float) -> None:
     assert main(["phantom", str(tmp_path / "eyes"), "--amount", "5", "--seed", "1", "--disease", "healthy"]) == 0
     out, again = export(tmp_path / "eyes", tmp_path / "out", "--ranges", "real", "--to", "numbered"), tmp_path / "again"
     raw = ["prepare", str(out / "numbered"), str(again), "--register", method, "--workers", "1"]
@@ -166,7 +166,7 @@ def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str
         distances = np.linalg.norm(apply(found, corners) - apply(true[record.id], corners), axis=1)
         errors.append(distances.mean())
     assert len(errors) >= 8
-    assert np.median(errors) < 0.5
+    assert np.median(errors) < limit
 
 
 @pytest.mark.parametrize(
