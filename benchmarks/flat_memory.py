@@ -3,9 +3,10 @@
     python benchmarks/flat_memory.py --amounts 100 1000 10000
 
 `generate` generates each amount of pairs with a small random base, in one denoising step. `train` trains one step on a
-manifest of real pairs, and `evaluate` evaluates a manifest of generated pairs, with that many lines each. The first
-amount is the number of different pairs; longer manifests repeat them. Prints a Markdown table; "increase" is relative
-to the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to run.
+manifest of real pairs, `evaluate` evaluates a manifest of generated pairs, and `export` exports a manifest of real
+pairs in two processes, with that many lines each. The first amount is the number of different pairs; longer manifests
+repeat them. Prints a Markdown table; the memory is that of all processes of the command, and "increase" is relative to
+the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to run.
 """
 
 import argparse
@@ -58,11 +59,21 @@ def generate(folder: Path, amount: int) -> list[object]:
 
 
 def train(folder: Path, amount: int) -> list[object]:
-    """Write a manifest of `amount` lines that repeat the real pairs, and return the command that trains on it."""
+    return ["train", "-n", f"of{amount}", "--data", repeat_eyes(folder, amount, "trained"), *one_step(folder)]
+
+
+def export(folder: Path, amount: int) -> list[object]:
+    pairs = repeat_eyes(folder, amount, "exported")
+    return ["export", "matches", pairs, folder / f"matches{amount}", "--workers", 2]
+
+
+def repeat_eyes(folder: Path, amount: int, name: str) -> Path:
+    """Write a folder with a manifest of `amount` lines that repeat the real pairs, and return it."""
     lines = [one for one in read_manifest(folder / "eyes") if isinstance(one, PreparedPair)]
     repeated = (replace(lines[n % len(lines)], id=f"{n}") for n in range(amount))
-    write_manifest(copy_without_manifest(folder, "eyes", f"eyes{amount}"), repeated)
-    return ["train", "-n", f"of{amount}", "--data", folder / f"eyes{amount}", *one_step(folder)]
+    eyes = copy_without_manifest(folder, "eyes", f"{name}{amount}")
+    write_manifest(eyes, repeated)
+    return eyes
 
 
 def evaluate(folder: Path, amount: int) -> list[object]:
@@ -81,7 +92,12 @@ def copy_without_manifest(folder: Path, name: str, new_name: str) -> Path:
     return copy
 
 
-COMMANDS: dict[str, Callable[[Path, int], list[object]]] = {"generate": generate, "train": train, "evaluate": evaluate}
+COMMANDS: dict[str, Callable[[Path, int], list[object]]] = {
+    "generate": generate,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+}
 
 
 def retipair(*arguments: object) -> tuple[float, float]:
@@ -91,7 +107,8 @@ def retipair(*arguments: object) -> tuple[float, float]:
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | SINGLE_ARENA)
     while process.poll() is None:
         try:
-            peak = max(peak, process.memory_info().rss)
+            processes = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(one.memory_info().rss for one in processes))
         except psutil.Error:
             break
         time.sleep(0.05)
