@@ -206,6 +206,17 @@ def _mark_of(path: Path) -> dict[str, str]:
     return {key: str(text) for key, text in texts.items() if isinstance(text, str)}
 
 
+def is_plain_png(path: Path, mode: str) -> bool:
+    """Return whether a copy of a file has the pixels of `load_image`, and no metadata but a synthetic mark.
+
+    mode: "RGB" or "L", as for `load_image`.
+    """
+    with _opened(path) as image:
+        if isinstance(image, Page) or (image.format, image.mode) != ("PNG", mode) or is_deep_png(image):
+            return False
+        return set(image.info) <= set(_MARK_KEYS)
+
+
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
     """Write an image (H, W, 3) or (H, W) uint8 as PNG atomically; create the folder if it does not exist.
 

@@ -1,5 +1,6 @@
 """Write the folder of one pair for `retipair export matches`: its images, masks and landmarks in all variants."""
 
+import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair, pair_sha256
-from retipair.data.pair import synthetic_mark_of, write_png
+from retipair.data.pair import image_size, is_plain_png, synthetic_mark_of, write_png
 from retipair.matching.samples import ALIGNED, MatchSample
 from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair, warp_pair
 from retipair.matching.warps import Warp
@@ -15,6 +16,7 @@ from retipair.runtime.atomic_io import atomic_write_dir, read_json, write_json
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import from_values, json_sha256
 
+_MODES = {"cf": "RGB", "fa": "L"}
 PAIRS_NAME = "pairs"
 APPEARANCE = "appearance"
 _STATE_NAME = "samples.json"
@@ -87,7 +89,8 @@ class _Writer:
 
     def __init__(self, folder: Path, record: PairRecord, seed: int) -> None:
         self._folder, self._record, self._seed = folder, record, seed
-        self._marks = {"cf": synthetic_mark_of([record.cf]), "fa": synthetic_mark_of([record.fa])}
+        self._sources = {"cf": record.cf, "fa": record.fa}
+        self._marks = {view: synthetic_mark_of([path]) for view, path in self._sources.items()}
         self._sha256 = pair_sha256(record)
 
     def write(self, variant: str, warped: WarpedPair) -> MatchSample:
@@ -101,7 +104,7 @@ class _Writer:
             elif name == "field":
                 _save_field(target, warped)
             elif not target.exists():
-                self._save_image(target, getattr(warped, name), name)
+                self._save_view(target, getattr(warped, name), name, is_copy=variant == ALIGNED)
         return MatchSample(
             id=self._record.id,
             variant=variant,
@@ -115,7 +118,15 @@ class _Writer:
             source_sha256=self._sha256,
         )
 
-    def _save_image(self, path: Path, image: np.ndarray, name: str) -> None:
+    def _save_view(self, path: Path, image: np.ndarray, name: str, is_copy: bool) -> None:
+        """Write a view or mask as PNG.
+
+        is_copy: whether the CF or FA has the pixels of the pair, so that its file can be copied, which takes less time.
+        """
+        source = self._sources.get(name)
+        if is_copy and source and is_plain_png(source, _MODES[name]) and image_size(source)[0] == len(image):
+            shutil.copyfile(source, path)
+            return
         pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
         with path.open("wb") as stream:
             write_png(stream, pixels, self._marks.get(name), fast=True)
