@@ -40,6 +40,7 @@ COMMANDS = {
     "train": "training.train",
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
+    "utility": "matching.utility",
     "phantom": "phantoms.phantom",
     "bench": "trials.bench",
     "demo": "trials.demo",

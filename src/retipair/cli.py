@@ -23,6 +23,7 @@ from retipair.config import (
     PhantomConfig,
     PrepareConfig,
     TrainConfig,
+    UtilityConfig,
 )
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
@@ -51,6 +52,7 @@ VERBS = (
         "evaluation.evaluate:evaluate",
         "real and generated pairs -> scores and a report",
     ),
+    Verb("utility", UtilityConfig, "matching.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb(
         "bench",

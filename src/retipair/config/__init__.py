@@ -11,6 +11,7 @@ from retipair.config.common import (
 )
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
+from retipair.config.matching import UtilityConfig
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
@@ -33,4 +34,5 @@ __all__ = [
     "SamplerName",
     "SystemName",
     "TrainConfig",
+    "UtilityConfig",
 ]

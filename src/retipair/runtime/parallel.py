@@ -1,10 +1,15 @@
-"""Apply a function to items in several threads; results come in the order of the items, with bounded memory."""
+"""Apply a function to items in several threads or processes; results come in the order of the items."""
 
+import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
+from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.threads import available_cores
 
 Item = TypeVar("Item")
@@ -28,3 +33,45 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
             running.append(pool.submit(function, item))
         while running:
             yield running.popleft().result()
+
+
+def process_map(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, prepare: Callable[[], object]
+) -> Iterator[Result]:
+    """Yield function(item) for each item in order, computed in several processes, or in this one if `workers` is 1.
+
+    The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. They end
+    with this process, even if it is killed.
+    workers: the number of processes, or 0 for one per core.
+    prepare: a function that each process calls first, for example to limit it to one thread.
+    Raises ChildProcessError if a worker process is killed.
+    """
+    count = max(1, min(workers or available_cores(), len(items)))
+    if count == 1:
+        prepare()
+        yield from map(function, items)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_init_worker, initargs=(prepare,)) as pool:
+        try:
+            yield from pool.map(function, items)
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a worker process was killed, perhaps for lack of memory; try --workers 1"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _init_worker(prepare: Callable[[], object]) -> None:
+    """Prepare a worker process, and make it exit when its parent process ends, even by SIGKILL."""
+    configure_pillow()
+    prepare()
+    parent = parent_process()
+    assert parent is not None
+
+    def exit_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
