@@ -1,6 +1,6 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `train` and `evaluate` and the class `PairGenerator`.
+The commands are available as the functions `phantom`, `prepare`, `train`, `evaluate` and `utility` and the class `PairGenerator`.
 `load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first
 used. Nothing is printed unless `verbose=True`.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retipair.runtime.library_logging import quiet_import
 
 if TYPE_CHECKING:
-    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train
+    from retipair.api import LoadedPair, PairGenerator, evaluate, load_pairs, phantom, prepare, train, utility
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
@@ -33,6 +33,7 @@ __all__ = [
     "phantom",
     "prepare",
     "train",
+    "utility",
 ]
 _MODULES = {
     "Pair": "retipair.data.pair",

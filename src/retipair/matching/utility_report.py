@@ -102,28 +102,18 @@ def _sentences(plan: UtilityPlan, summaries: Summaries) -> list[str]:
 def sentence(arm: ArmName, other: ArmName, differences: Mapping[str, Interval], eyes: int) -> str:
     """Say what the differences in recall@1 between two arms, by level, allow to say, and what they do not."""
     first, second = ARMS[arm].text, ARMS[other].text
-    parts = [
-        f"{signed(one.mean)} [{signed(one.low)}, {signed(one.high)}] ({level})" for level, one in differences.items()
-    ]
+    parts = (f"{signed(one.mean)} [{signed(one.low)}, {signed(one.high)}] ({at})" for at, one in differences.items())
+    figures = f"{PRIMARY} {', '.join(parts)}"
     better = [level for level, one in differences.items() if one.low > 0]
     worse = [level for level, one in differences.items() if one.high < 0]
-    figures = f"{PRIMARY} {', '.join(parts)}"
-    compared = f"{first} against {second}: {figures}"
     if not better and not worse:
-        return f"No difference could be shown with {eyes} eyes between {first} and {second}: {figures}."
+        return f"No difference between {first} and {second} could be shown with {eyes} eyes: {figures}."
     if better and worse:
-        return f"Mixed: {compared}. Better under {better[0]} warps, worse under {worse[0]} warps."
-    verdict, levels = ("Better", better) if better else ("Worse", worse)
-    only = "" if len(levels) == len(differences) else f" under {levels[0]} warps only"
-    if eyes < ENOUGH_EYES:
-        limit = f"holds for these {eyes} eyes; {eyes} eyes are too few to say it of others"
-    else:
-        limit = f"the interval over {eyes} eyes excludes 0"
-    return (
-        f"{verdict}{only}: {compared}. This {limit}."
-        if eyes < ENOUGH_EYES
-        else f"{verdict}{only}: {compared}; {limit}."
-    )
+        return f"Mixed: {first} better than {second} ({better[0]}), and worse ({worse[0]}): {figures}."
+    word, levels = ("better", better) if better else ("worse", worse)
+    where = "" if len(levels) == len(differences) else f" under {levels[0]} warps only"
+    limit = f" in these {eyes} eyes, which are too few to say it of others" if eyes < ENOUGH_EYES else ""
+    return f"{first[0].upper()}{first[1:]}: {word} than {second}{where}{limit}: {figures}."
 
 
 def signed(value: float) -> str:
@@ -136,7 +126,7 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Sequence[str]) -> 
     lines = [
         "# Do the generated pairs help?",
         "",
-        f"A small descriptor was trained on different pairs ({config.variants} warped pairs, {config.steps} steps, "
+        f"A small descriptor was trained on different pairs({config.variants} warped pairs, {config.steps} steps, "
         f"{config.seeds} seeds), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
         f"warped {config.warps} times at each level. Means over eyes, with 95 % bootstrap intervals over eyes.",
         "",
@@ -170,12 +160,12 @@ def _limits(plan: UtilityPlan) -> list[str]:
     """Return what a reader must know to judge the figures."""
     hard, extreme = (level.ranges for level in LEVELS)
     limits = [
-        f"recall@1: the fraction of the landmarks whose nearest descriptor in the warped FA is within {TOLERANCE:g} px (at "
-        f"512) of the true partner. AUC@20 and success: the mean error at the landmarks of the homography that RANSAC "
-        f"({RANSAC_PX:g} px) finds from mutual nearest neighbours of other keypoints, up to {SUCCESS_PX:g} px.",
-        f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: up "
-        f"to {extreme.rotation[-1]:g} degrees, {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and the appearance of both "
-        "views changed.",
+        f"recall@1: the fraction of the landmarks whose nearest descriptor in the warped FA is within {TOLERANCE:g} px "
+        "(at 512) of the true partner. AUC@20 and success: the mean error at the landmarks of the homography that "
+        f"RANSAC ({RANSAC_PX:g} px) finds from mutual nearest neighbours of other keypoints, up to {SUCCESS_PX:g} px.",
+        f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: "
+        f"up to {extreme.rotation[-1]:g} degrees, {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and the appearance of "
+        "both views changed.",
         "A small descriptor is not a registration network: what helps it need not help a larger one, and the reverse.",
     ]
     if len(plan.eyes) < ENOUGH_EYES:
@@ -186,8 +176,8 @@ def _limits(plan: UtilityPlan) -> list[str]:
         )
     if plan.seen:
         limits.append(
-            f"The adapter that made the pairs may have been trained on the tested eyes {', '.join(plan.seen)}: the arms "
-            "with generated pairs may be too good on them. Test held-out eyes to avoid this."
+            f"The adapter that made the pairs may have been trained on the tested eyes {', '.join(plan.seen)}: the "
+            "arms with generated pairs may be too good on them. Test held-out eyes to avoid this."
         )
     elif plan.held_out:
         limits.append("Only the splits val and test were tested, which an adapter trained on this folder has not seen.")

@@ -1,4 +1,4 @@
-"""The test of `retipair utility`: find the landmarks of real pairs again in FAs that were warped by known transforms."""
+"""The test of `retipair utility`: find the landmarks of real pairs in FAs that were warped by known transforms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from retipair.vision.ridges import MEASURED_AT, resize_to_reference
 TOLERANCE = LANDMARK_INLIER_PX
 """px at 512: a descriptor that is at most this far from the true partner of a landmark counts as found.
 
-It is about three times the scatter of hand-placed landmarks, 2.5 px. Landmarks whose two positions differ by more in the
-aligned pair are left out of the test, as errors of the person who placed them.
+It is about three times the scatter of hand-placed landmarks, 2.5 px. Landmarks whose two positions differ by more in
+the aligned pair are left out of the test, as errors of the person who placed them.
 """
 KEYPOINTS = 300
 DISTANCE = 6
@@ -42,6 +42,7 @@ class Level:
     appearance: bool
 
 
+# With the raw descriptors, recall@1 on seven real pairs of four eyes is about .36 (hard) and .13 (extreme).
 HARD = Level("hard", WarpRanges((0.0, 45.0), (0.75, 1.3), (0.0, 0.2), (0.0, 2e-4)), appearance=False)
 EXTREME = Level("extreme", WarpRanges((0.0, 90.0), (0.6, 1.6), (0.0, 0.25), (0.0, 5e-4)), appearance=True)
 LEVELS = (HARD, EXTREME)
