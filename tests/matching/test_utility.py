@@ -200,3 +200,18 @@ def test_bad_input_is_refused_before_any_work(real: Path, generated: Path, tmp_p
     assert "leave out real" in refused(val, UserError, test="held_out")
     single = edit(generated, tmp_path / "single", lambda record: replace(record, eye="x"))
     assert "leave out mispaired" in refused(real, UserError, generated=single)
+
+
+@pytest.mark.nightly
+def test_on_rendered_eyes_the_arms_come_in_the_known_order(tmp_path: Path) -> None:
+    """Aligned pairs help more than pairs that are 4 px off, and these more than pairs of different eyes."""
+    retipair.phantom(tmp_path / "raw", unregistered=True, amount=8, size=256, seed=5)
+    retipair.prepare(tmp_path / "raw/raw", tmp_path / "real", size=256, workers=1)
+    retipair.phantom(tmp_path / "made", amount=24, size=256, seed=9)
+    arms = ["generated", "shifted", "mispaired", "untrained"]
+    settings = {"arms": arms, "test": "all", "seeds": 2, "warps": 3, "workers": 1}
+    scores = retipair.utility(tmp_path / "real", tmp_path / "out", tmp_path / "made", **settings)
+    for level in ("hard", "extreme"):
+        means = {arm: scores["arms"][arm][level]["recall@1"]["interval"]["mean"] for arm in arms}
+        assert means["generated"] > means["shifted"] > means["mispaired"], (level, means)
+        assert means["generated"] > means["untrained"], (level, means)

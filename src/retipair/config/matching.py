@@ -34,7 +34,7 @@ class UtilityConfig:
     generated: the pairs in --generated; real: the real pairs of other eyes than the tested one; phantoms: rendered
     eyes; generated_and_real: half of each.
     Controls: inverted (the FA is the inverted green channel of the generated pair's CF), mispaired (the FA is that of
-    another generated eye), shifted (the generated FA is shifted by 4 px at 512), untrained (no training)."""
+    another generated eye), shifted (the generated FA is moved to the right by 4 px at 512), untrained (no training)."""
     test: Literal["auto", "held_out", "all"] = "auto"
     """The pairs to test. held_out: those of the splits val and test; all: all pairs with landmarks.
     auto: held_out if an adapter, or variation of real pairs, made the generated pairs, which may know the others."""

@@ -162,7 +162,7 @@ def _make_variants(group: Sequence[Source], count: int, seed: int, variants: Var
     numbers = {source.id: range(-(-(count - at) // len(chosen))) for at, source in enumerate(chosen)}
     for source in chosen:
         missing = [number for number in numbers[source.id] if (source.id, number) not in variants]
-        pair = training_pair(source.id, source.load()) if missing else None
+        pair = training_pair(source.id, source.index, source.load()) if missing else None
         for number in missing:
             assert pair is not None
             level = LEVELS[(source.index + number) % len(LEVELS)]

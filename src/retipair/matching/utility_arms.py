@@ -1,6 +1,5 @@
 """The arms of `retipair utility`: the pairs on which the descriptor is trained."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from retipair.registration.warp import resample
 from retipair.vision.ridges import MEASURED_AT, resize_to_reference
 
 SHIFT_PX = 4.0
-"""px at 512: the shift of the FA in the arm "shifted". Its direction is random for each pair."""
+"""px at 512: the shift of the FA in the arm "shifted"."""
 
 _PHANTOM_SEED = 20_000
 """Seed of the rendered eyes, far from those that users choose, so that no tested phantom is trained on."""
@@ -84,11 +83,9 @@ def exchange_fa(pair: Pair, other: Pair) -> Pair:
     return Pair(pair.cf * mask[..., None], other.fa * mask, mask)
 
 
-def shift_fa(pair: Pair, id: str) -> Pair:
-    """Shift the FA by SHIFT_PX in a direction that depends on the id."""
-    seed = np.frombuffer(hashlib.sha256(id.encode()).digest(), dtype=np.uint32)
-    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-    move = np.array([[1, 0, SHIFT_PX * np.cos(angle)], [0, 1, SHIFT_PX * np.sin(angle)], [0, 0, 1]])
+def shift_fa(pair: Pair) -> Pair:
+    """Shift the FA to the right by SHIFT_PX."""
+    move = np.array([[1.0, 0, SHIFT_PX], [0, 1, 0], [0, 0, 1]])
     mask = pair.mask & resample(pair.mask, move, MEASURED_AT)
     return Pair(pair.cf * mask[..., None], resample(pair.fa, move, MEASURED_AT) * mask, mask)
 
@@ -139,7 +136,7 @@ def other_eyes(records: Sequence[PairRecord]) -> list[PairRecord]:
 
 
 def _shifted(material: Material, real: Sequence[PairRecord], seed: int) -> Groups:
-    return (_on_disk(material.generated, "generated", lambda pair, record: shift_fa(pair, record.id)),)
+    return (_on_disk(material.generated, "generated", lambda pair, record: shift_fa(pair)),)
 
 
 def _phantoms(material: Material, real: Sequence[PairRecord], seed: int) -> Groups:

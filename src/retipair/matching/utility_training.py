@@ -16,6 +16,12 @@ from retipair.matching.warped_pair import SegmentedPair, Variation
 _POINTS = 192
 _DISTANCE = 8  # px at 512: least distance between the points of a variant, which are negatives of one another
 _MIN_POINTS = 16
+_SCATTER_PX = 1.5
+"""px at 512: standard deviation, per view and axis, of the random errors of the points.
+
+Hand-placed landmarks scatter so: their two positions are then 2.5 px apart (median). Without it, descriptors are best at
+exact points, and pairs that are a little shifted would train better descriptors for hand-placed ones.
+"""
 _WIDTH = 512
 _TEMPERATURE = 0.05
 _LEARNING_RATE = 3e-4  # with 1e-3, the descriptors became worse than the raw ones
@@ -44,11 +50,12 @@ class ResidualDescriptor(nn.Module):
 class TrainingPair:
     """A pair to make variants of, at a width of 512 px, and the points to describe.
 
-    id: a name for the random numbers of its variants.
+    id, index: a name and a number for the random numbers of its variants.
     points: (N, 2) px.
     """
 
     id: str
+    index: int
     pair: Pair
     points: np.ndarray
 
@@ -61,18 +68,20 @@ class Correspondences:
     fa: np.ndarray
 
 
-def training_pair(id: str, pair: Pair) -> TrainingPair:
+def training_pair(id: str, index: int, pair: Pair) -> TrainingPair:
     """Choose the points of a pair: the strongest ridges of both views together."""
     ridges = sum(view_maps(view, pair.mask).ridges.astype(np.float32) for view in (pair.cf, pair.fa))
-    return TrainingPair(id, pair, find_keypoints(np.asarray(ridges), _POINTS, _DISTANCE))
+    return TrainingPair(id, index, pair, find_keypoints(np.asarray(ridges), _POINTS, _DISTANCE))
 
 
 def make_variant(source: TrainingPair, level: Level, number: int, seed: int) -> Correspondences:
     """Warp the FA of a pair as at a level of the test, change the appearance of both views, and describe the points."""
     segmented = SegmentedPair(source.pair, source.pair.mask, source.points)
     warped = Variation(level.ranges, seed=seed).make(segmented, source.id, number, appearance=True)
-    cf = describe(view_maps(warped.cf, warped.valid_cf), warped.landmarks[:, :2])
-    fa = describe(view_maps(warped.fa, warped.valid_fa), warped.landmarks[:, 2:])
+    rng = np.random.default_rng([seed, number, source.index])
+    points = warped.landmarks + rng.normal(0, _SCATTER_PX, warped.landmarks.shape)
+    cf = describe(view_maps(warped.cf, warped.valid_cf), points[:, :2])
+    fa = describe(view_maps(warped.fa, warped.valid_fa), points[:, 2:])
     return Correspondences(cf.astype(np.float16), fa.astype(np.float16))
 
 
