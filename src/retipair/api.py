@@ -104,7 +104,7 @@ def utility(
     """Test whether generated pairs help to match real pairs, and return the content of `out/utility.json`.
 
     >>> scores = utility("pairs", "utility", "generated")
-    >>> scores["sentences"], scores["arms"]["generated"]["hard"]["recall@1"]["interval"]
+    >>> scores["sentences"]["recall@1"], scores["arms"]["generated"]["hard"]["recall@1"]["interval"]
 
     verbose: print the messages of the command instead of logging them.
     settings: fields of `UtilityConfig`, which have the names and meanings of the flags of `retipair utility`.

@@ -153,4 +153,6 @@ def test_intervals_narrow_with_more_eyes_and_pair_the_eyes() -> None:
 def test_sentences_say_no_more_than_the_intervals(
     hard: tuple[float, float, float], extreme: tuple[float, float, float], eyes: int, said: str
 ) -> None:
-    assert said in sentence("generated", "untrained", {"hard": Interval(*hard), "extreme": Interval(*extreme)}, eyes)
+    assert said in sentence(
+        "generated", "untrained", "recall@1", {"hard": Interval(*hard), "extreme": Interval(*extreme)}, eyes
+    )
