@@ -1,8 +1,8 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `train`, `evaluate` and `utility` and the class `PairGenerator`.
-`load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported when they are first
-used. Nothing is printed unless `verbose=True`.
+The commands are available as the functions `phantom`, `prepare`, `train`, `evaluate` and `utility` and the class
+`PairGenerator`. `load_pairs`, `Pair` and `PairDataset` give access to pairs in memory. Large libraries are imported
+when they are first used. Nothing is printed unless `verbose=True`.
 """
 
 from importlib import import_module

@@ -20,7 +20,8 @@ from retipair.matching.keypoints import find_keypoints, view_maps
 from retipair.matching.utility import utility
 from retipair.matching.utility_arms import ARMS, Material
 from retipair.matching.utility_plan import plan_utility
-from retipair.runtime.errors import FileError, MissingError, UserError
+from retipair.matching.utility_report import write_report
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, UserError
 
 SIZE = 128
 SMALL = {"seeds": 1, "variants": 2, "steps": 3, "warps": 1, "phantoms": 1, "workers": 1}
@@ -98,10 +99,15 @@ def test_all_arms_are_tested_and_an_interrupted_command_continues(
     monkeypatch.setattr(command, "train_descriptor", train)
     done = []
     monkeypatch.setattr(command, "_run", lambda task, run=command._run: (done.append(task.arm), run(task)))
-    monkeypatch.setattr(command.shutil, "rmtree", lambda *given, **options: None)
+    monkeypatch.setattr(command, "write_report", lambda *given: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        utility(config)
+    monkeypatch.setattr(command, "write_report", write_report)
     utility(config)
     utility(config)
     assert done == ["generated", "real"]
+    with raises_file(config.out, OccupiedError):
+        utility(replace(config, steps=4))
     for arm in ("generated", "real"):
         again = json.loads((tmp_path / "again/utility.json").read_text())["arms"][arm]
         assert again == scores["arms"][arm]

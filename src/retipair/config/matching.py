@@ -31,13 +31,14 @@ class UtilityConfig:
         "untrained",
     )
     """What the descriptor is trained on.
-    generated: the pairs in --generated; real: the real pairs of other eyes than the tested one; phantoms: rendered
-    eyes; generated_and_real: half of each.
-    Controls: inverted (the FA is the inverted green channel of the generated pair's CF), mispaired (the FA is that of
-    another generated eye), shifted (the generated FA is moved to the right by 4 px at 512), untrained (no training)."""
+    generated: the pairs in --generated. real: the real pairs of other eyes than the tested one.
+    phantoms: rendered eyes. generated_and_real: half of each.
+    Controls, made from the generated pairs:
+    inverted: the FA is the inverted green channel of the CF. mispaired: the FA is that of another eye.
+    shifted: the FA is moved by 4 px (at 512). untrained: no training."""
     test: Literal["auto", "held_out", "all"] = "auto"
     """The pairs to test. held_out: those of the splits val and test; all: all pairs with landmarks.
-    auto: held_out if an adapter, or variation of real pairs, made the generated pairs, which may know the others."""
+    auto: held_out if the generated pairs were made with an adapter or from real pairs, else all."""
     phantoms: int = 24
     """Number of rendered eyes for each seed."""
     seeds: int = 3
@@ -49,5 +50,6 @@ class UtilityConfig:
     warps: int = 5
     """Number of warps of each tested pair, at each of the two levels."""
     seed: int = 0
+    """Seed of the warps of the tested pairs, and of the first training."""
     workers: int = 0
     """Number of processes; 0: one per core."""

@@ -13,7 +13,7 @@ from retipair.config.matching import ArmName
 from retipair.data.dataset import PairRecord, content_sha256
 from retipair.matching.utility_arms import ARMS, Arm, Source
 from retipair.matching.utility_plan import UtilityPlan, plan_utility
-from retipair.matching.utility_report import write_report
+from retipair.matching.utility_report import PAGE_NAME, SCORES_NAME, write_report
 from retipair.matching.utility_scores import (
     LEVELS,
     ImageScore,
@@ -32,6 +32,7 @@ from retipair.matching.utility_training import (
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.console import console, track
+from retipair.runtime.errors import OccupiedError
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import from_values, json_sha256
@@ -43,7 +44,7 @@ Variants = dict[tuple[str, int], Correspondences]
 
 
 @dataclass(frozen=True)
-class Task:
+class ArmRun:
     """One arm and one seed. `key` is a hash of everything on which its scores depend."""
 
     plan: UtilityPlan
@@ -58,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Finished:
-    """The content of `Task.file`."""
+    """The content of `ArmRun.file`."""
 
     key: str
     scores: list[ImageScore]
@@ -68,11 +69,16 @@ def utility(config: UtilityConfig) -> Path:
     """Run the test, write OUT/utility.json and OUT/utility.md, and return the path of the latter.
 
     The scores of each finished arm and seed are kept in OUT/.partial until all are finished, so that an interrupted
-    command continues where it was. Raises UserError, before anything is written, for input that cannot be used.
+    command continues where it was. Raises UserError, before anything is written, for input that cannot be used, or if OUT
+    contains the scores of other pairs or settings.
     """
     # Check
     plan = plan_utility(config)
     tasks = _tasks(plan)
+    key = json_sha256([tasks[0].key, config.arms, config.seeds])
+    page = config.out / PAGE_NAME
+    if _is_reported(config.out, key):
+        return _show(page)
     for note in plan.notes:
         console.print(note)
 
@@ -88,14 +94,27 @@ def utility(config: UtilityConfig) -> Path:
             scores.setdefault(task.arm, []).append(finished)
 
         # Report
-        page = write_report(plan, scores)
+        write_report(plan, scores, key)
         shutil.rmtree(config.out / STAGING, ignore_errors=True)
+    return _show(page)
+
+
+def _is_reported(out: Path, key: str) -> bool:
+    """Return whether OUT holds the report of these pairs and settings. Raises OccupiedError if it holds another."""
+    if not (out / SCORES_NAME).is_file():
+        return False
+    if read_json(out / SCORES_NAME).get("key") != key:
+        raise OccupiedError(out, "holds the scores of other pairs or settings; give another OUT, or remove it")
+    return (out / PAGE_NAME).is_file()
+
+
+def _show(page: Path) -> Path:
     print(page.read_text(encoding="utf-8"))
     print(f"Report: {page.resolve()}")
     return page
 
 
-def _tasks(plan: UtilityPlan) -> list[Task]:
+def _tasks(plan: UtilityPlan) -> list[ArmRun]:
     """Return a task for each arm and seed; an arm without training gives the same scores with each seed."""
     config = plan.config
     hashes: dict[PairRecord, bytes] = {}
@@ -104,10 +123,10 @@ def _tasks(plan: UtilityPlan) -> list[Task]:
     settings = [config.phantoms, config.variants, config.steps, config.warps, config.seed, plan.held_out]
     key = json_sha256([UTILITY_VERSION, [asdict(level) for level in LEVELS], contents, points, settings])
     seeds = {arm: range(1 if arm == "untrained" else config.seeds) for arm in config.arms}
-    return [Task(plan, arm, config.seed + seed, key) for arm in config.arms for seed in seeds[arm]]
+    return [ArmRun(plan, arm, config.seed + seed, key) for arm in config.arms for seed in seeds[arm]]
 
 
-def _finished(task: Task) -> list[ImageScore] | None:
+def _finished(task: ArmRun) -> list[ImageScore] | None:
     """Return the scores of a task that an earlier call has finished, or None."""
     if not task.file.is_file():
         return None
@@ -123,7 +142,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run(task: Task) -> None:
+def _run(task: ArmRun) -> None:
     """Train the descriptor of one arm and seed, once for each fold, and write the scores of the tested pairs."""
     images, variants = _test_images(task.plan), Variants()
     scores: list[ImageScore] = []
@@ -143,7 +162,7 @@ def _test_images(plan: UtilityPlan) -> list[TestImage]:
     return [make_test_image(source, level, n, seed) for source in sources for level in LEVELS for n in numbers]
 
 
-def _train(task: Task, arm: Arm, allowed: Sequence[PairRecord], variants: Variants) -> ResidualDescriptor:
+def _train(task: ArmRun, arm: Arm, allowed: Sequence[PairRecord], variants: Variants) -> ResidualDescriptor:
     config = task.plan.config
     groups = arm.sources(task.plan.material, allowed, task.seed)
     pool: list[Correspondences] = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from retipair.config.matching import ArmName
 from retipair.matching.utility_arms import ARMS
@@ -13,7 +12,7 @@ from retipair.runtime.atomic_io import write_json, write_text
 
 PAGE_NAME, SCORES_NAME = "utility.md", "utility.json"
 UTILITY_SCHEMA = "retipair.utility/1"
-_TOLD = {
+_HEADINGS = {
     "recall@1": "Is the right place found? (recall@1, the primary measure)",
     "AUC@20": "Is the pair registered? (AUC@20)",
 }
@@ -35,10 +34,11 @@ Summaries = dict[tuple[ArmName, str, str], ArmScore]
 """The summaries by arm, level and measure."""
 
 
-def write_report(plan: UtilityPlan, scores: Mapping[ArmName, Sequence[Sequence[ImageScore]]]) -> Path:
-    """Write OUT/utility.json and OUT/utility.md, and return the path of the latter.
+def write_report(plan: UtilityPlan, scores: Mapping[ArmName, Sequence[Sequence[ImageScore]]], key: str) -> None:
+    """Write OUT/utility.md, then OUT/utility.json.
 
     scores: the scores of each seed, by arm.
+    key: a hash of the pairs and the settings.
     """
     summaries: Summaries = {
         (arm, level.name, name): summarise(seeds, level.name, measure)
@@ -47,10 +47,8 @@ def write_report(plan: UtilityPlan, scores: Mapping[ArmName, Sequence[Sequence[I
         for name, measure in MEASURES.items()
     }
     sentences = _sentences(plan, summaries)
-    write_json(plan.config.out / SCORES_NAME, _to_json(plan, summaries, sentences))
-    page = plan.config.out / PAGE_NAME
-    write_text(page, _page(plan, summaries, sentences))
-    return page
+    write_text(plan.config.out / PAGE_NAME, _page(plan, summaries, sentences))
+    write_json(plan.config.out / SCORES_NAME, {**_to_json(plan, summaries, sentences), "key": key})
 
 
 def _to_json(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Sequence[str]]) -> dict[str, object]:
@@ -93,11 +91,11 @@ def _made(summaries: Summaries) -> list[tuple[ArmName, ArmName]]:
 def _sentences(plan: UtilityPlan, summaries: Summaries) -> dict[str, list[str]]:
     """Return, by measure, a sentence for each comparison: what its intervals allow to say, and what they do not."""
 
-    def told(arm: ArmName, other: ArmName, measure: str) -> str:
+    def compare(arm: ArmName, other: ArmName, measure: str) -> str:
         differences = {level.name: _compare(summaries, arm, other, level.name, measure) for level in LEVELS}
         return sentence(arm, other, measure, differences, len(plan.eyes))
 
-    return {measure: [told(arm, other, measure) for arm, other in _made(summaries)] for measure in _TOLD}
+    return {measure: [compare(arm, other, measure) for arm, other in _made(summaries)] for measure in _HEADINGS}
 
 
 def sentence(arm: ArmName, other: ArmName, measure: str, differences: Mapping[str, Interval], eyes: int) -> str:
@@ -135,7 +133,7 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
         "",
         *_table(summaries),
         "",
-        *(line for measure, told in sentences.items() for line in _section(_TOLD[measure], told)),
+        *(line for measure, found in sentences.items() for line in _section(_HEADINGS[measure], found)),
         "## How to read the figures",
         "",
         *(f"{one}\n" for one in _limits(plan)),

@@ -80,6 +80,6 @@ def difference(arm: ArmScore, other: ArmScore) -> Interval:
 def bootstrap(values: Sequence[float]) -> Interval:
     """Return the mean of one value per eye, and the percentile interval of 10,000 resamplings of the eyes."""
     array = np.array(values)
-    drawn = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
-    low, high = np.percentile(array[drawn].mean(axis=1), _COVERAGE)
+    resampled = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
+    low, high = np.percentile(array[resampled].mean(axis=1), _COVERAGE)
     return Interval(float(array.mean()), float(low), float(high))

@@ -19,7 +19,7 @@ _MIN_POINTS = 16
 _SCATTER_PX = 1.5
 """px at 512: standard deviation, per view and axis, of the random errors of the points.
 
-Hand-placed landmarks scatter so: their two positions are then 2.5 px apart (median). Without it, descriptors are best at
+Hand-placed landmarks scatter so: the two positions are then 2.5 px apart (median). Without it, descriptors are best at
 exact points, and pairs that are a little shifted would train better descriptors for hand-placed ones.
 """
 _WIDTH = 512
