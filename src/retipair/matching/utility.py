@@ -69,8 +69,8 @@ def utility(config: UtilityConfig) -> Path:
     """Run the test, write OUT/utility.json and OUT/utility.md, and return the path of the latter.
 
     The scores of each finished arm and seed are kept in OUT/.partial until all are finished, so that an interrupted
-    command continues where it was. Raises UserError, before anything is written, for input that cannot be used, or if OUT
-    contains the scores of other pairs or settings.
+    command continues where it was. Raises UserError, before anything is written, for input that cannot be used, and if
+    OUT contains the scores of other pairs or settings.
     """
     # Check
     plan = plan_utility(config)

@@ -103,8 +103,8 @@ def sentence(arm: ArmName, other: ArmName, measure: str, differences: Mapping[st
     first, second = ARMS[arm].text, ARMS[other].text
     parts = (f"{signed(one.mean)} [{signed(one.low)}, {signed(one.high)}] ({at})" for at, one in differences.items())
     figures = f"{measure} {', '.join(parts)}"
-    better = [level for level, one in differences.items() if one.low > 0]
-    worse = [level for level, one in differences.items() if one.high < 0]
+    better = [level for level, one in differences.items() if round(one.low, 2) > 0]
+    worse = [level for level, one in differences.items() if round(one.high, 2) < 0]
     if not better and not worse:
         return f"No difference between {first} and {second} could be shown with {eyes} eyes: {figures}."
     if better and worse:
@@ -126,7 +126,7 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
     lines = [
         "# Do the generated pairs help?",
         "",
-        f"A small descriptor was trained on different pairs({config.variants} warped pairs, {config.steps} steps, "
+        f"A small descriptor was trained on different pairs ({config.variants} warped pairs, {config.steps} steps, "
         f"{config.seeds} seeds), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
         f"warped {config.warps} times at each level. Means over eyes, with 95 % bootstrap intervals over eyes. The "
         f"standard deviation over seeds is at most {spread:.2f}.",
@@ -172,7 +172,7 @@ def _limits(plan: UtilityPlan) -> list[str]:
         f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: "
         f"up to {extreme.rotation[-1]:g} degrees, {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and the appearance of "
         "both views changed.",
-        "recall@1 cannot tell pairs that are a few px off from aligned ones, because landmarks scatter; AUC@20 can.",
+        "recall@1 does not see that training pairs are a few px off, because it tolerates the scatter of landmarks.",
         "A small descriptor is not a registration network: what helps it need not help a larger one, and the reverse.",
     ]
     if len(plan.eyes) < ENOUGH_EYES:
