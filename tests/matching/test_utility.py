@@ -206,6 +206,9 @@ def test_bad_input_is_refused_before_any_work(real: Path, generated: Path, tmp_p
     assert "leave out real" in refused(val, UserError, test="held_out")
     single = edit(generated, tmp_path / "single", lambda record: replace(record, eye="x"))
     assert "leave out mispaired" in refused(real, UserError, generated=single)
+    (tmp_path / "file").touch()
+    with raises_file(tmp_path / "file", OccupiedError):
+        utility(UtilityConfig(real=real, out=tmp_path / "file/o", generated=generated))
 
 
 @pytest.mark.nightly
