@@ -160,7 +160,7 @@ ARMS: dict[ArmName, Arm] = {
     "real": Arm("real pairs of other eyes", _real, _REAL),
     "phantoms": Arm("rendered eyes", _phantoms),
     "generated_and_real": Arm("generated pairs and real pairs of other eyes", _generated_and_real, _GENERATED | _REAL),
-    "inverted": Arm("the generated pairs' CF with its own inverted green channel as FA", _inverted, _GENERATED),
+    "inverted": Arm("the same CF paired with its inverted green channel", _inverted, _GENERATED),
     "mispaired": Arm("generated pairs with the FA of another eye", _mispaired, _GENERATED),
     "shifted": Arm("generated pairs with the FA shifted by 4 px", _shifted, _GENERATED),
     "untrained": Arm("no training", _nothing),
