@@ -46,7 +46,7 @@ def test_help_shows_every_setting_with_its_explanation(verb: Verb, capsys: pytes
     assert set(explained) == set(inspect.signature(verb.config).parameters)  # none without an explanation
     for name, text in explained.items():
         assert letters(text) in shown, name
-        positional = name in ("raw", "out", "what") and verb.name in ("prepare", "phantom", "bench", "demo")
+        positional = name in ("raw", "real", "out", "what") and verb.name not in ("generate", "evaluate")
         assert positional or f"--{name}" in shown
 
 
@@ -215,6 +215,8 @@ def values_of(hint: Any) -> list[Any]:
     """Values of every kind that a setting of this type can have."""
     if get_origin(hint) is Literal:
         return list(get_args(hint))
+    if get_origin(hint) is tuple:
+        return [tuple(values_of(get_args(hint)[0]))]
     if get_args(hint):
         return [value for one in get_args(hint) for value in values_of(one)]
     examples: dict[Any, list[Any]] = {Path: [Path("a folder/x")], str: ["text"], int: [7], float: [0.25]}
