@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -85,7 +86,9 @@ def utility(config: UtilityConfig) -> Path:
     # Train and test
     with directory_lock(config.out):
         missing = [task for task in tasks if _finished(task) is None]
-        for _ in track("Training and testing", process_map(_run, missing, config.workers, _one_thread), len(missing)):
+        for _ in track(
+            "Training and testing", process_map(_run, missing, config.workers, single_threaded), len(missing)
+        ):
             pass
         scores: dict[ArmName, list[list[ImageScore]]] = {}
         for task in tasks:
@@ -136,12 +139,18 @@ def _finished(task: ArmRun) -> list[ImageScore] | None:
     return from_values(_Finished, values, where=str(task.file), advice="remove it").scores
 
 
-def _one_thread() -> None:
-    """Limit this process to one thread, so that results do not depend on the number of cores."""
-    single_threaded()
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread inside the context, so that results do not depend on the number of cores."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
+@_one_thread()
 def _run(task: ArmRun) -> None:
     """Train the descriptor of one arm and seed, once for each fold, and write the scores of the tested pairs."""
     images, variants = _test_images(task.plan), Variants()

@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
+from retipair.runtime.console import console
 from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.threads import available_cores
 
@@ -36,25 +38,30 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
 
 
 def process_map(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, prepare: Callable[[], object]
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, initialize: Callable[[], None]
 ) -> Iterator[Result]:
-    """Yield function(item) for each item in order, computed in several processes, or in this one if `workers` is 1.
+    """Yield function(item) for each item in order, computed in several processes.
 
-    The processes are spawned, not forked, because a fork of a process in which OpenCV runs threads may hang. They end
-    with this process, even if it is killed.
+    With one worker, or at most one item, `function` is called in this process. Otherwise, processes are spawned, not
+    forked, because a fork of a process in which OpenCV runs threads may hang. A worker process ends when this process
+    ends, even by SIGKILL.
+
+    function, items: must be picklable.
     workers: the number of processes, or 0 for one per core.
-    prepare: a function that each process calls first, for example to limit it to one thread.
+    initialize: a function that each worker process calls first.
     Raises ChildProcessError if a worker process is killed.
     """
-    count = max(1, min(workers or available_cores(), len(items)))
+    count = worker_count(workers, len(items))
     if count == 1:
-        prepare()
         yield from map(function, items)
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_init_worker, initargs=(prepare,)) as pool:
+    start = partial(_start_worker, initialize)
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=start) as pool:
         try:
             yield from pool.map(function, items)
+        except KeyboardInterrupt:
+            console.print("Stopping: finishing the current pairs first; interrupt again to stop at once")
+            raise
         except BrokenProcessPool:
             raise ChildProcessError(
                 "a worker process was killed, perhaps for lack of memory; try --workers 1"
@@ -63,10 +70,13 @@ def process_map(
             pool.shutdown(cancel_futures=True)
 
 
-def _init_worker(prepare: Callable[[], object]) -> None:
-    """Prepare a worker process, and make it exit when its parent process ends, even by SIGKILL."""
+def worker_count(requested: int, tasks: int) -> int:
+    return max(1, min(requested or available_cores(), tasks))
+
+
+def _start_worker(initialize: Callable[[], None]) -> None:
     configure_pillow()
-    prepare()
+    initialize()
     parent = parent_process()
     assert parent is not None
 
