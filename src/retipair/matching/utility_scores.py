@@ -42,7 +42,7 @@ class Level:
     appearance: bool
 
 
-# With the raw descriptors, recall@1 on seven real pairs of four eyes is about .36 (hard) and .13 (extreme).
+# With the raw descriptors, recall@1 on seven real pairs of four eyes is .35 (hard) and .13 (extreme).
 HARD = Level("hard", WarpRanges((0.0, 45.0), (0.75, 1.3), (0.0, 0.2), (0.0, 2e-4)), appearance=False)
 EXTREME = Level("extreme", WarpRanges((0.0, 90.0), (0.6, 1.6), (0.0, 0.25), (0.0, 5e-4)), appearance=True)
 LEVELS = (HARD, EXTREME)
