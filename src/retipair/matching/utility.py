@@ -122,9 +122,10 @@ def _tasks(plan: UtilityPlan) -> list[ArmRun]:
     config = plan.config
     hashes: dict[PairRecord, bytes] = {}
     contents = [content_sha256(records, hashes) for records in (plan.material.real, plan.material.generated)]
+    eyes = [record.group for record in (*plan.material.real, *plan.material.generated)]
     points = [[record.id for record in plan.tested], plan.points]
     settings = [config.phantoms, config.variants, config.steps, config.warps, config.seed, plan.held_out]
-    key = json_sha256([UTILITY_VERSION, [asdict(level) for level in LEVELS], contents, points, settings])
+    key = json_sha256([UTILITY_VERSION, [asdict(level) for level in LEVELS], contents, eyes, points, settings])
     seeds = {arm: range(1 if arm == "untrained" else config.seeds) for arm in config.arms}
     return [ArmRun(plan, arm, config.seed + seed, key) for arm in config.arms for seed in seeds[arm]]
 
