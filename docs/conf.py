@@ -64,6 +64,7 @@ SECURITY
 docs/layouts
 docs/guidance
 docs/one_view
+docs/utility
 docs/benchmarks
 recipes/README
 CONTRIBUTING

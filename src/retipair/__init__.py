@@ -1,8 +1,8 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-The commands are available as the functions `phantom`, `prepare`, `register`, `train`, `evaluate` and `export_matches`
-and the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory.
-Large libraries are imported when they are first used. Nothing is printed unless `verbose=True`.
+The commands are available as the functions `phantom`, `prepare`, `register`, `train`, `evaluate`, `export_matches` and
+`utility` and the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in
+memory. Large libraries are imported when they are first used. Nothing is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         register,
         register_folder,
         train,
+        utility,
     )
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
@@ -51,6 +52,7 @@ __all__ = [
     "register",
     "register_folder",
     "train",
+    "utility",
 ]
 _MODULES = {
     "Pair": "retipair.data.pair",

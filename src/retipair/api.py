@@ -14,6 +14,7 @@ from retipair.config import (
     PrepareConfig,
     RegisterConfig,
     TrainConfig,
+    UtilityConfig,
 )
 from retipair.data.dataset import PairRecord, load_pair, select_pairs
 from retipair.data.manifest import Split
@@ -22,12 +23,15 @@ from retipair.evaluation import evaluate as evaluation
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
+from retipair.matching import utility as matching_test
 from retipair.matching.export import export
+from retipair.matching.utility_report import SCORES_NAME
 from retipair.phantoms import phantom as rendering
 from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.preparation.registered import RegisteredPair, RegistrationRecord
 from retipair.runs.run_dir import Run
+from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import SettingError
 from retipair.runtime.library_logging import quiet_libraries
@@ -161,6 +165,25 @@ def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False,
     config = from_settings(ExportConfig, {**settings, "what": "matches", "pairs": pairs, "out": out})
     with _output(verbose):
         return export(config)
+
+
+def utility(
+    real: str | Path, out: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Test whether generated pairs help to match real pairs, and return the content of `out/utility.json`.
+
+    >>> scores = utility("pairs", "utility", "generated")
+    >>> scores["sentences"]["recall@1"], scores["arms"]["generated"]["hard"]["recall@1"]["interval"]
+
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `UtilityConfig`, which have the names and meanings of the flags of `retipair utility`.
+    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
+    default on several cores. Raises UserError for input that cannot be used, before anything is written.
+    """
+    config = from_settings(UtilityConfig, {**settings, "real": real, "out": out, "generated": generated})
+    with _output(verbose):
+        matching_test.utility(config)
+    return read_json(config.out / SCORES_NAME)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from retipair.config import (
     PrepareConfig,
     RegisterConfig,
     TrainConfig,
+    UtilityConfig,
 )
 from retipair.runtime.atomic_io import check_places
 from retipair.runtime.errors import Stopped, UserError, is_out_of_memory, printable
@@ -61,6 +62,7 @@ VERBS = (
         "preparation.register:register",
         "one raw pair or a folder -> FA in the frame of the CF, homography, error",
     ),
+    Verb("utility", UtilityConfig, "matching.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb(
         "bench",

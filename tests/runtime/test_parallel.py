@@ -1,5 +1,7 @@
 """Many at once are what they are one by one, in order, and few of them are held."""
 
+import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import pytest
 from eyes import draw_pair
 from retipair.data.pair import Pair
 from retipair.metrics.views import prepare_views
-from retipair.runtime.parallel import parallel_map
+from retipair.runtime.parallel import parallel_map, process_map
 from retipair.runtime.threads import available_cores
 
 
@@ -61,3 +63,17 @@ def test_a_failure_comes_at_its_turn_and_nothing_after_it_begins() -> None:
     with pytest.raises(ValueError, match="the third"):
         next(results)
     assert max(begun) <= 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_give_results_in_order_and_raise_what_was_raised(workers: int) -> None:
+    assert list(process_map(math.sqrt, [4, 9, 16], workers, os.getpid)) == [2, 3, 4]
+    results = process_map(math.sqrt, [4, -1], workers, os.getpid)
+    assert next(results) == 2
+    with pytest.raises(ValueError, match="math domain|nonnegative"):
+        next(results)
+
+
+def test_a_killed_process_is_reported() -> None:
+    with pytest.raises(ChildProcessError, match="--workers 1"):
+        list(process_map(os._exit, [1, 1], 2, os.getpid))

@@ -11,7 +11,7 @@ from retipair.config.common import (
 )
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
-from retipair.config.matching import ExportConfig, Ranges, ReaderForm
+from retipair.config.matching import ExportConfig, Ranges, ReaderForm, UtilityConfig
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
@@ -38,4 +38,5 @@ __all__ = [
     "SamplerName",
     "SystemName",
     "TrainConfig",
+    "UtilityConfig",
 ]

@@ -39,7 +39,16 @@ def vesselness_by_scale(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     The maximum over the scales is `vesselness`.
     """
-    cosines = dctn(flattened(image, mask))
+    return _ridges_by_scale(flattened(image, mask))
+
+
+def vesselness_of_flattened(flat: np.ndarray) -> np.ndarray:
+    """Return the `vesselness` of a view whose `flattened` brightness (H, W) is known, (H, W) float32, >= 0."""
+    return np.asarray(_ridges_by_scale(flat).max(axis=0))
+
+
+def _ridges_by_scale(flat: np.ndarray) -> np.ndarray:
+    cosines = dctn(flat)
     return np.stack([_ridges(cosines, sigma) for sigma in SIGMAS])
 
 
