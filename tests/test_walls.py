@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate": "evaluation.evaluate",
     "export": "matching.export",
     "register": "preparation.register",
-    "utility": "matching.utility",
+    "utility": "matching.utility.utility",
     "phantom": "phantoms.phantom",
     "bench": "trials.bench",
     "demo": "trials.demo",

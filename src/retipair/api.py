@@ -23,9 +23,9 @@ from retipair.evaluation import evaluate as evaluation
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
-from retipair.matching import utility as matching_test
 from retipair.matching.export import export
-from retipair.matching.utility_report import SCORES_NAME
+from retipair.matching.utility import utility as matching_test
+from retipair.matching.utility.report import SCORES_NAME
 from retipair.phantoms import phantom as rendering
 from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs

@@ -62,7 +62,7 @@ VERBS = (
         "preparation.register:register",
         "one raw pair or a folder -> FA in the frame of the CF, homography, error",
     ),
-    Verb("utility", UtilityConfig, "matching.utility:utility", "do generated pairs help to match real pairs?"),
+    Verb("utility", UtilityConfig, "matching.utility.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb(
         "bench",

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from retipair.config.matching import ArmName
-from retipair.matching.utility_arms import ARMS
-from retipair.matching.utility_plan import UtilityPlan
-from retipair.matching.utility_scores import LEVELS, RANSAC_PX, SUCCESS_PX, TOLERANCE, ImageScore
-from retipair.matching.utility_statistics import MEASURES, ArmScore, Interval, difference, summarise
+from retipair.matching.utility.arms import ARMS
+from retipair.matching.utility.plan import UtilityPlan
+from retipair.matching.utility.scores import LEVELS, RANSAC_PX, SUCCESS_PX, TOLERANCE, ImageScore
+from retipair.matching.utility.statistics import MEASURES, ArmScore, Interval, difference, summarise
 from retipair.runtime.atomic_io import write_json, write_text
 
 PAGE_NAME, SCORES_NAME = "utility.md", "utility.json"

@@ -8,7 +8,7 @@ import torch
 
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.pair import Pair
-from retipair.matching.keypoints import describe, find_keypoints, view_maps
+from retipair.matching.utility.keypoints import describe, find_keypoints, view_maps
 from retipair.matching.warped_pair import SegmentedPair, Variation, is_valid
 from retipair.matching.warps import WarpRanges
 from retipair.registration.descriptors import homography_of_matches

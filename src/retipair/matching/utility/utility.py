@@ -12,10 +12,10 @@ import torch
 from retipair.config import UtilityConfig
 from retipair.config.matching import ArmName
 from retipair.data.dataset import PairRecord, content_sha256
-from retipair.matching.utility_arms import ARMS, Arm, Source
-from retipair.matching.utility_plan import UtilityPlan, plan_utility
-from retipair.matching.utility_report import PAGE_NAME, SCORES_NAME, write_report
-from retipair.matching.utility_scores import (
+from retipair.matching.utility.arms import ARMS, Arm, Source
+from retipair.matching.utility.plan import UtilityPlan, plan_utility
+from retipair.matching.utility.report import PAGE_NAME, SCORES_NAME, write_report
+from retipair.matching.utility.scores import (
     LEVELS,
     ImageScore,
     TestImage,
@@ -23,7 +23,7 @@ from retipair.matching.utility_scores import (
     make_test_image,
     score_image,
 )
-from retipair.matching.utility_training import (
+from retipair.matching.utility.training import (
     Correspondences,
     ResidualDescriptor,
     make_variant,

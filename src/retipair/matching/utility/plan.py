@@ -10,8 +10,8 @@ from retipair.config import UtilityConfig
 from retipair.config.matching import ArmName
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.data.manifest import GeneratedPair, PreparedPair, Record, read_manifest
-from retipair.matching.utility_arms import ARMS, Arm, Material
-from retipair.matching.utility_scores import TOLERANCE
+from retipair.matching.utility.arms import ARMS, Arm, Material
+from retipair.matching.utility.scores import TOLERANCE
 from retipair.runtime.atomic_io import check_folder_place
 from retipair.runtime.errors import FileError, MissingError, SettingError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retipair.matching.utility_scores import SUCCESS_PX, ImageScore
+from retipair.matching.utility.scores import SUCCESS_PX, ImageScore
 
 _RESAMPLES = 10_000
 _COVERAGE = (2.5, 97.5)  # percentiles: 95 % intervals

@@ -15,12 +15,12 @@ from refusals import raises_file, raises_setting
 from retipair.config import UtilityConfig
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
-from retipair.matching import utility as command
-from retipair.matching.keypoints import find_keypoints, view_maps
-from retipair.matching.utility import utility
-from retipair.matching.utility_arms import ARMS, Material
-from retipair.matching.utility_plan import plan_utility
-from retipair.matching.utility_report import write_report
+from retipair.matching.utility import utility as command
+from retipair.matching.utility.arms import ARMS, Material
+from retipair.matching.utility.keypoints import find_keypoints, view_maps
+from retipair.matching.utility.plan import plan_utility
+from retipair.matching.utility.report import write_report
+from retipair.matching.utility.utility import utility
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, UserError
 
 SIZE = 128

@@ -6,10 +6,10 @@ import torch
 
 from eyes import draw_pair
 from retipair.data.pair import Pair
-from retipair.matching.keypoints import describe, find_keypoints, view_maps
-from retipair.matching.utility_arms import exchange_fa, invert_green, shift_fa
-from retipair.matching.utility_report import sentence
-from retipair.matching.utility_scores import (
+from retipair.matching.utility.arms import exchange_fa, invert_green, shift_fa
+from retipair.matching.utility.keypoints import describe, find_keypoints, view_maps
+from retipair.matching.utility.report import sentence
+from retipair.matching.utility.scores import (
     HARD,
     TOLERANCE,
     ImageScore,
@@ -18,8 +18,8 @@ from retipair.matching.utility_scores import (
     make_test_image,
     score_image,
 )
-from retipair.matching.utility_statistics import ArmScore, Interval, auc, bootstrap, difference, recall, summarise
-from retipair.matching.utility_training import ResidualDescriptor, make_variant, train_descriptor, training_pair
+from retipair.matching.utility.statistics import ArmScore, Interval, auc, bootstrap, difference, recall, summarise
+from retipair.matching.utility.training import ResidualDescriptor, make_variant, train_descriptor, training_pair
 from retipair.matching.warps import WarpRanges
 from retipair.vision.ridges import flattened, vesselness, vesselness_of_flattened
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from retipair.data.pair import Pair
-from retipair.matching.keypoints import DESCRIPTOR_LENGTH, describe, find_keypoints, view_maps
-from retipair.matching.utility_scores import Level
+from retipair.matching.utility.keypoints import DESCRIPTOR_LENGTH, describe, find_keypoints, view_maps
+from retipair.matching.utility.scores import Level
 from retipair.matching.warped_pair import SegmentedPair, Variation
 
 _POINTS = 192
