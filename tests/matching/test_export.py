@@ -1,8 +1,12 @@
+import copy
+import json
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from retipair.cli import main
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image, synthetic_mark_of
 from retipair.matching.samples import MatchSample, read_samples
+from retipair.matching.warps import WIDE, WarpRanges
 
 Fill = Callable[[Path], None]
 
@@ -150,6 +155,59 @@ def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> N
     assert load_image(out / sample.vessels_fa, "L").shape == (64, 64)
 
 
+def test_forms_of_other_samples_are_deleted(prepared: Path, tmp_path: Path) -> None:
+    """The lists of glue-factory and the scenes of LoFTR would combine earlier homographies with the new images."""
+    out = export(prepared, tmp_path / "out", "--to", "glue_factory", "numbered")
+    before = contents(out)
+    export(prepared, out, "--to", "segmented")
+    kept = contents(out)
+    assert {name: kept[name] for name in before} == before
+    export(prepared, out, "--to", "segmented", "--split", "train")
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["pairs", "segmented"]
+    assert len(list((out / "segmented/train").iterdir())) == len(samples(out, "warp_1"))
+    export(prepared, out, "--seed", 1)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["pairs"]
+
+
+def change_line(folder: Path, number: int, **values: object) -> None:
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    lines[number] = json.dumps(json.loads(lines[number]) | values)
+    (folder / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_damaged_pairs_are_refused_before_anything_is_written(
+    exported: Path, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    pairs, out = shutil.copytree(prepared, tmp_path / "pairs"), shutil.copytree(exported, tmp_path / "out")
+    *_, last = read_manifest(pairs)
+    command = ["export", "matches", str(pairs), str(out), "--workers", "1", "--ranges", "wide"]
+    (pairs / last.fa).write_bytes((pairs / last.fa).read_bytes()[:99])
+    assert refused(*command, "--seed", "1").path == pairs / last.fa
+    (pairs / last.fa).unlink()
+    assert refused(*command, "--seed", "1").path == pairs / last.fa
+    assert refused(*command[:3], str(tmp_path / "new"), *command[4:]).path == pairs / last.fa
+    assert contents(out) == contents(exported)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("id", ["../../victim", "a b", "", ".a", "x" * 201, "EYE0"])
+def test_ids_that_are_no_folder_names_are_refused(prepared: Path, tmp_path: Path, refused: Refused, id: str) -> None:
+    pairs, victim = shutil.copytree(prepared, tmp_path / "pairs"), tmp_path / "victim"
+    victim.mkdir()
+    change_line(pairs, 1, id=id)
+    assert refused("export", "matches", pairs, tmp_path / "out", "--ranges", "wide").path == pairs / "manifest.jsonl"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs", "victim"]
+    assert not any(victim.iterdir())
+
+
+def test_a_form_that_cannot_be_written_is_refused_first(
+    prepared: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "h5py" in refused("export", "matches", prepared, tmp_path / "out", "--to", "megadepth")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "setting"),
     [
@@ -240,8 +298,47 @@ def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> 
         retipair.WarpedPairs(write_prepared(tmp_path / "one", ["train"]), split="val", ranges="real")
     with raises_setting("folders"):
         retipair.WarpedPairs([])
-    with raises_setting("epoch"):
-        retipair.WarpedPairs(prepared, ranges="real").set_epoch(-1)
+    for epoch in (-1, 1.5, "1", 2**63):
+        with raises_setting("epoch"):
+            retipair.WarpedPairs(prepared, ranges="real").set_epoch(epoch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"elastic": -1.0},
+        {"elastic": 21.0},
+        {"elastic": float("nan")},
+        {"elastic": "5"},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"size": 100},
+        {"size": "64"},
+        {"keypoints": -1},
+        {"keypoints": 257},
+        {"appearance": "yes"},
+        {"ranges": "WIDE"},
+        {"ranges": None},
+        {"ranges": WarpRanges((), (1.0,), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (0.0, 1.0), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.2, 0.8), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.0,), (0.0, float("nan")), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.0,), (0.0,), (0.0, 0.1))},
+    ],
+)
+def test_settings_of_a_dataset_that_cannot_be_are_refused(prepared: Path, settings: dict[str, Any]) -> None:
+    with raises_setting(*settings):
+        retipair.WarpedPairs(prepared, **{"ranges": "real", **settings})
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+def test_running_workers_of_a_copied_dataset_follow_the_epoch(prepared: Path, copied: Callable[[Any], Any]) -> None:
+    dataset = copied(retipair.WarpedPairs(prepared, ranges=WIDE))
+    loader = DataLoader(dataset, num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        assert torch.equal(next(iter(loader))["H_0to1"][0], dataset[0]["H_0to1"])
 
 
 def test_the_function_writes_what_the_command_writes(exported: Path, prepared: Path, tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ class PairExporter:
     def folder(self, id: str) -> Path:
         return self.out / PAIRS_NAME / id
 
+    def check(self, record: PairRecord) -> None:
+        """Raise UserError, naming the file, if a file of a pair is missing, damaged or of another size."""
+        pair_sha256(record)
+        load_pair(record)
+
     def write(self, record: PairRecord) -> None:
         """Write the folder of a pair atomically."""
         source = segment_pair(load_pair(record, self.size))
