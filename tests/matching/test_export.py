@@ -16,14 +16,16 @@ from torch.utils.data import DataLoader
 import retipair
 from compare import contents
 from conftest import VIEW, write_prepared
-from eyes import apply
+from eyes import apply, draw_pair
 from killing import Death, kill_all
 from refusals import Refused, raises_setting
 from retipair.cli import main
 from retipair.data.manifest import read_manifest
-from retipair.data.pair import load_image, synthetic_mark_of
+from retipair.data.pair import Pair, load_image, synthetic_mark_of
+from retipair.matching import warped_pair
 from retipair.matching.samples import MatchSample, read_samples
 from retipair.matching.warps import WIDE, WarpRanges
+from retipair.models.device import torch_setting
 
 Fill = Callable[[Path], None]
 
@@ -103,6 +105,20 @@ def test_more_warps_keep_the_earlier_ones(exported: Path, prepared: Path, tmp_pa
 def test_files_do_not_depend_on_the_number_of_processes(exported: Path, prepared: Path, tmp_path: Path) -> None:
     out = export(prepared, tmp_path / "out", "--warps", 2, "--appearance", "--workers", 2)
     assert contents(out) == contents(exported)
+
+
+def test_vessels_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes have one thread; the process of --workers 1 may have more, which changes the rounding."""
+    used: list[int] = []
+
+    def segment(flat: np.ndarray) -> np.ndarray:
+        used.append(torch.get_num_threads())
+        return flat > 0
+
+    monkeypatch.setattr(warped_pair, "segment_flattened", segment)
+    with torch_setting(2, torch.get_num_threads, torch.set_num_threads):
+        warped_pair.segment_pair(Pair(*draw_pair(0, VIEW), np.ones((VIEW, VIEW), dtype=bool)))
+        assert (used, torch.get_num_threads()) == ([1], 2)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
