@@ -6,6 +6,7 @@ pair has a folder of its own, in which registration.json is written last, so tha
 only new, changed and incomplete pairs.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -83,7 +84,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     matches = _read_matches(checked, config.matches, _MIN_MATCHES) if config.matches else None
     if out is None:
         return register_views(checked, matches, config)
-    _check_out_single(out)
+    _check_out_single(out, config.paths[:2])
     with directory_lock(out):
         registered = register_views(checked, matches, config)
         write_registration(out, checked, registered)
@@ -184,11 +185,13 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
 # --- Output folder
 
 
-def _check_out_single(out: Path) -> None:
-    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced."""
+def _check_out_single(out: Path, views: Sequence[Path]) -> None:
+    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced, but not of `views`."""
     check_folder_place(out)
     if out.is_dir() and (other := _other_file(out)):
         raise OccupiedError(out, f"holds other files ({other.name}); choose a new or empty folder for OUT")
+    if within := next((view for view in views if out.resolve() in Path(os.path.realpath(view)).parents), None):
+        raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
 
 
 def _check_out_folder(out: Path, ids: set[str]) -> None:
@@ -197,7 +200,8 @@ def _check_out_folder(out: Path, ids: set[str]) -> None:
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if is_leftover(path) or (path.name in _LIST_FILES and not path.is_dir()):
             continue
-        if not path.is_dir() or _other_file(path) or not any(path.iterdir()):
+        # A folder of a pair is empty after an interruption of its first write.
+        if not path.is_dir() or _other_file(path) or not (path.name in ids or any(path.iterdir())):
             raise OccupiedError(out, f"holds other files ({path.name}); choose a new or empty folder for OUT")
         if path.name not in ids:
             raise OccupiedError(path, "is of no pair in RAW; remove it, or choose another OUT")
