@@ -185,6 +185,14 @@ def test_forms_of_other_samples_are_deleted(prepared: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["pairs"]
 
 
+def test_folders_that_are_not_of_pairs_are_kept(prepared: Path, tmp_path: Path) -> None:
+    out = export(prepared, tmp_path / "out")
+    mine = shutil.copytree(prepared, out / "pairs/mine")
+    export(mine, out, "--split", "val")
+    assert contents(mine) == contents(prepared)
+    assert sorted(path.name for path in (out / "pairs").iterdir()) == sorted(["mine", samples(out, "aligned")[0].id])
+
+
 def change_line(folder: Path, number: int, **values: object) -> None:
     lines = (folder / "manifest.jsonl").read_text().splitlines()
     lines[number] = json.dumps(json.loads(lines[number]) | values)

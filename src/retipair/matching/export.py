@@ -88,9 +88,12 @@ def _one_thread() -> None:
 
 
 def _others(exporter: PairExporter, ids: set[str]) -> list[Path]:
-    """Return the folders of pairs that are not exported any more, and those of interrupted runs."""
-    folders = (exporter.out / PAIRS_NAME).glob("*")
-    return [path for path in folders if path.name not in ids and path.is_dir() and not path.is_symlink()]
+    """Return the folders of pairs that are not exported any more, and those of interrupted runs.
+
+    Folders that this command has not written are left alone.
+    """
+    folders = [path for path in (exporter.out / PAIRS_NAME).glob("*") if path.name not in ids and not path.is_symlink()]
+    return [path for path in folders if path.is_dir() and (path.name.startswith(".") or exporter.has_written(path))]
 
 
 def _delete_lists(config: ExportConfig) -> None:

@@ -58,6 +58,10 @@ class PairExporter:
         path = self.folder(id) / _STATE_NAME
         return [from_values(MatchSample, values, str(path)) for values in read_json(path).get("samples", ())]
 
+    def has_written(self, folder: Path) -> bool:
+        """Return whether an existing folder is that of a pair."""
+        return (folder / _STATE_NAME).is_file()
+
     def is_complete(self, record: PairRecord) -> bool:
         """Return whether the folder of a pair exists, with these settings and with the current files of the pair."""
         try:
