@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retipair.data.torch_dataset import PairDataset
     from retipair.evaluation.scores import Scores
     from retipair.matching.torch_dataset import WarpedPairs
+    from retipair.matching.warps import WarpRanges
     from retipair.preparation.registered import RegisteredPair
     from retipair.runs.run_dir import Run
     from retipair.runtime.errors import Stopped, UserError
@@ -43,6 +44,7 @@ __all__ = [
     "Scores",
     "Stopped",
     "UserError",
+    "WarpRanges",
     "WarpedPairs",
     "evaluate",
     "export_matches",
@@ -62,6 +64,7 @@ _MODULES = {
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",
     "UserError": "retipair.runtime.errors",
+    "WarpRanges": "retipair.matching.warps",
     "WarpedPairs": "retipair.matching.torch_dataset",
 }
 

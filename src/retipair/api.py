@@ -111,7 +111,8 @@ def register_folder(
     In a script, call this function below `if __name__ == "__main__":`, as `prepare`. Raises UserError for input that
     cannot be used, and if all pairs were refused.
     """
-    config = from_settings(RegisterConfig, {**settings, "paths": [Path(raw), Path(out)], "folder": True})
+    folders = from_settings(_RawFolder, {"raw": raw, "out": out})
+    config = from_settings(RegisterConfig, {**settings, "paths": [folders.raw, folders.out], "folder": True})
     with _output(verbose):
         return registering.register_folder(config)
 
@@ -216,6 +217,14 @@ class _RawViews:
     cf: Path
     fa: Path
     out: Path | None
+
+
+@dataclass(frozen=True)
+class _RawFolder:
+    """The paths that are arguments of `register_folder`."""
+
+    raw: Path
+    out: Path
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
+import copy
+import json
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +16,16 @@ from torch.utils.data import DataLoader
 import retipair
 from compare import contents
 from conftest import VIEW, write_prepared
-from eyes import apply
+from eyes import apply, draw_pair
 from killing import Death, kill_all
 from refusals import Refused, raises_setting
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, read_manifest
-from retipair.data.pair import load_image, synthetic_mark_of
+from retipair.data.pair import Pair, load_image, synthetic_mark_of
+from retipair.matching import warped_pair
 from retipair.matching.samples import MatchSample, read_samples
+from retipair.matching.warps import WIDE, WarpRanges
+from retipair.models.device import torch_setting
 
 Fill = Callable[[Path], None]
 
@@ -100,6 +107,20 @@ def test_files_do_not_depend_on_the_number_of_processes(exported: Path, prepared
     assert contents(out) == contents(exported)
 
 
+def test_vessels_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes have one thread; the process of --workers 1 may have more, which changes the rounding."""
+    used: list[int] = []
+
+    def segment(flat: np.ndarray) -> np.ndarray:
+        used.append(torch.get_num_threads())
+        return flat > 0
+
+    monkeypatch.setattr(warped_pair, "segment_flattened", segment)
+    with torch_setting(2, torch.get_num_threads, torch.set_num_threads):
+        warped_pair.segment_pair(Pair(*draw_pair(0, VIEW), np.ones((VIEW, VIEW), dtype=bool)))
+        assert (used, torch.get_num_threads()) == ([1], 2)
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
 def test_killed_anywhere_it_is_completed_with_the_same_files(exported: Path, prepared: Path, tmp_path: Path) -> None:
     command = ["export", "matches", str(prepared), "OUT", "--workers", "1", "--ranges", "wide"]
@@ -167,6 +188,67 @@ def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str
         errors.append(distances.mean())
     assert len(errors) >= 8
     assert np.median(errors) < limit
+
+
+def test_forms_of_other_samples_are_deleted(prepared: Path, tmp_path: Path) -> None:
+    """The lists of glue-factory and the scenes of LoFTR would combine earlier homographies with the new images."""
+    out = export(prepared, tmp_path / "out", "--to", "glue_factory", "numbered")
+    before = contents(out)
+    export(prepared, out, "--to", "segmented")
+    kept = contents(out)
+    assert {name: kept[name] for name in before} == before
+    export(prepared, out, "--to", "segmented", "--split", "train")
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["pairs", "segmented"]
+    assert len(list((out / "segmented/train").iterdir())) == len(samples(out, "warp_1"))
+    export(prepared, out, "--seed", 1)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["pairs"]
+
+
+def test_folders_that_are_not_of_pairs_are_kept(prepared: Path, tmp_path: Path) -> None:
+    out = export(prepared, tmp_path / "out")
+    mine = shutil.copytree(prepared, out / "pairs/mine")
+    export(mine, out, "--split", "val")
+    assert contents(mine) == contents(prepared)
+    assert sorted(path.name for path in (out / "pairs").iterdir()) == sorted(["mine", samples(out, "aligned")[0].id])
+
+
+def change_line(folder: Path, number: int, **values: object) -> None:
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    lines[number] = json.dumps(json.loads(lines[number]) | values)
+    (folder / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_damaged_pairs_are_refused_before_anything_is_written(
+    exported: Path, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    pairs, out = shutil.copytree(prepared, tmp_path / "pairs"), shutil.copytree(exported, tmp_path / "out")
+    *_, last = read_manifest(pairs)
+    command = ["export", "matches", str(pairs), str(out), "--workers", "1", "--ranges", "wide"]
+    (pairs / last.fa).write_bytes((pairs / last.fa).read_bytes()[:99])
+    assert refused(*command, "--seed", "1").path == pairs / last.fa
+    (pairs / last.fa).unlink()
+    assert refused(*command, "--seed", "1").path == pairs / last.fa
+    assert refused(*command[:3], str(tmp_path / "new"), *command[4:]).path == pairs / last.fa
+    assert contents(out) == contents(exported)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("id", ["../../victim", "a b", "", ".a", "x" * 201, "EYE0"])
+def test_ids_that_are_no_folder_names_are_refused(prepared: Path, tmp_path: Path, refused: Refused, id: str) -> None:
+    pairs, victim = shutil.copytree(prepared, tmp_path / "pairs"), tmp_path / "victim"
+    victim.mkdir()
+    change_line(pairs, 1, id=id)
+    assert refused("export", "matches", pairs, tmp_path / "out", "--ranges", "wide").path == pairs / "manifest.jsonl"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs", "victim"]
+    assert not any(victim.iterdir())
+
+
+def test_a_form_that_cannot_be_written_is_refused_first(
+    prepared: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "h5py" in refused("export", "matches", prepared, tmp_path / "out", "--to", "megadepth")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -259,8 +341,47 @@ def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> 
         retipair.WarpedPairs(write_prepared(tmp_path / "one", ["train"]), split="val", ranges="real")
     with raises_setting("folders"):
         retipair.WarpedPairs([])
-    with raises_setting("epoch"):
-        retipair.WarpedPairs(prepared, ranges="real").set_epoch(-1)
+    for epoch in (-1, 1.5, "1", 2**63):
+        with raises_setting("epoch"):
+            retipair.WarpedPairs(prepared, ranges="real").set_epoch(epoch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"elastic": -1.0},
+        {"elastic": 21.0},
+        {"elastic": float("nan")},
+        {"elastic": "5"},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"size": 100},
+        {"size": "64"},
+        {"keypoints": -1},
+        {"keypoints": 257},
+        {"appearance": "yes"},
+        {"ranges": "WIDE"},
+        {"ranges": None},
+        {"ranges": WarpRanges((), (1.0,), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (0.0, 1.0), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.2, 0.8), (0.0,), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.0,), (0.0, float("nan")), (0.0,))},
+        {"ranges": WarpRanges((0.0,), (1.0,), (0.0,), (0.0, 0.1))},
+    ],
+)
+def test_settings_of_a_dataset_that_cannot_be_are_refused(prepared: Path, settings: dict[str, Any]) -> None:
+    with raises_setting(*settings):
+        retipair.WarpedPairs(prepared, **{"ranges": "real", **settings})
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+def test_running_workers_of_a_copied_dataset_follow_the_epoch(prepared: Path, copied: Callable[[Any], Any]) -> None:
+    dataset = copied(retipair.WarpedPairs(prepared, ranges=WIDE))
+    loader = DataLoader(dataset, num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        assert torch.equal(next(iter(loader))["H_0to1"][0], dataset[0]["H_0to1"])
 
 
 def test_the_function_writes_what_the_command_writes(exported: Path, prepared: Path, tmp_path: Path) -> None:

@@ -229,6 +229,8 @@ def test_only_what_is_new_or_changed_is_registered_again(
     (out / "a/checkerboard.png").unlink()
     shutil.copy(copy / "matches/b.npz", copy / "matches/c.npz")
     (out / "b/.fa_warped.png.partial").touch()  # of a run that was killed
+    shutil.rmtree(out / "c")
+    (out / "c").mkdir()  # of a run that was stopped, or for which the disk was full
     assert main(folder_command(copy, out)) == 0
     assert redone == ["a", "c"]
     assert contents(out / "a") == contents(all_registered / "a")
@@ -334,6 +336,15 @@ def test_a_registration_is_replaced_but_nothing_else(
     assert sorted(path.name for path in out.iterdir()) == FILES  # the scores were of the first registration
 
 
+def test_a_registration_of_its_own_views_is_not_replaced(
+    views: tuple[Path, Path], registered: Path, refused: Refused, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(registered, out)
+    assert refused("register", views[0], out / "fa_warped.png", out).path == out / "fa_warped.png"
+    assert contents(out) == contents(registered)
+
+
 def test_bad_settings_are_named(views: tuple[Path, Path], refused: Refused, tmp_path: Path) -> None:
     for words, setting in (
         ((*views,), "folder"),
@@ -349,6 +360,8 @@ def test_bad_settings_are_named(views: tuple[Path, Path], refused: Refused, tmp_
     for name, value in (("folder", True), ("evaluate", "points.txt"), ("evaluate", (1, 2))):
         with raises_setting(name):
             retipair.register(*views, **{name: value})
+    with raises_setting("raw"):
+        retipair.register_folder(None, tmp_path / "out")  # type: ignore[arg-type]
     with raises_setting("cf"):
         retipair.register(np.zeros((9, 9)), views[1])  # type: ignore[arg-type]
 

@@ -1,7 +1,9 @@
 """Matches of networks are read under the names that their libraries give them; what cannot be used is refused."""
 
+import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -89,8 +91,13 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
     np.savez(path, cf=np.array([{"x": 1}], dtype=object), fa=FA)  # would run code when it is unpickled
     with raises_file(path, DamagedError):
         read_matches(path, *SHAPES)
+    with ZipFile(path, "w") as file:
+        file.writestr("cf", "text")
+        file.writestr("fa", "text")
+    with raises_file(path, DamagedError):
+        read_matches(path, *SHAPES)
     np.savez(path, cf=CF, fa=FA)
-    for damaged in (b"", b"1 2\n3 4\n", path.read_bytes()[:300]):
+    for damaged in (b"", b"1 2\n3 4\n", path.read_bytes()[:300], pickle.dumps(CF)):
         path.write_bytes(damaged)
         with raises_file(path, DamagedError):
             read_matches(path, *SHAPES)

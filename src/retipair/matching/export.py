@@ -6,6 +6,7 @@ samples are listed in OUT/matches.jsonl, and the forms that trainers read are wr
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,31 +14,33 @@ import torch
 
 from retipair.config import ExportConfig
 from retipair.data.dataset import PairRecord, read_dataset
+from retipair.data.manifest import MANIFEST_NAME
+from retipair.matching.checks import LIMITS, check_variation
 from retipair.matching.export_pair import PAIRS_NAME, PairExporter
 from retipair.matching.geometry import choose_ranges
 from retipair.matching.reader_formats import FORMS
-from retipair.matching.samples import SAMPLES_NAME, read_samples, write_samples
+from retipair.matching.reader_formats.megadepth import import_h5py
+from retipair.matching.samples import SAMPLES_NAME, is_safe_name, read_samples, write_samples
 from retipair.matching.warped_pair import Variation
 from retipair.matching.warps import REAL
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
-from retipair.runtime.console import console, progress
-from retipair.runtime.errors import OccupiedError, SettingError, printable
+from retipair.runtime.console import console, progress, track
+from retipair.runtime.errors import FileError, OccupiedError, SettingError, printable
 from retipair.runtime.lock import directory_lock
-from retipair.runtime.parallel import process_map
+from retipair.runtime.parallel import parallel_map, process_map
 from retipair.runtime.schema import canonical_json
 
 STATE_NAME = ".export.json"
 _STATE_SCHEMA = "retipair.export-state/1"
 _MAX_WARPS = 10_000
-_MAX_ELASTIC = 20.0
-_LIMITS = {"rotation": (0.0, 180.0), "scale": (0.2, 5.0), "shift": (0.0, 1.0), "perspective": (0.0, 1e-3)}
 
 
 def export(config: ExportConfig) -> Path:
     """Write the samples of all pairs that OUT does not contain yet, and return OUT.
 
-    Raises UserError if settings or inputs are invalid, or if OUT contains other files. Nothing is written then.
+    Raises UserError if settings or inputs are invalid, or if OUT contains other files. Nothing is written then. The
+    views are decoded twice for this: before anything is written, and when their pair is exported.
     """
     # Check
     _check_settings(config)
@@ -46,19 +49,29 @@ def export(config: ExportConfig) -> Path:
     exporter = PairExporter(config.out, _variation(config), config.warps, config.appearance, config.size)
 
     with directory_lock(config.out):
-        # Write the folders of the pairs
-        write_text(config.out / STATE_NAME, canonical_json({"schema": _STATE_SCHEMA}))
+        # Check the pairs that are missing
         missing = [record for record in records if not exporter.is_complete(record)]
-        if missing:
-            (config.out / SAMPLES_NAME).unlink(missing_ok=True)
+        for _ in track("Reading", parallel_map(exporter.check, missing, config.workers), len(missing)):
+            pass
+
+        # Write their folders
+        write_text(config.out / STATE_NAME, canonical_json({"schema": _STATE_SCHEMA}))
+        ids = {record.id for record in records}
+        if missing or _others(exporter, ids):
+            _delete_lists(config)
         with progress("Exporting pairs", len(records), len(records) - len(missing)) as advance:
-            for _ in process_map(exporter.write, missing, config.workers, _one_thread):
+            counts = []
+            for count in process_map(exporter.write, missing, config.workers, _one_thread):
+                counts.append(count)
                 advance()
-        _remove_others(exporter, {record.id for record in records})
+        for path in _others(exporter, ids):
+            shutil.rmtree(path)
 
         # List the samples, and write the forms that trainers read
         write_samples(config.out, (sample for record in records for sample in exporter.samples(record.id)))
         forms = [FORMS[form](config.out, read_samples(config.out)) for form in config.to]
+    if without := [record.id for record, count in zip(missing, counts, strict=True) if count == 0]:
+        console.print(f"warning: no vessel branches in {len(without)} pairs (first: {without[0]}): look at them")
     samples = len(records) * (1 + config.warps + config.appearance)
     print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}", *forms, sep="\n")
     return config.out
@@ -69,6 +82,7 @@ def _select(config: ExportConfig) -> list[PairRecord]:
     chosen = [record for record in records if config.split in ("all", record.split)]
     if not chosen:
         raise SettingError("split", config.split, f"{config.pairs} has no pair in it; try --split all")
+    _check_ids(config.pairs / MANIFEST_NAME, chosen)
     return chosen
 
 
@@ -77,11 +91,23 @@ def _one_thread() -> None:
     single_threaded()
 
 
-def _remove_others(exporter: PairExporter, ids: set[str]) -> None:
-    """Delete the folders of pairs that are not exported any more."""
-    for path in (exporter.out / PAIRS_NAME).iterdir():
-        if path.name not in ids and path.is_dir():
-            shutil.rmtree(path)
+def _others(exporter: PairExporter, ids: set[str]) -> list[Path]:
+    """Return the folders of pairs that are not exported any more, and those of interrupted runs.
+
+    Folders that this command has not written are left alone.
+    """
+    folders = [path for path in (exporter.out / PAIRS_NAME).glob("*") if path.name not in ids and not path.is_symlink()]
+    return [path for path in folders if path.is_dir() and (path.name.startswith(".") or exporter.has_written(path))]
+
+
+def _delete_lists(config: ExportConfig) -> None:
+    """Delete `matches.jsonl` and all forms, because they name files that will be replaced or deleted."""
+    for form in FORMS:
+        if (config.out / form).is_dir():
+            shutil.rmtree(config.out / form, ignore_errors=True)
+            if form not in config.to:
+                print(f"{config.out / form}: deleted, since the samples change; --to {form} writes it again")
+    (config.out / SAMPLES_NAME).unlink(missing_ok=True)
 
 
 # --- Checks
@@ -90,21 +116,30 @@ def _remove_others(exporter: PairExporter, ids: set[str]) -> None:
 def _check_settings(config: ExportConfig) -> None:
     if not 1 <= config.warps <= _MAX_WARPS:
         raise SettingError("warps", config.warps, f"must be from 1 to {_MAX_WARPS:,}")
-    if not 0 <= config.elastic <= _MAX_ELASTIC:
-        raise SettingError("elastic", f"{config.elastic:g}", f"must be from 0 to {_MAX_ELASTIC:g} px")
-    if config.size is not None and (config.size % 32 or not 64 <= config.size <= 4096):
-        raise SettingError("size", config.size, "must be a multiple of 32 px, from 64 to 4096")
-    if not 0 <= config.seed < 2**32:
-        raise SettingError("seed", config.seed, "must be at least 0 and below 2^32")
+    check_variation(config.elastic, config.seed, config.size)
     if config.workers < 0:
         raise SettingError("workers", config.workers, "must be 0 (every core) or more")
     if config.fit and config.ranges not in ("auto", "fitted"):
         raise SettingError("fit", config.fit, f"--ranges {config.ranges} is not fitted; leave one of the two out")
-    for name, (low, high) in _LIMITS.items():
+    if "megadepth" in config.to:
+        import_h5py()
+    for name, (low, high) in LIMITS.items():
         given = getattr(config, name)
         if given and not low <= given[0] <= given[1] <= high:
             text = f"{given[0]:g} {given[1]:g}"
             raise SettingError(name, text, f"must be two numbers from {low:g} to {high:g}, the smaller one first")
+
+
+def _check_ids(manifest: Path, records: Sequence[PairRecord]) -> None:
+    """Raise UserError unless each id is the name of a folder that no other pair has."""
+    folders: dict[str, str] = {}
+    for record in records:
+        if not is_safe_name(record.id):
+            problem = f"id {record.id!r:.220} is not a safe file name"
+            raise FileError(manifest, f"{problem}; use letters, digits, . _ + and -, at most 200 bytes")
+        if other := folders.get(record.id.lower()):
+            raise FileError(manifest, f"the ids {other!r} and {record.id!r} are the same folder name; change one")
+        folders[record.id.lower()] = record.id
 
 
 def _check_out(config: ExportConfig) -> None:
@@ -119,6 +154,6 @@ def _check_out(config: ExportConfig) -> None:
 
 def _variation(config: ExportConfig) -> Variation:
     """Return the distribution of the variants. The four ranges that the user gave replace those of --ranges."""
-    given = {name: values for name in _LIMITS if (values := getattr(config, name))}
-    ranges = REAL if len(given) == len(_LIMITS) else choose_ranges(config.ranges, config.pairs, config.fit)
+    given = {name: values for name in LIMITS if (values := getattr(config, name))}
+    ranges = REAL if len(given) == len(LIMITS) else choose_ranges(config.ranges, config.pairs, config.fit)
     return Variation(replace(ranges, **given), config.elastic, config.seed)

@@ -45,15 +45,25 @@ class PairExporter:
     def folder(self, id: str) -> Path:
         return self.out / PAIRS_NAME / id
 
-    def write(self, record: PairRecord) -> None:
-        """Write the folder of a pair atomically."""
+    def check(self, record: PairRecord) -> None:
+        """Raise UserError, naming the file, if a file of a pair is missing, damaged or of another size."""
+        pair_sha256(record)
+        load_pair(record)
+
+    def write(self, record: PairRecord) -> int:
+        """Write the folder of a pair atomically, and return its number of landmarks."""
         source = segment_pair(load_pair(record, self.size))
         atomic_write_dir(self.folder(record.id), partial(self._fill, record=record, source=source))
+        return len(source.landmarks)
 
     def samples(self, id: str) -> list[MatchSample]:
         """Return the samples in the folder of a pair. Raises UserError if the list is missing or damaged."""
         path = self.folder(id) / _STATE_NAME
         return [from_values(MatchSample, values, str(path)) for values in read_json(path).get("samples", ())]
+
+    def has_written(self, folder: Path) -> bool:
+        """Return whether an existing folder is that of a pair."""
+        return (folder / _STATE_NAME).is_file()
 
     def is_complete(self, record: PairRecord) -> bool:
         """Return whether the folder of a pair exists, with these settings and with the current files of the pair."""

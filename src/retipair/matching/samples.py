@@ -26,6 +26,7 @@ _OPTIONAL = ("field",)
 _PATHS = ("cf", "fa", "valid_cf", "valid_fa", "vessels_cf", "vessels_fa", "landmarks", "field")
 _NAMES = ("id", "variant")
 _SAFE_NAME = re.compile(r"\w[\w.+-]*")
+_MAX_NAME_BYTES = 200  # file systems allow names of 255 bytes, and the names of some files are longer than the id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ def parse_sample(line: str, where: str) -> MatchSample:
     if not isinstance(values, dict) or values.get("schema") != SAMPLES_SCHEMA:
         raise UserError(f"{where}: unknown schema; this version reads {SAMPLES_SCHEMA}")
     sample = from_values(MatchSample, values, where, _AGAIN)
-    if key := next((key for key in _NAMES if not _SAFE_NAME.fullmatch(getattr(sample, key))), None):
+    if key := next((key for key in _NAMES if not is_safe_name(getattr(sample, key))), None):
         raise UserError(f"{where}: {key} {getattr(sample, key)!r} is not a safe file name; {_AGAIN}")
     if key := next((key for key in ("eye", *_PATHS) if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; {_AGAIN}")
@@ -139,6 +140,11 @@ def parse_sample(line: str, where: str) -> MatchSample:
     for key in _PATHS:
         _check_inside(getattr(sample, key), where)
     return sample
+
+
+def is_safe_name(name: str) -> bool:
+    """Return whether an id or a variant can be part of the name of a file or folder."""
+    return bool(_SAFE_NAME.fullmatch(name)) and len(name.encode(errors="replace")) <= _MAX_NAME_BYTES
 
 
 def _check_numbers(sample: MatchSample, where: str) -> None:

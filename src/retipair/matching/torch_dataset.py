@@ -1,6 +1,8 @@
 """Provide warped pairs as a torch dataset, to train a registration network without exporting files."""
 
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +13,51 @@ from torch.utils.data import Dataset
 from retipair.data.dataset import load_pair
 from retipair.data.manifest import Split
 from retipair.data.torch_dataset import check_sizes, list_pairs
+from retipair.matching.checks import check_ranges, check_variation
 from retipair.matching.geometry import RangesName, choose_ranges
 from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair
 from retipair.matching.warps import WarpRanges
 from retipair.runtime.console import log_output
 from retipair.runtime.errors import SettingError
+from retipair.runtime.schema import from_settings
 
 _MAX_LANDMARKS = 256
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The settings of `WarpedPairs` whose types are checked."""
+
+    ranges: RangesName
+    elastic: float
+    appearance: bool
+    seed: int
+    size: int | None
+    keypoints: int
 
 
 class WarpedPairs(Dataset[dict[str, Any]]):
     """Dataset of fixed CFs and moving FAs: each FA of a pair is warped by a random transform, which is known.
 
     An item depends only on the seed, the epoch, the id of the pair and the settings, so it does not depend on the
-    number of workers. In epoch n, the items equal the variants `warp_n` of `retipair export matches` with the same
-    settings; with `appearance=True`, those of epoch 0 equal its variants `appearance`.
+    number of workers. Pairs of several folders that have the same id get the same warp. In epoch n, the items equal the
+    variants `warp_n` of `retipair export matches` with the same settings; with `appearance=True`, those of epoch 0
+    equal its variants `appearance`.
 
     The vessels of a pair are segmented when it is first used, which takes about a fifth of a second. Their landmarks
     are kept in memory that all workers share.
 
     folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
     split: the split to use; None for all splits.
-    ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or a WarpRanges. "auto" and
+    ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or WarpRanges. "auto" and
         "fitted" refer to the first folder.
-    elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none.
+    elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none, at most 20.
     appearance: whether the appearance of both views is changed at random.
     seed: the seed of the warps.
-    size: the side of the views, px; None for their size on disk.
-    keypoints: the number of rows of `keypoints0` and `keypoints1`.
-    Raises UserError if there is no folder or no pair, or if the views differ in size and `size` is None.
+    size: the side of the views, px, a multiple of 32 from 64 to 4096; None for their size on disk.
+    keypoints: the number of rows of `keypoints0` and `keypoints1`, at most 256.
+    Raises UserError if a setting is invalid, if there is no folder or no pair, or if the views differ in size and
+    `size` is None.
 
     An item is a dict with these keys:
     image0: the CF, (3, S, S) float32 in [0, 1].
@@ -50,7 +68,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         y), and the same places in the other image. Rows without a point are NaN.
     residual_0to1: only if `elastic` is above 0: how far the transform moves a pixel of `image0` from where H_0to1 does,
         (S, S, 2) float32 px (x, y).
-    id, split: the id of the pair and its split, as text.
+    id, split, folder: the id of the pair, its split, and the path of its folder, as text.
     """
 
     def __init__(
@@ -65,6 +83,14 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         size: int | None = None,
         keypoints: int = 128,
     ) -> None:
+        given = {"elastic": elastic, "appearance": appearance, "seed": seed, "size": size, "keypoints": keypoints}
+        named = "auto" if isinstance(ranges, WarpRanges) else ranges
+        settings = from_settings(_Settings, {**given, "ranges": named})
+        check_variation(settings.elastic, settings.seed, settings.size)
+        if isinstance(ranges, WarpRanges):
+            check_ranges(ranges)
+        if not 0 <= settings.keypoints <= _MAX_LANDMARKS:
+            raise SettingError("keypoints", keypoints, f"must be from 0 to {_MAX_LANDMARKS}")
         self.records = list_pairs(folders, split)
         if not self.records:
             raise SettingError("split", split, "no pair is in this split")
@@ -73,8 +99,8 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         if not isinstance(ranges, WarpRanges):
             with log_output():
                 ranges = choose_ranges(ranges, self.records[0].folder)
-        self.variation = Variation(ranges, elastic, seed)
-        self.appearance, self.size, self.keypoints = appearance, size, keypoints
+        self.variation = Variation(ranges, settings.elastic, settings.seed)
+        self.appearance, self.size, self.keypoints = settings.appearance, settings.size, settings.keypoints
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # -1 marks a pair whose landmarks are not known yet.
         self._counts = torch.full((len(self.records),), -1, dtype=torch.int64).share_memory_()
@@ -82,9 +108,19 @@ class WarpedPairs(Dataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the variant of each pair, from 0. Workers that are running already use it too."""
-        if epoch < 0:
-            raise SettingError("epoch", epoch, "must be 0 or more")
-        self._epoch.fill_(epoch)
+        try:
+            number = operator.index(epoch)
+        except TypeError:
+            number = -1
+        if not 0 <= number < 2**63:
+            raise SettingError("epoch", epoch, "must be an integer of 0 or more")
+        self._epoch.fill_(number)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Share the memory again in a copy of the dataset, which `pickle` and `copy.deepcopy` have made."""
+        self.__dict__.update(state)
+        for tensor in (self._epoch, self._counts, self._landmarks):
+            tensor.share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -92,7 +128,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         warped = self.variation.make(self._source(index), record.id, int(self._epoch), self.appearance)
-        return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split}
+        return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split, "folder": str(record.folder)}
 
     def _source(self, index: int) -> SegmentedPair:
         """Return a pair with its landmarks, but without its vessels, which no key of an item shows."""
@@ -107,7 +143,9 @@ class WarpedPairs(Dataset[dict[str, Any]]):
 
 def _tensors(warped: WarpedPair, keypoints: int) -> dict[str, Any]:
     points = np.full((keypoints, 4), np.nan, dtype=np.float32)
-    points[: len(warped.landmarks)] = warped.landmarks[:keypoints]
+    found = len(warped.landmarks)
+    shown = np.arange(keypoints) * found // keypoints if found > keypoints else slice(None)  # spread over the image
+    points[: min(found, keypoints)] = warped.landmarks[shown]
     item = {
         "image0": torch.from_numpy(np.ascontiguousarray(warped.cf.transpose(2, 0, 1))).float() / 255,
         "image1": torch.from_numpy(warped.fa[None].copy()).float() / 255,

@@ -11,6 +11,7 @@ from retipair.matching.appearance import randomise
 from retipair.matching.resampling import blur, resample_image, resample_mask
 from retipair.matching.warps import Warp, WarpRanges, sample_warp
 from retipair.metrics.skeleton import branch_points
+from retipair.models.device import one_thread
 from retipair.registration.warp import scale_of
 from retipair.vision.field_of_view import erode
 from retipair.vision.ridges import flattened, resize_mask, resize_to_reference
@@ -86,7 +87,8 @@ def segment_pair(pair: Pair) -> SegmentedPair:
     pairs, its Dice coefficient with the true vessels was .87, as with the FA alone; with the CF alone it was .80.
     """
     cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
-    vessels = segment_flattened((flattened(cf, mask) + flattened(fa, mask)) / 2)
+    with one_thread():
+        vessels = segment_flattened((flattened(cf, mask) + flattened(fa, mask)) / 2)
     points = branch_points(skeletonize(vessels))
     points = points[is_valid(erode(mask, _RIM), points)]
     scale = len(pair.mask) / len(mask)

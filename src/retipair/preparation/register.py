@@ -6,6 +6,7 @@ pair has a folder of its own, in which registration.json is written last, so tha
 only new, changed and incomplete pairs.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -45,6 +46,7 @@ from retipair.runtime.errors import FileError, MissingError, OccupiedError, Sett
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import canonical_json
+from retipair.runtime.text_files import on_disk
 
 LIST_NAME = "registrations.jsonl"
 _MIN_MATCHES = 4  # a homography needs 4 points
@@ -83,7 +85,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     matches = _read_matches(checked, config.matches, _MIN_MATCHES) if config.matches else None
     if out is None:
         return register_views(checked, matches, config)
-    _check_out_single(out)
+    _check_out_single(out, config.paths[:2])
     with directory_lock(out):
         registered = register_views(checked, matches, config)
         write_registration(out, checked, registered)
@@ -175,7 +177,7 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
         raise MissingError(
             config.matches, "no such folder; with --folder, give a folder with a file ID.npz for each pair"
         )
-    files = {item.pair.id: config.matches / f"{item.pair.id}.npz" for item in checked}
+    files = {item.pair.id: on_disk(config.matches / f"{item.pair.id}.npz") for item in checked}
     if missing := [path for path in files.values() if not path.is_file()]:
         raise MissingError(missing[0], "no matches of this pair; if there are none, save two empty arrays, cf and fa")
     return [(item, _read_matches(item, files[item.pair.id])) for item in checked]
@@ -184,11 +186,13 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
 # --- Output folder
 
 
-def _check_out_single(out: Path) -> None:
-    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced."""
+def _check_out_single(out: Path, views: Sequence[Path]) -> None:
+    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced, but not of `views`."""
     check_folder_place(out)
     if out.is_dir() and (other := _other_file(out)):
         raise OccupiedError(out, f"holds other files ({other.name}); choose a new or empty folder for OUT")
+    if within := next((view for view in views if out.resolve() in Path(os.path.realpath(view)).parents), None):
+        raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
 
 
 def _check_out_folder(out: Path, ids: set[str]) -> None:
@@ -197,7 +201,8 @@ def _check_out_folder(out: Path, ids: set[str]) -> None:
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if is_leftover(path) or (path.name in _LIST_FILES and not path.is_dir()):
             continue
-        if not path.is_dir() or _other_file(path) or not any(path.iterdir()):
+        # A folder of a pair is empty after an interruption of its first write.
+        if not path.is_dir() or _other_file(path) or not (path.name in ids or any(path.iterdir())):
             raise OccupiedError(out, f"holds other files ({path.name}); choose a new or empty folder for OUT")
         if path.name not in ids:
             raise OccupiedError(path, "is of no pair in RAW; remove it, or choose another OUT")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -52,10 +53,15 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise FileError(path, "is not a file; give the .npz file with the matches of this pair")
     wanted = {name for names in _NAMES for name in names} | set(_INDICES)
     try:
+        with path.open("rb") as stream:
+            zipped = is_zipfile(stream)
+        if not zipped:
+            raise DamagedError(path, "is not an .npz file; save two arrays with numpy.savez(FILE, cf=..., fa=...)")
         with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise FileError(path, "is a single array; save two arrays with numpy.savez(FILE, cf=..., fa=...)")
-            return {name: file[name] if name in wanted else np.empty(0) for name in file.files}
+            arrays = {name: file[name] if name in wanted else np.empty(0) for name in file.files}
+        if strange := [name for name, values in arrays.items() if not isinstance(values, np.ndarray)]:
+            raise DamagedError(path, f"{strange[0]} is not an array of numpy; save the points with numpy.savez")
+        return arrays
     except FileNotFoundError:
         raise MissingError(path, "no such file; give the .npz file with the matches of this pair") from None
     except FileError:

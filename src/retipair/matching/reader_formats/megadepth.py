@@ -48,7 +48,7 @@ def write_megadepth(folder: Path, samples: Iterable[MatchSample]) -> WrittenForm
 
     Raises UserError if h5py is not installed, if an image is larger than 2000 px, or if a mask cannot be read.
     """
-    _h5py()
+    import_h5py()
     selected, target = without_elastic(samples), folder / FOLDER
     if large := next((sample for sample in selected.samples if sample.size > _MAX_SIZE), None):
         raise FileError(folder / SAMPLES_NAME, f"{large.name} has {large.size} px, and LoFTR reads at most {_MAX_SIZE}")
@@ -119,13 +119,14 @@ def _depth_of_fa(sample: MatchSample) -> np.ndarray:
 
 def _write_depth(path: Path, depth: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _h5py().File(path, "w") as file:
+    with import_h5py().File(path, "w") as file:
         file.create_dataset(
             "depth", data=depth.astype(np.float32), chunks=depth.shape, compression="gzip", shuffle=True
         )
 
 
-def _h5py() -> Any:
+def import_h5py() -> Any:
+    """Return the module h5py. Raises UserError if it is not installed."""
     try:
         import h5py
     except ImportError:
