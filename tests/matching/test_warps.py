@@ -112,6 +112,7 @@ def test_too_few_raw_pairs_are_refused_or_replaced(tmp_path: Path, capsys: pytes
         fit_ranges(tmp_path)
     with raises_file(tmp_path):
         choose_ranges("auto", tmp_path, tmp_path)
+    assert capsys.readouterr().out == ""
     assert choose_ranges("auto", tmp_path) == REAL
     assert "--ranges real" in capsys.readouterr().out
     assert choose_ranges("wide", tmp_path) == WIDE

@@ -29,8 +29,9 @@ def choose_ranges(name: RangesName, pairs: Path, fit: Path | None = None) -> War
     if name == "auto" and fit is None and not _can_fit(pairs):
         print("geometry of the warps: --ranges real, because the transforms between the raw views are not known")
         return REAL
+    ranges = fit_ranges(fit or pairs)
     print(f"geometry of the warps: fitted to the raw pairs of {fit or pairs}")
-    return fit_ranges(fit or pairs)
+    return ranges
 
 
 def fit_ranges(folder: Path) -> WarpRanges:

@@ -113,6 +113,17 @@ def test_all_arms_are_tested_and_an_interrupted_command_continues(
         assert again == scores["arms"][arm]
 
 
+def test_the_page_says_nothing_of_seeds_or_generated_pairs_that_there_are_not(real: Path, tmp_path: Path) -> None:
+    def page(name: str, **settings: object) -> str:
+        retipair.utility(real, tmp_path / name, **{**SMALL, "arms": ["real", "untrained"], **settings})
+        return (tmp_path / name / "utility.md").read_text()
+
+    one, two = page("one"), page("two", seeds=2)
+    assert "standard deviation over seeds" not in one
+    assert "standard deviation over seeds" in two
+    assert "generated pairs according to" not in one
+
+
 def test_real_arms_never_train_on_the_tested_eye(real: Path, generated: Path) -> None:
     config = UtilityConfig(real=real, out=Path("o"), generated=generated, test="all")
     plan = plan_utility(config)

@@ -122,14 +122,15 @@ def signed(value: float) -> str:
 
 def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Sequence[str]]) -> str:
     config = plan.config
-    spread = max((summary.seed_sd or 0.0 for summary in summaries.values()), default=0.0)
+    spreads = [summary.seed_sd for summary in summaries.values() if summary.seed_sd is not None]
+    spread = f" The standard deviation over seeds is at most {max(spreads):.2f}." if spreads else ""
     lines = [
         "# Do the generated pairs help?",
         "",
         f"A small descriptor was trained on different pairs ({config.variants} warped pairs, {config.steps} steps, "
         f"{config.seeds} seeds), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
-        f"warped {config.warps} times at each level. Means over eyes, with 95 % bootstrap intervals over eyes. The "
-        f"standard deviation over seeds is at most {spread:.2f}.",
+        f"warped {config.warps} times at each level. Means over eyes, with 95 % bootstrap intervals over eyes."
+        f"{spread}",
         "",
         *_table(summaries),
         "",
@@ -188,7 +189,7 @@ def _limits(plan: UtilityPlan) -> list[str]:
         )
     elif plan.held_out:
         limits.append("Only the splits val and test were tested, which an adapter trained on this folder has not seen.")
-    else:
+    elif plan.config.generated:
         limits.append(
             "No adapter made the generated pairs according to their manifest. That their base has not seen the tested "
             "eyes is not checked."
