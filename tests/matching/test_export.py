@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import retipair
 from compare import contents
 from conftest import VIEW, write_prepared
 from eyes import apply, draw_pair
+from judging import write_generated
 from killing import Death, kill_all
 from refusals import Refused, raises_setting
 from retipair.cli import main
-from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import Pair, load_image, synthetic_mark_of
 from retipair.matching import warped_pair
 from retipair.matching.samples import MatchSample, read_samples
@@ -164,6 +166,24 @@ def test_synthetic_pairs_stay_marked(tmp_path: Path) -> None:
             assert synthetic_mark_of([out / path])["Synthetic"].startswith("yes")
 
 
+def test_pairs_drawn_for_real_eyes_get_the_splits_of_these_eyes(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generated = write_generated(tmp_path / "generated", 5)
+    eyes = ["eye0", "eye1", "eye2", "eye3", "unknown"]
+    drawn = [
+        replace(record, mode="cf2fa", source_id=eye, source_eye=eye)
+        for record, eye in zip(read_manifest(generated), eyes, strict=True)
+        if isinstance(record, GeneratedPair)
+    ]
+    write_manifest(generated, drawn)
+    out = export(generated, tmp_path / "out", "--real", prepared)
+    assert [sample.split for sample in samples(out, "aligned")][:4] == ["train", "val", "train", "test"]
+    assert "1 pairs were generated from given eyes whose splits are not known (first: 5)" in capsys.readouterr().err
+    export(generated, tmp_path / "other")
+    assert "5 pairs were generated from given eyes" in capsys.readouterr().err
+
+
 def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> None:
     out = export(prepared, tmp_path / "out", "--size", 64, "--split", "val")
     [sample] = samples(out, "warp_1")
@@ -175,7 +195,10 @@ def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "limit"), [("points", 0.1), ("features", 0.75)])
 def test_prepare_finds_the_homographies_of_an_export(tmp_path: Path, method: str, limit: float) -> None:
     assert main(["phantom", str(tmp_path / "eyes"), "--amount", "5", "--seed", "1", "--disease", "healthy"]) == 0
-    out, again = export(tmp_path / "eyes", tmp_path / "out", "--ranges", "real", "--to", "numbered"), tmp_path / "again"
+    out, again = (
+        export(tmp_path / "eyes", tmp_path / "out", "--ranges", "typical", "--to", "numbered"),
+        tmp_path / "again",
+    )
     raw = ["prepare", str(out / "numbered"), str(again), "--register", method, "--workers", "1"]
     assert main(raw) == 0
     true = {sample.name: np.array(sample.h_cf_to_fa) for sample in read_samples(out)}
@@ -261,7 +284,6 @@ def test_a_form_that_cannot_be_written_is_refused_first(
         (["--workers", "-1"], "workers"),
         (["--scale", "1.2", "0.8"], "scale"),
         (["--rotation", "0", "400"], "rotation"),
-        (["--fit", "x"], "fit"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
@@ -323,7 +345,7 @@ FORKED = """
 import sys, cv2, numpy, torch, retipair
 cv2.setNumThreads(2)
 cv2.warpPerspective(numpy.zeros((3000, 3000, 3), numpy.uint8), numpy.eye(3), (3000, 3000))  # starts OpenCV's threads
-pairs = retipair.WarpedPairs(sys.argv[1], ranges="real", appearance=True, elastic=2.0)
+pairs = retipair.WarpedPairs(sys.argv[1], ranges="typical", appearance=True, elastic=2.0)
 print(len(list(torch.utils.data.DataLoader(pairs, num_workers=1, multiprocessing_context="fork"))))
 """
 
@@ -338,12 +360,12 @@ def test_forked_workers_do_not_hang_if_opencv_has_used_threads(prepared: Path) -
 
 def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> None:
     with raises_setting("split"):
-        retipair.WarpedPairs(write_prepared(tmp_path / "one", ["train"]), split="val", ranges="real")
+        retipair.WarpedPairs(write_prepared(tmp_path / "one", ["train"]), split="val", ranges="typical")
     with raises_setting("folders"):
         retipair.WarpedPairs([])
     for epoch in (-1, 1.5, "1", 2**63):
         with raises_setting("epoch"):
-            retipair.WarpedPairs(prepared, ranges="real").set_epoch(epoch)  # type: ignore[arg-type]
+            retipair.WarpedPairs(prepared, ranges="typical").set_epoch(epoch)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +393,7 @@ def test_a_dataset_that_cannot_be_is_refused(prepared: Path, tmp_path: Path) -> 
 )
 def test_settings_of_a_dataset_that_cannot_be_are_refused(prepared: Path, settings: dict[str, Any]) -> None:
     with raises_setting(*settings):
-        retipair.WarpedPairs(prepared, **{"ranges": "real", **settings})
+        retipair.WarpedPairs(prepared, **{"ranges": "typical", **settings})
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot fork after loading these libraries")

@@ -9,7 +9,7 @@ from eyes import apply
 from refusals import raises_file
 from retipair.data.manifest import write_manifest
 from retipair.matching.geometry import choose_ranges, fit_ranges
-from retipair.matching.warps import REAL, WIDE, WarpRanges, centred, compose, decompose, sample_warp
+from retipair.matching.warps import TYPICAL, WIDE, WarpRanges, centred, compose, decompose, sample_warp
 
 SIZE = 128
 MASK = np.ones((SIZE, SIZE), dtype=bool)
@@ -53,7 +53,7 @@ def test_a_sample_shows_enough_of_the_photograph() -> None:
 
 
 def test_quantiles_are_reproduced() -> None:
-    ranges = dataclasses.replace(REAL, scale=(0.9, 1.0, 1.3))
+    ranges = dataclasses.replace(TYPICAL, scale=(0.9, 1.0, 1.3))
     scales = [
         decompose(centred(SIZE, SIZE) @ sample_warp(ranges, 0, MASK, generator(seed)).homography)[1] * SIZE
         for seed in range(400)
@@ -111,10 +111,10 @@ def test_too_few_raw_pairs_are_refused_or_replaced(tmp_path: Path, capsys: pytes
     with raises_file(tmp_path):
         fit_ranges(tmp_path)
     with raises_file(tmp_path):
-        choose_ranges("auto", tmp_path, tmp_path)
+        choose_ranges("fitted", tmp_path)
     assert capsys.readouterr().out == ""
-    assert choose_ranges("auto", tmp_path) == REAL
-    assert "--ranges real" in capsys.readouterr().out
+    assert choose_ranges("auto", tmp_path) == TYPICAL
+    assert "--ranges typical" in capsys.readouterr().out
     assert choose_ranges("wide", tmp_path) == WIDE
     write_raw_geometry(tmp_path, [np.eye(3)] * 5)
     assert choose_ranges("auto", tmp_path).scale == pytest.approx((2.0,) * 11)  # the FA is half as wide

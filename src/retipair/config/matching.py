@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 Exported = Literal["matches"]
-Ranges = Literal["auto", "fitted", "real", "narrow", "wide"]
+Ranges = Literal["auto", "fitted", "typical", "narrow", "wide"]
 ReaderForm = Literal["glue_factory", "megadepth", "minima", "numbered", "segmented"]
 
 
@@ -28,10 +28,12 @@ class ExportConfig:
     """Also write, for each pair, one variant whose views have a random appearance as well:
     gamma, contrast, inversion, defocus, noise, stripes, patches, vignette, and other fields of view."""
     ranges: Ranges = "auto"
-    """Geometry of the warps. fitted: that of the raw pairs in --fit. real: about that of seven real pairs.
-    narrow, wide: smaller and larger changes. auto: fitted if PAIRS has the transforms of 5 raw pairs, else real."""
-    fit: Path | None = None
-    """Prepared folder to which the geometry is fitted; default: PAIRS."""
+    """Geometry of the warps. fitted: that of the raw pairs in --real. typical: about that of seven real pairs.
+    narrow, wide: smaller and larger changes (docs/registration.md).
+    auto: fitted if --real has the transforms of 5 raw pairs, else typical."""
+    real: Path | None = None
+    """Prepared folder of the real pairs: the warps get their geometry, and pairs that were generated from their eyes
+    (--mode from_data, cf2fa, fa2cf) get the splits of these eyes. Default: PAIRS."""
     rotation: tuple[float, float] | None = None
     """Smallest and largest rotation, degrees, in both directions; replaces that of --ranges."""
     scale: tuple[float, float] | None = None
@@ -43,7 +45,8 @@ class ExportConfig:
     elastic: float = 0.0
     """Largest smooth displacement before the homography, px at 512 px, for the curvature of the eye; at most 20."""
     to: tuple[ReaderForm, ...] = ()
-    """Also write the forms that trainers read (docs/registration.md), for example --to glue_factory megadepth."""
+    """Also write the forms that trainers read (docs/registration.md), for example --to glue_factory megadepth.
+    They leave out elastic samples. megadepth needs h5py: pip install 'retipair[matching]'."""
     split: Literal["all", "train", "val", "test"] = "all"
     """Export only the pairs of this split."""
     size: int | None = None

@@ -22,7 +22,7 @@ from retipair.matching.reader_formats import FORMS
 from retipair.matching.reader_formats.megadepth import import_h5py
 from retipair.matching.samples import SAMPLES_NAME, is_safe_name, read_samples, write_samples
 from retipair.matching.warped_pair import Variation
-from retipair.matching.warps import REAL
+from retipair.matching.warps import TYPICAL
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
 from retipair.runtime.console import console, progress, track
@@ -51,6 +51,8 @@ def export(config: ExportConfig) -> Path:
     with directory_lock(config.out):
         # Check the pairs that are missing
         missing = [record for record in records if not exporter.is_complete(record)]
+        if replaced := sum(exporter.folder(record.id).is_dir() for record in missing):
+            print(f"writing {replaced} pairs of an earlier export again: their files or the settings changed")
         for _ in track("Reading", parallel_map(exporter.check, missing, config.workers), len(missing)):
             pass
 
@@ -79,11 +81,29 @@ def export(config: ExportConfig) -> Path:
 
 def _select(config: ExportConfig) -> list[PairRecord]:
     records = read_dataset(config.pairs, lambda note: console.print(printable(note)))
+    records = _with_splits_of_sources(config, records)
     chosen = [record for record in records if config.split in ("all", record.split)]
     if not chosen:
         raise SettingError("split", config.split, f"{config.pairs} has no pair in it; try --split all")
     _check_ids(config.pairs / MANIFEST_NAME, chosen)
     return chosen
+
+
+def _with_splits_of_sources(config: ExportConfig, records: list[PairRecord]) -> list[PairRecord]:
+    """Give each pair that was generated from a view or pair of the folder --real the split of that eye.
+
+    A generated folder does not know the splits of the real eyes. Prints a warning if pairs were generated from eyes
+    whose split is not known.
+    """
+    splits = {record.group: record.split for record in read_dataset(config.real)} if config.real else {}
+    sourced = [record for record in records if record.source_id is not None and record.mode is not None]
+    if unknown := [record.id for record in sourced if record.group not in splits]:
+        console.print(
+            f"warning: {len(unknown)} pairs were generated from given eyes whose splits are not known (first: "
+            f"{unknown[0]}), so pairs of your validation eyes may be in train; --real PREPARED gives these splits"
+        )
+    known = {record.id for record in sourced} - set(unknown)
+    return [replace(record, split=splits[record.group]) if record.id in known else record for record in records]
 
 
 def _one_thread() -> None:
@@ -119,8 +139,6 @@ def _check_settings(config: ExportConfig) -> None:
     check_variation(config.elastic, config.seed, config.size)
     if config.workers < 0:
         raise SettingError("workers", config.workers, "must be 0 (every core) or more")
-    if config.fit and config.ranges not in ("auto", "fitted"):
-        raise SettingError("fit", config.fit, f"--ranges {config.ranges} is not fitted; leave one of the two out")
     if "megadepth" in config.to:
         import_h5py()
     for name, (low, high) in LIMITS.items():
@@ -155,5 +173,6 @@ def _check_out(config: ExportConfig) -> None:
 def _variation(config: ExportConfig) -> Variation:
     """Return the distribution of the variants. The four ranges that the user gave replace those of --ranges."""
     given = {name: values for name in LIMITS if (values := getattr(config, name))}
-    ranges = REAL if len(given) == len(LIMITS) else choose_ranges(config.ranges, config.pairs, config.fit)
+    complete = len(given) == len(LIMITS)
+    ranges = TYPICAL if complete else choose_ranges(config.ranges, config.real or config.pairs)
     return Variation(replace(ranges, **given), config.elastic, config.seed)

@@ -7,31 +7,39 @@ from typing import Literal
 import numpy as np
 
 from retipair.data.manifest import PreparedPair, read_manifest
-from retipair.matching.warps import NARROW, REAL, WIDE, WarpRanges, centred, decompose
+from retipair.matching.warps import NARROW, TYPICAL, WIDE, WarpRanges, centred, decompose
 from retipair.runtime.errors import FileError
 
-RangesName = Literal["auto", "fitted", "real", "narrow", "wide"]
-_PRESETS = {"real": REAL, "narrow": NARROW, "wide": WIDE}
+RangesName = Literal["auto", "fitted", "typical", "narrow", "wide"]
+_PRESETS = {"typical": TYPICAL, "narrow": NARROW, "wide": WIDE}
 _MIN_PAIRS = 5
 _QUANTILES = 11  # the deciles, with minimum and maximum
 
 
-def choose_ranges(name: RangesName, pairs: Path, fit: Path | None = None) -> WarpRanges:
-    """Return the ranges with a name of the setting `ranges`.
+def choose_ranges(name: RangesName, pairs: Path) -> WarpRanges:
+    """Return the ranges with a name of the setting `ranges`, and print which ones "auto" stands for.
 
-    pairs: the folder of the pairs that are warped.
-    fit: the prepared folder to fit the ranges to, for "fitted" and "auto"; None for `pairs`. With None, "auto" means
-        REAL if the ranges cannot be fitted to `pairs`; this choice is printed.
-    Raises the same errors as `fit_ranges`.
+    "auto" is "fitted" if the ranges can be fitted to `pairs`, else "typical".
+
+    pairs: the folder of the pairs to which the ranges are fitted.
+    Raises the same errors as `fit_ranges` if the name is "fitted".
     """
     if name in _PRESETS:
         return _PRESETS[name]
-    if name == "auto" and fit is None and not _can_fit(pairs):
-        print("geometry of the warps: --ranges real, because the transforms between the raw views are not known")
-        return REAL
-    ranges = fit_ranges(fit or pairs)
-    print(f"geometry of the warps: fitted to the raw pairs of {fit or pairs}")
+    if name == "auto" and not _can_fit(pairs):
+        print(f"geometry of the warps: --ranges typical, as {pairs} has no transforms between raw views")
+        return TYPICAL
+    ranges = fit_ranges(pairs)
+    print(f"geometry of the warps: fitted to the raw pairs of {pairs}: {_described(ranges)}")
     return ranges
+
+
+def _described(ranges: WarpRanges) -> str:
+    (scale_low, scale_high), perspective = (ranges.scale[0], ranges.scale[-1]), ranges.perspective[-1]
+    return (
+        f"rotation up to {ranges.rotation[-1]:.1f} degrees, scale {scale_low:.2f} to {scale_high:.2f}, shift up to "
+        f"{ranges.shift[-1]:.0%} of the width, perspective up to {perspective:.0e}"
+    )
 
 
 def fit_ranges(folder: Path) -> WarpRanges:
@@ -48,7 +56,7 @@ def fit_ranges(folder: Path) -> WarpRanges:
         problem = (
             f"{len(transforms)} pairs with the transform between their raw views, at least {_MIN_PAIRS} are needed"
         )
-        raise FileError(folder, f"{problem}; give a folder of `retipair prepare`, or --ranges real")
+        raise FileError(folder, f"{problem}; give a folder of `retipair prepare`, or --ranges typical")
     angles, scales, shifts, tilts = zip(*map(decompose, transforms), strict=True)
     return WarpRanges(
         rotation=_quantiles(np.abs(np.degrees(angles))),

@@ -39,8 +39,8 @@ class WarpRanges:
     perspective: tuple[float, ...]
 
 
-REAL = WarpRanges(rotation=(0.0, 3.0), scale=(0.88, 1.03), shift=(0.0, 0.22), perspective=(0.0, 7e-5))
-"""The approximate ranges of real pairs: those of seven real pairs of four eyes, two photographic cameras."""
+TYPICAL = WarpRanges(rotation=(0.0, 3.0), scale=(0.88, 1.03), shift=(0.0, 0.22), perspective=(0.0, 7e-5))
+"""The approximate ranges of real pairs: those of seven pairs of four eyes."""
 NARROW = WarpRanges(rotation=(0.0, 5.0), scale=(0.95, 1.05), shift=(0.0, 0.05), perspective=(0.0, 1e-5))
 WIDE = WarpRanges(rotation=(0.0, 45.0), scale=(0.8, 1.25), shift=(0.0, 0.25), perspective=(0.0, 5e-4))
 

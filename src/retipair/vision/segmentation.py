@@ -71,26 +71,35 @@ def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def segment_flattened(flat: np.ndarray) -> np.ndarray:
     """Return the vessels in a map of locally normalised brightness, such as the mean of those of CF and FA.
 
+    On CPUs that compute in bfloat16, this takes half of the time; about one pixel in 20,000 is then classified otherwise.
+
     flat: the result of `flattened`, (H, W) float32, about 512 px wide.
     """
-    return np.asarray(_probability(flat) > 0.5)
+    return np.asarray(_probability(flat, _fastest_dtype()) > 0.5)
 
 
 @torch.no_grad()
-def _probability(flat: np.ndarray) -> np.ndarray:
+def _probability(flat: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 where `flat` (H, W) is 0."""
     height, width = flat.shape
     padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
-    logits = _segmenter()(torch.from_numpy(padded)[None, None].contiguous(memory_format=torch.channels_last))
+    inputs = torch.from_numpy(padded)[None, None].to(dtype).contiguous(memory_format=torch.channels_last)
+    logits = _segmenter(dtype)(inputs).float()
     return np.asarray(torch.sigmoid(logits)[0, 0, :height, :width].numpy() * (flat != 0))
 
 
+def _fastest_dtype() -> torch.dtype:
+    """Return bfloat16 if the CPU has instructions for it, else float32."""
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.bfloat16 if any(test() for test in tests if test) else torch.float32
+
+
 @cache
-def _segmenter() -> Segmenter:
+def _segmenter(dtype: torch.dtype = torch.float32) -> Segmenter:
     segmenter = Segmenter()
     segmenter.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
     convert_conv2d_weight_memory_format(segmenter, torch.channels_last)  # a sixth faster
-    return segmenter.eval()
+    return segmenter.to(dtype).eval()
 
 
 def _halve(x: torch.Tensor) -> torch.Tensor:

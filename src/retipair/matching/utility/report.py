@@ -128,9 +128,9 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
         "# Do the generated pairs help?",
         "",
         f"A small descriptor was trained on different pairs ({config.variants} warped pairs, {config.steps} steps, "
-        f"{config.seeds} seeds), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
-        f"warped {config.warps} times at each level. Means over eyes, with 95 % bootstrap intervals over eyes."
-        f"{spread}",
+        f"seeds: {config.seeds}), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
+        f"warped at each level (warps of a pair: {config.warps}). Means over eyes, with 95 % bootstrap intervals over "
+        f"eyes.{spread}",
         "",
         *_table(summaries),
         "",
