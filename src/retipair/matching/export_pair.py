@@ -10,8 +10,7 @@ import numpy as np
 from retipair.data.dataset import PairRecord, load_pair, pair_sha256
 from retipair.data.pair import image_size, is_plain_png, synthetic_mark_of, write_png
 from retipair.matching.samples import ALIGNED, MatchSample
-from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair, warp_pair
-from retipair.matching.warps import Warp
+from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair, unwarped
 from retipair.runtime.atomic_io import atomic_write_dir, read_json, write_json
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import from_values, json_sha256
@@ -81,7 +80,7 @@ class PairExporter:
 
     def _fill(self, folder: Path, record: PairRecord, source: SegmentedPair) -> None:
         writer = _Writer(folder, record, self.variation.seed)
-        samples = [writer.write(ALIGNED, warp_pair(source, Warp(np.eye(3))))]
+        samples = [writer.write(ALIGNED, unwarped(source))]
         for number in range(1, self.warps + 1):
             samples.append(writer.write(f"warp_{number}", self.variation.make(source, record.id, number)))
         if self.appearance:

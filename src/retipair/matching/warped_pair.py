@@ -95,6 +95,21 @@ def segment_pair(pair: Pair) -> SegmentedPair:
     return SegmentedPair(pair, resize_mask(vessels, len(pair.mask)) & pair.mask, (points + 0.5) * scale - 0.5)
 
 
+def unwarped(source: SegmentedPair) -> WarpedPair:
+    """Return the aligned pair itself, with the identity as its transform."""
+    pair, landmarks = source.pair, np.hstack([source.landmarks, source.landmarks])
+    return WarpedPair(
+        cf=pair.cf,
+        fa=pair.fa,
+        valid_cf=pair.mask,
+        valid_fa=pair.mask,
+        vessels_cf=source.vessels,
+        vessels_fa=source.vessels,
+        landmarks=landmarks,
+        warp=Warp(np.eye(3)),
+    )
+
+
 def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
     """Warp the FA, its valid pixels and its vessels. With the identity, all pixels stay equal."""
     pair, inverse = source.pair, warp.inverse(len(source.pair.mask))
