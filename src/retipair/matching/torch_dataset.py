@@ -50,7 +50,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
     split: the split to use; None for all splits.
     ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or WarpRanges. "auto" and
-        "fitted" refer to the first folder.
+    "fitted" refer to the first folder.
     elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none, at most 20.
     appearance: whether the appearance of both views is changed at random.
     seed: the seed of the warps.
@@ -65,9 +65,9 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     H_0to1: the homography from px of `image0` to px of `image1`, (3, 3) float64. Pixel centres are integers.
     mask0, mask1: the valid pixels of each image, (S, S) bool.
     keypoints0, keypoints1: branchings and crossings of the vessels that are valid in both images, (K, 2) float32 px (x,
-        y), and the same places in the other image. Rows without a point are NaN.
+    y), and the same places in the other image. Rows without a point are NaN.
     residual_0to1: only if `elastic` is above 0: how far the transform moves a pixel of `image0` from where H_0to1 does,
-        (S, S, 2) float32 px (x, y).
+    (S, S, 2) float32 px (x, y).
     id, split, folder: the id of the pair, its split, and the path of its folder, as text.
     """
 
