@@ -328,6 +328,15 @@ def test_the_dataset_gives_what_the_export_wrote(exported: Path, prepared: Path)
             assert (item["id"], item["split"]) == (sample.id, sample.split)
 
 
+def test_without_keypoints_no_vessels_are_segmented(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_keypoints = retipair.WarpedPairs(prepared, ranges="wide")[0]
+    monkeypatch.setattr("retipair.matching.torch_dataset.segment_pair", None)
+    item = retipair.WarpedPairs(prepared, ranges="wide", keypoints=0)[0]
+    assert item["keypoints0"].shape == item["keypoints1"].shape == (0, 2)
+    assert torch.equal(item["image1"], with_keypoints["image1"])
+    assert torch.equal(item["H_0to1"], with_keypoints["H_0to1"])
+
+
 def test_workers_of_a_loader_give_the_same_items_and_follow_the_epoch(prepared: Path) -> None:
     dataset = retipair.WarpedPairs(prepared, ranges="wide", elastic=5.0)
     loader = DataLoader(dataset, batch_size=2, num_workers=2, persistent_workers=True)

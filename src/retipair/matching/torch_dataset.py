@@ -45,7 +45,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     equal its variants `appearance`.
 
     The vessels of a pair are segmented when it is first used, which takes about a fifth of a second. Their landmarks
-    are kept in memory that all workers share.
+    are kept in memory that all workers share. With `keypoints=0`, vessels are not segmented.
 
     folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
     split: the split to use; None for all splits.
@@ -133,11 +133,11 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     def _source(self, index: int) -> SegmentedPair:
         """Return a pair with its landmarks, but without its vessels, which no key of an item shows."""
         pair = load_pair(self.records[index], self.size)
-        if self._counts[index] < 0:
+        if self.keypoints and self._counts[index] < 0:
             found = segment_pair(pair).landmarks[:_MAX_LANDMARKS]
             self._landmarks[index, : len(found)] = torch.from_numpy(found)
             self._counts[index] = len(found)
-        landmarks = self._landmarks[index, : int(self._counts[index])].numpy()
+        landmarks = self._landmarks[index, : max(0, int(self._counts[index]))].numpy()
         return SegmentedPair(pair, np.zeros_like(pair.mask), landmarks)
 
 
