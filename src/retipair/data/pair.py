@@ -20,7 +20,7 @@ from retipair.data.deep_image import is_deep_png, read_deep_png, to_eight_bits, 
 from retipair.data.tiff import Page, main_page, read_deep_page
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
-from retipair.vision.ridges import vesselness_correlation
+from retipair.vision.ridges import resize_to_reference, vesselness_correlation
 
 _MAX_BITS = 32
 MEGAPIXELS = 200
@@ -58,6 +58,10 @@ class Pair:
     def consistency(self) -> float:
         """Return the correlation of the vesselness of CF and FA inside the mask, in [-1, 1]; it is high if aligned."""
         return vesselness_correlation(self.cf, self.fa, self.mask)
+
+    def at_reference_size(self) -> "Pair":
+        """Return the pair at a width of 512 px, at which vessels are measured (see `resize_to_reference`)."""
+        return Pair(*(resize_to_reference(view) for view in (self.cf, self.fa, self.mask)))
 
     def _repr_png_(self) -> bytes:
         """Show CF and FA side by side in Jupyter."""

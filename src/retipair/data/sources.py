@@ -19,7 +19,7 @@ from retipair.data.folders import NUMBERED, images_in, is_file_or_link, visible
 from retipair.data.manifest import MANIFEST_NAME, Split, check_finished
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
 from retipair.runtime.errors import FileError, MissingError, UserError
-from retipair.runtime.text_files import nfc, on_disk
+from retipair.runtime.text_files import SAFE_NAME, is_too_long, nfc, on_disk
 
 EYES_TABLE = "eyes.csv"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
@@ -29,8 +29,6 @@ DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 """The name n-n of the second view of a pair in the layout of Isfahan MISP."""
 COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
 """The columns that a table of pairs or views may have."""
-_MAX_ID_BYTES = 200  # file systems allow names of 255 bytes, and output file names are longer than the id
-_SAFE_ID = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +318,9 @@ def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str])
 
 
 def _validated(pair: RawPair) -> RawPair | SkippedPair:
-    if len(pair.id.encode(errors="replace")) > _MAX_ID_BYTES:
+    if is_too_long(pair.id):
         reason = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
-    elif not _SAFE_ID.fullmatch(pair.id):
+    elif not SAFE_NAME.fullmatch(pair.id):
         reason = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
     elif (pair.cf_points is None) != (pair.fa_points is None):
         points = pair.cf_points or pair.fa_points

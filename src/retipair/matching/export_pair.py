@@ -72,35 +72,38 @@ class PairExporter:
         except UserError:
             return False
         files = (self.out / path for sample in samples for path in sample.files)
-        return state.get("key") == self._key(record) and all(path.is_file() for path in files)
+        return state.get("key") == self._key(record, pair_sha256(record)) and all(path.is_file() for path in files)
 
-    def _key(self, record: PairRecord) -> str:
+    def _key(self, record: PairRecord, sha256: str) -> str:
         settings = [asdict(self.variation), self.warps, self.appearance, self.size]
-        return json_sha256([_RECIPE, settings, record.id, record.group, record.split, pair_sha256(record)])
+        return json_sha256([_RECIPE, settings, record.id, record.group, record.split, sha256])
 
     def _fill(self, folder: Path, record: PairRecord, source: SegmentedPair) -> None:
-        writer = _Writer(folder, record, self.variation.seed)
+        sha256 = pair_sha256(record)
+        writer = _Writer(folder, record, sha256, self.variation.seed)
         samples = [writer.write(ALIGNED, unwarped(source))]
         for number in range(1, self.warps + 1):
             samples.append(writer.write(f"warp_{number}", self.variation.make(source, record.id, number)))
         if self.appearance:
             # Warps are counted from 1, so number 0 is free, and this variant does not depend on --warps.
             samples.append(writer.write(APPEARANCE, self.variation.make(source, record.id, 0, appearance=True)))
-        write_json(folder / _STATE_NAME, {"key": self._key(record), "samples": [asdict(sample) for sample in samples]})
+        write_json(
+            folder / _STATE_NAME, {"key": self._key(record, sha256), "samples": [asdict(sample) for sample in samples]}
+        )
 
 
 class _Writer:
     """Writes the files of the samples of one pair.
 
     folder: the temporary folder to write to.
+    sha256: the `pair_sha256` of the pair.
     seed: the seed that is recorded in the samples.
     """
 
-    def __init__(self, folder: Path, record: PairRecord, seed: int) -> None:
-        self._folder, self._record, self._seed = folder, record, seed
+    def __init__(self, folder: Path, record: PairRecord, sha256: str, seed: int) -> None:
+        self._folder, self._record, self._sha256, self._seed = folder, record, sha256, seed
         self._sources = {"cf": record.cf, "fa": record.fa}
         self._marks = {view: synthetic_mark_of([path]) for view, path in self._sources.items()}
-        self._sha256 = pair_sha256(record)
 
     def write(self, variant: str, warped: WarpedPair) -> MatchSample:
         """Write the files of a variant that no earlier variant has written, and return its sample."""

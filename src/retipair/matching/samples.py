@@ -6,7 +6,6 @@ timestamps, so that two exports can be compared byte by byte.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from retipair.data.manifest import Split
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.schema import from_values
+from retipair.runtime.text_files import SAFE_NAME, is_too_long
 
 SAMPLES_NAME = "matches.jsonl"
 SAMPLES_SCHEMA = "retipair.matches/1"
@@ -25,8 +25,6 @@ _AGAIN = "export the matches again"
 _OPTIONAL = ("field",)
 _PATHS = ("cf", "fa", "valid_cf", "valid_fa", "vessels_cf", "vessels_fa", "landmarks", "field")
 _NAMES = ("id", "variant")
-_SAFE_NAME = re.compile(r"\w[\w.+-]*")
-_MAX_NAME_BYTES = 200  # file systems allow names of 255 bytes, and the names of some files are longer than the id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +142,7 @@ def parse_sample(line: str, where: str) -> MatchSample:
 
 def is_safe_name(name: str) -> bool:
     """Return whether an id or a variant can be part of the name of a file or folder."""
-    return bool(_SAFE_NAME.fullmatch(name)) and len(name.encode(errors="replace")) <= _MAX_NAME_BYTES
+    return bool(SAFE_NAME.fullmatch(name)) and not is_too_long(name)
 
 
 def _check_numbers(sample: MatchSample, where: str) -> None:

@@ -8,7 +8,7 @@ from retipair.phantoms.anatomy import Eye
 from retipair.phantoms.vessels import SEEN_BY_BOTH, Tree, chosen, crossings
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.warp import transform_points
-from retipair.vision.field_of_view import erode
+from retipair.vision.field_of_view import contains, erode
 
 _RIM = 0.03  # fraction of the image side: minimum distance of landmarks from the edge of the field of view
 _MIN_ERROR = 0.1  # fraction of the image side: minimum displacement of a wrong landmark
@@ -47,7 +47,7 @@ def place(
     size = len(fields[0])
     cf_inside, fa_inside = (erode(field, _RIM * size) for field in fields)
     on_fa = transform_points(np.linalg.inv(fa_to_cf), places)
-    visible = _within(cf_inside, places) & _within(fa_inside, on_fa)
+    visible = contains(cf_inside, places) & contains(fa_inside, on_fa)
     selected = np.flatnonzero(visible)[_farthest_points(rng, places[visible], clicks.points)]
     jitter = clicks.jitter * size / 512
     cf, fa = (view[selected] + rng.normal(0, 1, (len(selected), 2)) * jitter for view in (places, on_fa))
@@ -87,14 +87,6 @@ def _artery_vein_crossings(arteries: tuple[np.ndarray, np.ndarray], veins: tuple
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-
-
-def _within(field: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: True for places (N, 2) px that lie in the field of view `field` (S, S) bool."""
-    columns, rows = np.rint(places).astype(int).T
-    inside = (columns >= 0) & (rows >= 0) & (columns < field.shape[1]) & (rows < field.shape[0])
-    inside[inside] = field[rows[inside], columns[inside]]
-    return inside
 
 
 def _farthest_points(rng: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:

@@ -24,6 +24,17 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+SAFE_NAME = re.compile(r"\w[\w.+-]*")
+"""The ids that can be names of files and folders."""
+MAX_NAME_BYTES = 200
+"""Maximum length of an id: file systems allow 255 bytes, and output file names are longer."""
+
+
+def is_too_long(name: str) -> bool:
+    """Return whether an id is longer than MAX_NAME_BYTES."""
+    return len(name.encode(errors="replace")) > MAX_NAME_BYTES
+
+
 def on_disk(path: Path) -> Path:
     """Return the path of an existing file as the file system spells it.
 

@@ -31,6 +31,14 @@ def erode(mask: np.ndarray, radius: float) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
 
 
+def contains(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return whether the nearest pixel of each of the points (N, 2) px (x, y) lies in a mask (H, W) bool, (N,) bool."""
+    columns, rows = np.rint(points).astype(int).T
+    inside = (columns >= 0) & (rows >= 0) & (columns < mask.shape[1]) & (rows < mask.shape[0])
+    inside[inside] = mask[rows[inside], columns[inside]]
+    return np.asarray(inside)
+
+
 def _shrink(grey: np.ndarray) -> np.ndarray:
     scale = min(1.0, _WORK_SIDE / max(grey.shape))
     height, width = (max(1, round(n * scale)) for n in grey.shape)

@@ -10,7 +10,7 @@ from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.pair import Pair
 from retipair.phantoms.draw import draw_phantom
 from retipair.registration.warp import resample
-from retipair.vision.ridges import MEASURED_AT, resize_to_reference
+from retipair.vision.ridges import MEASURED_AT
 
 SHIFT_PX = 4.0
 """px at 512: the shift of the FA in the arm "shifted"."""
@@ -68,8 +68,7 @@ class Arm:
 
 def read_pair(record: PairRecord) -> Pair:
     """Load a pair at a width of 512 px."""
-    pair = load_pair(record)
-    return Pair(*(resize_to_reference(view) for view in (pair.cf, pair.fa, pair.mask)))
+    return load_pair(record).at_reference_size()
 
 
 def invert_green(pair: Pair) -> Pair:
@@ -142,7 +141,7 @@ def _shifted(material: Material, real: Sequence[PairRecord], seed: int) -> Group
 def _phantoms(material: Material, real: Sequence[PairRecord], seed: int) -> Groups:
     def render(number: int) -> Pair:
         eye = draw_phantom(_PHANTOM_SEED + seed, number, material.size, None, None, None)
-        return Pair(*(resize_to_reference(view) for view in (eye.cf, eye.fa, eye.field)))
+        return Pair(eye.cf, eye.fa, eye.field).at_reference_size()
 
     def source(number: int) -> Source:
         return Source(f"phantom/{number}", number, lambda: render(number))

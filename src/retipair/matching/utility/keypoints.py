@@ -6,11 +6,9 @@ import numpy as np
 from skimage.feature import peak_local_max
 
 from retipair.registration.descriptors import LENGTH, root_sift
-from retipair.vision.field_of_view import erode
-from retipair.vision.ridges import flattened, vesselness_of_flattened
+from retipair.vision.ridges import flattened, inside_rim, vesselness_of_flattened
 
 DESCRIPTOR_LENGTH = 2 * LENGTH
-_RIM = 10.0  # px at 512: the edge of the field of view looks like a vessel
 _CONTRAST = 3.0  # the brightest and darkest grey levels, in local standard deviations
 _BRIGHTEST = 99.5  # percentile of the ridges that becomes white
 
@@ -30,7 +28,7 @@ class ViewMaps:
 def view_maps(image: np.ndarray, mask: np.ndarray) -> ViewMaps:
     """Compute the maps of a CF (512, 512, 3) or FA (512, 512) uint8 with the valid pixels `mask` (512, 512) bool."""
     brightness = flattened(image, mask)
-    ridges = vesselness_of_flattened(brightness) * erode(mask, _RIM)
+    ridges = vesselness_of_flattened(brightness) * inside_rim(mask)
     highest = np.percentile(ridges[mask], _BRIGHTEST) if mask.any() else 0.0
     return ViewMaps(_to_grey(brightness, -_CONTRAST, _CONTRAST), _to_grey(ridges, 0.0, float(highest)))
 

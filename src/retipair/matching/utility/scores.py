@@ -9,12 +9,13 @@ import torch
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.pair import Pair
 from retipair.matching.utility.keypoints import describe, find_keypoints, view_maps
-from retipair.matching.warped_pair import SegmentedPair, Variation, is_valid
+from retipair.matching.warped_pair import SegmentedPair, Variation
 from retipair.matching.warps import WarpRanges
 from retipair.registration.descriptors import homography_of_matches
 from retipair.registration.estimate import LANDMARK_INLIER_PX
 from retipair.registration.warp import transform_points
-from retipair.vision.ridges import MEASURED_AT, resize_to_reference
+from retipair.vision.field_of_view import contains
+from retipair.vision.ridges import MEASURED_AT
 
 TOLERANCE = LANDMARK_INLIER_PX
 """px at 512: a descriptor that is at most this far from the true partner of a landmark counts as found.
@@ -102,8 +103,7 @@ def load_landmark_pair(record: PairRecord, points: Sequence[Sequence[float]]) ->
     scale = MEASURED_AT / len(pair.mask)
     placed = (np.array(points, dtype=float).reshape(-1, 4) + 0.5) * scale - 0.5
     agree = np.linalg.norm(placed[:, :2] - placed[:, 2:], axis=1) <= TOLERANCE
-    views = (resize_to_reference(view) for view in (pair.cf, pair.fa, pair.mask))
-    return LandmarkPair(record.id, record.group, Pair(*views), placed[agree, :2], placed[agree, 2:])
+    return LandmarkPair(record.id, record.group, pair.at_reference_size(), placed[agree, :2], placed[agree, 2:])
 
 
 def make_test_image(source: LandmarkPair, level: Level, number: int, seed: int) -> TestImage:
@@ -111,7 +111,7 @@ def make_test_image(source: LandmarkPair, level: Level, number: int, seed: int) 
     segmented = SegmentedPair(source.pair, source.pair.mask, source.fa_points)
     warped = Variation(level.ranges, seed=seed).make(segmented, source.id, number, level.appearance)
     on_fa = warped.warp.transform(source.fa_points)
-    seen = is_valid(warped.valid_cf, source.cf_points) & is_valid(warped.valid_fa, on_fa)
+    seen = contains(warped.valid_cf, source.cf_points) & contains(warped.valid_fa, on_fa)
     sides = []
     for image, mask, points in (
         (warped.cf, warped.valid_cf, source.cf_points),

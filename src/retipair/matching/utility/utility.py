@@ -2,12 +2,9 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-
-import torch
 
 from retipair.config import UtilityConfig
 from retipair.config.matching import ArmName
@@ -30,6 +27,7 @@ from retipair.matching.utility.training import (
     train_descriptor,
     training_pair,
 )
+from retipair.models.device import one_thread
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.console import console, track
@@ -140,25 +138,14 @@ def _finished(task: ArmRun) -> list[ImageScore] | None:
     return from_values(_Finished, values, where=str(task.file), advice="remove it").scores
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread inside the context, so that results do not depend on the number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
 def _run(task: ArmRun) -> None:
     """Train the descriptor of one arm and seed, once for each fold, and write the scores of the tested pairs."""
-    images, variants = _test_images(task.plan), Variants()
-    scores: list[ImageScore] = []
-    for eyes, allowed in task.plan.folds(ARMS[task.arm]):
-        model = _train(task, ARMS[task.arm], allowed, variants)
-        scores += [score_image(image, model) for image in images if image.eye in eyes]
+    with one_thread():  # so that results do not depend on the number of cores
+        images, variants = _test_images(task.plan), Variants()
+        scores: list[ImageScore] = []
+        for eyes, allowed in task.plan.folds(ARMS[task.arm]):
+            model = _train(task, ARMS[task.arm], allowed, variants)
+            scores += [score_image(image, model) for image in images if image.eye in eyes]
     finished = [asdict(replace(score, error_px=min(score.error_px, 1e6))) for score in scores]
     write_json(task.file, {"key": task.key, "scores": finished})
 
