@@ -4,14 +4,14 @@ A manifest has one JSON object per line. Paths are relative to its folder and mu
 timestamps, so that the manifests of two runs can be compared byte by byte.
 """
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
+from retipair.runtime.jsonl import parse_json_line, to_json_line
 from retipair.runtime.schema import from_values
 
 _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
@@ -118,8 +118,7 @@ def to_line(record: Record) -> str:
 
     Optional fields that are None are left out, as in lines of earlier versions.
     """
-    values = {key: value for key, value in asdict(record).items() if key not in _OPTIONAL or value is not None}
-    return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json_line(record, _OPTIONAL)
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:
@@ -168,13 +167,7 @@ def check_finished(folder: Path) -> None:
 
 def parse_line(line: str, where: str) -> Record:
     """Return the record in one manifest line. Raises UserError, which begins with `where`, if the line is invalid."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        advice = "make the folder again"
-        if not line.endswith("\n"):  # the command that wrote it was killed
-            advice = "repeat the command that wrote it, which repairs it"
-        raise UserError(f"{where}: not JSON ({error}); {advice}") from None
+    values = parse_json_line(line, where, "make the folder again")
     kind = _KINDS.get(str(values.get("schema"))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")

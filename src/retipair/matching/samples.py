@@ -5,14 +5,14 @@ the order in which the samples were made. Paths are relative to its folder and m
 timestamps, so that two exports can be compared byte by byte.
 """
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from retipair.data.manifest import Split
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
+from retipair.runtime.jsonl import parse_json_line, to_json_line
 from retipair.runtime.schema import from_values
 from retipair.runtime.text_files import SAFE_NAME, is_too_long
 
@@ -90,8 +90,7 @@ def to_line(sample: MatchSample) -> str:
 
     `field` is left out if it is None.
     """
-    values = {key: value for key, value in asdict(sample).items() if key not in _OPTIONAL or value is not None}
-    return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json_line(sample, _OPTIONAL)
 
 
 def write_samples(folder: Path, samples: Iterable[MatchSample]) -> None:
@@ -122,11 +121,7 @@ def read_samples(folder: Path) -> Iterator[MatchSample]:
 
 def parse_sample(line: str, where: str) -> MatchSample:
     """Return the sample in one line. Raises UserError, which begins with `where`, if the line is invalid."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        advice = _AGAIN if line.endswith("\n") else "repeat the command that wrote it, which repairs it"
-        raise UserError(f"{where}: not JSON ({error}); {advice}") from None
+    values = parse_json_line(line, where, _AGAIN)
     if not isinstance(values, dict) or values.get("schema") != SAMPLES_SCHEMA:
         raise UserError(f"{where}: unknown schema; this version reads {SAMPLES_SCHEMA}")
     sample = from_values(MatchSample, values, where, _AGAIN)

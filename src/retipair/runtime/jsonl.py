@@ -1,18 +1,22 @@
-"""Merge JSON-lines files that several processes write.
+"""Write and read lines of JSON, and merge JSON-lines files that several processes write.
 
 Each process appends to a file of its own, called a shard. `merge_shards` merges the shards into one sorted file without
 holding the lines in memory.
 """
 
+import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retipair.runtime.atomic_io import atomic_write
+from retipair.runtime.errors import UserError
 
 Key = Callable[[str, str], int | None]
 """A function that maps a line and its place, "FILE, line NUMBER", to a sort key, or to None to drop the line."""
@@ -21,6 +25,28 @@ Key = Callable[[str, str], int | None]
 def is_text(text: str) -> bool:
     """Return whether UTF-8 can encode `text`, which JSON does not guarantee: it may contain lone surrogates."""
     return text.isascii() or text.encode(errors="replace").decode() == text
+
+
+def to_json_line(record: Any, optional: Sequence[str]) -> str:
+    """Return a dataclass as a line of JSON, with a newline; `schema` is the first key, then the fields in order.
+
+    optional: the fields that are left out if they are None.
+    """
+    values = {key: value for key, value in asdict(record).items() if key not in optional or value is not None}
+    return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse_json_line(line: str, where: str, advice: str) -> Any:
+    """Return the value in a line of JSON. Raises UserError, which begins with `where`, if the line is invalid.
+
+    advice: what the user can do if the line is complete.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        if not line.endswith("\n"):  # the command that wrote it was killed
+            advice = "repeat the command that wrote it, which repairs it"
+        raise UserError(f"{where}: not JSON ({error}); {advice}") from None
 
 
 def shard_path(path: Path, rank: int) -> Path:
