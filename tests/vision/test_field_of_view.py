@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from retipair.vision.field_of_view import erode, field_of_view
+from retipair.vision.field_of_view import contains, erode, field_of_view
 
 SIZE = 400
 
@@ -80,3 +80,17 @@ def test_erosion_counts_the_frame_as_an_edge():
     inside = erode(np.ones((20, 30), dtype=bool), 4)
     assert inside[4:-4, 4:-4].all()
     assert inside.sum() == 12 * 22
+
+
+@pytest.mark.parametrize("margin", [0, 1, 7])
+def test_points_are_contained_if_their_pixels_are_in_the_eroded_mask(margin):
+    aperture = _aperture(60, 80)
+    rows, columns = np.mgrid[-3:63, -3:83]
+    points = np.column_stack([columns.ravel() + 0.4, rows.ravel() - 0.4])
+    expected = np.pad(erode(aperture, margin), 3)
+    assert np.array_equal(contains(aperture, points, margin).reshape(expected.shape), expected)
+
+
+def test_no_point_is_contained_outside_the_image():
+    assert not contains(np.ones((4, 4), dtype=bool), np.array([[-9.0, 2.0], [2.0, 99.0]])).any()
+    assert contains(np.ones((4, 4), dtype=bool), np.empty((0, 2)), 1).shape == (0,)

@@ -14,7 +14,7 @@ from retipair.metrics.skeleton import branch_points
 from retipair.models.device import one_thread
 from retipair.registration.warp import scale_of
 from retipair.vision.field_of_view import contains
-from retipair.vision.ridges import flattened, inside_rim, resize_mask
+from retipair.vision.ridges import RIM, flattened, resize_mask
 from retipair.vision.segmentation import segment_flattened
 
 _MIN_SHRINK = 1.05  # a smaller reduction does not alias visibly
@@ -90,7 +90,7 @@ def segment_pair(pair: Pair) -> SegmentedPair:
     with one_thread():
         vessels = segment_flattened((flattened(measured.cf, mask) + flattened(measured.fa, mask)) / 2)
     points = branch_points(skeletonize(vessels))
-    points = points[contains(inside_rim(mask), points)]
+    points = points[contains(mask, points, RIM)]
     scale = len(pair.mask) / len(mask)
     return SegmentedPair(pair, resize_mask(vessels, len(pair.mask)) & pair.mask, (points + 0.5) * scale - 0.5)
 

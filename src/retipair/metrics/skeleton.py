@@ -3,8 +3,7 @@
 Branches and their lengths are defined as in skan (Nunez-Iglesias et al. 2018, doi 10.7717/peerj.4312).
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
@@ -13,6 +12,9 @@ from scipy.spatial import cKDTree
 
 _STEPS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
 """Offset (down, right) to a neighbour -> its distance in px, for the four neighbours later in raster order."""
+
+Neighbours = Callable[[int], dict[int, float]]
+"""Function that returns, for the index of a pixel: index of a neighbour -> distance in px."""
 
 _SPUR_PX = 8.0
 _MERGED_PX = 6.0
@@ -27,11 +29,12 @@ def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     lines: the skeleton, (H, W) bool.
     """
-    neighbours = _neighbours(_pixel_graph(lines))
+    graph = _pixel_graph(lines)
+    neighbours, degrees = _neighbours(graph), np.diff(graph.indptr)
     arcs, ends = [], []
     visited = set[tuple[int, int]]()
-    for start in (pixel for pixel, beside in enumerate(neighbours) if len(beside) not in (0, 2)):
-        for first in neighbours[start]:
+    for start in np.flatnonzero((degrees != 0) & (degrees != 2)).tolist():
+        for first in neighbours(start):
             if (start, first) not in visited:
                 before_end, end, arc = _follow(neighbours, start, first)
                 visited.add((end, before_end))  # do not follow the same branch from its other end
@@ -62,48 +65,50 @@ def branch_points(lines: np.ndarray) -> np.ndarray:
 
 def _prune(lines: np.ndarray) -> np.ndarray:
     """Remove the side branches of up to _SPUR_PX px that end freely."""
-    neighbours = _neighbours(_pixel_graph(lines))
-    pixels = np.argwhere(lines)
+    graph = _pixel_graph(lines)
+    neighbours, pixels = _neighbours(graph), np.argwhere(lines)
     pruned = lines.copy()
-    for start in (pixel for pixel, beside in enumerate(neighbours) if len(beside) == 1):
-        path = _path_to_junction(neighbours, start)
-        if path:
+    for end in np.flatnonzero(np.diff(graph.indptr) == 1).tolist():
+        if path := _path_to_junction(neighbours, end):
             pruned[tuple(pixels[path].T)] = False
     return pruned
 
 
-def _path_to_junction(neighbours: Sequence[Mapping[int, float]], start: int) -> list[int]:
+def _path_to_junction(neighbours: Neighbours, start: int) -> list[int]:
     """Return the pixels from an end point to the next junction, without it, or [] if it is more than 8 px away."""
     path, length, before = [start], 0.0, -1
     while length <= _SPUR_PX:
-        here = path[-1]
-        further = [pixel for pixel in neighbours[here] if pixel != before]
+        lengths = neighbours(path[-1])
+        further = [pixel for pixel in lengths if pixel != before]
         if len(further) != 1:
             return path[:-1] if len(further) > 1 else []
-        before = here
-        length += neighbours[here][further[0]]
+        before = path[-1]
+        length += lengths[further[0]]
         path.append(further[0])
     return []
 
 
-def _follow(neighbours: Sequence[Mapping[int, float]], start: int, first: int) -> tuple[int, int, float]:
+def _follow(neighbours: Neighbours, start: int, first: int) -> tuple[int, int, float]:
     """Follow a branch to its end, and return the second last pixel, the last pixel and the arc length.
 
-    neighbours: for each pixel, its neighbours and their distances.
     start, first: the first and the second pixel of the branch.
     """
-    previous, pixel, length = start, first, neighbours[start][first]
-    while len(neighbours[pixel]) == 2:
-        one, other = neighbours[pixel]
+    previous, pixel, length = start, first, neighbours(start)[first]
+    while len(lengths := neighbours(pixel)) == 2:
+        one, other = lengths
         previous, pixel = pixel, other if one == previous else one
-        length += neighbours[previous][pixel]
+        length += lengths[pixel]
     return previous, pixel, length
 
 
-def _neighbours(graph: sparse.csr_array) -> list[dict[int, float]]:
-    """Return for each pixel a mapping: index of a neighbour -> distance in px."""
+def _neighbours(graph: sparse.csr_array) -> Neighbours:
     indices, lengths, starts = graph.indices.tolist(), graph.data.tolist(), graph.indptr.tolist()
-    return [dict(zip(indices[a:b], lengths[a:b], strict=True)) for a, b in pairwise(starts)]
+
+    def neighbours(pixel: int) -> dict[int, float]:
+        row = slice(starts[pixel], starts[pixel + 1])
+        return dict(zip(indices[row], lengths[row], strict=True))
+
+    return neighbours
 
 
 def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
@@ -112,16 +117,17 @@ def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
     The pixels are in raster order. Adjacent pixels with three or more neighbours form one junction. Within a junction,
     only the connections of the minimum spanning tree are kept, so that it contains no loops.
     """
+    rows, columns = np.nonzero(np.pad(lines, 1))
     # The index of each pixel of the skeleton; -1 elsewhere.
-    number = np.pad(np.cumsum(lines).reshape(lines.shape) * lines, 1) - 1
-    inside = number[1:-1, 1:-1]
+    number = np.full((lines.shape[0] + 2, lines.shape[1] + 2), -1)
+    number[rows, columns] = np.arange(len(rows))
     edges = []
     for (down, right), length in _STEPS.items():
-        other = number[1 + down :, 1 + right :][: lines.shape[0], : lines.shape[1]]
-        both = (inside >= 0) & (other >= 0)
-        edges.append((inside[both], other[both], np.full(both.sum(), length)))
+        other = number[rows + down, columns + right]
+        pixels = np.flatnonzero(other >= 0)
+        edges.append((pixels, other[pixels], np.full(len(pixels), length)))
     first, second, lengths = (np.concatenate(parts) for parts in zip(*edges, strict=True))
-    shape = (int(lines.sum()),) * 2
+    shape = (len(rows),) * 2
     graph = _symmetric(first, second, lengths, shape)
     in_junction = np.diff(graph.indptr) > 2
     inner = in_junction[first] & in_junction[second]

@@ -31,12 +31,17 @@ def erode(mask: np.ndarray, radius: float) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
 
 
-def contains(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return whether the nearest pixel of each of the points (N, 2) px (x, y) lies in a mask (H, W) bool, (N,) bool."""
-    columns, rows = np.rint(points).astype(int).T
-    inside = (columns >= 0) & (rows >= 0) & (columns < mask.shape[1]) & (rows < mask.shape[0])
-    inside[inside] = mask[rows[inside], columns[inside]]
-    return np.asarray(inside)
+def contains(mask: np.ndarray, points: np.ndarray, margin: int = 0) -> np.ndarray:
+    """Return whether the nearest pixel of each of the points (N, 2) px (x, y) lies in a mask (H, W) bool, (N,) bool.
+
+    margin: px; if it is not 0, the pixel must lie more than `margin` px from the edge of the mask and of the image, as
+        the pixels that `erode` returns do.
+    """
+    down, right = np.mgrid[-margin : margin + 1, -margin : margin + 1]
+    near = down**2 + right**2 <= margin**2
+    padded = np.pad(mask, margin + 1)
+    columns, rows = (np.rint(points).astype(int).clip(-1, mask.shape[::-1]) + margin + 1).T
+    return np.asarray(padded[rows[:, None] + down[near], columns[:, None] + right[near]].all(axis=1))
 
 
 def _shrink(grey: np.ndarray) -> np.ndarray:

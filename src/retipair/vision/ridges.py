@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn, idctn, idstn
+from scipy.fft import dct, dctn, idct, idctn, idstn
 from skimage.feature import hessian_matrix_eigvals
 
 from retipair.vision.field_of_view import erode
@@ -16,9 +16,10 @@ MEASURED_AT = 512
 """px: width to which views are resized for measurements. Vessel widths, margins and metrics refer to this width."""
 SIGMAS = (1, 2, 3, 4)
 """px: scales (sigma of the Gaussian) of the ridge filter, for vessels about 2 to 11 px wide."""
+RIM = 10
+"""px: margin at the edge of the mask, in a view 512 px wide, where the edge itself looks like a ridge."""
 _TRUNCATE = 8  # radius of the Gaussian kernels, in sigmas
 _LOCAL_SIGMA = 20.0  # px: sigma of the Gaussian for the local mean and standard deviation
-_RIM = 10.0  # px: margin at the edge of the mask, where the edge itself looks like a ridge
 
 
 def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np
 
 def inside_rim(mask: np.ndarray) -> np.ndarray:
     """Return the pixels of a mask (H, W) bool whose vesselness is not affected by its edge, in a view 512 px wide."""
-    return erode(mask, _RIM)
+    return erode(mask, RIM)
 
 
 def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> float:
@@ -184,8 +185,21 @@ def _normalise(brightness: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _neighbourhood(image: np.ndarray) -> np.ndarray:
     """Smooth an image (H, W) float64 by a Gaussian of sigma _LOCAL_SIGMA, mirrored at the edges.
 
-    The result equals that of scipy.ndimage.gaussian_filter. Cosine transforms are four times as fast, because the
-    kernel would be 161 px wide. Double precision is needed: rounding could make small means negative.
+    The result equals that of scipy.ndimage.gaussian_filter. Cosine transforms are fifteen times as fast: the kernel
+    would be 161 px wide, and only the low frequencies, which the filter lets pass, are computed. Double precision is
+    needed: rounding could make small means negative.
     """
-    gains = (np.exp(-0.5 * (_LOCAL_SIGMA * np.pi * np.arange(side) / side) ** 2) for side in image.shape)
-    return np.asarray(idctn(dctn(image) * np.outer(*gains)))
+    (height, width), (row_gains, column_gains) = image.shape, map(_gains, image.shape)
+    spectrum = dct(dct(image, axis=1)[:, : len(column_gains)], axis=0)[: len(row_gains)]
+    filtered = spectrum * np.outer(row_gains, column_gains)
+    return np.asarray(idct(idct(filtered, n=height, axis=0), n=width, axis=1))
+
+
+@cache
+def _gains(side: int) -> np.ndarray:
+    """Return the gains of the Gaussian of sigma _LOCAL_SIGMA at the frequencies of the cosine transform over `side` px.
+
+    Those below the precision of float64, at the high frequencies, are left out.
+    """
+    gains = np.exp(-0.5 * (_LOCAL_SIGMA * np.pi * np.arange(side) / side) ** 2)
+    return gains[gains > np.finfo(np.float64).eps / 10]
