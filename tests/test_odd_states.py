@@ -66,7 +66,7 @@ def test_a_checkpoint_under_another_name_is_passed_over(
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [(True, "restored from the checkpoint of that step"), (False, "the next validated step becomes the best")],
+    [(True, "restored from the checkpoint of step"), (False, "the next validated step becomes the best")],
 )
 def test_a_damaged_best_is_said_and_another_is_kept(
     kept: bool,

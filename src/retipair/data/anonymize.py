@@ -24,7 +24,7 @@ _LENGTH = 16  # hex digits; the probability that any two of a million names get 
 def read_key(path: Path) -> bytes:
     """Return the key in a key file, or a new random key if the file does not exist. `write_names` creates the file.
 
-    Raises UserError, naming the file, if it holds no key.
+    Raises UserError, naming the file, if an existing file contains no valid key.
     """
     if not path.exists():
         return secrets.token_bytes(32)
@@ -33,15 +33,14 @@ def read_key(path: Path) -> bytes:
     except (OSError, ValueError):
         text = ""
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise FileError(path, "not a retipair key file (64 hex digits); name a new file to create a key")
+        raise FileError(path, "not a retipair key file (64 hex digits); give the path of a new file to create a key")
     return bytes.fromhex(text)
 
 
 def hashed(key: bytes, kind: str, name: str) -> str:
     """Return the first 16 hex digits of the HMAC-SHA256 (RFC 2104) of a name.
 
-    kind: what the name denotes ("pair", "eye" or "patient"), so that equal names of different kinds get different
-    hashes.
+    kind: what the name denotes, such as "pair" or "patient". Equal names of different kinds get different hashes.
     """
     return hmac.new(key, f"{kind}\0{name}".encode(), "sha256").hexdigest()[:_LENGTH]
 
@@ -59,8 +58,8 @@ def anonymous(pair: RawPair, key: bytes) -> RawPair:
 def write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> Path:
     """Write the key file if it does not exist, and add pairs to the name table beside it; return the path of the table.
 
-    The table lists the original and the hashed id of every pair. It must be kept as secret as the key. If the table
-    exists and is not a name table, raises UserError before anything is written.
+    The table lists the original and the hashed id of every pair. It must be kept as secret as the key. If the path of
+    the table holds a file of another kind, raises UserError before anything is written.
 
     path: the key file.
     """
@@ -83,5 +82,7 @@ def _read_names(path: Path) -> set[tuple[str, ...]]:
     except (OSError, ValueError, csv.Error):
         header, rows = [], []
     if header != _HEADER or any(len(row) != len(_HEADER) for row in rows):
-        raise FileError(path, "not a name table written by retipair and would be overwritten; name another key file")
+        raise FileError(
+            path, "not a name table written by retipair and would be overwritten; give the path of another key file"
+        )
     return set(map(tuple, rows))

@@ -1,4 +1,4 @@
-"""Draw a contact sheet: one image that shows CF, FA and their chessboard for many pairs, to check the alignment.
+"""Draw a contact sheet: one image that shows CF, FA and a chessboard of both for many pairs, to check the alignment.
 
 The chessboards are large enough to see a misalignment of 5 px in views of 512 px.
 """
@@ -36,7 +36,7 @@ def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) ->
     """Load a pair of a prepared folder; return (title, pair) for `contact_sheet`.
 
     The title states the id, the split, the residual and the consistency.
-    doubt: the reason why a user should check the pair, which is added to the title.
+    doubt: the reason why a user should check the pair, or None. The reason is added to the title.
     """
     cf, fa, mask = (
         load_image(folder / path, mode) for path, mode in ((record.cf, "RGB"), (record.fa, "L"), (record.mask, "L"))
@@ -48,8 +48,9 @@ def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) ->
 
 
 def sheet_mark(folder: Path, records: Sequence[PreparedPair]) -> dict[str, str]:
-    """Return the PNG text metadata of the contact sheet of a prepared folder: a mark if any view in it is synthetic.
+    """Return the PNG text metadata of a contact sheet: a mark if any view in the sheet is synthetic, else {}.
 
+    folder: the prepared folder of the pairs.
     records: all pairs in the order in which they were given to `contact_sheet`, which shows the first 48.
     """
     shown = records[:MAX_PAIRS]

@@ -1,4 +1,4 @@
-"""Read the pairs of prepared and generated folders, for training, evaluation and `generate --mode from_data`.
+"""Read the pairs of prepared and generated folders.
 
 A user rejects a pair by listing its id in `rejected.txt`, or by deleting all its files. Rejected pairs are skipped.
 """
@@ -29,7 +29,7 @@ from retipair.vision.ridges import resize_mask
 GENERATED_VAL_FRACTION = 0.2
 """Fraction of the eyes of a generated folder that are used for validation.
 
-All variations of one source eye or patient count as one eye; a pair generated from noise is an eye of its own.
+All pairs generated from one source eye or patient count as one eye. Each pair generated from noise counts as one eye.
 """
 
 _MAX_LISTED = 3
@@ -40,7 +40,8 @@ _MAX_LISTED = 3
 class PairRecord:
     """One pair of a prepared or generated folder, as file names; `load_pair` and `load_views` read the images.
 
-    group: the name of the patient, or of the eye if the patient is unknown. All pairs of a group are in one split.
+    group: the name of the patient, or of the eye if the patient is unknown. A generated pair has the group of its
+    source, or its own id if it was generated from noise. All pairs of a group are in one split.
     cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
     mask_name: None if the pair has no mask file.
     caption: None if the pair has no caption of its own.
@@ -48,7 +49,7 @@ class PairRecord:
     `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     mode: the mode in which the pair was generated; None for prepared pairs.
-    source_id: the id of the pair or view from which the pair was generated; None if there is none.
+    source_id: the id of the pair or view from which the pair was generated; None for other pairs.
     """
 
     id: str
@@ -71,7 +72,7 @@ class PairRecord:
 
     @property
     def given(self) -> Literal["cf", "fa"] | None:
-        """The view from which the other view was drawn (`--mode cf2fa` and `fa2cf`), or None in other modes."""
+        """The view from which the other view was generated (`--mode cf2fa` and `fa2cf`), or None in other modes."""
         return GIVEN_VIEWS.get(self.mode) if self.mode else None
 
     @property
@@ -93,7 +94,7 @@ class PairFolder:
 
     entries: every pair that has at least one file, rejected or not.
     rejected: the ids that `rejected.txt` lists.
-    deleted: the ids of the other pairs whose files were all deleted; these pairs are skipped too.
+    deleted: the ids of the pairs whose files were all deleted, unless `rejected.txt` lists them. They are skipped too.
     """
 
     path: Path
@@ -177,8 +178,8 @@ def read_folder(folder: Path) -> PairFolder:
     """Read the manifest and `rejected.txt` of a prepared or generated folder, and assign generated pairs to splits.
 
     A manifest may list prepared and generated pairs. A generated pair gets the split of the prepared pairs of its
-    source eye or patient, if the manifest lists any. All other generated pairs are split with a fixed seed. Rejected
-    pairs take part in this, so that rejecting a pair does not move another pair to a different split.
+    source eye or patient, if the manifest lists such pairs. All other generated pairs are split with a fixed seed.
+    Rejected pairs get a split too, so that rejecting a pair does not move another pair to a different split.
     Raises UserError, naming the file, if the manifest is missing, empty or invalid, if one eye or patient is in two
     splits, or if `rejected.txt` lists an id that is not in the manifest.
     """
@@ -245,7 +246,7 @@ def has_files(folder: Path, names: Iterable[str | None]) -> bool:
 
 
 def _exists(path: str) -> bool:
-    """Return whether the folder lists the file, even if the file is a dangling link or cannot be read."""
+    """Return whether a path exists. A dangling link and a path that cannot be accessed count as existing."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -256,7 +257,7 @@ def _exists(path: str) -> bool:
 
 
 def _to_pair_record(folder: Path, record: Record) -> PairRecord:
-    """Convert a manifest record to a PairRecord; a generated pair gets the split "train" until it is assigned one."""
+    """Convert a manifest record to a PairRecord; a generated pair is in "train" until `read_folder` sets its split."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
@@ -285,7 +286,7 @@ def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
     """Load CF, FA and mask, with sides of `size` px, or at their size on disk if `size` is None.
 
     If there is no mask file, the mask is the intersection of the fields of view detected in CF and FA.
-    Raises UserError, naming the CF file, if the three images are not squares of the same size.
+    Raises UserError, naming the CF file, if the images are not squares of the same size.
     """
     images = {"CF": load_image(entry.cf, "RGB"), "FA": load_image(entry.fa, "L")}
     if entry.mask:
@@ -299,7 +300,7 @@ def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Load CF (size, size, 3) and FA (size, size), uint8; files of another size are resized with antialiasing."""
+    """Load CF (size, size, 3) and FA (size, size), uint8, resized with antialiasing if their size on disk differs."""
     return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
 
 

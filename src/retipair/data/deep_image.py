@@ -37,8 +37,8 @@ def used_bits(values: np.ndarray) -> int:
 def compose(samples: np.ndarray, mode: str, bits: int, inverted: bool = False) -> Image.Image:
     """Scale samples (H, W, S) uint16 to an 8-bit Pillow image.
 
-    mode: the colour mode, L, RGB or CMYK. If there is one more channel than the mode has, it is alpha.
-    bits: the bits per sample that the file states. If it states 16, the samples are scaled by `used_bits` instead,
+    mode: the colour mode, L, RGB or CMYK. If the samples have one channel more than the mode, the last one is alpha.
+    bits: the bits per sample that the file states. If it is 16, the samples are scaled by `used_bits` instead,
     which is determined for all colour channels together and for alpha separately.
     inverted: whether the colour value 0 is white.
     """

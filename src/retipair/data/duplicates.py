@@ -1,4 +1,4 @@
-"""Find views that occur in several pairs: duplicate pairs share both views, pairs of one eye may share one."""
+"""Find views that occur in several pairs: duplicate pairs share both views; pairs of one eye may share one view."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def find_duplicates(pairs: Sequence[RawPair], views: Sequence[Views]) -> dict[st
         earlier = first.setdefault(tuple(sorted(hashes)), pair)
         if earlier is not pair:
             messages[pair.id] = (
-                f"{pair.cf}: pair {pair.id!r} shows the same two images as pair {earlier.id!r}; remove one of them "
-                "(--skip_bad keeps the first)"
+                f"{pair.cf}: pair {pair.id!r} shows the same two images as pair {earlier.id!r}; remove one of the "
+                "pairs (--skip_bad keeps the first)"
             )
     return messages
 
@@ -80,6 +80,6 @@ def _common_value(pairs: Sequence[RawPair], name: str) -> str | None:
             raise FileError(
                 pair.cf,
                 f"pairs {named[0].id!r} and {pair.id!r} share a view but their {name} is {there!r} and "
-                f"{here!r}; correct that, or remove one of them",
+                f"{here!r}; make both equal, or remove one of the pairs",
             )
     return getattr(named[0], name) if named else None

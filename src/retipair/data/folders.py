@@ -28,7 +28,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Return whether the name of a file is that of an image, also of an unsupported one."""
+    """Return whether a file name has the suffix of an image format, supported or unsupported."""
     return path.suffix.lower() in (*_SUFFIXES, *_OTHER_SUFFIXES)
 
 

@@ -1,7 +1,7 @@
 """Read and write manifests. A manifest is the list of the pairs of a prepared or generated folder.
 
-A manifest has one JSON object per line. Paths are relative to its folder and must not lead out of it. It has no
-timestamps, so that the manifests of two runs can be compared byte by byte.
+A manifest has one JSON object per line. Paths are relative to the folder of the manifest and must not lead out
+of this folder. A manifest has no timestamps, so that the manifests of two runs can be compared byte by byte.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,19 +25,19 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 GIVEN_VIEWS: dict[str, Literal["cf", "fa"]] = {"cf2fa": "cf", "fa2cf": "fa"}
-"""The view that is given in the generation modes that draw the other view from it, by mode."""
+"""For each mode that generates one view from the other: the view that is given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedPair:
-    """Manifest line of one aligned pair, written by `prepare`.
+    """Manifest line of one aligned pair, written by `prepare` or `phantom`.
 
     fa_to_cf: the 3x3 homography that maps pixel centres of the raw FA to pixel centres of the prepared CF.
     points: the landmarks of both views, one row (cf_x, cf_y, fa_x, fa_y) each, in px of the prepared views.
-    inliers: the number of landmarks or matched features that agree with the homography.
-    residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views.
-    Without landmarks, it is the median shift between vessel patches of CF and FA if the pair was registered by its
-    vessels (`--register features`, or `auto`), and None otherwise.
+    inliers: the number of landmarks or matched features that agree with the homography; None if neither were used.
+    residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views. For a
+    pair without landmarks, it is the median shift between vessel patches of CF and FA with `--register features` or
+    `auto`, and None otherwise.
     consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
     consistency_before: the consistency before the registration was refined.
     native_size: the side of the square to which both views are cropped, in px of the raw CF and in px of the raw FA.
@@ -74,10 +74,10 @@ class GeneratedPair:
     """Manifest line of one synthetic pair, written by `generate`.
 
     index: the number of the pair, from 1, which is also the name of the pair's subfolder.
-    source_id: the id of the pair that was varied (mode "from_data") or of the view from which the other view was drawn
-    (modes "cf2fa" and "fa2cf"), or None.
-    source_eye: the patient of that source, or its eye if the patient is unknown. All pairs with one source_eye are in
-    one split.
+    source_id: the id of the pair that was varied (mode "from_data") or of the given view (modes "cf2fa" and "fa2cf");
+    None in the mode "noise".
+    source_eye: the patient of that source, or its eye if the patient is unknown, or its id if both are unknown. All
+    pairs with the same source_eye are in one split.
     adapter_sha256: None if the base generated the pair without an adapter.
     fa_chroma: the mean chroma of the FA before it was converted to grey, in [0, 255].
     source_to_pair: the 3x3 transform from pixel centres of the given view's file to pixel centres of the pair; only in
@@ -130,8 +130,8 @@ def write_manifest(folder: Path, records: Iterable[Record]) -> None:
 def read_manifest(folder: Path) -> Iterator[Record]:
     """Yield the records of `folder/manifest.jsonl` in order.
 
-    Raises UserError, naming file and line, for a missing manifest, invalid JSON, an unknown schema, unknown or missing
-    keys, a value of the wrong type, a duplicate id, or a path outside the folder.
+    Raises MissingError if there is no manifest, and UserError, naming file and line, for invalid JSON, an unknown
+    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():

@@ -26,7 +26,7 @@ _MAX_BITS = 32
 MEGAPIXELS = 200
 """Default limit of the size of an image, in megapixels; no fundus camera has a higher resolution."""
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
-"""Pillow's names of the supported formats. Others are excluded, because Pillow runs external programs for some."""
+"""Pillow's names of the supported formats. Others are excluded: for some of them, Pillow runs external programs."""
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
     *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Pair guidance", "Size"),
@@ -56,7 +56,7 @@ class Pair:
     mask: np.ndarray
 
     def consistency(self) -> float:
-        """Return the correlation of the vesselness of CF and FA inside the mask, in [-1, 1]; it is high if aligned."""
+        """Return the correlation of the vesselness of CF and FA inside the mask, [-1, 1]; high if they are aligned."""
         return vesselness_correlation(self.cf, self.fa, self.mask)
 
     def at_reference_size(self) -> "Pair":
@@ -124,8 +124,8 @@ def _count_images(image: Image.Image) -> int:
 def _opened(path: Path) -> Iterator[Image.Image | Page]:
     """Open an image file without decoding it; yield a TIFF page for `read_deep_page`, or a Pillow image.
 
-    Pillow is given a stream. If it is given the path of an uncompressed TIFF, Pillow 13 memory-maps the file, and
-    decodes it wrongly if its orientation tag rotates it.
+    Pillow is given a stream, not a path. From a path, Pillow 13 memory-maps an uncompressed TIFF, and decodes the image
+    wrongly if the orientation tag rotates it.
     """
     with path.open("rb") as stream:
         page = main_page(stream)
@@ -159,7 +159,7 @@ def _decoded(path: Path, opened: Image.Image | Page) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale an image of integers above 8 bits, or of floating-point values, to 8 bits; Pillow would clip the values.
+    """Scale an image of integers of over 8 bits, or of floating-point values, to 8 bits; Pillow would clip the values.
 
     Floating-point values must be in [0, 1], or must be whole numbers. Whole numbers are scaled by the number of bits of
     the highest value (`used_bits`), as integers are. Raises ValueError for other values.
@@ -211,8 +211,9 @@ def _mark_of(path: Path) -> dict[str, str]:
 
 
 def is_plain_png(path: Path, mode: str) -> bool:
-    """Return whether a copy of a file has the pixels of `load_image`, and no metadata but a synthetic mark.
+    """Return whether `load_image` changes no pixel of a PNG file, and its only metadata, if any, are a synthetic mark.
 
+    Such a file can be copied instead of being written again.
     mode: "RGB" or "L", as for `load_image`.
     """
     with _opened(path) as image:

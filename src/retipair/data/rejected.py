@@ -1,6 +1,7 @@
 """Read and extend `rejected.txt`, the list of rejected pairs in a prepared or generated folder.
 
-A user, or `evaluate --withhold_copies`, lists the ids of pairs that no command should use.
+A user, `evaluate --withhold_copies`, or `prepare` (for pairs whose files a user has deleted) lists the ids of pairs
+that no command should use.
 """
 
 import os
@@ -22,7 +23,7 @@ _COMMENT = "#"
 class RejectedList:
     """The content of `rejected.txt`.
 
-    lines: the number of the first line of each id; ids are in Unicode NFC.
+    lines: for each id, in Unicode NFC, the number of the first line that lists it.
     comments: the comment lines, by line number.
     """
 

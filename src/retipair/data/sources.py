@@ -1,9 +1,9 @@
 """Find the raw pairs in a folder or in a table, without decoding images. These layouts are supported:
 
-    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      that of the original scripts; also with all files in ROOT
+    ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      of the original scripts; all files may also be in ROOT
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
-    ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            that of the data set Isfahan MISP
-    pairs.csv or pairs.jsonl                                  a table with the columns cf, fa and optional ones
+    ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            of the data set Isfahan MISP
+    pairs.csv or pairs.jsonl                                  a table with the columns cf and fa, and optional columns
 
 A text file beside a view contains its landmarks. A folder may have a table `eyes.csv` with the columns id, eye and, if
 known, patient and split. Names are compared in Unicode NFC.
@@ -26,16 +26,16 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
-"""The name n-n of the second view of a pair in the layout of Isfahan MISP."""
+"""The name n-n of one view of a pair in the layout of Isfahan MISP; the name of the other view is n."""
 COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
 """The columns that a table of pairs or views may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawPair:
-    """The files of one pair before preparation, and what names and tables state about the pair.
+    """The files of one pair before preparation, and what file names and tables state about the pair.
 
-    cf, fa: the two views, told apart by their names and not by their content.
+    cf, fa: the two views, distinguished by file names, folders or table columns, not by their content.
     cf_points, fa_points: the files with the landmarks of each view.
     """
 
@@ -91,8 +91,8 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     """Find the pairs in a raw folder or table; return (pairs sorted by id, items that cannot be used).
 
     Items that cannot be used are, for example, views without a partner, pairs with an unsafe name or with landmarks in
-    one view only, images that belong to no pair, and folders without images. Raises UserError for problems that affect
-    all pairs.
+    one view only, images that belong to no pair, and folders without images. Raises UserError for other problems, such
+    as a duplicate id or an invalid table.
     """
     if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
         raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
@@ -109,7 +109,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Ids that differ only in case would name the same output files on a case-insensitive file system.
     if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
-        raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of them")
+        raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of the pairs")
     if not raw.is_dir():
         check_eyes_known(raw, not pairs or any(pair.eye or pair.patient for pair in pairs))
         return pairs, unusable
@@ -132,7 +132,7 @@ def check_no_pair_table(folder: Path) -> None:
 def eyes_table(folder: Path) -> Path | None:
     """Return the path of `eyes.csv` (in upper or lower case) in a folder, or None if there is no such table.
 
-    Raises UserError for two such tables, and for a table in another format (eyes.xlsx), which would be ignored.
+    Raises UserError for two such tables, and if the only table has another format (eyes.xlsx) and would be ignored.
     """
     similar = [path for path in visible(folder) if path.name.lower().startswith("eyes.") and not path.is_dir()]
     tables = [path for path in similar if path.name.lower() == EYES_TABLE]
@@ -145,9 +145,10 @@ def eyes_table(folder: Path) -> Path | None:
 
 
 def check_eyes_known(table: Path, named: bool) -> None:
-    """Raise UserError if a table of pairs names no eyes and an `eyes.csv` is beside it, which would be ignored.
+    """Raise UserError if a table of pairs or views names no eye or patient, but is beside an `eyes.csv`.
 
-    named: whether the table names the eye or the patient of a pair.
+    The command would otherwise ignore `eyes.csv`.
+    named: whether the table names the eye or the patient of any pair or view.
     """
     eyes = table.parent / EYES_TABLE
     if not named and eyes.is_file() and eyes != table:
@@ -199,7 +200,8 @@ def _numbered(root: Path) -> Iterator[RawPair | SkippedPair]:
             if match := NUMBERED.fullmatch(nfc(path.stem)):
                 _add(views.setdefault(match["id"], {}), int(match["view"]), path)
             else:
-                yield SkippedPair(nfc(path.stem), f"{path}: neither ID_01 (CF) nor ID_02 (FA); rename or remove it")
+                reason = f"{path}: named neither ID_01 (CF) nor ID_02 (FA); rename or remove it"
+                yield SkippedPair(nfc(path.stem), reason)
         for name, pair in views.items():
             yield _pair(name, pair, expected={1: f"{name}_01", 2: f"{name}_02"})
 
@@ -243,9 +245,8 @@ def _add(views: dict[int, Path], number: int, path: Path) -> None:
     if number in views:
         other = views[number]
         how = ", spelled with composed and decomposed characters (Unicode NFC, NFD)"
-        raise FileError(
-            path, f"the same view as {other.name}{how if nfc(path.name) == nfc(other.name) else ''}; remove one of them"
-        )
+        how = how if nfc(path.name) == nfc(other.name) else ""
+        raise FileError(path, f"names the same view as {other.name}{how}; remove one of them")
     views[number] = path
 
 

@@ -78,13 +78,13 @@ def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, S
     by_group: dict[str, Split] = {}
     for pair in pairs:
         if pair.split is None:
-            raise UserError(f"pair {pair.id!r} has no split but others do; fill the column in every line")
+            raise UserError(f"pair {pair.id!r} has no split but others do; fill the column split in every line")
         group = groups[pair.id]
         if by_group.setdefault(group, pair.split) != pair.split:
             raise UserError(f"{group} is both in {by_group[group]} and in {pair.split}; put it in one split")
         splits[pair.id] = pair.split
     if missing := [split for split in ("train", "val") if split not in splits.values()]:
-        raise UserError(f"the split column leaves no pair for {missing[0]}; give it at least one eye")
+        raise UserError(f"the column split assigns no pair to {missing[0]}; assign at least one eye to it")
     return splits
 
 
@@ -123,7 +123,10 @@ def _check_spelling(groups: dict[str, str]) -> None:
     for name, group in groups.items():
         other = first.setdefault("".join(unicodedata.normalize("NFKC", group).casefold().split()), group)
         if other != group:
-            raise UserError(f"pair {name!r}: {group!r} and {other!r} differ only in spelling; use one, or rename one")
+            raise UserError(
+                f"pair {name!r}: {group!r} and {other!r} differ only in spelling; use one spelling, or rename one of "
+                "the two"
+            )
 
 
 def _group_count(fraction: float, total: int) -> int:

@@ -30,8 +30,8 @@ def table_rows(path: Path, known: Iterable[str], needed: Iterable[str]) -> Itera
 
     known: the names of all columns that the table may have.
     needed: the names of the columns that must have a value in every row.
-    Raises UserError for an unknown column, a missing value, an empty table, and for an eye or a patient that a manifest
-    could not name, because of unprintable characters.
+    Raises UserError for an unknown column, a missing value, an empty table, and for unprintable characters in the name
+    of an eye or a patient, which a manifest must not contain.
     """
     readers = {".csv": csv_rows, ".tsv": csv_rows, ".txt": csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:

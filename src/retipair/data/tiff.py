@@ -68,7 +68,7 @@ class Page:
 
     @property
     def is_deep(self) -> bool:
-        """Whether `read_deep_page` must read the page, because Pillow cannot decode it correctly.
+        """Whether `read_deep_page` must read the page, because Pillow may decode it wrongly or not at all.
 
         This is so for unsigned integers of 9 to 16 bits. It is also so for uncompressed planar images of 8 bits in
         which 0 is white, which Pillow 13 does not invert.

@@ -27,7 +27,7 @@ def list_pairs(folders: str | Path | Sequence[str | Path], split: Split | None) 
 
 
 def check_sizes(records: Sequence[PairRecord]) -> None:
-    """Raise FileError if the first pairs of the folders differ in size, because a batch could not be stacked."""
+    """Raise FileError if the first pairs of the folders differ in size: a batch needs views of one size."""
     firsts = list({record.folder: record for record in reversed(records)}.values())[::-1]
     widths = [image_size(record.cf)[0] for record in firsts]
     for record, width in zip(firsts, widths, strict=True):

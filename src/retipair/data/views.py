@@ -1,7 +1,7 @@
-"""Find, without decoding them, the single views from which `generate --mode cf2fa` or `fa2cf` draws the other view.
+"""Find the single views from which `generate --mode cf2fa` or `fa2cf` generates the other view; decode no image.
 
-The views are one image, the images of a folder, those that a table lists, or one view of each pair of a prepared or
-generated folder. A folder may also have the layout of the pairs that `retipair prepare` reads.
+The views are one image, the images of a folder, the images that a table lists, or one view of each pair of a prepared
+or generated folder. A folder may also have any layout of raw pairs that `retipair prepare` reads.
 """
 
 import re
@@ -34,9 +34,9 @@ class SingleView:
     """One CF or FA, as a file name.
 
     group: the name of the patient, or of the eye if the patient is unknown; the id if both are unknown.
-    mask: the mask of a prepared view, which shows its field of view; None if it must be detected.
+    mask: the mask of a prepared pair; None if the field of view of the single view must be detected.
     caption: the caption of the pair, or None.
-    partner: a file that may be the other view, by its name (ID_01 and ID_02); None if there is none.
+    partner: the file that, by its name (ID_01 and ID_02), is the other view of the pair; None if there is no such file.
     prepared: whether the view is already cropped to a square.
     """
 
@@ -53,7 +53,7 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     """Return the single views in an image, folder or table.
 
     Of two images ID_01 and ID_02 in one folder, one is returned, with the other as its `partner`.
-    Raises UserError, naming the file, if there are none.
+    Raises UserError, naming the path, if there are no views.
     """
     if (data / MANIFEST_NAME).is_file():
         return list(_of_pairs(data, view))
@@ -82,7 +82,7 @@ def listed_groups(data: Path) -> dict[str, str]:
 
 
 def view_of_file(path: Path) -> SingleView:
-    """Return the view in an image, with the id that is the name of its file."""
+    """Return an image file as a view, whose id is the name of the file without its suffix."""
     return SingleView(nfc(path.stem), nfc(path.stem), path)
 
 
@@ -93,9 +93,9 @@ def _of_pairs(folder: Path, view: ViewName) -> Iterator[SingleView]:
 
 
 def _in_folder(root: Path, view: ViewName) -> Iterator[SingleView]:
-    """Yield the images in cf/ or fa/, or in ABNORMAL/ and NORMAL/, if there are such folders.
+    """Yield the views in the folder of this view (cf/ or fa/), if it exists, else the views in ABNORMAL/ and NORMAL/.
 
-    Else yield the images in the folder and its subfolders.
+    If none of these folders exists, yield the views in `root` and its subfolders.
     """
     subfolders = [path for path in visible(root) if path.is_dir()]
     if named := [path for path in subfolders if path.name.lower() in _FOLDERS[view]]:
@@ -117,7 +117,7 @@ def _images_in_flat(folder: Path) -> list[Path]:
 
 
 def _isfahan(folder: Path, view: ViewName) -> Iterator[SingleView]:
-    """Yield the views of ABNORMAL/, in which n is the CF and n-n the FA, or of NORMAL/, where it is the reverse."""
+    """Yield the views of ABNORMAL/, where n is CF and n-n is FA, or of NORMAL/, where n is FA and n-n is CF."""
     kind = folder.name.lower()
     for path in _images_in_flat(folder):
         doubled = DOUBLED.fullmatch(stem := nfc(path.stem))
@@ -158,6 +158,6 @@ def _in_table(path: Path, view: ViewName) -> Iterator[SingleView]:
 
 
 def _id_in_table(row: dict[str, str]) -> str:
-    """Return the id of a row: that in its column, else the name of its CF (or FA) without the number of the view."""
+    """Return the value of the column id, else the name of the CF (or else of the FA) without the number of the view."""
     stem = re.sub(r"_0?1$", "", Path(row["cf"]).stem) if "cf" in row else re.sub(r"_0?2$", "", Path(row["fa"]).stem)
     return nfc(row.get("id") or stem)

@@ -54,5 +54,5 @@ def reason(now: Validation, before: Validation | None, by: BestBy) -> dict[str, 
 
 
 def validation_of(reason: Mapping[str, Any]) -> Validation:
-    """Return the validation of the best step from its record. Raises KeyError or TypeError if this is malformed."""
+    """Return the validation in the record of the best step. Raises KeyError or TypeError for a malformed record."""
     return Validation(**{field.name: reason[field.name] for field in fields(Validation)})

@@ -12,20 +12,23 @@ from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.schema import to_values
 
 MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
-"""Settings that --resume may change without a notice. --data and --base are compared by content, not by path."""
+"""Settings that may differ in a resumed run, without a notice. Of --data and --base, only the path may differ."""
 MAY_CHANGE = frozenset(
     {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
-"""Settings that --resume may change, with a notice: they do not affect past steps. --max_steps may only be raised."""
+"""Settings that may differ in a resumed run, with a notice; past steps do not depend on them.
+
+--max_steps may only be raised.
+"""
 SAMPLING = frozenset({"num_samples", "sample_steps", "sample_pair_guidance"})
-"""Settings of the sample pairs, which --resume may change, with a notice, if --best_by is "loss".
+"""Settings of the sample pairs, which may differ in a resumed run, with a notice, if --best_by is "loss".
 
 A change of any setting that is in none of these three sets is refused.
 """
 
 
 def check_name(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the run folder contains files but no run, or a run but --resume was not given.
+    """Raise UserError if the run folder contains files but no run, or if it contains a run and --resume is not given.
 
     A folder contains a run if it contains config.json. Files whose names start with "." are ignored.
     """
@@ -37,13 +40,13 @@ def check_name(folder: Path, config: TrainConfig) -> None:
 
 
 def check_run(folder: Path, config: TrainConfig, facts: Mapping[str, Any]) -> Path | None:
-    """Check that the run can be started or resumed; return the checkpoint to resume from, or None if it has none yet.
+    """Check that the run can be started or resumed; return the checkpoint to resume from, or None if there is none.
 
     facts: values derived from the settings (system, layout, SHA-256 of data and base, ...). They must equal those of
-    the run that is resumed. Nothing is written.
+    the run that is resumed.
 
-    Raises UserError if the run exists and --resume was not given, if a setting that --resume must not change differs
-    from the run, or if all checkpoints of the run are damaged.
+    This function writes nothing. Raises UserError if the run exists and --resume is not given, if a fact or a setting
+    that must not change differs from that of the run, or if all checkpoints of the run are damaged.
     """
     check_name(folder, config)
     run = Run(folder)
@@ -68,7 +71,7 @@ _FACT_NAMES = {
 
 
 def may_change(config: TrainConfig) -> frozenset[str]:
-    """Return the names of the settings that --resume may change with a notice."""
+    """Return the names of the settings that may differ in a resumed run, with a notice."""
     return MAY_CHANGE | (SAMPLING if config.best_by == "loss" else frozenset())
 
 

@@ -70,7 +70,7 @@ class Run:
         return sorted(paths, key=lambda path: (step_of(path), not self.is_stopped(path)))
 
     def is_stopped(self, checkpoint: Path) -> bool:
-        """Return True if this checkpoint was saved because the run was stopped, maybe before the step was validated."""
+        """Return True if this checkpoint was saved because the run was stopped, maybe before its step was validated."""
         return checkpoint.parent == self._stopped
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Path | None:
@@ -88,7 +88,7 @@ class Run:
     def adapter_folder(self, which: str) -> Path:
         """Return the folder of the adapter in the "best" or "latest" checkpoint.
 
-        Raises UserError if the checkpoint is missing or damaged, and SettingError for another name.
+        Raises UserError if the checkpoint is missing or damaged, and SettingError for any other value of `which`.
         """
         if which not in ("best", "latest"):
             raise SettingError("checkpoint", repr(which), "must be 'best' or 'latest'")
@@ -129,7 +129,7 @@ class Run:
         append_line(self.folder / f"{name}_log.txt", f"{text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; an incomplete last one is ignored. Raises UserError for a damaged one."""
+        """Return the lines of metrics.jsonl; an incomplete last line is ignored. Raises UserError for damaged lines."""
         path = self.folder / METRICS_NAME
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         try:
@@ -193,7 +193,7 @@ class Run:
     def save_best(self, save_adapter: SaveAdapter, reason: Mapping[str, Any]) -> None:
         """Write the adapter, and the record that says why its step is the best, to `best_checkpoint`.
 
-        The checkpoint of the same step must be written before: `restore_best` needs it if this call is interrupted.
+        The checkpoint of the same step must be written first: `restore_best` needs it if this call is interrupted.
         """
 
         def fill(folder: Path) -> None:
@@ -226,7 +226,8 @@ class Run:
         possible = verify_checksums(source) is None
         if possible:
             self.save_best(lambda folder: shutil.copytree(source / "unet_lora", folder), reason)
-        remedy = "restored from the checkpoint of that step" if possible else "the next validated step becomes the best"
+        restored = f"restored from the checkpoint of step {step}"
+        remedy = restored if possible else "the next validated step becomes the best"
         console.print(f"warning: {self._best}: {error}; {remedy}")
         return possible
 
@@ -265,7 +266,7 @@ def read_state(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
 
 
 def results_folder(results: Path, system: str, kind: str = "") -> Path:
-    """Return the folder of all runs of a system, or of their pairs: `results/out_joint_sdxl_cffa_pairs`, ...
+    """Return the folder of all runs of a system, or of their generated pairs: `results/out_joint_sdxl_cffa_pairs`, ...
 
     system: "sdxl" or "sd15".
     kind: "" for runs, "_preds" for generated pairs.
