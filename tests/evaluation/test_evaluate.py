@@ -401,7 +401,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_line_before_anything_is_written(t
     for words, said in (
         (["--real", str(tmp_path / "none")], "no such folder"),
         (["--real", str(tmp_path / "full")], "no manifest.jsonl"),
-        (["--real", str(real), "--out", str(tmp_path / "full")], "contains other files"),
+        (["--real", str(real), "--out", str(tmp_path / "full")], "contains files, but no scores.json"),
         (["--real", str(real), "--adapter", str(tmp_path)], "not inside a run"),
         (["--real", str(real), "--base", "tiny-sdx"], "tiny-sdx"),
         (["--real", str(real), "--generated", str(real), "--deep", str(tmp_path)], "no image model"),

@@ -235,16 +235,16 @@ def test_variations_of_training_pairs_are_copies_by_intent() -> None:
 def test_pairs_that_are_similar_because_of_their_given_view_are_no_problem() -> None:
     found = about(verdict(scores(memorisation=search(given=ENOUGH))), "copies")
     assert found.level == "look"
-    assert "expected, because their given view is of that training pair" in found.text
+    assert "expected, because their given view belongs to that training pair" in found.text
     mixed = about(verdict(scores(memorisation=search("7", given=3))), "copies")
     assert mixed.level == "bad"
-    assert "1 of 50 generated pairs. 3 others are as similar" in mixed.text
+    assert "1 of 50 generated pairs. 3 other pairs are as similar" in mixed.text
 
 
 def test_copies_that_were_withheld_are_still_reported() -> None:
     found = about(verdict(scores(withheld=("7", "9"))), "copies")
     assert found.level == "good"
-    assert "2 copies were found and rejected before." in found.text
+    assert "2 copies were found and rejected before the scores were computed." in found.text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 FEW = 20
-"""Minimum number of pairs per set. With fewer pairs, 95 % intervals are wide and distances between sets unreliable."""
+"""Minimum number of pairs per set. With fewer, 95 % intervals are wide, and distances between sets are unreliable."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ WITHHOLD = Advice("Exclude the copies: evaluate with --withhold_copies.")
 PAIR_GUIDANCE = Advice("Generate with a higher --pair_guidance, which makes the vessels of both views agree better.")
 BEST_OF = Advice("Generate with --best_of 4, which keeps the most consistent of several attempts.")
 CLEAN_HALVES = Advice("Train with --half_clean_fraction 0.5, so that the model learns to draw one view from the other.")
-KNOWN_VIEWS = Advice("To compare drawn views with true ones, draw them with --data set to the folder given as --real.")
-HELD_OUT_VIEWS = Advice("To judge drawn views, draw them also from validation pairs.")
+KNOWN_VIEWS = Advice("To compare drawn views with true views, generate with --data set to the folder given as --real.")
+HELD_OUT_VIEWS = Advice("To judge drawn views, draw views from validation pairs too.")
 INSPECT_SAMPLES = Advice("Inspect the sample pairs saved during training.")
 OTHER_BASE = Advice("Try another base or a larger --size: the smoothing comes from the base's autoencoder.")
 WITH_BASE = Advice("Evaluate with --base to see how much detail its autoencoder preserves.")
-INSPECT_PAIRS = Advice("Compare the pairs in the report by eye.")
+INSPECT_PAIRS = Advice("Inspect the generated pairs in the report by eye.")
 GIVE_REAL = Advice("Pass the folder used for training as --real.")
-MORE_PAIRS = Advice(f"Evaluate at least {FEW} pairs of each kind; 100 are better.")
+MORE_PAIRS = Advice(f"Evaluate at least {FEW} generated and {FEW} real pairs; 100 of each are better.")
 FIX_REAL = Advice("Check the real pairs listed in the report: correct them, or add their ids to rejected.txt.")
 MORE_MEMORY = Advice("For faster training steps: use more memory, if available (--memory 24).", "memory", +1)
 

@@ -47,7 +47,8 @@ class _RelativeAgreement:
 def check_agreement(scores: Scores) -> Iterator[Finding]:
     """Check whether the CF and the FA of generated pairs match.
 
-    The finding is bad if any agreement metric is certainly low; otherwise it depends on the lowest metric.
+    The finding is bad if any agreement metric is certainly low. Otherwise, the lowest metric decides; but there is no
+    conclusion if any metric is no higher in training pairs than in mispaired pairs.
     """
     rows = {name: row for key, name in _METRICS.items() if (row := getattr(scores.consistency, key)).get("generated")}
     if not rows:
@@ -89,7 +90,7 @@ def is_certain(generated: Mean, real: Mean, mispaired: Mean | None) -> bool:
     """Return whether the data suffice to judge a metric.
 
     They do if every set has enough pairs, and the 95 % interval of the mean over real pairs lies above that of the mean
-    over mispaired pairs.
+    over mispaired pairs, or above 0 if there are no mispaired pairs.
     """
     means = (generated, real, mispaired) if mispaired else (generated, real)
     return has_enough_pairs(*means) and real.lower > (mispaired.upper if mispaired else 0.0)
@@ -110,20 +111,20 @@ def _judge(ranked: list[_RelativeAgreement], all_informative: bool) -> Finding:
         text += f" The views do not match, according to {failed.name}."
         return Finding("bad", "agreement", text, (advice.MORE_STEPS, advice.MORE_TARGETS, advice.INSPECT_SAMPLES))
     if not all_informative:
-        text = "No conclusion: at least one agreement metric is no higher in training pairs than in mispaired ones."
+        text = "No conclusion: at least one agreement metric is no higher in training pairs than in mispaired pairs."
         return Finding("look", "agreement", text, (advice.FIX_REAL,))
     return _judge_lowest(ranked[0], text)
 
 
 def _judge_lowest(lowest: _RelativeAgreement, text: str) -> Finding:
-    """Return the finding for the lowest metric, if no metric is certainly low. `text` lists all metrics."""
+    """Return the finding that the lowest metric gives. No metric is certainly low. `text` lists all metrics."""
     if lowest.level == "good":
         return Finding("good", "agreement", f"{text} The views match; the lowest metric is {lowest.name}.")
     if lowest.fraction >= BAD_FRACTION:
         text += f" Most vessels match, but not all; the lowest metric is {lowest.name}."
         return Finding("look", "agreement", text, (advice.FILTER, advice.MORE_STEPS, advice.MORE_TARGETS))
     reason = (
-        "the upper end of its interval is 50 % or more"
+        "the upper end of its 95 % interval is 50 % or more"
         if lowest.certain
         else "there are too few pairs, or they vary too much"
     )

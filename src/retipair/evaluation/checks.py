@@ -22,8 +22,10 @@ _MAX_CHROMA = 3.0
 """Maximum mean chroma of the generated FA before conversion to greyscale, in grey levels."""
 _SIMILARITY_MARGIN = 0.1
 """Maximum amount by which the mean MS-SSIM of different generated eyes may exceed that of different real eyes."""
-LOGGED_MEMORY = "on a GPU: allocated by torch; on a CPU: resident memory of the process"
-"""What the values of memory in a training log measure, as text for the report."""
+LOGGED_MEMORY = (
+    "on a CUDA GPU: allocated by torch; on an Apple GPU: allocated by Metal; on a CPU: resident memory of the process"
+)
+"""Text for the report: the kind of memory that a training log contains."""
 
 
 def has_few_pairs(scores: Scores) -> bool:
@@ -41,7 +43,8 @@ def _check_copies(scores: Scores) -> Iterator[Finding]:
         yield Finding("look", "copies", text, (advice.GIVE_REAL,))
         return
     if scores.training and scores.training.trained_on_real is False:
-        text = "The adapter was trained on another set of pairs; copies of pairs that are not in --real are not found."
+        text = "The adapter was trained on a set of pairs other than --real;"
+        text += " copies of pairs that are not in --real are not found."
         yield Finding("look", "copies", text, (advice.GIVE_REAL,))
     yield _copies_found(search) if search.copies else _no_copies(search, len(scores.withheld))
 
@@ -50,25 +53,25 @@ def _copies_found(search: Memorisation) -> Finding:
     copies, amount = len(search.copies), _number_searched(search)
     text = f"Copies of training pairs (similarity {search.threshold} or more): {copies} of {amount} generated pairs."
     if search.variations == amount:
-        text += " This is expected, as all are variations of training pairs (--mode from_data): treat them as"
-        return Finding("look", "copies", f"{text} patient data.", (advice.WITHHOLD,))
+        text += " This is expected, because all generated pairs are variations of training pairs (--mode from_data):"
+        return Finding("look", "copies", f"{text} treat them as patient data.", (advice.WITHHOLD,))
     if search.given:
-        text += f" {search.given} others are as similar, which is expected: their given view is of a training pair."
+        others = count(search.given, "other pair is", "other pairs are")
+        text += f" {others} as similar, which is expected, because the given view belongs to a training pair."
     return Finding("bad", "copies", text, (advice.WITHHOLD, advice.FEWER_STEPS, advice.LOWER_RANK, advice.MORE_EYES))
 
 
 def _no_copies(search: Memorisation, withheld: int) -> Finding:
     amount, highest = _number_searched(search), search.closest[0].similarity
     if search.given:
-        text = (
-            f"{search.given} of {amount} generated pairs are similar to a training pair ({search.threshold} or more)."
-        )
-        text += " This is expected, because their given view is of that training pair: treat them as patient data."
+        text = f"{search.given} of {amount} generated pairs are similar to a training pair"
+        text += f" (similarity {search.threshold} or more). This is expected, because their given view belongs to that"
+        text += " training pair: treat them as patient data."
         text += " No other pair is a copy." if search.given < amount else ""
     else:
         text = f"None of {amount} generated pairs is a copy of a training pair (maximum similarity {highest:.2f})."
     if withheld:
-        text += f" {count(withheld, 'copy was', 'copies were')} found and rejected before."
+        text += f" {count(withheld, 'copy was', 'copies were')} found and rejected before the scores were computed."
     return Finding("look" if search.given else "good", "copies", text)
 
 

@@ -33,7 +33,7 @@ class Comparison:
     config: the settings.
     real: the real pairs.
     generated: the generated pairs, if any.
-    drawn_views: the pairs of --drawn_views, of which one view was drawn from the other, if any.
+    drawn_views: the pairs of --drawn_views, if given; in each, one view was drawn from the other.
     base: the base model whose autoencoder is measured, if any.
     model: the image model for deep features, if any.
     training: loss curves and cost of the run that trained the adapter, if an adapter is given.
@@ -87,9 +87,10 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
-    """Return a hash of what the scores use of these pairs.
+    """Return a hash of these pairs, by which earlier scores of the same pairs are recognised.
 
-    These are id, eye, split, FA chroma, images and mask of each pair, and the source of each drawn view.
+    It covers the id, the patient or eye, the split, the FA chroma, the images and the mask of each pair. For a pair
+    with a drawn view, it also covers the mode and the id of the source.
     """
     digest = hashlib.sha256()
     for entry in entries:
@@ -131,14 +132,19 @@ def _pairs(folder: Path) -> PairFolder:
 
 
 def _drawn_views(folder: Path, generated: PairFolder | None) -> PairFolder:
-    """Load the pairs of --drawn_views. Raises UserError if they were not drawn from given views."""
+    """Load the pairs of --drawn_views.
+
+    Raises UserError if any of them has no drawn view, or if --generated contains pairs with drawn views too.
+    """
     pairs = _pairs(folder)
     if not all(entry.given for entry in pairs.kept):
         raise SettingError(
             "drawn_views", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
         )
     if generated and any(entry.given for entry in generated.kept):
-        raise SettingError("drawn_views", folder, "--generated contains such pairs already; evaluate them separately")
+        raise SettingError(
+            "drawn_views", folder, "--generated also has pairs with drawn views; evaluate the two folders separately"
+        )
     return pairs
 
 
@@ -148,7 +154,8 @@ def _drawn_views(folder: Path, generated: PairFolder | None) -> PairFolder:
 def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     """Return the scores in the folder OUT if they can be reused, or None if they must be computed again.
 
-    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
+    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions,
+    and if figures.csv exists.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
     other pairs, or one in another format. If the folders are the same, but their lists of rejected pairs have changed,
@@ -166,7 +173,7 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     for name in ("real", "generated", "drawn_views"):
         if _pairs_differ(name, before, now):
             source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
-            raise OccupiedError(out, f"contains scores of other {name} pairs ({source}); choose another --out")
+            raise OccupiedError(out, f"contains scores of other pairs for --{name} ({source}); choose another --out")
     return _intact(values) if before == now and FIGURES_NAME in names else None
 
 
@@ -177,7 +184,7 @@ def _check_out(out: Path) -> set[str]:
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
         raise OccupiedError(out, f"{SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
     if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
-        raise OccupiedError(out, "contains other files; choose a new or empty folder for --out")
+        raise OccupiedError(out, f"contains files, but no {SCORES_NAME}; choose a new or empty folder for --out")
     return names
 
 

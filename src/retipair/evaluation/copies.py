@@ -54,7 +54,8 @@ def search_copies(sets: Sets) -> Memorisation | None:
 def _is_of_given_view(sets: Sets, row: int, nearest: Nearest) -> bool:
     """Return whether the given view of a generated pair shows the eye of the most similar training pair.
 
-    The drawn view shows the vessels of the given view, so the pair is then similar to that training pair by design.
+    If it does, the pair is similar to that training pair by design, because the drawn view shows the vessels of the
+    given view.
     """
     assert sets.generated
     view = sets.generated.entries[row].given
@@ -86,7 +87,10 @@ def _nearest(title: str, queries: StoredDescriptors, references: StoredDescripto
 
 
 def _nearest_other_eye(title: str, measured: MeasuredSet) -> list[Nearest]:
-    """Return, for each pair, the most similar of at most _MAX_COMPARED pairs of other patients (or eyes)."""
+    """Return, for each pair, the most similar of at most _MAX_COMPARED pairs of other eyes.
+
+    If the patients are known, pairs of the other eye of the same patient are left out too.
+    """
     rows = evenly_spaced_indices(len(measured.entries), _MAX_COMPARED)
     references = StoredDescriptors(measured.cache, [measured.keys[row] for row in rows])
     eyes = np.array([entry.group for entry in measured.entries])

@@ -10,7 +10,7 @@ from retipair.metrics import distribution
 from retipair.metrics.distribution import evenly_spaced_indices
 
 _FURTHEST = 10
-"""Number of features listed in the scores, those with the largest differences."""
+"""Number of features that the scores list: those with the largest differences."""
 _MAX_PAIRS = 20_000
 """Maximum number of pairs per set that are compared; limits the time for large sets."""
 _MIN_FOR_FLOOR = 4

@@ -31,7 +31,7 @@ def check_drawn_views(scores: Scores) -> Iterator[Finding]:
 
 def _unknown(scores: DrawnViewScores) -> Finding:
     view = scores.view.upper()
-    text = f"The true {view} are unknown: no given view is a view of a pair in --real with the same crop."
+    text = f"The true {view} are unknown: no given view is a view, cropped in the same way, of a pair in --real."
     return Finding("look", f"drawn {view}", text, (advice.KNOWN_VIEWS,))
 
 
@@ -41,22 +41,22 @@ def _judge(scores: DrawnViewScores, split: str) -> Finding:
     baseline = chance.mean if chance else 0.0
     about, text = f"drawn {scores.view.upper()}", _text(scores, split)
     if given.mean <= baseline:
-        text += " No conclusion: the given views match the true ones no better than another eye does."
+        text += " No conclusion: the given views match the true views no better than views of other eyes do."
         return Finding("look", about, text, (advice.FIX_REAL,))
     fraction, upper = ((value - baseline) / (given.mean - baseline) for value in (reached.mean, reached.upper))
     text += f" On the scale from another eye (0 %) to the given view (100 %): {100 * fraction:.0f} %."
     if fraction >= GOOD_FRACTION and split != "train":
         return Finding("good", about, text)
     if fraction >= GOOD_FRACTION:
-        text += " These are training pairs, of which the model may have memorised the true views."
+        text += " These are training pairs; the model may have memorised their true views."
         return Finding("look", about, text, (advice.HELD_OUT_VIEWS,))
     if upper < BAD_FRACTION and is_certain(reached, given, chance):
         return Finding("bad", about, f"{text} The drawn views do not show the true vessels.", _BETTER)
-    return Finding("look", about, f"{text} Not all true vessels are drawn, or not in their place.", _BETTER)
+    return Finding("look", about, f"{text} Some true vessels are not drawn, or not in the right place.", _BETTER)
 
 
 def _means(scores: TrueViewScores, split: str) -> tuple[Mean, Mean, Mean | None]:
-    """Return the mean correlations in one split: of drawn views, of given views, and with another eye."""
+    """Return the mean correlations in one split: of drawn views, of given views, and of drawn views with other eyes."""
     reached, given = scores.drawn_view[split], scores.given_view[split]
     assert reached
     assert given

@@ -9,7 +9,7 @@ from retipair.evaluation.means import Mean
 class TrueViewScores:
     """Vesselness correlation with the true view, in [-1, 1]: split of the real pair -> mean; see `TrueViewCorrelation`.
 
-    The means are over given views; the value of a given view is the mean of its draws.
+    The means are over given views; the value of a given view is the mean over all views drawn from it.
 
     drawn_view: of the drawn views.
     given_view: of the given views.
@@ -41,18 +41,18 @@ class DrawnViewScores:
     """Scores of the pairs of one mode.
 
     The true view is the other view of the real pair to which the given view belongs. At most 200 evenly spaced pairs
-    are compared with it, and at most 200 pairs of draws with each other.
+    are compared with their true views. At most 200 comparisons are made between two views drawn from one given view.
 
     view: the drawn view, "cf" or "fa".
     pairs: the number of generated pairs of the mode.
     matched: the number of pairs that were compared with the true view.
-    unmatched: the number of pairs that were left out, because their given view is not one of the real pairs, or is not
-        in the same frame. If the given views of more than 200 pairs may be those of real pairs, only 200 of them are
-        examined. The others are in neither number.
+    unmatched: the number of pairs that were left out, because their given view is not a view of a real pair, or is not
+        in the same frame. If more than 200 pairs have a source with the id of a real pair, only 200 of these pairs are
+        examined. The others count neither as matched nor as unmatched.
     draws: the mean MS-SSIM between two views drawn from the same given view; None if no two views
         were drawn from the same given view.
-    examples: from the highest to the lowest correlation with the true view; in the order of the manifest if no true
-        view is known.
+    examples: some pairs, from the highest to the lowest correlation with the true view; in the order of the manifest
+        if no true view is known.
     """
 
     view: str

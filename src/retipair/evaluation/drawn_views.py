@@ -1,7 +1,7 @@
-"""Measure views that were drawn from given views: against the true views, and against other draws.
+"""Compare views that were drawn from given views with the true views, and with each other.
 
 The given view of a generated pair may be a view of a real pair. The other view of that real pair is then the true view,
-of which the drawn view should show the vessels.
+whose vessels the drawn view should show.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from retipair.runtime.parallel import parallel_map
 from retipair.vision.ridges import resize_to_reference
 
 _MOST = 200
-"""Maximum number of pairs of a mode that are compared with true views, and of comparisons between two draws."""
+"""Maximum number, for each mode, of pairs compared with true views, and of comparisons between two drawn views."""
 _EXAMPLES = 6
 """Maximum number of pairs of a mode that the report shows."""
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A generated pair, the real pair with the id of its source, and a real pair of another eye, if there is one."""
+    """A generated pair, the real pair whose id is its source id, and a real pair of another eye, if there is one."""
 
     generated: PairRecord
     real: PairRecord
@@ -52,7 +52,7 @@ class _Compared:
 def measure_drawn_views(
     generated: Sequence[PairRecord], real: Sequence[PairRecord], workers: int = 0
 ) -> dict[str, DrawnViewScores]:
-    """Return the scores of the drawn views by mode, for the modes "cf2fa" and "fa2cf" that generated pairs have.
+    """Return the scores of the drawn views by mode, for those of "cf2fa" and "fa2cf" that generated pairs have.
 
     workers: the number of threads; 0 for all cores.
     """
@@ -65,7 +65,7 @@ def _measure(entries: Sequence[PairRecord], real: Sequence[PairRecord], workers:
     by_source = _by_source(entries)
     candidates = _candidates(by_source, real)
     examined = _evenly_spaced(candidates, _MOST)
-    results = track("Comparing drawn views with true ones", parallel_map(_compare, examined, workers), len(examined))
+    results = track("Comparing drawn views with true views", parallel_map(_compare, examined, workers), len(examined))
     compared = [one for one in results if one]
     known = len(candidates) - len(examined) + len(compared)
     return DrawnViewScores(
@@ -80,7 +80,7 @@ def _measure(entries: Sequence[PairRecord], real: Sequence[PairRecord], workers:
 
 
 def _by_source(entries: Sequence[PairRecord]) -> list[list[PairRecord]]:
-    """Return the generated pairs of each source, in their order."""
+    """Return the generated pairs grouped by source. Sources and pairs keep their order."""
     groups: dict[str | None, list[PairRecord]] = {}
     for entry in entries:
         groups.setdefault(entry.source_id, []).append(entry)
@@ -146,9 +146,11 @@ def _correlations(compared: Sequence[_Compared]) -> TrueViewScores:
 
 
 def _mean_over_views(values: Iterable[tuple[str | None, float | None]]) -> Mean | None:
-    """Return the mean over given views, each with the mean of its draws, which are not independent of each other.
+    """Return the mean over given views.
 
-    values: (id of the given view, value of one draw, or None if there is no value).
+    The value of a given view is the mean over the views drawn from it, because these are not independent of each other.
+
+    values: (id of the given view, value of one drawn view, or None if there is no value).
     """
     of_view: dict[str | None, list[float]] = {}
     for id, value in values:
@@ -158,7 +160,7 @@ def _mean_over_views(values: Iterable[tuple[str | None, float | None]]) -> Mean 
 
 
 def _examples(compared: Sequence[_Compared]) -> tuple[DrawnExample, ...]:
-    """Return the first draws from some of the given views, ranked by their correlation with the true view."""
+    """Return the first pair of each of up to _EXAMPLES given views, highest correlation with the true view first."""
     first_draws = {one.real.id: one for one in reversed(compared)}.values()
     ranked = sorted(first_draws, key=lambda one: -one.correlation.drawn_view)
     return tuple(
@@ -173,13 +175,13 @@ def _examples_without_truth(entries: Sequence[PairRecord]) -> tuple[DrawnExample
     return tuple(DrawnExample(entry.id, None, None, None, None) for entry in _evenly_spaced(entries, _EXAMPLES))
 
 
-# --- Several draws from one view
+# --- Several views drawn from one given view
 
 
 def _similarity_of_draws(by_source: Sequence[Sequence[PairRecord]], workers: int) -> Mean | None:
     """Return the mean MS-SSIM between consecutive views that were drawn from the same given view."""
     links = _evenly_spaced([link for group in by_source for link in pairwise(group)], _MOST)
-    values = track("Comparing draws from the same view", parallel_map(_similarity, links, workers), len(links))
+    values = track("Comparing views drawn from one given view", parallel_map(_similarity, links, workers), len(links))
     return _mean_over_views((first.source_id, value) for (first, _), value in zip(links, values, strict=True))
 
 

@@ -29,7 +29,8 @@ from retipair.runtime.lock import directory_lock
 def evaluate(config: EvaluateConfig) -> Path:
     """Evaluate pairs, write OUT/scores.json and OUT/report.html, and return the path of the report.
 
-    Metrics that are already cached in OUT are not computed again. Without --generated, only the real pairs are checked.
+    Metrics that are already cached in OUT are not computed again. With neither --generated nor --drawn_views, only the
+    real pairs are checked.
     Raises UserError, before anything is written, if a folder is not a dataset or OUT contains scores of other pairs.
     """
     # Check

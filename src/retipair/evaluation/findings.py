@@ -24,7 +24,7 @@ class Finding:
 
 
 def has_enough_pairs(*means: Mean | None) -> bool:
-    """Return whether each mean was computed from at least FEW pairs. A missing mean (None) was not."""
+    """Return whether each mean was computed from at least FEW pairs. A missing mean (None) has too few."""
     return all(mean is not None and mean.n >= FEW for mean in means)
 
 

@@ -1,7 +1,8 @@
 """Compute the metrics of sets of pairs, and cache them so that an interrupted evaluation can resume.
 
-A link is a comparison of two pairs of different eyes that follow one another in a set; `_alternate_eyes` defines the
-order. The links of a set show which values the metrics have by chance, and how diverse the set is.
+A link is a comparison of two neighbouring pairs of a set that show different eyes. `_alternate_eyes` defines the order
+of the pairs; the last and the first pair are neighbours too. The links of a set show which values the metrics have by
+chance, and how diverse the set is.
 """
 
 from collections import Counter
@@ -166,7 +167,7 @@ def _read_links(links: Sequence[str], cache: Path) -> Columns:
 def deep_features(name: str, measured: MeasuredSet, model: ImageModel) -> np.ndarray:
     """Return the features of CF and FA of each pair from an image model, (n, 2, D) float64.
 
-    The features are cached in the folder of the metrics.
+    The features are cached in the same folder as the metrics.
 
     name: the name of the set in the progress bar.
     """

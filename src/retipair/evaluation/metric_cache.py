@@ -25,7 +25,7 @@ _ARRAYS = ("names", "values", "features", "power", "prints")
 
 
 def key_of(entry: PairRecord) -> str:
-    """Return the cache key of a pair: a hash of its content and the version of the metrics."""
+    """Return the cache key of a pair: a hash of its content and of the version of the metrics."""
     return hashlib.sha256(f"{RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
 
 

@@ -1,6 +1,6 @@
 """Measure what real pairs lose when they are joined in a layout, optionally encoded and decoded, and split again.
 
-Pairs that a model generates in this layout with this autoencoder cannot be expected to be better.
+A model that uses this layout and this autoencoder cannot be expected to generate better pairs than these.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _Metrics = tuple[Fidelity, Texture]
 """Fidelity and texture of one view of one pair after the round trip."""
 
 USUAL_SIZE = 512
-"""px: view size if no base is given, as for SDXL and SD1.5."""
+"""px: view size if no base is given; that of SDXL and SD1.5."""
 MOST = 12
 """Maximum number of pairs to measure. More pairs would take long and hardly change the means."""
 
@@ -62,7 +62,8 @@ def reconstruct(entries: Sequence[PairRecord], size: int, codecs: Mapping[str, B
 
     Returns one row for each layout, codec and view. A row contains the mean of each metric over the measured pairs.
 
-    entries: the real pairs. If there are more than MOST, a subset is measured: every second pair, every third, etc.
+    entries: the real pairs. If there are more than MOST, only every second pair is measured, or every
+    third, and so on.
     size: the size of a view within the joint image, px.
     codecs: name -> the transform of the joint image before it is split.
     """

@@ -152,7 +152,7 @@ def _drawing(entries: _Entries, name: str, example: DrawnExample) -> ShownDrawin
 
 
 def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:
-    """Return the images of the generated pairs most similar to training pairs, each with that of its training pair.
+    """Return the images of the generated pairs most similar to training pairs, each with that training pair's image.
 
     An image is a data URI and shows CF and FA side by side.
     """

@@ -38,7 +38,7 @@ class ConsistencyScores:
 
 @dataclass(frozen=True)
 class TextureScores:
-    """Means of the metrics of `Texture` of one view over each set; with a base, also over its autoencoder's output."""
+    """Means of the metrics of `Texture` of one view over each set; with a base, also over autoencoded real views."""
 
     slope: Means
     fine_share: Means
@@ -71,8 +71,8 @@ class FeatureDifference:
 
     feature: the key of the feature, one of `distribution.feature_names`.
     name: the name of the feature in plain words.
-    deviations: the mean difference after `distribution.robust_standardize`. A value below 1 is approximately the
-        difference divided by the standard deviation of the real pairs; larger values are compressed.
+    deviations: the mean difference after `distribution.robust_standardize`. A value between -1 and 1 is approximately
+        the difference divided by the standard deviation of the real pairs; other values are compressed.
     """
 
     feature: str
@@ -136,13 +136,13 @@ class Memorisation:
 
     similarity: "generated" or "train" -> the mean similarity of a pair of this set to its most similar training pair.
     similarities: the same similarity of each pair, for at most 500 pairs of each set.
-    ratio: the mean over generated pairs divided by the mean over training pairs; None if training pairs show one eye.
-    authenticity: see `memorisation.authenticity`; None if training pairs show one eye.
+    ratio: the mean over generated pairs divided by that over training pairs; None if all training pairs show one eye.
+    authenticity: see `memorisation.authenticity`; None if all training pairs show one eye.
     threshold: the minimum similarity of a copy.
     copies: the ids of the generated pairs that are copies, most similar first.
     variations: the number of generated pairs that were made from a training pair (`--mode from_data`).
-    given: the number of generated pairs that are as similar as a copy because their given view is of the training pair
-    (`--mode cf2fa` and `fa2cf`); they are not in `copies`.
+    given: the number of generated pairs that are as similar as copies because their given view belongs to the training
+    pair (`--mode cf2fa` and `fa2cf`); they are not in `copies`.
     closest: the generated pairs with the highest similarity.
     """
 
@@ -180,7 +180,7 @@ class Reconstruction:
     """Mean metrics of one view of n real pairs that were joined in a layout and split again.
 
     between: what was applied to the joint image before the split: "nothing", or the "autoencoder" of the base.
-    psnr, vessels, thin, fine_left: see `Fidelity`; psnr is None if the views are unchanged.
+    psnr, vessels, thin, fine_left: see `Fidelity`; psnr is None if the views are unchanged or the masks are empty.
     texture: the metrics of `Texture` after the round trip.
     """
 
@@ -213,7 +213,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings of a training run that affect the time or memory of a step. memory: the description of the strategy."""
+    """Settings of a training run that affect the time or memory of a step. memory: the memory strategy."""
 
     batch_size: int
     gradient_accumulation_steps: int
@@ -262,7 +262,7 @@ class Scores:
     sizes: the number of pairs of each set.
     colour: the mean chroma of each view in each set, in grey levels.
     diversity: the mean MS-SSIM between different eyes, for each view and for the sets "generated" and "real".
-    distribution: None if there are too few generated or real pairs (see `feature_distances`).
+    distribution: the distance on hand-crafted features; None if there are too few pairs (see `feature_distances`).
     memorisation: the search for copies; None without generated pairs or with fewer than two training pairs.
     issues: likely errors in the real pairs.
     plotted: metric -> set -> the value of each pair, for at most 500 pairs.
@@ -271,7 +271,7 @@ class Scores:
     withheld: the ids of generated pairs that were rejected as copies before the scores were computed.
     drawn_views: the scores of views that were drawn from given views, by mode ("cf2fa", "fa2cf").
     deep: the distances on the features of an image model; None without a model or with too few pairs (below four).
-    training: None if no adapter is given.
+    training: the training run of the adapter; None if no adapter is given.
     headline: the verdict in one sentence.
     advice: the recommendations, most important first.
     """
@@ -317,7 +317,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = SCORES_NAME) -> "Scores":
-        """Convert JSON values to Scores. Raises UserError, naming `where`, if they are edited or the schema differs."""
+        """Convert JSON values to Scores. Raises UserError, naming `where`, if edited or of another schema."""
         if not isinstance(values, dict):
             raise UserError(f"{where}: not a JSON object; evaluate again")
         content = {key: value for key, value in values.items() if key != "sha256"}

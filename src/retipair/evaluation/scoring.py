@@ -50,7 +50,7 @@ def compute_scores(
     training: TrainingScores | None,
     withheld: Sequence[str] = (),
 ) -> Scores:
-    """Return all scores except the verdict.
+    """Return all scores except the drawn views, the texture after the autoencoder, and the verdict.
 
     The parameters after `sets` are stored in the scores unchanged.
     """
@@ -81,7 +81,7 @@ def compute_scores(
 def add_autoencoder(scores: Scores, rows: Sequence[Reconstruction]) -> Scores:
     """Return the scores with added texture metrics of real views that the base's autoencoder encoded and decoded.
 
-    They are stored under the set name "autoencoder".
+    The added metrics are stored under the set name "autoencoder".
 
     rows: the mean metrics of these views in the layout of the base, one row for the CF and one for the FA.
     """

@@ -44,7 +44,10 @@ class Sets:
 
 
 def write_metrics_table(path: Path, sets: Sets) -> None:
-    """Write a CSV table atomically: one row for each pair, in the order of the manifests, with all its metrics."""
+    """Write a CSV table atomically: one row for each pair, with all its metrics.
+
+    The rows are grouped by set, and are in the order of the manifest within a set.
+    """
     with atomic_write(path) as stream:
         table = csv.writer(getwriter("utf-8")(stream), lineterminator="\n")
         table.writerow(["set", "id", *sets.real.values])

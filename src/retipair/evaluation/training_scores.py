@@ -48,7 +48,7 @@ def _is_valid(logged: Sequence[Any]) -> bool:
     """Return whether the report can use the lines of a log, which were parsed as JSON.
 
     Each line must be an object with the key "kind" and with the keys that the report needs from lines of that kind.
-    All other values must be numbers.
+    All values except that of "kind" must be numbers.
     """
     needed = {"training": {"step", "seconds", "mse_cf", "mse_fa"}, "validation": {"step", "loss"}}
     return all(

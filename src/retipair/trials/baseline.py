@@ -1,8 +1,8 @@
-"""The training step of the original system, whose file names and defaults retipair keeps, as a baseline of `bench`.
+"""Run the training step of the original system, as a baseline for `bench`.
 
-It was reimplemented from a description of that system. Everything is computed in fp32. Every step loads and encodes the
-pairs and encodes the prompt again. Both views of a pair share one noise offset per channel. The high-frequency loss is
-applied at every timestep, with zero padding.
+retipair keeps the file names and defaults of that system. The step was reimplemented from a description of the system.
+Everything is computed in fp32. Every step loads and encodes the pairs and encodes the prompt again. Both views of a
+pair share one noise offset per channel. The high-frequency loss is applied at every timestep, with zero padding.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ PHASES = ("encoders", "autoencoder", "loop")
 
 @dataclass
 class BaselineStep:
-    """A training of the baseline, loaded and ready to run steps.
+    """A training run of the baseline, loaded and ready to run steps.
 
     seconds: the duration of each phase in every step so far, by the name of the phase.
     """
@@ -53,7 +53,7 @@ class BaselineStep:
         self.number = 0
 
     def step(self) -> None:
-        """Run one training step, and time its phases: the device is synchronised after each, at negligible cost."""
+        """Run one training step, and time its phases. The device is synchronised after each phase, at little cost."""
         phases = {"autoencoder": self._encode_images, "encoders": self._encode_prompts, "loop": self._update}
         for phase, function in phases.items():
             self.seconds[phase].append(time_once(function, self.device))

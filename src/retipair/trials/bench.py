@@ -83,7 +83,7 @@ def _check(config: BenchConfig) -> None:
 
 
 def measure_train(config: BenchConfig, folder: Path) -> Cost:
-    """Measure an optimiser step of `train`, and of the baseline of --against."""
+    """Measure an optimiser step of `train`, and a step of the baseline that --against names."""
     plan, data = planned(config, folder)
     cost = Cost("step", config.batch_size, dtype=plan.dtype)
     with cost.memory_of("encode and load", plan.device):
@@ -109,7 +109,7 @@ def measure_train(config: BenchConfig, folder: Path) -> Cost:
 
 
 def bare(training: Training) -> Function:
-    """Return a function that only runs the forward and backward pass of the network on one batch: a baseline."""
+    """Return a baseline: a function that only runs the forward and backward pass of the UNet, always on one batch."""
     batch = training.batches.batch_of(range(training.config.batch_size))
 
     def work() -> None:
@@ -121,7 +121,7 @@ def bare(training: Training) -> Function:
 
 
 def flop_of_step(plan: Plan) -> int:
-    """Count the FLOP of one forward and backward pass through the base with its adapter, on meta tensors."""
+    """Count the FLOP of one forward and backward pass through the base's UNet with an adapter, on meta tensors."""
     config = plan.config
     unet = empty_unet(plan.base).train()
     add_adapter(unet, adapter_config(config))
@@ -133,7 +133,7 @@ def flop_of_step(plan: Plan) -> int:
 def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     """Measure `generate` with an untrained adapter: sample pairs from noise, compute their consistency, write them.
 
-    Cross-view guidance is off, so that both sides of --against run the same network.
+    Cross-view guidance is off, because the pipeline of diffusers does not have it.
     """
     plan, data = planned(config, folder)
     generation = job_of(config, plan, data, folder)
@@ -237,7 +237,7 @@ def measure_encode(config: BenchConfig, folder: Path) -> Cost:
 
 
 def measure_evaluate(config: BenchConfig, folder: Path) -> Cost:
-    """Measure all metrics of `evaluate` on phantoms, on all cores."""
+    """Measure the time and memory that the pair metrics of `evaluate` need, on phantoms and on all cores."""
     entries = read_dataset(rendered(folder, 512, EYES))
     caches = count(1)
     cost = Cost("pairs", len(entries))

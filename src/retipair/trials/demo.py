@@ -1,4 +1,4 @@
-"""`retipair demo [OUT]`: run all commands on rendered eyes and write a report.
+"""`retipair demo [OUT]`: run the main commands on rendered eyes and write a report.
 
 Each stage of the demo runs one command, and prints it first. Results of an earlier demo in OUT are reused.
 """
@@ -47,7 +47,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of all commands, apart from paths.
+    """The settings of the commands of the demo, apart from paths.
 
     base: the name of the base, in which `{system}` stands for "sdxl" or "sd15".
     steps: the numbers of steps, by the name of the layout.
@@ -67,7 +67,7 @@ class Settings:
 # errors of earlier steps (recipes/README.md).
 SETTINGS = Settings(
     base="tiny-{system}",
-    # A squeezed image has half as many pixels, so twice as many steps take the same time.
+    # A "squeezed" joint image has half the pixels of a "side_by_side" one, so twice as many steps take the same time.
     steps={"side_by_side": Steps(80, 50), "squeezed": Steps(160, 100)},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
@@ -91,9 +91,10 @@ SETTINGS = Settings(
 
 
 def demo(config: DemoConfig) -> Path:
-    """Run every stage that is not complete and return the path of the report.
+    """Run every stage and return the path of the report. A stage that is complete already reuses its results.
 
-    Raises UserError, before anything is written, if OUT is not the folder of a demo or the base is missing.
+    Raises UserError, before anything is written, if OUT is neither empty nor the folder of a demo, or if the
+    base is missing.
     """
     _check_out(config.out)
     base = open_base(base_of(config))
@@ -110,7 +111,7 @@ def _check_out(out: Path) -> None:
     check_folder_place(out)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if names and ("phantoms" not in names or names - {"phantoms", "pairs", "results", *REPORTS.values()}):
-        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
+        raise OccupiedError(out, "neither empty nor the folder of a demo; choose a new or empty folder for OUT")
 
 
 # Stages
@@ -172,7 +173,7 @@ def stages_of(config: DemoConfig, size: int) -> list[Stage]:
             generate,
             angiogram_config(config),
         ),
-        Stage("evaluate the new pairs against the rendered ones", evaluate, evaluate_config(config)),
+        Stage("evaluate the new pairs against the rendered pairs", evaluate, evaluate_config(config)),
     ]
 
 

@@ -27,9 +27,9 @@ class Cost:
     unit: what one repeat processes: "step", "pair" or "pairs".
     pairs: the number of pairs that one repeat processes.
     dtype: the precision of the computation.
-    seconds: the duration of each repeat of retipair.
-    other: the duration of each repeat of the baseline of --against.
-    other_phases: the median duration of each phase of the baseline.
+    seconds: the duration of each repeat of retipair, in seconds.
+    other: the duration of each repeat of the baseline that --against names, in seconds.
+    other_phases: the median duration of each phase of the baseline, in seconds.
     start: the seconds to load everything and run the first repeat, for retipair and the baseline.
     memory_gib: the peak memory of each phase.
     flop: the number of floating-point operations in one repeat; None if not counted.
@@ -114,11 +114,13 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     if "ratio" in figures:
         lowest, highest = min(figures["ratios"]), max(figures["ratios"])
         lines[f"{settings['against']} takes"] = (
-            f"{figures['against_milliseconds']:.1f} ms, {figures['ratio']:.3f} times retipair's "
+            f"{figures['against_milliseconds']:.1f} ms, {figures['ratio']:.3f} times as long as retipair "
             f"({lowest:.3f} to {highest:.3f})"
         )
         phases = figures["against_phases_milliseconds"]
-        lines["phases"] = ", ".join(f"{name} {duration:.1f} ms" for name, duration in phases.items())
+        lines[f"phases of {settings['against']}"] = ", ".join(
+            f"{name} {duration:.1f} ms" for name, duration in phases.items()
+        )
     lines["loading and first result"] = ", ".join(
         f"{name} {seconds:.2f} s" for name, seconds in figures["start_seconds"].items()
     )
