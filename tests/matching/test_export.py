@@ -179,9 +179,9 @@ def test_pairs_drawn_for_real_eyes_get_the_splits_of_these_eyes(
     write_manifest(generated, drawn)
     out = export(generated, tmp_path / "out", "--real", prepared)
     assert [sample.split for sample in samples(out, "aligned")][:4] == ["train", "val", "train", "test"]
-    assert "1 pairs were generated from given eyes whose splits are not known (first: 5)" in capsys.readouterr().err
+    assert "1 pairs were generated from eyes whose splits are not known (first: 5)" in capsys.readouterr().err
     export(generated, tmp_path / "other")
-    assert "5 pairs were generated from given eyes" in capsys.readouterr().err
+    assert "5 pairs were generated from eyes whose splits are not known" in capsys.readouterr().err
 
 
 def test_pairs_are_exported_at_another_size(prepared: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Change the appearance of one view at random, so that a registration network does not rely on brightness or contrast.
 
-The changes are drawn and applied in the order of `_CHANGES`, each with the probability given there. The ranges are
-about those of published trainers of retinal registration networks.
+The changes are drawn and applied in the order of `_CHANGES`, each with the probability given there. The ranges of their
+parameters are similar to those in published trainers of retinal registration networks.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def randomise(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Change the appearance of a view, and cut its field of view. Return (image, mask).
+    """Change the appearance of a view at random, and sometimes reduce its field of view. Return (image, mask).
 
     image: a CF (S, S, 3) or FA (S, S), uint8.
     mask: its valid pixels, (S, S) bool. The image becomes black outside the mask that is returned.
@@ -74,7 +74,10 @@ def _bump(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _vignette(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Darken the view towards its edge, by up to 70 % at half a width from a centre near that of the image."""
+    """Darken the view with the distance from a point near the image centre.
+
+    At half the image width from this point and beyond, the view becomes 20 to 70 % darker.
+    """
     squared = _squared_distance(len(values), rng.uniform(0.35, 0.65, 2))
     darkening = np.float32(rng.uniform(0.2, 0.7)) * np.minimum(4 * squared, 1)
     return values * _over_channels(1 - darkening, values)
@@ -90,13 +93,16 @@ def _field(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _squared_distance(size: int, centre: np.ndarray) -> np.ndarray:
-    """Return the squared distance of each pixel from `centre` (x, y), (size, size) float32, in units of the width."""
+    """Return the squared distance of each pixel from `centre`, (size, size) float32.
+
+    Distances and `centre` (x, y) are in units of the image width.
+    """
     x, y = ((np.arange(size) / size - position) ** 2 for position in centre)
     return (y[:, None] + x[None, :]).astype(np.float32)
 
 
 def _over_channels(values: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return `values` with a last axis of length 1 if `image` has colours, so that they multiply all of them."""
+    """Return `values` (S, S), with a last axis of length 1 if `image` has colour channels, to apply to all of them."""
     return values[..., None] if image.ndim == 3 else values
 
 

@@ -1,4 +1,4 @@
-"""Check the settings of warps, which `retipair export matches` and `WarpedPairs` share."""
+"""Check the settings of warps that `retipair export matches` and `WarpedPairs` have in common."""
 
 import math
 
@@ -6,7 +6,10 @@ from retipair.matching.warps import WarpRanges
 from retipair.runtime.errors import SettingError
 
 LIMITS = {"rotation": (0.0, 180.0), "scale": (0.2, 5.0), "shift": (0.0, 1.0), "perspective": (0.0, 1e-3)}
-"""The smallest and largest value of each parameter of a homography. Outside of them, a horizon may cross the image."""
+"""The smallest and largest allowed value of each parameter of a homography.
+
+Up to the limit of the perspective, no point of the image is mapped to infinity.
+"""
 _MAX_ELASTIC = 20.0
 
 

@@ -1,8 +1,8 @@
 """`retipair export matches PAIRS OUT`: write image pairs with a known transform, to train registration networks.
 
-Worker processes write one folder per pair, OUT/pairs/ID, each atomically. A file in it records a hash of all that the
-folder depends on, so that the next run writes only missing and changed folders. When all folders are complete, their
-samples are listed in OUT/matches.jsonl, and the forms that trainers read are written.
+Worker processes write one folder per pair, OUT/pairs/ID, each atomically. A file in each folder records a hash of all
+that the folder depends on, so that the next run writes only missing and changed folders. When all folders are complete,
+their samples are listed in OUT/matches.jsonl, and the forms that --to names (the file formats of trainers) are written.
 """
 
 import shutil
@@ -37,10 +37,11 @@ _MAX_WARPS = 10_000
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the samples of all pairs that OUT does not contain yet, and return OUT.
+    """Write the samples of all pairs that are missing in OUT or have changed, and return OUT.
 
-    Raises UserError if settings or inputs are invalid, or if OUT contains other files. Nothing is written then. The
-    views are decoded twice for this: before anything is written, and when their pair is exported.
+    Raises UserError if settings or inputs are invalid, or if OUT contains other files. Nothing is written then, unless
+    the only problem is that images are too large for --to megadepth. Each view is therefore decoded twice: before
+    anything is written, and when its pair is exported.
     """
     # Check
     _check_settings(config)
@@ -73,7 +74,7 @@ def export(config: ExportConfig) -> Path:
         write_samples(config.out, (sample for record in records for sample in exporter.samples(record.id)))
         forms = [FORMS[form](config.out, read_samples(config.out)) for form in config.to]
     if without := [record.id for record, count in zip(missing, counts, strict=True) if count == 0]:
-        console.print(f"warning: no vessel branches in {len(without)} pairs (first: {without[0]}): look at them")
+        console.print(f"warning: no vessel branches found in {len(without)} pairs (first: {without[0]}); inspect them")
     samples = len(records) * (1 + config.warps + config.appearance)
     print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}", *forms, sep="\n")
     return config.out
@@ -84,23 +85,23 @@ def _select(config: ExportConfig) -> list[PairRecord]:
     records = _with_splits_of_sources(config, records)
     chosen = [record for record in records if config.split in ("all", record.split)]
     if not chosen:
-        raise SettingError("split", config.split, f"{config.pairs} has no pair in it; try --split all")
+        raise SettingError("split", config.split, f"{config.pairs} has no pair in this split; try --split all")
     _check_ids(config.pairs / MANIFEST_NAME, chosen)
     return chosen
 
 
 def _with_splits_of_sources(config: ExportConfig, records: list[PairRecord]) -> list[PairRecord]:
-    """Give each pair that was generated from a view or pair of the folder --real the split of that eye.
+    """Assign each pair that was generated from an eye of the folder --real to the split of this eye.
 
-    A generated folder does not know the splits of the real eyes. Prints a warning if pairs were generated from eyes
-    whose split is not known.
+    The manifest of a generated folder does not record the splits of real eyes. Prints a warning if pairs were generated
+    from eyes whose splits are not known.
     """
     splits = {record.group: record.split for record in read_dataset(config.real)} if config.real else {}
     sourced = [record for record in records if record.source_id is not None and record.mode is not None]
     if unknown := [record.id for record in sourced if record.group not in splits]:
         console.print(
-            f"warning: {len(unknown)} pairs were generated from given eyes whose splits are not known (first: "
-            f"{unknown[0]}), so pairs of your validation eyes may be in train; --real PREPARED gives these splits"
+            f"warning: {len(unknown)} pairs were generated from eyes whose splits are not known (first: {unknown[0]}), "
+            "so pairs of your validation eyes may be in train; give the prepared folder of these eyes as --real"
         )
     known = {record.id for record in sourced} - set(unknown)
     return [replace(record, split=splits[record.group]) if record.id in known else record for record in records]
@@ -112,9 +113,9 @@ def _one_thread() -> None:
 
 
 def _others(exporter: PairExporter, ids: set[str]) -> list[Path]:
-    """Return the folders of pairs that are not exported any more, and those of interrupted runs.
+    """Return the folders of pairs that are no longer exported, and all hidden folders, which interrupted runs leave.
 
-    Folders that this command has not written are left alone.
+    Folders that this command has not written are left out, unless they are hidden (their names begin with a dot).
     """
     folders = [path for path in (exporter.out / PAIRS_NAME).glob("*") if path.name not in ids and not path.is_symlink()]
     return [path for path in folders if path.is_dir() and (path.name.startswith(".") or exporter.has_written(path))]
@@ -149,14 +150,15 @@ def _check_settings(config: ExportConfig) -> None:
 
 
 def _check_ids(manifest: Path, records: Sequence[PairRecord]) -> None:
-    """Raise UserError unless each id is the name of a folder that no other pair has."""
+    """Raise UserError unless each id is a safe folder name that no other pair has, even if case is ignored."""
     folders: dict[str, str] = {}
     for record in records:
         if not is_safe_name(record.id):
             problem = f"id {record.id!r:.220} is not a safe file name"
             raise FileError(manifest, f"{problem}; use letters, digits, . _ + and -, at most 200 bytes")
         if other := folders.get(record.id.lower()):
-            raise FileError(manifest, f"the ids {other!r} and {record.id!r} are the same folder name; change one")
+            problem = f"the ids {other!r} and {record.id!r} are the same folder name if case is ignored"
+            raise FileError(manifest, f"{problem}; change one of them")
         folders[record.id.lower()] = record.id
 
 
@@ -171,7 +173,10 @@ def _check_out(config: ExportConfig) -> None:
 
 
 def _variation(config: ExportConfig) -> Variation:
-    """Return the distribution of the variants. The four ranges that the user gave replace those of --ranges."""
+    """Return the distribution of the variants.
+
+    The ranges that the user gave by --rotation, --scale, --shift and --perspective replace those of --ranges.
+    """
     given = {name: values for name in LIMITS if (values := getattr(config, name))}
     complete = len(given) == len(LIMITS)
     ranges = TYPICAL if complete else choose_ranges(config.ranges, config.real or config.pairs)

@@ -21,18 +21,18 @@ APPEARANCE = "appearance"
 _STATE_NAME = "samples.json"
 _RECIPE = 1  # increment it after a change of the code that changes the exported files
 _MASKS = {"valid_cf": "valid_fa", "vessels_cf": "vessels_fa"}
-"""The masks of the CF, and the masks of the FA that are equal to them in the variant "aligned"."""
+"""Each mask of the CF, with the mask of the FA that equals it in the variant "aligned"."""
 
 
 @dataclass(frozen=True)
 class PairExporter:
-    """Writes the folders of pairs. Its fields are what a folder depends on, besides the pair.
+    """Writes the folders of pairs. The files in a folder depend only on the pair and on all fields except `out`.
 
     out: the folder OUT of the export.
     variation: the distribution of the variants.
     warps: the number of warped variants.
     appearance: whether there is also a variant with a random appearance.
-    size: the side of the exported views, px, or None for that of each pair.
+    size: the side of the exported views, px; None for the size of each pair on disk.
     """
 
     out: Path
@@ -45,7 +45,7 @@ class PairExporter:
         return self.out / PAIRS_NAME / id
 
     def check(self, record: PairRecord) -> None:
-        """Raise UserError, naming the file, if a file of a pair is missing, damaged or of another size."""
+        """Check a pair. Raises UserError, naming the file, if one is missing or damaged, or if the sizes differ."""
         pair_sha256(record)
         load_pair(record)
 
@@ -61,11 +61,11 @@ class PairExporter:
         return [from_values(MatchSample, values, str(path)) for values in read_json(path).get("samples", ())]
 
     def has_written(self, folder: Path) -> bool:
-        """Return whether an existing folder is that of a pair."""
+        """Return whether `write` has written a folder."""
         return (folder / _STATE_NAME).is_file()
 
     def is_complete(self, record: PairRecord) -> bool:
-        """Return whether the folder of a pair exists, with these settings and with the current files of the pair."""
+        """Return whether the folder of a pair is complete, and written with these settings from its current files."""
         try:
             state = read_json(self.folder(record.id) / _STATE_NAME)
             samples = self.samples(record.id)
@@ -106,7 +106,7 @@ class _Writer:
         self._marks = {view: synthetic_mark_of([path]) for view, path in self._sources.items()}
 
     def write(self, variant: str, warped: WarpedPair) -> MatchSample:
-        """Write the files of a variant that no earlier variant has written, and return its sample."""
+        """Write the files of a variant, except those that an earlier variant has written, and return its sample."""
         files = _files(variant, elastic=warped.warp.displacement is not None)
         for name, path in files.items():
             target = self._folder / path
@@ -133,7 +133,8 @@ class _Writer:
     def _save_view(self, path: Path, image: np.ndarray, name: str, is_copy: bool) -> None:
         """Write a view or mask as PNG.
 
-        is_copy: whether the CF or FA has the pixels of the pair, so that its file can be copied, which takes less time.
+        is_copy: whether the variant is "aligned". The file of the CF or FA is then copied if its size and format allow
+        it, which takes less time.
         """
         source = self._sources.get(name)
         if is_copy and source and is_plain_png(source, _MODES[name]) and image_size(source)[0] == len(image):

@@ -17,17 +17,19 @@ _QUANTILES = 11  # the deciles, with minimum and maximum
 
 
 def choose_ranges(name: RangesName, pairs: Path) -> WarpRanges:
-    """Return the ranges with a name of the setting `ranges`, and print which ones "auto" stands for.
+    """Return the ranges for a value of --ranges, and print the result of "auto" or "fitted".
 
     "auto" is "fitted" if the ranges can be fitted to `pairs`, else "typical".
 
     pairs: the folder of the pairs to which the ranges are fitted.
-    Raises the same errors as `fit_ranges` if the name is "fitted".
+    Raises the same errors as `fit_ranges` if the name is "fitted". With "auto", raises UserError if the manifest of
+    `pairs` cannot be read.
     """
     if name in _PRESETS:
         return _PRESETS[name]
     if name == "auto" and not _can_fit(pairs):
-        print(f"geometry of the warps: --ranges typical, as {pairs} has no transforms between raw views")
+        few = f"{pairs} has fewer than {_MIN_PAIRS} pairs with a transform between their raw views"
+        print(f"geometry of the warps: --ranges typical, because {few}")
         return TYPICAL
     ranges = fit_ranges(pairs)
     print(f"geometry of the warps: fitted to the raw pairs of {pairs}: {_described(ranges)}")
@@ -38,15 +40,15 @@ def _described(ranges: WarpRanges) -> str:
     (scale_low, scale_high), perspective = (ranges.scale[0], ranges.scale[-1]), ranges.perspective[-1]
     return (
         f"rotation up to {ranges.rotation[-1]:.1f} degrees, scale {scale_low:.2f} to {scale_high:.2f}, shift up to "
-        f"{ranges.shift[-1]:.0%} of the width, perspective up to {perspective:.0e}"
+        f"{ranges.shift[-1]:.0%} of the width, perspective up to {perspective:.0e} per px at 512 px"
     )
 
 
 def fit_ranges(folder: Path) -> WarpRanges:
-    """Return the quantiles of rotation, scale, shift and perspective between the raw views of a prepared folder.
+    """Return the quantiles of rotation, scale, shift and perspective of the transforms of the raw pairs of a folder.
 
-    The transform of a pair maps its raw CF to its raw FA, each in units of its own width, so it does not change if both
-    are resized to the same width. Mirrored pairs are left out.
+    The transform of a pair maps its raw CF to its raw FA. The coordinates in each view are in units of the width of
+    this view, so the transform does not change if a view is resized. Mirrored pairs are left out.
 
     Raises UserError, naming the folder, if fewer than five of its pairs have a transform between raw views. The pairs
     of `phantom`, of `generate` and of earlier versions of `prepare` have none.
@@ -54,7 +56,7 @@ def fit_ranges(folder: Path) -> WarpRanges:
     transforms = [transform for record in read_manifest(folder) if (transform := _raw_transform(record)) is not None]
     if len(transforms) < _MIN_PAIRS:
         problem = (
-            f"{len(transforms)} pairs with the transform between their raw views, at least {_MIN_PAIRS} are needed"
+            f"{len(transforms)} pairs have a transform between their raw views, but at least {_MIN_PAIRS} are needed"
         )
         raise FileError(folder, f"{problem}; give a folder of `retipair prepare`, or --ranges typical")
     angles, scales, shifts, tilts = zip(*map(decompose, transforms), strict=True)
@@ -72,7 +74,10 @@ def _can_fit(folder: Path) -> bool:
 
 
 def _raw_transform(record: object) -> np.ndarray | None:
-    """Return the transform (3, 3) from the raw CF to the raw FA in centred coordinates, or None if it is not known."""
+    """Return the transform (3, 3) from the raw CF to the raw FA in centred coordinates (see `centred`).
+
+    Returns None if the transform is not known, or if it mirrors the view.
+    """
     if not isinstance(record, PreparedPair) or record.raw_sizes is None or record.raw_cf_to_cf is None:
         return None
     cf_to_fa = np.linalg.inv(np.array(record.fa_to_cf)) @ np.array(record.raw_cf_to_cf)

@@ -1,8 +1,8 @@
 """Read and write `matches.jsonl`, the list of the samples that `retipair export matches` writes.
 
-A sample is a CF and a moving FA of one eye with the homography between them. The file has one JSON object per line, in
-the order in which the samples were made. Paths are relative to its folder and must not lead out of it. It has no
-timestamps, so that two exports can be compared byte by byte.
+A sample is a CF and a moving FA of one eye with the transform between them. The file has one JSON object per line. The
+pairs are in the order of their manifest, and the samples of a pair follow one another. Paths are relative to the folder
+of the file and must not lead out of it. The file has no timestamps, so that two exports can be compared byte by byte.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,24 +34,25 @@ class MatchSample:
     Coordinates are (x, y) in px, and the centre of the top-left pixel is (0, 0).
 
     id: the id of the pair in its manifest.
-    variant: "aligned" (the FA as it is, homography 1), "warp_1", "warp_2", ... (a warped FA) or "appearance" (a warped
-    FA, and the brightness or colours of a view changed). The id and the variant together identify the sample.
+    variant: "aligned" (the aligned FA; the homography is the identity), "warp_1", "warp_2", ... (a warped FA) or
+    "appearance" (a warped FA, and both views with a random appearance). The id and the variant together identify the
+    sample.
     split: "train", "val" or "test". All samples of one patient are in one split.
-    eye: the patient, or the eye if the patient is unknown; samples with one `eye` must not be in two splits.
+    eye: the patient, or the eye if the patient is unknown; all samples with the same `eye` must be in one split.
     size: the side of all images and masks of the sample, which are squares, in px.
     seed: the seed from which the warp and the appearance of the sample were drawn.
     cf: the fixed CF, (size, size, 3) uint8, which matchers call image0.
     fa: the moving FA, (size, size) uint8, which matchers call image1. In the variant "aligned", it is the aligned FA.
-    valid_cf, valid_fa: masks, 0 or 255. 255 is where the CF, or the moving FA, shows the retina. The partner of a valid
-    pixel may lie outside the other view.
-    vessels_cf, vessels_fa: masks of the vessels, 0 or 255, in the same two frames.
+    valid_cf, valid_fa: masks, 0 or 255. 255 is where the CF, or the moving FA, shows the retina. The point
+    that corresponds to a valid pixel may lie outside the other view.
+    vessels_cf, vessels_fa: masks of the vessels of the pair, 0 or 255, in px of the CF and of the moving FA.
     landmarks: a text file with one line "cf_x cf_y fa_x fa_y" for each branching or crossing of vessels that is visible
     in both views, in px of the CF and of the moving FA.
     h_cf_to_fa: the homography, 3 rows of 3 numbers, that maps px of the CF to px of the moving FA. If `field` is given,
-    it is only the homography of the transform, without the residual field.
-    synthetic: whether the pair was generated or rendered, and is not a photograph.
-    source_sha256: the SHA-256 of the CF and the FA from which the sample was made.
-    field: an npz file with the dense residual field of an elastic transform, or None if the transform is `h_cf_to_fa`.
+    the transform maps a pixel to the result of this homography plus the residual in `field`.
+    synthetic: whether the CF or the FA was generated or rendered, and is not a photograph.
+    source_sha256: one SHA-256 of the files from which the sample was made: CF, FA, and the mask if there is one.
+    field: an npz file with the dense residual field of an elastic transform; None if the transform is a homography.
     schema: the version of this format.
     """
 
@@ -102,9 +103,10 @@ def write_samples(folder: Path, samples: Iterable[MatchSample]) -> None:
 def read_samples(folder: Path) -> Iterator[MatchSample]:
     """Yield the samples of `folder/matches.jsonl` in order.
 
-    Raises UserError, naming file and line, for a missing file, invalid JSON, an unknown schema, unknown or missing
-    keys, a value of the wrong type, a sample that occurs twice, an id or variant that is not a safe file name, a
-    homography that is not 3 x 3, or a path outside the folder.
+    Raises UserError, naming the folder, if the file is missing. Raises UserError, naming file and line, for invalid
+    JSON, an unknown schema, unknown or missing keys, a value of the wrong type, a sample that occurs twice, an id or
+    variant that is not a safe file name, unprintable characters, a size below 1 px, a homography that is not 3 x 3, or
+    a path outside the folder.
     """
     path = folder / SAMPLES_NAME
     if not path.is_file():

@@ -37,27 +37,27 @@ class _Settings:
 
 
 class WarpedPairs(Dataset[dict[str, Any]]):
-    """Dataset of fixed CFs and moving FAs: each FA of a pair is warped by a random transform, which is known.
+    """Dataset of fixed CFs and moving FAs. The FA of each pair is warped by a random transform, which is known.
 
-    An item depends only on the seed, the epoch, the id of the pair and the settings, so it does not depend on the
-    number of workers. Pairs of several folders that have the same id get the same warp. In epoch n, the items equal the
-    variants `warp_n` of `retipair export matches` with the same settings; with `appearance=True`, those of epoch 0
-    equal its variants `appearance`.
+    An item depends only on the pair, the settings and the epoch, so it does not depend on the number of workers. Pairs
+    with the same id in different folders get the same warp. With `appearance=False`, the items of epoch n equal the
+    variants `warp_n` of `retipair export matches` with the same settings (n from 1). With `appearance=True`, the items
+    of epoch 0 equal its variants `appearance`.
 
-    The vessels of a pair are segmented when it is first used, which takes about a fifth of a second. Their landmarks
-    are kept in memory that all workers share. With `keypoints=0`, vessels are not segmented.
+    The vessels of a pair are segmented when the pair is first used, which takes about a fifth of a second. Their
+    branchings and crossings are kept in memory that all workers share. With `keypoints=0`, vessels are not segmented.
 
     folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
     split: the split to use; None for all splits.
-    ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or WarpRanges. "auto" and
-    "fitted" refer to the first folder.
+    ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or an instance of WarpRanges.
+    "auto" and "fitted" use the raw pairs of the first folder.
     elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none, at most 20.
     appearance: whether the appearance of both views is changed at random.
     seed: the seed of the warps.
     size: the side of the views, px, a multiple of 32 from 64 to 4096; None for their size on disk.
     keypoints: the number of rows of `keypoints0` and `keypoints1`, at most 256.
-    Raises UserError if a setting is invalid, if there is no folder or no pair, or if the views differ in size and
-    `size` is None.
+    Raises UserError if a setting is invalid, if there is no folder or no pair, or if the views of the folders differ
+    in size and `size` is None.
 
     An item is a dict with these keys:
     image0: the CF, (3, S, S) float32 in [0, 1].
@@ -65,9 +65,9 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     H_0to1: the homography from px of `image0` to px of `image1`, (3, 3) float64. Pixel centres are integers.
     mask0, mask1: the valid pixels of each image, (S, S) bool.
     keypoints0, keypoints1: branchings and crossings of the vessels that are valid in both images, (K, 2) float32 px (x,
-    y), and the same places in the other image. Rows without a point are NaN.
-    residual_0to1: only if `elastic` is above 0: how far the transform moves a pixel of `image0` from where H_0to1 does,
-    (S, S, 2) float32 px (x, y).
+    y) of `image0` and of `image1`. The same row of both is the same place; rows without a point are NaN.
+    residual_0to1: only if `elastic` is above 0: the position to which the transform maps each pixel of `image0` minus
+    the position to which H_0to1 maps it, (S, S, 2) float32 px (x, y).
     id, split, folder: the id of the pair, its split, and the path of its folder, as text.
     """
 
@@ -107,7 +107,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         self._landmarks = torch.zeros(len(self.records), _MAX_LANDMARKS, 2, dtype=torch.float64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the variant of each pair, from 0. Workers that are running already use it too."""
+        """From now on, return variant `epoch` (0 or more) of each pair, also in workers that already run."""
         try:
             number = operator.index(epoch)
         except TypeError:
@@ -117,7 +117,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         self._epoch.fill_(number)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Share the memory again in a copy of the dataset, which `pickle` and `copy.deepcopy` have made."""
+        """Restore a copy made by `pickle` or `copy.deepcopy`, and move its tensors to shared memory again."""
         self.__dict__.update(state)
         for tensor in (self._epoch, self._counts, self._landmarks):
             tensor.share_memory_()
@@ -131,7 +131,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
         return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split, "folder": str(record.folder)}
 
     def _source(self, index: int) -> SegmentedPair:
-        """Return a pair with its landmarks, but without its vessels, which no key of an item shows."""
+        """Return a pair with its landmarks. Its mask of vessels is empty, because items do not contain vessels."""
         pair = load_pair(self.records[index], self.size)
         if self.keypoints and self._counts[index] < 0:
             found = segment_pair(pair).landmarks[:_MAX_LANDMARKS]

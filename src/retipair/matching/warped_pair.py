@@ -39,7 +39,7 @@ class WarpedPair:
 
     cf: (S, S, 3) uint8.
     fa: the moving FA, (S, S) uint8.
-    valid_cf, valid_fa: the valid pixels of each view, (S, S) bool. The views are black elsewhere.
+    valid_cf, valid_fa: the valid pixels of each view, (S, S) bool. A warped or changed view is black elsewhere.
     vessels_cf, vessels_fa: the vessels of the pair in the coordinates of each view, (S, S) bool.
     landmarks: branchings and crossings that are valid in both views, (N, 4) px: cf_x, cf_y, fa_x, fa_y.
     warp: the transform from CF px to FA px.
@@ -57,11 +57,11 @@ class WarpedPair:
 
 @dataclass(frozen=True)
 class Variation:
-    """How the variants of the pairs differ from them.
+    """The random distribution of the variants of a pair.
 
     ranges: the distributions of the homographies.
     elastic: the maximum smooth displacement, px in an image 512 px wide; 0 for pure homographies.
-    seed: the seed; a variant depends only on this, on the id of the pair, on its number and on the other fields.
+    seed: the random numbers of a variant depend only on this seed, the id of the pair and the number of the variant.
     """
 
     ranges: WarpRanges
@@ -82,8 +82,9 @@ class Variation:
 def segment_pair(pair: Pair) -> SegmentedPair:
     """Segment the vessels of an aligned pair, and find their branchings and crossings, at a width of 512 px.
 
-    The network of `vision.segmentation` sees the mean of the normalised brightness of CF and FA. On eight rendered
-    pairs, its Dice coefficient with the true vessels was .87, as with the FA alone; with the CF alone it was .80.
+    The input of the network of `vision.segmentation` is the mean of the normalised brightness of CF and FA. On eight
+    rendered pairs, the result had a Dice coefficient of .87 with the true vessels. With the FA alone as the input, it
+    was also .87; with the CF alone, it was .80.
     """
     measured = pair.at_reference_size()
     mask = measured.mask
@@ -111,7 +112,7 @@ def unwarped(source: SegmentedPair) -> WarpedPair:
 
 
 def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
-    """Warp the FA, its valid pixels and its vessels. With the identity, all pixels stay equal."""
+    """Warp the FA, its valid pixels and its vessels. The identity does not change the valid pixels."""
     pair, inverse = source.pair, warp.inverse(len(source.pair.mask))
     fa = pair.fa
     if (shrink := 1 / scale_of(warp.homography, fa.shape)) > _MIN_SHRINK:
@@ -124,7 +125,7 @@ def warp_pair(source: SegmentedPair, warp: Warp) -> WarpedPair:
 
 
 def change_appearance(warped: WarpedPair, rng: np.random.Generator) -> WarpedPair:
-    """Change the appearance of both views independently, and cut their fields of view."""
+    """Change the appearance of both views independently, and sometimes reduce their fields of view."""
     cf, valid_cf = randomise(warped.cf, warped.valid_cf, rng)
     fa, valid_fa = randomise(warped.fa, warped.valid_fa, rng)
     changed = replace(

@@ -1,4 +1,4 @@
-"""Sample random transforms from the fixed CF to the moving FA, with the geometry of real pairs.
+"""Sample random transforms from the fixed CF to the moving FA.
 
 A transform is a homography, optionally preceded by a smooth displacement. In coordinates relative to the image centre,
 in units of the image width, the homography is the product of three transforms, applied in this order: a perspective
@@ -15,9 +15,9 @@ from retipair.registration.warp import transform_points
 _MIN_OVERLAP = 0.3  # least fraction of the valid CF that the moving FA must show
 _MAX_DRAWS = 50
 _GRID_STEP = 1 / 32  # of the width: step of the points at which the overlap is measured
-_INVERSION_STEPS = 8  # the error of a displacement of 20 px at 512 px is then below .001 px
+_INVERSION_STEPS = 8  # the inverse of a displacement of 20 px at 512 px is then exact to .001 px
 _WAVES = 4  # number of cosine waves in a smooth displacement
-_WAVE_CYCLES = (0.3, 1.0)  # cycles per image width; the eye's curvature and lens distort slowly
+_WAVE_CYCLES = (0.3, 1.0)  # cycles per image width; distortions by the eye's curvature and the lens vary slowly
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WarpRanges:
 
 
 TYPICAL = WarpRanges(rotation=(0.0, 3.0), scale=(0.88, 1.03), shift=(0.0, 0.22), perspective=(0.0, 7e-5))
-"""The approximate ranges of real pairs: those of seven pairs of four eyes."""
+"""The approximate ranges of seven real pairs of four eyes."""
 NARROW = WarpRanges(rotation=(0.0, 5.0), scale=(0.95, 1.05), shift=(0.0, 0.05), perspective=(0.0, 1e-5))
 WIDE = WarpRanges(rotation=(0.0, 45.0), scale=(0.8, 1.25), shift=(0.0, 0.25), perspective=(0.0, 5e-4))
 
@@ -84,8 +84,9 @@ class Warp:
     def inverse(self, size: int) -> np.ndarray:
         """Return the transform from px of the moving FA to px of the aligned FA.
 
-        It is a homography (3, 3) or, with a displacement, the position (row, column) of each pixel, (2, size, size).
-        The displacement is inverted by fixed-point iteration, which converges because it changes slowly.
+        It is a homography (3, 3). With a displacement, it is the position (row, column) in the aligned FA of each pixel
+        of the moving FA, (2, size, size). A displacement is inverted by fixed-point iteration, which converges because
+        the displacement varies slowly across the image.
         """
         inverse = np.linalg.inv(self.homography)
         if self.displacement is None:
@@ -96,28 +97,31 @@ class Warp:
         return points.T[::-1].reshape(2, size, size)
 
     def residual(self, size: int) -> np.ndarray:
-        """Return, at each CF pixel, how far the transform moves it from where the homography does, (size, size, 2) px.
+        """Return the residual field, (size, size, 2) px; the last axis is (x, y).
 
-        The last axis is (x, y).
+        It is the position to which the transform maps each CF pixel minus that to which the homography alone maps it.
         """
         points = pixel_centres(size)
         return (self.transform(points) - transform_points(self.homography, points)).reshape(size, size, 2)
 
 
 def pixel_centres(size: int, step: int = 1) -> np.ndarray:
-    """Return the coordinates (x, y) of every `step`-th pixel of a square image in raster order, (N, 2) float64."""
+    """Return the coordinates (x, y) of the pixels of a square image in raster order, (N, 2) float64.
+
+    step: only the pixels in every `step`-th row and column are returned.
+    """
     rows, columns = np.mgrid[0:size:step, 0:size:step]
     return np.column_stack([columns.ravel(), rows.ravel()]).astype(float)
 
 
 def sample_warp(ranges: WarpRanges, elastic: float, mask: np.ndarray, rng: np.random.Generator) -> Warp:
-    """Sample a warp that keeps at least 30 % of the valid CF visible in the moving FA.
+    """Sample a warp that, if possible, keeps at least 30 % of the valid CF visible in the moving FA.
 
-    Of 50 samples, the first that does so is returned, else the one that shows most.
+    Up to 50 homographies are sampled. The first that keeps 30 % visible is used; if none does, that which keeps most.
 
     ranges: the distributions of the parameters of the homography.
     elastic: the maximum length of the smooth displacement, px in an image 512 px wide; 0 for a pure homography.
-    mask: the valid pixels of CF and aligned FA, (S, S) bool.
+    mask: the pixels that are valid in both CF and aligned FA, (S, S) bool.
     """
     size = len(mask)
     displacement = _sample_displacement(elastic * size / 512, size, rng) if elastic else None
@@ -155,9 +159,9 @@ def compose(angle: float, scale: float, shift: np.ndarray, tilt: np.ndarray, siz
 
 
 def decompose(homography: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Return (angle, scale, shift, tilt) of a homography (3, 3) in centred coordinates, the inverse of `compose`.
+    """Return the arguments (angle, scale, shift, tilt) of `compose` for a homography (3, 3) in centred coordinates.
 
-    A homography also has shear and a ratio of scales, which are left out.
+    A homography may also have a shear and different scales in two directions; both are ignored. See `centred`.
     """
     matrix = homography / homography[2, 2]
     shift, tilt = matrix[:2, 2], matrix[2, :2]
@@ -181,7 +185,7 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
 
 
 def _sample_displacement(longest: float, size: int, rng: np.random.Generator) -> Displacement:
-    """Sample a displacement whose longest vector in the image has between half of `longest` px and `longest` px."""
+    """Sample a displacement whose longest vector in the image is between `longest` / 2 and `longest` px long."""
     amplitudes = np.array([rng.normal() * _direction(rng) for _ in range(_WAVES)])
     frequencies = np.array([rng.uniform(*_WAVE_CYCLES) * _direction(rng) for _ in range(_WAVES)]) * 2 * np.pi / size
     displacement = Displacement(amplitudes, frequencies, rng.uniform(0, 2 * np.pi, _WAVES))
@@ -191,9 +195,9 @@ def _sample_displacement(longest: float, size: int, rng: np.random.Generator) ->
 
 
 def _overlap(warp: Warp, mask: np.ndarray) -> float:
-    """Return the fraction of the valid CF whose partner lies in the moving FA, (0, 1); the FA is valid where the CF is.
+    """Return the fraction, in [0, 1], of the valid CF pixels whose corresponding points lie in the moving FA.
 
-    Only a grid of points is tested.
+    Only a grid of pixels is tested. Valid CF pixels are also valid in the aligned FA, because both have one mask.
     """
     size = len(mask)
     step = max(1, round(size * _GRID_STEP))

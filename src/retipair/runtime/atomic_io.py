@@ -1,6 +1,7 @@
 """Write files and folders atomically and durably.
 
-After a kill or a power cut, either the complete old version or the complete new version is on disk.
+After a kill or a power cut, either the complete old version or the complete new version is on disk. A folder may have
+to be restored by `recover_dir` first.
 """
 
 import hashlib
@@ -175,7 +176,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path) -> str | None:
-    """Return None if all files listed in the folder's checksums.json match it, else a text that states the problem."""
+    """Return None if all files listed in checksums.json match their checksums, else a text that states the problem."""
     try:
         sums = read_json(folder / CHECKSUMS_NAME)
     except UserError:
@@ -184,7 +185,7 @@ def verify_checksums(folder: Path) -> str | None:
 
 
 def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
-    """Return None if all files match their SHA-256, else a text that names the first file that does not, and why.
+    """Return None if all files match their SHA-256, else a text that names the first file that does not match, and why.
 
     sums: the SHA-256 of each file, by its path relative to `folder`.
     """

@@ -23,7 +23,7 @@ Key = Callable[[str, str], int | None]
 
 
 def is_text(text: str) -> bool:
-    """Return whether UTF-8 can encode `text`, which JSON does not guarantee: it may contain lone surrogates."""
+    """Return whether UTF-8 can encode `text`. It cannot encode lone surrogates, which text from JSON may contain."""
     return text.isascii() or text.encode(errors="replace").decode() == text
 
 
@@ -39,13 +39,13 @@ def to_json_line(record: Any, optional: Sequence[str]) -> str:
 def parse_json_line(line: str, where: str, advice: str) -> Any:
     """Return the value in a line of JSON. Raises UserError, which begins with `where`, if the line is invalid.
 
-    advice: what the user can do if the line is complete.
+    advice: what the user can do if the line ends with a newline, so that it is complete.
     """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         if not line.endswith("\n"):  # the command that wrote it was killed
-            advice = "repeat the command that wrote it, which repairs it"
+            advice = "repeat the command that wrote this file, which repairs the line"
         raise UserError(f"{where}: not JSON ({error}); {advice}") from None
 
 
@@ -58,7 +58,7 @@ def merge_shards(path: Path, key: Key) -> None:
     """Merge all shards of `path` into `path`, with the lines sorted by key, and delete the other shards.
 
     Of several lines with the same key, only the last is kept. An incomplete last line of a shard is dropped. If `path`
-    is the only shard and its lines are already in order, it is not rewritten.
+    is the only shard, and its lines are in order and all kept, the file is not rewritten.
     If `key` raises an exception, no file has been changed.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")

@@ -24,7 +24,7 @@ def directory_lock(folder: Path, is_main_process: bool = True, wait: bool = Fals
     releases the lock when the process ends, even after a kill.
     is_main_process: whether this is the main process of the command. Only the main process locks the folder; the lock
     also covers the other processes of the command.
-    wait: whether to wait if another command holds the lock. If False, UserError names its process and host.
+    wait: whether to wait if another command holds the lock. If False, UserError is raised, naming the process and host.
     """
     if not is_main_process:
         yield

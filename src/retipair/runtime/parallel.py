@@ -23,8 +23,8 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
 
     This is useful for functions that release the GIL.
     workers: the number of threads, or 0 for one per core. It also limits the number of results that wait to be yielded.
-    If `function` raises an exception for an item, it is raised in place of the result of this item. All running calls
-    are finished first.
+    If `function` raises an exception for an item, the exception is raised in place of the result of this item, after
+    all running calls have finished.
     """
     count = workers or available_cores()
     running: deque[Future[Result]] = deque()
@@ -44,7 +44,7 @@ def process_map(
 
     With one worker, or at most one item, `function` is called in this process. Otherwise, processes are spawned, not
     forked, because a fork of a process in which OpenCV runs threads may hang. A worker process ends when this process
-    ends, even by SIGKILL.
+    ends, even if SIGKILL ends this process.
 
     function, items: must be picklable.
     workers: the number of processes, or 0 for one per core.

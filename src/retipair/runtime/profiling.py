@@ -49,7 +49,7 @@ def time_interleaved(
 
     The functions are called in turn, so that slow phases of the machine affect all of them equally.
     repeats: the number of timed calls of each function.
-    warmup: the number of calls of each function before, which are not timed.
+    warmup: the number of calls of each function that are not timed, before the timed calls.
     """
     for _ in range(warmup):
         for function in functions.values():
@@ -168,7 +168,8 @@ def time_fractions_of_parts(events: Sequence[Any], parts: Sequence[str]) -> dict
 def time_fractions_of_operators(events: Sequence[Any], most: int = 8) -> dict[str, float]:
     """Return the time fractions of the slowest operators, by name, the slowest first.
 
-    The time of an operator does not include the operators that it calls. The fractions refer to all operators.
+    The time of an operator does not include the operators that it calls. Each time is divided by the total time of all
+    operators.
     events: the result of `profile_function`.
     most: the maximum number of operators to return.
     """

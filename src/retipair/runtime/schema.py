@@ -251,7 +251,7 @@ def to_values(instance: Any) -> dict[str, Any]:
 
 
 def canonical_json(values: Any) -> str:
-    """Return the JSON text of values, which does not depend on the order of their keys, to compute hashes from it."""
+    """Return the JSON text of values for computing hashes. The text does not depend on the order of keys."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

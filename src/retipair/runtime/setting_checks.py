@@ -21,7 +21,7 @@ def check_values(config: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise SettingError(name, value, "must be a finite number")
         if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-            raise SettingError(name, f"{value!s:.20}", "out of range; must be at most 2^32")
+            raise SettingError(name, f"{value!s:.20}", "out of range; must be from -2^32 to 2^32")
         if isinstance(value, str | Path) and "\0" in str(value):
             raise SettingError(name, None, "contains a NUL character; remove it")
         if isinstance(value, str | Path) and str(value).encode(errors="replace").decode() != str(value):
@@ -54,4 +54,4 @@ def check_size(size: int | None) -> None:
     None stands for the default size of the base model.
     """
     if size is not None and (size < 64 or size % 64):
-        raise SettingError("size", size, "must be a multiple of 64")
+        raise SettingError("size", size, "must be a positive multiple of 64 px")

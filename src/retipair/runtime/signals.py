@@ -34,7 +34,7 @@ class SignalReceived(KeyboardInterrupt):
 
 
 def end_on_signals() -> None:
-    """From now on, end the command on a signal by an exception.
+    """From now on, end the command by an exception on SIGINT, SIGTERM or SIGUSR1.
 
     Signals that the process has ignored since its start stay ignored, also in `graceful_shutdown`. For example, a
     command that a shell script starts with `&` ignores SIGINT.

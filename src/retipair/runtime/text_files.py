@@ -25,9 +25,9 @@ def nfc(text: str) -> str:
 
 
 SAFE_NAME = re.compile(r"\w[\w.+-]*")
-"""The ids that can be names of files and folders."""
+"""Pattern of the ids that can be names of files and folders."""
 MAX_NAME_BYTES = 200
-"""Maximum length of an id: file systems allow 255 bytes, and output file names are longer."""
+"""Maximum length of an id: file systems allow 255 bytes, and the names of output files are longer than the id."""
 
 
 def is_too_long(name: str) -> bool:
@@ -85,7 +85,8 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield ("FILE, line NUMBER", cells by column name) for each non-empty row of a CSV table.
 
     The column names are in lower case. The delimiter of the file may be a comma, a semicolon or a tab.
-    Raises UserError if the text is not valid CSV, if two columns have one name, or if a row has too many cells.
+    Raises UserError if the text is not valid CSV, if two columns have the same name, or if a row has more cells than
+    the header.
     """
     lines = _csv_lines(path)
     _, names = next(lines, ("", []))

@@ -30,7 +30,8 @@ _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    It is the number of cores in the CPU affinity of the process, or the CPU quota of its container if that is lower.
+    It is the number of cores in the CPU affinity of the process. If the CPU quota of its container is lower, it is this
+    quota, rounded up.
     """
     return max(1, math.ceil(min(len(_affinity()), cpu_quota())))
 
@@ -51,10 +52,11 @@ def cpu_quota(cgroup: Path = CGROUP) -> float:
 
 
 def configure_threads() -> str | None:
-    """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its children, unless the user has set them.
+    """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its children if OpenMP's defaults do not suit.
 
-    Returns a sentence that describes the choice, or None if OpenMP's defaults are kept. The function does nothing after
-    torch is loaded, because OpenMP reads these variables at that time.
+    Variables that the user has set are not changed. Returns a sentence that describes the choice, or None if the
+    defaults are kept. The function does nothing after torch is loaded, because OpenMP reads these variables when torch
+    is loaded.
     """
     if "torch" in sys.modules:
         return None

@@ -121,7 +121,7 @@ def test_the_page_says_nothing_of_seeds_or_generated_pairs_that_there_are_not(re
     one, two = page("one"), page("two", seeds=2)
     assert "standard deviation over seeds" not in one
     assert "standard deviation over seeds" in two
-    assert "generated pairs according to" not in one
+    assert "According to their manifest" not in one
 
 
 def test_real_arms_never_train_on_the_tested_eye(real: Path, generated: Path) -> None:

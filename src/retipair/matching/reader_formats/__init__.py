@@ -1,7 +1,7 @@
 """Write the samples of `matches.jsonl` in the forms that published training and evaluation code reads.
 
 Each form is a folder beside `matches.jsonl` that refers to the images of the samples, so that it needs little space.
-The samples of an elastic transform are left out and counted, because these forms carry only a homography.
+Samples with an elastic transform are left out and counted, because these forms carry only a homography.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ FORMS: dict[str, Callable[[Path, Iterable[MatchSample]], WrittenForm]] = {
     "numbered": write_numbered,
     "segmented": write_segmented,
 }
-"""The function that writes a form, by the name of its folder. Its arguments are the folder of `matches.jsonl` and the
-samples."""
+"""The functions that write the forms, by the name of the folder of the form. Their arguments are the folder of
+`matches.jsonl` and the samples."""
 
 __all__ = ["FORMS", "WrittenForm"]

@@ -1,4 +1,4 @@
-"""What the forms share: the samples they can carry, and links to the images of the samples."""
+"""Select the samples that a form can carry, read their masks and landmarks, and link their images."""
 
 import math
 import os
@@ -29,8 +29,10 @@ class WrittenForm:
     elastic: int
 
     def __str__(self) -> str:
-        left_out = f"; {self.elastic} elastic samples left out, it carries only homographies" if self.elastic else ""
-        return f"{self.folder}: {self.samples} samples{left_out}"
+        written = f"{self.folder}: {self.samples} samples"
+        if not self.elastic:
+            return written
+        return f"{written}; {self.elastic} elastic samples left out, because this form carries only homographies"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def translation(x: float, y: float) -> np.ndarray:
 
 
 def load_mask(folder: Path, relative: str, size: int) -> np.ndarray:
-    """Read a mask, (size, size) bool. Raises UserError, naming the file, if it is missing or of another size."""
+    """Read a mask, (size, size) bool. Raises UserError, naming the file, if it cannot be read or has another size."""
     mask = load_image(folder / relative, "L") > 127
     if mask.shape != (size, size):
         raise DamagedError(folder / relative, f"must be {size} x {size} px; export the matches again")
@@ -72,9 +74,9 @@ def load_mask(folder: Path, relative: str, size: int) -> np.ndarray:
 
 
 def read_landmarks(path: Path) -> list[list[str]]:
-    """Read the landmarks of a sample: cf_x, cf_y, fa_x, fa_y of each, as they are written in the file.
+    """Read the landmarks of a sample. Return the texts [cf_x, cf_y, fa_x, fa_y] of each, as they are in the file.
 
-    Raises UserError, naming file and line, if a line is not four numbers.
+    Raises UserError, naming the file, if it cannot be read, or, naming file and line, if a line is not four numbers.
     """
     landmarks = []
     for number, line in enumerate(_lines(path), start=1):

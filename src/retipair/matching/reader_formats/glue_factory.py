@@ -1,6 +1,6 @@
 """Write the lists of pairs that the dataset `image_pairs` of glue-factory reads.
 
-The rules were read in cvg/glue-factory, commit 2d17e3b:
+The format follows the code of cvg/glue-factory, commit 2d17e3b:
 
 - gluefactory/datasets/image_pairs.py: a line is split at single spaces into name0, name1 and, with
   `extra_data: homography`, the nine numbers of H_0to1, row by row, in px of the image files.
@@ -10,8 +10,8 @@ The rules were read in cvg/glue-factory, commit 2d17e3b:
   gluefactory_nonfree/superpoint.py: the centre of the top-left pixel is (0.5, 0.5), as in COLMAP.
 
 H is therefore written for coordinates in which pixel centres are half-integers. There, scaling by diag(s) is exact at
-all sizes. A homography for integer pixel centres would have an error of up to |(A - 1) (0.5, 0.5)| px, A being its
-local derivative: 0.54 px for a rotation by 45 degrees.
+all sizes. With a homography for integer pixel centres, points would be wrong by |(A - 1) (0.5, 0.5)| px, where A is the
+local derivative (2, 2) of the homography: by 0.54 px for a rotation by 45 degrees.
 """
 
 from collections.abc import Iterable
@@ -28,9 +28,9 @@ FOLDER = "glue_factory"
 
 
 def write_glue_factory(folder: Path, samples: Iterable[MatchSample]) -> WrittenForm:
-    """Write `folder/glue_factory/pairs_{split}.txt`; names in it are relative to `folder`.
+    """Write `folder/glue_factory/pairs_{split}.txt` for each split, with image paths relative to `folder`.
 
-    Raises UserError if the name of an image contains white space, at which glue-factory splits the line.
+    Raises UserError if the path of an image contains white space, at which glue-factory splits the line.
     """
     selected, target = without_elastic(samples), folder / FOLDER
     texts = {

@@ -1,26 +1,27 @@
 """Write the scene files and depth maps that LoFTR's loader of MegaDepth reads.
 
-The rules were read in zju3dv/LoFTR, commit df7ca80; EfficientLoFTR (ffd4a46) and MatchFormer (1b2da5c) have the same
-loader and warp:
+The format follows the code of zju3dv/LoFTR, commit df7ca80; EfficientLoFTR (ffd4a46) and MatchFormer (1b2da5c) have the
+same loader and warp:
 
 - src/datasets/megadepth.py: a scene file has `image_paths`, `depth_paths`, `intrinsics` (K), `poses` (T, world to
-  camera) and `pair_infos`, entries ((index0, index1), overlap, matches). `pair_infos` is deleted after it was read,
+  camera) and `pair_infos`, entries ((index0, index1), overlap, matches). The loader reads `pair_infos` and deletes it,
   which a zip archive does not allow: the published files are pickled dictionaries in spite of their suffix .npz.
-  T_0to1 = T1 inverse(T0), and T_1to0 is its matrix inverse. The files need not be arrays; here they are plain lists,
-  which NumPy 1 can read although NumPy 2 has written them.
+  T_0to1 = T1 inverse(T0), and T_1to0 is the inverse matrix of T_0to1. The values need not be arrays. Here they are
+  plain lists, so that a machine with NumPy 1 can read files that were written with NumPy 2.
 - src/utils/dataset.py: the depth map is the dataset `depth` of an h5 file, padded to 2000 px, so images are at most
   2000 px wide.
 - src/loftr/utils/geometry.py: x1 ~ K1 (T_0to1 (d0 K0^-1 x0)), at integer pixel centres. Points with depth 0 do not
-  count. The depths agree if they differ by less than 20 %. The divisor is increased by 1e-4.
+  count, nor do points whose depths in the two images differ by 20 % or more. The divisor of the projection is increased
+  by 1e-4.
 - src/loftr/utils/supervision.py: K and depth refer to px of the file; points of a resized image are multiplied by
-  `scale`. The resizing itself aligns pixel areas, so at another size than that of the file, points are wrong by
-  0.5 (1 - scale) px of the file in each image.
+  `scale`. The resizing itself aligns pixel areas, so in an image that is resized, points are wrong by 0.5 (1 - scale)
+  px of the file.
 
-The homography H is in the pose: K0 = K1 = 1, T0 = 1, T1 = diag(H, 1), and the depth map of the FA has the third
-coordinate of H x0. Both warps are then exact, and the depths agree to about 1 %. With K1 = H and a depth of 1
-everywhere, the depths would differ from FA to CF by as much as the perspective changes the scale. The depth of the CF
-is 100, with which the increase of the divisor moves points by less than 0.001 px; with a depth of 1 it would be up to
-0.08 px at 512 px.
+The homography H is in the pose: K0 = K1 = 1, T0 = 1, T1 = diag(H, 1). The depth of the CF is 100, and the depth of the
+FA is 100 times the third coordinate of H x0. Both warps are then exact, and the depths agree to about 1 %. With K1 = H
+and a depth of 1 everywhere instead, the depths would differ in the warp from FA to CF, by as much as the perspective
+changes the scale. With a depth of 100, the increase of the divisor moves points by less than 0.001 px; with a depth of
+1, it would move them by up to 0.08 px at 512 px.
 """
 
 import pickle
@@ -44,14 +45,17 @@ _IDENTITY = np.eye(3).tolist()
 
 
 def write_megadepth(folder: Path, samples: Iterable[MatchSample]) -> WrittenForm:
-    """Write `folder/megadepth`: scene_info/{split}.npz, {split}_list.txt and depth/. Paths are relative to `folder`.
+    """Write `folder/megadepth`: scene_info/{split}.npz, {split}_list.txt and depth/.
+
+    The paths in the scene files are relative to `folder`.
 
     Raises UserError if h5py is not installed, if an image is larger than 2000 px, or if a mask cannot be read.
     """
     import_h5py()
     selected, target = without_elastic(samples), folder / FOLDER
     if large := next((sample for sample in selected.samples if sample.size > _MAX_SIZE), None):
-        raise FileError(folder / SAMPLES_NAME, f"{large.name} has {large.size} px, and LoFTR reads at most {_MAX_SIZE}")
+        problem = f"{large.name} is {large.size} px wide, but LoFTR reads at most {_MAX_SIZE} px"
+        raise FileError(folder / SAMPLES_NAME, f"{problem}; export with a smaller --size")
 
     def fill(partial: Path) -> None:
         for split, chosen in selected.by_split().items():
@@ -97,7 +101,7 @@ def _fa_depth(sample: MatchSample) -> str:
 
 
 def _write_depths(partial: Path, folder: Path, sample: MatchSample) -> None:
-    """Write the depth map of the FA, and that of the CF unless another sample with its mask has written it."""
+    """Write the depth map of the FA, and that of the CF unless a sample with the same CF mask has written it."""
     if not (partial / _cf_depth(sample)).exists():
         cf = load_mask(folder, sample.valid_cf, sample.size)
         _write_depth(partial / _cf_depth(sample), np.where(cf, CF_DEPTH, 0.0))
@@ -106,9 +110,10 @@ def _write_depths(partial: Path, folder: Path, sample: MatchSample) -> None:
 
 
 def _depth_of_fa(sample: MatchSample) -> np.ndarray:
-    """Return the depth of the plane that is at `CF_DEPTH` in the CF, (S, S), and 0 where it is behind the camera.
+    """Return the depth map of the FA, (S, S), for the plane whose depth in the CF is `CF_DEPTH`.
 
-    It is rounded, so that the file is compressed well. This moves no point, because the depth cancels in the warp.
+    The depth is 0 where the plane is behind the camera of the FA. Depths are rounded up, so that the file is compressed
+    well. This moves no point, because the depth cancels in the warp.
     """
     rows, columns = np.mgrid[: sample.size, : sample.size]
     third = np.linalg.inv(_normalised(sample))[2]

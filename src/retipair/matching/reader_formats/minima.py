@@ -1,12 +1,12 @@
 """Write the folders that MINIMA's evaluation on multi-modal images (MMIM) reads.
 
-The rules were read in LSXI7/MINIMA, commit 398ce84, test_relative_homo_mmim.py:
+The format follows the code of LSXI7/MINIMA, commit 398ce84, test_relative_homo_mmim.py:
 
 - {root}/test_list.txt (--choose_model 0) and test_list_2.txt (--choose_model 1) list folders in
   {root}/Multimodal_Image_Matching_Datasets.
 - {folder}/list.json maps a group to [mat file, image1, image0], with paths relative to the folder.
-- The mat file has T. Its transpose maps px of image0 to px of image1, both counted from 1; the reader converts it to
-  px counted from 0.
+- The mat file contains the array T. The transpose of T maps px of image0 to px of image1, both counted from 1; the
+  reader converts it to px counted from 0.
 
 The data set itself (StaRainJ/Multi-modality-image-matching-database-metrics-methods) names image1 "Fix" and image0
 "Move", and its landmarks confirm this direction: [x_move, y_move, 1] T ~ [x_fix, y_fix, 1].
@@ -40,8 +40,8 @@ def write_minima(folder: Path, samples: Iterable[MatchSample]) -> WrittenForm:
     """Write `folder/minima`, the --data_root_dir of MINIMA's script, with a folder of groups for each split.
 
     The lists name the test split (--choose_model 0) and the validation split (--choose_model 1). The images are hard
-    links to those of the samples, or copies where the file system has no hard links: the script names its figures
-    after them, so each needs a name of its own.
+    links to those of the samples, or copies where the file system has no hard links. Each gets a name of its own,
+    because the script names its figures after the images.
     """
     selected, target = without_elastic(samples), folder / FOLDER
 

@@ -19,7 +19,8 @@ def write_numbered(folder: Path, samples: Iterable[MatchSample]) -> WrittenForm:
 
     name: "{id}-{variant}".
     The images are hard links to those of the samples, or copies where the file system has no hard links. The text
-    files have one landmark "x y" per line, at integer pixel centres; samples with fewer than 4 landmarks have none.
+    files have one landmark "x y" per line, in px with integer pixel centres. Samples with fewer than 4 landmarks have
+    no text files.
     `eyes.csv` keeps the variants of one eye in one split.
     """
     selected, target = without_elastic(samples), folder / FOLDER

@@ -1,4 +1,4 @@
-"""The arms of `retipair utility`: the pairs on which the descriptor is trained."""
+"""Define the arms of `retipair utility`. An arm is a set of pairs on which the descriptor is trained."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,18 @@ SHIFT_PX = 4.0
 """px at 512: the shift of the FA in the arm "shifted"."""
 
 _PHANTOM_SEED = 20_000
-"""Seed of the rendered eyes, far from those that users choose, so that no tested phantom is trained on."""
+"""The seed of the rendered eyes is this plus the seed of the training.
+
+It is far from the seeds that users choose for `retipair phantom`, so that no tested phantom is used for training.
+"""
 
 
 @dataclass(frozen=True)
 class Source:
     """A pair to train on, at a width of 512 px, which is loaded or rendered when it is needed.
 
-    id: a name for the random numbers of its variants.
-    index: its number among the pairs of its kind.
+    id: a name on which the random numbers of its variants depend.
+    index: its number among the sources of the same kind (real, generated or phantom).
     """
 
     id: str
@@ -57,8 +60,9 @@ class Arm:
     """What the descriptor is trained on.
 
     text: the arm as part of a sentence, and in the table of the report.
-    sources: a function of the material, the real pairs that may be used, and the seed.
-    needs: the material without which there is no such arm.
+    sources: a function that returns the pairs; its arguments are the material, the real pairs that may be used, and the
+    seed.
+    needs: the kinds of pairs that the arm requires, "generated" and "real".
     """
 
     text: str
@@ -72,7 +76,7 @@ def read_pair(record: PairRecord) -> Pair:
 
 
 def invert_green(pair: Pair) -> Pair:
-    """Replace the FA by the inverted green channel of the CF: aligned without error, but no other modality."""
+    """Replace the FA by the inverted green channel of the CF, which is exactly aligned but not of another modality."""
     return Pair(pair.cf, (255 - pair.cf[..., 1]) * pair.mask, pair.mask)
 
 
@@ -92,7 +96,7 @@ def shift_fa(pair: Pair) -> Pair:
 def _on_disk(
     records: Sequence[PairRecord], kind: str, change: Callable[[Pair, PairRecord], Pair] = lambda pair, record: pair
 ) -> list[Source]:
-    """Return the sources of pairs on disk, each with a change."""
+    """Return a source for each pair on disk. `change` is applied to each pair after it is loaded."""
 
     def source(index: int, record: PairRecord) -> Source:
         return Source(f"{kind}/{record.id}", index, lambda: change(read_pair(record), record))
@@ -125,7 +129,7 @@ def _mispaired(material: Material, real: Sequence[PairRecord], seed: int) -> Gro
 
 
 def other_eyes(records: Sequence[PairRecord]) -> list[PairRecord]:
-    """Return, for each pair, the nearest later one of another eye, in a circle."""
+    """Return, for each pair, the next pair of another eye in the list; the first pair follows the last."""
     count = len(records)
     later = ([records[(index + step) % count] for step in range(1, count)] for index in range(count))
     return [

@@ -9,8 +9,8 @@ from retipair.registration.descriptors import LENGTH, root_sift
 from retipair.vision.ridges import flattened, inside_rim, vesselness_of_flattened
 
 DESCRIPTOR_LENGTH = 2 * LENGTH
-_CONTRAST = 3.0  # the brightest and darkest grey levels, in local standard deviations
-_BRIGHTEST = 99.5  # percentile of the ridges that becomes white
+_CONTRAST = 3.0  # grey levels 255 and 0 are this many local standard deviations from the mean
+_BRIGHTEST = 99.5  # percentile of the vesselness that becomes grey level 255
 
 
 @dataclass(frozen=True)

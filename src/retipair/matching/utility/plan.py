@@ -17,17 +17,17 @@ from retipair.runtime.errors import FileError, MissingError, SettingError
 
 MIN_LANDMARKS = 4
 _LOWEST = {"seeds": 1, "variants": 2, "steps": 1, "warps": 1, "phantoms": 1, "seed": 0, "workers": 0}
-_AGREE = f"landmarks whose positions in CF and FA agree within {TOLERANCE:g} px at 512"
+_AGREE = f"landmarks whose positions in CF and FA agree within {TOLERANCE:g} px (at 512 px)"
 
 
 @dataclass(frozen=True)
 class UtilityPlan:
-    """What `utility` does.
+    """The settings of one `utility` command, and the pairs that it uses.
 
     tested: the real pairs to test.
-    points: their landmarks, one tuple of rows (cf_x, cf_y, fa_x, fa_y) in px of the prepared views for each pair.
+    points: the landmarks of each tested pair, rows (cf_x, cf_y, fa_x, fa_y) in px of the prepared views.
     held_out: whether only the splits val and test are tested; the arms then use only real pairs of the split train.
-    seen: the tested eyes that the generator of the pairs may have seen.
+    seen: the tested eyes on which the adapter of the generated pairs may have been trained.
     notes: lines to print.
     """
 
@@ -45,10 +45,10 @@ class UtilityPlan:
         return list(dict.fromkeys(record.group for record in self.tested))
 
     def folds(self, arm: Arm) -> list[tuple[list[str], list[PairRecord]]]:
-        """Return the eyes to test together, and the real pairs that may be used for training, for each training.
+        """Return, for each training of an arm, the eyes to test and the real pairs that may be used for training.
 
-        An arm that uses real pairs is trained once for each tested eye, on the pairs of the other eyes, or only once on
-        the split train if the tested eyes are held out.
+        An arm that uses real pairs is trained once on the split train if the tested eyes are held out. Otherwise, it is
+        trained once for each tested eye, on the pairs of the other eyes. An arm without real pairs is trained once.
         """
         if "real" not in arm.needs:
             return [(self.eyes, [])]
@@ -58,7 +58,7 @@ class UtilityPlan:
 
 
 def plan_utility(config: UtilityConfig) -> UtilityPlan:
-    """Check settings and input. Raises UserError for those that cannot be used."""
+    """Check settings and input, and return the plan. Raises UserError if a setting or the input cannot be used."""
     _check_settings(config)
     check_folder_place(config.out)
     real, records = read_dataset(config.real), {record.id: record for record in read_manifest(config.real)}
@@ -92,7 +92,8 @@ def _check_settings(config: UtilityConfig) -> None:
         if (value := getattr(config, name)) < lowest:
             raise SettingError(name, value, f"must be at least {lowest}")
     if not config.arms or len(set(config.arms)) < len(config.arms):
-        raise SettingError("arms", " ".join(config.arms), f"give each arm once, of {', '.join(get_args(ArmName))}")
+        known = ", ".join(get_args(ArmName))
+        raise SettingError("arms", " ".join(config.arms), f"give one or more of {known}, each only once")
     needing = [arm for arm in config.arms if "generated" in ARMS[arm].needs]
     if needing and config.generated is None:
         rest = " ".join(arm for arm in config.arms if arm not in needing) or "untrained"
@@ -100,7 +101,7 @@ def _check_settings(config: UtilityConfig) -> None:
 
 
 def _landmarks(record: Record) -> tuple[tuple[float, ...], ...] | None:
-    """Return the landmarks of a pair, or None if fewer than four of them agree."""
+    """Return the landmarks of a pair, or None if fewer than four have positions in CF and FA that agree."""
     if not isinstance(record, PreparedPair) or not record.points:
         return None
     points = np.array(record.points)
@@ -113,7 +114,7 @@ def _has_adapter(record: Record) -> bool:
 
 
 def _knows_real_pairs(record: Record) -> bool:
-    """Return whether a generated pair may resemble a training pair of an adapter, or is a variation of a pair."""
+    """Return whether a generated pair may resemble real pairs: if made with an adapter, or as a variation of a pair."""
     return _has_adapter(record) or (isinstance(record, GeneratedPair) and record.mode == "from_data")
 
 
@@ -121,12 +122,12 @@ def _check_eyes(config: UtilityConfig, tested: Sequence[PairRecord], held_out: b
     eyes = sorted({record.group for record in tested})
     if len(eyes) > 1:
         return
-    where = "its splits val and test hold" if held_out else "its pairs with landmarks are of"
-    which = f"only one eye, {eyes[0]}" if eyes else "no eye with landmarks"
+    where = "its splits val and test hold" if held_out else "it holds"
+    which = f"only one eye with landmarks, {eyes[0]}" if eyes else "no eye with landmarks"
     advice = "add pairs of further eyes"
     if held_out:
-        advice = "prepare it with a higher --test_fraction, or give --test all if the generator saw none of its eyes"
-    raise MissingError(config.real, f"{where} {which}, at least 2 are needed; {advice}")
+        advice = "prepare it with a higher --test_fraction, or --test all if the generator was not trained on its eyes"
+    raise MissingError(config.real, f"{where} {which}, but at least 2 are needed; {advice}")
 
 
 def _with_sizes(pairs: Sequence[PairRecord], records: Iterable[Record]) -> list[tuple[PairRecord, int]]:
@@ -135,11 +136,11 @@ def _with_sizes(pairs: Sequence[PairRecord], records: Iterable[Record]) -> list[
 
 
 def _check_sizes(pairs: Sequence[tuple[PairRecord, int]]) -> int:
-    """Return the size of all views. Raises FileError if they differ, because a difference in sharpness would count."""
+    """Return the size of all views. Raises FileError if sizes differ, because sharpness then affects the scores."""
     first, size = pairs[0]
     for pair, other in pairs:
         if other != size:
-            problem = f"{other} px, but {first.cf} has {size} px; prepare or generate the pairs with one --size"
+            problem = f"{other} px wide, but {first.cf} is {size} px wide; make all pairs with the same --size"
             raise FileError(pair.cf, problem)
     return size
 

@@ -1,4 +1,4 @@
-"""Write the scores of `retipair utility` as utility.json, and as utility.md with what the intervals allow to say."""
+"""Write the scores of `retipair utility` to utility.json, and to utility.md with the conclusions that they allow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ _HEADINGS = {
 }
 """The measures for which the report has a sentence for each comparison, with their headings."""
 ENOUGH_EYES = 6
-"""With fewer eyes, a difference of the same sign in all of them has a probability above 5 % by chance (sign test)."""
+"""With fewer eyes, a difference has the same sign in all eyes by chance with a probability above 5 % (sign test)."""
 _COMPARISONS: tuple[tuple[ArmName, ArmName], ...] = (
     ("generated", "untrained"),
     ("generated", "inverted"),
@@ -89,7 +89,7 @@ def _made(summaries: Summaries) -> list[tuple[ArmName, ArmName]]:
 
 
 def _sentences(plan: UtilityPlan, summaries: Summaries) -> dict[str, list[str]]:
-    """Return, by measure, a sentence for each comparison: what its intervals allow to say, and what they do not."""
+    """Return, by measure, a sentence for each comparison that states what its intervals show."""
 
     def compare(arm: ArmName, other: ArmName, measure: str) -> str:
         differences = {level.name: _compare(summaries, arm, other, level.name, measure) for level in LEVELS}
@@ -99,7 +99,11 @@ def _sentences(plan: UtilityPlan, summaries: Summaries) -> dict[str, list[str]]:
 
 
 def sentence(arm: ArmName, other: ArmName, measure: str, differences: Mapping[str, Interval], eyes: int) -> str:
-    """Say what the differences of a measure between two arms, by level, allow to say, and what they do not."""
+    """Return a sentence that states which of two arms is better by a measure, if the intervals show it.
+
+    differences: the difference between the arms and its interval, by level.
+    eyes: the number of tested eyes.
+    """
     first, second = ARMS[arm].text, ARMS[other].text
     parts = (f"{signed(one.mean)} [{signed(one.low)}, {signed(one.high)}] ({at})" for at, one in differences.items())
     figures = f"{measure} {', '.join(parts)}"
@@ -111,7 +115,7 @@ def sentence(arm: ArmName, other: ArmName, measure: str, differences: Mapping[st
         return f"Mixed: {first} better than {second} ({better[0]}), and worse ({worse[0]}): {figures}."
     word, levels = ("better", better) if better else ("worse", worse)
     where = "" if len(levels) == len(differences) else f" under {levels[0]} warps only"
-    limit = f" in these {eyes} eyes, which are too few to say it of others" if eyes < ENOUGH_EYES else ""
+    limit = f" in these {eyes} eyes, which are too few to conclude this for other eyes" if eyes < ENOUGH_EYES else ""
     return f"{first[0].upper()}{first[1:]}: {word} than {second}{where}{limit}: {figures}."
 
 
@@ -127,10 +131,11 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
     lines = [
         "# Do the generated pairs help?",
         "",
-        f"A small descriptor was trained on different pairs ({config.variants} warped pairs, {config.steps} steps, "
-        f"seeds: {config.seeds}), and tested on {len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FA was "
-        f"warped at each level (warps of a pair: {config.warps}). Means over eyes, with 95 % bootstrap intervals over "
-        f"eyes.{spread}",
+        "For each row of the table, a small descriptor was trained on the pairs in the first column "
+        f"({config.variants} warped pairs, {config.steps} steps, seeds: {config.seeds}). It was tested on "
+        f"{len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FAs were warped at two levels, hard and "
+        f"extreme (warps of each pair at each level: {config.warps}). The table has means over eyes, with 95 % "
+        f"bootstrap intervals over eyes.{spread}",
         "",
         *_table(summaries),
         "",
@@ -164,34 +169,40 @@ def _cell(interval: Interval) -> str:
 
 
 def _limits(plan: UtilityPlan) -> list[str]:
-    """Return what a reader must know to judge the figures."""
+    """Return the sentences that explain the figures and their limits."""
     hard, extreme = (level.ranges for level in LEVELS)
     limits = [
         f"recall@1: the fraction of the landmarks whose nearest descriptor in the warped FA is within {TOLERANCE:g} px "
-        "(at 512) of the true partner. AUC@20 and success: the mean error at the landmarks of the homography that "
-        f"RANSAC ({RANSAC_PX:g} px) finds from mutual nearest neighbours of other keypoints, up to {SUCCESS_PX:g} px.",
+        "(at 512 px) of the true partner. AUC@20 and success refer to the mean error, at the landmarks, of the "
+        f"homography that RANSAC ({RANSAC_PX:g} px) finds from mutual nearest neighbours of the other keypoints. "
+        f"AUC@20 is the area under the cumulative distribution of this error up to {SUCCESS_PX:g} px, divided by "
+        f"{SUCCESS_PX:g} px; success is the fraction of the warps with an error below {SUCCESS_PX:g} px.",
         f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: "
-        f"up to {extreme.rotation[-1]:g} degrees, {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and the appearance of "
-        "both views changed.",
-        "recall@1 does not see that training pairs are a few px off, because it tolerates the scatter of landmarks.",
-        "A small descriptor is not a registration network: what helps it need not help a larger one, and the reverse.",
+        f"rotation up to {extreme.rotation[-1]:g} degrees, scale {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and "
+        "the appearance of both views changed.",
+        "recall@1 does not show that training pairs are misaligned by a few px, because its tolerance covers the "
+        "scatter of landmarks.",
+        "A small descriptor is not a registration network: pairs that help one of them need not help the other.",
     ]
     if len(plan.eyes) < ENOUGH_EYES:
         chance = 2 / 2 ** len(plan.eyes)
         limits.append(
-            f"{len(plan.eyes)} eyes are few: that all of them differ in the same direction has a probability of "
-            f"{chance:.3g} by chance, and bootstrap intervals over so few eyes are too narrow."
+            f"{len(plan.eyes)} eyes are few: if two arms are equally good, all of these eyes still differ in one "
+            f"direction with a probability of {chance:.3g}, and bootstrap intervals over so few eyes are too narrow."
         )
     if plan.seen:
         limits.append(
-            f"The adapter that made the pairs may have been trained on the tested eyes {', '.join(plan.seen)}: the "
-            "arms with generated pairs may be too good on them. Test held-out eyes to avoid this."
+            f"The adapter that made the pairs may have been trained on the tested eyes {', '.join(plan.seen)}, so the "
+            "scores of the arms with generated pairs may be too high on these eyes. Test held-out eyes to avoid this."
         )
     elif plan.held_out:
-        limits.append("Only the splits val and test were tested, which an adapter trained on this folder has not seen.")
+        limits.append(
+            "Only pairs of the splits val and test were tested. An adapter that was trained on the same prepared "
+            "folder was not trained on them."
+        )
     elif plan.config.generated:
         limits.append(
-            "No adapter made the generated pairs according to their manifest. That their base has not seen the tested "
-            "eyes is not checked."
+            "According to their manifest, the generated pairs were made without an adapter. It is not checked whether "
+            "their base was trained on the tested eyes."
         )
     return limits

@@ -1,4 +1,4 @@
-"""The test of `retipair utility`: find the landmarks of real pairs in FAs that were warped by known transforms."""
+"""Test a descriptor: find the landmarks of real pairs in FAs that were warped by known transforms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from retipair.vision.field_of_view import contains
 from retipair.vision.ridges import MEASURED_AT
 
 TOLERANCE = LANDMARK_INLIER_PX
-"""px at 512: a descriptor that is at most this far from the true partner of a landmark counts as found.
+"""px at 512: a landmark counts as found if the matched point is at most this far from its true partner.
 
-It is about three times the scatter of hand-placed landmarks, 2.5 px. Landmarks whose two positions differ by more in
-the aligned pair are left out of the test, as errors of the person who placed them.
+It is about three times the scatter of hand-placed landmarks, 2.5 px. Landmarks whose positions in CF and FA of the
+aligned pair differ by more than this are left out of the test, as errors of the person who placed them.
 """
 KEYPOINTS = 300
 DISTANCE = 6
@@ -82,8 +82,9 @@ class TestImage:
 class ImageScore:
     """How well one test image was matched.
 
-    found, landmarks: the number of landmarks whose partner was found, and of those that are visible in both views.
-    error_px: the mean error of the estimated homography at the landmarks, px at 512; infinite if it failed.
+    found: the number of landmarks whose partner was found.
+    landmarks: the number of landmarks that are visible in both views.
+    error_px: the mean error of the estimated homography at the landmarks, px at 512; infinite if the estimate failed.
     """
 
     id: str

@@ -45,7 +45,7 @@ class Interval:
 class ArmScore:
     """One measure of one arm at one level.
 
-    by_eye: the mean over seeds and pairs of each eye.
+    by_eye: for each eye, the mean over seeds and pairs.
     seed_sd: the standard deviation over seeds of the mean over eyes; None with one seed.
     """
 
@@ -55,7 +55,7 @@ class ArmScore:
 
 
 def summarise(seeds: Sequence[Sequence[ImageScore]], level: str, measure: Measure) -> ArmScore:
-    """Summarise the scores of one arm: warps per pair, pairs per eye, then eyes.
+    """Summarise the scores of one arm at one level: the warps of each pair, then the pairs of each eye, then the eyes.
 
     seeds: the scores of each seed.
     """

@@ -19,8 +19,9 @@ _MIN_POINTS = 16
 _SCATTER_PX = 1.5
 """px at 512: standard deviation, per view and axis, of the random errors of the points.
 
-Hand-placed landmarks scatter so: the two positions are then 2.5 px apart (median). Without it, descriptors are best at
-exact points, and pairs that are a little shifted would train better descriptors for hand-placed ones.
+Hand-placed landmarks scatter like this: their positions in CF and FA are then 2.5 px apart (median). Without these
+errors, descriptors would be best at exact points, and slightly shifted pairs would train better descriptors for
+hand-placed points.
 """
 _WIDTH = 512
 _TEMPERATURE = 0.05
@@ -31,7 +32,7 @@ _POINTS_A_VARIANT = 64
 
 
 class ResidualDescriptor(nn.Module):
-    """Descriptor that adds a learned change to the raw descriptor; a new one changes nothing.
+    """Network that adds a learned change to raw descriptors. Before training, it changes nothing.
 
     Input: raw descriptors of norm 1, (N, DESCRIPTOR_LENGTH). Output: descriptors of norm 1 of the same shape.
     """
@@ -50,7 +51,7 @@ class ResidualDescriptor(nn.Module):
 class TrainingPair:
     """A pair to make variants of, at a width of 512 px, and the points to describe.
 
-    id, index: a name and a number for the random numbers of its variants.
+    id, index: a name and a number on which the random numbers of its variants depend.
     points: (N, 2) px.
     """
 
@@ -75,7 +76,7 @@ def training_pair(id: str, index: int, pair: Pair) -> TrainingPair:
 
 
 def make_variant(source: TrainingPair, level: Level, number: int, seed: int) -> Correspondences:
-    """Warp the FA of a pair as at a level of the test, change the appearance of both views, and describe the points."""
+    """Warp the FA of a pair by the ranges of a level, change the appearance of both views, and describe the points."""
     segmented = SegmentedPair(source.pair, source.pair.mask, source.points)
     warped = Variation(level.ranges, seed=seed).make(segmented, source.id, number, appearance=True)
     rng = np.random.default_rng([seed, number, source.index])
@@ -88,7 +89,7 @@ def make_variant(source: TrainingPair, level: Level, number: int, seed: int) -> 
 def train_descriptor(variants: Sequence[Correspondences], steps: int, seed: int) -> ResidualDescriptor:
     """Train a descriptor by the contrastive loss InfoNCE (van den Oord et al. 2018, arXiv 1807.03748).
 
-    Each step takes 64 points of each of 4 variants; the other points of the step are the negatives of a point.
+    Each step takes up to 64 points of each of 4 variants. The negatives of a point are the other points of the step.
     """
     usable = [variant for variant in variants if len(variant.cf) >= _MIN_POINTS]
     torch.manual_seed(seed)

@@ -44,7 +44,7 @@ Variants = dict[tuple[str, int], Correspondences]
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm and one seed. `key` is a hash of everything on which its scores depend."""
+    """One arm and one seed. `key` is a hash of everything else on which the scores depend."""
 
     plan: UtilityPlan
     arm: ArmName
@@ -65,11 +65,12 @@ class _Finished:
 
 
 def utility(config: UtilityConfig) -> Path:
-    """Run the test, write OUT/utility.json and OUT/utility.md, and return the path of the latter.
+    """Run the test, write OUT/utility.json and OUT/utility.md, and return the path of utility.md.
 
     The scores of each finished arm and seed are kept in OUT/.partial until all are finished, so that an interrupted
-    command continues where it was. Raises UserError, before anything is written, for input that cannot be used, and if
-    OUT contains the scores of other pairs or settings.
+    command can be continued by repeating it. Raises UserError if settings or input cannot be used, or if OUT contains
+    the scores of other pairs or settings. Nothing is written then, except if an image is damaged or a mask is missing:
+    this is detected only when the pair is used.
     """
     # Check
     plan = plan_utility(config)
@@ -101,11 +102,11 @@ def utility(config: UtilityConfig) -> Path:
 
 
 def _is_reported(out: Path, key: str) -> bool:
-    """Return whether OUT holds the report of these pairs and settings. Raises OccupiedError if it holds another."""
+    """Return whether OUT holds the report of these pairs and settings. Raises OccupiedError if OUT holds another."""
     if not (out / SCORES_NAME).is_file():
         return False
     if read_json(out / SCORES_NAME).get("key") != key:
-        raise OccupiedError(out, "holds the scores of other pairs or settings; give another OUT, or remove it")
+        raise OccupiedError(out, "holds the scores of other pairs or settings; give another OUT, or remove this folder")
     return (out / PAGE_NAME).is_file()
 
 
@@ -116,7 +117,7 @@ def _show(page: Path) -> Path:
 
 
 def _tasks(plan: UtilityPlan) -> list[ArmRun]:
-    """Return a task for each arm and seed; an arm without training gives the same scores with each seed."""
+    """Return a task for each arm and seed. "untrained" has one task, because its scores do not depend on the seed."""
     config = plan.config
     hashes: dict[PairRecord, bytes] = {}
     contents = [content_sha256(records, hashes) for records in (plan.material.real, plan.material.generated)]
@@ -169,10 +170,11 @@ def _train(task: ArmRun, arm: Arm, allowed: Sequence[PairRecord], variants: Vari
 
 
 def _make_variants(group: Sequence[Source], count: int, seed: int, variants: Variants) -> Iterator[Correspondences]:
-    """Yield `count` variants of the pairs of a group in turn; those in `variants` are not made again.
+    """Yield `count` variants of the pairs of a group; those in `variants` are not made again.
 
-    The levels of the test take turns, from pair to pair and from variant to variant. If there are more pairs than
-    variants, the pairs are spread evenly over the group.
+    The pairs get equal numbers of variants, or numbers that differ by one. The levels of the test alternate from pair
+    to pair and from variant to variant. If there are more pairs than variants, pairs evenly spaced in the group are
+    used.
     """
     chosen = [group[index * len(group) // count] for index in range(count)] if len(group) > count else group
     numbers = {source.id: range(-(-(count - at) // len(chosen))) for at, source in enumerate(chosen)}
