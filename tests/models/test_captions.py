@@ -41,7 +41,7 @@ def test_a_caption_is_too_long_from_its_76th_token_on(base: Base, monkeypatch: p
     captions = [("one", "short"), ("two", f"{FITS}, late phase"), ("three", f"{FITS}, late phase"), ("four", FITS[1:])]
     (warning,) = caption_warnings(base, captions)
     assert warning.startswith("captions longer than the 75 tokens that")
-    assert ": 2 of 4; in the first, that of two," in warning
+    assert ": 2 of 4; from the first, that of pair two," in warning
     assert "cut off: ', late phase'" in warning
     (warning,) = prompt_warnings(base, f"{FITS}, late phase")
     assert warning.startswith("--prompt is longer than the 75 tokens")

@@ -84,7 +84,7 @@ def test_the_dry_run_says_what_a_file_declares(
 ) -> None:
     path = tmp_path / "v.safetensors"
     for keys, expected in (
-        ((), "epsilon (the default, because the file declares none)"),
+        ((), "epsilon (the default, because the file declares no prediction type)"),
         (tuple(MARKERS), "v_prediction, zero terminal SNR (key v_pred and key ztsnr)"),
     ):
         write_empty_file(path, SD15_SHAPES | dict.fromkeys(keys, (0,)))

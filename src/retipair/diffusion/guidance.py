@@ -3,11 +3,11 @@
 Classifier-free guidance (Ho & Salimans 2022, eq. 6) strengthens what the prompt adds to a prediction. *Cross-view
 guidance* strengthens what one view adds to the other. For it, the network predicts twice: once jointly, and once with
 self-attention that keeps the halves of the joint image apart, as if each view were alone. A multiple of the difference
-between both predictions is added to the joint prediction of one view: of the CF, or of the view that is drawn from the
-other. For new pairs and variations, the power spectrum of the CF is then restored, because otherwise large structures
-become too strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the measurements. Related methods
-are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and guidance in a limited interval
-(arXiv 2404.07724).
+between both predictions is added to the joint prediction of one view: of the CF, or of the view that is generated from
+the other. For new pairs and variations of training pairs, the power spectrum of the CF is then restored, because
+otherwise large structures become too strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the
+measurements. Related methods are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and
+guidance in a limited interval (arXiv 2404.07724).
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +40,9 @@ class Guidance:
 
     prompt_scale: the scale of classifier-free guidance; 1 turns it off.
     pair_scale: the scale of cross-view guidance; 1 turns it off.
-    pair_from: the lowest timestep with cross-view guidance, as a fraction of the noise schedule, in [0, 1].
+    pair_from: the lowest timestep with cross-view guidance, as a fraction of the number of timesteps, in [0, 1].
     guided_view: the view that cross-view guidance changes; the half of the other view stays as predicted.
-    keeps_spectrum: whether the power spectrum of the guided half is restored.
+    keeps_spectrum: whether the power spectrum of the clean latents in the guided half is restored.
     """
 
     prompt_scale: float = 1.0
@@ -123,7 +123,7 @@ class GuidedDenoiser(Generic[ConditioningT]):
     def _pair_guided(
         self, prediction: torch.Tensor, change: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Add `change` to the half of the guided view; with `keeps_spectrum`, restore the spectrum of its latents."""
+        """Add `change` to the half of the guided view. With `keeps_spectrum`, keep its clean latents' spectrum."""
         view = self.guidance.guided_view
         half, noisy = half_of(prediction, view), half_of(latents, view)
         if not self.guidance.keeps_spectrum:
@@ -162,7 +162,7 @@ def _ring_power(spectrum: torch.Tensor, rings: torch.Tensor) -> torch.Tensor:
 def _rings(height: int, width: int) -> torch.Tensor:
     """Return whether a frequency of `rfft2` is in a ring, (number of rings, height * (width // 2 + 1)), 0 or 1.
 
-    Ring k contains the frequencies from k to k + 1 cycles per `height` px. The last ring also contains all higher ones.
+    Ring k contains the frequencies from k to k + 1 cycles per `height` px; the last ring also all higher frequencies.
     """
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
     index = (radius * height).long().clamp(max=height // 2 - 1).flatten()

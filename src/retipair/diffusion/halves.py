@@ -24,7 +24,7 @@ def replace_half(values: torch.Tensor, half: torch.Tensor, view: ViewName) -> to
 
 
 def half_of(values: torch.Tensor, view: ViewName) -> torch.Tensor:
-    """Return the half of one view of a tensor (..., w), (..., w / 2)."""
+    """Return the half of a tensor (..., w) that belongs to one view, (..., w / 2)."""
     return split_halves(values)[0 if view == "cf" else 1]
 
 

@@ -161,7 +161,7 @@ def _blur(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
 
 
 def _reflect(images: torch.Tensor, width: int, dim: int) -> torch.Tensor:
-    """Pad both ends of `dim` by reflection. Unlike that of F.pad, the gradient is deterministic on a GPU."""
+    """Pad both ends of `dim` by reflection. Unlike the gradient of F.pad, its gradient is deterministic on a GPU."""
     size = images.shape[dim]
     before, after = images.narrow(dim, 1, width), images.narrow(dim, size - 1 - width, width)
     return torch.cat([before.flip(dim), images, after.flip(dim)], dim)

@@ -68,7 +68,8 @@ def sample(
     generators: the random generators, one for each sample.
     constrain: a function that may change the input of the network and the returned latents.
     repeats: how often each step is taken. Before a step is repeated, noise is added back (RePaint, Lugmayr et al. 2022,
-        arXiv 2201.09865, algorithm 1). Above 1, the scheduler must be without memory, such as DDPM and DDIM.
+        arXiv 2201.09865, algorithm 1). Above 1, the scheduler must not use results of earlier
+        steps; DDPM and DDIM do not.
     """
     following = [*timesteps[1:], None]
     for t, after, t_on_device in zip(timesteps, following, to_device(timesteps, latents.device), strict=True):

@@ -64,7 +64,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """Name that can be shared: `source`, but only the last component of a path, because folders may name people."""
+        """Name that is safe to share: `source`, but of a path only the last part, as folder names may name patients."""
         return shareable_name(self.source)
 
     @cached_property
@@ -77,7 +77,7 @@ class Base:
 
     @property
     def latent_factor(self) -> int:
-        """Downsampling factor of the autoencoder: the ratio of image height to latent height (and of the widths)."""
+        """Downsampling factor of the autoencoder: image height / latent height = image width / latent width."""
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @property
@@ -103,15 +103,15 @@ class Base:
     def view_size(self) -> int:
         """Side in px of a square view (CF or FA) at the resolution that the base was trained for.
 
-        SDXL: 512, because two views side by side are 1024 wide. SD1.5: 512, because the joint image is 512 wide, and
-        each view of 512 x 512 is squeezed to a width of 256 to fit into it.
+        Published SDXL: 512, because two views side by side are 1024 wide. Published SD1.5: 512, because the joint image
+        is 512 wide, and each view of 512 x 512 is squeezed to a width of 256 to fit into it.
         """
         sample = self.unet_config["sample_size"]
         width = (sample if isinstance(sample, int) else sample[-1]) * self.latent_factor
         return width // 2 if self.family.layout == "side_by_side" else width
 
     def fingerprint(self) -> str:
-        """Return a hash of the UNet and VAE configs, the prediction type and parts of each weight file."""
+        """Return a hash of UNet and VAE configs, prediction type, zero terminal SNR and parts of each weight file."""
         digest = hashlib.sha256(json.dumps([self.unet_config, self.vae_config], sort_keys=True).encode())
         scheduler = self.scheduler("ddpm").config
         if (schedule := (scheduler.prediction_type, bool(scheduler.rescale_betas_zero_snr))) != ("epsilon", False):
@@ -131,9 +131,8 @@ class Base:
     ) -> UNet2DConditionModel:
         """Load the UNet with frozen weights.
 
-        dtype: the dtype of the weights and of the computation.
-        stored: the format in which quantized weights are stored (None: no quantization); `dtype` is then only the dtype
-        of the computation.
+        dtype: the dtype of the computation and of all weights that are not quantized.
+        stored: the format of the quantized weights; None for no quantization.
         """
         if stored is None:
             return self._load("unet", UNet2DConditionModel, dtype, device).requires_grad_(False)
@@ -152,7 +151,7 @@ class Base:
         return pipeline
 
     def pipeline(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> DiffusionPipeline:
-        """Load the complete diffusers pipeline, to which tests and benchmarks compare this package."""
+        """Load the complete diffusers pipeline, for comparison with this package in tests and benchmarks."""
         if self.source_kind == "folder":
             with naming_errors(self.source):
                 pipeline = self.family.pipeline.from_pretrained(str(self.configs), dtype=dtype, local_files_only=True)
@@ -173,22 +172,22 @@ class Base:
             return pipeline.to(device)
 
     def _check_encoder(self, encoder: Any, tokenizer: CLIPTokenizer) -> None:
-        """Raise UserError for missing encoder weights or a wrong vocabulary; the libraries load both without error."""
+        """Raise UserError for missing encoder weights or a wrong vocabulary; the libraries report neither."""
         if any(parameter.is_meta for parameter in encoder.parameters()):
-            raise SettingError("base", self.source, "its text encoder is incomplete; get it again or choose another")
+            raise SettingError("base", self.source, "incomplete text encoder; get the base again or choose another")
         if len(tokenizer) > encoder.config.vocab_size or len(tokenizer) < 256:
             raise SettingError(
                 "base",
                 self.source,
-                f"the tokenizer has {len(tokenizer)} tokens, but its text encoder expects "
-                f"{encoder.config.vocab_size}; pass --tokenizer FOLDER with the right one",
+                f"the tokenizer has {len(tokenizer)} tokens, but the base's text encoder expects "
+                f"{encoder.config.vocab_size}; pass --tokenizer FOLDER with the right tokenizer",
             )
 
     def scheduler(self, sampler: str) -> Any:
         """Create the diffusers scheduler named `sampler` (a key of SAMPLERS) from the base's scheduler config.
 
         Clipping to [-1, 1] is always off, because latents exceed this range. Raises UserError for a base that predicts
-        noise with zero terminal SNR: its last timestep contains no signal (Lin et al. 2023, arXiv 2305.08891).
+        noise with zero terminal SNR: at the last timestep, latents have no signal (Lin et al. 2023, arXiv 2305.08891).
         """
         config = read_model_config(self.configs, "scheduler", "scheduler_config.json") | self.declared.settings
         scheduler = SAMPLERS[sampler].from_config(config, clip_sample=False, thresholding=False)
@@ -204,11 +203,11 @@ class Base:
 
     @property
     def prediction(self) -> str:
-        """Prediction type in words, with the place where it is declared."""
+        """Prediction type, zero terminal SNR if the base has it, and the place where they are declared, as text."""
         config = self.scheduler("ddpm").config
         zero = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
         where = " and ".join(self.declared.declarations) or (
-            "the default, because the file declares none"
+            "the default, because the file declares no prediction type"
             if self.source_kind == "file"
             else "stated in its scheduler config"
         )
@@ -260,9 +259,10 @@ class Base:
 def open_base(source: str, tokenizer: Path | None = None, configs: Path | None = None) -> Base:
     """Find a base and detect its model family, without loading weights.
 
-    source: the name of a bundled base, "random:sdxl" or similar, a diffusers folder, an original-format .safetensors
-    file, or a hub id.
-    tokenizer: the folder that contains the tokenizers (`tokenizer` and, for SDXL, `tokenizer_2`), if the base has none.
+    source: the name of a bundled base, the name of a base with random weights (see `random_bases`), a diffusers folder,
+    an original-format .safetensors file, or a hub id.
+    tokenizer: the folder that contains the tokenizers (`tokenizer` and, for SDXL, `tokenizer_2`); default: those of the
+    base or, if it has none, those published for its model family.
     configs: the folder of the configs for a .safetensors file; default: the published configs of the model family.
     Raises UserError, naming the source, if the base is not found or is neither SDXL nor SD1.5.
     """
@@ -272,7 +272,7 @@ def open_base(source: str, tokenizer: Path | None = None, configs: Path | None =
         return _open_folder(source, BUNDLED / source, "folder", tokenizer)
     path = Path(source)
     if path.exists():
-        source = str(path.resolve())  # absolute path, because adapters store this name
+        source = str(path.resolve())  # absolute path, for messages and the scores of `evaluate`
     if path.is_file():
         return _open_file(path.resolve(), tokenizer, configs)
     return _open_folder(source, path if path.is_dir() else download_base(source), "folder", tokenizer)
@@ -292,7 +292,7 @@ def _checked(base: Base) -> Base:
 
 
 def _check_schedule(base: Base) -> None:
-    """Raise UserError for a schedule without betas (EDM, flow matching), which diffusers would replace by defaults."""
+    """Raise UserError for a schedule without betas (EDM, flow matching): diffusers would use default betas instead."""
     config = read_model_config(base.configs, "scheduler", "scheduler_config.json")
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         raise SettingError(
@@ -345,6 +345,6 @@ def random_bases() -> list[str]:
 
 
 def check_steps(setting: str, steps: int, base: Base) -> None:
-    """Raise SettingError, naming `setting`, if the denoising `steps` are not fewer than the base's timesteps."""
+    """Raise SettingError, naming `setting`, if `steps` is not below the number of timesteps of the base."""
     if steps >= base.timesteps:
         raise SettingError(setting, steps, f"this base allows at most {base.timesteps - 1}")

@@ -14,7 +14,7 @@ _MAX_SHOWN = 100
 def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[str]:
     """Return a list of one warning if captions are truncated, else an empty list.
 
-    The warning states the number of truncated captions, and quotes the text that is cut off from the first one.
+    The warning states the number of truncated captions, and quotes the text that is cut off from the first.
     captions: (pair id, caption) of each pair.
     Raises UserError, naming two pairs, if their captions differ but become equal by truncation.
     """
@@ -26,7 +26,7 @@ def caption_warnings(base: Base, captions: Sequence[tuple[str, str]]) -> list[st
     name, caption = long[0]
     return [
         f"captions longer than the {truncated[caption].limit} tokens that {base.name} accepts: {len(long)} of "
-        f"{len(captions)}; in the first, that of {name}, the following is cut off: {_quoted(truncated[caption].cut)}"
+        f"{len(captions)}; from the first, that of pair {name}, this text is cut off: {_quoted(truncated[caption].cut)}"
     ]
 
 
@@ -37,7 +37,7 @@ def prompt_warnings(base: Base, prompt: str) -> list[str]:
         return []
     return [
         f"--prompt is longer than the {truncated.limit} tokens that {base.name} accepts; "
-        f"the following is cut off: {_quoted(truncated.cut)}"
+        f"this text is cut off: {_quoted(truncated.cut)}"
     ]
 
 

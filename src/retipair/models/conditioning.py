@@ -41,7 +41,7 @@ def select_rows(tensor: torch.Tensor, index: Sequence[int]) -> torch.Tensor:
 
 
 def stack_conditioning(parts: Sequence[Conditioning]) -> Conditioning:
-    """Concatenate the rows of several conditionings. The result has no size ids; see `with_size_ids`."""
+    """Concatenate the rows of several conditionings. The result has no size ids; `with_size_ids` adds them."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.embeddings for part in parts]), torch.cat(pooled) if pooled else None)
 
@@ -51,9 +51,9 @@ class Truncated:
     """A prompt, truncated to the maximum length of each tokenizer of the base.
 
     tokens: the token ids before truncation, one tuple per tokenizer.
-    kept: the token ids after truncation, one tuple per tokenizer, at most 76. The end token of a shorter prompt is
-    included. Position 77 is left out, because it can only hold the end token.
-    cut: the end of the text that at least one tokenizer cuts off; "" if the prompt is short enough.
+    kept: the token ids after truncation, one tuple per tokenizer, at most 76 ids each. They include the end token if it
+    is at one of the positions 1 to 76. Position 77 is left out, because it can only hold the end token.
+    cut: the part of the prompt that at least one tokenizer cuts off; "" if the prompt is short enough.
     limit: the maximum number of tokens between the begin and the end token.
     """
 
@@ -64,7 +64,7 @@ class Truncated:
 
 
 def truncate_prompts(base: Base, prompts: Sequence[str]) -> dict[str, Truncated]:
-    """Truncate prompts with the base's tokenizers, without loading text encoders. Return a dictionary by prompt."""
+    """Truncate prompts with the base's tokenizers, without loading text encoders. Return the results by prompt."""
     tokenizers = base.tokenizers()
     return {prompt: _truncate(tokenizers, prompt) for prompt in prompts}
 
@@ -101,8 +101,8 @@ def encode_prompts(base: Base, prompts: Sequence[str], joint_size: tuple[int, in
     """Encode prompts with the base's diffusers pipeline.
 
     Returns one row per prompt, in the same order, and a last row without prompt for classifier-free guidance. This row
-    contains zeros if the pipeline's config says so (as for SDXL), else the encoding of "". The text encoders are loaded
-    for this call only.
+    contains zeros if the pipeline's config sets force_zeros_for_empty_prompt (as for SDXL), else the encoding of "".
+    The text encoders are loaded for this call only.
     """
     pipeline = base.text_pipeline(device=device)
     encoded = [_encode(pipeline, base, prompt, device) for prompt in prompts]

@@ -17,7 +17,7 @@ def choose_device(name: str) -> str:
     """Return the torch device for a value of --device. Raises UserError if the device is not available.
 
     "auto" chooses CUDA if it is available, else Apple's MPS, else the CPU.
-    Under `accelerate launch`, each process gets the GPU of its LOCAL_RANK.
+    Under `accelerate launch`, "auto" and "cuda" choose the GPU of the process's LOCAL_RANK.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -47,7 +47,7 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
 
 
 def free_memory(device: str) -> int:
-    """Return the free memory of the device in bytes. For MPS this is the CPU's memory, which it shares."""
+    """Return the free memory of the device in bytes. For MPS, this is the CPU's free memory, because both share it."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 

@@ -67,7 +67,7 @@ def open_image_model(folder: Path) -> ImageModel:
     if missing:
         raise DamagedError(folder, f"its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
     if not np.isfinite(features).all():
-        raise FileError(folder, "its features are NaN or infinity; check its weights and preprocessor_config.json")
+        raise FileError(folder, "its features contain NaN or infinity; check its weights and preprocessor_config.json")
     return model
 
 
@@ -82,7 +82,7 @@ def _load(folder: Path) -> tuple[ImageModel, list[str]]:
         output_loading_info=True,
     )
     if hasattr(network.config, "mask_ratio"):
-        network.config.mask_ratio = 0.0  # ViT-MAE would hide 75 % of the patches at random
+        network.config.mask_ratio = 0.0  # otherwise, ViT-MAE would hide 75 % of the patches at random
     preprocessing = _read_json(folder / "preprocessor_config.json")
     used = {name: tensor for name, tensor in network.state_dict().items() if "pooler" not in name}
     model = ImageModel(

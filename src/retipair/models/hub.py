@@ -34,13 +34,13 @@ def download_base(source: str) -> Path:
         raise SettingError(
             "base",
             source,
-            f"not in the cache, and cannot be downloaded from the hub ({reason}). Copy its folder "
-            "here and pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package",
+            f"not in the cache, and cannot be downloaded from the hub ({reason}). Copy its folder to this "
+            "machine and pass --base FOLDER; to try the commands, pass --base tiny-sdxl, which ships with the package",
         ) from None
 
 
 def _offline() -> bool:
-    """Return whether the environment variable HF_HUB_OFFLINE is on (--offline sets it), as huggingface_hub reads it."""
+    """Return whether HF_HUB_OFFLINE is true, as defined by huggingface_hub. --offline sets this variable."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -62,8 +62,8 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
         raise SettingError(
             "base",
             source,
-            f"its tokenizer vocabulary is not in the cache ({repository}); pass --tokenizer "
-            f"FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in family.tokenizers)}",
+            f"no tokenizer vocabulary found, and that of {repository} is neither cached nor can be downloaded; pass "
+            f"--tokenizer FOLDER, a folder with {' and '.join(f'{t}/vocab.json' for t in family.tokenizers)}",
         ) from None
 
 

@@ -6,7 +6,7 @@ scripts read `adapter_model.safetensors`. `load_lora_weights` of diffusers pipel
 
 The second file uses PEFT's tensor names with the prefix `unet.`. diffusers' `convert_state_dict_to_diffusers` is not
 used: it renames only the tensors of `to_q/k/v/out`, and `load_lora_weights` ignores a part of the tensors if a file
-mixes both kinds of names.
+mixes renamed tensors with others.
 """
 
 import hashlib
@@ -44,8 +44,9 @@ _LARGEST_RANK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMetadata:
-    """Training settings that generation must match. Adapters are shared, so no field contains a path.
+    """Facts about the training of an adapter, for generation. Adapters are shared, so no field contains a path.
 
+    system: the name of the model family.
     base: the name of the base.
     base_sha256: the fingerprint of the base.
     prompts: each prompt of the training, with the number of training pairs that have it.
@@ -168,7 +169,7 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
     config = _read_lora_config(folder)
     if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
         raise FileError(
-            folder, f"its tensors do not have rank {config.r} as in adapter_config.json; use another checkpoint"
+            folder, f"some tensors do not have the rank {config.r} of adapter_config.json; use another checkpoint"
         )
     try:
         add_adapter(unet, config)
@@ -176,12 +177,12 @@ def load_adapter(folder: Path, unet: UNet, base: str) -> None:
         raise DamagedError(folder / "adapter_config.json", f"damaged ({error}); use another checkpoint") from None
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in state.items()}:
-        raise FileError(folder, f"this adapter does not fit {base}; pass the base it was trained on with --base")
+        raise FileError(folder, f"this adapter does not fit {base}; with --base, pass the base it was trained on")
     set_peft_model_state_dict(unet, state)
 
 
 def merge_adapter(unet: UNet) -> None:
-    """Add the adapter to the UNet's fp32 weights and remove it. Predictions get faster and change only by rounding."""
+    """Merge the adapter into the UNet's fp32 weights. Predictions get faster and change only by rounding."""
     unet.fuse_lora()
     unet.unload_lora()
 
@@ -192,7 +193,8 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     All other settings are ignored, for security. For example, a setting may contain the name of a module that PEFT
     would import, or a regular expression that takes unlimited time.
 
-    Raises UserError for damaged settings, and for ranks, alphas or trained modules that are not supported.
+    Raises UserError for damaged settings. Ranks or alphas that differ between layers, and modules trained in full, are
+    not supported and also raise UserError.
     """
     path = folder / "adapter_config.json"
     values = read_json(path)
@@ -202,7 +204,7 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     if not valid:
         raise DamagedError(path, "damaged (r, lora_alpha or target_modules); use another checkpoint")
     if unknown := next((key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)), None):
-        raise FileError(path, f"{unknown} is not supported; use an adapter with one rank and alpha for all")
+        raise FileError(path, f"{unknown} is not supported; use an adapter with one rank and alpha for all layers")
     dora, rslora = (values.get(key) is True for key in ("use_dora", "use_rslora"))
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora, use_rslora=rslora)
 
@@ -231,12 +233,12 @@ def _open_weights(folder: Path) -> Any:
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
         raise FileError(
             folder / "adapter_model.bin",
-            "pickled weights are not read, because they can run code; load and save "
-            "it once with PEFT (save_pretrained writes .safetensors)",
+            "pickled weights are not read, because they can run code; load the adapter "
+            "with PEFT and save it again (save_pretrained writes .safetensors)",
         )
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
         raise MissingError(
-            folder, f"no adapter here (it needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
+            folder, f"no adapter here (an adapter needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
         )
     try:
         return safe_open(path, framework="pt")

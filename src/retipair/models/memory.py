@@ -36,7 +36,7 @@ MOMENTS = {"adamw": 8, "adamw8bit": 2}
 class Workload:
     """Properties of a training or a generation that determine its memory.
 
-    adapter: the settings of the adapter to train; None for generation (see `generation_memory`).
+    adapter: the settings of the adapter to train; None for generation (`generation_memory` takes the adapter's size).
     latents: the shape (B, C, h, w) of the latents of one UNet call.
     dtype: the dtype of the frozen weights.
     """

@@ -54,7 +54,7 @@ def select_strategy(
     """Return the first strategy whose estimated memory fits the value of --memory.
 
     memory: a number of GiB, or "auto" for the free memory of the device. "auto" considers only strategies without
-    quantization; if none of them fits, it returns the last one.
+    quantization; if none of these fits, it selects the last of them.
     strategies: the strategies to choose from, from the fastest to the one that needs the least memory.
     bytes_of: a function that returns the estimated bytes of a strategy. It takes a second or more.
     free: a function that returns the free bytes of the device.
@@ -73,7 +73,7 @@ def select_strategy(
         "memory",
         memory,
         f"{bytes_of(smallest) / GIB:.1f} GiB is the smallest estimate, with {smallest.name}, and "
-        f"10 % must stay free; {advice}",
+        f"10 % of {memory} GiB must stay free; {advice}",
     )
 
 
@@ -92,7 +92,7 @@ def require_backend(strategy: MemoryStrategy) -> MemoryStrategy:
 def next_smaller_preset(
     strategy: MemoryStrategy, strategies: Sequence[MemoryStrategy], bytes_of: Callable[[MemoryStrategy], int]
 ) -> str | None:
-    """Return the largest value of --memory in PRESETS that selects a strategy with less memory than `strategy`.
+    """Return the largest value of --memory in PRESETS that selects a strategy needing less memory than `strategy`.
 
     Returns None if there is no such value. strategies, bytes_of: see `select_strategy`.
     """

@@ -1,8 +1,9 @@
 """Store frozen weights in 8 or 4 bits and dequantize them at each use.
 
-In training, quantization saves memory only together with gradient checkpointing, because autograd keeps the dequantized
-weights until the backward pass. The layers use torch's parametrizations. diffusers' layerwise casting does not work for
-training: it replaces the weights in place, so that the backward pass of a convolution gets 8-bit weights and fails.
+In training, quantization saves memory only together with gradient checkpointing, because autograd otherwise keeps the
+dequantized weights until the backward pass. The layers use torch's parametrizations. diffusers' layerwise casting does
+not work for training: it replaces the weights in place, so that the backward pass of a convolution gets 8-bit weights
+and fails.
 """
 
 from typing import Literal
@@ -18,7 +19,7 @@ FP8 = torch.float8_e4m3fn
 NF4_BLOCK = 64
 """Number of consecutive weights that share one scale factor."""
 SKIP_MODULES = ("conv_in", "conv_out", "time_embedding", "add_embedding")
-"""Names of UNet modules that are not quantized: they are small, and their errors would affect all activations."""
+"""Names of UNet modules that are not quantized: they are small, and their errors would affect the whole output."""
 
 
 def quantize(unet: nn.Module, stored: Stored, device: str) -> nn.Module:

@@ -45,7 +45,7 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
 
 
 def _family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> ModelFamily | None:
-    """Return the model family with this model_index.json and UNet config; None for an unsupported model."""
+    """Return the model family of a base with this UNet config; None for an unsupported model."""
     return {"text_time": SDXL, None: SD15}.get(unet.get("addition_embed_type"))
 
 

@@ -131,9 +131,10 @@ def family_by_inputs(in_channels: int, context: int) -> str | None:
 def declared_schedule(header: Header) -> DeclaredSchedule:
     """Read the noise schedule that the file declares.
 
-    A tensor named `v_pred` or the metadata entry `modelspec.prediction_type` declares v-prediction; a tensor named
-    `ztsnr` declares zero terminal SNR. If tensor and metadata contradict each other, the tensor counts, as in ComfyUI
-    and Forge. Raises UserError for an unknown prediction type and for zero terminal SNR without v-prediction.
+    A tensor named `v_pred` declares v-prediction, and a tensor named `ztsnr` declares zero terminal SNR. The metadata
+    entry `modelspec.prediction_type` declares either prediction type. If it contradicts `v_pred`, `v_pred` counts, as
+    in ComfyUI and Forge. Raises UserError for an unknown prediction type and for zero terminal SNR without
+    v-prediction.
     """
     keys = tuple(f"key {name}" for name in ("v_pred", "ztsnr") if name in header.shapes)
     kind = header.metadata.get(_METADATA_KEY, "")
@@ -146,7 +147,7 @@ def declared_schedule(header: Header) -> DeclaredSchedule:
             "base",
             header.path,
             "its key ztsnr declares zero terminal SNR, which needs v-prediction, but neither "
-            "v_pred nor its metadata declares v-prediction; add the key v_pred if it predicts v",
+            "v_pred nor its metadata declares v-prediction; add the key v_pred if the base predicts v",
         )
     if kind and by_key and not by_metadata:
         return DeclaredSchedule(True, "ztsnr" in header.shapes, keys, metadata)

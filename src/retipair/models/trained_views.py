@@ -1,4 +1,4 @@
-"""Facts about the training views of a base or an adapter, which decide how it draws one view from the other."""
+"""Read facts about the training views of a base and an adapter, for generating one view from the other."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class TrainedViews:
     """Facts about the views in a training.
 
     half_clean_fraction: the fraction of *half-clean* samples, in which one view had no noise.
-    appearance: "cf" and "fa" -> the mean appearance of these views; a view is missing if it is not known.
+    appearance: the mean appearance of the CFs ("cf") and of the FAs ("fa"). An unknown appearance is left out.
     """
 
     half_clean_fraction: float = 0.0
@@ -37,10 +37,10 @@ class TrainedViews:
 def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     """Return the facts about the training views of a base with an adapter.
 
-    The appearance is that of the base, if it is known, because it was trained much longer (docs/one_view.md).
-    The half-clean fraction is the larger one of both, so it is above 0 if either training had half-clean samples.
+    The appearance is that of the base if it is known, because the base was trained much longer (docs/one_view.md).
+    The half-clean fraction is the larger of the two, so it is above 0 if either training had half-clean samples.
 
-    adapter: what the adapter recorded; None without an adapter, or if it recorded nothing.
+    adapter: the facts in the adapter's metadata; None if there is no adapter or its metadata has no such facts.
     Raises UserError, naming the file, if the record of the base is damaged.
     """
     path = base.configs / NAME

@@ -45,7 +45,7 @@ def encode_mean(vae: Autoencoder, images: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def encode_sample(vae: Autoencoder, image: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-    """Encode an image (H, W, 3) uint8 to randomly drawn scaled latents, (1, C, h, w) float32, on the VAE's device."""
+    """Encode an image (H, W, 3) uint8 to a sample of its scaled latents, (1, C, h, w) float32, on `vae.device`."""
     latents = vae.encode(_to_tensor(vae, image[None])).latent_dist.sample(generator)
     return (vae.config.scaling_factor * latents).float()
 
@@ -75,7 +75,8 @@ def vae_sha256(base: Base, load: Callable[[], Autoencoder]) -> str:
     """Return a hash of the autoencoder's weights and scaling factor, to tell whether cached latents are still valid.
 
     load: a function that loads the autoencoder. It is called only if the weights cannot be read from the base's folder,
-    because the base is a single file, has random weights, or has the tensor names of older versions of diffusers.
+    because the base is a single file, has random weights, has several weight files in its `vae` folder, or has the
+    tensor names of older versions of diffusers.
     """
     weights: dict[str, Any] = _weights_on_disk(base)
     vae = empty_vae(base) if weights else load()
@@ -94,7 +95,10 @@ def weights_sha256(vae: Autoencoder, weights: dict[str, Any]) -> str:
 
 
 def _weights_on_disk(base: Base) -> dict[str, torch.Tensor]:
-    """Read the weight file in the `vae` folder of a base. Return {} if the folder has no weight file or several."""
+    """Read the weight file in the `vae` folder of a base.
+
+    Returns {} if the base is not a folder, or if its `vae` folder has no weight file or several.
+    """
     files = [*(base.configs / "vae").glob("*.safetensors")]
     if base.source_kind != "folder" or len(files) != 1:
         return {}

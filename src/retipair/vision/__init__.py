@@ -1,1 +1,1 @@
-"""Segmentation of the field of view and of vessels, for registration, quality filters and metrics."""
+"""Measure views: field of view, vessels and appearance, for registration, generation, quality filters and metrics."""

@@ -1,7 +1,7 @@
 """Measure the colours, shading and contrast of a view, and give them to another view.
 
-A diffusion model that draws one view from the other has learnt with views of certain cameras. A photograph of another
-camera is brought to the appearance of those views first, so that its vessels are seen by the model as it learnt them.
+A diffusion model that generates one view from the other was trained on views from certain cameras. A view from another
+camera is first given the appearance of the training views, so that its vessels look like theirs.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from scipy import ndimage
 from retipair.vision.field_of_view import erode
 
 _SIGMA = 1 / 32
-"""Standard deviation of the Gaussian that separates shading from vessels and texture, in widths of the view."""
+"""Standard deviation, in view widths, of the Gaussian that separates shading from vessels and texture."""
 _RIM = 1 / 64
-"""Width of the rim of the field that is not measured, because of its dark edge; in widths of the view."""
+"""Width, in view widths, of the rim of the field that is not measured, because its edge is dark."""
 _GREEN = 1
 _MIN_DEVIATION = 0.5
 """Smallest divisor, in grey levels, for views without shading or without vessels."""
@@ -26,8 +26,8 @@ class Appearance:
     """Statistics of a view inside its field, in grey levels: three values for a CF (R, G, B), one for an FA.
 
     mean: the mean.
-    shading: the standard deviation of the blurred view: its shading, disc, macula and large lesions.
-    contrast: the standard deviation of the view minus the blurred view: its vessels and texture.
+    shading: the standard deviation of the blurred view, which shows shading, disc, macula and large lesions.
+    contrast: the standard deviation of the view minus the blurred view; this difference shows vessels and texture.
     """
 
     mean: list[float]

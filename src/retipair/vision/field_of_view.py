@@ -32,8 +32,9 @@ def erode(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def contains(mask: np.ndarray, points: np.ndarray, margin: int = 0) -> np.ndarray:
-    """Return whether the nearest pixel of each of the points (N, 2) px (x, y) lies in a mask (H, W) bool, (N,) bool.
+    """Return for each point whether its nearest pixel lies in a mask (H, W) bool, (N,) bool.
 
+    points: the (x, y) of each point in px, (N, 2).
     margin: px; if it is not 0, the pixel must lie more than `margin` px from the edge of the mask and of the image, as
         the pixels that `erode` returns do.
     """
@@ -54,8 +55,8 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 def _border(grey: np.ndarray) -> np.ndarray:
     """Return the border around the field of view, (H, W) bool.
 
-    The border consists of the pixels that are as bright as a corner of the image and connected to its edge. It is empty
-    if the corners are neither black nor uniform.
+    The border consists of the pixels that are about as bright as the darkest corner of the image and connected to the
+    image edge. The border is empty if no corner is black and not all corners are uniform.
     """
     level = min(float(np.median(corner)) for corner in _corners(grey))
     flat = all(np.ptp(corner) <= 2 for corner in _corners(grey))
@@ -85,7 +86,7 @@ def _connected_to_frame(region: np.ndarray) -> np.ndarray:
 def _fill(field: np.ndarray) -> np.ndarray:
     """Return the convex hull of the largest connected part of a field of view, (H, W) bool.
 
-    Notches and letters at the edge are removed before. The convex hull is taken because apertures are convex.
+    Notches and letters at the edge are removed first. The convex hull is taken because apertures are convex.
     """
     radius = max(1, round(0.05 * min(field.shape)))
     # Extend the field of view beyond the image. Otherwise the opening would round it where the image clips the circle.

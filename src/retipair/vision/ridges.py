@@ -69,8 +69,8 @@ def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np.ndarray:
     """Return the pixels with the highest vesselness, (H, W) bool; none if the vesselness is constant.
 
-    The masks of two views of different eyes have a Dice coefficient of about `share`, because each covers that fraction
-    of its view. The masks of CF and FA of real pairs reach .41 to .63.
+    The results for two views of different eyes have a Dice coefficient of about `share`, because each covers that
+    fraction of its mask. The results for CF and FA of one real pair reach .41 to .63.
 
     vesselness: (H, W) float.
     mask: the pixels to choose from, (H, W) bool.
@@ -82,7 +82,7 @@ def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np
 
 
 def inside_rim(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels of a mask (H, W) bool whose vesselness is not affected by its edge, in a view 512 px wide."""
+    """Return the pixels of a mask (H, W) bool, 512 px wide, whose vesselness the edge of the mask does not affect."""
     return erode(mask, RIM)
 
 
@@ -90,7 +90,7 @@ def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> 
     """Return the Pearson correlation of the vesselness of CF and FA, in [-1, 1].
 
     The views are resized to a width of 512 px. The outer 10 px of the mask are excluded; the result is 0 if no pixel is
-    left. Real pairs reach .40 to .71. If the same CF are paired with the FA of other eyes, 95 % are below .04.
+    left. Real pairs reach .40 to .71. If CFs are paired with FAs of other eyes, 95 % of the values are below .04.
 
     cf: (H, W, 3) uint8.
     fa: (H, W) uint8.
@@ -178,16 +178,16 @@ def _normalise(brightness: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mean = _neighbourhood(brightness * inside) / weight
     difference = (brightness - mean) * inside
     deviation = np.sqrt(_neighbourhood(difference**2).clip(min=0) / weight)
-    # Adding half a grey level avoids that noise in uniform regions is amplified and looks like vessels.
+    # Adding half a grey level prevents noise in uniform regions from being amplified and looking like vessels.
     return np.asarray(difference / (deviation + 0.5), dtype=np.float32)
 
 
 def _neighbourhood(image: np.ndarray) -> np.ndarray:
     """Smooth an image (H, W) float64 by a Gaussian of sigma _LOCAL_SIGMA, mirrored at the edges.
 
-    The result equals that of scipy.ndimage.gaussian_filter. Cosine transforms are fifteen times as fast: the kernel
-    would be 161 px wide, and only the low frequencies, which the filter lets pass, are computed. Double precision is
-    needed: rounding could make small means negative.
+    The result equals that of scipy.ndimage.gaussian_filter. Its kernel would be 161 px wide, so cosine transforms take
+    an eighth of its time; only those low frequencies are computed that pass the filter. Double precision is needed:
+    rounding could make small means negative.
     """
     (height, width), (row_gains, column_gains) = image.shape, map(_gains, image.shape)
     spectrum = dct(dct(image, axis=1)[:, : len(column_gains)], axis=0)[: len(row_gains)]

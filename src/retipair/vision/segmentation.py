@@ -16,12 +16,12 @@ from retipair.vision.ridges import flattened
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 """Weights of the network, trained by recipes/segmenter.py."""
 _WIDTHS = (32, 48, 64, 96)
-_FOLD = 2  # factor of the pixel unshuffle at the input, which halves the time
+_FOLD = 2  # factor of the pixel unshuffle at the input, which halves the computing time
 _MULTIPLE = _FOLD * 2 ** (len(_WIDTHS) - 1)
 
 
 class Segmenter(nn.Module):
-    """Network that predicts the logit of each pixel to be a vessel.
+    """Network that predicts, for each pixel, the logit of the probability that it belongs to a vessel.
 
     It is a U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with four resolutions. The finest has half the resolution
     of the view, and each of its positions predicts four pixels.
@@ -60,7 +60,7 @@ def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 outside the mask.
+    """Return the probability that each pixel belongs to a vessel, (H, W) float32 in [0, 1]; 0 outside the mask.
 
     image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
     mask: the valid pixels, (H, W) bool.
@@ -69,18 +69,19 @@ def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def segment_flattened(flat: np.ndarray) -> np.ndarray:
-    """Return the vessels in a map of locally normalised brightness, such as the mean of those of CF and FA.
+    """Return the vessels in a map of locally normalised brightness as a mask, (H, W) bool.
 
-    On CPUs that compute in bfloat16, this takes half of the time, and about one pixel in 7,000 is classified otherwise.
+    On CPUs with bfloat16 instructions, this takes half the time of float32, and about one pixel in 7,000 is classified
+    differently.
 
-    flat: the result of `flattened`, (H, W) float32, about 512 px wide.
+    flat: the result of `flattened`, or the mean of its results for CF and FA, (H, W) float32, about 512 px wide.
     """
     return np.asarray(_probability(flat, _fastest_dtype()) > 0.5)
 
 
 @torch.no_grad()
 def _probability(flat: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
-    """Return the probability of each pixel to be a vessel, (H, W) float32 in [0, 1]; 0 where `flat` (H, W) is 0."""
+    """Return the probability that each pixel belongs to a vessel, (H, W) float32 in [0, 1]; 0 where `flat` is 0."""
     height, width = flat.shape
     padded = np.pad(flat, ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
     inputs = torch.from_numpy(padded)[None, None].to(dtype).contiguous(memory_format=torch.channels_last)
