@@ -107,8 +107,8 @@ def _skeletons(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
 def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
     """Return the shift (down, right) of the FA relative to the CF, in px, from their vesselness maps.
 
-    It is the peak of the cross-correlation, to 1/20 px (Guizar-Sicairos et al. 2008, doi 10.1364/OL.33.000156). Phase
-    correlation is not used, because it fails on frequencies that only one view contains.
+    It is the position of the peak of the cross-correlation, to 1/20 px (Guizar-Sicairos et al. 2008, doi
+    10.1364/OL.33.000156). Phase correlation is not used, because it fails on frequencies that only one view contains.
 
     cf, fa: the vesselness map of each view, (H, W) float.
     inside: the pixels to use, (H, W) bool.

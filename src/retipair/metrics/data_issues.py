@@ -52,7 +52,8 @@ def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
         text = f"consistency (vesselness correlation) {values['consistency.correlation']:.2f}: two different eyes?"
         issues.append(DataIssue(id, "unrelated", text))
     elif values["consistency.shift_px"] > _MAX_SHIFT_PX:
-        issues.append(DataIssue(id, "apart", f"the FA is shifted by {values['consistency.shift_px']:.1f} px"))
+        text = f"the FA is shifted by {values['consistency.shift_px']:.1f} px (at a width of 512 px) relative to the CF"
+        issues.append(DataIssue(id, "apart", text))
     for view in ("cf", "fa"):
         if values[f"{view}.clipped"] > _CLIPPED:
             text = f"{values[f'{view}.clipped']:.0%} of the values in the {view.upper()} are 0 or 255"
@@ -71,7 +72,7 @@ def _has_bright_vessels(values: Mapping[str, float]) -> bool:
 
 
 def _best_flip(metrics: PairMetrics) -> str | None:
-    """Return the name of the flip with which the FA matches the CF clearly better than without, or None."""
+    """Return the name of the flip with which the FA matches the CF clearly better than without a flip, or None."""
     cf, fa = metrics.descriptors
     unchanged = best_over_shifts(fa, cf)
     fits = {name: best_over_shifts(np.ascontiguousarray(flip(fa)), cf) for name, flip in _FLIPS.items()}
@@ -82,8 +83,8 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
     """Return an issue for pairs that probably show one eye under different ids of patient or eye.
 
-    If two pairs are the nearest of each other, only the first of them gets an issue. If the two are in different
-    splits, a model is validated or tested on an eye it was trained on.
+    If two pairs are the nearest of each other, only one of them gets an issue. If the two are in different splits,
+    a model is validated or tested on an eye it was trained on.
 
     ids, splits: the id and the split of each of n pairs.
     nearest: for each of the n pairs, the most similar pair of another patient or eye (see `memorisation.nearest`).
@@ -92,7 +93,7 @@ def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequ
     for index, other in enumerate(nearest):
         reverse = nearest[other.index]
         if other.similarity < COPY or (index > other.index and reverse.index == index and reverse.similarity >= COPY):
-            continue  # if two pairs are the nearest of each other, only the first is reported
+            continue  # if two pairs are the nearest of each other, only one of them is reported
         here, there = splits[index], splits[other.index]
         where = f", in another split ({here} and {there})" if here != there else ""
         text = f"same eye as {ids[other.index]} (similarity {other.similarity:.2f}) under another name{where}"

@@ -2,8 +2,8 @@
 
 The distance is the squared maximum mean discrepancy (MMD) with the kernel of KID (Binkowski et al. 2018, Demystifying
 MMD GANs, arXiv 1801.01401), but on hand-crafted features of colour, spectrum and vessels. Features of an Inception
-network describe retinas poorly, because it was trained on natural photographs. FID is unsuitable for small sets: a
-hundred pairs are too few to estimate its covariance matrices.
+network describe retinas poorly, because the network was trained on natural photographs. FID is unsuitable for small
+sets: a hundred pairs are too few to estimate its covariance matrices.
 
 Compare a distance with `null_mmd2`, which shows how large the distance is between two random subsets of the real pairs.
 Compare two distances only if they were computed with the same reference set, by which the features are standardised.
@@ -22,7 +22,7 @@ from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
-_DENSE = 0.5  # vesselness above which a pixel counts as a vessel: about a tenth of the pixels of a view
+_DENSE = 0.5  # vesselness above which a pixel counts as a vessel; about a tenth of the pixels of a view are above it
 NEIGHBOURS = 5
 """Number k of nearest neighbours that defines a neighbourhood (see `Manifolds`), as in Naeem et al. 2020."""
 HALVED = 1000
@@ -42,7 +42,7 @@ def features(pair: PairViews) -> np.ndarray:
 
     field: the area, the height and the width of the common field of view, as fractions of those of the image.
     colour: the mean, standard deviation and quantiles of each channel of the CF and of the FA, in [0, 1]. Colour and
-    vessels are measured inside the common field of view.
+    vessels are measured inside the common field of view, except near its edge.
     spectrum: for the green channel of the CF and for the FA, log10 of the power in each ring of BANDS, in a central
     square (see `radial_power`).
     vessels: for each view, the mean and quantiles of the vesselness; the mean vesselness at each scale; the density,
@@ -69,7 +69,7 @@ def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
     for name, view in (("cf", pair.cf), ("fa", pair.fa)):
         rings = np.log10(radial_power(view.grey / 255.0))
         for low, high, ring in zip(BANDS[:-1], BANDS[1:], rings, strict=True):
-            plain = f"{name.upper()} power from {low:.0f} to {high:.0f} cycles"
+            plain = f"{name.upper()} power from {low:.0f} to {high:.0f} cycles per {WINDOW} px"
             yield f"{name}.spectrum.k{low:03.0f}", plain, ring
         yield from _vessel_features(f"{name}.vessels", name.upper(), view, inside)
 
@@ -131,7 +131,7 @@ def plain_names() -> dict[str, str]:
 
 
 def evenly_spaced_indices(amount: int, most: int) -> np.ndarray:
-    """Return the indices of `most` evenly spaced items of a list of `amount` items, or all if it has fewer."""
+    """Return the indices of `most` evenly spaced items of a list of `amount` items, or of all if `amount` is less."""
     return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)
 
 
@@ -180,9 +180,9 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def relative_improvement(before: float, after: float, real: float) -> float:
-    """Return by which fraction a distance has decreased towards the distance between real pairs.
+    """Return the fraction by which a distance has decreased towards the distance between real pairs.
 
-    The fraction is 1 if `after` is `real` or less, 0 without a change, and negative if the distance has increased.
+    The fraction is 1 if `after` is at most `real`, 0 without a change, and negative if the distance has increased.
     It is 0 if `before` is not larger than `real`.
 
     before, after: the distance of generated pairs from real pairs, before and after the change.
@@ -202,7 +202,7 @@ class Manifolds:
 
     precision: the fraction of generated pairs that lie in the neighbourhood of at least one real pair, in [0, 1].
     recall: the fraction of real pairs that lie in the neighbourhood of at least one generated pair, in [0, 1].
-    density: the number of real neighbourhoods in which a generated pair lies, divided by k, on average; >= 0.
+    density: the mean number of real neighbourhoods in which a generated pair lies, divided by k; >= 0.
     coverage: the fraction of real pairs whose neighbourhoods contain a generated pair, in [0, 1].
     """
 
@@ -254,8 +254,9 @@ def robust_standardize(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return asinh((values - median) / deviation) of each feature, (n, D).
 
     The median and the deviation are those of the reference. The deviation is half the difference of the 84th and the
-    16th percentile, which is the standard deviation of a normal distribution but robust to outliers. It is at least
-    .01, because a feature may be constant in the reference. asinh limits the influence of outliers.
+    16th percentile. For a normal distribution this is the standard deviation, but it is robust to outliers. The
+    deviation is at least .01, because a feature may be constant in the reference. asinh limits the influence of
+    outliers.
 
     values: features (n, D).
     reference: features (r, D).

@@ -15,19 +15,20 @@ SAME_FRAME = 0.95
 """Minimum vesselness correlation at which a given view and a real view count as the same view in the same frame.
 
 In seven real pairs, each real view reached .979 with itself resized to 128 to 1024 px, and .957 with itself saved as
-JPEG of quality 75. Shifted by 1 px at 512 it was at most .966, shifted by 2 px at most .892, and another eye .054. The
-correlation of grey levels does not separate these cases: it was .988 after enlarging by 1 %, and up to .995 after a
-shift of 2 px.
+JPEG of quality 75. The correlation was at most .966 after a shift of 1 px at 512, .892 after a shift of 2 px, and .054
+with another eye. The correlation of grey levels does not separate these cases: it was up to .988 after enlarging by
+1 %, and up to .995 after a shift of 2 px.
 """
 
 
 @dataclass(frozen=True)
 class TrueViewCorrelation:
-    """Vesselness correlation with the true view, in [-1, 1].
+    """Vesselness correlations with the true view, in [-1, 1].
 
-    drawn_view: of the drawn view.
-    given_view: of the given view. A drawn view whose vessels are exactly those of the given view reaches this value.
-    mispaired: of the drawn view with the true view of another eye; None if no other eye is given.
+    drawn_view: the correlation of the drawn view with the true view.
+    given_view: the correlation of the given view with the true view. A drawn view whose vessels are exactly those of
+    the given view reaches this value.
+    mispaired: the correlation of the drawn view with the true view of another eye; None if no other eye is given.
     """
 
     drawn_view: float
@@ -40,12 +41,12 @@ def compare_with_truth(
 ) -> TrueViewCorrelation | None:
     """Compare a drawn view with the true view, or return None if the given view is not that of the real pair.
 
-    It must be the same view in the same frame (see `SAME_FRAME`).
+    The given view and that of the real pair must be the same photograph in the same frame (see `SAME_FRAME`).
 
     given_view, drawn_view: the views of a generated pair, CF (H, H, 3) or FA (H, H), uint8.
-    names: which views these are, ("cf", "fa") or ("fa", "cf").
+    names: the names of the given and of the drawn view, ("cf", "fa") or ("fa", "cf").
     real: the real pair to which the given view should belong.
-    other: a real pair of another eye, if there is one.
+    other: a real pair of another eye; None if there is none.
     """
     given, compared = (_in_frame_of(real, image) for image in (given_view, drawn_view))
     real_given, true = (getattr(real, name) for name in names)

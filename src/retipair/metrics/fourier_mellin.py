@@ -4,8 +4,8 @@ A pose is a combination of mirroring, rotation, scaling and shift. The pose of a
 Fourier-Mellin registration (Reddy and Chatterji 1996, doi 10.1109/83.506761): the magnitude of a Fourier transform does
 not depend on shifts, and in log-polar coordinates a rotation or scaling of the image shifts the magnitude. The peak of
 the cross-correlation of two log-polar magnitudes thus shows rotation and scale. Rotating an image by 180 degrees does
-not change the magnitude. The aligned map is therefore correlated with each reference in both rotations, over
-shifts of at most 10 px, and the higher correlation is returned.
+not change the magnitude. Therefore, both the aligned map and a copy rotated by 180 degrees are correlated with each
+reference, over shifts of at most 10 px, and the highest correlation is returned.
 """
 
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ def _log_polar_magnitude(vessel_map: np.ndarray) -> np.ndarray:
 def _poses(vessel_map: np.ndarray, of_magnitudes: np.ndarray) -> np.ndarray:
     """Return the mirroring, rotation and scale that align a map with each of m reference maps, (m, 2, 2).
 
-    The result is as from `pose_matrices`. The rotation is determined except for 180 degrees.
+    The matrices have the form of `pose_matrices`. The rotation may differ from the true rotation by 180 degrees.
 
     vessel_map: (SIDE, SIDE).
     of_magnitudes: the transforms of the reference maps, see `Spectra`.

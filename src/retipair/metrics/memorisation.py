@@ -26,7 +26,7 @@ It was chosen with 25 rendered eyes and brighter, noisier copies of them in othe
 original was .67 or more; its similarity to any other eye was .45 or less. docs/metrics.md lists values for other eyes.
 """
 AT_ONCE = 128
-"""Number of reference descriptors compared at once. Needs 6 MB for their spectra and about 30 MB for the comparison."""
+"""Maximum number of references compared at once. Their spectra take 6 MB, and the comparison about 30 MB."""
 
 
 class DescriptorStore(Protocol):
@@ -38,7 +38,7 @@ class DescriptorStore(Protocol):
 
 @dataclass(frozen=True)
 class Nearest:
-    """The most similar reference of a descriptor. index: its index. similarity: the similarity, in [-1, 1]."""
+    """The reference most similar to a descriptor. index: its index. similarity: the similarity, in [-1, 1]."""
 
     index: int
     similarity: float
@@ -84,7 +84,7 @@ def nearest(
 ) -> list[Nearest]:
     """Return, for each of n query descriptors, the most similar of m >= 1 reference descriptors.
 
-    queries, references: the descriptors, which are read one at a time.
+    queries, references: the descriptors. At most AT_ONCE references are read at a time.
     eyes: the eye ids of the queries (n,) and of the references (m,). If given, a query is compared only with references
     of other eyes; if there are none, its similarity is -1.
     advance: is called n * ceil(m / AT_ONCE) times, to show the progress.
@@ -114,7 +114,7 @@ def best_over_shifts(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def authenticity(generated: Sequence[Nearest], train: Sequence[Nearest]) -> float:
-    """Return the fraction of generated pairs that are authentic, that is, no copies.
+    """Return the fraction of generated pairs that are authentic.
 
     Let T be the training pair most similar to a generated pair. The generated pair is authentic if T is more similar to
     some training pair of another eye than to the generated pair (Alaa et al. 2022, arXiv 2102.08921, section 3.3, with

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 _STEPS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
-"""Offset (down, right) to a neighbour -> its distance in px, for the four neighbours later in raster order."""
+"""Offset (down, right) to a neighbour -> its distance in px, for the four neighbours that follow in raster order."""
 
 Neighbours = Callable[[int], dict[int, float]]
 """Function that returns, for the index of a pixel: index of a neighbour -> distance in px."""
@@ -47,8 +47,8 @@ def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def branch_points(lines: np.ndarray) -> np.ndarray:
     """Return the positions of the branchings and crossings of a skeleton, (N, 2) px: x and y.
 
-    Side branches of up to 8 px are pruned first, because they are irregularities of the vessel edge. Branch points less
-    than 6 px apart, such as the two at a crossing, become one at their mean.
+    Side branches of up to 8 px are pruned first, because they are irregularities of the vessel edge. Branch points up
+    to 6 px apart, such as the two at a crossing, are replaced by their mean.
 
     lines: the skeleton, (H, W) bool.
     """
@@ -75,7 +75,10 @@ def _prune(lines: np.ndarray) -> np.ndarray:
 
 
 def _path_to_junction(neighbours: Neighbours, start: int) -> list[int]:
-    """Return the pixels from an end point to the next junction, without it, or [] if it is more than 8 px away."""
+    """Return the pixels from an end point to the next junction, without the junction.
+
+    The list is empty if the branch has no junction or is longer than _SPUR_PX px.
+    """
     path, length, before = [start], 0.0, -1
     while length <= _SPUR_PX:
         lengths = neighbours(path[-1])

@@ -29,8 +29,8 @@ class Texture:
     -3.2 +- .7 in real FA.
     fine_share: the power at periods of 8 px or less, divided by the power at all frequencies from 4 to 120 cycles per
     256 px; in [0, 1]. It is lower in smooth images.
-    laplacian_variance: the variance of the Laplacian of the grey levels inside the field of view. It measures focus,
-    but noise increases it too.
+    laplacian_variance: the variance of the Laplacian of the grey levels inside the field of view, except near its edge.
+    It measures focus, but noise increases it too.
     noise: the standard deviation of the noise in grey levels, from the finest wavelet coefficients (Donoho and
     Johnstone 1994, doi 10.1093/biomet/81.3.425).
     """

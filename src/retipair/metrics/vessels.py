@@ -15,7 +15,7 @@ THIN, WIDE = 3.0, 6.0
 Vessels narrower than THIN count as thin, vessels of WIDE or more as wide, and vessels in between as medium. In a
 45-degree field of view, THIN is 75 um on the retina, and WIDE is 150 um.
 """
-_MIN_CHORD = 10.0  # px: the pixel grid makes shorter branches appear tortuous
+_MIN_CHORD = 10.0  # px: shorter branches are left out, because the pixel grid makes them appear tortuous
 _BOXES = 2 ** np.arange(1, 8)  # px: sides of the boxes of box counting
 
 

@@ -1,8 +1,8 @@
 """Sample the anatomy of one eye: optic disc, fovea, arteries, veins and lesions. This takes a fraction of a second.
 
 Coordinates are mm on the retina. In the camera's view, x points to the right and y down; the fovea lies at (0, 0).
-Unless stated otherwise, a constant is (mean, standard deviation) in healthy adults; the source is given if there is
-one.
+Constants with two values are (mean, standard deviation) in healthy adults, unless stated otherwise. The source is given
+if there is one.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ CUP_DIAMETER = (0.7, 1.2)
 AVASCULAR_AREA = (0.27, 0.10)
 """Area of the foveal avascular zone, mm2."""
 MACULA_RADIUS = 1.25
-"""Scale of the macula map, mm: the map decreases by the factor e over this distance from the fovea."""
+"""Scale of the map "macula" (see `maps.CHANNELS`), mm. At this distance from the fovea, the map has the value 1 / e."""
 ARTERY_DIAMETER = (0.135, 0.015)
 """Diameter of the main arteries at the disc, mm (Brown et al. 2024, Nature Communications 15:6859)."""
 VEIN_DIAMETER = (0.151, 0.015)
@@ -40,8 +40,11 @@ VEIN_EXPONENT = 1.95
 """Exponent x of veins (same source as ARTERY_EXPONENT)."""
 
 REACH = 7.6
-"""Vessels grow within this distance from the centre of the field of view, mm. It covers a shifted 45-degree field."""
-_STEP = 0.11
+"""Vessels grow within this distance from the centre of the field of view, mm.
+
+A 45-degree field, 6.4 mm in radius, is covered even if it is shifted.
+"""
+_STEP = 0.11  # mm: distance between the nodes of larger vessels
 # Rounds of growth, from large branches to small branches: (distance between tissue points in mm, growth parameters).
 _BRANCHES = (
     (2.6, Growth(step=_STEP, reach=4.5, supply_distance=0.9)),
@@ -49,7 +52,7 @@ _BRANCHES = (
     (0.8, Growth(step=_STEP, reach=1.2, supply_distance=0.25)),
 )
 _FINEST = (0.40, Growth(step=0.09, reach=0.7, supply_distance=0.14))
-_FINE_RADIUS = (0.007, 0.012)  # mm
+_FINE_RADIUS = (0.007, 0.012)  # mm: minimum and maximum of the radius of the finest vessels
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _draw_tree(
     exponent: float,
     avoid: Tree | None,
 ) -> Tree:
-    """Grow the arteries or the veins: first the trunks, then branches to all tissue, then the finest vessels.
+    """Grow the arteries or the veins: first the trunks, then branches to the tissue, then the finest vessels.
 
     disc, centre: the centres of the optic disc and of the field of view, (2,) mm.
     avascular: the radius of the foveal avascular zone, mm.
@@ -217,7 +220,7 @@ def _resample(line: np.ndarray) -> np.ndarray:
 def _tissue(rng: np.random.Generator, centre: np.ndarray, spacing: float, empty: float) -> np.ndarray:
     """Sample points (N, 2), in mm, of the tissue that the vessels must supply with blood.
 
-    centre: the centre of the sampled disk, (2,) mm. Its radius is REACH.
+    centre: the centre of the sampled disk of radius REACH, (2,) mm.
     spacing: the approximate distance of neighbouring points, mm.
     empty: the radius around the fovea in which there are no points, mm.
     """

@@ -56,7 +56,7 @@ CAMERAS: dict[str, Camera] = {
         fundus=(0.74, 0.55, 0.26), disc=(0.92, 0.80, 0.55), edge=(0.40, 0.34, 0.14), vignette=(0.25, 0.30),
         radius=1.08, clip=0.16, notch=False, blur=1.1, noise=0.022, gamma=(0.95, 0.85), grain=0.14,
     ),
-    # Only the demo uses this camera. The bundled bases were not trained on it.
+    # Only the demo uses this camera by default. The bundled bases were not trained on it.
     "teal": Camera(
         fundus=(0.60, 0.44, 0.30), disc=(0.85, 0.92, 0.70), edge=(0.14, 0.46, 0.42), vignette=(0.62, 0.60),
         radius=0.90, clip=0.20, notch=True, blur=1.1, noise=0.020, gamma=(1.10, 0.80), grain=0.16,
@@ -111,7 +111,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator, camera: Camera) -> Look:
-    """Sample a look: the parameters of `camera` with random deviations, and parameters that all cameras share."""
+    """Sample a look: the parameters of `camera` with random deviations, and parameters independent of the camera."""
 
     def about(value: float, sigma: float) -> float:
         return float(value * np.exp(sigma * np.clip(rng.normal(), -2, 2)))

@@ -19,7 +19,8 @@ class Clicks:
     """Parameters of the simulated landmarks of one pair.
 
     points: the number of landmarks.
-    jitter: the standard deviation of x and of y of their random errors in each view, px in a view 512 px wide.
+    jitter: the standard deviation of the random errors of landmarks in x and in y, in each view, px in a view 512 px
+    wide.
     wrong: the number of landmarks that are placed at a wrong location in the FA.
     """
 

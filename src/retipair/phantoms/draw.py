@@ -24,8 +24,8 @@ BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
 class Phantom:
     """One rendered pair with its ground truth.
 
-    cf: the CF, (S, S, 3) uint8, black outside the field of view.
-    fa: the FA, (S, S) uint8, black outside the field of view.
+    cf: the CF, (S, S, 3) uint8, black outside its field of view.
+    fa: the FA, (S, S) uint8, black outside its field of view.
     field: the field of view of the CF, (S, S) bool.
     fa_to_cf: the homography (3, 3) from FA px to CF px; the identity for a registered pair.
     landmarks: the simulated landmarks; None for a registered pair.
@@ -56,12 +56,13 @@ def draw_phantom(
 ) -> Phantom:
     """Render one pair, registered or not.
 
-    seed, number: the seed and the number of the pair. Together with the disease, they
-    determine the vessels; camera, size and clicks do not.
+    seed, number: the seed and the number of the pair. Together with the disease, they determine the vessels; camera,
+    size and clicks do not affect the vessels.
     size: the side of the views, px.
     camera: a name in CAMERAS; None to choose one of BASE_CAMERAS at random.
     disease: the disease of the eye; None to choose one of BASE_DISEASES at random.
-    clicks: None for a registered pair. Else the camera of the FA is moved, and landmarks are placed with these errors.
+    clicks: the parameters of the landmarks; None for a registered pair. If given, the camera of the FA is moved
+    relative to that of the CF.
     """
     disease = disease or BASE_DISEASES[_rng(seed, number, "disease").integers(len(BASE_DISEASES))]
     camera = camera or BASE_CAMERAS[_rng(seed, number, "camera").integers(len(BASE_CAMERAS))]
@@ -113,8 +114,8 @@ def _photographs(rng: np.random.Generator, maps: torch.Tensor, look: Look) -> tu
 
 
 def _rng(seed: int, number: int, purpose: str) -> np.random.Generator:
-    """Return a random generator of its own for each purpose, for example "eye" or "camera".
+    """Return the random generator of a pair for one purpose, for example "eye" or "camera".
 
-    A setting that changes how many numbers are drawn for one purpose does not change the other purposes.
+    A setting that changes how many numbers are drawn for one purpose does not change the numbers for other purposes.
     """
     return np.random.default_rng([seed, number, int.from_bytes(purpose.encode(), "little")])

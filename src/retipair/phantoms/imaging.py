@@ -16,7 +16,8 @@ from retipair.phantoms.anatomy import MACULA_RADIUS
 from retipair.phantoms.cameras import Look, stack
 from retipair.phantoms.maps import CHANNELS, FIELD, WIDEST
 
-# Absorption coefficients of blood for RGB, per 0.1 mm. Blood hardly absorbs red light; venous blood absorbs more.
+# Absorption coefficients of blood for RGB, per 0.1 mm. Blood absorbs red light least; venous blood absorbs more than
+# arterial blood.
 _ARTERY_ABSORBS = (0.10, 0.62, 0.55)
 _VEIN_ABSORBS = (0.28, 0.88, 0.75)
 _BLOOD = (0.60, 0.26, 0.28)
@@ -30,7 +31,7 @@ Generators = Sequence[torch.Generator]
 
 
 class _Scene:
-    """The maps and looks of B eyes, with methods that the rendering of both CF and FA uses.
+    """The maps and looks of B eyes, with methods for rendering both CF and FA.
 
     A look (see `Look`) is the appearance of the CF and the FA of one pair, for example their exposure and contrast.
     Each channel of the maps is an attribute, (B, 1, H, W), for example `scene.artery`.
@@ -59,7 +60,7 @@ class _Scene:
         return torch.exp(-((distance / radius) ** 2))
 
     def smooth_noise(self, wavelength: float, channels: int = 1) -> torch.Tensor:
-        """Sample smooth noise (B, channels, H, W) of about `wavelength` mm, with a standard deviation of about 1."""
+        """Sample smooth noise (B, channels, H, W): wavelength about `wavelength` mm, standard deviation about 1."""
         n = max(4, round(FIELD / wavelength))
         grid = self.noise((channels, n, n))
         return 1.4 * F.interpolate(grid, size=(self.size, self.size), mode="bicubic", align_corners=False)
@@ -105,7 +106,7 @@ class Views:
     cf: the CF, (B, 3, H, W).
     fa: the FA, (B, 1, H, W).
     aperture: the field of view, (B, 1, H, W), with a smooth edge.
-    clean_cf, clean_fa: CF and FA without sensor noise, of the same shapes.
+    clean_cf, clean_fa: the CF and the FA without sensor noise, of the same shapes as `cf` and `fa`.
     """
 
     cf: torch.Tensor
@@ -145,7 +146,7 @@ def _colour_fundus(scene: _Scene) -> torch.Tensor:
 
 
 def _reflex(axis: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
-    """Return the brightness of the central light reflex of vessels that are thicker than 0.06 mm, [0, 1].
+    """Return the brightness of the central light reflex, in [0, 1]; 0 for vessels up to 0.06 mm thick.
 
     axis: 1 on the axis of a vessel, 0 at its wall.
     thickness: the thickness of the vessel, in units of 0.1 mm.
@@ -195,8 +196,8 @@ def _expose(scene: _Scene, emitted: torch.Tensor, view: int) -> tuple[torch.Tens
     look: dict[str, Any] = scene.look
     lit = emitted * scene.light(view) * look["exposure"][:, view, None]
     sharp = _blur(lit, look["blur"][:, view].flatten() * scene.size / _REFERENCE).clamp(min=0)
-    # Shot noise grows with the square root of the light; read noise is constant. An image of fewer, larger pixels has
-    # less noise.
+    # Shot noise grows with the square root of the light; read noise is constant. An image less than _REFERENCE px wide
+    # has larger pixels and thus less noise.
     deviation = look["noise"] * (0.3 + sharp / 0.5).sqrt() * min(1.0, scene.size / _REFERENCE)
     noisy = sharp + deviation * scene.noise(tuple(emitted.shape[1:]))
     gamma = look["gamma"][:, view, None]

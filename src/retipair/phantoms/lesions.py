@@ -13,7 +13,7 @@ DISEASES: tuple[Disease, ...] = ("healthy", "diabetic", "vein_occlusion")
 LesionKind = Literal["microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage"]
 LESION_KINDS: tuple[LesionKind, ...] = ("microaneurysm", "haemorrhage", "exudate", "nonperfusion", "leakage")
 
-_FIELD = 6.0  # mm: lesions start within this distance from the fovea; random offsets may move them further
+_FIELD = 6.0  # mm: lesions are sampled within this distance from the fovea; random offsets may move some further away
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def draw_lesions(
 ) -> tuple[Lesion, ...]:
     """Sample the lesions of an eye. A healthy eye has none.
 
-    disc: the centre of the optic disc, (2,) mm; no lesion lies within 1.1 mm of it.
+    disc: the centre of the optic disc, (2,) mm; no lesion has its centre within 1.1 mm of it.
     """
     if disease == "healthy":
         return ()
@@ -75,7 +75,7 @@ def _diabetic(rng: np.random.Generator, arteries: Tree, veins: Tree) -> list[Les
 
 
 def _occluded(rng: np.random.Generator, disc: np.ndarray, veins: Tree) -> list[Lesion]:
-    """Sample flame haemorrhages along the nerve fibres, leakage and nonperfusion, all in one quadrant."""
+    """Sample flame haemorrhages along the nerve fibres, leakage and nonperfusion, all near veins of one quadrant."""
     thick = veins.radii > np.quantile(veins.radii[veins.levels == SEEN_BY_BOTH], 0.6)
     upper = rng.random() < 0.5
     temporal = (veins.points[:, 0] < disc[0] - 1) & ((veins.points[:, 1] < 0) == upper)

@@ -14,7 +14,7 @@ from retipair.phantoms.lesions import LESION_KINDS, Lesion
 from retipair.phantoms.vessels import FA_ONLY, SEEN_BY_BOTH, Tree
 
 FIELD = 12.8
-"""Width of the view on the retina, mm. This is an angle of 45 degrees, and 25 um per pixel in a view of 512 px."""
+"""Width of the view on the retina, mm. It corresponds to 45 degrees, and to 25 um per pixel in a view 512 px wide."""
 WIDEST = 0.2
 """Vessel thickness, mm, that has the value 1 in the maps. Thicker vessels would be clipped to 1."""
 CHANNELS = ("artery", "artery_axis", "vein", "vein_axis", "fine", "disc", "cup", "macula", *LESION_KINDS)
@@ -22,15 +22,16 @@ CHANNELS = ("artery", "artery_axis", "vein", "vein_axis", "fine", "disc", "cup",
 
 artery, vein, fine: the thickness of the vessel along the light path, divided by WIDEST.
 artery_axis, vein_axis: 1 on the axis of the vessel, 0 at its wall.
-disc, cup and the lesions: the fraction of the pixel that the structure covers.
+disc, cup and the lesions: 1 inside the structure, 0 outside, with a soft edge. Leakage has no edge: its map is a
+Gaussian with the value 1 at the centre.
 macula: exp(-distance from the fovea / MACULA_RADIUS).
 """
 DISC_ASPECT = 1.08
 """Ratio of the height of the optic disc to its width."""
 
 _SUPERSAMPLE = 2
-_MIN_RADIUS = 0.6  # supersampled px: thinner vessels get this radius and less thickness
-_SOFT_EDGE = {"disc": 0.05, "cup": 0.10, "microaneurysm": 0.01, "haemorrhage": 0.06, "exudate": 0.01}  # mm
+_MIN_RADIUS = 0.6  # px of the drawn image: vessels of smaller radius are drawn with this radius and less thickness
+_SOFT_EDGE = {"disc": 0.05, "cup": 0.10, "microaneurysm": 0.01, "haemorrhage": 0.06, "exudate": 0.01}  # mm: width
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _draw_segments(
 
     start, end: the ends of the segments, (M, 2) px each.
     radius: the radii of the segments, (M,) px.
-    reach: all pixels that a segment covers lie within this distance from its middle in x and y, px.
+    reach: all pixels that a segment covers lie within this distance from its middle in x and in y, px.
     size: the side of the image, px.
     """
     a, b, r = (torch.from_numpy(values).float() for values in (start, end, radius))

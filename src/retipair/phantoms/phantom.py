@@ -1,9 +1,9 @@
 """`retipair phantom OUT`: render synthetic pairs, registered or raw, with their ground truth.
 
 The truth.json of a pair is written after the other files of the pair and contains their hashes. So the next run can see
-which pairs of an interrupted run are complete. The manifest is written when all pairs are complete. Until then, the
-manifest of an earlier run with fewer pairs is kept: its pairs have the same settings and stay valid. The state file
-OUT/.phantom.json contains the settings of the run.
+which pairs of an interrupted run are complete. The manifest, which only registered pairs have, is written when all
+pairs are complete. Until then, the manifest of an earlier run with fewer pairs is kept: its pairs have the same
+settings and stay valid. The state file OUT/.phantom.json contains the settings of the run.
 """
 
 import json
@@ -42,7 +42,7 @@ STATE_NAME = STATE_NAMES["phantom"]
 _STATE_SCHEMA = "retipair.phantom-state/1"
 _RECIPE = 3  # increment it after a change of the code that changes the rendered pairs
 _MAX_SIZE = 2048  # px; the maps of one pair then take about 1 GB
-_MAX_CONCURRENT = 4  # pairs of _MAX_SIZE px to render at the same time
+_MAX_CONCURRENT = 4  # maximum number of pairs of _MAX_SIZE px that are rendered at the same time
 _ONLY_UNREGISTERED = ("points", "jitter", "wrong")
 _MAX_POINTS = 50  # each eye has at least this many forks and crossings
 
@@ -50,7 +50,8 @@ _MAX_POINTS = 50  # each eye has at least this many forks and crossings
 def phantom(config: PhantomConfig) -> Path:
     """Render the pairs that OUT does not contain yet, and return OUT.
 
-    Raises UserError if settings are invalid or if OUT contains other files. Nothing is written then.
+    Raises UserError if settings are invalid, or if OUT contains other files or pairs with other settings. In these
+    cases, nothing is written.
     """
     # Check
     _check_settings(config)
@@ -84,7 +85,7 @@ def _check_settings(config: PhantomConfig) -> None:
     if config.size % 64 or not 64 <= config.size <= _MAX_SIZE:
         raise SettingError("size", config.size, f"must be a multiple of 64 px, from 64 to {_MAX_SIZE}")
     if config.amount < (minimum := 1 if config.unregistered else 2):
-        why = "" if config.unregistered else ": one eye to train on, one to validate"
+        why = "" if config.unregistered else ": one eye to train on, one to validate on"
         raise SettingError("amount", config.amount, f"must be at least {minimum}{why}")
     if config.amount > MAX_AMOUNT:
         raise SettingError("amount", config.amount, f"must be at most {MAX_AMOUNT:,}")
@@ -182,9 +183,10 @@ def _source_sha256(config: PhantomConfig, number: int) -> str:
 
 
 def _write_pairs(config: PhantomConfig, numbers: Sequence[int]) -> Iterator[Truth]:
-    """Render and write the pairs in parallel, one thread per core, and yield their ground truth in order.
+    """Render and write the pairs in parallel threads, and yield their ground truth in order.
 
-    Threads run in parallel here, because torch and the image encoders release the global interpreter lock.
+    There is one thread per core, or fewer if the pairs are large (see `_MAX_CONCURRENT`). Threads run in parallel here,
+    because torch and the image encoders release the global interpreter lock.
     """
     in_memory = _MAX_CONCURRENT * _MAX_SIZE**2 // config.size**2
     with one_thread():
@@ -237,7 +239,10 @@ def _raw_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
 
 
 def _write_points(out: Path, rendered: Phantom, name: str) -> list[str]:
-    """Write the landmarks of both views, one "x y" per line, to files next to the views. Return their paths."""
+    """Write the landmarks of both views, one "x y" per line, to files next to the views.
+
+    Return the paths of these files relative to `out`; [] for a registered pair.
+    """
     if rendered.landmarks is None:
         return []
     points = {f"raw/{name}/{name}_01.txt": rendered.landmarks.cf, f"raw/{name}/{name}_02.txt": rendered.landmarks.fa}

@@ -1,6 +1,6 @@
 """Simulate the pose of the camera of the FA: slightly shifted, rotated, zoomed and tilted relative to that of the CF.
 
-The constants are the maximum deviations in either direction.
+_ROTATION, _ZOOM, _SHIFT and _TILT are the maximum deviations in either direction.
 """
 
 import numpy as np

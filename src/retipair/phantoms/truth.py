@@ -38,11 +38,11 @@ class Truth:
     disc, fovea: the centres of the optic disc and of the fovea.
     disc_radii: the horizontal and the vertical radius of the optic disc, px.
     fa_to_cf: the true homography (3, 3) from FA px to CF px.
-    wrong_points: the indices, from 0, of the landmarks in the point files that are gross errors.
+    wrong_points: the indices, from 0, of the grossly misplaced landmarks in the point files.
     lesions: kind, x, y and radius (px) of each lesion whose centre is in the field of view of the CF.
     consistency: the correlation of the vesselness of both views; None for an unregistered pair.
-    source_sha256: the hash of the number of the pair and of all settings, including the seed.
-    files_sha256: the hashes of views, point files and label images, by path.
+    source_sha256: the hash of the number of the pair and of the settings that it depends on, including the seed.
+    files_sha256: the hashes of views, mask, point files and label images, by path relative to OUT.
     """
 
     id: str
@@ -74,7 +74,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read a truth.json that `write_truth` wrote. Raises UserError if the file is invalid or of another version."""
+    """Read a truth.json that `write_truth` wrote. Raises UserError if the file is invalid or has another schema."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -89,8 +89,8 @@ def draw_layers(eye: Eye, maps: torch.Tensor, frame: Frame, field: np.ndarray) -
     """Render the label images, by the names in LAYERS, (size, size) uint8 each. All are 0 outside the field of view.
 
     "arteries_veins" has the values ARTERY, VEIN and CROSSING. "lesions" has the value 1 + the index of the kind in
-    LESION_KINDS; where two kinds overlap, it is that of the kind that LESION_KINDS lists first. The other images are
-    masks with the value 255.
+    LESION_KINDS. Where two kinds overlap, the pixel has the value of the kind that LESION_KINDS lists first. The other
+    images are masks with the value 255.
 
     maps: the maps of the eye in `frame`, (C, size, size).
     field: the field of view, (size, size) bool.

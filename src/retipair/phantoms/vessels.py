@@ -1,7 +1,7 @@
 """Grow trees of vessels towards the tissue that they supply. The vessels of one tree do not cross one another.
 
-A tree consists of nodes. `points` (N, 2) are their positions in mm. `parents` (N,) int are the indices of the nodes
-that they are connected to; a root has the parent -1.
+A tree consists of nodes. `points` (N, 2) are their positions in mm. `parents` (N,) int has the index of the parent of
+each node; a root has the parent -1.
 """
 
 from collections.abc import Callable
@@ -61,12 +61,12 @@ def grow(
     allowed: Allowed,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Grow branches from nodes towards tissue points. Return (points, parents) of the old nodes, then the new nodes.
+    """Grow branches from nodes towards tissue points. Return (points, parents), the old nodes first.
 
     The method is space colonisation (Runions et al. 2007, Modeling Trees with a Space Colonization Algorithm). In each
-    round, each tissue point attracts the nearest node. Each attracted node gets a new child, one step away in the mean
-    direction of the tissue points that attract it. Then the tissue points that have a node nearby (within
-    `growth.supply_distance`) are removed. A node gets no new child if it has two or more.
+    round, each tissue point attracts the nearest node that has fewer than two children, if it is within `growth.reach`.
+    Each attracted node gets a new child, one step away in the mean direction of the tissue points that attract it. Then
+    the tissue points that have a node nearby (within `growth.supply_distance`) are removed.
 
     tissue: the tissue points, (T, 2) mm.
     allowed: a function that tells where vessels may grow.
@@ -126,7 +126,7 @@ def smooth(points: np.ndarray, parents: np.ndarray, fixed: int, rounds: int = 4)
 
 
 def keep_branches(parents: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: the nodes that are left without the nodes in `dropped` (N,) bool and their descendants."""
+    """Return (N,) bool: the nodes that are left when those in `dropped` (N,) bool and their descendants are removed."""
     kept = ~dropped
     for node in np.flatnonzero(parents >= 0):  # a parent precedes its children
         kept[node] &= kept[parents[node]]
@@ -134,7 +134,7 @@ def keep_branches(parents: np.ndarray, dropped: np.ndarray) -> np.ndarray:
 
 
 def chosen(points: np.ndarray, parents: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (points, parents, old indices) of the nodes in `kept` (N,) bool. The parents are new indices."""
+    """Return (points, parents, old indices) of the nodes in `kept` (N,) bool. The returned parents are new indices."""
     new_index = np.cumsum(kept) - 1
     old = np.flatnonzero(kept)
     old_parents = parents[old]
@@ -192,10 +192,10 @@ def leaves(parents: np.ndarray) -> np.ndarray:
 def branching_radii(parents: np.ndarray, trunk: np.ndarray, radius: float, exponent: float) -> np.ndarray:
     """Return the radii of all nodes, (N,) mm.
 
-    At each branching, r0^x = r1^x + r2^x holds for the vessel of radius r0 and its branches.
+    At each branching, r0^x = r1^x + r2^x holds for the vessel of radius r0 and its branches of radii r1 and r2.
 
-    trunk: the indices of nodes of the trunks, which determine the scale.
-    radius: the radius of the widest of these nodes, mm.
+    trunk: the indices of trunk nodes.
+    radius: the radius of the widest of these trunk nodes, mm; it determines the scale of all radii.
     exponent: x.
     """
     count = leaves(parents)
