@@ -83,9 +83,10 @@ def register(
     >>> registered = register("eye_01.png", "eye_02.png", matches="eye.npz")
     >>> registered.fa_warped, registered.homography, registered.consistency, registered.refused, registered.doubt
 
-    A registration that must not be used is returned too; `refused` says why. Check it before you use the others.
+    A registration that must not be used is returned too; its `refused` says why. Check `refused` before you use the
+    other fields.
 
-    out: the folder to write, as `retipair register` does; None writes nothing.
+    out: the folder to write, as `retipair register` does; with None, nothing is written.
     verbose: print the messages of the command instead of logging them.
     settings: fields of `RegisterConfig`, which have the names and meanings of the flags of `retipair register`.
     Raises UserError for input that cannot be used, and if `out` holds other files.
@@ -104,12 +105,12 @@ def register(
 def register_folder(
     raw: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any
 ) -> list[RegistrationRecord]:
-    """Register all pairs of the raw folder or table `raw`, write the folder `out`, and return how, without the images.
+    """Register all pairs of the raw folder or table `raw`, write the folder `out`, and return the records of the pairs.
 
     verbose: print the messages of the command instead of logging them.
     settings: fields of `RegisterConfig`, which have the names and meanings of the flags of `retipair register`.
-    In a script, call this function below `if __name__ == "__main__":`, as `prepare`. Raises UserError for input that
-    cannot be used, and if all pairs were refused.
+    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
+    default on several cores. Raises UserError for input that cannot be used, and if all pairs were refused.
     """
     folders = from_settings(_RawFolder, {"raw": raw, "out": out})
     config = from_settings(RegisterConfig, {**settings, "paths": [folders.raw, folders.out], "folder": True})
@@ -179,7 +180,8 @@ def utility(
     verbose: print the messages of the command instead of logging them.
     settings: fields of `UtilityConfig`, which have the names and meanings of the flags of `retipair utility`.
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError for input that cannot be used, before anything is written.
+    default on several cores. Raises UserError, before anything is written, for input that cannot be used, and if `out`
+    contains the scores of other pairs or settings.
     """
     config = from_settings(UtilityConfig, {**settings, "real": real, "out": out, "generated": generated})
     with _output(verbose):
@@ -281,8 +283,9 @@ class PairGenerator:
         """Generate `count` pairs one by one, and write nothing.
 
         Pair i is a function of (seed, i), as in `retipair generate`. If `min_consistency` or `max_copy` rejects an
-        attempt at a pair, another attempt is made, up to `max_tries` attempts (with `best_of` above 1, up
-        to `max_tries` rounds); then the pair is left out. Raises SettingError for an invalid count or seed.
+        attempt at a pair, another attempt is made, up to `max_tries` attempts (with `best_of` above 1, up to
+        `max_tries` rounds of `best_of` attempts); then the pair is left out. Raises SettingError for an invalid count
+        or seed.
         """
         return self._sample(self._config(count, seed=seed), verbose)
 

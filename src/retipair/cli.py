@@ -84,8 +84,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input; 128 + its number: stopped by a signal (130 by SIGINT, 143
-    by SIGTERM).
+    0: success; 1: internal or system error; 2: invalid input; 128 + N: stopped by the signal with the number N (130 by
+    SIGINT, 143 by SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
@@ -169,7 +169,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
         arguments = ["--help"]
     if arguments[0] not in ("-h", "--help", *(verb.name for verb in VERBS)):
         hint = _did_you_mean(arguments[0], [verb.name for verb in VERBS])
-        raise UserError(f"no command {arguments[0]!r};{hint} `retipair --help` lists them")
+        raise UserError(f"no command {arguments[0]!r};{hint} `retipair --help` lists the commands")
     for verb in (verb for verb in VERBS if verb.name == arguments[0]):
         _check_flags(verb, arguments[1:])
     commands: Any = Union[  # noqa: UP007 - built from a tuple

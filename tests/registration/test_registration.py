@@ -210,7 +210,7 @@ def test_nonsense_is_not_believed_at_any_scale(count, zoom):
 @pytest.mark.slow  # four registrations by features
 def test_fields_of_view_too_far_apart_for_features_are_refused_by_that():
     cf, fa, _ = _detail(0.2, cf_is_detail=True)
-    assert "twice in width" in str(align(cf, fa, None, "features", 512, Limits()).refused)
+    assert "twice as wide" in str(align(cf, fa, None, "features", 512, Limits()).refused)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_registration_that_fits_only_one_side_of_the_field_is_refused(monkeypa
         found = stretched if guess == "search_pose" else Registration(stretched, 30)
         monkeypatch.setattr(f"retipair.registration.align.{guess}", lambda *_, found=found: found)
     aligned = align(eye.cf, eye.fa, None, "features", 512, Limits(min_consistency=-1))
-    assert "of the vessels fit within" in str(aligned.refused)
+    assert "of the vessel patches fit within" in str(aligned.refused)
 
 
 def test_four_points_give_a_start_that_does_not_fly_off():
@@ -342,9 +342,8 @@ def test_points_of_images_of_another_size_are_doubted(seed: int, scale: float) -
     aligned = align(eye.cf, eye.fa, scaled, "points", 512, Limits())
     assert aligned.residual_px is not None
     assert aligned.residual_px < 5
-    assert "of its vessels fit within 5 px at 512; were its points placed on images of another size?" in str(
-        aligned.doubt
-    )
+    text = "of its vessel patches fit within 5 px at 512; were its points placed on resized images?"
+    assert text in str(aligned.doubt)
 
 
 def test_aligned_views_that_are_off_are_doubted() -> None:
@@ -352,4 +351,4 @@ def test_aligned_views_that_are_off_are_doubted() -> None:
     assert align(cf, fa, None, "none", 512, Limits()).doubt is None
     aligned = align(cf, np.roll(fa, 6, axis=1), None, "none", 512, Limits())
     assert (aligned.refused, aligned.residual_px) == (None, None)
-    assert "of its vessels fit" in str(aligned.doubt)
+    assert "of its vessel patches fit" in str(aligned.doubt)

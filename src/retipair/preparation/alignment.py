@@ -19,11 +19,11 @@ from retipair.runtime.errors import SettingError
 from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import json_sha256
 
-ALIGNMENT_VERSION = 7  # increment it after a change of the code that changes the aligned views or their AlignmentResult
+ALIGNMENT_VERSION = 7  # increment it if a change of the code changes the aligned views or their AlignmentResult
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
-    """Return a hash of all that the aligned views of a pair depend on: its files, the settings and the version."""
+    """Return a hash of all that the aligned views of a pair depend on: its raw files, the settings and the version."""
     limits = asdict(limits_of(config))
     return json_sha256([ALIGNMENT_VERSION, checked.sha256, _method_of(checked, config), config.size, limits])
 

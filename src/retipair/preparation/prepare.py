@@ -2,8 +2,8 @@
 
 All inputs are read and checked before any file is written. Worker processes then align the pairs and write the views
 into the staging folder OUT/.partial. When all pairs are aligned, the views are moved from there to OUT, and the
-manifest is written last. The state file OUT/.prepare.json contains, for each pair, a hash of its files and settings, so
-that the next run aligns only new and changed pairs.
+manifest is written last. The state file OUT/.prepare.json contains, for each pair, a hash of its files and of the
+settings, so that the next run aligns only new and changed pairs.
 """
 
 import os
@@ -90,7 +90,7 @@ def prepare_pairs(config: PrepareConfig) -> Path:
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.
             _align_and_write(checked, [] if config.anonymise else skipped, config)
-        except UserError:  # after a kill or Ctrl-C the folder is kept, for the next run
+        except UserError:  # after a kill or Ctrl-C, the staging folder is kept for the next run
             shutil.rmtree(config.out / STAGING, ignore_errors=True)
             raise
     return config.out
@@ -106,7 +106,7 @@ def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], con
     current = {result.id: result for result in reusable if result}
     redo = [item for item in checked if item.pair.id not in current]
     if replaced := sum(item.pair.id in previous for item in redo):
-        print(f"re-aligning {replaced} pairs of an earlier run: their files or the settings changed")
+        print(f"re-aligning {replaced} pairs of an earlier run: their files, the settings or the program changed")
     current |= {result.id: result for result in align_pairs(redo, config)}
     results = [current[pair.id] for pair in pairs]
 
@@ -157,15 +157,16 @@ def _check_settings(config: PrepareConfig) -> None:
     val, test = config.val_fraction, config.test_fraction
     if not (val > 0 and test >= 0 and val + test < 1):
         raise UserError(
-            f"--val_fraction {val:g} --test_fraction {test:g}: training and validation need a fraction above 0"
+            f"--val_fraction {val:g} --test_fraction {test:g}: training (the rest) and validation need a fraction "
+            "above 0, and testing a fraction of 0 or more"
         )
 
 
 def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     """Raise UserError if `prepare` must not write to OUT.
 
-    That is so if OUT contains files that `prepare` did not write, if it lies in the folder of the raw views, or if a
-    raw view lies in it.
+    That is so if OUT contains files but no state file of `prepare`, if OUT lies in the folder of the raw views, or if a
+    raw view lies in OUT.
     """
     check_apart(raw, out, pairs)
     for name in (STAGING, *VIEWS):
@@ -198,7 +199,7 @@ def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
     grouped, groups = group_by_views(pairs, [item.views for item in checked])
     if groups:
         listed = "; ".join(" + ".join(group) for group in groups)
-        print(f"pairs that share a view (equal pixels) are of one eye, and so in one split: {listed}")
+        print(f"pairs that share a view (equal pixels) count as pairs of one eye and get one split: {listed}")
     return [replace(item, pair=pair) for item, pair in zip(checked, grouped, strict=True)]
 
 
@@ -234,7 +235,8 @@ def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
     rejected = read_rejected(out)
     for number, line in rejected.comments.items():
         if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
-            raise FileError(rejected.path, f"a comment names {matches[0]!r}; remove the line", number)
+            problem = f"a comment names {matches[0]!r}, and comments are not anonymised; remove the line"
+            raise FileError(rejected.path, problem, number)
 
 
 # --- Results
@@ -258,10 +260,12 @@ def _split_kept(
 def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dict[str, Split]:
     """Return the split (train, val or test) of each pair, by id. All pairs of an eye get the same split.
 
-    Raises UserError if there are too few eyes. `missing` is a text for this message: how many pairs are left out.
+    Raises UserError if there are too few eyes. `missing` is a text for its message that says how many pairs are left
+    out, or "".
 
-    This is called twice. The first call, before alignment, finds errors early, while the eyes still have the names that
-    the user gave them. The second call, for the pairs that were not refused, computes the split that is written.
+    `prepare` calls this function twice. The first call, before alignment, finds errors early, while the eyes still have
+    the names that the user gave them. The second call, for the pairs that were not refused, computes the split that is
+    written.
     """
     try:
         return split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)

@@ -1,4 +1,4 @@
-"""Read and check all files of the raw pairs, and swap CF and FA where their colours show that they are confused.
+"""Read and check all files of the raw pairs, and swap CF and FA where their colours show that they are exchanged.
 
 Damaged files, wrong sizes and duplicate views must be found before the first pair is aligned. So each image is decoded
 twice: here, and again when its pair is aligned. The pixels are not kept: they would take 3 GB for 100 pairs of 8
@@ -42,7 +42,7 @@ class CheckedPair:
         so they were not exchanged. "grey": the CF has no colour.
     sha256: the hash of all files of the pair.
     views: the hashes of the pixels of CF and FA.
-    px: the longer side of the smaller view, that is, of the view whose longer side is shorter.
+    px: the longer side of the CF or the longer side of the FA, whichever is smaller.
     """
 
     pair: RawPair
@@ -59,7 +59,8 @@ def read_pairs(
     """Read and check all files of the pairs. Return (usable pairs, reasons why pairs or images are skipped).
 
     The reasons begin with those in `unusable`, which were found before. Raises UserError if there is a reason and
-    --skip_bad is not set: the message is the first reason, and the other reasons are printed.
+    --skip_bad is not set: the message is the first reason, and the other reasons are printed. Also raises UserError
+    if no pair is usable.
     """
     check = partial(_check_or_reason, config=config)
     results = list(track("Reading", parallel_map(check, pairs, config.workers), len(pairs)))
@@ -95,7 +96,7 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
         print(f"{len(grey)} CF without colour (red-free?; first: {grey[0]}): used as CF, as the table or folder states")
     if kept := [item.pair.id for item in pairs if item.colour == "kept"]:
         text = f"warning: {len(kept)} FA have more colour than their CF (first: {kept[0]}) and are used as FA"
-        console.print(f"{text}, as the table or folder states; correct that if the views are swapped")
+        console.print(f"{text}, as the table or folder states; correct the table or folder if the views are swapped")
 
 
 def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
@@ -122,7 +123,7 @@ def check_pair(pair: RawPair, register: Register, megapixels: int = MEGAPIXELS) 
         pair, cf, fa = pair.swapped(), fa, cf
     if register == "none" and cf.shape != fa.shape:
         raise FileError(
-            pair.fa, f"its size differs from that of {pair.cf.name}, so they are not aligned; use --register auto"
+            pair.fa, f"its size differs from that of {pair.cf.name}, so the views are not aligned; use --register auto"
         )
     if register == "points" and pair.cf_points is None:
         raise FileError(pair.cf, "no points for this pair; add them or use --register auto")

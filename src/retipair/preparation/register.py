@@ -1,9 +1,9 @@
 """`retipair register CF FA OUT`: register the FA of one pair, or of all pairs of a folder, to the CF.
 
-The registration is that of `prepare`, but the result stays in the frame of the raw CF. The landmarks of a pair are not
-used to register it, so that they measure the error. All inputs are read and checked before any file is written. Each
-pair has a folder of its own, in which registration.json is written last, so that the next run with --folder registers
-only new, changed and incomplete pairs.
+A pair is registered as by `prepare --register features`, or by the matches of a network, but the result stays in the
+frame of the raw CF. The landmarks of a pair are not used to register it, so they can measure the error. All inputs are
+read and checked before any file is written. Each pair has a folder of its own, in which registration.json is written
+last, so that the next run with --folder registers only new, changed and incomplete pairs.
 """
 
 import os
@@ -59,8 +59,8 @@ Item = tuple[CheckedPair, Landmarks | None]
 def register(config: RegisterConfig) -> None:
     """Register a pair or a folder of pairs, write the results and print the errors.
 
-    Raises UserError if settings or inputs are invalid, before anything is written, and after a refused registration has
-    been written.
+    If settings or inputs are invalid, raises UserError before anything is written. If the pair, or every pair of the
+    folder, is refused, writes the results and then raises UserError.
     """
     if config.folder:
         register_folder(config)
@@ -69,15 +69,16 @@ def register(config: RegisterConfig) -> None:
         raise SettingError("folder", None, f"{_given(config)}; give CF FA OUT, or --folder RAW OUT for a folder")
     registered, out = register_pair(config), config.paths[2]
     if registered.refused:
-        more = "" if config.matches else "; --matches takes placed points, too"
+        more = "" if config.matches else "; --matches also takes points placed by hand"
         raise FileError(config.paths[1], f"refused: {registered.refused} (see {out / CHECKERBOARD_NAME}{more})")
     print_result(registered, out)
 
 
 def register_pair(config: RegisterConfig) -> RegisteredPair:
-    """Register the pair in `config.paths` (CF, FA and, to write the result, OUT), and return it, even if refused.
+    """Register the pair in `config.paths` (CF and FA, or CF, FA and OUT), and return the registration.
 
-    Raises UserError if settings or inputs are invalid. Nothing is written then.
+    A refused registration is returned, too. The result is written only if OUT is given. Raises UserError if settings or
+    inputs are invalid. Nothing is written then.
     """
     check_alignment_settings(config)
     out = config.paths[2] if len(config.paths) > 2 else None
@@ -96,13 +97,14 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
 def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
     """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return them.
 
-    Raises UserError if settings or inputs are invalid, before anything is written, and if all pairs were refused.
+    If settings or inputs are invalid, raises UserError before anything is written. If all pairs are refused, writes the
+    results and then raises UserError.
     """
     check_alignment_settings(config)
     if len(config.paths) != 2:
         raise SettingError("folder", None, f"{_given(config)}; give --folder RAW OUT")
     if config.evaluate:
-        raise SettingError("evaluate", None, "is for one pair; with --folder, points are read from beside the views")
+        raise SettingError("evaluate", None, "is for one pair; --folder reads the point files beside the views")
     raw, out = config.paths
     items = _find_items(raw, out, config)
     with directory_lock(out):
@@ -187,7 +189,10 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
 
 
 def _check_out_single(out: Path, views: Sequence[Path]) -> None:
-    """Raise UserError unless OUT is new, empty or a registration of one pair, which is replaced, but not of `views`."""
+    """Raise UserError unless OUT is new, is empty or holds only a registration of one pair, which is replaced.
+
+    Also raises UserError if one of `views` lies in OUT.
+    """
     check_folder_place(out)
     if out.is_dir() and (other := _other_file(out)):
         raise OccupiedError(out, f"holds other files ({other.name}); choose a new or empty folder for OUT")
@@ -196,7 +201,7 @@ def _check_out_single(out: Path, views: Sequence[Path]) -> None:
 
 
 def _check_out_folder(out: Path, ids: set[str]) -> None:
-    """Raise UserError unless OUT is new, empty or holds only registrations of pairs with these ids."""
+    """Raise UserError unless OUT is new, is empty or holds only registrations of pairs with these ids."""
     check_folder_place(out)
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if is_leftover(path) or (path.name in _LIST_FILES and not path.is_dir()):
@@ -205,7 +210,7 @@ def _check_out_folder(out: Path, ids: set[str]) -> None:
         if not path.is_dir() or _other_file(path) or not (path.name in ids or any(path.iterdir())):
             raise OccupiedError(out, f"holds other files ({path.name}); choose a new or empty folder for OUT")
         if path.name not in ids:
-            raise OccupiedError(path, "is of no pair in RAW; remove it, or choose another OUT")
+            raise OccupiedError(path, "belongs to no pair in RAW; remove it, or choose another OUT")
 
 
 def _other_file(folder: Path) -> Path | None:
@@ -219,7 +224,7 @@ def _other_file(folder: Path) -> Path | None:
 
 
 def _register_new(items: Sequence[Item], out: Path, config: RegisterConfig) -> list[RegistrationRecord]:
-    """Register the pairs that OUT does not contain yet, and return the records of all pairs."""
+    """Register the new, changed and incomplete pairs, and return the records of all pairs."""
     done: dict[str, RegistrationRecord] = {}
     for checked, matches in items:
         record = read_registration(out / checked.pair.id)
@@ -247,7 +252,7 @@ def _register_one(item: Item, config: RegisterConfig) -> RegistrationRecord:
 def print_result(record: RegistrationRecord, out: Path | None) -> None:
     """Print the quality of a registration, and the error at its landmarks.
 
-    out: the folder that it was written to, or None.
+    out: the folder to which the registration was written, or None.
     """
     residual = "" if record.residual_px is None else f", residual {record.residual_px:.2f} px at 512 (vessels)"
     found = f"{record.inliers} {'features' if record.matches is None else f'of {record.matches} matches'} agree"
@@ -276,7 +281,8 @@ def _print_scores(scores: RegistrationScores | None, out: Path | None) -> None:
 
 
 def _print_table(records: Sequence[RegistrationRecord]) -> None:
-    table = Table("id", "inliers", "residual, px at 512", "consistency", "mean error", "median error", "result")
+    errors = ("mean error, px at 512", "median error, px at 512")
+    table = Table("id", "inliers", "residual, px at 512", "consistency", *errors, "result")
     for record in records:
         doubt = f"doubt: {record.doubt}" if record.doubt else "registered"
         table.add_row(

@@ -23,7 +23,7 @@ RECORD_NAME = "registration.json"
 CHECKERBOARD_NAME = "checkerboard.png"
 WARPED_NAME = "fa_warped.png"
 SCORES_NAME = "scores.json"
-_VERSION = 1  # increment it after a change of the code that changes the written files
+_VERSION = 1  # increment it if a change of the code changes the written files
 _SCHEMA = "retipair.registration/1"
 _SCORES_SCHEMA = "retipair.registration-scores/1"
 
@@ -38,16 +38,17 @@ class RegistrationRecord:
     matches: the number of matches that were given; None for the method "vessels".
     fa_to_cf: the homography (3, 3) from px of the FA to px of the CF. The centre of the top-left pixel is (0, 0). Its
         determinant is negative if the FA was flipped.
-    inliers: the number of features or matches that agree with it.
+    inliers: the number of features or matches that agree with `fa_to_cf`.
     residual_px: the median shift of vessel patches, px in the square around the common field of view, resized to 512 px
-        (so that it does not depend on the size of the images). None without vessels.
-    consistency_before: the consistency before the vessels refined the registration.
+        (so that it does not depend on the size of the images). None if no patches can be compared.
+    consistency_before: the consistency before the registration was refined on the vessels.
     consistency: the correlation of the vesselness of CF and registered FA, [-1, 1].
     refused: the reason why the registration must not be used, or None.
     doubt: the reason why the user should inspect the registration, or None.
     landmarks: the number of landmarks at which the error was measured, or None.
-    mean_error_px, median_error_px: the mean and the median distance of the landmarks, px in a CF 512 px wide, or None.
-    input_sha256: a hash of the files of the pair, the matches and the settings.
+    mean_error_px, median_error_px: the mean and the median distance between corresponding landmarks, px in a CF 512 px
+        wide, or None.
+    input_sha256: a hash of the files of the pair, the matches, the settings and the version of the code.
     """
 
     id: str
@@ -87,7 +88,7 @@ class RegisteredPair(RegistrationRecord):
 
     @property
     def record(self) -> RegistrationRecord:
-        """What is written to registration.json."""
+        """The content of registration.json, without the image."""
         return RegistrationRecord(**{field.name: getattr(self, field.name) for field in fields(RegistrationRecord)})
 
 
@@ -128,7 +129,7 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
 
 
 def input_sha256(checked: CheckedPair, matches: Landmarks | None, config: RegisterConfig) -> str:
-    """Return a hash of all that a registration depends on: its files, the matches, the settings and the version."""
+    """Return a hash of all that a registration depends on: the raw files, the matches, the settings and the version."""
     points = None if matches is None else [matches.cf.tolist(), matches.fa.tolist()]
     return json_sha256([_VERSION, ALIGNMENT_VERSION, checked.sha256, points, asdict(limits_of(config))])
 
@@ -137,7 +138,7 @@ def input_sha256(checked: CheckedPair, matches: Landmarks | None, config: Regist
 
 
 def write_registration(folder: Path, checked: CheckedPair, registered: RegisteredPair) -> None:
-    """Write the registered FA, the checkerboard and registration.json. The last is written when the images exist."""
+    """Write the registered FA, the checkerboard and registration.json, which is written last."""
     (folder / RECORD_NAME).unlink(missing_ok=True)
     pair = checked.pair
     marks = synthetic_mark_of([pair.fa]), synthetic_mark_of([pair.cf])
@@ -148,7 +149,7 @@ def write_registration(folder: Path, checked: CheckedPair, registered: Registere
 
 
 def read_registration(folder: Path) -> RegistrationRecord | None:
-    """Return the registration that a folder contains, or None if it is missing, incomplete or of another version."""
+    """Return the registration that a folder contains, or None if it is missing, incomplete or invalid."""
     if not all((folder / name).is_file() for name in (WARPED_NAME, CHECKERBOARD_NAME, RECORD_NAME)):
         return None
     path = folder / RECORD_NAME
@@ -166,10 +167,11 @@ class RegistrationScores:
     """The content of scores.json: the errors at the landmarks.
 
     pairs: the number of pairs that have landmarks.
-    failed: the number of those that were refused. Their error counts as infinite in the AUC.
+    failed: the number of these pairs that were refused. Their error counts as infinite in the AUC.
     mean_error_px: the mean of the mean landmark errors of the pairs that did not fail, px in a CF 512 px wide.
-    median_error_px: the mean of their median landmark errors.
-    auc: the area under the cumulative curve of the mean landmark errors of all pairs, [0, 1], by threshold in px.
+    median_error_px: the mean of the median landmark errors of these pairs.
+    auc: the area under the cumulative curve of the mean landmark errors of all pairs with landmarks, divided by the
+        threshold, [0, 1], by threshold in px.
     """
 
     pairs: int
@@ -201,7 +203,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def write_scores(out: Path, scores: RegistrationScores | None) -> None:
-    """Write scores.json; if there are no scores, delete that of an earlier run."""
+    """Write scores.json; if there are no scores, delete the file of an earlier run."""
     if scores:
         write_json(out / SCORES_NAME, asdict(scores))
     else:

@@ -19,8 +19,8 @@ STAGING = ".partial"
 VIEWS = ("cf", "fa", "mask")
 _MIN_PAIRS_TO_COMPARE = 5
 _OUTLIER_MADS = 3 * 1.4826  # in median absolute deviations; 3 sigma of a normal distribution
-_CONSISTENCY_FLOOR = 0.15  # an outlier is below the median by at least this much
-_RESIDUAL_FLOOR_PX = 2.0  # in a view 512 px wide
+_CONSISTENCY_FLOOR = 0.15  # an outlier is below the median by more than this
+_RESIDUAL_FLOOR_PX = 2.0  # in a view 512 px wide: an outlier is above the median by more than this
 _SCHEMA = "retipair.prepare-state/1"
 
 
@@ -111,8 +111,9 @@ def write_state(out: Path, results: Sequence[AlignmentResult]) -> None:
 def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
     """Return, by id, the reasons why the user should inspect pairs that were kept.
 
-    A reason is the `doubt` of the alignment, a consistency far below the median, or a residual far above it. Residuals
-    that were measured at landmarks are compared only with one another, and so are residuals of vessel patches.
+    A reason is the `doubt` of the alignment, a consistency far below the median, or a residual far above the median.
+    Residuals that were measured at landmarks are compared only with one another, and so are residuals of vessel
+    patches.
     """
     kept = [result for result in results if not result.refused]
     metrics = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {result.id: -result.consistency for result in kept})]

@@ -22,25 +22,25 @@ from retipair.registration.warp import WORK_SIZE, View, common_square, render, s
 
 Method = Literal["points", "features", "matches", "none"]
 
-_MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that agree, for example 8 of 20
-_MIN_FEATURES = 4  # inliers; seven real pairs had 7 to 59, views of different eyes had 0
-# Least fraction of the matches that still agree after the refinement. It was .78 or more in seven real pairs, even if
-# all matches had a common error of 2.8 px, and .53 if the vessels misled the refinement.
+_MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that must agree, for example 8 of 20
+_MIN_FEATURES = 4  # least number of inliers; seven real pairs had 7 to 59, views of different eyes had 0
+# Of the matches that agree before the refinement, the least fraction that must still agree after it. It was .78 or more
+# in seven real pairs, even if all matches had a common error of 2.8 px, and .53 if the vessels misled the refinement.
 _MIN_KEPT_FRACTION = 0.75
-_MIN_PATCHES = 8  # least number of vessel patches for a decision; a pair with complete fields of view has about 50
-# Least fraction of vessel patches that fit within 5 px. It was .78 or more in real pairs, .49 in a pair with an error
-# of 18 px, and at most .27 with views of different eyes.
+_MIN_PATCHES = 8  # least number of vessel patches to judge a pair by; a pair with complete fields of view has about 50
+# Least fraction of the vessel patches that must fit within `max_residual_px`. At 5 px, the fraction was .78 or more in
+# real pairs, .49 in a pair with an error of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
-_DOUBT_BELOW = 0.7  # a pair with a smaller fraction is accepted, but the user should inspect it
-_SAME_PX = 10.0  # work px: two initial estimates that are closer are refined to the same result
+_DOUBT_BELOW = 0.7  # the user should inspect an accepted pair with a smaller fraction of patches that fit
+_SAME_PX = 10.0  # work px: two initial estimates that differ by less are refined to the same result
 # Least consistency at 512 px after refinement, by method. The consistency of 30 pairs with views of different eyes was
 # at most .16, and that of seven real pairs .47 or more. A pair whose CF was also used as its FA had .21:
 # vessels must be bright in an FA to be found, and they are dark in a CF.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "matches": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
-    "points": "check that both views and the points are of one eye, and that the FA's veins are filled",
+    "points": "check that both views and the points are of one eye, and that dye fills the FA's veins",
     "features": "place points (without points, one field of view may be at most twice as wide as the other)",
-    "matches": "check that the matches are in px of both files, or register without matches",
+    "matches": "check that the matches are in px of the image files, or register without matches",
     "none": "register the views, and check that they are of one eye",
 }
 _MIN_OVERLAP = 0.1  # of the frame
@@ -52,7 +52,8 @@ _FLIPPED = "its FA was mirrored left to right and has been flipped: check that t
 class Limits:
     """The limits for the acceptance of an alignment.
 
-    max_residual_px: the largest accepted median residual, px in a view 512 px wide.
+    max_residual_px: the largest accepted median distance between corresponding landmarks, px in a view 512 px wide. For
+        the methods "features" and "matches", also the distance within which 60 % of the vessel patches must fit.
     min_consistency: the smallest accepted consistency, [-1, 1]. None means the default of the method.
     allow_mirror: True to flip an FA that is mirrored left to right, False to refuse the pair.
     """
@@ -75,7 +76,8 @@ class Aligned:
     native_size: the side of the frame in px of the raw CF and in px of the raw FA.
     cf_to_frame: the transform (3, 3) from raw CF px to frame px, which crops and scales.
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
-    points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 for method "matches".
+    points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 without landmarks
+        and for the method "matches".
     inliers: the number of landmarks, features or matches that agree with the registration; None for method "none".
     residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
         shift of vessel patches for the methods "features" and "matches", else None.
@@ -104,7 +106,8 @@ class _Registered:
 
     initial: the transform (3, 3) from raw FA px to raw CF px, before refinement.
     refined: the same transform after refinement.
-    inliers: the number of landmarks, features or matches that agree with it; None for method "none".
+    inliers: the number of landmarks that agree with `initial`, or of features or matches that agree with `refined`;
+        None for method "none".
     """
 
     initial: np.ndarray
@@ -115,10 +118,10 @@ class _Registered:
 def align(
     cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, method: Method, size: int, limits: Limits
 ) -> Aligned:
-    """Align CF and FA in a square of `size` px around their common field of view, and judge the alignment.
+    """Align CF and FA in a square of `size` px around their common field of view, and accept or refuse the pair.
 
     A pair that fits only if the FA is flipped left to right is refused with that reason. With `limits.allow_mirror`,
-    the FA is flipped instead.
+    the FA is flipped instead. With the method "none", flipping is not tried.
 
     cf_image: the raw CF, (H, W, 3) uint8.
     fa_image: the raw FA, (H, W) uint8. The two images may differ in size.
@@ -151,7 +154,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
     if refined is not registered.initial:
         before = _render_for_metrics(cf, fa, refined, registered.initial, size)
         consistency_before = before.consistency()
-        # Refinement maximises its score in another frame, so it may lower the consistency in this one. If so, undo it.
+        # Refinement maximises its score in another frame, so it can lower the consistency here. If so, undo it.
         if consistency <= consistency_before:
             refined, rendered, consistency = registered.initial, before, consistency_before
     shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
@@ -213,8 +216,8 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
     """Register the views without landmarks.
 
     There are two independent initial estimates: from a search over poses, and from matched features. If they differ
-    by more than 10 px, both are refined, and the one with the higher consistency is returned; else only the first one
-    is refined.
+    by more than 10 work px, both are refined, and the one with the higher consistency is returned. If they differ by
+    less, or if no features agree, only the estimate of the search is refined.
     """
     features = match_features(cf, fa)
     searched, matched = search_pose(cf, fa), register_features(cf, fa, features)
@@ -236,9 +239,10 @@ def _register_by_vessels(cf: View, fa: View) -> _Registered:
 def _register_by_matches(cf: View, fa: View, matches: Landmarks) -> _Registered:
     """Register the views by the matches of a network: by RANSAC, then on the vessels.
 
-    Hundreds of matches may share one error, so they are not weighed against the vessels as landmarks are. But if a
-    quarter of those that agree with the initial transform no longer agree after the refinement, the vessels may have
-    misled it, for example where the dye fills few of them. The matches are then used as landmarks.
+    Hundreds of matches may share one error, so they are not weighed against the vessels as landmarks are. But if more
+    than a quarter of the matches that agree with the initial transform no longer agree after the refinement, the
+    vessels may have misled it, for example because the dye fills few vessels. The refinement is then repeated with the
+    matches that agree with the initial transform as landmarks.
     """
     found = register_features(cf, fa, matches)
     initial, inliers = found.fa_to_cf, select_inliers(cf, found.fa_to_cf, matches)
@@ -272,7 +276,7 @@ def _median_residual(points: np.ndarray, shifts: np.ndarray | None, size: int) -
 
 
 def _refusal(aligned: Aligned, method: Method, size: int, limits: Limits) -> str | None:
-    """Return the reason why overlap, landmarks or consistency exclude a pair from use, or None."""
+    """Return the reason why overlap, landmarks, matches or consistency exclude a pair from use, or None."""
     total, inliers = len(aligned.points), aligned.inliers
     min_consistency = _MIN_CONSISTENCY[method] if limits.min_consistency is None else limits.min_consistency
     if aligned.pair.mask.mean() < _MIN_OVERLAP:
@@ -303,21 +307,21 @@ def _patch_refusal(shifts: np.ndarray | None, method: Method, max_residual_px: f
     if len(shifts) < _MIN_PATCHES:
         return f"only {len(shifts)} patches of vessels can be compared: {_REMEDY[method]}"
     if (fraction := (shifts <= max_residual_px).mean()) < _MIN_PATCH_FRACTION:
-        return f"only {fraction:.0%} of the vessels fit within {max_residual_px:g} px at 512: {_REMEDY[method]}"
+        return f"only {fraction:.0%} of the vessel patches fit within {max_residual_px:g} px at 512: {_REMEDY[method]}"
     return None
 
 
 def _doubt(registered: _Registered, method: Method, shifts: np.ndarray, limits: Limits) -> str | None:
     """Return the reason why the user should inspect a pair that may be used, or None.
 
-    This also finds landmarks that were placed on images of another size: they agree with one another, but the vessels
-    do not fit.
+    The check of the vessel patches also finds landmarks that were placed on resized copies of the images: the landmarks
+    agree with one another, but the vessels do not fit.
 
     shifts: the shift of each vessel patch, (M,) px in a view 512 px wide.
     """
     if method == "features" and registered.inliers is not None and registered.inliers < _MIN_FEATURES:
-        return f"only {registered.inliers} features agree with its registration"
+        return f"only {registered.inliers} features agree with the registration"
     if len(shifts) >= _MIN_PATCHES and (fraction := (shifts <= limits.max_residual_px).mean()) < _DOUBT_BELOW:
-        hint = "; were its points placed on images of another size?" if method == "points" else ""
-        return f"only {fraction:.0%} of its vessels fit within {limits.max_residual_px:g} px at 512{hint}"
+        hint = "; were its points placed on resized images?" if method == "points" else ""
+        return f"only {fraction:.0%} of its vessel patches fit within {limits.max_residual_px:g} px at 512{hint}"
     return None

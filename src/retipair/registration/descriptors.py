@@ -1,10 +1,10 @@
-"""Describe points of a map by upright SIFT descriptors, and estimate a homography from matched points."""
+"""Describe points of an image map by upright SIFT descriptors, and estimate a homography from matched points."""
 
 import cv2
 import numpy as np
 
 OCTAVES = (0, 1, 2)
-"""Octaves of the scale space. The descriptor covers a square of 24 px in octave 0, 48 px in octave 1, 96 px in 2."""
+"""Octaves of the scale space. The descriptor covers a square of 24 px in octave 0, of 48 px in 1, and of 96 px in 2."""
 LENGTH = 128 * len(OCTAVES)
 """Number of values that describe a point of one map."""
 _DIAMETER = 4.0  # px of the octave: a spatial bin is 1.5 times this wide, and there are 4 x 4 bins
@@ -15,10 +15,10 @@ def root_sift(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the upright RootSIFT descriptors of points at the scales OCTAVES, (N, LENGTH) float32, >= 0.
 
     Upright: the orientation of all points is that of the image. RootSIFT (Arandjelovic and Zisserman 2012, doi
-    10.1109/CVPR.2012.6248018) is the square root of a SIFT descriptor with the sum 1. The descriptors of the scales are
-    concatenated, so the squared norm of the result is len(OCTAVES), or less where the map is constant.
+    10.1109/CVPR.2012.6248018) is the square root of a SIFT descriptor that is scaled to the sum 1. The descriptors of
+    the scales are concatenated, so the squared norm of the result is len(OCTAVES), or less where the map is constant.
 
-    image: a map, (H, W) uint8.
+    image: a map, for example of the vesselness, (H, W) uint8.
     points: (N, 2) px.
     """
     if not len(points):
@@ -38,7 +38,7 @@ def homography_of_matches(moving: np.ndarray, fixed: np.ndarray, threshold: floa
     """Return the homography (3, 3) from `moving` to `fixed` that RANSAC finds, or None if it finds none.
 
     moving, fixed: matched points, (N, 2) px each; many may be wrong.
-    threshold: the largest error of a match that agrees, px.
+    threshold: the largest error of a match that counts as an inlier, px.
     """
     if len(moving) < 4:
         return None

@@ -47,7 +47,8 @@ def register_points(cf: View, fa: View, landmarks: Landmarks) -> Registration:
 
     The transform is a homography if 8 or more landmarks agree with it. Otherwise a similarity transform (a partial
     affine transform in OpenCV) is estimated too, and returned unless fewer landmarks agree with it than with the
-    homography. The returned transform neither mirrors nor folds the field of view.
+    homography. The returned transform neither mirrors nor folds the field of view. The number of inliers is 0 if the
+    estimate fails.
 
     If one view shows a magnified part of the other view, errors are measured in px of the magnified view. If the scales
     of the views differ by a factor of 3 or more, landmarks must agree in both directions, because a homography that
@@ -122,8 +123,8 @@ def _median_radius(points: np.ndarray) -> float:
 def _estimate_ransac(moving: np.ndarray, fixed: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """Estimate a transform by RANSAC. Return (transform (3, 3), number of matches that agree with it).
 
-    moving, fixed: the positions of the matches, (N, 2) each. The transform maps `moving` to `fixed`.
-    threshold: the largest error of a match that agrees, px.
+    moving, fixed: the positions of the matches, (N, 2) px each. The transform maps `moving` to `fixed`.
+    threshold: the largest error of a match that counts as an inlier, px.
 
     Returns (identity, 0) if no plausible transform is found.
     """
@@ -153,8 +154,8 @@ def _count_ransac_inliers(
 
     transform: the transform (3, 3) that RANSAC found, or None.
     is_inlier: (N, 1), above 0 for matches that RANSAC counts as inliers.
-    moving, fixed: the positions of the matches, (N, 2) each.
-    threshold: the largest error of a match that agrees, px.
+    moving, fixed: the positions of the matches, (N, 2) px each.
+    threshold: the largest error of a match that counts as an inlier, px.
     """
     if transform is None or is_plausible(transform):
         return 0 if transform is None else int(is_inlier.sum())

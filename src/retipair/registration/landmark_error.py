@@ -1,4 +1,4 @@
-"""Measure registrations at landmarks, by the rule of the papers on matching."""
+"""Measure the errors of registrations at landmarks, as papers on image matching do."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ WIDTH = 512
 THRESHOLDS = (5, 10, 20)
 """px: the thresholds at which the AUC is reported."""
 FAILURE_PX = 1e6
-"""The error of a pair whose registration failed, which stands for infinity."""
+"""px: the error of a pair whose registration failed; it stands for infinity."""
 
 
 def landmark_errors(fa_to_cf: np.ndarray, landmarks: Landmarks, cf_width: int) -> np.ndarray:
@@ -27,12 +27,12 @@ def landmark_errors(fa_to_cf: np.ndarray, landmarks: Landmarks, cf_width: int) -
 
 
 def error_auc(errors: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> list[float]:
-    """Return the area under the cumulative curve of the errors up to each threshold, divided by it, each in [0, 1].
+    """Return the area under the cumulative curve of the errors up to each threshold, divided by the threshold.
 
-    The curve gives for each error e the fraction of the pairs with an error of at most e. It is linear between the
-    sorted errors, begins at (0, 0), and is constant from the last error below the threshold to the threshold. This is
-    `pose_auc` of SuperGlue (Sarlin et al. 2020, doi 10.1109/CVPR42600.2020.00499), which LoFTR and glue-factory use
-    too. With one pair of error e < t, it is therefore 1 - e / (2 t).
+    Each result is in [0, 1]. The curve gives for each error e the fraction of the pairs with an error of at most e. It
+    is linear between the sorted errors, begins at (0, 0), and is constant from the last error below the threshold to
+    the threshold. This is `pose_auc` of SuperGlue (Sarlin et al. 2020, doi 10.1109/CVPR42600.2020.00499), which LoFTR
+    and glue-factory use too. So for a single pair with an error e below the threshold t, the result is 1 - e / (2 t).
 
     errors: the error of each pair, px; FAILURE_PX for a failed pair.
     thresholds: in px, above 0.

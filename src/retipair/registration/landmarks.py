@@ -10,7 +10,7 @@ from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import read_lines
 
 _MIN_POINTS = 4  # a homography needs 4 points
-_MIN_SPREAD_RATIO = 0.01  # of the minor to the major principal axis; below it, the points lie on one line
+_MIN_SPREAD_RATIO = 0.01  # minor to major principal axis; points with a smaller ratio count as lying on one line
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_s
     cf_shape, fa_shape: the shapes of the images, (H, W, ...).
 
     Raises UserError if the files have different numbers of points, if there are fewer than 4 points, if a point lies
-    outside its image, or if all points lie on one line.
+    outside its image, or if all points lie within the first pixel or on one line.
     """
     landmarks = Landmarks(read_points(cf_path), read_points(fa_path))
     if len(landmarks.cf) != len(landmarks.fa):
         counts = f"{len(landmarks.cf)} points but {fa_path.name} has {len(landmarks.fa)}"
-        raise FileError(cf_path, f"{counts}; line n of both must mark the same place")
+        raise FileError(cf_path, f"{counts}; line n of both files must mark the same place")
     for path, points, shape in ((cf_path, landmarks.cf, cf_shape), (fa_path, landmarks.fa, fa_shape)):
         _check(path, points, shape)
     return landmarks
@@ -42,7 +42,8 @@ def read_points(path: Path) -> np.ndarray:
     """Read a file with one point "x y" per line. Return the points as (N, 2) float64 px.
 
     The two numbers are separated by blanks, tabs, semicolons or commas. A comma within a number is a decimal comma.
-    Raises UserError if a line is not a point, or if commas may be decimal commas as well as thousands separators.
+    Raises UserError if a line is not a point, if some numbers have decimal commas and others decimal points, or if
+    commas may be decimal commas as well as thousands separators.
     """
     separator, first, text = read_lines(path)
     lines = [line.replace(";", " ") for line in text.split("\n")]

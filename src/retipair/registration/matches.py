@@ -12,17 +12,18 @@ from retipair.runtime.errors import DamagedError, FileError, MissingError
 _NAMES = (("cf", "fa"), ("keypoints0", "keypoints1"), ("mkpts0_f", "mkpts1_f"), ("mkpts0", "mkpts1"))
 """The names of the two arrays: ours, those of LightGlue and SuperGlue, and those of LoFTR."""
 _INDICES = ("matches", "matches0")
-_KNOWN = ", ".join(" and ".join(names) for names in _NAMES)
+_KNOWN = ", or ".join(" and ".join(names) for names in _NAMES)
 
 
 def read_matches(path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...]) -> Landmarks:
-    """Read the matches of a pair, as a network saved them with `numpy.savez`. There may be none.
+    """Read the matches of a pair, as a network saved them with `numpy.savez`. The file may contain no match.
 
     The file has two arrays (N, 2) of x and y in px of the image files, with equal N: row n of both is one match. Their
-    names are `cf` and `fa`, or one of the other pairs in `_NAMES`, of which the first is the CF. Other arrays in the
-    file are ignored, except that arrays of unmatched keypoints are matched by the array `matches` or `matches0`, as
-    LightGlue and SuperGlue save it: pairs of indices (K, 2), or for each point of the CF the index of the point of
-    the FA, and -1 if there is none.
+    names are `cf` and `fa`, or another pair of names in `_NAMES`, of which the first is that of the CF.
+
+    The arrays `keypoints0` and `keypoints1` may instead contain unmatched keypoints. The array `matches` or `matches0`,
+    as LightGlue and SuperGlue save it, then matches them: it contains pairs of indices (K, 2), or for each point of the
+    CF the index of its match in the FA, or -1 if it has none. Other arrays in the file are ignored.
 
     cf_shape, fa_shape: the shapes of the images, (H, W, ...).
     Raises UserError, naming the file, if it is no .npz file, if the arrays are missing or have the wrong shape or type,
@@ -32,7 +33,7 @@ def read_matches(path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...
     names = next((names for names in _NAMES if all(name in arrays for name in names)), None)
     if names is None:
         found = ", ".join(sorted(arrays)) or "none"
-        raise FileError(path, f"the points are missing (arrays found: {found}); save two arrays, {_KNOWN}")
+        raise FileError(path, f"the points are missing (arrays found: {found}); save two arrays: {_KNOWN}")
     cf, fa = (_points(path, name, arrays[name]) for name in names)
     if (
         names[0] == "keypoints0"
@@ -48,7 +49,7 @@ def read_matches(path: Path, cf_shape: tuple[int, ...], fa_shape: tuple[int, ...
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz file, by name. Names that are not of interest are not read."""
+    """Return the arrays of an .npz file, by name. Arrays with unknown names are not read and are returned empty."""
     if path.exists() and not path.is_file():
         raise FileError(path, "is not a file; give the .npz file with the matches of this pair")
     wanted = {name for names in _NAMES for name in names} | set(_INDICES)
@@ -60,7 +61,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] if name in wanted else np.empty(0) for name in file.files}
         if strange := [name for name, values in arrays.items() if not isinstance(values, np.ndarray)]:
-            raise DamagedError(path, f"{strange[0]} is not an array of numpy; save the points with numpy.savez")
+            raise DamagedError(path, f"{strange[0]} is not a numpy array; save the points with numpy.savez")
         return arrays
     except FileNotFoundError:
         raise MissingError(path, "no such file; give the .npz file with the matches of this pair") from None
@@ -78,7 +79,7 @@ def _points(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     if values.size == 0:
         return np.empty((0, 2))
     if values.ndim != 2 or values.shape[1] != 2:
-        raise FileError(path, f"{name} has the shape {values.shape}; save one row of x and y a point, (N, 2)")
+        raise FileError(path, f"{name} has the shape {values.shape}; save one row of x and y per point, (N, 2)")
     if not np.isfinite(values).all():
         raise FileError(path, f"{name} contains NaN or infinity; remove these matches")
     return values.astype(np.float64)

@@ -16,12 +16,12 @@ def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray
 
     Returns the length of the shift of each patch, (N,) px in a view 512 px wide.
 
-    Both views are resized to 512 px. The vesselness of the FA is divided into square patches of 64 px, every 32 px.
+    Both views are resized to 512 px. Square patches of 64 px are cut from the vesselness of the FA, one every 32 px.
     The best shift of a patch, at most 16 px in x and in y, is found by normalised cross-correlation. Patches with few
     vessels in one of the views are not used; these are about half of all patches.
 
-    In seven real pairs, 78 % or more of the patches had shifts within 5 px. With views of different eyes, it was at
-    most 27 %.
+    In seven real pairs, 78 % or more of the patches had shifts within 5 px. With views of different eyes, at most 27 %
+    had.
 
     cf: the aligned CF, (H, W, 3) uint8.
     fa: the aligned FA, (H, W) uint8.
@@ -56,7 +56,7 @@ def _central_patch(window: np.ndarray) -> np.ndarray:
 
 
 def _shift(fixed: np.ndarray, moving: np.ndarray) -> float:
-    """Return the length of the shift by which the central patch of `moving` fits `fixed` best, px, subpixel.
+    """Return the length of the shift at which the central patch of `moving` fits `fixed` best, subpixel, px.
 
     fixed, moving: the same search window of CF and FA.
     """
@@ -68,7 +68,8 @@ def _shift(fixed: np.ndarray, moving: np.ndarray) -> float:
 def _subpixel_peak(fit: np.ndarray, highest: int) -> float:
     """Return the position of the peak of a sequence with subpixel precision, relative to its centre, px.
 
-    It is the vertex of the parabola through the highest value and its two neighbours.
+    It is the vertex of the parabola through the highest value and its two neighbours, or the position of the highest
+    value if that is the first or the last one.
 
     fit: the correlations at the shifts from -16 to 16 px.
     highest: the index of the highest value.

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from retipair.registration.estimate import to_raw
 from retipair.registration.warp import WORK_SIZE, View, inside_field, resample, to_square, vessel_map
 
-_SIDE = 128  # px
+_SIDE = 128  # px: side of the images that are compared
 _BLUR = 3.0  # px in a view 512 px wide: widens the vessels, so that they still overlap halfway between two tested poses
 _CLIP_PERCENTILE = 99.0  # vesselness above this percentile is clipped
 _ANGLES = np.deg2rad(np.arange(-44, 45, 4))
@@ -24,7 +24,10 @@ _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
 
 
 def search_pose(cf: View, fa: View) -> np.ndarray:
-    """Return the similarity transform (3, 3), from raw FA px to raw CF px, with the most significant correlation."""
+    """Return the similarity transform (3, 3), from raw FA px to raw CF px, with the highest evidence.
+
+    `_best_shift` defines the evidence.
+    """
     fixed, fixed_field = _reduced_vesselness(cf)
     moving, moving_field = _reduced_vesselness(fa)
     spectra, min_overlap = _spectra(fixed, fixed_field), max(1.0, _MIN_OVERLAP * fixed_field.sum())
@@ -72,7 +75,7 @@ def _best_shift(fixed: np.ndarray, moving: np.ndarray, min_overlap: float) -> tu
     """Return (highest evidence, shift (3, 3) that has it) over all shifts of the moving image.
 
     The evidence of a shift is Fisher's z of its correlation, artanh(r), times the square root of the number of px in
-    the overlap. The factor takes into account that a high correlation in a small overlap is likely by chance.
+    the overlap. The factor takes into account that a high correlation by chance is more likely in a small overlap.
 
     fixed, moving: the FFTs of both images (`_spectra`).
     min_overlap: the least number of px in the overlap of both fields of view.

@@ -29,7 +29,7 @@ from retipair.registration.warp import (
 from retipair.vision.ridges import correlation
 
 _MAX_LANDMARK_PX = 3.8  # in a view 512 px wide: a result of ECC with a larger median landmark error is not accepted
-_MIN_SIGMA_PX = 0.5  # least scatter of landmarks; a smaller estimate from few landmarks is chance
+_MIN_SIGMA_PX = 0.5  # least assumed scatter of landmarks; a smaller estimate from few landmarks is due to chance
 _INDEPENDENT_PIXELS = 700  # assumed number of independent samples in the correlation of the vesselness maps
 _BLURS = (8.0, 4.0, 2.0, 1.0)  # sigma, px, from coarse to fine; the first is as wide as a large landmark error
 
@@ -47,7 +47,8 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
     `_optimize_corners`).
 
     fa_to_cf: the initial transform (3, 3), from raw FA px to raw CF px.
-    landmarks: the points placed by hand, or None. Without them, the score is the correlation.
+    landmarks: the points placed by hand, matches that are used in their place, or None. With None, the score is the
+        correlation.
     """
     cf_to_frame = _refinement_frame(cf, fa, fa_to_cf)
     fa_to_frame = cf_to_frame @ fa_to_cf
@@ -70,8 +71,8 @@ def refine(cf: View, fa: View, fa_to_cf: np.ndarray, landmarks: Landmarks | None
 def _refinement_frame(cf: View, fa: View, fa_to_cf: np.ndarray) -> np.ndarray:
     """Return the transform (3, 3) from raw CF px to the refinement frame of 512 px.
 
-    The frame is the square around the field of view of the CF. If the FA shows a magnified part of the CF, it is the
-    square around their common field of view instead.
+    The frame is the square around the field of view of the CF. If the FA shows a magnified part of the CF, the frame is
+    the square around the common field of view instead.
     """
     common = common_square(cf, fa, fa_to_cf, WORK_SIZE)
     return common if common[0, 0] > DETAIL_RATIO * cf.to_work[0, 0] else cf.to_work
@@ -87,7 +88,7 @@ class _VesselMaps:
 
     fixed: the vesselness of the CF, (512, 512) float32.
     moving: the vesselness of the FA after the initial transform, (512, 512) float32.
-    both: the common field of view, (512, 512) bool.
+    both: the common field of view without its rim, (512, 512) bool.
     """
 
     fixed: np.ndarray
@@ -151,7 +152,7 @@ def _is_identity(correction: np.ndarray) -> bool:
 
 
 def _ecc(maps: _VesselMaps, start: np.ndarray, blur: float) -> np.ndarray | None:
-    """Run ECC on blurred maps. Return the correction (3, 3) that it finds, or None if it fails.
+    """Run ECC on blurred maps. Return the correction (3, 3), or None if ECC fails or the correction is implausible.
 
     start: the correction (3, 3) from which ECC starts.
     blur: the sigma of the Gaussian blur, px.

@@ -12,8 +12,8 @@ from retipair.vision.field_of_view import erode, field_of_view
 from retipair.vision.ridges import vesselness
 
 WORK_SIZE = 512
-DETAIL_RATIO = 2.0  # a view with a scale this much larger counts as a magnified part of the other view
-_RIM = 10.0  # work px at the edge of the field of view that are excluded, because the edge looks like a vessel
+DETAIL_RATIO = 2.0  # a view whose scale is more than twice that of the other view counts as a magnified part of it
+_RIM = 10.0  # work px: width of the excluded rim of the field of view, whose edge looks like a vessel
 WORK_CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32) * (WORK_SIZE - 1)
 
 
@@ -104,7 +104,7 @@ def resample(image: np.ndarray, homography: np.ndarray, size: int | tuple[int, i
     """Resample an image or a mask into a frame. The frame is black outside the image.
 
     Images are resampled bicubically, bool masks linearly with a threshold of 0.5. If `homography` shrinks the image or
-    mask, it is blurred first against aliasing.
+    mask by more than 5 %, the image or mask is blurred first, against aliasing.
 
     image: (H, W) or (H, W, 3), uint8, float32 or bool.
     homography: the transform (3, 3) from px of the image to px of the frame.
