@@ -29,7 +29,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Run, Path, li
     """A run, its checkpoint of step 4, and its logs at that checkpoint."""
     run = Run(tmp_path)
     log_step(run, 0)
-    run.note("training", "step 000003 left out: the gradient of pair eye2")
+    run.note("training", "step 000003 skipped: NaN or infinity in the gradient of pair eye2")
     log_step(run, 4)
     folder = checkpoint(run, 4)
     if not request.param:
@@ -47,7 +47,7 @@ def test_later_and_incomplete_lines_are_cut_and_notes_of_a_session_kept(saved: t
     run, folder, before = saved
     for note in LATER.splitlines():
         run.note("training", note)
-    run.note("training", "step 000005 left out: the gradient of pair eye1")
+    run.note("training", "step 000005 skipped: NaN or infinity in the gradient of pair eye1")
     log_step(run, 6)
     for name in LOG_NAMES:
         with (run.folder / name).open("ab") as stream:

@@ -14,20 +14,20 @@ class EvaluateConfig:
     """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
     drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
-    If --generated is such a folder, this is done without this flag."""
+    Not needed if --generated is such a folder."""
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None
     """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15).
     With it, the report says how much detail its autoencoder preserves."""
     adapter: Path | None = None
-    """Folder of the run that generated the pairs, or a folder inside it; adds the training curves to the report."""
+    """Folder of the run that trained the adapter, or a folder inside it; adds the training curves to the report."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
     Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""
     withhold_copies: bool = False
     """Add generated pairs that are copies of training pairs to rejected.txt in --generated.
-    Only the other pairs, if any, are evaluated. All commands then skip the copies."""
+    All commands then skip the copies. The other pairs, if any are left, are evaluated."""
     workers: int = 0
     """Number of pairs measured at once; 0: one per core."""
     offline: bool = False

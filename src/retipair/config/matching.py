@@ -22,10 +22,10 @@ class ExportConfig:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: matches.jsonl, and pairs/ID/ with the images of each pair."""
     warps: int = 1
-    """Number of warped variants of each pair. Each pair also gives the aligned pair itself.
+    """Number of warped variants of each pair. The aligned pair itself is exported, too.
     May be raised later; existing variants stay the same."""
     appearance: bool = False
-    """Also write, for each pair, one variant whose views have a random appearance as well:
+    """Also write, for each pair, one more warped variant, whose views also have a random appearance:
     gamma, contrast, inversion, defocus, noise, stripes, patches, vignette, and other fields of view."""
     ranges: Ranges = "auto"
     """Geometry of the warps. fitted: that of the raw pairs in --real. typical: about that of seven real pairs.
@@ -41,7 +41,7 @@ class ExportConfig:
     shift: tuple[float, float] | None = None
     """Smallest and largest shift, as a fraction of the width, in all directions; replaces that of --ranges."""
     perspective: tuple[float, float] | None = None
-    """Smallest and largest perspective (length of h20, h21), per px at 512 px; replaces that of --ranges."""
+    """Smallest and largest perspective (length of the vector h20, h21), per px at 512 px; replaces that of --ranges."""
     elastic: float = 0.0
     """Largest smooth displacement before the homography, px at 512 px, for the curvature of the eye; at most 20."""
     to: tuple[ReaderForm, ...] = ()
@@ -84,13 +84,13 @@ class UtilityConfig:
     )
     """What the descriptor is trained on.
     generated: the pairs in --generated. real: the real pairs of other eyes than the tested one.
-    phantoms: rendered eyes. generated_and_real: half of each.
-    Controls, made from the generated pairs:
+    phantoms: rendered eyes. generated_and_real: half of the warped pairs from each.
+    Controls, made from the generated pairs (except untrained):
     inverted: the FA is the inverted green channel of the CF. mispaired: the FA is that of another eye.
     shifted: the FA is moved by 4 px (at 512). untrained: no training."""
     test: Literal["auto", "held_out", "all"] = "auto"
     """The pairs to test. held_out: those of the splits val and test; all: all pairs with landmarks.
-    auto: held_out if the generated pairs were made with an adapter or from real pairs, else all."""
+    auto: held_out if the generated pairs were made with an adapter or with --mode from_data, else all."""
     phantoms: int = 24
     """Number of rendered eyes for each seed."""
     seeds: int = 3
@@ -100,7 +100,7 @@ class UtilityConfig:
     steps: int = 200
     """Optimiser steps of each training."""
     warps: int = 5
-    """Number of warps of each tested pair, at each of the two levels."""
+    """Number of warps of each tested pair, at each of two levels of difficulty (hard, extreme)."""
     seed: int = 0
     """Seed of the warps of the tested pairs, and of the first training."""
     workers: int = 0

@@ -36,7 +36,7 @@ class PrepareConfig:
     max_residual_px: float = 5.0
     """Refuse a pair if the median distance of its landmarks after alignment exceeds this.
     The distance is in px of a view 512 px wide, for any --size.
-    Without landmarks: refuse a pair if too few vessel patches match within this distance (docs/formats.md)."""
+    A pair registered by features also needs enough vessel patches that match within this distance (docs/formats.md)."""
     min_consistency: float | None = None
     """Refuse a pair of lower consistency (vesselness correlation of the views, -1 to 1, at 512 px for any --size).
     Default: 0.25 if registered by points, 0.2 by features, 0.15 with --register none."""
@@ -106,7 +106,8 @@ class PhantomConfig:
     seed: int = 0
     """Seed of the pairs and of the split; the randomness of pair i depends only on this seed and i."""
     camera: str | None = None
-    """Camera of all pairs: amber, rose, umber, sallow or teal; default: one of the first four at random for each."""
+    """Camera of all pairs: amber, rose, umber, sallow or teal.
+    Default: one of the first four at random for each pair."""
     disease: str | None = None
     """State of all eyes: healthy, diabetic or vein_occlusion; default: healthy or diabetic at random."""
     unregistered: bool = False

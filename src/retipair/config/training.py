@@ -90,7 +90,7 @@ class TrainConfig:
     """Prompt of pairs without a caption."""
     prompt_dropout: float = 0.0
     """Fraction of the samples trained without a prompt; 0 disables it, 0.1 is usual.
-    Without it, --guidance_scale above 1 in `retipair generate` may harm quality."""
+    Without dropout, --guidance_scale above 1 in `retipair generate` may harm quality."""
     augment_variants: int = 8
     """Number of variants of each pair: the pair itself, and copies with random geometry and brightness.
     Each variant is encoded to latents once, before the training."""
@@ -108,7 +108,7 @@ class TrainConfig:
     device: str = "auto"
     """Device to compute on: auto, cuda, mps or cpu."""
     seed: int = 42
-    """Seed of all random numbers."""
+    """Seed of all random numbers, except the noise of the validation, which is always the same."""
     deterministic: bool = False
     """Make runs on the same GPU model bit-identical, but somewhat slower. CPU runs with the same
     number of threads are always bit-identical."""

@@ -47,7 +47,8 @@ def recorded_base(
 ) -> Base:
     """Open the base that the adapter was trained on.
 
-    The path of the base is read from the config of the run. If `run` is None, it is read from the adapter's metadata.
+    The path or hub id of the base is read from the config of the run. If `run` is None, the name of the base is read
+    from the adapter's metadata, which contain no path.
     """
     if run is not None:
         return open_base(run.read_config().base, tokenizer)
@@ -72,7 +73,7 @@ def recorded_tokenizer(run: Run) -> Path | None:
 def training_layout_and_prompts(
     config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path | None, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
-    """Return the layout and the prompts (text, count) that the adapter was trained with, or --prompt if given.
+    """Return the layout of the training, and its prompts (text, count) or, if given, --prompt.
 
     Raises UserError if the settings contradict the training.
     """
@@ -93,7 +94,7 @@ def training_layout_and_prompts(
     if config.size not in (None, description.view_size):
         raise SettingError("size", config.size, f"this adapter was trained at {description.view_size}; omit --size")
     if config.guidance_scale > 1 and not description.prompt_dropout:
-        warnings.append("trained without --prompt_dropout, so --guidance_scale above 1 may harm quality")
+        warnings.append("this adapter was trained without --prompt_dropout; --guidance_scale above 1 may harm quality")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
     return Layout(cast(LayoutName, description.layout), description.view_size), prompts
 

@@ -6,7 +6,7 @@ from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.setting_checks import check_folder_name, check_size
 
 MAX_PAIR_GUIDANCE = 20
-"""Largest --pair_guidance; above it, the predictions are dominated by the difference."""
+"""Largest --pair_guidance. Above it, the amplified difference between joint and separate predictions dominates."""
 
 
 def check_generation(config: GenerateConfig) -> None:
@@ -54,7 +54,10 @@ def check_generation(config: GenerateConfig) -> None:
 
 
 def _check_given(config: GenerateConfig, mode: GenerationMode) -> None:
-    """Raise UserError if --data is missing, or --per_view is used in a mode without given views or beside --amount."""
+    """Raise UserError for a --per_view that cannot be used, or if a mode with given views has no --data.
+
+    --per_view cannot be used in a mode without given views, or together with --amount.
+    """
     if mode.given is None:
         if config.per_view != GenerateConfig.per_view:
             raise SettingError("per_view", config.per_view, "only for --mode cf2fa and --mode fa2cf")

@@ -145,9 +145,9 @@ class GenerationLoop:
         return list(queue)
 
     def sample(self, batch: Sequence[int]) -> list[GeneratedImages]:
-        """Make the next attempts at each pair, and return the most consistent one of each.
+        """Make the next attempts at each pair, and return the most consistent attempt at each. Do not filter or write.
 
-        batch: the indices of the pairs. Nothing is filtered or written.
+        batch: the indices of the pairs.
         """
         number = self.plan.config.best_of
         first = [self.tries[index] * number for index in batch]
@@ -203,7 +203,7 @@ class GenerationLoop:
         return True
 
     def reject(self, index: int, images: GeneratedImages) -> Rejection | None:
-        """Apply the filter to an attempt at a pair. If it is rejected, count it and return the rejection, else None."""
+        """Apply the filter to a pair. If it rejects the pair, count the round and return the rejection, else None."""
         rejection = self.quality_filter.reject(index, self.tries[index], images.pair, images.consistency)
         if rejection:
             self.tries[index] += 1

@@ -49,7 +49,7 @@ class GivenView:
     shape: tuple[int, int]
 
     def in_source(self, other: np.ndarray) -> np.ndarray:
-        """Resample the other view of the pair, (S, S) or (S, S, 3) uint8, to the px of the file."""
+        """Resample the other view of the pair, (S, S) or (S, S, 3) uint8, to the px of the given file."""
         return resample(other, np.linalg.inv(self.to_pair), self.shape)
 
 
@@ -76,7 +76,7 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
 def _check(single: SingleView, view: ViewName) -> list[SingleView]:
     """Return the usable views among a file and its `partner` (ID_01 and ID_02). Raises FileError if there is none.
 
-    If one file is usable, its view has the id ID. If both are, each view has the name of its file as id.
+    If only one file is usable, its view has the id ID. If both are, each view has the name of its file as id.
     """
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
@@ -84,7 +84,7 @@ def _check(single: SingleView, view: ViewName) -> list[SingleView]:
     usable = [path for path in paths if problems[path] is None]
     if not usable:
         raise FileError(single.path, str(problems[single.path]))
-    if view == "cf":  # if one of both has the colour of a photograph, the other one is a tinted FA
+    if view == "cf":  # if only one file has the colour of a photograph, the other file is a tinted FA
         usable = [path for path in usable if chroma_of(images[path]) > _MAX_FA_CHROMA] or usable
     if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]
@@ -105,7 +105,7 @@ def _problem(single: SingleView, image: np.ndarray, view: ViewName) -> str | Non
 
 
 _MIN_CONTRAST = 16
-"""Smallest difference between the brightest and the darkest pixel, [0, 255]."""
+"""Smallest difference between the brightest and the darkest pixel of a usable image, in [0, 255]."""
 
 
 def views_sha256(views: Sequence[SingleView]) -> str:
@@ -132,9 +132,9 @@ def crop_view(single: SingleView, view: ViewName, size: int, trained: Appearance
 
 
 def _field_of(single: SingleView, image: np.ndarray) -> np.ndarray:
-    """Return the field of view of an image, (H, W) bool: the mask if the view is prepared.
+    """Return the field of view of an image, (H, W) bool: the mask of the view if it has one, else detected.
 
-    Raises UserError, naming the mask, if it cannot be read or has another size.
+    Raises UserError, naming the mask, if the mask cannot be read or differs in size from the image.
     """
     if single.mask is None:
         return field_of_view(image)

@@ -88,7 +88,7 @@ class Start(Protocol):
         """
 
     def constrain(self, latents: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
-        """Return the input of the network at timestep `t`, or the final latents (`t` is None), as this mode wants them.
+        """Return the input of the network at timestep `t`, or the final latents (`t` is None), as this mode requires.
 
         latents: (B, C, h, w); by default they are not changed.
         """
@@ -131,7 +131,7 @@ class FromImages(Start):
 class FromView(FromNoise):
     """Draw one view from the other: start from noise, but give the network one half without noise at every step.
 
-    The network was trained so on a fraction of the samples (`train --half_clean_fraction`).
+    The network learns this from a fraction of its training samples (`train --half_clean_fraction`).
 
     latents: the clean latents of the given half, (B, C, h, w / 2).
     view: the given view.

@@ -177,7 +177,7 @@ def _mark(
 ) -> dict[str, str]:
     """Return the text metadata of a pair's PNGs.
 
-    For a variation of a training pair, they contain the id of that pair only with --record_source, because the id may
+    They contain the id of the source (a training pair or a given view) only with --record_source, because the id may
     identify a patient.
     """
     config, source = plan.config, plan.source(index)
@@ -205,7 +205,7 @@ def _source_text(plan: GenerationPlan, source: PairRecord | SingleView | None) -
 
 
 def _given_mark(plan: GenerationPlan, source: PairRecord | SingleView | None) -> dict[str, str]:
-    """Return the text metadata of the given view: its own mark if it is synthetic, else that it is not."""
+    """Return the text metadata of the given view: its own mark if it is synthetic, else the note that it is not."""
     assert source is not None
     own = synthetic_mark_of([source.path]) if isinstance(source, SingleView) else {}
     mark = own or {"Synthetic": "no: the view from which the other was drawn; it may show a patient's eye"}

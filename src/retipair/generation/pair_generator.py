@@ -136,7 +136,7 @@ def synthetic_mark(
 
 
 def _pair_guidance_text(guidance: Guidance) -> dict[str, str]:
-    """Return the metadata of cross-view guidance; {} if it is off, as in pairs of earlier versions."""
+    """Return the metadata of cross-view guidance; {} if it is off, because earlier versions wrote none either."""
     if guidance.pair_scale == 1:
         return {}
     return {"Pair guidance": f"{guidance.pair_scale:g}, timesteps from {guidance.pair_from:g} of the schedule"}

@@ -147,11 +147,12 @@ class GenerationPlan:
         return crop_view(source, self.mode.given, self.layout.view_size, self.trained_appearance)
 
     def prompt(self, index: int) -> str:
-        """Return the prompt of pair `index`: the caption of its source pair, else a prompt drawn by (seed, index).
+        """Return the prompt of a pair: the caption of its source if `prompts` has it, else drawn by (seed, index).
 
         In training, a pair without a caption had the default prompt. The adapter records its prompts with their counts,
-        but not which of them is the default. For a source pair without a caption, the prompt is therefore drawn from
-        the prompts that are not captions of source pairs, or else from those that have more pairs than as captions.
+        but not which of them is the default. If a source has no such caption, the prompt is therefore drawn from the
+        prompts that are not the caption of any source. If there are none, it is drawn from the prompts that more
+        training pairs had than sources have as a caption.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -194,7 +195,7 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     views = trained_views_of(base, description.views if description else None)
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
     if plan.amount > MAX_AMOUNT:
-        raise SettingError("per_view", config.per_view, f"these are {plan.amount:,} pairs; at most {MAX_AMOUNT:,}")
+        raise SettingError("per_view", config.per_view, f"gives {plan.amount:,} pairs; at most {MAX_AMOUNT:,}")
     if plan.noises_given_view:
         warnings.append(_noised_view_warning(config))
     return replace(
@@ -230,15 +231,19 @@ def training_pairs(
 ) -> list[PairRecord]:
     """Return the training pairs, without validation and test pairs.
 
-    Pairs in rejected.txt are left out, except with --max_copy: the adapter may have memorised them. needed_by: the flag
-    that needs the pairs, for messages. Raises UserError if the pairs of the run are missing, or if they have changed
-    since the training: they may have been split again, so that validation eyes would count as training eyes.
+    Pairs in rejected.txt are left out, except with --max_copy: the adapter may have memorised them.
+
+    needed_by: the flag that needs the pairs, for messages.
+
+    Raises UserError if the pairs are missing. Also raises it if the pairs of the run have changed since the training:
+    they may have been split again, so that validation eyes would count as training eyes. With --data, this is only a
+    warning.
     """
     data = trained_on(config, run)
     if data is None:
         raise UserError(f"{needed_by} needs pairs: pass --data FOLDER (a prepared folder)")
     if not data.exists():
-        raise MissingError(data, "the pairs of this run are missing; pass their folder with --data FOLDER")
+        raise MissingError(data, "no such file or folder; pass the folder of the training pairs with --data FOLDER")
     folder = prepared_folder(data, config.results, layout.view_size)
     pairs = read_folder(folder)
     if pairs.note:

@@ -76,7 +76,7 @@ class Batches:
     val_size_ids: torch.Tensor | None
 
     def batch_of(self, samples: Sequence[int]) -> Batch:
-        """Return the batch that consists of these sample numbers.
+        """Return the batch of the samples with these numbers.
 
         The seed and a sample number determine the pair, its variant, the noise, the timestep and the prompt.
         """

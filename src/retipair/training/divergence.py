@@ -33,7 +33,7 @@ def check_bounded(run: Run, step: int, mse: float, config: TrainConfig) -> None:
         raise FileError(
             run.folder,
             f"the loss at step {step} is {mse:.3g} with --learning_rate {config.learning_rate:g} "
-            f"(predicting zero gives 1); {_REMEDY}",
+            f"(a model that predicts zero has a loss of 1); {_REMEDY}",
         )
 
 
@@ -58,4 +58,4 @@ def handle_nonfinite_steps(run: Run, training: Training, data: Data) -> None:
     more = f" ({count} steps skipped since the last check)" if count > 1 else ""
     console.print(f"warning: {printable(text)}; step skipped{more}")
     if dist.is_main_process:
-        run.note("training", f"step {first + 1:06d} left out: {cause}{more}")
+        run.note("training", f"step {first + 1:06d} skipped: NaN or infinity in {cause}{more}")

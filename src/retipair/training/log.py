@@ -78,7 +78,7 @@ def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[s
         console.print(f"Resuming {plan.folder} at step {training.optimizer.step_count}")
     trainable = sum(parameter.numel() for parameter in training.optimizer.parameters.values())
     dist = training.dist
-    processes = f", {dist.num_processes} processes together" if dist.num_processes > 1 else ""
+    processes = f", with {dist.num_processes} processes" if dist.num_processes > 1 else ""
     console.print(
         f"{plan.base.family.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{processes}"

@@ -20,7 +20,7 @@ class NonFiniteCounter:
         self.sync_is_free = device == "cpu"
         """True on the CPU, where `read` does not wait for another device."""
         self.since_last_log = 0
-        """Number of skipped steps, as read so far, since the last log line."""
+        """Number of steps that were skipped since the last log line, as far as `read` has counted them."""
 
     def add(self, finite: torch.Tensor, step: int) -> None:
         """Count step number `step` as skipped if its gradient is not finite.

@@ -62,7 +62,7 @@ AT_MOST = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved settings of a run. A plan is made before any weights are loaded and any file is written."""
+    """The resolved settings of a run. A plan is made before weights are loaded or files are written."""
 
     config: TrainConfig
     base: Base
@@ -93,7 +93,7 @@ class Plan:
         return max(self.memory(strategy).values())
 
     def original_sizes(self, entries: Sequence[PairRecord]) -> list[int]:
-        """Return the side of a view in px that the size ids state for each pair, see --size_ids."""
+        """Return, for each pair, the side of its views in px that its size ids state (see --size_ids)."""
         size = self.layout.view_size
         return [min(entry.native_size, size) if self.config.size_ids == "native" else size for entry in entries]
 
@@ -153,7 +153,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
-    """Fill in the defaults of --num_samples and --sample_steps: how many pairs to generate at each validation.
+    """Fill in the defaults of --num_samples and --sample_steps: the sample pairs of a validation and their steps.
 
     The defaults are 10 pairs with 50 denoising steps each, as in the original system. For a run of fewer than 500
     steps, both numbers are reduced in proportion to its length, to no less than 2 pairs and 10 denoising steps, because
@@ -289,18 +289,18 @@ def view_size_on_disk(entries: Sequence[PairRecord]) -> int:
 
 
 def views_text(size: int, on_disk: int) -> str:
-    """Describe the size of the views in training, and whether the views on disk are resized to it.
+    """Describe the size of the views in training, and whether the views on disk are resized to this size.
 
     size: the side of the views in training, px.
     on_disk: the side of the views on disk, px.
     """
     if on_disk >= size:
         return f"{size} px" if on_disk == size else f"{size} px, reduced from {on_disk}"
-    return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for detail"
+    return f"{size} px, enlarged from {on_disk}: prepare them with --size {size} for more detail"
 
 
 def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
-    """Return a warning if training enlarges the pairs, else one if `prepare` enlarged some of them.
+    """Return a warning if training enlarges the pairs. Else return a warning if `prepare` enlarged some of them.
 
     With --size_ids native, there is no warning about pairs that `prepare` enlarged.
     """
@@ -310,7 +310,7 @@ def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
     small = [entry.native_size for entry in entries if entry.native_size < size]
     if not small or plan.config.size_ids == "native":
         return []
-    advice = "; --size_ids native states their own size in the size ids" if plan.base.family.size_ids else ""
+    advice = "; with --size_ids native, the size ids state the size before this" if plan.base.family.size_ids else ""
     return [
         f"{len(small)} of {len(entries)} training pairs were enlarged to {size} px (smallest: {min(small)} px){advice}"
     ]

@@ -41,7 +41,7 @@ class Training:
 
 
 def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
-    """Encode the pairs whose latents are not cached, load the U-Net of the base, and add an untrained adapter to it."""
+    """Encode the pairs whose latents are not cached, load the UNet of the base, and add an untrained adapter to it."""
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)

@@ -53,8 +53,8 @@ def train(config: TrainConfig) -> Path | None:
 
 
 def run_training(plan: Plan, dist: DistributedState) -> int:
-    """Check the inputs, load the networks, resume a previous run, and train. Return the number of optimiser steps."""
-    # Check everything; this prepares raw views, and completes an interrupted write of the best checkpoint
+    """Check the inputs, load the networks, resume an earlier run if any, and train. Return the number of new steps."""
+    # Check the inputs, prepare raw views, and restore the best checkpoint if writing it was interrupted
     config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
