@@ -1,14 +1,14 @@
-# make demo           set up .venv, then run all commands on phantoms: align, train, generate, evaluate (about 6 minutes)
+# make demo           set up .venv, then align, train, generate and evaluate phantoms (about 6 minutes)
 # make test           set up .venv and run the tests
 # make check          what CI runs: format, lint, types, tests
 # make docs           build the documentation site in site/; fails on warnings
 # make reference      write docs/reference.md from --help
 # make test-nightly   longer tests: more signals, process counts, seeds and poses, and the site (about 10 minutes)
-# make test-slow      tests that take minutes: full-size random bases on the CPU (about 20 GB), recipes, finding 100 copies
+# make test-slow      tests that take minutes: full-size random bases on the CPU (20 GB), recipes, finding 100 copies
 # make test-gpu       tests that need an accelerator
 # make test-browser   the report in Chromium (Debian: apt install chromium)
-# make soak           train and generate, killed 60 times, and compare with an uninterrupted run (about 15 minutes)
-# make long           measure memory and open files during two hours of training, then 2,000 generated pairs
+# make soak           train and generate with 60 kills and resumes, compare with uninterrupted runs (about 15 minutes)
+# make long           measure memory and open files while training for two hours, then while generating 2,000 pairs
 # make fuzz           fuzz the readers of images, points and tables for ten minutes (Linux)
 
 PYTHON ?= python3
