@@ -142,7 +142,7 @@ def test_train_warns_at_its_start_and_in_the_dry_run(
 ) -> None:
     assert main(train_command("exp", base_folder("sd15"), spoken, tmp_path / "results", *more)) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len([line for line in warnings if ": 2 of 4;" in line and "of eye1" in line]) == 1
+    assert len([line for line in warnings if ": 2 of 4;" in line and "of pair eye1" in line]) == 1
 
 
 @pytest.mark.parametrize("more", [(), ("--dry_run",)])
