@@ -55,8 +55,8 @@ def test_the_users_own_split_wins():
         ([_pair("a", "1", None, "train"), _pair("b", "1", None, "val")], "eye 1 is both in train and in val"),
         ([_pair("a", "L", "p", "train"), _pair("b", "R", "p", "val")], "patient p is both"),
         ([_pair("a", split="train"), _pair("b")], "pair 'b' has no split"),
-        ([_pair("a", split="train"), _pair("b", split="test")], "no pair for val"),
-        ([_pair("a", split="val")], "no pair for train"),
+        ([_pair("a", split="train"), _pair("b", split="test")], "assigns no pair to val"),
+        ([_pair("a", split="val")], "assigns no pair to train"),
         ([_pair("a", "L", "p"), _pair("b", "L")], "name the patient here too"),
     ],
 )
