@@ -47,7 +47,7 @@ def main() -> None:
     small_rotations = grid_search(np.arange(-8, 9, 2), np.ones(1))
     exhaustive = grid_search(np.arange(0, 360, 4), np.geomspace(1 / MAX_SCALE, MAX_SCALE, 9))
     print("| Search | copies found | similarity of copies: minimum, median ", end="")
-    print("| of different eyes: maximum | false alarms | CPU ms |")
+    print("| similarity of different eyes: maximum | false alarms | CPU time per comparison, ms |")
     print("|---|---|---|---|---|---|")
     for name, search, compared in (
         ("mirror, rotation up to 8 degrees", small_rotations, sample),

@@ -3,7 +3,7 @@
     python benchmarks/starting.py
 
 Each command runs in its own process, and alternates with one that only imports torch, diffusers and peft. Prints a
-Markdown table of medians; "beyond the import" is the median difference to the import in the same round.
+Markdown table of medians; "seconds without the import" is the median difference to the import in the same round.
 """
 
 import argparse
@@ -32,12 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         call([*retipair("phantom"), str(folder / "eyes"), "--amount", "6", "--size", str(SIZE)])
         works: dict[str, Callable[[], float]] = {
             "importing torch, diffusers and peft": lambda: call([sys.executable, "-c", IMPORTS]),
-            "retipair --help": lambda: call(retipair("--help")),
-            "retipair train, until the first step": lambda: first_step(folder, f"run{next(numbers)}"),
+            "`retipair --help`": lambda: call(retipair("--help")),
+            "`retipair train` with a small base, until the first logged step": lambda: first_step(
+                folder, f"run{next(numbers)}"
+            ),
         }
         rounds = [{name: work() for name, work in works.items()} for _ in range(args.repeats + 1)][1:]
     imports = next(iter(works))
-    print("| command | seconds | beyond the import |\n|---|---|---|")
+    print("| Time of | seconds | seconds without the import |\n|---|---|---|")
     for name in works:
         difference = median(seconds[name] - seconds[imports] for seconds in rounds)
         print(f"| {name} | {median(seconds[name] for seconds in rounds):.2f} | {difference:+.2f} |")

@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with quiet():
             config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size, steps=10)
             plan, data = planned(config, Path(folder))
-        print_table("A step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
+        print_table("Training step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
         job = job_of(config, plan, data, Path(folder))
-        print_table("A pair in 10 steps", time_interleaved(generations(job), job.device, max(args.repeats // 2, 1), 1))
+        print_table("Pair in 10 steps", time_interleaved(generations(job), job.device, max(args.repeats // 2, 1), 1))
 
 
 def fused_optimiser(training: Training) -> None:
@@ -123,7 +123,7 @@ def optimised(optimisation: Optimisation, unet: Any, work: Function) -> Function
 
 
 def print_table(title: str, times: Mapping[str, Sequence[float]]) -> None:
-    print(f"\n| {title} | ms | ratio | smallest to largest |\n|---|---|---|---|")
+    print(f"\n| {title} | ms | relative | range |\n|---|---|---|---|")
     for name, seconds in times.items():
         ratios = [one / other for one, other in zip(seconds, times["baseline"], strict=True)]
         print(

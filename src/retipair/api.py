@@ -55,7 +55,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
     out: receives a prepared folder, or with `unregistered=True` a subfolder `raw` with raw pairs for `prepare`.
     verbose: print the messages of the command instead of logging them.
     settings: fields of `PhantomConfig`, which have the names and meanings of the flags of `retipair phantom`.
-    Raises UserError for invalid settings, or if `out` holds other files.
+    Raises UserError for invalid settings, or if `out` contains other files.
     """
     config = from_settings(PhantomConfig, {**settings, "out": out})
     with _output(verbose):
@@ -89,7 +89,7 @@ def register(
     out: the folder to write, as `retipair register` does; with None, nothing is written.
     verbose: print the messages of the command instead of logging them.
     settings: fields of `RegisterConfig`, which have the names and meanings of the flags of `retipair register`.
-    Raises UserError for input that cannot be used, and if `out` holds other files.
+    Raises UserError for input that cannot be used, and if `out` contains other files.
     """
     views = from_settings(_RawViews, {"cf": cf, "fa": fa, "out": out})
     paths = [path for path in (views.cf, views.fa, views.out) if path is not None]
@@ -161,8 +161,8 @@ def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False,
     verbose: print the messages of the command instead of logging them.
     settings: fields of `ExportConfig`, which have the names and meanings of the flags of `retipair export matches`.
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError for invalid settings, for a folder without pairs, or if `out` holds other
-    files.
+    default on several cores. Raises UserError for invalid settings, for a folder without pairs, or if `out` contains
+    other files.
     """
     config = from_settings(ExportConfig, {**settings, "what": "matches", "pairs": pairs, "out": out})
     with _output(verbose):
@@ -308,7 +308,7 @@ class PairGenerator:
         """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; return `out`.
 
         Pairs that exist already, with the same settings, are kept. To continue an interrupted call, repeat it. Raises
-        UserError if `out` holds other files, and Stopped if a signal stops the generation.
+        UserError if `out` contains other files, and Stopped if a signal stops the generation.
         """
         config = self._config(count, seed=seed, out=out)
         with _output(verbose):

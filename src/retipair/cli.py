@@ -70,7 +70,7 @@ VERBS = (
         "trials.bench:bench",
         "time and memory of a training step, a pair or an evaluation on this machine",
     ),
-    Verb("demo", DemoConfig, "trials.demo:demo", "all commands on rendered eyes -> a report"),
+    Verb("demo", DemoConfig, "trials.demo:demo", "phantom, prepare, train, generate and evaluate -> a report"),
 )
 
 

@@ -247,8 +247,8 @@ def test_a_pair_is_no_copy_because_its_given_view_is_a_training_view(judged: Pat
     assert (found["copies"], found["given"]) == ([], 3)
     [finding] = [one for one in scores["verdict"] if one["about"] == "copies"]
     assert finding["level"] == "look"
-    assert finding["text"].startswith("3 of 4 generated pairs are similar to a training pair")
-    assert "their given view belongs to that training pair" in finding["text"]
+    assert finding["text"].startswith("Similar to a training pair (similarity 0.55 or more): 3 of 4 generated pairs.")
+    assert "the given view of such a pair belongs to that training pair" in finding["text"]
 
 
 def test_a_drawn_view_that_copies_the_training_view_of_another_eye_is_still_a_copy(real: Path, tmp_path: Path) -> None:

@@ -251,11 +251,16 @@ def test_the_same_again_measures_nothing_and_scores_the_same(evaluated, scores, 
     assert json.loads((evaluated.out / "scores.json").read_text()) == scores
 
 
-def test_more_generated_pairs_are_other_scores(evaluated, tmp_path, refused):
+def test_more_generated_pairs_are_other_scores(evaluated, scores, tmp_path, refused):
     real, out = evaluated.real, evaluated.out
     more = write_generated(tmp_path / "more", 7)
     line = refused("evaluate", "--real", real, "--generated", more, "--out", out)
     assert (line.kind, line.path) == (OccupiedError, out)
+    without = scores["provenance"] | {name: None for name in scores["provenance"] if name.startswith("generated")}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/scores.json").write_text(json.dumps(scores | {"provenance": without}))
+    line = refused("evaluate", "--real", real, "--generated", more, "--out", tmp_path / "out")
+    assert "contains scores that were computed without --generated; choose another --out" in line
 
 
 @pytest.mark.slow  # measures half of it all once more

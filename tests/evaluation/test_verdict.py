@@ -235,7 +235,7 @@ def test_variations_of_training_pairs_are_copies_by_intent() -> None:
 def test_pairs_that_are_similar_because_of_their_given_view_are_no_problem() -> None:
     found = about(verdict(scores(memorisation=search(given=ENOUGH))), "copies")
     assert found.level == "look"
-    assert "expected, because their given view belongs to that training pair" in found.text
+    assert "expected, because the given view of such a pair belongs to that training pair" in found.text
     mixed = about(verdict(scores(memorisation=search("7", given=3))), "copies")
     assert mixed.level == "bad"
     assert "1 of 50 generated pairs. 3 other pairs are as similar" in mixed.text

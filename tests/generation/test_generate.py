@@ -1,11 +1,14 @@
 """`retipair generate`: the original's tree, pairs that depend on (seed, i) alone, sources that were trained on."""
 
 import json
+import re
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -32,9 +35,16 @@ from retipair.data.pair import Pair, save_image, synthetic_mark_of
 from retipair.data.rejected import REJECTED_NAME
 from retipair.diffusion.noise import generator
 from retipair.generation import generate
-from retipair.generation.filters import QualityFilter, Rejection, descriptor_of, read_rejection_log, rejection_line
+from retipair.generation.filters import (
+    QualityFilter,
+    Rejection,
+    RejectionLog,
+    descriptor_of,
+    read_rejection_log,
+    rejection_line,
+)
 from retipair.generation.modes import MODES, FromImages, FromNoise
-from retipair.generation.output import SHARD
+from retipair.generation.output import SHARD, GeneratedFolder, check_folder
 from retipair.generation.pair_generator import PairGenerator
 from retipair.generation.plan import plan_generation
 from retipair.metrics import memorisation
@@ -774,6 +784,20 @@ def test_pairs_of_another_adapter_are_named_by_a_few_digits(refused: Refused, tr
     assert f"another adapter (sha256 {'0' * 12}..., not {now[:12]}...)" in line
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("sources_sha256", "other source pairs or views (sha256 000000000000..., not none)"),
+        ("known_sha256", "other training pairs for --max_copy (sha256 000000000000..., not none)"),
+        ("seed", "seed 0"),
+    ],
+)
+def test_other_settings_are_named_in_words(key: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({key: "0" * 64}))
+    with pytest.raises(OccupiedError, match=f"was made with {re.escape(said)}"):
+        check_folder(tmp_path, {key: None})
+
+
 def test_another_size_than_the_trained_one_is_refused(refused: Refused, trained: Folder, tmp_path: Path) -> None:
     assert refused(*command(trained("sd15"), tmp_path / "o", "--size", 64)).setting == "size"
 
@@ -1176,9 +1200,24 @@ def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
     assert refused(*command(trained("sd15"), tmp_path / "o", *hopeless)).path == tmp_path / "o"
 
 
+@pytest.mark.parametrize(
+    ("amount", "tries", "said"),
+    [(2, 1, "rejected 1 attempt (1 for copy); 1 pair given up"), (3, 2, "2 attempts (2 for copy); 2 pairs given up")],
+)
+def test_the_filters_counts_are_printed_in_the_right_number(
+    amount: int, tries: int, said: str, capsys: Capture, tmp_path: Path
+) -> None:
+    plan: Any = SimpleNamespace(amount=amount, out=tmp_path, config=SimpleNamespace(best_of=1, max_tries=1))
+    done = GeneratedFolder(array("q", [1]), array("f", [0.5]))
+    generate.print_end(plan, done, RejectionLog(Counter({2: tries}), Counter(copy=tries)))
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 def test_copies_of_training_pairs_are_refused(trained: Folder, tmp_path: Path, refused: Refused) -> None:
     line = refused(*command(trained("sd15"), tmp_path / "all", "--max_copy", -1, "--max_tries", 1, "--amount", 2))
     assert line.path == tmp_path / "all"
+    assert "raise --max_copy" in line
+    assert "--min_consistency" not in line
     assert [refusal.why for refusal in read_refusals(tmp_path / "all")] == ["copy", "copy"]
     assert all(-1 < (refusal.similarity or 0) < 1 for refusal in read_refusals(tmp_path / "all"))
     assert len(records(draw(trained("sd15"), tmp_path / "none", "--max_copy", 1, "--amount", 2))) == 2

@@ -334,6 +334,7 @@ def test_views_that_agree_too_little_are_drawn_again_or_given_up(
     words = ["generate", "--base", base_folder("sd15"), *flags("cf2fa", prepared), "--out", tmp_path / "o"]
     line = refused(*words, "--steps", 2, "--amount", 1, "--min_consistency", 0.99, "--max_tries", 2, "--best_of", 2)
     assert "no pair passed the filter, 2 rounds of 2 attempts rejected" in line
+    assert "lower --min_consistency" in line
 
 
 # Where views are found

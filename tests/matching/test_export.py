@@ -20,14 +20,17 @@ from conftest import VIEW, write_prepared
 from eyes import apply, draw_pair
 from judging import write_generated
 from killing import Death, kill_all
-from refusals import Refused, raises_setting
+from refusals import Refused, raises_file, raises_setting
 from retipair.cli import main
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import Pair, load_image, synthetic_mark_of
 from retipair.matching import warped_pair
+from retipair.matching.export_pair import PairExporter
 from retipair.matching.samples import MatchSample, read_samples
+from retipair.matching.warped_pair import Variation
 from retipair.matching.warps import WIDE, WarpRanges
 from retipair.models.device import torch_setting
+from retipair.runtime.errors import DamagedError
 
 Fill = Callable[[Path], None]
 
@@ -230,9 +233,23 @@ def test_forms_of_other_samples_are_deleted(prepared: Path, tmp_path: Path) -> N
 def test_folders_that_are_not_of_pairs_are_kept(prepared: Path, tmp_path: Path) -> None:
     out = export(prepared, tmp_path / "out")
     mine = shutil.copytree(prepared, out / "pairs/mine")
+    for name in (".mine", ".eye0.partial", ".eye0.before"):  # an interrupted write leaves the last two
+        (out / "pairs" / name).mkdir()
     export(mine, out, "--split", "val")
     assert contents(mine) == contents(prepared)
-    assert sorted(path.name for path in (out / "pairs").iterdir()) == sorted(["mine", samples(out, "aligned")[0].id])
+    kept = [".mine", "mine", samples(out, "aligned")[0].id]
+    assert sorted(path.name for path in (out / "pairs").iterdir()) == sorted(kept)
+
+
+def test_a_list_without_samples_is_damaged_and_written_again(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(exported, tmp_path / "out")
+    path = next((out / "pairs").glob("*/samples.json"))
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({"key": values["key"]}))
+    with raises_file(path, DamagedError):
+        PairExporter(out, Variation(WIDE), 2, True, None).samples(path.parent.name)
+    export(prepared, out, "--warps", 2, "--appearance")
+    assert contents(out) == contents(exported)
 
 
 def change_line(folder: Path, number: int, **values: object) -> None:

@@ -65,6 +65,9 @@ def test_weights_that_do_not_fit_or_are_nan_are_refused(folder: Path) -> None:
     with raises_file(folder, DamagedError):
         open_image_model(folder)
     first = next(name for name in weights if name.endswith("weight"))
+    save_file({name: tensor for name, tensor in weights.items() if name != first}, folder / "model.safetensors")
+    with pytest.raises(DamagedError, match=f"its weights lack {first}; save"):
+        open_image_model(folder)
     save_file(weights | {first: torch.full_like(weights[first], float("nan"))}, folder / "model.safetensors")
     with raises_file(folder):
         open_image_model(folder)

@@ -13,7 +13,7 @@ from retipair.phantoms.clicks import Clicks
 from retipair.phantoms.draw import BASE_DISEASES, Phantom, draw_phantom
 from retipair.phantoms.lesions import LESION_KINDS
 from retipair.phantoms.maps import FIELD
-from retipair.phantoms.pose import draw_pose, seen_by_first, seen_by_second
+from retipair.phantoms.pose import draw_pose, seen_by_cf_camera, seen_by_fa_camera
 from retipair.phantoms.truth import ARTERY, CROSSING, LAYERS, VEIN
 from retipair.registration.warp import resample
 from retipair.vision.field_of_view import erode
@@ -138,9 +138,9 @@ def test_maps_move_by_the_homography_between_pixel_centres() -> None:
     fa_to_cf = draw_pose(np.random.default_rng(4), size)
     assert np.abs(fa_to_cf - np.eye(3)).max() > 1
     for maps, expected in (
-        (seen_by_first(wide, size), spots),
-        (seen_by_second(wide, size, fa_to_cf), apply(np.linalg.inv(fa_to_cf), spots)),
-        (seen_by_second(wide, size, np.eye(3)), spots),
+        (seen_by_cf_camera(wide, size), spots),
+        (seen_by_fa_camera(wide, size, fa_to_cf), apply(np.linalg.inv(fa_to_cf), spots)),
+        (seen_by_fa_camera(wide, size, np.eye(3)), spots),
     ):
         weights = maps.numpy()[:, None] * np.stack(np.meshgrid(np.arange(size), np.arange(size)))
         found = weights.sum((2, 3)) / maps.numpy().sum((1, 2))[:, None]
@@ -150,8 +150,8 @@ def test_maps_move_by_the_homography_between_pixel_centres() -> None:
 def test_no_pose_looks_beyond_what_was_drawn() -> None:
     for size in (64, 512):
         wide = torch.zeros(1, *[size + 2 * int(size / 6)] * 2)
-        for seed in range(40 if size == 64 else 4):  # `seen_by_second` asserts it
-            seen_by_second(wide, size, draw_pose(np.random.default_rng(seed), size))
+        for seed in range(40 if size == 64 else 4):  # `seen_by_fa_camera` asserts it
+            seen_by_fa_camera(wide, size, draw_pose(np.random.default_rng(seed), size))
 
 
 def test_points_are_vessels_that_both_views_show_spread_over_the_field() -> None:

@@ -228,11 +228,12 @@ def test_other_settings_need_another_folder(
     line = refused(*command(registered, *more))
     assert (line.kind, line.path) == (OccupiedError, registered)
     assert str(more[0]) in line
+    assert "None" not in line
     assert content(registered) == before
 
 
 def test_how_points_are_placed_is_a_setting_too(raw: Path, refused: Refused) -> None:
-    assert "--jitter 1.0, not 2.0" in refused(*command(raw, "--unregistered", "--jitter", 2))
+    assert "with --jitter 1.0, not with --jitter 2.0" in refused(*command(raw, "--unregistered", "--jitter", 2))
 
 
 def test_out_must_not_hold_other_files(refused: Refused, tmp_path: Path) -> None:

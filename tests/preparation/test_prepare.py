@@ -389,7 +389,7 @@ def test_pairs_that_fit_worse_than_the_others_are_doubted():
     assert list(low) == ["7"]
     assert "consistency 0.29, the median of the others is 0.65" in low["7"]
     far = doubtful([*usual, _outcome(7, 0.6, 4.5)], 512)
-    assert far == {"7": "residual 4.5 px, the median of the others is 2.00"}
+    assert far == {"7": "residual 4.5 px, the median of the others is 2.0 px"}
     assert doubtful([*usual, _outcome(7, 0.6, 4.5)], 2048) == {}  # 1.1 px at 512
     assert doubtful([*usual[:3], _outcome(7, 0.29, 9.0)], 512) == {}  # too few to compare
     assert doubtful([_outcome(0, 0.6, 1.0, "2 features")], 512) == {"0": "2 features"}
@@ -532,6 +532,10 @@ def _one_eye(raw: Path) -> None:
     (raw / "eyes.csv").write_text("id,eye\n001,1\n002,1\n003,1\n")
 
 
+def _split_of_two(raw: Path) -> None:
+    (raw / "eyes.csv").write_text("id,eye,split\n001,1,train\n002,2,\n003,3,val\n")
+
+
 @pytest.mark.parametrize(
     ("harm", "file", "said"),
     [
@@ -544,6 +548,7 @@ def _one_eye(raw: Path) -> None:
         (_line_up, "003_02.txt", "on one line"),
         (_grey, "001_01.png", "in colour"),
         (_one_eye, "eyes.csv", "add pairs of other eyes"),
+        (_split_of_two, "eyes.csv: ", "pair '002' has no split"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(raw, tmp_path, capsys, harm, file, said):

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from retipair.runs.logs import LOG_NAMES
+from refusals import raises_file
+from retipair.runs.logs import LOG_NAMES, METRICS_NAME
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import write_text
+from retipair.runtime.errors import DamagedError
 
 LATER = "memory: from step 000004 on\nresumed from step 4 with other settings: --max_steps 6 (4 before)\n"
 
@@ -82,3 +84,9 @@ def test_the_validation_of_the_step_that_a_run_of_0_1_0_was_stopped_in_is_repeat
     assert logs(run)[0] == before[0]
     assert logs(run)[1] == "step 000000 loss\n"
     assert [(line["kind"], line["step"]) for line in run.read_metrics()][2:] == [("training", 4)]
+
+
+def test_a_damaged_line_of_metrics_is_named_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / METRICS_NAME).write_text('{"step": 1}\n{"step": \n{"step": 3}\n{"st')
+    with raises_file(tmp_path / METRICS_NAME, DamagedError, line=2):
+        Run(tmp_path).read_metrics()

@@ -23,6 +23,7 @@ from retipair.training.step import PARTS
 from retipair.trials import baseline
 from retipair.trials.baseline import PHASES, BaselineStep
 from retipair.trials.bench import flop_of_step, job_of, planned
+from retipair.trials.summary import Cost, print_figures, summarize_cost
 
 Capture = pytest.CaptureFixture[str]
 ALWAYS = {"schema", "what", "unit", "milliseconds", "pairs_per_second", "seconds", "memory_gib", "matrix_tflops"} | {
@@ -104,6 +105,15 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["bench", "encode", "--base", "random:tiny-sdxl", "--repeats", "1", "--warmup", "0"]) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_names_pairs_and_programs_in_words(capsys: Capture) -> None:
+    config = BenchConfig(what="generate", batch_size=2, against="diffusers")
+    cost = Cost("pairs", 2, seconds=[1.0], other=[2.0], start={"ours": 3.0, "other": 4.0})
+    print_figures(summarize_cost(config, cost, 1e9))
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "the pairs of a repeat 1000.0 ms; 2 pairs/s" in said
+    assert "loading and first result retipair 3.00 s, diffusers 4.00 s" in said
 
 
 @pytest.mark.parametrize(

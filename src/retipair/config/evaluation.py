@@ -6,12 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Evaluate generated pairs against real ones, or check real pairs alone."""
+    """Evaluate generated pairs or drawn views against real pairs, or check real pairs alone."""
 
     real: Path
     """Prepared folder of real pairs."""
     generated: Path | None = None
-    """Folder written by `generate`, or a prepared folder; without it only the real pairs are checked."""
+    """Folder written by `generate`, or a prepared folder.
+    Without it and --drawn_views, only the real pairs are checked."""
     drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
     Not needed if --generated is such a folder."""

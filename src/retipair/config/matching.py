@@ -90,7 +90,8 @@ class UtilityConfig:
     shifted: the FA is moved by 4 px (at 512). untrained: no training."""
     test: Literal["auto", "held_out", "all"] = "auto"
     """The pairs to test. held_out: those of the splits val and test; all: all pairs with landmarks.
-    auto: held_out if the generated pairs were made with an adapter or with --mode from_data, else all."""
+    auto: held_out if the generated pairs were made with an adapter or from real views
+    (--mode from_data, cf2fa or fa2cf), else all."""
     phantoms: int = 24
     """Number of rendered eyes for each seed."""
     seeds: int = 3

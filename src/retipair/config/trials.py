@@ -13,7 +13,7 @@ Benched = Literal["train", "generate", "encode", "evaluate"]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run the whole pipeline on synthetic eyes: align, train, generate, evaluate. Takes minutes and needs no GPU."""
+    """Run phantom, prepare, train, generate and evaluate on rendered eyes. Takes minutes and needs no GPU."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[OUT]")] = Path("demo")
     """Folder to write; results of an earlier demo there are reused."""

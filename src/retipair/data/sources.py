@@ -10,7 +10,6 @@ known, patient and split. Names are compared in Unicode NFC.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +81,8 @@ def find_pairs(raw: Path) -> list[RawPair]:
     """
     pairs, unusable = scan_pairs(raw)
     if bad := [skipped.reason for skipped in unusable if not skipped.empty]:
-        more = f" ({len(bad) - 1} more cannot be used; `retipair prepare` lists them)" if bad[1:] else ""
+        others = "1 more pair or image" if len(bad) == 2 else f"{len(bad) - 1} more pairs or images"
+        more = f" ({others} cannot be used; `retipair prepare` lists all)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     return pairs
 
@@ -95,7 +95,8 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     as a duplicate id or an invalid table.
     """
     if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
-        raise FileError(raw, "is already prepared; give the raw folder, or copy the views into a new folder")
+        problem = f"contains {MANIFEST_NAME}, so its pairs are prepared or generated, not raw"
+        raise FileError(raw, f"{problem}; give the raw folder, or copy the views into a new folder")
     check_finished(raw)
     if raw.is_dir():
         check_no_pair_table(raw)
@@ -108,8 +109,12 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Ids that differ only in case would name the same output files on a case-insensitive file system.
-    if duplicate := [name for name, count in Counter(pair.id.lower() for pair in pairs).items() if count > 1]:
-        raise FileError(raw, f"id {duplicate[0]!r} occurs more than once; rename one of the pairs")
+    first: dict[str, str] = {}
+    for pair in pairs:
+        if other := first.get(pair.id.lower()):
+            how = "occurs more than once" if other == pair.id else f"differs from {other!r} only in case"
+            raise FileError(raw, f"id {pair.id!r} {how}; rename one of the pairs")
+        first[pair.id.lower()] = pair.id
     if not raw.is_dir():
         check_eyes_known(raw, not pairs or any(pair.eye or pair.patient for pair in pairs))
         return pairs, unusable

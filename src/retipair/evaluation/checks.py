@@ -64,9 +64,9 @@ def _copies_found(search: Memorisation) -> Finding:
 def _no_copies(search: Memorisation, withheld: int) -> Finding:
     amount, highest = _number_searched(search), search.closest[0].similarity
     if search.given:
-        text = f"{search.given} of {amount} generated pairs are similar to a training pair"
-        text += f" (similarity {search.threshold} or more). This is expected, because their given view belongs to that"
-        text += " training pair: treat them as patient data."
+        text = f"Similar to a training pair (similarity {search.threshold} or more):"
+        text += f" {search.given} of {amount} generated pairs. This is expected, because the given view of such a pair"
+        text += " belongs to that training pair: treat such pairs as patient data."
         text += " No other pair is a copy." if search.given < amount else ""
     else:
         text = f"None of {amount} generated pairs is a copy of a training pair (maximum similarity {highest:.2f})."

@@ -173,7 +173,9 @@ def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
     for name in ("real", "generated", "drawn_views"):
         if _pairs_differ(name, before, now):
             source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
-            raise OccupiedError(out, f"contains scores of other pairs for --{name} ({source}); choose another --out")
+            problem = f"contains scores of other pairs for --{name} ({source})"
+            problem = f"contains scores that were computed without --{name}" if source is None else problem
+            raise OccupiedError(out, f"{problem}; choose another --out")
     return _intact(values) if before == now and FIGURES_NAME in names else None
 
 
@@ -184,7 +186,8 @@ def _check_out(out: Path) -> set[str]:
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
         raise OccupiedError(out, f"{SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
     if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
-        raise OccupiedError(out, f"contains files, but no {SCORES_NAME}; choose a new or empty folder for --out")
+        problem = f"contains files, but no {SCORES_NAME} of `retipair evaluate`"
+        raise OccupiedError(out, f"{problem}; choose a new or empty folder for --out")
     return names
 
 

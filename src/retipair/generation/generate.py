@@ -261,19 +261,29 @@ def print_start(plan: GenerationPlan) -> None:
         console.print(f"{plan.memory_summary} (--memory {plan.config.memory})")
 
 
+_REMEDIES = {
+    "consistency": "lower --min_consistency (with another --savedir), or train longer",
+    "copy": "raise --max_copy (with another --savedir), or train on more eyes",
+}
+"""What the user can do if the filter rejects every pair, by a word in `Rejection.why`."""
+
+
 def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) -> None:
     """Print the folder of the pairs, the number of rejected attempts and the median consistency.
 
     Raises UserError if no pair passed the filter, or if the user rejected every pair.
     """
     pairs, best_of = len(done.consistencies), plan.config.best_of
-    rejected = f"{log.reasons.total()} {'attempts' if best_of == 1 else f'rounds of {best_of} attempts'}"
+    number = log.reasons.total()
+    rejected = f"{number} {'attempt' if best_of == 1 else 'round'}{'' if number == 1 else 's'}"
+    rejected += f" of {best_of} attempts" if best_of > 1 else ""
     if not done.indices:
-        advice = "lower --min_consistency (with another --savedir), or train longer"
+        advice = "; ".join(text for word, text in _REMEDIES.items() if any(word in why for why in log.reasons))
         raise FileError(plan.out, f"no pair passed the filter, {rejected} rejected ({log.tally}); {advice}")
     if log.reasons:
         given_up = plan.amount - len(done.indices)
-        rest = f"; {given_up} pairs given up (--max_tries {plan.config.max_tries})" if given_up > 0 else ""
+        pairs_given_up = f"{given_up} {'pair' if given_up == 1 else 'pairs'} given up"
+        rest = f"; {pairs_given_up} (--max_tries {plan.config.max_tries})" if given_up > 0 else ""
         console.print(f"The filter rejected {rejected} ({log.tally}){rest}")
     if done.rejected:
         count = "1 pair is" if done.rejected == 1 else f"{done.rejected} pairs are"

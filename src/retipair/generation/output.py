@@ -28,6 +28,14 @@ The first 10,000 pairs are in the output folder itself, as in the original syste
 _SHORT_HASH = 12
 """The number of hexadecimal digits of the adapter's SHA-256 that the metadata of a PNG contains."""
 
+_HASHED = {
+    "adapter_sha256": "another adapter",
+    "base_sha256": "another base",
+    "sources_sha256": "other source pairs or views",
+    "known_sha256": "other training pairs for --max_copy",
+}
+"""What a folder was made with if the hash in its settings differs, by the key of the hash."""
+
 
 @dataclass
 class GeneratedFolder:
@@ -55,7 +63,8 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
     if not (out / "settings.json").is_file():
-        raise OccupiedError(out, "is not empty and was not written by retipair; choose another --savedir or --out")
+        problem = "contains files, but no settings.json of `retipair generate`"
+        raise OccupiedError(out, f"{problem}; choose another --savedir or --out")
     saved, now = read_json(out / "settings.json"), json.loads(json.dumps(settings))
     for key in [*now, *(key for key in saved if key not in (*now, "base", "environment"))]:
         if saved.get(key) != now.get(key):
@@ -65,9 +74,9 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
 
 def _difference(key: str, before: object, now: object) -> str:
     """Describe how the values of a setting differ; hashes are shortened to 12 digits."""
-    if key.endswith("_sha256"):
-        key, before, now = key.removesuffix("_sha256"), str(before)[:12], str(now)[:12]
-        return f"another {key} (sha256 {before}..., not {now}...)"
+    if key in _HASHED:
+        before, now = ("none" if value is None else f"{str(value)[:12]}..." for value in (before, now))
+        return f"{_HASHED[key]} (sha256 {before}, not {now})"
     return f"{key} {before}, not {now}"
 
 

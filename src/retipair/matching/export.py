@@ -24,7 +24,7 @@ from retipair.matching.samples import SAMPLES_NAME, is_safe_name, read_samples, 
 from retipair.matching.warped_pair import Variation
 from retipair.matching.warps import TYPICAL
 from retipair.registration.warp import single_threaded
-from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
+from retipair.runtime.atomic_io import check_folder_place, is_leftover, is_leftover_dir, write_text
 from retipair.runtime.console import console, progress, track
 from retipair.runtime.errors import FileError, OccupiedError, SettingError, printable
 from retipair.runtime.lock import directory_lock
@@ -39,9 +39,9 @@ _MAX_WARPS = 10_000
 def export(config: ExportConfig) -> Path:
     """Write the samples of all pairs that are missing in OUT or have changed, and return OUT.
 
-    Raises UserError if settings or inputs are invalid, or if OUT contains other files. Nothing is written then, unless
-    the only problem is that images are too large for --to megadepth. Each view is therefore decoded twice: before
-    anything is written, and when its pair is exported.
+    Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. Nothing is written
+    then, unless the only problem is that images are too large for --to megadepth. Each view is therefore decoded twice:
+    before anything is written, and when its pair is exported.
     """
     # Check
     _check_settings(config)
@@ -53,7 +53,8 @@ def export(config: ExportConfig) -> Path:
         # Check the pairs that are missing
         missing = [record for record in records if not exporter.is_complete(record)]
         if replaced := sum(exporter.folder(record.id).is_dir() for record in missing):
-            print(f"writing {replaced} pairs of an earlier export again: their files or the settings changed")
+            reason = "their files, the settings or the program changed"
+            print(f"writing {replaced} pairs of an earlier export again: {reason}")
         for _ in track("Reading", parallel_map(exporter.check, missing, config.workers), len(missing)):
             pass
 
@@ -113,12 +114,12 @@ def _one_thread() -> None:
 
 
 def _others(exporter: PairExporter, ids: set[str]) -> list[Path]:
-    """Return the folders of pairs that are no longer exported, and all hidden folders, which interrupted runs leave.
+    """Return the folders of pairs that are no longer exported, and those that interrupted writes have left.
 
-    Folders that this command has not written are left out, unless they are hidden (their names begin with a dot).
+    Folders that this command has not written are left out.
     """
     folders = [path for path in (exporter.out / PAIRS_NAME).glob("*") if path.name not in ids and not path.is_symlink()]
-    return [path for path in folders if path.is_dir() and (path.name.startswith(".") or exporter.has_written(path))]
+    return [path for path in folders if path.is_dir() and (is_leftover_dir(path) or exporter.has_written(path))]
 
 
 def _delete_lists(config: ExportConfig) -> None:
@@ -169,7 +170,8 @@ def _check_out(config: ExportConfig) -> None:
         raise OccupiedError(out, "lies in the folder of the pairs; choose another OUT")
     check_folder_place(out / PAIRS_NAME)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
-        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
+        problem = f"contains files, but no {STATE_NAME} of `retipair export`"
+        raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
 
 
 def _variation(config: ExportConfig) -> Variation:

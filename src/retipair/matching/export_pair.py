@@ -12,7 +12,7 @@ from retipair.data.pair import image_size, is_plain_png, synthetic_mark_of, writ
 from retipair.matching.samples import ALIGNED, MatchSample
 from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, segment_pair, unwarped
 from retipair.runtime.atomic_io import atomic_write_dir, read_json, write_json
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, UserError
 from retipair.runtime.schema import from_values, json_sha256
 
 _MODES = {"cf": "RGB", "fa": "L"}
@@ -58,7 +58,10 @@ class PairExporter:
     def samples(self, id: str) -> list[MatchSample]:
         """Return the samples in the folder of a pair. Raises UserError if the list is missing or damaged."""
         path = self.folder(id) / _STATE_NAME
-        return [from_values(MatchSample, values, str(path)) for values in read_json(path).get("samples", ())]
+        samples = read_json(path).get("samples")
+        if not isinstance(samples, list):
+            raise DamagedError(path, "has no list of samples; delete the folder, and export the pairs again")
+        return [from_values(MatchSample, values, str(path)) for values in samples]
 
     def has_written(self, folder: Path) -> bool:
         """Return whether `write` has written a folder."""

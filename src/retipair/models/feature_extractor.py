@@ -65,7 +65,8 @@ def open_image_model(folder: Path) -> ImageModel:
         reason = str(error).partition("\n")[0]
         raise FileError(folder, f"not an image model that transformers can load ({reason}); save it again") from None
     if missing:
-        raise DamagedError(folder, f"its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise DamagedError(folder, f"its weights lack {missing[0]}{more}; save the model again")
     if not np.isfinite(features).all():
         raise FileError(folder, "its features contain NaN or infinity; check its weights and preprocessor_config.json")
     return model

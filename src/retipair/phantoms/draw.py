@@ -13,7 +13,7 @@ from retipair.phantoms.clicks import Clicks, forks_and_crossings, place
 from retipair.phantoms.imaging import photograph
 from retipair.phantoms.lesions import Disease
 from retipair.phantoms.maps import FIELD, draw_maps, frame_of
-from retipair.phantoms.pose import MARGIN, draw_pose, seen_by_first, seen_by_second
+from retipair.phantoms.pose import MARGIN, draw_pose, seen_by_cf_camera, seen_by_fa_camera
 from retipair.registration.landmarks import Landmarks
 
 BASE_DISEASES: tuple[Disease, ...] = ("healthy", "diabetic")
@@ -78,10 +78,10 @@ def draw_phantom(
         side = size + 2 * int(size * MARGIN)
         wide = draw_maps(eye, frame_of(eye, side, FIELD * side / size))
         fa_to_cf = draw_pose(_rng(seed, number, "pose"), size)
-        maps = seen_by_first(wide, size)
+        maps = seen_by_cf_camera(wide, size)
         cf, _, field = _photographs(rng, maps, look)
         moved_look = replace(look, shift=draw_look(rng, CAMERAS[camera]).shift)
-        _, fa, fa_field = _photographs(rng, seen_by_second(wide, size, fa_to_cf), moved_look)
+        _, fa, fa_field = _photographs(rng, seen_by_fa_camera(wide, size, fa_to_cf), moved_look)
         places = frame.pixels(forks_and_crossings(eye))
         landmarks, wrong = place(_rng(seed, number, "clicks"), places, (field, fa_field), fa_to_cf, clicks)
     disc, disc_radii, fovea = truth.places(eye, frame)

@@ -50,8 +50,8 @@ _MAX_POINTS = 50  # each eye has at least this many forks and crossings
 def phantom(config: PhantomConfig) -> Path:
     """Render the pairs that OUT does not contain yet, and return OUT.
 
-    Raises UserError if settings are invalid, or if OUT contains other files or pairs with other settings. In these
-    cases, nothing is written.
+    Raises UserError if settings are invalid, or if OUT contains files of other commands or pairs with other settings.
+    In these cases, nothing is written.
     """
     # Check
     _check_settings(config)
@@ -114,11 +114,20 @@ def _check_out(config: PhantomConfig) -> None:
         return
     started = _read_state(out)
     if started is None:
-        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
+        problem = f"contains files, but no valid {STATE_NAME} of `retipair phantom`"
+        raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
     for name, value in _settings(config).items():
         if started.get(name) != value:
-            what = f"--{name} {started.get(name)}, not {value}" if name != "recipe" else "another version of retipair"
-            raise OccupiedError(out, f"was rendered with {what}; choose another OUT")
+            before, now = (_flag(name, setting) for setting in (started.get(name), value))
+            how = f"{before}, not {now}" if name != "recipe" else "with another version of retipair"
+            raise OccupiedError(out, f"was rendered {how}; choose another OUT")
+
+
+def _flag(name: str, value: object) -> str:
+    """Return a setting as text: "with --camera amber", "with --unregistered", "without --camera"."""
+    if value is None or isinstance(value, bool):
+        return f"{'with' if value else 'without'} --{name}"
+    return f"with --{name} {value}"
 
 
 # --- State of earlier runs

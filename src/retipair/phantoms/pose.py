@@ -29,7 +29,7 @@ def draw_pose(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.asarray(homography / homography[2, 2])
 
 
-def seen_by_first(wide: torch.Tensor, size: int) -> torch.Tensor:
+def seen_by_cf_camera(wide: torch.Tensor, size: int) -> torch.Tensor:
     """Crop maps to the view of the CF camera, (C, size, size).
 
     wide: the maps (C, W, W), of the view of the CF camera and a margin around it.
@@ -38,7 +38,7 @@ def seen_by_first(wide: torch.Tensor, size: int) -> torch.Tensor:
     return wide[:, margin : margin + size, margin : margin + size]
 
 
-def seen_by_second(wide: torch.Tensor, size: int, fa_to_cf: np.ndarray) -> torch.Tensor:
+def seen_by_fa_camera(wide: torch.Tensor, size: int, fa_to_cf: np.ndarray) -> torch.Tensor:
     """Resample maps to the view of the FA camera, (C, size, size).
 
     wide: the maps (C, W, W), of the view of the CF camera and a margin around it.

@@ -19,7 +19,7 @@ from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
 from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.rejected import add_rejected, read_rejected
-from retipair.data.sources import RawPair, find_pairs, scan_pairs
+from retipair.data.sources import RawPair, eyes_table, find_pairs, scan_pairs
 from retipair.data.splits import split_pairs
 from retipair.preparation.alignment import (
     ALIGNMENT_VERSION,
@@ -172,7 +172,8 @@ def _check_out(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
     for name in (STAGING, *VIEWS):
         check_folder_place(out / name)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
-        raise OccupiedError(out, "holds other files; choose a new or empty folder for OUT")
+        problem = f"contains files, but no {STATE_NAME} of `retipair prepare`"
+        raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
 
 
 def check_apart(raw: Path, out: Path, pairs: Sequence[RawPair]) -> None:
@@ -260,8 +261,8 @@ def _split_kept(
 def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dict[str, Split]:
     """Return the split (train, val or test) of each pair, by id. All pairs of an eye get the same split.
 
-    Raises UserError if there are too few eyes. `missing` is a text for its message that says how many pairs are left
-    out, or "".
+    Raises FileError, which names the table of eyes or pairs if there is one, if there are too few eyes or the splits in
+    the table cannot be used. `missing` is a text for its message that says how many pairs are left out, or "".
 
     `prepare` calls this function twice. The first call, before alignment, finds errors early, while the eyes still have
     the names that the user gave them. The second call, for the pairs that were not refused, computes the split that is
@@ -270,9 +271,8 @@ def _split(pairs: Sequence[RawPair], config: PrepareConfig, missing: str) -> dic
     try:
         return split_pairs(pairs, config.val_fraction, config.test_fraction, config.seed)
     except UserError as error:
-        if not missing:
-            raise
-        raise FileError(config.raw, f"{missing}, and {error}") from None
+        table = eyes_table(config.raw) if config.raw.is_dir() else None
+        raise FileError(table or config.raw, f"{missing}, and {error}" if missing else str(error)) from None
 
 
 def _move_into_place(out: Path, results: Sequence[AlignmentResult]) -> None:

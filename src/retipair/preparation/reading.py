@@ -71,8 +71,8 @@ def read_pairs(
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text))
-        others = f"{len(bad) - 1} more pairs or images cannot be used, see above; --skip_bad skips them"
-        more = f" ({others})" if bad[1:] else ""
+        others = "1 more pair or image" if len(bad) == 2 else f"{len(bad) - 1} more pairs or images"
+        more = f" ({others} cannot be used, see above; --skip_bad skips them)" if bad[1:] else ""
         raise UserError(f"{bad[0]}{more}")
     for text in bad:
         console.print(f"skipped: {printable(text)}")

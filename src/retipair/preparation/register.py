@@ -195,7 +195,8 @@ def _check_out_single(out: Path, views: Sequence[Path]) -> None:
     """
     check_folder_place(out)
     if out.is_dir() and (other := _other_file(out)):
-        raise OccupiedError(out, f"holds other files ({other.name}); choose a new or empty folder for OUT")
+        problem = f"contains {other.name}, which `retipair register` has not written"
+        raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
     if within := next((view for view in views if out.resolve() in Path(os.path.realpath(view)).parents), None):
         raise OccupiedError(within, f"lies in OUT ({out}), where it would be replaced; choose another OUT")
 
@@ -208,7 +209,8 @@ def _check_out_folder(out: Path, ids: set[str]) -> None:
             continue
         # A folder of a pair is empty after an interruption of its first write.
         if not path.is_dir() or _other_file(path) or not (path.name in ids or any(path.iterdir())):
-            raise OccupiedError(out, f"holds other files ({path.name}); choose a new or empty folder for OUT")
+            problem = f"contains {path.name}, which `retipair register` has not written"
+            raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
         if path.name not in ids:
             raise OccupiedError(path, "belongs to no pair in RAW; remove it, or choose another OUT")
 

@@ -116,18 +116,19 @@ def doubtful(results: Sequence[AlignmentResult], size: int) -> dict[str, str]:
     patches.
     """
     kept = [result for result in results if not result.refused]
-    metrics = [("consistency {:.2f}", _CONSISTENCY_FLOOR, {result.id: -result.consistency for result in kept})]
+    metrics = [("consistency", "{:.2f}", _CONSISTENCY_FLOOR, {result.id: -result.consistency for result in kept})]
     for by_points in (True, False):
         residuals = {
             result.id: px_at_512(result.residual_px, size)
             for result in kept
             if result.residual_px is not None and bool(result.points) == by_points
         }
-        metrics.append(("residual {:.1f} px", _RESIDUAL_FLOOR_PX, residuals))
+        metrics.append(("residual", "{:.1f} px", _RESIDUAL_FLOOR_PX, residuals))
     reasons: dict[str, list[str]] = {result.id: [result.doubt] if result.doubt else [] for result in kept}
-    for text, floor, values in metrics:
+    for name, number, floor, values in metrics:
         for id, median in _outliers(values, floor).items():
-            reasons[id].append(f"{text.format(abs(values[id]))}, the median of the others is {abs(median):.2f}")
+            value, others = (number.format(abs(one)) for one in (values[id], median))
+            reasons[id].append(f"{name} {value}, the median of the others is {others}")
     return {id: "; ".join(texts) for id, texts in reasons.items() if texts}
 
 

@@ -34,7 +34,7 @@ def check_name(folder: Path, config: TrainConfig) -> None:
     """
     if not (folder / "config.json").is_file():
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise OccupiedError(folder, "is not empty and has no config.json; choose another --name")
+            raise OccupiedError(folder, "contains files, but no config.json of `retipair train`; choose another --name")
     elif not config.resume:
         raise OccupiedError(folder, "this run exists; add --resume to continue it, or choose another --name")
 

@@ -131,11 +131,13 @@ class Run:
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl; an incomplete last line is ignored. Raises UserError for damaged lines."""
         path = self.folder / METRICS_NAME
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except (ValueError, RecursionError) as error:
-            raise DamagedError(path, f"damaged ({error}); fix or remove that line") from None
+        metrics = []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+            try:
+                metrics.append(json.loads(line))
+            except (ValueError, RecursionError):
+                raise DamagedError(path, "not JSON; fix or remove this line", number) from None
+        return metrics
 
     def cut_logs(self, checkpoint: Path | None) -> None:
         """Cut the logs to their content at `checkpoint`, or at the start if None; the resumed run repeats the rest."""

@@ -17,6 +17,7 @@ from retipair.runtime.errors import DamagedError, OccupiedError, UserError
 
 CHECKSUMS_NAME = "checksums.json"
 LOCK_NAME = ".lock"
+_BACKUP_SUFFIX = ".before"
 
 
 def temp_path(path: Path) -> Path:
@@ -169,6 +170,14 @@ def recover_dir(folder: Path) -> None:
         _backup_path(folder).replace(folder)
 
 
+def is_leftover_dir(path: Path) -> bool:
+    """Return whether a path has a name under which an interrupted `atomic_write_dir` leaves a folder.
+
+    That is the name of the unfinished new version, or of the backup of the old version.
+    """
+    return path.name.startswith(".") and path.name.endswith((".partial", _BACKUP_SUFFIX))
+
+
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of each file in a folder to `checksums.json` in that folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -203,7 +212,7 @@ def find_checksum_mismatch(folder: Path, sums: Mapping[str, str]) -> str | None:
 
 
 def _backup_path(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.before")
+    return folder.with_name(f".{folder.name}{_BACKUP_SUFFIX}")
 
 
 def fsync(path: Path) -> None:

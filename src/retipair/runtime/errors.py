@@ -36,7 +36,7 @@ class DamagedError(FileError):
 
 
 class OccupiedError(FileError):
-    """An output path is in use, is of the wrong type (file or folder), or holds other files or results."""
+    """An output path is in use, is of the wrong type (file or folder), or contains other files or results."""
 
 
 class SettingError(UserError):

@@ -1,4 +1,4 @@
-"""`retipair demo [OUT]`: run the main commands on rendered eyes and write a report.
+"""`retipair demo [OUT]`: run phantom, prepare, train, generate and evaluate on rendered eyes, and write a report.
 
 Each stage of the demo runs one command, and prints it first. Results of an earlier demo in OUT are reused.
 """

@@ -97,9 +97,10 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     """Print the results as a table."""
     settings, machine = figures["settings"], figures["machine"]
     where = machine["gpu"] or f"CPU, {machine['threads']} threads"
+    work = "the pairs of a repeat" if figures["unit"] == "pairs" else f"a {figures['unit']}"
     lines = {
         f"{figures['what']}, {settings['base']}": f"{settings['precision']} on {settings['device']} ({where})",
-        f"a {figures['unit']}": f"{figures['milliseconds']:.1f} ms; {figures['pairs_per_second']:.3g} pairs/s",
+        work: f"{figures['milliseconds']:.1f} ms; {figures['pairs_per_second']:.3g} pairs/s",
     }
     if "tflop" in figures:
         lines["arithmetic"] = (
@@ -121,8 +122,9 @@ def print_figures(figures: Mapping[str, Any]) -> None:
         lines[f"phases of {settings['against']}"] = ", ".join(
             f"{name} {duration:.1f} ms" for name, duration in phases.items()
         )
+    programs = {"ours": "retipair", "other": settings["against"]}
     lines["loading and first result"] = ", ".join(
-        f"{name} {seconds:.2f} s" for name, seconds in figures["start_seconds"].items()
+        f"{programs[name]} {seconds:.2f} s" for name, seconds in figures["start_seconds"].items()
     )
     for name, text in lines.items():
         if text:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,25 @@ def test_pairs_of_an_adapter_are_tested_on_held_out_eyes(real: Path, generated: 
     assert plan_utility(config).seen == ()
     assert plan_utility(replace(config, test="all")).seen == ("A",)
     assert plan_utility(replace(config, generated=generated)).eyes == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize(("mode", "eyes"), [("noise", "ABC"), ("from_data", "BC"), ("cf2fa", "BC"), ("fa2cf", "BC")])
+def test_pairs_made_from_real_views_are_tested_on_held_out_eyes(
+    real: Path, generated: Path, tmp_path: Path, mode: Any, eyes: str
+) -> None:
+    made = edit(generated, tmp_path / "made", lambda one: replace(by_adapter(one), adapter_sha256=None, mode=mode))
+    assert plan_utility(UtilityConfig(real=real, out=Path("o"), generated=made)).eyes == list(eyes)
+
+
+def test_the_page_does_not_say_that_pairs_of_an_adapter_were_made_without_one(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    made = edit(generated, tmp_path / "made", by_adapter)
+    held_out = edit(real, tmp_path / "real", lambda record: replace(record, split="val"))
+    retipair.utility(held_out, tmp_path / "o", made, **SMALL, arms=["generated", "untrained"], test="all")
+    page = (tmp_path / "o/utility.md").read_text()
+    assert "without an adapter" not in page
+    assert "Only pairs of the splits val and test were tested." in page
 
 
 def test_pairs_made_from_tested_eyes_are_left_out(real: Path, generated: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def plan_utility(config: UtilityConfig) -> UtilityPlan:
     if not landmarks:
         advice = "prepare raw pairs with point files (docs/formats.md)"
         raise MissingError(config.real, f"no pair has {MIN_LANDMARKS} {_AGREE}; {advice}")
-    held_out = config.test == "held_out" or (config.test == "auto" and any(map(_knows_real_pairs, origins)))
+    held_out = config.test == "held_out" or (config.test == "auto" and any(map(_made_from_real_pairs, origins)))
     tested = [one for one in real if one.id in landmarks and (one.split != "train" or not held_out)]
     _check_eyes(config, tested, held_out)
     eyes = {one.group for one in tested}
@@ -113,9 +113,12 @@ def _has_adapter(record: Record) -> bool:
     return isinstance(record, GeneratedPair) and record.adapter_sha256 is not None
 
 
-def _knows_real_pairs(record: Record) -> bool:
-    """Return whether a generated pair may resemble real pairs: if made with an adapter, or as a variation of a pair."""
-    return _has_adapter(record) or (isinstance(record, GeneratedPair) and record.mode == "from_data")
+def _made_from_real_pairs(record: Record) -> bool:
+    """Return whether a generated pair may contain or resemble real views.
+
+    That is so if it was made with an adapter, or from a pair (--mode from_data) or a given view (cf2fa, fa2cf).
+    """
+    return _has_adapter(record) or (isinstance(record, GeneratedPair) and record.mode != "noise")
 
 
 def _check_eyes(config: UtilityConfig, tested: Sequence[PairRecord], held_out: bool) -> None:

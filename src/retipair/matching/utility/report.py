@@ -195,7 +195,7 @@ def _limits(plan: UtilityPlan) -> list[str]:
             f"The adapter that made the pairs may have been trained on the tested eyes {', '.join(plan.seen)}, so the "
             "scores of the arms with generated pairs may be too high on these eyes. Test held-out eyes to avoid this."
         )
-    elif plan.held_out:
+    elif all(record.split != "train" for record in plan.tested):
         limits.append(
             "Only pairs of the splits val and test were tested. An adapter that was trained on the same prepared "
             "folder was not trained on them."
