@@ -17,7 +17,8 @@ from retipair.models.base import open_base
 
 NAME = "README.md"
 _EVALUATED = "own"  # only log lines with an evaluation have this key
-_ERROR = "mean squared error of one view at timestep 700 if the clean other view is of the same eye; if of another eye"
+_ERROR = "error of one view at timestep 700, beside the clean other view of the same eye"
+_OTHER_ERROR = "the same, beside the clean other view of another eye"
 
 
 def write_card(folder: Path, name: str, work: Path, start: Path | None, done: int) -> None:
@@ -41,7 +42,8 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
         "half-clean samples": f"{denoiser.HALF_CLEAN_FRACTION:.0%}",
         "time": f"about {_duration(seconds)} in the UNet's steps",
         "last loss": f"{log[-1]['loss']:.4f}",
-        _ERROR: f"{evaluation['own']:.3f}; {evaluation['other']:.3f}",
+        _ERROR: f"{evaluation['own']:.3f}",
+        _OTHER_ERROR: f"{evaluation['other']:.3f}",
         "autoencoder": _autoencoder(work, start),
         "text encoders": "random, frozen",
     }
@@ -56,17 +58,17 @@ fluorescein angiogram of one eye, {layout}, views of {folders.VIEW} px. It was t
 (`retipair phantom`) alone. No patient's image was used, and its images say nothing about any patient: for research and
 testing only.
 
-In a half-clean training sample, one of the two views has no noise. The timesteps of all other samples are drawn as
-1000 u^(1 / lateness), with u uniform in [0, 1). A lateness of 1 draws all timesteps equally often, a higher one draws
-high timesteps more often. The coarse error is the squared error of the prediction after averaging over 4 x 4 latent
-pixels.
+In a half-clean training sample, one of the two views has no noise. Timesteps are drawn as 1000 u^(1 / lateness), with u
+uniform in [0, 1). A lateness of 1 draws all timesteps equally often, a higher one draws high timesteps more often. The
+table has the lateness of samples in which both views have noise; that of half-clean samples is 2. The coarse error is
+the squared error of the prediction after averaging over 4 x 4 latent pixels. All errors are mean squared errors.
 
 | | |
 |---|---|
 """
     text += "".join(f"| {label} | {value} |\n" for label, value in rows.items())
     if start:
-        text += f"\n## Initial weights of the UNet above: {start.name}\n\n{_history(start)}"
+        text += f"\n## The initial weights of this UNet: {start.name}\n\n{_history(start)}"
     (folder / NAME).write_text(text)
 
 

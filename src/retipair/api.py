@@ -180,8 +180,8 @@ def utility(
     verbose: print the messages of the command instead of logging them.
     settings: fields of `UtilityConfig`, which have the names and meanings of the flags of `retipair utility`.
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError, before anything is written, for input that cannot be used, and if `out`
-    contains the scores of other pairs or settings.
+    default on several cores. Raises UserError for input that cannot be used, and if `out` contains the scores of
+    other pairs or settings.
     """
     config = from_settings(UtilityConfig, {**settings, "real": real, "out": out, "generated": generated})
     with _output(verbose):

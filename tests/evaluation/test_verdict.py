@@ -260,6 +260,13 @@ def test_drawn_views_are_judged_between_another_eye_and_the_given_view(reached: 
         assert (flag in advice(found)) == (level != "good")
 
 
+def test_drawn_views_are_judged_without_generated_pairs_too() -> None:
+    alone = scores(sizes={"val": 50}, drawn_views=drawn(0.1))
+    found = verdict(alone)
+    assert about(found, "drawn FA").level == "bad"
+    assert headline(alone, found) == "Possible problems in these pairs: check them."
+
+
 def test_drawn_views_are_judged_by_validation_pairs() -> None:
     both = drawn(0.1)["cf2fa"]
     columns_of_train = {name: {"train": column(0.6)} for name in ("drawn_view", "given_view", "mispaired")}

@@ -70,7 +70,7 @@ class GenerateConfig:
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
     Default: 5; with --mode cf2fa and fa2cf: 2."""
     pair_guidance_from: float | None = None
-    """--pair_guidance: its lowest timestep, as a fraction of the noise schedule; default: 0.35.
+    """Lowest timestep with cross-view guidance, as a fraction of the noise schedule; default: 0.35.
     Higher values are faster."""
     precision: Precision = "auto"
     """Precision of the UNet; auto: bf16 on CUDA GPUs that support it, else fp32. The autoencoder always uses fp32."""

@@ -75,7 +75,7 @@ class TrainConfig:
     """Sigma of the Gaussian blur that the high-pass filter subtracts, in latent pixels."""
     hf_max_timestep: int = 300
     """The high-frequency loss is used only below this timestep.
-    At later timesteps, errors of the predicted noise are amplified up to 15-fold in the clean latents."""
+    At higher timesteps, errors of the predicted noise are amplified up to 15-fold in the clean latents."""
     min_snr_gamma: float = 0.0
     """Gamma of Min-SNR loss weighting (arXiv 2303.09556); 0 disables it, 5 is usual."""
     half_clean_fraction: float = 0.5

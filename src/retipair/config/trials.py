@@ -34,7 +34,7 @@ class BenchConfig:
     """Folder with tokenizer/ (and tokenizer_2/), for a single-file base without network access."""
     against: Literal["none", "bare", "original", "diffusers"] = "none"
     """Also time a baseline, in alternation with retipair.
-    train: bare (only forward and backward pass of the same network) or original (step of the original scripts).
+    train: bare (only forward and backward pass of the same network) or original (a step like the original scripts').
     generate: diffusers (the pipeline of that library)."""
     size: int | None = None
     """Side of one view, px, a multiple of 64; default: the base's own."""

@@ -212,7 +212,7 @@ def _check_cost(scores: Scores) -> Iterator[Finding]:
         yield Finding("good", "memory of training", text, smaller)
 
 
-CHECKS_OF_GENERATED = (
+CHECKS = (
     check_agreement,
     check_drawn_views,
     _check_copies,
@@ -221,7 +221,9 @@ CHECKS_OF_GENERATED = (
     _check_colour,
     _check_distance,
     _check_amounts,
+    _check_real_pairs,
+    _check_cost,
 )
-"""Checks to make if there are generated pairs, most important first."""
-CHECKS = (_check_real_pairs, _check_cost)
-"""Checks to make with or without generated pairs."""
+"""All checks, most important first."""
+CHECKS_WITHOUT_GENERATED = (check_drawn_views, _check_real_pairs, _check_cost)
+"""The checks to make if there are no generated pairs."""

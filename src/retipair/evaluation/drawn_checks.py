@@ -31,7 +31,7 @@ def check_drawn_views(scores: Scores) -> Iterator[Finding]:
 
 def _unknown(scores: DrawnViewScores) -> Finding:
     view = scores.view.upper()
-    text = f"The true {view} are unknown: no given view is a view, cropped in the same way, of a pair in --real."
+    text = f"The true {view} are unknown, because no pair in --real contains one of the given views in the same crop."
     return Finding("look", f"drawn {view}", text, (advice.KNOWN_VIEWS,))
 
 

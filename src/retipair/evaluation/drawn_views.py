@@ -52,7 +52,7 @@ class _Compared:
 def measure_drawn_views(
     generated: Sequence[PairRecord], real: Sequence[PairRecord], workers: int = 0
 ) -> dict[str, DrawnViewScores]:
-    """Return the scores of the drawn views by mode, for those of "cf2fa" and "fa2cf" that generated pairs have.
+    """Return the scores of the drawn views: mode ("cf2fa", "fa2cf") -> scores, without modes that no pair has.
 
     workers: the number of threads; 0 for all cores.
     """

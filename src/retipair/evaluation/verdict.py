@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from retipair.evaluation.advice import Advice
-from retipair.evaluation.checks import CHECKS, CHECKS_OF_GENERATED, Finding, count, has_few_pairs
+from retipair.evaluation.checks import CHECKS, CHECKS_WITHOUT_GENERATED, Finding, count, has_few_pairs
 from retipair.evaluation.scores import Conclusion, Level, Scores
 
 _SEVERITY: tuple[Level, ...] = ("bad", "look", "good")
@@ -26,7 +26,7 @@ def verdict(scores: Scores) -> list[Finding]:
 
     Advice that repeats or contradicts the advice of an earlier finding is dropped.
     """
-    checks = (*CHECKS_OF_GENERATED, *CHECKS) if "generated" in scores.sizes else CHECKS
+    checks = CHECKS if "generated" in scores.sizes else CHECKS_WITHOUT_GENERATED
     findings = [finding for check in checks for finding in check(scores)]
     return _consistent(sorted(findings, key=lambda finding: _SEVERITY.index(finding.level)))
 

@@ -1,6 +1,7 @@
 """Reject generated pairs whose two views are not consistent, or that are too similar to a training pair.
 
-`generate` makes another attempt at a rejected pair. A log in the output folder lists the rejected attempts.
+`generate` makes another attempt at a rejected pair, or with --best_of another round of attempts. A log in the output
+folder lists the rejected rounds; without --best_of, each round is one attempt.
 """
 
 import json

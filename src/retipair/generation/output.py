@@ -34,7 +34,7 @@ _HASHED = {
     "sources_sha256": "other source pairs or views",
     "known_sha256": "other training pairs for --max_copy",
 }
-"""What a folder was made with if the hash in its settings differs, by the key of the hash."""
+"""Key of a hash in the settings of a folder -> the words after "was made with" in the error if that hash differs."""
 
 
 @dataclass

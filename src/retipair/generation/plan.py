@@ -151,8 +151,8 @@ class GenerationPlan:
 
         In training, a pair without a caption had the default prompt. The adapter records its prompts with their counts,
         but not which of them is the default. If a source has no such caption, the prompt is therefore drawn from the
-        prompts that are not the caption of any source. If there are none, it is drawn from the prompts that more
-        training pairs had than sources have as a caption.
+        prompts that are not the caption of any source. If there are none, it is drawn from the prompts whose recorded
+        count is higher than the number of sources with this caption: some training pair without a caption had them.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):

@@ -39,9 +39,9 @@ _MAX_WARPS = 10_000
 def export(config: ExportConfig) -> Path:
     """Write the samples of all pairs that are missing in OUT or have changed, and return OUT.
 
-    Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. Nothing is written
-    then, unless the only problem is that images are too large for --to megadepth. Each view is therefore decoded twice:
-    before anything is written, and when its pair is exported.
+    Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. All views are
+    decoded before anything is written, and again when their pair is exported, so that nothing is written then. The only
+    exception: images that are too large for --to megadepth are found after the pairs are written.
     """
     # Check
     _check_settings(config)

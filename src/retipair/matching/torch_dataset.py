@@ -50,7 +50,7 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     folders: the path of a prepared or generated folder, or the paths of several. Rejected pairs are left out.
     split: the split to use; None for all splits.
     ranges: the geometry of the warps: a name, as in `retipair export matches --ranges`, or an instance of WarpRanges.
-    "auto" and "fitted" use the raw pairs of the first folder.
+    "auto" and "fitted" use the raw pairs of the first folder with pairs in `split`.
     elastic: the largest smooth displacement before the homography, px in an image 512 px wide; 0 for none, at most 20.
     appearance: whether the appearance of both views is changed at random.
     seed: the seed of the warps.

@@ -34,8 +34,8 @@ _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # the user should inspect an accepted pair with a smaller fraction of patches that fit
 _SAME_PX = 10.0  # work px: two initial estimates that differ by less are refined to the same result
 # Least consistency at 512 px after refinement, by method. The consistency of 30 pairs with views of different eyes was
-# at most .16, and that of seven real pairs .47 or more. A pair whose CF was also used as its FA had .21:
-# vessels must be bright in an FA to be found, and they are dark in a CF.
+# at most .16, and that of seven real pairs .47 or more. A pair whose CF was also used as its FA had only
+# .21, because bright vessels are searched for in an FA, and those of a CF are dark.
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "matches": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that dye fills the FA's veins",

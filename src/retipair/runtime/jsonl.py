@@ -39,7 +39,7 @@ def to_json_line(record: Any, optional: Sequence[str]) -> str:
 def parse_json_line(line: str, where: str, advice: str) -> Any:
     """Return the value in a line of JSON. Raises UserError, which begins with `where`, if the line is invalid.
 
-    advice: what the user can do if the line ends with a newline, so that it is complete.
+    advice: what the user can do if the line is complete, that is, ends with a newline.
     """
     try:
         return json.loads(line)

@@ -95,9 +95,9 @@ class TrainingLoop:
     def validate_and_checkpoint(self) -> bool:
         """Validate, generate sample pairs, save the state, and then save the adapter if it is the best so far.
 
-        Returns False, without saving, if a signal interrupts the generation of the samples. A resumed run repeats an
-        interrupted validation. The state is saved before the best adapter, so that the best step is never later than
-        the step of the saved state.
+        Returns False, without saving, if a signal interrupts the generation of the samples; the caller then saves the
+        state, and a resumed run repeats this validation. The state is saved before the best adapter, so that the best
+        step is never later than the step of the saved state.
         """
         state = self.state_dict()
         with self.training.optimizer.ema_weights():

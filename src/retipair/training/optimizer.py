@@ -34,8 +34,8 @@ class LoraOptimizer:
 
         A skipped step changes neither the adapter, nor the state of the optimiser, nor the moving average, but it
         counts in `step_count`. Returns a () bool tensor on the device, True if all gradients are finite. With a fused
-        optimiser (AdamW on CUDA), the step does not synchronise the GPU. With other optimisers, the CPU waits for the
-        returned tensor.
+        optimiser (AdamW on CUDA), the step does not synchronise the GPU. With other optimisers, this
+        method waits until the GPU has computed whether the gradients are finite.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate

@@ -11,17 +11,18 @@ same loader and warp:
 - src/utils/dataset.py: the depth map is the dataset `depth` of an h5 file, padded to 2000 px, so images are at most
   2000 px wide.
 - src/loftr/utils/geometry.py: x1 ~ K1 (T_0to1 (d0 K0^-1 x0)), at integer pixel centres. Points with depth 0 do not
-  count, nor do points whose depths in the two images differ by 20 % or more. The divisor of the projection is increased
-  by 1e-4.
+  count, nor do points whose projected depth differs from the depth map of the other image by 20 % or more. The divisor
+  of the projection is increased by 1e-4.
 - src/loftr/utils/supervision.py: K and depth refer to px of the file; points of a resized image are multiplied by
-  `scale`. The resizing itself aligns pixel areas, so in an image that is resized, points are wrong by 0.5 (1 - scale)
-  px of the file.
+  `scale`, the width of the file divided by that of the resized image. The resizing itself aligns pixel areas, so in an
+  image that is resized, points are wrong by 0.5 (1 - scale) px of the file.
 
 The homography H is in the pose: K0 = K1 = 1, T0 = 1, T1 = diag(H, 1). The depth of the CF is 100, and the depth of the
-FA is 100 times the third coordinate of H x0. Both warps are then exact, and the depths agree to about 1 %. With K1 = H
-and a depth of 1 everywhere instead, the depths would differ in the warp from FA to CF, by as much as the perspective
-changes the scale. With a depth of 100, the increase of the divisor moves points by less than 0.001 px; with a depth of
-1, it would move them by up to 0.08 px at 512 px.
+FA is 100 times the third coordinate of H x0. Both warps are then exact, and the depths agree to about 1 %. The other
+choice, K1 = H and depth maps of 1, was not taken: in the warp from FA to CF, the projected depth would then differ from
+1 by as much as the perspective changes the scale, and the loader would leave points out. With a depth of 100, the
+increase of the divisor moves points by less than 0.001 px; with a depth of 1, it would move them by up to 0.08 px at
+512 px.
 """
 
 import pickle

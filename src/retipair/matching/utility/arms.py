@@ -18,7 +18,8 @@ SHIFT_PX = 4.0
 _PHANTOM_SEED = 20_000
 """The seed of the rendered eyes is this plus the seed of the training.
 
-It is far from the seeds that users choose for `retipair phantom`, so that no tested phantom is used for training.
+It is far from the seeds that users choose for `retipair phantom`, because the tested pairs may be phantoms too: they
+should not be among those rendered for training.
 """
 
 

@@ -129,7 +129,7 @@ def _check_eyes(config: UtilityConfig, tested: Sequence[PairRecord], held_out: b
     which = f"only one eye with landmarks, {eyes[0]}" if eyes else "no eye with landmarks"
     advice = "add pairs of further eyes"
     if held_out:
-        advice = "prepare it with a higher --test_fraction, or --test all if the generator was not trained on its eyes"
+        advice = "prepare it with a higher --test_fraction, or pass --test all if no generator has seen its eyes"
     raise MissingError(config.real, f"{where} {which}, but at least 2 are needed; {advice}")
 
 

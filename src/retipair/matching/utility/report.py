@@ -131,7 +131,7 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
     lines = [
         "# Do the generated pairs help?",
         "",
-        "For each row of the table, a small descriptor was trained on the pairs in the first column "
+        'For each row of the table except "no training", a small descriptor was trained on the pairs named in it '
         f"({config.variants} warped pairs, {config.steps} steps, seeds: {config.seeds}). It was tested on "
         f"{len(plan.tested)} real pairs of {len(plan.eyes)} eyes, whose FAs were warped at two levels, hard and "
         f"extreme (warps of each pair at each level: {config.warps}). The table has means over eyes, with 95 % "
@@ -180,7 +180,7 @@ def _limits(plan: UtilityPlan) -> list[str]:
         f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: "
         f"rotation up to {extreme.rotation[-1]:g} degrees, scale {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and "
         "the appearance of both views changed.",
-        "recall@1 does not show that training pairs are misaligned by a few px, because its tolerance covers the "
+        "recall@1 cannot detect that training pairs are misaligned by a few px, because its tolerance covers the "
         "scatter of landmarks.",
         "A small descriptor is not a registration network: pairs that help one of them need not help the other.",
     ]

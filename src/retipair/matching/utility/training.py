@@ -20,8 +20,8 @@ _SCATTER_PX = 1.5
 """px at 512: standard deviation, per view and axis, of the random errors of the points.
 
 Hand-placed landmarks scatter like this: their positions in CF and FA are then 2.5 px apart (median). Without these
-errors, descriptors would be best at exact points, and slightly shifted pairs would train better descriptors for
-hand-placed points.
+errors, pairs shifted by a few px would seem to be better training pairs than aligned ones, because only they would
+prepare the descriptors for the scatter of the tested landmarks.
 """
 _WIDTH = 512
 _TEMPERATURE = 0.05
