@@ -53,6 +53,7 @@ docs/reference
 docs/formats
 docs/metrics
 docs/registration
+docs/comfyui
 docs/clusters
 ```
 

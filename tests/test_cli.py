@@ -23,8 +23,8 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
-POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths"}
-WITH_POSITIONAL = {"prepare", "register", "export", "utility", "phantom", "demo", "bench"}
+POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter"}
+WITH_POSITIONAL = {"prepare", "register", "export matches", "export adapter", "utility", "phantom", "demo", "bench"}
 
 
 def explanations(settings: type) -> dict[str, str]:
@@ -106,6 +106,10 @@ def test_a_mistyped_flag_of_any_command_is_answered_by_the_right_one(refused: Re
 def test_a_mistyped_command_is_answered_by_the_right_one(refused: Refused, verb: str) -> None:
     for typed in (verb[:-1], verb[:2] + verb[3:], verb[1] + verb[0] + verb[2:], verb.upper(), f"{verb}s"):
         assert f"no command '{typed}'; did you mean {verb}?" in refused(typed, "-n", "x")
+    first, _, second = verb.partition(" ")
+    if second:
+        assert f"did you mean {first}?" in refused(f"{first}t", second)
+        assert second in refused(first, f"{second}x")
 
 
 def test_the_issues_example_is_answered(refused: Refused) -> None:

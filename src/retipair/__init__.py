@@ -1,9 +1,9 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
 All commands but `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
-`register_folder`, `train`, `evaluate`, `export_matches` and `utility`, and `generate` as the class `PairGenerator`.
-`load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory. Large libraries are imported when
-they are first used. Nothing is printed unless `verbose=True`.
+`register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter` and `utility`, and `generate` as the class
+`PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory. Large libraries
+are imported when they are first used. Nothing is printed unless `verbose=True`.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LoadedPair,
         PairGenerator,
         evaluate,
+        export_adapter,
         export_matches,
         load_pairs,
         phantom,
@@ -48,6 +49,7 @@ __all__ = [
     "WarpRanges",
     "WarpedPairs",
     "evaluate",
+    "export_adapter",
     "export_matches",
     "load_pairs",
     "phantom",

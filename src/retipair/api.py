@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from retipair.config import (
     EvaluateConfig,
-    ExportConfig,
+    ExportAdapterConfig,
+    ExportMatchesConfig,
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
@@ -30,6 +31,7 @@ from retipair.phantoms import phantom as rendering
 from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.preparation.registered import RegisteredPair, RegistrationRecord
+from retipair.runs import export_adapter as exporting
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import log_output
@@ -159,14 +161,26 @@ def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False,
 
     pairs: a prepared or generated folder.
     verbose: print the messages of the command instead of logging them.
-    settings: fields of `ExportConfig`, which have the names and meanings of the flags of `retipair export matches`.
+    settings: fields of `ExportMatchesConfig`, as the flags of `retipair export matches`.
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError for invalid settings, for a folder without pairs, or if `out` contains
-    other files.
+    default on several cores. Raises UserError for invalid settings, a folder without pairs, or other files in `out`.
     """
-    config = from_settings(ExportConfig, {**settings, "what": "matches", "pairs": pairs, "out": out})
+    config = from_settings(ExportMatchesConfig, {**settings, "pairs": pairs, "out": out})
     with _output(verbose):
         return export(config)
+
+
+def export_adapter(adapter: Source, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Write an adapter in the format of another program to `out`, and return `out`.
+
+    adapter: a run, the folder of a run, checkpoint or `unet_lora`, or a LoRA file. verbose: print all messages.
+    settings: fields of `ExportAdapterConfig`, as the flags of `retipair export adapter`, for example `to="merged"`.
+    Raises UserError for an adapter or base that cannot be read, a format that cannot hold it, or if `out` exists.
+    """
+    adapter = adapter.folder if isinstance(adapter, Run) else adapter
+    config = from_settings(ExportAdapterConfig, {**settings, "adapter": adapter, "out": out})
+    with _output(verbose):
+        return exporting.export_adapter(config)
 
 
 def utility(
@@ -180,8 +194,7 @@ def utility(
     verbose: print the messages of the command instead of logging them.
     settings: fields of `UtilityConfig`, which have the names and meanings of the flags of `retipair utility`.
     In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError for input that cannot be used, and if `out` contains the scores of
-    other pairs or settings.
+    default on several cores. Raises UserError for input that cannot be used, or other scores in `out`.
     """
     config = from_settings(UtilityConfig, {**settings, "real": real, "out": out, "generated": generated})
     with _output(verbose):

@@ -20,7 +20,8 @@ from retipair.config import (
     BenchConfig,
     DemoConfig,
     EvaluateConfig,
-    ExportConfig,
+    ExportAdapterConfig,
+    ExportMatchesConfig,
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
@@ -55,7 +56,18 @@ VERBS = (
         "evaluation.evaluate:evaluate",
         "real and generated pairs -> scores and a report",
     ),
-    Verb("export", ExportConfig, "matching.export:export", "pairs -> warped pairs, to train registration networks"),
+    Verb(
+        "export matches",
+        ExportMatchesConfig,
+        "matching.export:export",
+        "pairs -> warped pairs, to train registration networks",
+    ),
+    Verb(
+        "export adapter",
+        ExportAdapterConfig,
+        "runs.export_adapter:export_adapter",
+        "adapter -> a file for ComfyUI, kohya's sd-scripts, diffusers or PEFT",
+    ),
     Verb(
         "register",
         RegisterConfig,
@@ -165,10 +177,10 @@ def _explain(error: Exception) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
-    if not arguments:
-        arguments = ["--help"]
+    arguments = _join_name(arguments) or ["--help"]
     if arguments[0] not in ("-h", "--help", *(verb.name for verb in VERBS)):
-        hint = _did_you_mean(arguments[0], [verb.name for verb in VERBS])
+        known = [verb.name for verb in VERBS]
+        hint = _did_you_mean(arguments[0], [*known, *(name.partition(" ")[0] for name in known)])
         raise UserError(f"no command {arguments[0]!r};{hint} `retipair --help` lists the commands")
     for verb in (verb for verb in VERBS if verb.name == arguments[0]):
         _check_flags(verb, arguments[1:])
@@ -187,6 +199,22 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, Any]:
     if unknown:
         raise UserError(f"unknown argument {unknown[0]!r}; `retipair {verb.name} --help` lists the flags")
     return verb, config
+
+
+def _join_name(arguments: Sequence[str]) -> list[str]:
+    """Join the words of a command's name, as in `export matches`, to one argument.
+
+    Raises UserError if the second word is missing or wrong.
+    """
+    first, second, *_ = [*arguments, "", ""]
+    seconds = [verb.name.partition(" ")[2] for verb in VERBS if verb.name.startswith(f"{first} ")]
+    if not seconds:
+        return list(arguments)
+    if second in ("-h", "--help"):
+        return [second]
+    if second not in seconds:
+        raise UserError(f"`retipair {first}` needs one of these words next: {', '.join(seconds)}")
+    return [f"{first} {second}", *arguments[2:]]
 
 
 def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:

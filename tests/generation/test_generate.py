@@ -170,6 +170,15 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
             continue
         how = {"noise": "from noise", "from_data": "a variation of a training pair at strength 0.5"}[mode]
         assert texts.pop("Synthetic").startswith(f"yes: drawn by a diffusion model, {how}; ")
+        prompt, values = parse_parameters(texts.pop("parameters"))
+        assert prompt == DEFAULT_PROMPT
+        size = {"sdxl": f"{2 * VIEW}x{VIEW}", "sd15": f"{VIEW}x{VIEW}"}[system]
+        assert values == {
+            **{"Steps": "2", "Sampler": "ddpm", "CFG scale": "1", "Seed": "0", "Size": size},
+            **{"Model": texts["Base"], "Lora hashes": f"retipair: {texts['Adapter']}", "Pair": path.parent.name},
+            **({"Denoising strength": "0.5"} if mode == "from_data" else {}),
+            **{"Pair guidance": texts["Pair guidance"], "Version": texts["Software"]},
+        }
         assert texts == {
             "Software": f"retipair {__version__}",
             "Seed": f"0, pair {path.parent.name}",
@@ -184,6 +193,13 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
             "Size": str(VIEW),
             **({"Strength": "0.5"} if mode == "from_data" else {}),
         }
+
+
+def parse_parameters(text: str) -> tuple[str, dict[str, str]]:
+    """The prompt and the values of the text "parameters", by the rule of AUTOMATIC1111's web UI."""
+    prompt, _, line = text.rpartition("\n")
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line)
+    return prompt, {name: json.loads(value) if value.startswith('"') else value for name, value in found}
 
 
 def test_the_texts_follow_the_settings_of_each_pair(trained: Folder, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from retipair.generation.pair_generator import GeneratedImages
 from retipair.generation.plan import plan_generation
 from retipair.models.base import open_base
 from retipair.models.denoiser import Denoiser
-from retipair.models.lora import PEFT_WEIGHTS, _add_metadata, read_adapter_metadata
+from retipair.models.lora import PEFT_WEIGHTS, read_adapter_metadata
 from retipair.models.trained_views import NAME as RECORDED
 from retipair.models.trained_views import TrainedViews
 from retipair.models.vae import encode_mean
@@ -44,6 +44,7 @@ from retipair.runtime.schema import to_values
 from retipair.vision.appearance import Appearance, appearance
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import resize_to_reference, segment, vesselness
+from single_file import add_to_file
 
 Folder = Callable[[str], Path]
 Drawn = Callable[[str, str], Path]
@@ -558,7 +559,7 @@ def test_records_of_the_appearance_with_missing_channels_are_damaged(
     adapter = next(trained("sd15").rglob("best_checkpoint/unet_lora"))
     adapter = shutil.copytree(adapter, tmp_path / "unet_lora")
     description = replace(read_adapter_metadata(adapter), views=views)  # type: ignore[type-var]
-    _add_metadata(adapter / PEFT_WEIGHTS, {"retipair": json.dumps(to_values(description))})
+    add_to_file(adapter / PEFT_WEIGHTS, {}, {"retipair": json.dumps(to_values(description))})
     with raises_file(adapter, DamagedError):
         read_adapter_metadata(adapter)
 

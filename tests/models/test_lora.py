@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from adapters import KINDS, PROMPT, config_of, description, generate_joint, with_adapter
 from conftest import VIEW
 from refusals import raises_file
-from retipair.data.layout import Layout
 from retipair.diffusion.noise import generator
-from retipair.generation.pair_generator import PairGenerator
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser
@@ -25,73 +24,22 @@ from retipair.models.lora import (
     DIFFUSERS_WEIGHTS,
     PEFT_WEIGHTS,
     TARGETS,
-    AdapterMetadata,
     adapter_parameters,
     adapter_sha256,
     add_adapter,
     load_adapter,
-    lora_config,
     merge_adapter,
     read_adapter_metadata,
     read_tensors,
     save_adapter,
 )
 
-PROMPT = "two views of one eye"
 NIGHTLY = pytest.mark.nightly
-KINDS = {
-    "plain": {"rank": 4, "alpha": 4.0, "dora": False, "rslora": False},
-    "alpha": {"rank": 4, "alpha": 11.0, "dora": False, "rslora": False},
-    "dora": {"rank": 4, "alpha": 8.0, "dora": True, "rslora": False},
-    "rslora": {"rank": 4, "alpha": 2.0, "dora": False, "rslora": True},
-}
 
 
 @pytest.fixture
 def base(system: str, base_folder: Callable[[str], Path]) -> Base:
     return open_base(str(base_folder(system)))
-
-
-def config_of(kind: str, targets: str = "attention") -> LoraConfig:
-    settings = KINDS[kind]
-    return lora_config(settings["rank"], settings["alpha"], targets, settings["dora"], settings["rslora"])
-
-
-def description(base: Base, kind: str) -> AdapterMetadata:
-    return AdapterMetadata(
-        system=base.family.name,
-        layout=base.family.layout,
-        view_size=VIEW,
-        base=base.source,
-        targets="attention",
-        prompts=[(PROMPT, 3)],
-        prompt_dropout=0.0,
-        size_ids=[VIEW, 2 * VIEW, 0, 0, VIEW, 2 * VIEW],
-        base_sha256="0" * 64,
-        data_sha256="0" * 64,
-        step=7,
-        **KINDS[kind],  # type: ignore[arg-type]
-    )
-
-
-def with_adapter(base: Base, kind: str, targets: str = "attention") -> Any:
-    """Return a UNet with an adapter that is not at its initial values."""
-    unet = base.unet().eval()
-    add_adapter(unet, config_of(kind, targets), seed=1)
-    for number, (name, parameter) in enumerate(adapter_parameters(unet).items()):
-        noise = torch.randn(parameter.shape, generator=generator(5, number))
-        if "lora_B" in name:
-            parameter.data = 0.5 * noise
-        elif "lora_magnitude_vector" in name:
-            parameter.data *= 1 + 0.2 * noise
-    return unet
-
-
-def generate_joint(base: Base, unet: Any) -> np.ndarray:
-    layout = Layout(base.family.layout, VIEW)
-    generate = PairGenerator(base, layout, Denoiser(unet, torch.float32, "cpu"), base.vae(), "ddim", 3)
-    conditioning = encode_prompts(base, [PROMPT], layout.joint_size, "cpu").rows([0])
-    return generate.sample(conditioning, [generator(2, 1)])[0].joint
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +71,7 @@ def test_the_same_image_through_ours_through_diffusers_and_through_peft(
     save_adapter(tmp_path, base, unet, description(base, kind))
 
     ours = base.unet().eval()
-    load_adapter(tmp_path, ours, base.source)
+    load_adapter(tmp_path, ours, base)
     assert np.array_equal(generate_joint(base, ours), expected)
 
     loaded = loaded_by_diffusers(base, tmp_path)
@@ -194,7 +142,7 @@ def test_an_adapter_of_the_other_system_does_not_fit(base_folder: Callable[[str]
     sdxl, sd15 = (open_base(str(base_folder(system))) for system in ("sdxl", "sd15"))
     save_adapter(tmp_path, sdxl, with_adapter(sdxl, "plain"), description(sdxl, "plain"))
     with raises_file(tmp_path):
-        load_adapter(tmp_path, sd15.unet(), sd15.source)
+        load_adapter(tmp_path, sd15.unet(), sd15)
 
 
 def test_an_adapter_that_diverged_is_refused(base: Base, tmp_path: Path) -> None:
@@ -203,4 +151,4 @@ def test_an_adapter_that_diverged_is_refused(base: Base, tmp_path: Path) -> None
     tensors[next(iter(tensors))][0, 0] = float("nan")
     save_file(tensors, tmp_path / PEFT_WEIGHTS)
     with raises_file(tmp_path):
-        load_adapter(tmp_path, base.unet(), base.source)
+        load_adapter(tmp_path, base.unet(), base)

@@ -90,7 +90,8 @@ def test_an_adapter_learns_on_a_base_in_fp8_and_fits_the_whole_one(
     assert losses[-1] < losses[0]
     first, last = (read_tensors(run / f"latest_checkpoints/step_{step:06d}/unet_lora") for step in (2, 6))
     assert all(not torch.equal(first[name], last[name]) for name in first)
-    load_adapter(run / "latest_checkpoints/step_000006/unet_lora", open_base(str(base_folder("sdxl"))).unet(), "")
+    base = open_base(str(base_folder("sdxl")))
+    load_adapter(run / "latest_checkpoints/step_000006/unet_lora", base.unet(), base)
 
 
 @pytest.mark.nightly

@@ -33,7 +33,7 @@ def loss_on(data: Path, base: str, adapter: Path, results: Path) -> float:
     plan = make_plan(TrainConfig(name="judge", data=data, base=base, size=SIDE, results=results, device="cpu"))
     batches = make_batches(plan, read_data(plan))
     unet = plan.base.unet().eval()
-    load_adapter(adapter, unet, base)
+    load_adapter(adapter, unet, plan.base)
     return validate(Denoiser(unet, torch.float32, "cpu"), plan.base.schedule, batches, SINGLE_PROCESS)["loss"]
 
 

@@ -1,5 +1,6 @@
 """The settings of all commands. The string under a field is its `--help` text and its documentation."""
 
+from retipair.config.adapters import ExportAdapterConfig
 from retipair.config.common import (
     DEFAULT_BASE,
     DEFAULT_PROMPT,
@@ -11,7 +12,7 @@ from retipair.config.common import (
 )
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
-from retipair.config.matching import ExportConfig, Ranges, ReaderForm, UtilityConfig
+from retipair.config.matching import ExportMatchesConfig, Ranges, ReaderForm, UtilityConfig
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
@@ -25,7 +26,8 @@ __all__ = [
     "BestBy",
     "DemoConfig",
     "EvaluateConfig",
-    "ExportConfig",
+    "ExportAdapterConfig",
+    "ExportMatchesConfig",
     "GenerateConfig",
     "Memory",
     "PhantomConfig",

@@ -1,4 +1,4 @@
-"""The settings of `retipair export` and `retipair utility`."""
+"""The settings of `retipair export matches` and `retipair utility`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,17 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-Exported = Literal["matches"]
 Ranges = Literal["auto", "fitted", "typical", "narrow", "wide"]
 ReaderForm = Literal["glue_factory", "megadepth", "minima", "numbered", "segmented"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportMatchesConfig:
     """Export pairs for training registration networks: a fixed CF and a moving FA that a known transform has warped."""
 
-    what: Annotated[tyro.conf.Positional[Exported], tyro.conf.arg(metavar="matches")]
-    """matches: image pairs with their transform, masks of the valid pixels and of vessels, and landmarks."""
     pairs: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PAIRS")]
     """Prepared or generated folder. Rejected pairs are left out."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]

@@ -51,6 +51,9 @@ class TrainConfig:
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps the optimiser's state in 8 bits (CUDA; pip install 'retipair[adamw8bit]')."""
 
+    init_adapter: Path | None = None
+    """Start from this adapter instead of an untrained one: the folder of a run (its best checkpoint), of a checkpoint
+    or unet_lora, or a LoRA file of kohya, diffusers or PEFT. Its rank, alpha and layers must be those of the flags."""
     unet_lora_rank: int = 16
     """Rank of the adapter."""
     unet_lora_alpha: float = 16.0

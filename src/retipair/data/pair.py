@@ -29,7 +29,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP")
 """Pillow's names of the supported formats. Others are excluded: for some of them, Pillow runs external programs."""
 _MARK_KEYS = (
     *("Synthetic", "Software", "Seed", "Base", "Adapter"),
-    *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Pair guidance", "Size"),
+    *("Mode", "Strength", "Prompt", "Steps", "Sampler", "Guidance", "Pair guidance", "Size", "parameters"),
 )
 """Metadata keys that mark an image as synthetic and record how it was made."""
 

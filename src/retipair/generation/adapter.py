@@ -1,4 +1,4 @@
-"""Find the adapter of a generation, and the base, layout and prompts that it was trained with."""
+"""Find the adapter of a generation, and the layout and prompts that it was trained with."""
 
 from pathlib import Path
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.layout import LAYOUTS, Layout, LayoutName
 from retipair.generation.checks import uses_path
-from retipair.models.base import Base, open_base
+from retipair.models.base import Base
 from retipair.models.families import FAMILIES
 from retipair.models.lora import AdapterMetadata, read_adapter_metadata
 from retipair.runs.run_dir import Run, find_run
@@ -42,34 +42,6 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
         ) from None
 
 
-def recorded_base(
-    run: Run | None, description: AdapterMetadata | None, adapter: Path | None, tokenizer: Path | None
-) -> Base:
-    """Open the base that the adapter was trained on.
-
-    The path or hub id of the base is read from the config of the run. If `run` is None, the name of the base is read
-    from the adapter's metadata, which contain no path.
-    """
-    if run is not None:
-        return open_base(run.read_config().base, tokenizer)
-    assert adapter is not None  # without an adapter, `check_generation` requires --base
-    if description is None:
-        raise FileError(adapter, "does not record the base it was trained on; pass --base (and --prompt, --size)")
-    try:
-        return open_base(description.base, tokenizer)
-    except UserError as error:
-        raise FileError(adapter, f"was trained on {description.base}; pass its path with --base ({error})") from None
-
-
-def recorded_tokenizer(run: Run) -> Path | None:
-    """Return the folder that was given as --tokenizer in training, or None if none was given or it no longer exists.
-
-    Another tokenizer could split the prompts into different tokens.
-    """
-    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
-    return folder if folder and folder.is_dir() else None
-
-
 def training_layout_and_prompts(
     config: GenerateConfig, base: Base, description: AdapterMetadata | None, adapter: Path | None, warnings: list[str]
 ) -> tuple[Layout, list[tuple[str, int]]]:
@@ -97,19 +69,3 @@ def training_layout_and_prompts(
         warnings.append("this adapter was trained without --prompt_dropout; --guidance_scale above 1 may harm quality")
     prompts = [(config.prompt, 1)] if config.prompt is not None else description.prompts
     return Layout(cast(LayoutName, description.layout), description.view_size), prompts
-
-
-def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
-    """Return warnings if the adapter is untrained or was trained on another base."""
-    warnings = []
-    if base.fingerprint() != description.base_sha256:
-        warnings.append(
-            f"{base.source}: its weights differ from the base that the adapter was trained on ({description.base}), or "
-            "are the same in another file format; pass that base with --base"
-        )
-    if description.step == 0:
-        warnings.append(
-            f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
-            "choose another step with --checkpoint"
-        )
-    return warnings

@@ -242,7 +242,7 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
     conditioning = encode_prompts(plan.base, texts, plan.layout.joint_size, plan.device)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     if plan.adapter:
-        load_adapter(plan.adapter, unet, plan.base.source)
+        load_adapter(plan.adapter, unet, plan.base)
         if plan.dtype == torch.float32 and not plan.strategy.stored:  # merging into bf16 or fp8 would round the adapter
             merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)

@@ -12,7 +12,7 @@ from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image, synthetic_mark_of
 from retipair.data.rejected import read_rejected
 from retipair.data.views import SingleView
-from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark
+from retipair.generation.pair_generator import GeneratedImages, PairGenerator, synthetic_mark, with_parameters
 from retipair.generation.plan import GenerationPlan
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import OccupiedError, UserError
@@ -198,7 +198,7 @@ def _mark(
         mark["Seed"] += f", attempt {attempt}"
     if plan.strength is not None:
         mark["Strength"] = f"{plan.strength:g}"
-    return mark | _source_text(plan, source)
+    return with_parameters(mark, plan.layout.joint_size) | _source_text(plan, source)
 
 
 def _how(plan: GenerationPlan, source: PairRecord | SingleView | None) -> str:

@@ -1,6 +1,7 @@
 """Generate pairs in memory: sample latents from random numbers and prompt embeddings, decode them, split the views."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -133,6 +134,37 @@ def synthetic_mark(
         **_pair_guidance_text(pair_generator.guidance),
         "Size": str(pair_generator.layout.view_size),
     }
+
+
+def with_parameters(mark: Mapping[str, str], joint_size: tuple[int, int]) -> dict[str, str]:
+    """Return the metadata with the key "parameters" added: the same values in the form of AUTOMATIC1111's web UI.
+
+    ComfyUI, image browsers and civitai.com read this form: the prompt, and a line of names and values. Values that
+    contain a comma or a colon are quoted as in JSON.
+
+    mark: the text metadata of a generated PNG.
+    joint_size: the (height, width) of the joint image, px.
+    """
+    seed, _, pair = mark["Seed"].partition(", ")
+    values = {
+        "Steps": mark["Steps"],
+        "Sampler": mark["Sampler"],
+        "CFG scale": mark["Guidance"],
+        "Seed": seed,
+        "Size": f"{joint_size[1]}x{joint_size[0]}",
+        "Model": mark["Base"],
+        "Lora hashes": f"retipair: {mark['Adapter']}" if "Adapter" in mark else "",
+        "Denoising strength": mark.get("Strength", ""),
+        "Pair guidance": mark.get("Pair guidance", ""),
+        "Pair": pair.removeprefix("pair "),
+        "Version": mark["Software"],
+    }
+    line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value)
+    return {**mark, "parameters": f"{mark['Prompt']}\n{line}"}
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if "," in value or ":" in value else value
 
 
 def _pair_guidance_text(guidance: Guidance) -> dict[str, str]:

@@ -14,13 +14,7 @@ from retipair.data.dataset import PairRecord, content_sha256, filter_split, read
 from retipair.data.layout import Layout
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
-from retipair.generation.adapter import (
-    adapter_warnings,
-    find_adapter,
-    recorded_base,
-    recorded_tokenizer,
-    training_layout_and_prompts,
-)
+from retipair.generation.adapter import find_adapter, training_layout_and_prompts
 from retipair.generation.checks import check_generation
 from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
 from retipair.generation.modes import MODES, REPEATS, GenerationMode, guidance_of
@@ -40,6 +34,7 @@ from retipair.models.memory_strategies import (
 )
 from retipair.models.trained_views import TrainedViews, trained_views_of
 from retipair.preparation.prepare import prepared_folder
+from retipair.runs.recorded import adapter_warnings, recorded_base, recorded_tokenizer
 from retipair.runs.run_dir import Run, results_folder, run_around
 from retipair.runtime.errors import FileError, MissingError, SettingError, UserError
 from retipair.runtime.profiling import GIB

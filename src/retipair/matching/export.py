@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from retipair.config import ExportConfig
+from retipair.config import ExportMatchesConfig
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.data.manifest import MANIFEST_NAME
 from retipair.matching.checks import LIMITS, check_variation
@@ -36,7 +36,7 @@ _STATE_SCHEMA = "retipair.export-state/1"
 _MAX_WARPS = 10_000
 
 
-def export(config: ExportConfig) -> Path:
+def export(config: ExportMatchesConfig) -> Path:
     """Write the samples of all pairs that are missing in OUT or have changed, and return OUT.
 
     Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. All views are
@@ -81,7 +81,7 @@ def export(config: ExportConfig) -> Path:
     return config.out
 
 
-def _select(config: ExportConfig) -> list[PairRecord]:
+def _select(config: ExportMatchesConfig) -> list[PairRecord]:
     records = read_dataset(config.pairs, lambda note: console.print(printable(note)))
     records = _with_splits_of_sources(config, records)
     chosen = [record for record in records if config.split in ("all", record.split)]
@@ -91,7 +91,7 @@ def _select(config: ExportConfig) -> list[PairRecord]:
     return chosen
 
 
-def _with_splits_of_sources(config: ExportConfig, records: list[PairRecord]) -> list[PairRecord]:
+def _with_splits_of_sources(config: ExportMatchesConfig, records: list[PairRecord]) -> list[PairRecord]:
     """Assign each pair that was generated from an eye of the folder --real to the split of this eye.
 
     The manifest of a generated folder does not record the splits of real eyes. Prints a warning if pairs were generated
@@ -122,7 +122,7 @@ def _others(exporter: PairExporter, ids: set[str]) -> list[Path]:
     return [path for path in folders if path.is_dir() and (is_leftover_dir(path) or exporter.has_written(path))]
 
 
-def _delete_lists(config: ExportConfig) -> None:
+def _delete_lists(config: ExportMatchesConfig) -> None:
     """Delete `matches.jsonl` and all forms, because they name files that will be replaced or deleted."""
     for form in FORMS:
         if (config.out / form).is_dir():
@@ -135,7 +135,7 @@ def _delete_lists(config: ExportConfig) -> None:
 # --- Checks
 
 
-def _check_settings(config: ExportConfig) -> None:
+def _check_settings(config: ExportMatchesConfig) -> None:
     if not 1 <= config.warps <= _MAX_WARPS:
         raise SettingError("warps", config.warps, f"must be from 1 to {_MAX_WARPS:,}")
     check_variation(config.elastic, config.seed, config.size)
@@ -163,7 +163,7 @@ def _check_ids(manifest: Path, records: Sequence[PairRecord]) -> None:
         folders[record.id.lower()] = record.id
 
 
-def _check_out(config: ExportConfig) -> None:
+def _check_out(config: ExportMatchesConfig) -> None:
     """Raise UserError unless OUT is new, empty, or from an earlier export, and lies outside PAIRS."""
     out, pairs = config.out, config.pairs.resolve()
     if out.resolve() == pairs or pairs in out.resolve().parents:
@@ -174,7 +174,7 @@ def _check_out(config: ExportConfig) -> None:
         raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
 
 
-def _variation(config: ExportConfig) -> Variation:
+def _variation(config: ExportMatchesConfig) -> Variation:
     """Return the distribution of the variants.
 
     The ranges that the user gave by --rotation, --scale, --shift and --perspective replace those of --ranges.

@@ -37,6 +37,9 @@ class ModelFamily:
     tokenizers: the folder names of the tokenizers, in the order of the text encoders.
     single_file_encoders: the prefixes of the text encoders' tensor names in an original-format file.
     size_ids: whether the UNet takes pooled text embeddings and size ids.
+    kohya_original_names: whether kohya's LoRA files name the layers of the UNet as in the original format.
+    lora_architecture: the name of the architecture of its LoRA files in the metadata `modelspec.architecture`.
+    kohya_version: its name in kohya's metadata `ss_base_model_version`.
     pipeline_options: the arguments of the pipeline's constructor other than models.
     declared_options: additional arguments of the pipeline's constructor that a base may declare in its
     model_index.json, with default values.
@@ -50,6 +53,9 @@ class ModelFamily:
     tokenizers: tuple[str, ...]
     single_file_encoders: tuple[str, ...]
     size_ids: bool
+    kohya_original_names: bool
+    lora_architecture: str
+    kohya_version: str
     pipeline_options: dict[str, Any]
     declared_options: dict[str, Any] = field(default_factory=dict)
 
@@ -63,6 +69,9 @@ SDXL = ModelFamily(
     tokenizers=("tokenizer", "tokenizer_2"),
     single_file_encoders=("conditioner.embedders.0.", "conditioner.embedders.1."),
     size_ids=True,
+    kohya_original_names=True,
+    lora_architecture="stable-diffusion-xl-v1-base/lora",
+    kohya_version="sdxl_base_v1-0",
     pipeline_options={"add_watermarker": False},
     declared_options={"force_zeros_for_empty_prompt": True},
 )
@@ -76,6 +85,9 @@ SD15 = ModelFamily(
     tokenizers=("tokenizer",),
     single_file_encoders=("cond_stage_model.",),
     size_ids=False,
+    kohya_original_names=False,
+    lora_architecture="stable-diffusion-v1/lora",
+    kohya_version="sd_v1",
     pipeline_options={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )
 

@@ -1,12 +1,9 @@
 """Add, save and load an adapter: LoRA weights for the UNet of a base, with the metadata that generation needs.
 
-The folder of an adapter (`unet_lora/`) contains the same weights and metadata in two files. PEFT and the original
-scripts read `adapter_model.safetensors`. `load_lora_weights` of diffusers pipelines reads
-`pytorch_lora_weights.safetensors`.
-
-The second file uses PEFT's tensor names with the prefix `unet.`. diffusers' `convert_state_dict_to_diffusers` is not
-used: it renames only the tensors of `to_q/k/v/out`, and `load_lora_weights` ignores a part of the tensors if a file
-mixes renamed tensors with others.
+An adapter is a folder, or a LoRA file of another program (`lora_files`). The folder (`unet_lora/`) contains the same
+weights and metadata in up to three files. PEFT and the original scripts read `adapter_model.safetensors`.
+`load_lora_weights` of diffusers pipelines reads `pytorch_lora_weights.safetensors`. ComfyUI, Forge and kohya's
+sd-scripts read `kohya_lora.safetensors`, which a DoRA does not have.
 """
 
 import hashlib
@@ -19,12 +16,20 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel as UNet
-from diffusers.training_utils import EMAModel, _collate_lora_metadata, cast_training_params
+from diffusers.training_utils import EMAModel, cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from retipair.models.base import Base
+from retipair.models.lora_files import (
+    PEFT_PREFIX,
+    PEFT_WEIGHTS,
+    Lora,
+    from_file,
+    write_diffusers,
+    write_kohya,
+    write_peft,
+)
 from retipair.models.trained_views import TrainedViews
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError
@@ -34,12 +39,12 @@ TARGETS = {
     "attention": ["to_k", "to_q", "to_v", "to_out.0"],
     "all": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
 }
-PEFT_WEIGHTS = "adapter_model.safetensors"
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
-_PEFT_PREFIX = "base_model.model."
-_METADATA_KEY = "retipair"
+KOHYA_WEIGHTS = "kohya_lora.safetensors"
+METADATA_KEY = "retipair"
 SCHEMA = "retipair.adapter/1"
 _LARGEST_RANK = 4096
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,30 +123,31 @@ class MovingAverage(EMAModel):
 
 
 def save_adapter(folder: Path, base: Base, unet: UNet, description: AdapterMetadata) -> None:
-    """Write the adapter and its metadata into `folder`, as a file for PEFT and a file for diffusers."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the adapter and its metadata into `folder`, as files for PEFT, diffusers and kohya's sd-scripts."""
     state = {name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(unet).items()}
-    metadata = {_METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
-    unet.peft_config["default"].save_pretrained(str(folder))
-    save_file({_PEFT_PREFIX + n: t for n, t in state.items()}, folder / PEFT_WEIGHTS, {"format": "pt", **metadata})
-    pipeline: Any = base.family.pipeline
-    pipeline.save_lora_weights(folder, state, **_collate_lora_metadata({"unet": unet}))
-    _add_metadata(folder / DIFFUSERS_WEIGHTS, metadata)
+    lora, metadata = Lora(state, unet.peft_config["default"]), as_file_metadata(description)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_peft(folder, lora, metadata)
+    write_diffusers(folder / DIFFUSERS_WEIGHTS, lora, base, metadata)
+    if not description.dora:
+        write_kohya(folder / KOHYA_WEIGHTS, lora, base, metadata)
 
 
-def _add_metadata(path: Path, more: dict[str, str]) -> None:
-    with safe_open(path, framework="pt") as file:
-        metadata = {**(file.metadata() or {}), **more}
-    save_file(load_file(path), path, metadata)
+def as_file_metadata(description: AdapterMetadata | None) -> dict[str, str]:
+    """Return the entry of the metadata of a .safetensors file that describes an adapter; {} for None."""
+    if description is None:
+        return {}
+    return {METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
 
 
 def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
-    """Read the metadata of the adapter in `folder`; None if it has no metadata.
+    """Read the metadata of an adapter, a folder or file; None if it has no metadata.
 
-    Adapters of the original scripts have none. Raises UserError, naming the folder, if it contains no readable adapter.
+    Adapters of the original scripts and of other programs have none. Raises UserError, naming the adapter, if it is not
+    readable.
     """
     with _open_weights(folder) as file:
-        text = (file.metadata() or {}).get(_METADATA_KEY)
+        text = (file.metadata() or {}).get(METADATA_KEY)
     if text is None:
         return None
     try:
@@ -157,28 +163,58 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
     return description
 
 
-def load_adapter(folder: Path, unet: UNet, base: str) -> None:
-    """Add the adapter in `folder` to a UNet, in fp32. base: the name of the UNet's base, for the error message.
+def load_adapter(path: Path, unet: UNet, base: Base) -> None:
+    """Add an adapter, a folder or file, to the UNet of a base, in fp32.
 
-    Raises UserError, naming the folder, if the adapter is unreadable, contains NaN or infinity, or does not fit the
-    UNet.
+    Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or does not fit the UNet.
     """
-    state = read_tensors(folder)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise FileError(folder, "contains NaN or infinity, because its training diverged; use another checkpoint")
-    config = _read_lora_config(folder)
-    if any(tensor.shape[0] != config.r for name, tensor in state.items() if name.endswith("lora_A.weight")):
-        raise FileError(
-            folder, f"some tensors do not have the rank {config.r} of adapter_config.json; use another checkpoint"
-        )
+    lora = read_lora(path, unet, base)
     try:
-        add_adapter(unet, config)
+        add_adapter(unet, lora.config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise DamagedError(folder / "adapter_config.json", f"damaged ({error}); use another checkpoint") from None
+        damaged = path / "adapter_config.json" if path.is_dir() else path
+        raise DamagedError(damaged, f"damaged ({error}); use another checkpoint") from None
+    set_adapter(path, unet, lora, base)
+
+
+def set_adapter(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
+    """Set the weights of the adapter that was added to a UNet. Raises UserError, naming `path`, if they do not fit."""
+    check_fits(path, unet, lora, base)
+    set_peft_model_state_dict(unet, lora.tensors)
+
+
+def check_fits(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
+    """Raise UserError, naming `path`, unless the adapter that was added to a UNet has the layers of `lora`."""
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
-    if expected != {name: tensor.shape for name, tensor in state.items()}:
-        raise FileError(folder, f"this adapter does not fit {base}; with --base, pass the base it was trained on")
-    set_peft_model_state_dict(unet, state)
+    if expected != {name: tensor.shape for name, tensor in lora.tensors.items()}:
+        raise FileError(path, f"this adapter does not fit {base.source}; with --base, pass the base it was trained on")
+
+
+def read_lora(path: Path, unet: UNet, base: Base) -> Lora:
+    """Read the weights and settings of an adapter, a folder or file.
+
+    unet: the UNet of the base. Its weights are not used, so it may be on the meta device.
+    Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or has layers of several ranks.
+    """
+    tensors = read_tensors(path)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise FileError(path, "contains NaN or infinity, because its training diverged; use another checkpoint")
+    if path.is_file():
+        return from_file(path, tensors, _read_metadata(path), unet, base.family)
+    config = _read_lora_config(path)
+    if any(tensor.shape[0] != config.r for name, tensor in tensors.items() if name.endswith("lora_A.weight")):
+        raise FileError(
+            path, f"some tensors do not have the rank {config.r} of adapter_config.json; use another checkpoint"
+        )
+    return Lora(tensors, config)
+
+
+def settings_of(lora: Lora) -> tuple[int, float, str, bool, bool]:
+    """Return the arguments of `lora_config` for a LoRA: rank, alpha, targets ("all" or "attention"), DoRA, rsLoRA."""
+    config = lora.config
+    layers = {name.rpartition(".lora_")[0] for name in lora.tensors}
+    targets = "attention" if all(layer.endswith(tuple(TARGETS["attention"])) for layer in layers) else "all"
+    return config.r, float(config.lora_alpha), targets, bool(config.use_dora), bool(config.use_rslora)
 
 
 def merge_adapter(unet: UNet) -> None:
@@ -209,38 +245,54 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora, use_rslora=rslora)
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors by name. The names are those of PEFT without the prefix `base_model.model.`."""
-    with _open_weights(folder) as file:
-        return {name.removeprefix(_PEFT_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of an adapter by name.
+
+    For a folder, the names are those of PEFT without the prefix `base_model.model.`; for a file, those of the file.
+    """
+    prefix = PEFT_PREFIX if path.is_dir() else ""
+    with _open_weights(path) as file:
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def adapter_sha256(folder: Path) -> str:
+def _read_metadata(path: Path) -> dict[str, str]:
+    with _open_weights(path) as file:
+        return file.metadata() or {}
+
+
+def adapter_sha256(path: Path) -> str:
     """Return a hash of the tensors, settings and metadata. A hash of the files could differ between two saves."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(read_tensors(folder).items()):
+    for name, tensor in sorted(read_tensors(path).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    description = read_adapter_metadata(folder)
-    lora = _read_lora_config(folder)
-    settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
-    digest.update(json.dumps([settings, asdict(description) if description else None], sort_keys=True).encode())
+        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(json.dumps(_settings(path), sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _open_weights(folder: Path) -> Any:
-    path = folder / PEFT_WEIGHTS
-    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+def _settings(path: Path) -> list[Any]:
+    """Return the settings and metadata of an adapter, as values of JSON."""
+    if path.is_file():
+        return [_read_metadata(path)]
+    description, lora = read_adapter_metadata(path), _read_lora_config(path)
+    settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
+    return [settings, asdict(description) if description else None]
+
+
+def _open_weights(path: Path) -> Any:
+    weights = path if path.is_file() else path / PEFT_WEIGHTS
+    pickled = path if path.suffix in _PICKLED and path.is_file() else path / "adapter_model.bin"
+    if pickled.is_file() and not (path / PEFT_WEIGHTS).is_file():
         raise FileError(
-            folder / "adapter_model.bin",
+            pickled,
             "pickled weights are not read, because they can run code; load the adapter "
             "with PEFT and save it again (save_pretrained writes .safetensors)",
         )
-    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+    if not weights.is_file() or not (path.is_file() or (path / "adapter_config.json").is_file()):
         raise MissingError(
-            folder, f"no adapter here (an adapter needs {PEFT_WEIGHTS} and adapter_config.json); check --checkpoint"
+            path, f"no adapter here (a folder with {PEFT_WEIGHTS} and adapter_config.json, or a .safetensors file)"
         )
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(weights, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise DamagedError(path, f"damaged ({error}); use another checkpoint") from None
+        raise DamagedError(weights, f"damaged ({error}); use another checkpoint") from None

@@ -87,6 +87,19 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     fsync(path.parent)
 
 
+def atomic_write_by(write: Callable[[Path], None], path: Path) -> None:
+    """Call `write` with the path of a temporary file, which then replaces `path`. An error leaves `path` unchanged.
+
+    The parent folder is created if it does not exist.
+    """
+    with atomic_write(path):
+        partial = temp_path(path)
+        mode = partial.stat().st_mode & 0o666
+        write(partial)
+        partial.chmod(mode)  # safetensors creates files that only the owner can read
+        fsync(partial)
+
+
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a text file (UTF-8, lines end in \\n) atomically."""
     with atomic_write(path, mode) as stream:

@@ -246,14 +246,14 @@ def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
     return config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan, warnings: Sequence[str] = ()) -> None:
     """Print what --dry_run shows: first the values that follow from the settings, then all settings."""
     memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
     size = plan.layout.view_size
     pairs, captions, on_disk = _described_data(plan.config, size)
-    warnings = [*plan.base.warnings, *caption_warnings(plan.base, captions)]
+    warnings = [*plan.base.warnings, *warnings, *caption_warnings(plan.base, captions)]
     facts = {
         "run": f"{plan.folder}{' (exists: --resume continues it)' if exists else ''}",
         "pairs": pairs,

@@ -15,6 +15,7 @@ from retipair.models.denoiser import Denoiser
 from retipair.models.lora import UNet, add_adapter
 from retipair.runtime.distributed import DistributedState
 from retipair.training.batches import Batch, Batches, make_batches
+from retipair.training.initial_adapter import set_initial_adapter
 from retipair.training.meters import LossMeter
 from retipair.training.nonfinite import NonFiniteCounter, find_nonfinite
 from retipair.training.optimizer import LoraOptimizer
@@ -41,12 +42,13 @@ class Training:
 
 
 def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
-    """Encode the pairs whose latents are not cached, load the UNet of the base, and add an untrained adapter to it."""
+    """Encode the pairs whose latents are not cached, load the UNet of the base, and add the initial adapter to it."""
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     add_adapter(unet, adapter_config(config), config.seed)
+    set_initial_adapter(plan, unet)
     if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)

@@ -1,6 +1,6 @@
 """`retipair train`: train an adapter on prepared pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.signals import graceful_shutdown
 from retipair.training.description import describe_adapter
+from retipair.training.initial_adapter import check_initial_adapter
 from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
 from retipair.training.plan import (
@@ -34,8 +35,9 @@ from retipair.training.step import Training, build_training
 def train(config: TrainConfig) -> Path | None:
     """Train an adapter, and return the folder of the run. With --dry_run, print the plan and return None."""
     plan = make_plan(config)
+    warnings = check_initial_adapter(plan)
     if config.dry_run:
-        print_plan(plan)
+        print_plan(plan, warnings)
         return None
     check_name(plan.folder, config)  # before raw views are prepared, which takes minutes
     dist = distributed_state(plan.device)
@@ -44,7 +46,7 @@ def train(config: TrainConfig) -> Path | None:
         repeatable(config.deterministic),
         peak_memory(plan.device) as peak,
     ):
-        steps = unless_out_of_memory(lambda: run_training(plan, dist))
+        steps = unless_out_of_memory(lambda: run_training(plan, dist, warnings))
     if steps is None:
         raise UserError(out_of_memory(plan))
     if dist.is_main_process:
@@ -52,13 +54,13 @@ def train(config: TrainConfig) -> Path | None:
     return plan.folder
 
 
-def run_training(plan: Plan, dist: DistributedState) -> int:
+def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = ()) -> int:
     """Check the inputs, load the networks, resume an earlier run if any, and train. Return the number of new steps."""
     # Check the inputs, prepare raw views, and restore the best checkpoint if writing it was interrupted
     config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
-    warnings = [*plan.base.warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
+    warnings = [*plan.base.warnings, *warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
     fingerprint = run_fingerprint(plan, data, dist)
     run = Run(plan.folder)
     if dist.is_main_process:

@@ -11,7 +11,7 @@ from retipair.diffusion.guidance import Guidance
 from retipair.diffusion.halves import mean_per_half
 from retipair.diffusion.noise import generator
 from retipair.diffusion.schedule import NoiseSchedule
-from retipair.generation.pair_generator import PairGenerator, draw_prompt, synthetic_mark
+from retipair.generation.pair_generator import PairGenerator, draw_prompt, synthetic_mark, with_parameters
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import AdapterMetadata
 from retipair.runtime.console import progress
@@ -70,6 +70,7 @@ def write_samples(
             prompt = draw_prompt(description.prompts, config.seed, number)
             images = pair_generator.sample(training.batches.conditioning_for(prompt), [rng])[0]
             mark = synthetic_mark(pair_generator, prompt, config.seed, number)
+            mark = with_parameters(mark, plan.layout.joint_size)
             for name, image in {"cf": images.cf, "fa": images.fa, "joint": images.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
             consistencies[number] = images.pair.consistency()

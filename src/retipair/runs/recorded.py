@@ -1,0 +1,69 @@
+"""Find an adapter by a path, and the base that it was trained on, as its run or its metadata record it."""
+
+from pathlib import Path
+
+from retipair.models.base import Base, open_base
+from retipair.models.lora import AdapterMetadata
+from retipair.runs.run_dir import Run
+from retipair.runtime.errors import FileError, UserError
+
+
+def adapter_at(path: Path, checkpoint: str = "best") -> Path:
+    """Return the adapter that a path names: the `unet_lora` folder in the folder of a run or checkpoint, or the path.
+
+    checkpoint: the checkpoint of the run, "best" or "latest".
+    Raises UserError if the checkpoint of the run is missing or damaged.
+    """
+    if (path / "config.json").is_file():
+        return Run(path).adapter_folder(checkpoint)
+    inner = path / "unet_lora"
+    return inner if inner.is_dir() else path
+
+
+def recorded_base(
+    run: Run | None, description: AdapterMetadata | None, adapter: Path | None, tokenizer: Path | None
+) -> Base:
+    """Open the base that the adapter was trained on.
+
+    The path or hub id of the base is read from the config of the run. If `run` is None, the name of the base is read
+    from the adapter's metadata, which contain no path.
+    """
+    if run is not None:
+        return open_base(run.read_config().base, tokenizer)
+    assert adapter is not None  # without an adapter, `check_generation` requires --base
+    if description is None:
+        raise FileError(adapter, "does not record the base it was trained on; pass --base")
+    try:
+        return open_base(description.base, tokenizer)
+    except UserError as error:
+        raise FileError(adapter, f"was trained on {description.base}; pass its path with --base ({error})") from None
+
+
+def recorded_tokenizer(run: Run) -> Path | None:
+    """Return the folder that was given as --tokenizer in training, or None if none was given or it no longer exists.
+
+    Another tokenizer could split the prompts into different tokens.
+    """
+    folder = run.read_config().tokenizer if (run.folder / "config.json").is_file() else None
+    return folder if folder and folder.is_dir() else None
+
+
+def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
+    """Return warnings if the adapter is untrained or was trained on another base."""
+    warnings = base_warnings(description, base)
+    if description.step == 0:
+        warnings.append(
+            f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
+            "choose another step with --checkpoint"
+        )
+    return warnings
+
+
+def base_warnings(description: AdapterMetadata, base: Base) -> list[str]:
+    """Return a list of one warning if an adapter was trained on another base, else an empty list."""
+    if base.fingerprint() == description.base_sha256:
+        return []
+    return [
+        f"{base.source}: its weights differ from the base that the adapter was trained on ({description.base}), or "
+        "are the same in another file format; pass that base with --base"
+    ]

@@ -1,0 +1,167 @@
+"""`retipair export adapter` writes files that other programs load, and that `generate` and `train` take back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from adapters import description, with_adapter
+from conftest import train_command
+from refusals import Refused
+from retipair import PairGenerator
+from retipair.cli import main
+from retipair.models.base import open_base
+from retipair.models.lora import load_adapter, merge_adapter, read_tensors, save_adapter
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
+
+Folder = Callable[[str], Path]
+
+
+def run_of(results: Path, system: str, name: str = "exp") -> Path:
+    return results / f"out_joint_{system}_cffa_pairs" / name
+
+
+def export(*words: object) -> int:
+    return main(["export", "adapter", *map(str, words)])
+
+
+@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])
+def test_an_exported_adapter_generates_the_pairs_of_the_run(
+    to: str, system: str, trained: Folder, base_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(trained(system), system)
+    out = tmp_path / ("out" if to == "peft" else "out.safetensors")
+    assert export(run, out, "--to", to) == 0
+    assert str(out) in capsys.readouterr().out
+    settings = {"base": str(base_folder(system)), "steps": 2, "device": "cpu"}
+    [expected], [pair] = (list(PairGenerator.from_pretrained(adapter, **settings).sample(1)) for adapter in (run, out))
+    assert (pair.cf == expected.cf).all()
+    assert (pair.fa == expected.fa).all()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_checkpoints_have_a_kohya_file_equal_to_the_exported_one(
+    system: str, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    run = run_of(trained(system), system)
+    assert export(run / "best_checkpoint", tmp_path / "a.safetensors") == 0
+    beside = run / "best_checkpoint/unet_lora/kohya_lora.safetensors"
+    assert_equal(load_file(tmp_path / "a.safetensors"), load_file(beside))
+    assert export(beside, tmp_path / "b.safetensors", "--to", "diffusers") == 0
+    assert export(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "--base", base_folder(system)) == 0
+    assert_equal(load_file(tmp_path / "c.safetensors"), load_file(beside))
+
+
+def test_peft_loads_the_exported_folder(system: str, trained: Folder, base_folder: Folder, tmp_path: Path) -> None:
+    run = run_of(trained(system), system)
+    assert export(run, tmp_path / "peft", "--to", "peft", "--checkpoint", "latest") == 0
+    loaded = PeftModel.from_pretrained(open_base(str(base_folder(system))).unet(), str(tmp_path / "peft"))
+    assert any("lora_A" in name for name, _ in loaded.named_parameters())
+    saved = read_tensors(run / "latest_checkpoints/step_000004/unet_lora")
+    assert_equal(read_tensors(tmp_path / "peft"), saved)
+
+
+def assert_equal(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert set(state) == set(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+
+
+def test_the_merged_file_is_the_base_with_the_adapter(
+    system: str, trained: Folder, base_folder: Folder, tmp_path: Path
+) -> None:
+    """As diffusers reads it back; merging into that file again reads a single-file base."""
+    run, folder = run_of(trained(system), system), base_folder(system)
+    out = tmp_path / "merged.safetensors"
+    assert export(run, out, "--to", "merged") == 0
+    base = open_base(str(folder))
+    expected = base.unet()
+    load_adapter(run / "best_checkpoint/unet_lora", expected, base)
+    merge_adapter(expected)
+    where = {"config": str(folder), "local_files_only": True}
+    assert_equal(
+        UNet2DConditionModel.from_single_file(str(out), subfolder="unet", **where).state_dict(), expected.state_dict()
+    )
+    assert_equal(
+        AutoencoderKL.from_single_file(str(out), subfolder="vae", **where).state_dict(), base.vae().state_dict()
+    )
+    prefixes = {name.partition(".")[0] for name in load_file(out)}
+    assert prefixes == {"model", "first_stage_model", "conditioner" if system == "sdxl" else "cond_stage_model"}
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["retipair"])["system"] == system
+
+
+def test_the_tensors_of_the_base_keep_their_precision(trained: Folder, base_folder: Folder, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    for path in base_folder("sd15").rglob("*"):
+        if path.is_file():
+            target = half / path.relative_to(base_folder("sd15"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".safetensors":
+                save_file({n: t.half() if t.is_floating_point() else t for n, t in load_file(path).items()}, target)
+            else:
+                target.write_bytes(path.read_bytes())
+    out = tmp_path / "merged.safetensors"
+    assert export(run_of(trained("sd15"), "sd15"), out, "--to", "merged", "--base", half) == 0
+    assert {t.dtype for t in load_file(out).values() if t.is_floating_point()} == {torch.float16}
+
+
+def test_bad_input_is_refused_and_nothing_is_written(
+    trained: Folder, base_folder: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    run, out = run_of(trained("sd15"), "sd15"), tmp_path / "out.safetensors"
+    base = open_base(str(base_folder("sd15")))
+
+    def refusal(*words: object, kind: type) -> str:
+        line = refused("export", "adapter", *map(str, words))
+        assert line.kind is kind
+        return str(line)
+
+    assert ".safetensors" in refusal(run, tmp_path / "out.pt", kind=SettingError)
+    refusal(tmp_path / "missing", out, kind=MissingError)
+    assert "random" in refusal(run, out, "--to", "merged", "--base", "random:tiny-sd15", kind=SettingError)
+    assert "sd15" in refusal(run, out, "--base", base_folder("sdxl"), kind=FileError)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file(load_file(run / "best_checkpoint/unet_lora/kohya_lora.safetensors"), foreign)
+    assert "--base" in refusal(foreign, out, kind=FileError)
+    refusal(foreign, out, "--base", base_folder("sdxl"), kind=FileError)
+    assert not out.exists()
+    out.write_bytes(b"mine")
+    refusal(run, out, kind=OccupiedError)
+    assert out.read_bytes() == b"mine"
+    dora = tmp_path / "dora"
+    save_adapter(dora, base, with_adapter(base, "dora"), description(base, "dora"))
+    assert "merged" in refusal(dora, tmp_path / "dora.safetensors", "--base", base.source, kind=SettingError)
+    assert export(dora, tmp_path / "dora.safetensors", "--base", base.source, "--to", "merged") == 0
+    assert "matches, adapter" in refused("export")
+    assert "matches, adapter" in refused("export", "other", "a", "b")
+
+
+def test_training_continues_from_an_exported_adapter(
+    system: str, trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path
+) -> None:
+    """With a learning rate of 0, the adapter of the new run is the one that it started from."""
+    first = run_of(trained(system), system)
+    file = first / "best_checkpoint/unet_lora/kohya_lora.safetensors"
+    flags = ("--init_adapter", file, "--learning_rate", 0, "--lr_end", 0, "--weight_decay", 0)
+    assert main(train_command("more", base_folder(system), prepared, tmp_path, *flags)) == 0
+    adapter = run_of(tmp_path, system, "more") / "best_checkpoint/unet_lora"
+    assert_equal(read_tensors(adapter), read_tensors(first / "best_checkpoint/unet_lora"))
+
+
+def test_an_initial_adapter_with_other_settings_is_refused_with_the_flags(
+    trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path, refused: Refused
+) -> None:
+    first = run_of(trained("sd15"), "sd15")
+    line = refused(*train_command("more", base_folder("sd15"), prepared, tmp_path, "--init_adapter", first, "--dora"))
+    assert line.setting == "init_adapter"
+    assert "--unet_lora_rank 4 --unet_lora_alpha 4 --lora_targets attention" in line
+    assert not run_of(tmp_path, "sd15", "more").exists()
+    line = refused(*train_command("more", base_folder("sdxl"), prepared, tmp_path, "--init_adapter", first))
+    assert line.kind in (FileError, SettingError)
+    assert not list(tmp_path.iterdir())
