@@ -23,8 +23,18 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
-POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter"}
-WITH_POSITIONAL = {"prepare", "register", "export matches", "export adapter", "utility", "phantom", "demo", "bench"}
+POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter", "results"}
+WITH_POSITIONAL = {
+    "runs",
+    "prepare",
+    "register",
+    "export matches",
+    "export adapter",
+    "utility",
+    "phantom",
+    "demo",
+    "bench",
+}
 
 
 def explanations(settings: type) -> dict[str, str]:

@@ -40,6 +40,7 @@ COMMANDS = {
     "train": "training.train",
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
+    "runs": "evaluation.runs",
     "export matches": "matching.export",
     "export adapter": "runs.export_adapter",
     "register": "preparation.register",

@@ -26,6 +26,7 @@ from retipair.config import (
     PhantomConfig,
     PrepareConfig,
     RegisterConfig,
+    RunsConfig,
     TrainConfig,
     UtilityConfig,
 )
@@ -55,6 +56,9 @@ VERBS = (
         EvaluateConfig,
         "evaluation.evaluate:evaluate",
         "real and generated pairs -> scores and a report",
+    ),
+    Verb(
+        "runs", RunsConfig, "evaluation.runs:compare_runs", "compare runs: settings, best step, scores of their pairs"
     ),
     Verb(
         "export matches",

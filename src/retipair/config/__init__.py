@@ -14,6 +14,7 @@ from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
 from retipair.config.matching import ExportMatchesConfig, Ranges, ReaderForm, UtilityConfig
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
+from retipair.config.runs import RunsConfig
 from retipair.config.training import BestBy, TrainConfig
 from retipair.config.trials import BenchConfig, Benched, DemoConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "ReaderForm",
     "Register",
     "RegisterConfig",
+    "RunsConfig",
     "SamplerName",
     "SystemName",
     "TrainConfig",

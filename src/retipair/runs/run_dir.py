@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from retipair import __version__
 from retipair.config import TrainConfig
 from retipair.runs.logs import METRICS_NAME, cut_logs, lengths_by_step, log_lengths
-from retipair.runs.model_selection import validation_of
+from retipair.runs.model_selection import Validation, validation_of
 from retipair.runtime.atomic_io import (
     append_line,
     atomic_write_dir,
@@ -208,6 +208,11 @@ class Run:
     def best_step(self) -> int:
         """Return the step of `best_checkpoint`."""
         return int(read_json(self._best / "reason.json")["step"])
+
+    def best_validation(self) -> Validation | None:
+        """Return the validation of the step of `best_checkpoint`; None if there is no best checkpoint."""
+        path = self._best / "reason.json"
+        return validation_of(read_json(path)) if path.is_file() else None
 
     def restore_best(self, reason: Mapping[str, Any]) -> bool:
         """Make `best_checkpoint` match the best step of the resumed state; return False if this is impossible.
