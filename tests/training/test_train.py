@@ -41,7 +41,10 @@ Folder = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
 JOINT = {"sdxl": (2 * VIEW, VIEW), "sd15": (VIEW, VIEW)}
 """(width, height) px"""
-ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"}
+ADAPTER = {
+    *("adapter_config.json", "adapter_model.safetensors"),
+    *("pytorch_lora_weights.safetensors", "kohya_lora.safetensors"),
+}
 PEFT = "adapter_model.safetensors"
 QUICK = ("--num_samples", 0)
 
@@ -98,7 +101,9 @@ def test_the_tree_is_the_originals(system: str, trained: Folder) -> None:
         )
     }
     samples = {
-        f"step_{step:06d}_random_pairs/pair_00/{view}.png" for step in (0, 2, 4) for view in ("cf", "fa", "joint")
+        f"step_{step:06d}_random_pairs/{name}.png"
+        for step in (0, 2, 4)
+        for name in ("grid", *(f"pair_00/{view}" for view in ("cf", "fa", "joint")))
     }
     best = {
         "best_checkpoint/reason.json",
@@ -756,13 +761,13 @@ def test_a_smaller_size_is_smaller_everywhere(system: str, base_folder: Folder, 
 
 
 @pytest.mark.nightly
-def test_the_tracker_gets_the_metrics(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
+def test_the_tracker_gets_metrics_and_sample_pairs(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--tracker", "tensorboard", *QUICK)
     events = list(run.rglob("events.out.tfevents.*"))
     assert events
     written = b"".join(path.read_bytes() for path in events)
-    for name in (b"training/loss", b"training/mse_cf", b"validation/loss", b"validation/t500_fa"):
+    for name in (b"training/loss", b"training/mse_cf", b"validation/loss", b"validation/t500_fa", b"samples"):
         assert name in written
     for private in (str(tmp_path), str(prepared), str(base_folder("sd15"))):
         assert private.encode() not in written

@@ -134,7 +134,8 @@ class TrainConfig:
     """Criterion for the best step: validation loss, consistency of the sample pairs, or both.
     both: one improves and the other does not get worse."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Also send the metrics to this tracker (pip install 'retipair[tensorboard]' or 'retipair[wandb]')."""
+    """Also send the metrics and the sample pairs to this tracker.
+    It needs pip install 'retipair[tensorboard]' or 'retipair[wandb]'."""
     resume: bool = False
     """Resume from the last checkpoint, or start if there is none. A cluster job can simply repeat this command."""
     dry_run: bool = False

@@ -1,9 +1,12 @@
 """Log and print the progress of a training."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from retipair.config import TrainConfig
 from retipair.models.memory_strategies import MemoryStrategy
@@ -18,11 +21,29 @@ from retipair.runtime.schema import to_values
 from retipair.training.plan import Data, Plan, samples_text
 from retipair.training.step import Training
 
-Track = Callable[[Mapping[str, float], int], None]
+
+@dataclass(frozen=True)
+class Tracker:
+    """Sends metrics and images to the experiment tracker of --tracker, by means of accelerate.
+
+    accelerator: an `Accelerator` with trackers; None to send nothing.
+    """
+
+    accelerator: Any = None
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if self.accelerator is not None:
+            self.accelerator.log(dict(values), step=step)
+
+    def log_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Send an image (H, W, 3) uint8."""
+        for tracker in self.accelerator.trackers if self.accelerator is not None else ():
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: image[None]}, step=step, **options)
 
 
 def log_training(
-    run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, track: Track
+    run: Run, step: int, rate: float, means: dict[str, float], seconds: float, memory: float, tracker: Tracker
 ) -> None:
     """Log the mean losses since the last log line.
 
@@ -39,28 +60,25 @@ def log_training(
         f"step {step:06d} lr {rate:.3e} loss {means['loss']:.6f} {' '.join(losses)} t {means['t']:.1f} {seconds:.1f} s"
     )
     cost = {"seconds": round(seconds, 3), "memory_gib": round(memory, 3)}
-    _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, track)
+    _log(run, "training", text, {"step": step, "lr": rate, **means, **cost}, tracker)
 
 
-def log_validation(run: Run, step: int, losses: dict[str, float], track: Track) -> None:
+def log_validation(run: Run, step: int, losses: dict[str, float], tracker: Tracker) -> None:
     text = " ".join(f"{name} {value:.6f}" for name, value in losses.items())
-    _log(run, "validation", f"step {step:06d} {text}", {"step": step, **losses}, track)
+    _log(run, "validation", f"step {step:06d} {text}", {"step": step, **losses}, tracker)
 
 
-def _log(run: Run, kind: str, text: str, values: dict[str, Any], track: Track) -> None:
+def _log(run: Run, kind: str, text: str, values: dict[str, Any], tracker: Tracker) -> None:
     run.log(kind, text, values)
     console.print(f"{kind}: {text}")
-    track({f"{kind}/{name}": value for name, value in values.items() if name != "step"}, values["step"])
+    tracker.log({f"{kind}/{name}": value for name, value in values.items() if name != "step"}, values["step"])
 
 
 @contextmanager
-def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Track]:
-    """Yield a function that sends metrics to the experiment tracker of --tracker, by means of accelerate.
-
-    Without a tracker, and in all processes but the main one, the function does nothing.
-    """
+def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[Tracker]:
+    """Yield the experiment tracker. Without --tracker, and in all processes but the main one, it sends nothing."""
     if config.tracker == "none" or not dist.is_main_process:
-        yield lambda values, step: None
+        yield Tracker()
         return
     from accelerate import Accelerator
 
@@ -69,7 +87,7 @@ def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[
     settings = {name: value for name, value in to_values(config).items() if value is not None and name not in paths}
     options = {"wandb": {"dir": str(run.folder)}}
     accelerator.init_trackers("retipair", {**settings, "base": shareable_name(config.base)}, options)
-    yield lambda values, step: accelerator.log(dict(values), step=step)
+    yield Tracker(accelerator)
     accelerator.end_training()
 
 

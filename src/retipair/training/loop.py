@@ -16,8 +16,9 @@ from retipair.runtime.errors import Stopped
 from retipair.runtime.profiling import memory_used
 from retipair.runtime.signals import Stop
 from retipair.training.divergence import check_bounded, check_finite, handle_nonfinite_steps
-from retipair.training.log import Track, log_training, log_validation, validation_text
+from retipair.training.log import Tracker, log_training, log_validation, validation_text
 from retipair.training.plan import Data, Plan
+from retipair.training.sample_grid import write_grid
 from retipair.training.step import Training, training_step
 from retipair.training.validation import validate, write_samples
 
@@ -31,7 +32,7 @@ class TrainingLoop:
 
     best: the best step so far with its scores, as `model_selection.reason` returns them; None if there is
         none.
-    track: a function that sends metrics to the experiment tracker.
+    tracker: sends metrics and sample pairs to the experiment tracker.
     stop: records whether a signal such as Ctrl-C requested a stop.
     """
 
@@ -41,7 +42,7 @@ class TrainingLoop:
     training: Training
     metadata: AdapterMetadata
     best: dict[str, Any] | None
-    track: Track
+    tracker: Tracker
     stop: Stop
 
     @property
@@ -89,7 +90,7 @@ class TrainingLoop:
         check_bounded(self.run_dir, self.step, means["mse"], self.plan.config)
         memory = memory_used(self.plan.device)
         if self.training.dist.is_main_process:
-            log_training(self.run_dir, self.step, rate, means, seconds, memory, self.track)
+            log_training(self.run_dir, self.step, rate, means, seconds, memory, self.tracker)
         return f"loss {self.training.meter.last:.4f} lr {rate:.1e} {memory:.1f} GiB"
 
     def validate_and_checkpoint(self) -> bool:
@@ -125,14 +126,16 @@ class TrainingLoop:
         )
 
     def checkpoint(self, losses: dict[str, float], state: dict[str, torch.Tensor]) -> None:
-        """Log a validation, save the state, and save the adapter if it is the best so far.
+        """Log a validation with its sample pairs, save the state, and save the adapter if it is the best so far.
 
         Only the main process calls this.
 
         losses: the results of the validation.
         state: the tensors that a resumed run needs.
         """
-        log_validation(self.run_dir, self.step, losses, self.track)
+        log_validation(self.run_dir, self.step, losses, self.tracker)
+        if self.plan.config.num_samples:
+            self.tracker.log_image("samples", write_grid(self.run_dir.samples_folder(self.step)), self.step)
         by = self.plan.config.best_by
         current = Validation(self.step, losses["loss"], losses.get("consistency"))
         best = validation_of(self.best) if self.best else None

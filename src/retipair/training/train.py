@@ -85,8 +85,8 @@ def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = (
     print_start(plan, data, training, warnings)
 
     # Train
-    with tracking(config, run, dist) as track, graceful_shutdown("this step is finished and saved") as stop:
-        loop = TrainingLoop(plan, data, run, training, metadata, best, track, stop)
+    with tracking(config, run, dist) as tracker, graceful_shutdown("this step is finished and saved") as stop:
+        loop = TrainingLoop(plan, data, run, training, metadata, best, tracker, stop)
         loop.run(validate_first=loop.validation_due and (checkpoint is None or run.is_stopped(checkpoint)))
     return loop.step - first_step
 
