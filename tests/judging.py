@@ -55,6 +55,10 @@ def write_run(folder: Path) -> None:
     settings = {"name": "exp", "batch_size": 2}
     (folder / "config.json").write_text(json.dumps({"settings": settings, "memory_way": "no memory savings"}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training + validation))
+    for step in (0, 4):
+        samples = folder / f"step_{step:06d}_random_pairs/pair_00"
+        save_image(samples / "cf.png", np.full((64, 64, 3), 60 + step, np.uint8))
+        save_image(samples / "fa.png", np.full((64, 64), 90 + step, np.uint8))
 
 
 def write_image_model(folder: Path) -> None:

@@ -44,7 +44,9 @@ def test_each_part_is_there(out: Path) -> None:
     assert [level for level in ("OK", "Check", "Problem") if level in page.text]
     assert len(page.all("svg")) == 10  # agreement, likeness; of each view: spectrum, detail, thin vessels, training
     assert len(page.all("input")) == 3, "the best, the middle and the worst pair, each with a slider"
-    assert len(page.all("img")) == 3 * 3 + 2 * 6, "views and checkerboards, and the closest with their training pairs"
+    images = 3 * 3 + 2 * 6 + 2
+    assert len(page.all("img")) == images, "views and checkerboards, the closest with their training pairs, samples"
+    assert [image["alt"] for image in page.all("img")][-2:] == ["Sample pair at step 0", "Sample pair at step 4"]
     for word in ("Generated pairs are synthetic", "For research only", "after the autoencoder", "squeezed"):
         assert word in page.text
 

@@ -23,6 +23,8 @@ from retipair.evaluation.drawn_scores import DrawnExample
 from retipair.evaluation.plots import NAMES, draw_plots
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import ExamplePair, Scores
+from retipair.metrics.distribution import evenly_spaced_indices
+from retipair.runs.run_dir import run_around
 from retipair.runtime.atomic_io import shareable_name, write_text
 from retipair.runtime.schema import to_values
 
@@ -30,6 +32,7 @@ PAGE_NAME = "report.html"
 VIEW = 320
 """px: size of a view in the report."""
 
+_MAX_SAMPLES = 6
 _FOLDERS = ("real", "generated", "drawn_views", "adapter")
 _Entries = Mapping[tuple[str, str], PairRecord]
 """(set, id) -> pair. The set is "generated", "drawn_views", or the split of a real pair."""
@@ -77,6 +80,7 @@ def write_report(out: Path, scores: Scores) -> Path:
         generated={name: [_shown(entries, pair) for pair in part] for name, part in scores.examples.items()},
         suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
         closest=_closest(scores, entries),
+        samples=_samples(scores.provenance.adapter),
         drawings={
             mode: [_drawing(entries, _drawn_set(scores), one) for one in shown.examples]
             for mode, shown in scores.drawn_views.items()
@@ -160,15 +164,35 @@ def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:
     return [(_side_by_side(generated), _side_by_side(train)) for generated, train in pairs]
 
 
+def _samples(adapter: str | None) -> list[tuple[int, str]]:
+    """Return (step, image) of the first sample pair at up to 6 evenly spaced validations of the adapter's run.
+
+    An image is a data URI and shows CF and FA side by side.
+    """
+    run = run_around(Path(adapter)) if adapter else None
+    folders = run.sample_folders() if run else {}
+    pairs = [(step, folder / "pair_00") for step, folder in folders.items() if (folder / "pair_00/fa.png").is_file()]
+    shown = [pairs[index] for index in evenly_spaced_indices(len(pairs), _MAX_SAMPLES)]
+    return [(step, _joined(pair / "cf.png", pair / "fa.png")) for step, pair in shown]
+
+
 def _views(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
+    return _resized(entry.cf, entry.fa)
+
+
+def _resized(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Load the views of a pair and resize them: CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
-    views = load_image(entry.cf, "RGB"), load_image(entry.fa, "L")
+    views = load_image(cf_path, "RGB"), load_image(fa_path, "L")
     cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
     return cf, fa
 
 
 def _side_by_side(entry: PairRecord) -> str:
-    cf, fa = _views(entry)
+    return _joined(entry.cf, entry.fa)
+
+
+def _joined(cf_path: Path, fa_path: Path) -> str:
+    cf, fa = _resized(cf_path, fa_path)
     return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
 
 

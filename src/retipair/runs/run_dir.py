@@ -119,6 +119,11 @@ class Run:
     def samples_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}_random_pairs"
 
+    def sample_folders(self) -> dict[int, Path]:
+        """Return the folders of the sample pairs of all validations, by step."""
+        folders = sorted(self.folder.glob("step_*_random_pairs"))
+        return {int(folder.name.split("_")[1]): folder for folder in folders}
+
     def log(self, name: str, text: str, values: Mapping[str, Any]) -> None:
         """Append the line `text` to `{name}_log.txt`, and `values` to metrics.jsonl as a line of JSON."""
         self.note(name, text)
