@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retipair.config import DEFAULT_PROMPT
+from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.layout import Layout
 from retipair.models.families import FAMILIES
 
@@ -69,3 +69,30 @@ def test_sizes_and_prompt_are_those_of_the_training(system: str, nodes: list[dic
     else:
         assert of_kind(nodes, "CLIPTextEncode") == [{"clip": ["1", 1], "text": DEFAULT_PROMPT}]
         assert all((scale["width"], scale["height"]) == (512, 512) for scale in of_kind(nodes, "ImageScale"))
+
+
+def test_each_saved_view_comes_from_its_half_and_the_sampler_from_the_adapter(system: str) -> None:
+    workflow = json.loads((FOLDER / f"{system}.json").read_text())
+
+    def sources(key: str) -> list[dict]:
+        """The nodes before a node, nearest first, along the first link of each."""
+        inputs = workflow[key]["inputs"].values()
+        link = next((value[0] for value in inputs if isinstance(value, list)), None)
+        return [] if link is None else [workflow[link], *sources(link)]
+
+    saved = {
+        node["inputs"]["filename_prefix"]: key for key, node in workflow.items() if node["class_type"] == "SaveImage"
+    }
+    width = Layout(FAMILIES[system].layout, 512).joint_size[1] // 2
+    for prefix, x in (("retipair/cf", 0), ("retipair/fa", width)):
+        kinds = {node["class_type"]: node["inputs"] for node in sources(saved[prefix])}
+        assert kinds["ImageCrop"]["x"] == x
+        assert ("ImageScale" in kinds) == (system == "sd15")
+        assert ("ImageToMask" in kinds) == (prefix == "retipair/fa")
+        sampler = kinds["KSampler"]
+        assert workflow[sampler["model"][0]]["class_type"] == "LoraLoaderModelOnly"
+        assert (sampler["sampler_name"], sampler["steps"], sampler["cfg"]) == (
+            GenerateConfig().sampler,
+            GenerateConfig().steps,
+            GenerateConfig().guidance_scale,
+        )

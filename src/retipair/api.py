@@ -273,7 +273,7 @@ class PairGenerator:
     ) -> "PairGenerator":
         """Return a generator for a trained adapter. Its weights are loaded later, by `sample` or `save`.
 
-        adapter: a run, the folder of a run, a checkpoint folder that contains `unet_lora`, or a `unet_lora` folder.
+        adapter: a run, the folder of a run or checkpoint, a `unet_lora` folder, or a LoRA file.
         checkpoint: which checkpoint of a run to use, "best" or "latest".
         verbose: print messages, for example of the preparation of raw pairs in `data`, instead of logging them.
         settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:

@@ -71,5 +71,21 @@ def test_a_damaged_run_is_left_out_with_a_warning(results: Path, capsys: pytest.
     assert str(results / RUNS / "a/config.json") in capsys.readouterr().err
 
 
-def test_a_folder_without_runs_is_refused(tmp_path: Path, refused: Refused) -> None:
+def test_paths_are_shortened_and_markup_is_shown_as_it_is(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of other folders may name patients, and brackets are markup for rich."""
+    config = results / RUNS / "b/config.json"
+    config.write_text(config.read_text().replace('"prompt": "', '"prompt": "[/b] '))
+    rows(results, "--evaluations", results)
+    shown = capsys.readouterr().out
+    assert str(results.parent) not in shown + (results / "runs.json").read_text()
+    assert "[/b]" in shown
+
+
+def test_folders_without_runs_or_evaluations_are_refused(tmp_path: Path, refused: Refused) -> None:
     assert refused("runs", tmp_path).path == tmp_path
+    assert refused("runs", tmp_path, "--evaluations", tmp_path / "none").path == tmp_path / "none"
+
+
+def test_a_run_that_has_just_started_has_a_row(results: Path) -> None:
+    (results / RUNS / "a/metrics.jsonl").unlink()
+    assert rows(results, "--evaluations", results)[0]["step"] == 0

@@ -197,7 +197,9 @@ def test_every_drawn_image_says_that_it_is_synthetic_and_how_and_no_original_doe
 
 def parse_parameters(text: str) -> tuple[str, dict[str, str]]:
     """The prompt and the values of the text "parameters", by the rule of AUTOMATIC1111's web UI."""
-    prompt, _, line = text.rpartition("\n")
+    *prompts, line = text.split("\n")
+    assert prompts[-1] == "Negative prompt: "  # without it, ComfyUI does not read the text
+    prompt = "\n".join(prompts[:-1])
     found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line)
     return prompt, {name: json.loads(value) if value.startswith('"') else value for name, value in found}
 

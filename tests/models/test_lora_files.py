@@ -180,7 +180,9 @@ def test_the_kohya_file_has_three_tensors_for_each_layer_and_metadata_without_pa
     assert names == {f"{layer}.{part}" for layer in layers for part in ("lora_down.weight", "lora_up.weight", "alpha")}
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "4")  # rsLoRA: 2 x sqrt(4)
     assert metadata["modelspec.architecture"] == base.family.lora_architecture
-    assert str(tmp_path) not in json.dumps({key: value for key, value in metadata.items() if key != "retipair"})
+    own = json.dumps({key: value for key, value in metadata.items() if key != "retipair"})
+    assert str(base.configs) not in own
+    assert base.source not in own
 
 
 # --- Files of other programs
@@ -239,6 +241,10 @@ def test_files_that_are_no_lora_for_this_base_are_refused(base: Base, tmp_path: 
         save_file({**state, **changes}, bad)
         with refused(bad, problem):
             read_lora(bad, empty_unet(base), base)
+    bad.write_bytes(b"")
+    save_file(load_file(folder / "kohya_lora.safetensors") | {f"{layer}.alpha": torch.ones(2)}, bad)
+    with refused(bad, "single number"):
+        read_lora(bad, empty_unet(base), base)
     with refused(folder / "adapter_model.safetensors", "adapter_config.json"):
         read_lora(folder / "adapter_model.safetensors", empty_unet(base), base)
     save_file({"some.weight": torch.ones(2)}, bad)

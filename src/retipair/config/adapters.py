@@ -14,7 +14,7 @@ class ExportAdapterConfig:
     """Write a trained adapter in the format of another program."""
 
     adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, checkpoint or unet_lora folder, or a LoRA file of kohya, diffusers or PEFT."""
+    """Folder of a run, checkpoint or unet_lora folder, or a LoRA file (kohya, diffusers, PEFT)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write, OUT.safetensors; with --to peft, a folder."""
     to: AdapterFormat = "kohya"
@@ -26,3 +26,5 @@ class ExportAdapterConfig:
     """Checkpoint of the run."""
     base: str | None = None
     """Base that the adapter was trained on; default: as recorded by the run or the adapter."""
+    offline: bool = False
+    """Do not use the network; a base given by its hub id must be in the cache."""

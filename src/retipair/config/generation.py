@@ -32,7 +32,8 @@ class GenerateConfig:
     strength: float = 0.6
     """--mode from_data: noise added to a training pair, in (0, 1]; at 1 almost nothing of the pair remains."""
     checkpoint: str = "best"
-    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder.
+    """Adapter to use: best or latest of the run, or the path of a checkpoint or unet_lora folder or of a LoRA file
+    (kohya, diffusers, PEFT).
     With --base and --out and without -n and --checkpoint, the base generates without an adapter."""
     out: Path | None = None
     """Folder to write; default: a folder under RESULTS (see --savedir)."""

@@ -15,6 +15,6 @@ class RunsConfig:
     """The --results folder of the runs."""
     evaluations: tuple[Path, ...] = (Path(),)
     """Folders written by `evaluate`, or folders that contain some of them; default: the current folder.
-    Their scores are shown beside the run whose pairs they are about."""
+    Their scores are shown beside the run that generated the pairs, by the folder of these pairs or by --adapter."""
     json: Path | None = None
     """Also write the table to this JSON file."""

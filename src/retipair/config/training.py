@@ -53,7 +53,7 @@ class TrainConfig:
 
     init_adapter: Path | None = None
     """Start from this adapter instead of an untrained one: the folder of a run (its best checkpoint), of a checkpoint
-    or unet_lora, or a LoRA file of kohya, diffusers or PEFT. Its rank, alpha and layers must be those of the flags."""
+    or unet_lora, or a LoRA file (kohya, diffusers, PEFT). Its rank, alpha and layers must be those of the flags."""
     unet_lora_rank: int = 16
     """Rank of the adapter."""
     unet_lora_alpha: float = 16.0

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from retipair.config import RunsConfig, TrainConfig
 from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
 from retipair.runs.model_selection import Validation
-from retipair.runs.run_dir import Run, results_folder
+from retipair.runs.run_dir import METRICS_NAME, Run, results_folder
 from retipair.runtime.atomic_io import write_json
 from retipair.runtime.console import console
 from retipair.runtime.errors import MissingError, UserError, printable
@@ -49,24 +50,28 @@ def compare_runs(config: RunsConfig) -> list[RunSummary]:
     runs = [Run(path.parent) for path in configs]
     summaries = [summary for run in runs if (summary := _readable(run, evaluations)) is not None]
     if not summaries:
-        raise MissingError(config.results, "contains no run of `retipair train`; pass its --results folder")
+        problem = "all its runs are damaged" if runs else "contains no run of `retipair train`"
+        raise MissingError(config.results, f"{problem}; pass the --results folder of your runs")
     header, rows = _table(summaries)
     _print(header, rows)
     if config.json:
-        write_json(config.json, [dict(zip(header, row, strict=True)) for row in rows])
+        shown = [[_text(value) if isinstance(value, str) else value for value in row] for row in rows]
+        write_json(config.json, [dict(zip(header, row, strict=True)) for row in shown])
     return summaries
 
 
 def _readable(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummary | None:
     try:
         return _summary(run, evaluations)
-    except (UserError, OSError, KeyError, TypeError) as error:
+    except UserError as error:
         console.print(f"warning: left out: {printable(str(error))}")
-        return None
+    except (OSError, KeyError, TypeError) as error:
+        console.print(f"warning: left out: {printable(str(run.folder))}: damaged ({type(error).__name__}: {error})")
+    return None
 
 
 def _summary(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummary:
-    metrics = run.read_metrics()
+    metrics = run.read_metrics() if (run.folder / METRICS_NAME).is_file() else []
     return RunSummary(
         folder=run.folder,
         settings=to_values(run.read_config()),
@@ -79,6 +84,8 @@ def _summary(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummary
 def _evaluations(places: Sequence[Path]) -> Iterator[tuple[Path, Scores]]:
     """Yield the folders with scores among `places` and their subfolders, and these scores, without duplicates."""
     folders = dict.fromkeys(folder.resolve() for place in places for folder in (place, *sorted(place.glob("*/"))))
+    if missing := next((place for place in places if not place.is_dir()), None):
+        raise MissingError(missing, "no such folder; pass folders written by `retipair evaluate`")
     for folder in folders:
         if (folder / SCORES_NAME).is_file():
             try:
@@ -88,13 +95,14 @@ def _evaluations(places: Sequence[Path]) -> Iterator[tuple[Path, Scores]]:
 
 
 def _is_about(scores: Scores, run: Path) -> bool:
-    """Return whether scores are about pairs that the adapter of a run generated.
+    """Return whether scores are about pairs that the adapter of a run generated, or name the run as --adapter.
 
     The paths in the scores may be relative to another folder, so only their last parts are compared.
     """
-    made_in = (f"{run.parent.name}_preds", run.name)
-    generated = Path(scores.provenance.generated or "").parts
-    return made_in in pairwise(generated)
+    known = scores.provenance
+    places = [Path(path).parts for path in (known.generated, known.drawn_views, known.adapter) if path]
+    wanted = {(f"{run.parent.name}_preds", run.name), (run.parent.name, run.name)}
+    return any(wanted & set(pairwise(parts)) for parts in places)
 
 
 # --- The table
@@ -139,12 +147,15 @@ def _scores(scores: Scores) -> list[float | None]:
 def _print(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(*header)
     for row in rows:
-        table.add_row(*map(_text, row))
+        table.add_row(*(Text(printable(_text(value))) for value in row))
     screen = Console(force_jupyter=False)
     (screen if screen.is_terminal else Console(width=200, force_jupyter=False)).print(table)
 
 
 def _text(value: Any) -> str:
+    """Return the text of a cell. Of a path, only the last two parts are shown; other folders may name patients."""
     if value is None:
         return "-"
+    if isinstance(value, str) and Path(value).is_absolute():
+        return "/".join(Path(value).parts[-2:])
     return f"{value:.4g}" if isinstance(value, float) else str(value)

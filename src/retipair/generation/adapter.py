@@ -9,6 +9,7 @@ from retipair.generation.checks import uses_path
 from retipair.models.base import Base
 from retipair.models.families import FAMILIES
 from retipair.models.lora import AdapterMetadata, read_adapter_metadata
+from retipair.runs.recorded import adapter_at
 from retipair.runs.run_dir import Run, find_run
 from retipair.runtime.errors import FileError, SettingError, UserError
 
@@ -24,8 +25,7 @@ def find_adapter(config: GenerateConfig, base: Base | None) -> tuple[Run | None,
             return None, None
         run = find_run(config.results, str(config.name), systems)
         return run, run.adapter_folder(config.checkpoint)
-    folder = Path(config.checkpoint)
-    adapter = folder / "unet_lora" if (folder / "unet_lora").is_dir() else folder
+    adapter = adapter_at(Path(config.checkpoint))
     description = read_adapter_metadata(adapter)
     if base is None and description:
         systems = [description.system]

@@ -139,8 +139,8 @@ def synthetic_mark(
 def with_parameters(mark: Mapping[str, str], joint_size: tuple[int, int]) -> dict[str, str]:
     """Return the metadata with the key "parameters" added: the same values in the form of AUTOMATIC1111's web UI.
 
-    ComfyUI, image browsers and civitai.com read this form: the prompt, and a line of names and values. Values that
-    contain a comma or a colon are quoted as in JSON.
+    ComfyUI, image browsers and civitai.com read this form: the prompt, an empty negative prompt, and a line of names
+    and values. Values that contain a comma or a colon are quoted as in JSON.
 
     mark: the text metadata of a generated PNG.
     joint_size: the (height, width) of the joint image, px.
@@ -160,7 +160,7 @@ def with_parameters(mark: Mapping[str, str], joint_size: tuple[int, int]) -> dic
         "Version": mark["Software"],
     }
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value)
-    return {**mark, "parameters": f"{mark['Prompt']}\n{line}"}
+    return {**mark, "parameters": f"{mark['Prompt']}\nNegative prompt: \n{line}"}
 
 
 def _quoted(value: str) -> str:

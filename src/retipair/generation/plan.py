@@ -23,7 +23,7 @@ from retipair.metrics import memorisation
 from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import prompt_warnings
 from retipair.models.device import choose_device, choose_dtype
-from retipair.models.lora import PEFT_WEIGHTS, AdapterMetadata, adapter_sha256, read_adapter_metadata
+from retipair.models.lora import AdapterMetadata, adapter_sha256, read_adapter_metadata, weights_file
 from retipair.models.memory import Workload, generation_memory
 from retipair.models.memory_strategies import (
     GENERATION_STRATEGIES,
@@ -100,7 +100,7 @@ class GenerationPlan:
         rows = self.batch_size * (1 + self.guidance.has_unconditional + (self.guidance.pair_scale != 1))
         latents = (rows, *self.base.latent_shape(self.layout.joint_size))
         work = Workload(self.base, None, latents, self.dtype, self.device)
-        adapter = (self.adapter / PEFT_WEIGHTS).stat().st_size if self.adapter else 0
+        adapter = weights_file(self.adapter).stat().st_size if self.adapter else 0
         return max(generation_memory(work, strategy, adapter, bool(self.sources)).values())
 
     @property

@@ -69,4 +69,4 @@ def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
 
 def has_only_fp16(folder: Path) -> bool:
     weights = [path.name for path in folder.glob("*.safetensors")]
-    return bool(weights) and all(".fp16." in name for name in weights)
+    return bool(weights) and all(".fp16" in name for name in weights)

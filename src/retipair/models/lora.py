@@ -57,6 +57,7 @@ class AdapterMetadata:
     prompts: each prompt of the training, with the number of training pairs that have it.
     size_ids: the six size ids of SDXL; empty for SD1.5.
     views: facts about the training views, see `TrainedViews`; None in adapters of earlier versions.
+    initial_sha256: the hash of the adapter from which the training started (--init_adapter); None for an untrained one.
     """
 
     system: str
@@ -75,6 +76,7 @@ class AdapterMetadata:
     data_sha256: str
     step: int
     views: TrainedViews | None = None
+    initial_sha256: str | None = None
     schema: str = SCHEMA
 
 
@@ -187,7 +189,11 @@ def check_fits(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
     """Raise UserError, naming `path`, unless the adapter that was added to a UNet has the layers of `lora`."""
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     if expected != {name: tensor.shape for name, tensor in lora.tensors.items()}:
-        raise FileError(path, f"this adapter does not fit {base.source}; with --base, pass the base it was trained on")
+        raise FileError(
+            path,
+            f"this adapter does not fit {base.source}, or adapts only a part of the layers; with --base, pass the base "
+            "it was trained on",
+        )
 
 
 def read_lora(path: Path, unet: UNet, base: Base) -> Lora:
@@ -279,8 +285,13 @@ def _settings(path: Path) -> list[Any]:
     return [settings, asdict(description) if description else None]
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file that contains the weights of an adapter, which is a folder or this file."""
+    return path if path.is_file() else path / PEFT_WEIGHTS
+
+
 def _open_weights(path: Path) -> Any:
-    weights = path if path.is_file() else path / PEFT_WEIGHTS
+    weights = weights_file(path)
     pickled = path if path.suffix in _PICKLED and path.is_file() else path / "adapter_model.bin"
     if pickled.is_file() and not (path / PEFT_WEIGHTS).is_file():
         raise FileError(

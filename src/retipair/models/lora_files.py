@@ -164,7 +164,7 @@ def _from_kohya(path: Path, tensors: State, unet: UNet, family: ModelFamily) -> 
         if key not in names:
             raise FileError(path, f"its layer {key} is not in this base; with --base, pass the base it was trained on")
         if kind == "alpha":
-            alphas[names[key]] = float(tensor)
+            alphas[names[key]] = _number(path, name, tensor)
         elif kind in matrices:
             state[f"{names[key]}.{matrices[kind]}"] = tensor
         else:
@@ -180,7 +180,11 @@ def _from_diffusers(path: Path, tensors: State) -> tuple[State, dict[str, float]
     if prefix == PEFT_PREFIX:
         raise FileError(path, "PEFT keeps the rank and alpha in adapter_config.json; pass the folder of both files")
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    alphas = {name.removesuffix(".alpha"): float(state.pop(name)) for name in list(state) if name.endswith(".alpha")}
+    alphas = {
+        name.removesuffix(".alpha"): _number(path, name, state.pop(name))
+        for name in list(state)
+        if name.endswith(".alpha")
+    }
     return convert_unet_state_dict_to_peft(state), alphas
 
 
@@ -188,7 +192,9 @@ def _diffusers_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings that diffusers wrote into the metadata, with PEFT's names; {} if there are none."""
     try:
         values = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
         return {}
     prefix = DIFFUSERS_PREFIX
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
@@ -198,10 +204,19 @@ def _config(path: Path, state: State, alphas: Mapping[str, float], settings: Map
     """Return PEFT's config of a LoRA whose layers have one rank and one alpha; without an alpha, it is the rank."""
     ranks = {tensor.shape[0] for name, tensor in state.items() if name.endswith("lora_A.weight")}
     rank = _only(path, "ranks", sorted(ranks))
-    alpha = settings.get("lora_alpha") or _only(path, "alphas", sorted(set(alphas.values())) or [rank])
+    alpha = settings.get("lora_alpha")
+    if type(alpha) not in (int, float):
+        alpha = _only(path, "alphas", sorted(set(alphas.values())) or [rank])
     layers = sorted({name.rpartition(".lora_")[0] for name in state})
-    dora, rslora = (settings.get(key) is True for key in ("use_dora", "use_rslora"))
+    dora = any("lora_magnitude_vector" in name for name in state)
+    rslora = settings.get("use_rslora") is True
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, use_dora=dora, use_rslora=rslora)
+
+
+def _number(path: Path, name: str, tensor: torch.Tensor) -> float:
+    if tensor.numel() != 1:
+        raise FileError(path, f"its tensor {name} is not a single number; choose another file")
+    return float(tensor)
 
 
 def _only(path: Path, what: str, values: Sequence[float]) -> Any:

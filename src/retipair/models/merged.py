@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from retipair.models.base import Base
 from retipair.models.hub import has_only_fp16
+from retipair.models.loading import naming_errors
 from retipair.models.lora import load_adapter, merge_adapter
 from retipair.models.original_format import State, clip_state, open_clip_state, unet_state, vae_state
 from retipair.runtime.errors import SettingError
@@ -39,7 +40,8 @@ def _folder_state(base: Base) -> State:
     """Return all tensors of a diffusers folder with their original names."""
     state = unet_state(_weights(base, "unet"), base.unet_config)
     # The autoencoder is loaded as a model, because old files have other names.
-    [dtype] = {tensor.dtype for tensor in _weights(base, "vae").values()}
+    dtypes = {tensor.dtype for tensor in _weights(base, "vae").values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     state |= vae_state(base.vae(dtype).state_dict(), base.vae_config)
     formats = ((clip_state, "transformer."), (open_clip_state, "model."))
     encoders = zip(base.family.text_encoders, base.family.single_file_encoders, strict=True)
@@ -56,13 +58,14 @@ def _declarations(base: Base) -> State:
 
 
 def _weights(base: Base, part: str) -> State:
-    return {name: tensor for file in _files(base.configs / part) for name, tensor in load_file(file).items()}
+    with naming_errors(base.source):
+        return {name: tensor for file in _files(base.configs / part) for name, tensor in load_file(file).items()}
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the weight files that diffusers would load: the fp16 variant only if there is no other."""
     wanted = has_only_fp16(folder)
-    return (path for path in sorted(folder.glob("*.safetensors")) if (".fp16." in path.name) == wanted)
+    return (path for path in sorted(folder.glob("*.safetensors")) if (".fp16" in path.name) == wanted)
 
 
 def _metadata(path: Path) -> dict[str, str]:

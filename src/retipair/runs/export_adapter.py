@@ -52,7 +52,9 @@ def _write(config: ExportAdapterConfig, base: Base, adapter: Path, metadata: Map
         return
     lora = read_lora(adapter, empty_unet(base), base)
     if config.to == "kohya" and lora.config.use_dora:
-        raise SettingError("to", config.to, f"{adapter} is a DoRA, which programs read in different ways; use merged")
+        raise SettingError(
+            "to", config.to, f"{adapter} is a DoRA, which programs read in different ways; use --to merged"
+        )
     if config.to == "peft":
         atomic_write_dir(config.out, partial(write_peft, lora=lora, metadata=metadata))
         return

@@ -4,18 +4,23 @@ from pathlib import Path
 
 from retipair.models.base import Base, open_base
 from retipair.models.lora import AdapterMetadata
+from retipair.models.lora_files import PEFT_WEIGHTS
 from retipair.runs.run_dir import Run
 from retipair.runtime.errors import FileError, UserError
 
 
 def adapter_at(path: Path, checkpoint: str = "best") -> Path:
-    """Return the adapter that a path names: the `unet_lora` folder in the folder of a run or checkpoint, or the path.
+    """Return the adapter that a path names: a folder of PEFT (`unet_lora`), or a LoRA file.
+
+    path: the folder of a run or checkpoint, a folder of PEFT or its weights file, or a LoRA file of another program.
 
     checkpoint: the checkpoint of the run, "best" or "latest".
     Raises UserError if the checkpoint of the run is missing or damaged.
     """
     if (path / "config.json").is_file():
         return Run(path).adapter_folder(checkpoint)
+    if path.name == PEFT_WEIGHTS and (path.parent / "adapter_config.json").is_file():
+        return path.parent
     inner = path / "unet_lora"
     return inner if inner.is_dir() else path
 
@@ -51,7 +56,7 @@ def recorded_tokenizer(run: Run) -> Path | None:
 def adapter_warnings(adapter: Path, description: AdapterMetadata, base: Base) -> list[str]:
     """Return warnings if the adapter is untrained or was trained on another base."""
     warnings = base_warnings(description, base)
-    if description.step == 0:
+    if description.step == 0 and description.initial_sha256 is None:
         warnings.append(
             f"{adapter}: the adapter is untrained (step 0), so the base alone generates the pairs; train longer, or "
             "choose another step with --checkpoint"

@@ -15,8 +15,11 @@ _MAX_MEASURED = 16
 """The maximum number of training pairs on which the appearance of the views is measured."""
 
 
-def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
-    """Return the metadata that are saved with the adapter, for step 0."""
+def describe_adapter(plan: Plan, data: Data, initial_sha256: str | None = None) -> AdapterMetadata:
+    """Return the metadata that are saved with the adapter, for step 0.
+
+    initial_sha256: the hash of the adapter from which the training started, or None.
+    """
     config = plan.config
     return AdapterMetadata(
         system=plan.base.family.name,
@@ -34,6 +37,7 @@ def describe_adapter(plan: Plan, data: Data) -> AdapterMetadata:
         size_ids=size_ids_for(plan.base, plan.layout.joint_size),
         data_sha256=data.sha256,
         step=0,
+        initial_sha256=initial_sha256,
         views=TrainedViews(
             half_clean_fraction=config.half_clean_fraction,
             appearance=measure_appearance(data.train, plan.layout.view_size),

@@ -17,7 +17,7 @@ from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.signals import graceful_shutdown
 from retipair.training.description import describe_adapter
-from retipair.training.initial_adapter import check_initial_adapter
+from retipair.training.initial_adapter import check_initial_adapter, initial_sha256
 from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
 from retipair.training.plan import (
@@ -72,7 +72,7 @@ def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = (
             console.print(f"warning: {warning}")
 
     # Set up
-    metadata = describe_adapter(plan, data)
+    metadata = describe_adapter(plan, data, initial_sha256(plan, checkpoint))
     training = build_training(plan, data, dist)
 
     # Resume
