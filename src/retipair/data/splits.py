@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from retipair.data.manifest import Split
-from retipair.data.sources import RawPair
+from retipair.data.raw_pair import RawPair
 from retipair.runtime.errors import UserError
 
 _SIDE_NAMES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retipair.data.dataset import read_dataset
-from retipair.data.folders import NUMBERED, images_in, is_image_name, visible
+from retipair.data.dicom import is_dicom
+from retipair.data.folders import NUMBERED, images_in, is_existing_file, is_image_name, spelled_as_on_disk, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
-from retipair.data.sources import (
-    COLUMNS,
-    DOUBLED,
-    check_eyes_known,
-    check_no_pair_table,
-    eyes_table,
-    is_existing_file,
-    spelled_as_on_disk,
-)
+from retipair.data.sources import COLUMNS, DOUBLED, check_eyes_known, check_no_pair_table, eyes_table
 from retipair.data.tables import read_eyes, table_rows
 from retipair.diffusion.halves import ViewName
 from retipair.runtime.errors import FileError, MissingError, UserError
@@ -53,7 +46,7 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     """Return the single views in an image, folder or table.
 
     Of two images ID_01 and ID_02 in one folder, one is returned, with the other as its `partner`.
-    Raises UserError, naming the path, if there are no views.
+    Raises UserError, naming the path, if there are no views, or if a view is a DICOM file.
     """
     if (data / MANIFEST_NAME).is_file():
         return list(_of_pairs(data, view))
@@ -69,6 +62,9 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
         raise MissingError(data, "no such file or folder; give an image, or a folder or table of images")
     if not views:
         raise MissingError(data, f"no images in it; put images there, or into a subfolder {view}/")
+    if dicom := next((single.path for single in views if is_dicom(single.path)), None):
+        # The manifest would name the file, whose name may identify the patient.
+        raise FileError(dicom, "is a DICOM file; run `retipair prepare` on its folder, and give the prepared folder")
     return views
 
 
