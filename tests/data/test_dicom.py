@@ -1,5 +1,6 @@
 """The pixels of DICOM files are those of the same image in a PNG, and errors say what to do but nothing personal."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def test_lossless_compression_changes_nothing(syntax: UID, tmp_path: Path) -> No
     assert (load_image(path, "L") == load_image(written(tmp_path / "plain", DEEP, bits=12), "L")).all()
 
 
+def test_compressed_colour_is_rgb(tmp_path: Path) -> None:
+    smooth = np.asarray(Image.fromarray(COLOUR[:5, :6]).resize((64, 48)))
+    path = written(tmp_path, smooth)
+    tags = pydicom.dcmread(path)
+    compress(tags, JPEG2000Lossless, generate_instance_uid=False)
+    tags.save_as(path)
+    assert (load_image(path, "RGB") == smooth).all()
+    stream = io.BytesIO()
+    Image.fromarray(smooth).save(stream, "JPEG", quality=95)
+    tags = pydicom.dcmread(written(tmp_path, smooth, photometric="YBR_FULL_422"))
+    tags.file_meta.TransferSyntaxUID, tags.PixelData = JPEGBaseline8Bit, encapsulate([stream.getvalue()])
+    tags["PixelData"].is_undefined_length = True
+    tags.save_as(path)
+    assert abs(load_image(path, "RGB").astype(int) - smooth).mean() < 3
+
+
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEGExtended12Bit, JPEGBaseline8Bit])
 def test_the_extra_decodes_what_cameras_write(syntax: UID) -> None:
     assert pydicom.pixels.get_decoder(syntax).is_available
@@ -110,7 +127,7 @@ def test_a_colour_profile_is_converted_to_srgb(tmp_path: Path) -> None:
 
 def test_tags_are_described(tmp_path: Path) -> None:
     tags = {"ImageLaterality": None, "Laterality": "L"}
-    image = read_tags(written(tmp_path, GREY, patient=" MRN-7 ", agent="FLUORESCEIN 10%", tags=tags))
+    image = read_tags(written(tmp_path, GREY, patient=" mrn- 7 ", agent="FLUORESCEIN 10%", tags=tags))
     assert (image.patient, image.side, image.agent, image.grey, image.is_photograph) == (
         *("MRN-7", "L", "fluorescein"),
         *(True, True),

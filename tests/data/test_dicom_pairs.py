@@ -214,7 +214,11 @@ def raises_file_in_message(path: Path, words: str):
 
 def test_single_views_are_not_dicom_files(tmp_path: Path) -> None:
     """The manifest would name the file."""
-    path = cf(tmp_path / "photo.dcm")
-    for data in (path, tmp_path):
-        with raises_file(path):
+    path = cf(tmp_path / "raw/photo.dcm")
+    save_image(tmp_path / "mixed/cf/a.png", RED)
+    mixed = cf(tmp_path / "mixed/cf/b.dcm")
+    for data, named in ((path, path), (path.parent, path.parent), (tmp_path / "mixed", mixed)):
+        with raises_file(named):
             find_views(data, "cf")
+    with raises_file(path):
+        find_pairs(path)

@@ -4,6 +4,7 @@ The values of tags may identify a patient, so no error message contains one, exc
 """
 
 import logging
+import unicodedata
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +39,7 @@ class DicomImage:
     """What the tags of a DICOM image state.
 
     uid: the SOPInstanceUID, which is the same in every copy of the file.
-    patient: the PatientID; None if it is missing or empty.
+    patient: the PatientID, in upper case and without spaces, as devices differ in both; None if it is missing or empty.
     side: "R" or "L"; None if the laterality is missing or is both.
     day: the StudyDate; the StudyInstanceUID if there is no date.
     order: a sort key by time of acquisition.
@@ -145,7 +146,7 @@ def _described(path: Path, tags: Any) -> DicomImage:
     return DicomImage(
         path=path,
         uid=str(tags.get("SOPInstanceUID") or path),
-        patient=str(tags.get("PatientID") or "").strip() or None,
+        patient="".join(unicodedata.normalize("NFKC", str(tags.get("PatientID") or "")).upper().split()) or None,
         side="R" if side == "R" else "L" if side == "L" else None,
         day=str(tags.get("StudyDate") or tags.get("StudyInstanceUID") or ""),
         order=(_time(tags), int(tags.get("SeriesNumber") or 0), int(tags.get("InstanceNumber") or 0)),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from retipair.data.dicom import is_dicom
 from retipair.data.dicom_pairs import find_dicom_pairs, is_dicom_folder, with_tags
 from retipair.data.folders import NUMBERED, images_in, is_existing_file, points_beside, spelled_as_on_disk, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
@@ -61,6 +62,8 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     if raw.is_dir():
         check_no_pair_table(raw)
         candidates = list(_in_folder(raw))
+    elif is_dicom(raw):
+        raise FileError(raw, "is one DICOM file; give the folder of all views")
     elif raw.is_file():
         candidates = list(_in_table(raw))
     else:

@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from retipair.data.dataset import read_dataset
 from retipair.data.dicom import is_dicom
+from retipair.data.dicom_pairs import is_dicom_folder
 from retipair.data.folders import NUMBERED, images_in, is_existing_file, is_image_name, spelled_as_on_disk, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
 from retipair.data.sources import COLUMNS, DOUBLED, check_eyes_known, check_no_pair_table, eyes_table
@@ -51,6 +53,8 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     if (data / MANIFEST_NAME).is_file():
         return list(_of_pairs(data, view))
     check_finished(data)
+    if is_dicom(data) or (data.is_dir() and is_dicom_folder(data)):
+        _refuse_dicom(data)
     if data.is_dir():
         check_no_pair_table(data)
         views = list(_in_folder(data, view))
@@ -63,9 +67,13 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     if not views:
         raise MissingError(data, f"no images in it; put images there, or into a subfolder {view}/")
     if dicom := next((single.path for single in views if is_dicom(single.path)), None):
-        # The manifest would name the file, whose name may identify the patient.
-        raise FileError(dicom, "is a DICOM file; run `retipair prepare` on its folder, and give the prepared folder")
+        _refuse_dicom(dicom)
     return views
+
+
+def _refuse_dicom(path: Path) -> NoReturn:
+    """Raise FileError, since the manifest would name a DICOM file, whose name may identify the patient."""
+    raise FileError(path, "holds DICOM; run `retipair prepare` on the folder of both views, and give its OUT")
 
 
 def listed_groups(data: Path) -> dict[str, str]:

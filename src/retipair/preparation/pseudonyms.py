@@ -11,6 +11,7 @@ from pathlib import Path
 
 from retipair.data.anonymize import anonymous, hashed, read_key, write_names
 from retipair.data.raw_pair import RawPair
+from retipair.data.splits import check_names
 from retipair.runtime.console import console
 from retipair.runtime.errors import FileError
 
@@ -64,9 +65,10 @@ def pseudonyms_of(pairs: Sequence[RawPair], raw: Path, key_file: Path | None) ->
     """Return the hashed names of the pairs if some of them are DICOM files, else None.
 
     raw: the folder or table of the raw views. The key is stored beside it, unless there is a `key_file`.
-    Raises UserError if the key file contains no key.
+    Raises UserError if the key file contains no key, or if the names do not identify the eyes (`check_names`).
     """
     if not any(pair.dicom for pair in pairs):
         return None
+    check_names(pairs)
     place = key_file or raw.resolve().with_name(f"{raw.resolve().name}.key")
     return Pseudonyms(place, read_key(place), pairs)
