@@ -12,6 +12,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import compress
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -94,6 +96,16 @@ def test_lossless_compression_changes_nothing(syntax: UID, tmp_path: Path) -> No
     compress(tags, syntax, generate_instance_uid=False)
     tags.save_as(path)
     assert (load_image(path, "L") == load_image(written(tmp_path / "plain", DEEP, bits=12), "L")).all()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_other_encodings_change_nothing(syntax: UID, tmp_path: Path) -> None:
+    path = written(tmp_path, DEEP, bits=12)
+    expected, tags = load_image(path, "L"), pydicom.dcmread(path)
+    tags.file_meta.TransferSyntaxUID = syntax
+    tags["PixelData"].VR = "OW"
+    tags.save_as(path)
+    assert (load_image(path, "L") == expected).all()
 
 
 def test_compressed_colour_is_rgb(tmp_path: Path) -> None:

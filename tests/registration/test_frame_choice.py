@@ -31,11 +31,11 @@ def test_the_filled_vessels_and_the_right_photograph_are_chosen() -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_choice_is_that_of_a_full_registration(seed: int) -> None:
     """Or a frame whose consistency is less than 0.03 lower, as those of two frames of the filled phase may be."""
     eye = draw_raw(seed=seed, size=SIZE)
-    given = frames(eye.fa, [0, 0.2, 0.6, 1, 0.9, 0.5, 0.2, 0.05])
+    given = frames(eye.fa, [0, 0.2, 0.6, 1, 0.5, 0.1])
     _, chosen = choose_views(loads([eye.cf]), loads(given))
     scores = [align(eye.cf, frame, None, "features", 512, Limits()).consistency for frame in given]
     assert scores[chosen] > max(scores) - 0.03

@@ -133,7 +133,9 @@ def _decoded(path: Path, tags: Any, frame: int) -> np.ndarray:
         available = False
     if not available:
         raise FileError(path, f"its compression ({syntax.name}) has no decoder here; {remedy}")
-    return np.asarray(pixels.pixel_array(path, index=frame))
+    # From a path, pydicom reads the frame alone, but it does not inflate deflated files.
+    source = _pydicom(path).dcmread(path) if syntax.is_deflated else path
+    return np.asarray(pixels.pixel_array(source, index=frame))
 
 
 def _described(path: Path, tags: Any) -> DicomImage:
