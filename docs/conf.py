@@ -51,6 +51,7 @@ docs/api
 :caption: Reference
 docs/reference
 docs/formats
+docs/dicom
 docs/metrics
 docs/registration
 docs/comfyui

@@ -56,6 +56,8 @@ PLACES = {  # library -> the room that may know it
     "tokenizers": "models/",
     "cv2": "registration/",
     "h5py": "matching/",
+    "pydicom": "data/",
+    "roifile": "registration/",
     "tyro": ("cli.py", "config/"),
 }
 

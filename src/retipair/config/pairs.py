@@ -24,7 +24,8 @@ class PrepareConfig:
     """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
 
     raw: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RAW")]
-    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), or a .csv/.jsonl table."""
+    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, the Isfahan folders, DICOM files), or a table.
+    Tables (.csv or .jsonl) and DICOM are described in docs/formats.md and docs/dicom.md."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
     size: int = 512
@@ -45,7 +46,8 @@ class PrepareConfig:
     anonymise: Path | None = None
     """Replace the names of pairs, eyes and patients by keyed hashes, in OUT and everything derived from it.
     The value is the key file, created if missing; the same key gives the same hashes.
-    Keep the key file, and the table of original ids that is written beside it, away from the data."""
+    Keep the key file, and the table of original ids that is written beside it, away from the data.
+    DICOM files are always pseudonymised; default: the key file RAW.key beside RAW."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
     They are listed in OUT/skipped.txt, unless with --anonymise; without this flag any of them stops the command."""
@@ -77,7 +79,8 @@ class RegisterConfig:
     False matches are removed by RANSAC, and the vessels refine the result.
     With --folder, a folder with a file ID.npz for each pair."""
     evaluate: Annotated[tuple[Path, Path] | None, _TWO_PATHS] = None
-    """Measure the error at these landmarks, which are not used to register: two text files, one point "x y" a line.
+    """Measure the error at these landmarks, which are not used to register: two files, one point "x y" a line.
+    Tables and point selections of ImageJ are read too (docs/dicom.md).
     Prints the mean and the median error in px of a CF 512 px wide, and writes them with AUC@5/10/20 to scores.json."""
     max_residual_px: float = 5.0
     """Refuse a pair if fewer than 60 % of its vessel patches match within this distance.

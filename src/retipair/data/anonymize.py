@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from retipair.data.sources import RawPair
+from retipair.data.raw_pair import RawPair
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import FileError
 

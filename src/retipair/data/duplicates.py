@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from retipair.data.sources import RawPair
+from retipair.data.raw_pair import RawPair
 from retipair.runtime.errors import FileError
 
 Views = tuple[str, str]

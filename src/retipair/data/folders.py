@@ -1,13 +1,15 @@
-"""List the images in a folder, without the files that operating systems and network drives create."""
+"""List the images and landmarks in a folder, without the files that operating systems and network drives create."""
 
 import re
 from pathlib import Path
 
-from retipair.runtime.errors import DamagedError
+from retipair.runtime.errors import DamagedError, FileError
+from retipair.runtime.text_files import on_disk
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _OTHER_SUFFIXES = (".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
 """Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
+_POINT_SUFFIXES = (".txt", ".csv", ".roi")
 NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 """The names ID_01 (CF) and ID_02 (FA) of the views of a pair."""
 _SYSTEM_FOLDERS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
@@ -35,3 +37,32 @@ def is_image_name(path: Path) -> bool:
 def is_file_or_link(path: Path) -> bool:
     """Return whether a path is a file or a dangling link, such as git-annex content that is not fetched yet."""
     return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def spelled_as_on_disk(path: Path) -> Path:
+    """Return `on_disk(path)`, or the path unchanged if it is not a valid file name."""
+    try:
+        return on_disk(path)
+    except OSError:
+        return path
+
+
+def is_existing_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # not a valid file name
+        return False
+
+
+def points_beside(view: Path) -> Path | None:
+    """Return the file with the landmarks of a view: the .txt, .csv or .roi file with the same name, or None.
+
+    Raises FileError if there are two of them.
+    """
+    found = []
+    for suffix in _POINT_SUFFIXES:
+        spelled = (on_disk(view.with_suffix(spelling)) for spelling in (suffix, suffix.upper(), suffix.title()))
+        found += [path for path in spelled if is_file_or_link(path)][:1]
+    if len(found) > 1:
+        raise FileError(found[1], f"holds landmarks of the same view as {found[0].name}; remove one of them")
+    return found[0] if found else None

@@ -4,21 +4,25 @@
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
     ROOT/ABNORMAL/n.jpg + n-n.jpg, ROOT/NORMAL/...            of the data set Isfahan MISP
     pairs.csv or pairs.jsonl                                  a table with the columns cf and fa, and optional columns
+    a folder of DICOM files, or with a DICOMDIR               paired by their tags, see `dicom_pairs`
 
-A text file beside a view contains its landmarks. A folder may have a table `eyes.csv` with the columns id, eye and, if
-known, patient and split. Names are compared in Unicode NFC.
+A .txt, .csv or .roi file beside a view contains its landmarks. A folder may have a table `eyes.csv` with the columns
+id, eye and, if known, patient and split. Names are compared in Unicode NFC.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from retipair.data.folders import NUMBERED, images_in, is_file_or_link, visible
-from retipair.data.manifest import MANIFEST_NAME, Split, check_finished
+from retipair.data.dicom import is_dicom
+from retipair.data.dicom_pairs import find_dicom_pairs, is_dicom_folder, with_tags
+from retipair.data.folders import NUMBERED, images_in, is_existing_file, points_beside, spelled_as_on_disk, visible
+from retipair.data.manifest import MANIFEST_NAME, check_finished
+from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
 from retipair.runtime.errors import FileError, MissingError, UserError
-from retipair.runtime.text_files import SAFE_NAME, is_too_long, nfc, on_disk
+from retipair.runtime.text_files import SAFE_NAME, is_too_long, nfc
 
 EYES_TABLE = "eyes.csv"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
@@ -26,51 +30,8 @@ _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 """The name n-n of one view of a pair in the layout of Isfahan MISP; the name of the other view is n."""
-COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "eye", "patient", "split", "caption")
+COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "fa_frame", "eye", "patient", "split", "caption")
 """The columns that a table of pairs or views may have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawPair:
-    """The files of one pair before preparation, and what file names and tables state about the pair.
-
-    cf, fa: the two views, distinguished by file names, folders or table columns, not by their content.
-    cf_points, fa_points: the files with the landmarks of each view.
-    """
-
-    id: str
-    cf: Path
-    fa: Path
-    cf_points: Path | None = None
-    fa_points: Path | None = None
-    eye: str | None = None
-    patient: str | None = None
-    split: Split | None = None
-    caption: str | None = None
-    views_named: bool = False
-    """Whether table columns or folder names state which view is the CF; otherwise, `prepare` decides by colour."""
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file of the pair."""
-        return [path for path in (self.cf, self.fa, self.cf_points, self.fa_points) if path is not None]
-
-    def swapped(self) -> "RawPair":
-        """Return the pair with CF and FA exchanged, including their point files."""
-        return replace(self, cf=self.fa, fa=self.cf, cf_points=self.fa_points, fa_points=self.cf_points)
-
-
-@dataclass(frozen=True)
-class SkippedPair:
-    """A pair, image or folder that cannot be used.
-
-    reason: what is wrong, and what the user can do.
-    empty: whether this is only a folder without images, which is not an error.
-    """
-
-    id: str
-    reason: str
-    empty: bool = False
 
 
 def find_pairs(raw: Path) -> list[RawPair]:
@@ -101,11 +62,14 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     if raw.is_dir():
         check_no_pair_table(raw)
         candidates = list(_in_folder(raw))
+    elif is_dicom(raw):
+        raise FileError(raw, "is one DICOM file; give the folder of all views")
     elif raw.is_file():
         candidates = list(_in_table(raw))
     else:
         raise MissingError(raw, "no such file or folder; give the folder of the raw views, or a table that lists them")
-    checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in candidates]
+    tagged = (pair if isinstance(pair, SkippedPair) else with_tags(pair) for pair in candidates)
+    checked = [pair if isinstance(pair, SkippedPair) else _validated(pair) for pair in tagged]
     pairs = sorted((pair for pair in checked if isinstance(pair, RawPair)), key=lambda pair: pair.id)
     unusable = [pair for pair in checked if isinstance(pair, SkippedPair)]
     # Ids that differ only in case would name the same output files on a case-insensitive file system.
@@ -121,6 +85,10 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     table = eyes_table(raw)
     if table is None:
         return pairs, unusable
+    if not _view_folders(raw) and is_dicom_folder(raw):
+        raise FileError(
+            table, "is not read with DICOM files, whose tags name the eyes; list the pairs in a table instead"
+        )
     eyes = read_eyes(table)
     # A folder without images is an error if eyes.csv lists it.
     unusable = [replace(skipped, empty=skipped.empty and skipped.id not in eyes) for skipped in unusable]
@@ -167,6 +135,8 @@ def _in_folder(root: Path) -> Iterator[RawPair | SkippedPair]:
     folders = {path.name.lower(): path for path in visible(root) if path.is_dir()}
     if views := _view_folders(root):
         return _parallel(views["cf"], views["fa"])
+    if is_dicom_folder(root):
+        return find_dicom_pairs(root)
     if "abnormal" in folders or "normal" in folders:
         return _isfahan({name: folders[name] for name in ("abnormal", "normal") if name in folders})
     return _numbered(root)
@@ -260,12 +230,10 @@ def _pair(name: str, views: dict[int, Path], expected: dict[int, str]) -> RawPai
         present = next(iter(views.values()))
         return SkippedPair(name, f"{present}: its partner {missing[0]} is missing; add it or remove this view")
     cf, fa = views[1], views[2]
-    return RawPair(id=name, cf=cf, fa=fa, cf_points=_points_of(cf), fa_points=_points_of(fa))
-
-
-def _points_of(view: Path) -> Path | None:
-    named = (on_disk(view.with_suffix(suffix)) for suffix in (".txt", ".TXT", ".Txt"))
-    return next((path for path in named if is_file_or_link(path)), None)
+    try:
+        return RawPair(id=name, cf=cf, fa=fa, cf_points=points_beside(cf), fa_points=points_beside(fa))
+    except UserError as error:
+        return SkippedPair(name, str(error))
 
 
 def _images_or_skipped(folder: Path) -> list[Path] | SkippedPair:
@@ -290,23 +258,17 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
             yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
         described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
-        split = split_of(row, where)
-        yield RawPair(id=name, **files, **described, split=split, views_named=True)  # type: ignore[arg-type]
+        split, frame = split_of(row, where), _frame_of(row, where)
+        yield RawPair(id=name, **files, **described, split=split, fa_frame=frame, views_named=True)  # type: ignore[arg-type]
 
 
-def spelled_as_on_disk(path: Path) -> Path:
-    """Return `on_disk(path)`, or the path unchanged if it is not a valid file name."""
-    try:
-        return on_disk(path)
-    except OSError:
-        return path
-
-
-def is_existing_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # not a valid file name
-        return False
+def _frame_of(row: dict[str, str], where: str) -> int | None:
+    """Return the number of the FA's frame, from 1, or None if the row names none."""
+    if "fa_frame" not in row:
+        return None
+    if not re.fullmatch("0*[1-9][0-9]{0,5}", row["fa_frame"], re.ASCII):
+        raise UserError(f"{where}: fa_frame {row['fa_frame']!r} is not the number of a frame; count frames from 1")
+    return int(row["fa_frame"])
 
 
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:
@@ -324,9 +286,9 @@ def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str])
 
 
 def _validated(pair: RawPair) -> RawPair | SkippedPair:
-    if is_too_long(pair.id):
+    if not pair.dicom and is_too_long(pair.id):
         reason = f"{pair.cf}: its name is too long for the output files; rename it, and its partner"
-    elif not SAFE_NAME.fullmatch(pair.id):
+    elif not pair.dicom and not SAFE_NAME.fullmatch(pair.id):  # ids of DICOM files are hashed
         reason = f"{pair.cf}: id {pair.id!r} is not a safe file name; use letters, digits, . _ + and -"
     elif (pair.cf_points is None) != (pair.fa_points is None):
         points = pair.cf_points or pair.fa_points

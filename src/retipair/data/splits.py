@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from retipair.data.manifest import Split
-from retipair.data.sources import RawPair
+from retipair.data.raw_pair import RawPair
 from retipair.runtime.errors import UserError
 
 _SIDE_NAMES = {"od", "os", "og", "oi", "ra", "la", "re", "le", "r", "l", "right", "left", "右眼", "左眼", "右", "左"}
@@ -19,14 +19,19 @@ def split_pairs(pairs: Sequence[RawPair], val_fraction: float, test_fraction: fl
     Raises UserError if an eye or patient is in two splits, if the names do not identify the eyes, if only some pairs
     have a split, or if there are too few eyes.
     """
+    check_names(pairs)
     groups = {pair.id: group_of(pair) for pair in pairs}
-    _check_patients(pairs)
-    _check_sides(pairs)
-    _check_spelling(groups)
     if not any(pair.split for pair in pairs):
         splits = split_groups(list(groups.values()), val_fraction, test_fraction, seed)
         return {name: splits[group] for name, group in groups.items()}
     return _user_split(pairs, groups)
+
+
+def check_names(pairs: Sequence[RawPair]) -> None:
+    """Raise UserError if the names of eyes and patients do not identify the eyes. Hashed names cannot be checked."""
+    _check_patients(pairs)
+    _check_sides(pairs)
+    _check_spelling({pair.id: group_of(pair) for pair in pairs})
 
 
 def group_of(pair: RawPair) -> str:

@@ -8,19 +8,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from retipair.data.dataset import read_dataset
-from retipair.data.folders import NUMBERED, images_in, is_image_name, visible
+from retipair.data.dicom import is_dicom
+from retipair.data.dicom_pairs import is_dicom_folder
+from retipair.data.folders import NUMBERED, images_in, is_existing_file, is_image_name, spelled_as_on_disk, visible
 from retipair.data.manifest import MANIFEST_NAME, check_finished
-from retipair.data.sources import (
-    COLUMNS,
-    DOUBLED,
-    check_eyes_known,
-    check_no_pair_table,
-    eyes_table,
-    is_existing_file,
-    spelled_as_on_disk,
-)
+from retipair.data.sources import COLUMNS, DOUBLED, check_eyes_known, check_no_pair_table, eyes_table
 from retipair.data.tables import read_eyes, table_rows
 from retipair.diffusion.halves import ViewName
 from retipair.runtime.errors import FileError, MissingError, UserError
@@ -53,11 +48,13 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     """Return the single views in an image, folder or table.
 
     Of two images ID_01 and ID_02 in one folder, one is returned, with the other as its `partner`.
-    Raises UserError, naming the path, if there are no views.
+    Raises UserError, naming the path, if there are no views, or if a view is a DICOM file.
     """
     if (data / MANIFEST_NAME).is_file():
         return list(_of_pairs(data, view))
     check_finished(data)
+    if is_dicom(data) or (data.is_dir() and is_dicom_folder(data)):
+        _refuse_dicom(data)
     if data.is_dir():
         check_no_pair_table(data)
         views = list(_in_folder(data, view))
@@ -69,7 +66,14 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
         raise MissingError(data, "no such file or folder; give an image, or a folder or table of images")
     if not views:
         raise MissingError(data, f"no images in it; put images there, or into a subfolder {view}/")
+    if dicom := next((single.path for single in views if is_dicom(single.path)), None):
+        _refuse_dicom(dicom)
     return views
+
+
+def _refuse_dicom(path: Path) -> NoReturn:
+    """Raise FileError, since the manifest would name a DICOM file, whose name may identify the patient."""
+    raise FileError(path, "holds DICOM; run `retipair prepare` on the folder of both views, and give its OUT")
 
 
 def listed_groups(data: Path) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retipair.data.pair import load_image
+from retipair.data.pair import MAX_FA_CHROMA, chroma_of, load_image
 from retipair.data.views import SingleView, find_views, listed_groups, view_of_file
 from retipair.diffusion.halves import ViewName
-from retipair.preparation.reading import MIN_CHROMA, chroma_of, load_view
+from retipair.preparation.reading import MIN_CHROMA, load_view
 from retipair.registration.warp import resample, to_square
 from retipair.runtime.atomic_io import file_sha256
 from retipair.runtime.console import track
@@ -20,12 +20,6 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 from retipair.vision.appearance import Appearance, match_appearance
 from retipair.vision.field_of_view import field_of_view
-
-_MAX_FA_CHROMA = 20.0
-"""Largest mean chroma of an FA, in [0, 255]; an FA may be tinted.
-
-The chroma of 15 photographs was 58 or more, that of 7 FA was 0.
-"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ def _check(single: SingleView, view: ViewName) -> list[SingleView]:
     if not usable:
         raise FileError(single.path, str(problems[single.path]))
     if view == "cf":  # if only one file has the colour of a photograph, the other file is a tinted FA
-        usable = [path for path in usable if chroma_of(images[path]) > _MAX_FA_CHROMA] or usable
+        usable = [path for path in usable if chroma_of(images[path]) > MAX_FA_CHROMA] or usable
     if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]
     return [view_of_file(path) for path in usable]  # two photographs IMG_1 and IMG_2, not a pair
@@ -99,7 +93,7 @@ def _problem(single: SingleView, image: np.ndarray, view: ViewName) -> str | Non
     chroma = chroma_of(image)
     if view == "cf" and chroma < MIN_CHROMA:
         return "has no colour, so it is not a colour fundus photograph; for an angiogram use --mode fa2cf"
-    if view == "fa" and chroma > _MAX_FA_CHROMA:
+    if view == "fa" and chroma > MAX_FA_CHROMA:
         return "is in colour, so it is not an angiogram; for a colour fundus photograph use --mode cf2fa"
     return None
 

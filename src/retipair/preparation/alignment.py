@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
 
 from retipair.config import PrepareConfig, RegisterConfig
-from retipair.data.pair import Pair, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import MEGAPIXELS, Pair, load_image, save_image, synthetic_mark_of
+from retipair.data.raw_pair import RawPair
 from retipair.preparation.reading import CheckedPair
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
+from retipair.preparation.view_choice import with_chosen_views
 from retipair.registration.align import Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
@@ -57,14 +59,29 @@ def align_pairs(pairs: Sequence[CheckedPair], config: PrepareConfig) -> Iterator
     yield from track("Aligning", process_map(work, pairs, config.workers, single_threaded), len(pairs))
 
 
+def with_one_view_each(checked: CheckedPair, config: PrepareConfig | RegisterConfig) -> CheckedPair:
+    """Return the pair with one CF and one FA, chosen by their vessels if there are several images or frames of them."""
+    aligned = isinstance(config, PrepareConfig) and config.register == "none"
+    megapixels = config.max_megapixels if isinstance(config, PrepareConfig) else MEGAPIXELS
+    pair, chosen = with_chosen_views(checked.pair, aligned, megapixels)
+    return replace(checked, pair=pair, chosen=chosen)
+
+
+def load_views(pair: RawPair, megapixels: int = MEGAPIXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Read CF (H, W, 3) and FA (H, W) of a pair with one view each, uint8."""
+    cf = load_image(pair.cf, "RGB", megapixels, pair.cf_frame or 1)
+    return cf, load_image(pair.fa, "L", megapixels, pair.fa_frame or 1)
+
+
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
     """Align one pair, and write the result to the staging folder.
 
     The AlignmentResult is always written. The aligned views are written only if the pair is not refused.
     """
-    pair, staging = checked.pair, config.out / STAGING
-    cf, fa = load_image(pair.cf, "RGB", config.max_megapixels), load_image(pair.fa, "L", config.max_megapixels)
-    method = _method_of(checked, config)
+    method, staging = _method_of(checked, config), config.out / STAGING
+    checked = with_one_view_each(checked, config)
+    pair = checked.pair
+    cf, fa = load_views(pair, config.max_megapixels)
     aligned = align(cf, fa, checked.landmarks, method, config.size, limits_of(config))
     result = AlignmentResult(
         id=pair.id,
@@ -82,6 +99,7 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
         consistency_before=round(aligned.consistency_before, 4),
         consistency=round(aligned.consistency, 4),
         files_sha256={} if aligned.refused else _stage(checked, aligned.pair, config),
+        chosen=checked.chosen,
     )
     write_json(staging / f"{pair.id}.json", asdict(result))
     return result

@@ -14,12 +14,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from retipair.config import PrepareConfig
-from retipair.data.anonymize import anonymous, hashed, read_key, write_names
+from retipair.data.anonymize import anonymous, hashed, read_key
 from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
 from retipair.data.manifest import MANIFEST_NAME, Split
+from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import add_rejected, read_rejected
-from retipair.data.sources import RawPair, eyes_table, find_pairs, scan_pairs
+from retipair.data.sources import eyes_table, find_pairs, scan_pairs
 from retipair.data.splits import split_pairs
 from retipair.preparation.alignment import (
     ALIGNMENT_VERSION,
@@ -28,6 +29,7 @@ from retipair.preparation.alignment import (
     check_alignment_settings,
     limits_of,
 )
+from retipair.preparation.pseudonyms import Pseudonyms, pseudonyms_of
 from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
     STAGING,
@@ -72,6 +74,9 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
     _check_out(config.raw, config.out, pairs)
+    hashed_names = pseudonyms_of(pairs, config.raw, config.anonymise)
+    if hashed_names:  # DICOM: from here on, nothing that is printed or written names a patient
+        config, pairs = replace(config, anonymise=hashed_names.key_file), hashed_names.pairs
     checked, skipped = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], config)
     if empty := [entry for entry in unusable if entry.empty]:
         console.print(f"skipped folders without images: {printable(', '.join(entry.id for entry in empty))}")
@@ -79,13 +84,15 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     checked = _merge_eyes_by_view(checked)
     pairs = [item.pair for item in checked]
     _split(pairs, config, f"{len(skipped)} pairs or images were skipped" if skipped else "")
+    names = hashed_names
     if config.anonymise:
-        key = read_key(config.anonymise)
-        _check_rejected_comments(config.out, pairs)
-        checked = _anonymise(checked, key)
-    read_rejected(config.out).check({nfc(item.pair.id) for item in checked})
-    if config.anonymise:
-        _write_names(config.anonymise, key, pairs)
+        names = names or Pseudonyms(config.anonymise, read_key(config.anonymise), pairs)
+        _check_rejected_comments(config.out, names.originals)
+        checked = _anonymise(checked, names.key, already=hashed_names is not None)
+    ids = {nfc(item.pair.id) for item in checked}
+    read_rejected(config.out).check(ids)
+    if names:
+        names.write(ids)
     with directory_lock(config.out):
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.
@@ -204,27 +211,20 @@ def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
     return [replace(item, pair=pair) for item, pair in zip(checked, grouped, strict=True)]
 
 
-def _anonymise(checked: Sequence[CheckedPair], key: bytes) -> list[CheckedPair]:
-    """Replace the ids of pairs, eyes and patients by keyed hashes.
+def _anonymise(checked: Sequence[CheckedPair], key: bytes, already: bool) -> list[CheckedPair]:
+    """Replace the ids of pairs, eyes and patients, unless they are hashes already, and the hashes of the files.
 
     The pairs are sorted by their new ids, so that their order does not reveal the original order.
     """
     renamed = (
-        replace(item, pair=anonymous(item.pair, key), sha256=hashed(key, "files", item.sha256)) for item in checked
+        replace(
+            item,
+            pair=item.pair if already else anonymous(item.pair, key),
+            sha256=hashed(key, "files", item.sha256),
+        )
+        for item in checked
     )
     return sorted(renamed, key=lambda item: item.pair.id)
-
-
-def _write_names(path: Path, key: bytes, pairs: Sequence[RawPair]) -> None:
-    """Write the original ids to a table next to `path`, the file with the key, and print where they are."""
-    names = write_names(path, key, pairs)
-    print(
-        f"ids are hashed with the key in {path}; {names} lists the original ids; keep both files apart from the pairs"
-    )
-    if any(pair.caption for pair in pairs):
-        console.print(
-            "warning: captions are not anonymised and are stored in adapters and generated PNGs; check them for names"
-        )
 
 
 def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:

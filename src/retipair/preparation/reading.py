@@ -16,8 +16,9 @@ import numpy as np
 
 from retipair.config import PrepareConfig, Register
 from retipair.data.duplicates import Views, find_duplicates, pixels_sha256
-from retipair.data.pair import MEGAPIXELS, load_image
-from retipair.data.sources import RawPair
+from retipair.data.pair import MEGAPIXELS, chroma_of, load_image
+from retipair.data.raw_pair import RawPair
+from retipair.preparation.view_choice import Frame, frames_of
 from retipair.registration.landmarks import Landmarks, read_landmarks
 from retipair.runtime.atomic_io import file_sha256
 from retipair.runtime.console import console, track
@@ -41,8 +42,10 @@ class CheckedPair:
         and CF and FA were exchanged. "kept": the FA has more colour than the CF, but a table or folder names the views,
         so they were not exchanged. "grey": the CF has no colour.
     sha256: the hash of all files of the pair.
-    views: the hashes of the pixels of CF and FA.
+    views: the hashes of the pixels of CF and FA; of all frames if one has still to be chosen.
     px: the longer side of the CF or the longer side of the FA, whichever is smaller.
+    chosen: a text that tells which of several photographs and frames were chosen. None if there is no choice, or if it
+        is not made yet.
     """
 
     pair: RawPair
@@ -51,6 +54,7 @@ class CheckedPair:
     sha256: str
     views: Views
     px: int
+    chosen: str | None = None
 
 
 def read_pairs(
@@ -91,7 +95,8 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
     """
     for item in pairs:
         if item.colour == "swapped":
-            print(f"{item.pair.id}: {item.pair.cf.name} is the view in colour and is used as the CF (swapped)")
+            file = "its second DICOM file" if item.pair.dicom else item.pair.cf.name
+            print(f"{item.pair.id}: {file} is the view in colour and is used as the CF (swapped)")
     if grey := [item.pair.id for item in pairs if item.colour == "grey"]:
         print(f"{len(grey)} CF without colour (red-free?; first: {grey[0]}): used as CF, as the table or folder states")
     if kept := [item.pair.id for item in pairs if item.colour == "kept"]:
@@ -117,30 +122,55 @@ def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:
 
 def check_pair(pair: RawPair, register: Register, megapixels: int = MEGAPIXELS) -> CheckedPair:
     """Read and check all files of one pair. Raises UserError, naming the file, if one of them cannot be used."""
-    cf, fa = (load_view(path, megapixels) for path in (pair.cf, pair.fa))
-    colour = _colour(pair, chroma_of(cf), chroma_of(fa))
+    cf, fa = (_read_frames(frames, megapixels) for frames in frames_of(pair))
+    colour = _colour(pair, cf.chroma, fa.chroma)
     if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
-    if register == "none" and cf.shape != fa.shape:
+    if register == "none" and len(cf.shapes | fa.shapes) > 1:
         raise FileError(
             pair.fa, f"its size differs from that of {pair.cf.name}, so the views are not aligned; use --register auto"
         )
     if register == "points" and pair.cf_points is None:
         raise FileError(pair.cf, "no points for this pair; add them or use --register auto")
-    views = pixels_sha256(cf), pixels_sha256(fa)
+    views = cf.sha256, fa.sha256
     if views[0] == views[1]:
         raise FileError(pair.fa, f"the same image as {pair.cf.name}; a pair is a CF and an FA")
-    landmarks = _landmarks_of(pair, cf.shape, fa.shape)
-    px = min(max(view.shape[:2]) for view in (cf, fa))
+    landmarks = _landmarks_of(pair, min(cf.shapes), min(fa.shapes))
+    px = min(max(shape) for view in (cf, fa) for shape in view.shapes)
     return CheckedPair(pair, landmarks, colour, files_sha256(pair), views, px)
 
 
-def load_view(path: Path, megapixels: int = MEGAPIXELS) -> np.ndarray:
-    """Read a raw view, (H, W, 3) uint8.
+@dataclass(frozen=True)
+class _ReadFrames:
+    """What is needed of the frames of a view to check a pair.
+
+    shapes: the (height, width) of the frames.
+    chroma: the chroma of the first frame, [0, 255].
+    sha256: the hash of the pixels of the frames.
+    """
+
+    shapes: set[tuple[int, int]]
+    chroma: float
+    sha256: str
+
+
+def _read_frames(frames: Sequence[Frame], megapixels: int) -> _ReadFrames:
+    """Read all frames of a view. Raises UserError, naming the file, if one of them cannot be used."""
+    shapes, chromas, hashes = set(), [], []
+    for path, frame in frames:
+        image = load_view(path, megapixels, frame)
+        shapes.add((image.shape[0], image.shape[1]))
+        chromas.append(chroma_of(image))
+        hashes.append(pixels_sha256(image))
+    return _ReadFrames(shapes, chromas[0], hashes[0] if len(hashes) == 1 else json_sha256(hashes))
+
+
+def load_view(path: Path, megapixels: int = MEGAPIXELS, frame: int = 1) -> np.ndarray:
+    """Read a raw view, (H, W, 3) uint8; of a multi-frame DICOM file, the frame with this number, from 1.
 
     Raises UserError, naming the file, if it cannot be read (see `load_image`) or is too small.
     """
-    view = load_image(path, "RGB", megapixels)
+    view = load_image(path, "RGB", megapixels, frame)
     if min(view.shape[:2]) < _MIN_SIDE:
         height, width = view.shape[:2]
         raise FileError(path, f"{width} x {height} px is too small; each side must have at least {_MIN_SIDE} px")
@@ -175,14 +205,10 @@ def _landmarks_of(pair: RawPair, cf_shape: tuple[int, ...], fa_shape: tuple[int,
     return read_landmarks(pair.cf_points, pair.fa_points, cf_shape, fa_shape)
 
 
-def chroma_of(image: np.ndarray) -> float:
-    """Return the chroma of an image (H, W, 3) uint8: the mean of max(R, G, B) - min(R, G, B) over non-black pixels."""
-    pixels = image[::4, ::4].reshape(-1, 3).astype(np.int16)
-    lit = pixels[pixels.max(axis=1) > 16]
-    return float(np.ptp(lit, axis=1).mean()) if len(lit) else 0.0
-
-
 def files_sha256(pair: RawPair) -> str:
-    """Return a hash of the contents of CF, FA and their point files, in this order."""
+    """Return a hash of the contents of all files of a pair, and of the number of the frame that a table names."""
     files = (pair.cf, pair.fa, pair.cf_points, pair.fa_points)
-    return json_sha256([None if path is None else file_sha256(path) for path in files])
+    hashes: list[object] = [None if path is None else file_sha256(path) for path in files]
+    if pair.more_cf or pair.more_fa or pair.fa_frame:
+        hashes += [[file_sha256(path) for path in more] for more in (pair.more_cf, pair.more_fa)] + [pair.fa_frame]
+    return json_sha256(hashes)

@@ -9,7 +9,7 @@ last, so that the next run with --folder registers only new, changed and incompl
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig, RegisterConfig
+from retipair.data.dicom import is_dicom
 from retipair.data.pair import image_size
-from retipair.data.sources import RawPair, scan_pairs
-from retipair.preparation.alignment import check_alignment_settings
+from retipair.data.raw_pair import RawPair
+from retipair.data.sources import scan_pairs
+from retipair.preparation.alignment import check_alignment_settings, with_one_view_each
 from retipair.preparation.prepare import check_apart
-from retipair.preparation.reading import CheckedPair, check_pair, read_pairs
+from retipair.preparation.pseudonyms import pseudonyms_of
+from retipair.preparation.reading import CheckedPair, check_pair, files_sha256, read_pairs
 from retipair.preparation.registered import (
     CHECKERBOARD_NAME,
     RECORD_NAME,
@@ -37,6 +40,7 @@ from retipair.preparation.registered import (
     write_registration,
     write_scores,
 )
+from retipair.preparation.view_choice import frames_of
 from retipair.registration.landmarks import Landmarks
 from retipair.registration.matches import read_matches
 from retipair.registration.warp import single_threaded
@@ -84,6 +88,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     out = config.paths[2] if len(config.paths) > 2 else None
     checked = _check_single(config)
     matches = _read_matches(checked, config.matches, _MIN_MATCHES) if config.matches else None
+    checked = with_one_view_each(checked, config)
     if out is None:
         return register_views(checked, matches, config)
     _check_out_single(out, config.paths[:2])
@@ -147,6 +152,8 @@ def _check_single(config: RegisterConfig) -> CheckedPair:
             raise MissingError(points, "no such file; give the landmarks of CF and FA, one point 'x y' per line")
     name = re.sub(r"_0?1$", "", cf.stem)
     pair = RawPair(id=name, cf=cf, fa=fa, cf_points=cf_points, fa_points=fa_points, views_named=True)
+    if is_dicom(cf) or is_dicom(fa):  # the name of a file may identify a patient
+        pair = replace(pair, id=files_sha256(pair)[:16], dicom=True)
     checked = check_pair(pair, "features")
     if checked.colour == "kept":
         problem = f"has more colour than {cf.name}, which is given as the CF"
@@ -158,6 +165,11 @@ def _check_single(config: RegisterConfig) -> CheckedPair:
 
 def _read_matches(checked: CheckedPair, path: Path, least: int = 0) -> Landmarks:
     """Read the matches of a pair. Raises UserError if they cannot be used, or are fewer than `least`."""
+    if any(len(frames) > 1 for frames in frames_of(checked.pair)):
+        problem = (
+            "has several images or frames, and matches belong to one of them; name it in a table (column fa_frame)"
+        )
+        raise FileError(checked.pair.fa, problem)
     (cf_width, cf_height), (fa_width, fa_height) = image_size(checked.pair.cf), image_size(checked.pair.fa)
     matches = read_matches(path, (cf_height, cf_width), (fa_height, fa_width))
     if len(matches.cf) < least:
@@ -170,9 +182,13 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
     """Return the pairs in the folder or table RAW with their matches, and check that OUT can receive the results."""
     pairs, unusable = scan_pairs(raw)
     check_apart(raw, out, pairs)
+    names = pseudonyms_of(pairs, raw, None)
+    pairs = names.pairs if names else pairs
     _check_out_folder(out, {pair.id for pair in pairs})
     reading = PrepareConfig(raw=raw, out=out, size=64, register="features", skip_bad=config.skip_bad)
     checked, _ = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], reading)
+    if names:
+        names.write({item.pair.id for item in checked})
     if config.matches is None:
         return [(item, None) for item in checked]
     if not config.matches.is_dir():
@@ -243,6 +259,7 @@ def _register_new(items: Sequence[Item], out: Path, config: RegisterConfig) -> l
 
 def _register_one(item: Item, config: RegisterConfig) -> RegistrationRecord:
     checked, matches = item
+    checked = with_one_view_each(checked, config)
     registered = register_views(checked, matches, config)
     write_registration(config.paths[1] / checked.pair.id, checked, registered)
     return registered.record
@@ -259,6 +276,8 @@ def print_result(record: RegistrationRecord, out: Path | None) -> None:
     residual = "" if record.residual_px is None else f", residual {record.residual_px:.2f} px at 512 (vessels)"
     found = f"{record.inliers} {'features' if record.matches is None else f'of {record.matches} matches'} agree"
     print(f"consistency {record.consistency_before:.3f} -> {record.consistency:.3f}{residual}, {found}")
+    if record.chosen:
+        print(f"registered: {record.chosen}")
     if out:
         print(f"Check {out / CHECKERBOARD_NAME}: vessels must continue across tile borders")
     if record.doubt:
@@ -298,6 +317,9 @@ def _print_table(records: Sequence[RegistrationRecord]) -> None:
         )
     screen = Console(force_jupyter=False)
     (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
+    for record in records:
+        if record.chosen:
+            print(f"{printable(record.id)}: {record.chosen}")
 
 
 def _number(value: float | None) -> str:

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from retipair.config import RegisterConfig
-from retipair.data.pair import chessboard, load_image, save_image, synthetic_mark_of
-from retipair.preparation.alignment import ALIGNMENT_VERSION, limits_of
+from retipair.data.pair import chessboard, save_image, synthetic_mark_of
+from retipair.preparation.alignment import ALIGNMENT_VERSION, limits_of, load_views
 from retipair.preparation.reading import CheckedPair
 from retipair.registration.align import align
 from retipair.registration.landmark_error import FAILURE_PX, THRESHOLDS, error_auc, landmark_errors
@@ -32,7 +32,7 @@ _SCORES_SCHEMA = "retipair.registration-scores/1"
 class RegistrationRecord:
     """The content of registration.json: how the FA of one pair is registered to its CF.
 
-    cf, fa: the names of the image files, without folders.
+    cf, fa: the names of the image files, without folders. None for DICOM files, whose names may identify a patient.
     cf_size, fa_size: the width and height of both images, px.
     method: "vessels" (a search over poses, and features) or "matches" (of a network).
     matches: the number of matches that were given; None for the method "vessels".
@@ -49,11 +49,12 @@ class RegistrationRecord:
     mean_error_px, median_error_px: the mean and the median distance between corresponding landmarks, px in a CF 512 px
         wide, or None.
     input_sha256: a hash of the files of the pair, the matches, the settings and the version of the code.
+    chosen: which of several photographs and frames were registered, as text; None if there was no choice.
     """
 
     id: str
-    cf: str
-    fa: str
+    cf: str | None
+    fa: str | None
     cf_size: list[int]
     fa_size: list[int]
     method: Literal["vessels", "matches"]
@@ -69,6 +70,7 @@ class RegistrationRecord:
     mean_error_px: float | None
     median_error_px: float | None
     input_sha256: str
+    chosen: str | None = None
     schema: str = _SCHEMA
 
 
@@ -95,10 +97,11 @@ class RegisteredPair(RegistrationRecord):
 def register_views(checked: CheckedPair, matches: Landmarks | None, config: RegisterConfig) -> RegisteredPair:
     """Register the FA of one pair to its CF, and measure the error at the landmarks of the pair, if it has any.
 
+    checked: a pair with one view each (`with_one_view_each`).
     matches: the matches of a network, of which many may be false, or None to register by the vessels.
     """
     pair = checked.pair
-    cf, fa = load_image(pair.cf, "RGB"), load_image(pair.fa, "L")
+    cf, fa = load_views(pair)
     method: Literal["matches", "features"] = "features" if matches is None else "matches"
     aligned = align(cf, fa, matches, method, WORK_SIZE, limits_of(config))
     fa_to_cf = np.linalg.inv(aligned.cf_to_frame) @ aligned.fa_to_frame
@@ -107,8 +110,8 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
     errors = None if landmarks is None else landmark_errors(fa_to_cf, landmarks, cf.shape[1])
     return RegisteredPair(
         id=pair.id,
-        cf=pair.cf.name,
-        fa=pair.fa.name,
+        cf=None if pair.dicom else pair.cf.name,
+        fa=None if pair.dicom else pair.fa.name,
         cf_size=[cf.shape[1], cf.shape[0]],
         fa_size=[fa.shape[1], fa.shape[0]],
         method="vessels" if matches is None else "matches",
@@ -124,6 +127,7 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
         mean_error_px=None if errors is None else round(float(errors.mean()), 3),
         median_error_px=None if errors is None else round(float(np.median(errors)), 3),
         input_sha256=input_sha256(checked, matches, config),
+        chosen=checked.chosen,
         fa_warped=resample(fa, fa_to_cf, cf.shape[:2]),
     )
 
@@ -143,7 +147,7 @@ def write_registration(folder: Path, checked: CheckedPair, registered: Registere
     pair = checked.pair
     marks = synthetic_mark_of([pair.fa]), synthetic_mark_of([pair.cf])
     save_image(folder / WARPED_NAME, registered.fa_warped, marks[0])
-    cf = load_image(pair.cf, "RGB")
+    cf, _ = load_views(pair)
     save_image(folder / CHECKERBOARD_NAME, chessboard(cf, registered.fa_warped), marks[0] or marks[1])
     write_json(folder / RECORD_NAME, asdict(registered.record))
 

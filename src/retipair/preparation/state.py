@@ -32,6 +32,7 @@ class AlignmentResult:
     refused: the reason why the pair was refused, or None if it was kept.
     doubt: the reason why the user should inspect a pair that was kept, or None.
     files_sha256: the hashes of the aligned views, by name of the view; empty if the pair was refused.
+    chosen: which of several photographs and frames were aligned, as text; None if there was no choice.
 
     The other fields have the same meaning as in the manifest (`PreparedPair`).
     """
@@ -51,6 +52,7 @@ class AlignmentResult:
     consistency_before: float
     consistency: float
     files_sha256: dict[str, str]
+    chosen: str | None = None
 
 
 def view_file(view: str, name: str) -> str:

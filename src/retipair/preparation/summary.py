@@ -12,8 +12,8 @@ from retipair.data.contact_sheet import MAX_PAIRS, SHEET_NAME, contact_sheet, lo
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import SPLITS, PreparedPair, Split, write_manifest
 from retipair.data.pair import px_at_512, save_image
+from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import REJECTED_NAME
-from retipair.data.sources import RawPair
 from retipair.data.splits import eye_names
 from retipair.preparation.state import VIEWS, AlignmentResult, doubtful, view_file
 from retipair.runtime.console import console
@@ -38,6 +38,9 @@ def print_table(
         )
     screen = Console(force_jupyter=False)
     (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
+    for result in results:
+        if result.chosen:
+            print(f"{printable(result.id)}: {result.chosen}")
 
 
 def _measured_at(result: AlignmentResult) -> str:

@@ -157,8 +157,10 @@ def _count_ransac_inliers(
     moving, fixed: the positions of the matches, (N, 2) px each.
     threshold: the largest error of a match that counts as an inlier, px.
     """
-    if transform is None or is_plausible(transform):
-        return 0 if transform is None else int(is_inlier.sum())
+    if transform is None or not is_inlier.any():  # of a view without vessels, RANSAC may return a transform of no match
+        return 0
+    if is_plausible(transform):
+        return int(is_inlier.sum())
     depth, area = _depth_and_area(transform, moving[is_inlier.ravel() > 0])
     if 1 / 9 < np.median(area) < 9 or (area <= 0).any() or (depth / depth[0] <= 0).any():
         return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retipair.registration.imagej_points import ROI_SUFFIX, is_results_table, read_results_table, read_roi
 from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import read_lines
 
@@ -39,13 +40,19 @@ def read_landmarks(cf_path: Path, fa_path: Path, cf_shape: tuple[int, ...], fa_s
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Read a file with one point "x y" per line. Return the points as (N, 2) float64 px.
+    """Read a file with one point "x y" per line, or a file of ImageJ. Return the points as (N, 2) float64 px.
 
-    The two numbers are separated by blanks, tabs, semicolons or commas. A comma within a number is a decimal comma.
-    Raises UserError if a line is not a point, if some numbers have decimal commas and others decimal points, or if
-    commas may be decimal commas as well as thousands separators.
+    A file of ImageJ is a selection of points (.roi), or a table with the columns X and Y; see `imagej_points`. In other
+    files, the two numbers of a line are separated by blanks, tabs, semicolons or commas. A comma within a number is a
+    decimal comma.
+    Raises UserError if a line is not a point, if some numbers have decimal commas and others decimal points, if commas
+    may be decimal commas as well as thousands separators, or if a file of ImageJ cannot be read.
     """
+    if path.suffix.lower() == ROI_SUFFIX:
+        return read_roi(path)
     separator, first, text = read_lines(path)
+    if is_results_table(text.partition("\n")[0]):
+        return read_results_table(path)
     lines = [line.replace(";", " ") for line in text.split("\n")]
     if separator != "," and any(map(_DECIMAL_COMMAS.fullmatch, lines)):
         lines = _with_decimal_points(path, first, lines)

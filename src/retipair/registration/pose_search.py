@@ -5,6 +5,8 @@ The vesselness of both views is compared by masked normalised cross-correlation 
 `estimate.register_features`.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -19,8 +21,36 @@ _BLUR = 3.0  # px in a view 512 px wide: widens the vessels, so that they still 
 _CLIP_PERCENTILE = 99.0  # vesselness above this percentile is clipped
 _ANGLES = np.deg2rad(np.arange(-44, 45, 4))
 _SCALES = 1.07 ** np.arange(-10, 11)  # 0.51 to 1.97; at 1, both fields of view have the same diameter
+POSES = tuple(product(range(len(_ANGLES)), range(len(_SCALES))))
+"""All rotations and scales of the search, as indices."""
 _MIN_OVERLAP = 0.25  # of the CF's field of view
 _TO_SMALL = to_square(np.ones((WORK_SIZE, WORK_SIZE), dtype=bool), _SIDE)
+
+
+@dataclass(frozen=True)
+class ReducedView:
+    """A view in its work frame, reduced to 128 px.
+
+    vesselness: (128, 128) float32, blurred, with a mean of 0 and a standard deviation of 1 in the field of view.
+    field: the field of view, (128, 128) bool.
+    """
+
+    vesselness: np.ndarray
+    field: np.ndarray
+
+
+@dataclass(frozen=True)
+class PoseFit:
+    """The best shift of a view at one of the `POSES`.
+
+    evidence: how well the view fits (see `_best_shift`).
+    pose: the indices of rotation and scale.
+    transform: the transform (3, 3) from px of the moving reduced view to px of the fixed one.
+    """
+
+    evidence: float
+    pose: tuple[int, int]
+    transform: np.ndarray
 
 
 def search_pose(cf: View, fa: View) -> np.ndarray:
@@ -28,31 +58,37 @@ def search_pose(cf: View, fa: View) -> np.ndarray:
 
     `_best_shift` defines the evidence.
     """
-    fixed, fixed_field = _reduced_vesselness(cf)
-    moving, moving_field = _reduced_vesselness(fa)
-    spectra, min_overlap = _spectra(fixed, fixed_field), max(1.0, _MIN_OVERLAP * fixed_field.sum())
-    best, highest = np.eye(3), -np.inf
-    for angle, scale in product(_ANGLES, _SCALES):
-        pose = _about_centre(angle, scale)
-        posed, field = resample(moving, pose, _SIDE), resample(moving_field, pose, _SIDE)
+    return raw_transform(cf, fa, best_pose(reduce_view(cf), reduce_view(fa), POSES))
+
+
+def raw_transform(cf: View, fa: View, fit: PoseFit) -> np.ndarray:
+    """Return the transform (3, 3) of a fit from raw FA px to raw CF px."""
+    return to_raw(cf, fa, np.linalg.inv(_TO_SMALL) @ fit.transform @ _TO_SMALL)
+
+
+def best_pose(fixed: ReducedView, moving: ReducedView, poses: Iterable[tuple[int, int]]) -> PoseFit:
+    """Return the fit of the moving view with the highest evidence, among some of the `POSES` and all shifts."""
+    spectra = _spectra(fixed.vesselness, fixed.field)
+    min_overlap = max(1.0, _MIN_OVERLAP * fixed.field.sum())
+    best = PoseFit(-np.inf, (0, 0), np.eye(3))
+    for angle, scale in poses:
+        pose = _about_centre(_ANGLES[angle], _SCALES[scale])
+        posed, field = resample(moving.vesselness, pose, _SIDE), resample(moving.field, pose, _SIDE)
         evidence, shift = _best_shift(spectra, _spectra(posed, field), min_overlap)
-        if evidence > highest:
-            best, highest = shift @ pose, evidence
-    return to_raw(cf, fa, np.linalg.inv(_TO_SMALL) @ best @ _TO_SMALL)
+        if evidence > best.evidence:
+            best = PoseFit(evidence, (angle, scale), shift @ pose)
+    return best
 
 
-def _reduced_vesselness(view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return (vesselness, field of view) of a view in its work frame, reduced to (128, 128) each.
-
-    The vesselness, float32, is blurred and has a mean of 0 and a standard deviation of 1 in the field of view, bool.
-    """
+def reduce_view(view: View) -> ReducedView:
+    """Return the vesselness and the field of view of a view, reduced to 128 px."""
     ridges, inside = vessel_map(view, view.to_work), inside_field(view, view.to_work)
     field = resample(inside, _TO_SMALL, _SIDE)
     if not field.any():
-        return np.zeros(field.shape, dtype=np.float32), field
+        return ReducedView(np.zeros(field.shape, dtype=np.float32), field)
     limited = np.minimum(ridges, np.percentile(ridges[inside], _CLIP_PERCENTILE))
     small = resample(gaussian_filter(limited, _BLUR), _TO_SMALL, _SIDE)
-    return (small - small[field].mean()) / (small[field].std() + 1e-6), field
+    return ReducedView((small - small[field].mean()) / (small[field].std() + 1e-6), field)
 
 
 def _about_centre(angle: float, scale: float) -> np.ndarray:

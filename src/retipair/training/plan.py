@@ -326,7 +326,10 @@ def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tupl
     if not is_prepared(config.data):
         raw = find_pairs(config.data)
         count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
-        return count, [(pair.id, pair.caption or config.prompt) for pair in raw], view_size
+        # Ids of DICOM files name patients, so their pairs are numbered here.
+        ids = [f"number {n}" if pair.dicom else pair.id for n, pair in enumerate(raw, start=1)]
+        captions = [(id, pair.caption or config.prompt) for id, pair in zip(ids, raw, strict=True)]
+        return count, captions, view_size
     entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)
     count = f"{counts['train']} for training, {counts['val']} for validation, {counts['test']} for testing"
