@@ -145,7 +145,12 @@ def test_intervals_narrow_with_more_eyes_and_pair_the_eyes() -> None:
         ((0.05, 0.01, 0.09), (0.02, 0.01, 0.03), 8, "better than no training: recall@1 +.05 [+.01, +.09] (hard)"),
         ((0.05, 0.01, 0.09), (0.02, -0.01, 0.03), 8, "better than no training under hard warps only"),
         ((0.05, 0.01, 0.09), (0.02, 0.01, 0.03), 4, "in these 4 eyes, which are too few to conclude this"),
-        ((0.05, -0.01, 0.09), (0.02, 0.0, 0.03), 4, "No difference between generated pairs and no training could be"),
+        (
+            (0.05, -0.01, 0.09),
+            (0.02, 0.0, 0.03),
+            4,
+            'No difference between "generated pairs" and "no training" could be',
+        ),
         ((-0.05, -0.09, -0.01), (0.0, -0.1, 0.1), 8, "worse than no training under hard warps only"),
         ((-0.05, -0.09, -0.01), (0.1, 0.1, 0.1), 8, "Mixed"),
     ],

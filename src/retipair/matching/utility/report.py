@@ -110,7 +110,7 @@ def sentence(arm: ArmName, other: ArmName, measure: str, differences: Mapping[st
     better = [level for level, one in differences.items() if round(one.low, 2) > 0]
     worse = [level for level, one in differences.items() if round(one.high, 2) < 0]
     if not better and not worse:
-        return f"No difference between {first} and {second} could be shown with {eyes} eyes: {figures}."
+        return f'No difference between "{first}" and "{second}" could be shown with {eyes} eyes: {figures}.'
     if better and worse:
         return f"Mixed: {first} better than {second} ({better[0]}), and worse ({worse[0]}): {figures}."
     word, levels = ("better", better) if better else ("worse", worse)
