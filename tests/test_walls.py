@@ -25,7 +25,8 @@ FLOORS = (  # a module imports from its own room and from lower floors
     {"api", "trials"},
     {"training"},
     {"generation", "matching"},
-    {"preparation", "evaluation", "phantoms"},
+    {"evaluation"},
+    {"preparation", "phantoms"},
     {"runs"},
     {"registration", "metrics"},
     {"models", "data"},
@@ -41,6 +42,8 @@ COMMANDS = {
     "generate": "generation.generate",
     "evaluate": "evaluation.evaluate",
     "export": "matching.export",
+    "export pairs": "preparation.export_pairs",
+    "card": "evaluation.card",
     "register": "preparation.register",
     "utility": "matching.utility.utility",
     "phantom": "phantoms.phantom",
@@ -54,6 +57,7 @@ PLACES = {  # library -> the room that may know it
     "tokenizers": "models/",
     "cv2": "registration/",
     "h5py": "matching/",
+    "pyarrow": "data/",
     "tyro": ("cli.py", "config/"),
 }
 

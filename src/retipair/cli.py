@@ -18,9 +18,11 @@ import tyro
 from retipair import __version__
 from retipair.config import (
     BenchConfig,
+    CardConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
+    ExportPairsConfig,
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
@@ -57,6 +59,12 @@ VERBS = (
     ),
     Verb("export", ExportConfig, "matching.export:export", "pairs -> warped pairs, to train registration networks"),
     Verb(
+        "export pairs",
+        ExportPairsConfig,
+        "preparation.export_pairs:export_pairs",
+        "pairs -> a data set for Hugging Face's datasets, or for webdataset",
+    ),
+    Verb(
         "register",
         RegisterConfig,
         "preparation.register:register",
@@ -64,6 +72,7 @@ VERBS = (
     ),
     Verb("utility", UtilityConfig, "matching.utility.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
+    Verb("card", CardConfig, "evaluation.card:card", "README.md that describes a data set or an adapter"),
     Verb(
         "bench",
         BenchConfig,

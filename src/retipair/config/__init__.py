@@ -9,6 +9,7 @@ from retipair.config.common import (
     SamplerName,
     SystemName,
 )
+from retipair.config.datasets import CardConfig, DatasetForm, ExportPairsConfig
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
 from retipair.config.matching import ExportConfig, Ranges, ReaderForm, UtilityConfig
@@ -23,9 +24,12 @@ __all__ = [
     "BenchConfig",
     "Benched",
     "BestBy",
+    "CardConfig",
+    "DatasetForm",
     "DemoConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "ExportPairsConfig",
     "GenerateConfig",
     "Memory",
     "PhantomConfig",
