@@ -53,6 +53,7 @@ docs/reference
 docs/formats
 docs/metrics
 docs/registration
+docs/datasets
 docs/clusters
 ```
 

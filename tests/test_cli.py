@@ -23,8 +23,8 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
-POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths"}
-WITH_POSITIONAL = {"prepare", "register", "export", "utility", "phantom", "demo", "bench"}
+POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "directory"}
+WITH_POSITIONAL = {"prepare", "register", "export", "export pairs", "card", "utility", "phantom", "demo", "bench"}
 
 
 def explanations(settings: type) -> dict[str, str]:

@@ -20,7 +20,7 @@ from retipair.runtime.errors import MissingError, OccupiedError
 
 
 def written(folder: Path, evaluation: Path | None = None) -> str:
-    return card(CardConfig(folder=folder, evaluation=evaluation)).read_text()
+    return card(CardConfig(directory=folder, evaluation=evaluation)).read_text()
 
 
 def values_of(text: str) -> dict[str, object]:

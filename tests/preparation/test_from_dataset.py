@@ -10,16 +10,19 @@ import pytest
 from PIL import Image
 
 from compare import contents
-from conftest import TRAIN_QUICKLY, VIEW, write_prepared
+from conftest import VIEW, train_command, write_prepared
 from eyes import draw_pair
 from refusals import raises_file
 from retipair.cli import main
-from retipair.config import ExportPairsConfig, PrepareConfig
+from retipair.config import EvaluateConfig, ExportPairsConfig, PrepareConfig
+from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
 from retipair.data.parquet import is_parquet_dataset, split_in_name
+from retipair.evaluation.comparison import load_comparison, pairs_sha256
 from retipair.preparation.export_pairs import export_pairs
-from retipair.preparation.prepare import prepare_pairs
+from retipair.preparation.from_dataset import raw_captions
+from retipair.preparation.prepare import prepare_pairs, prepared_folder
 from retipair.runtime.errors import DamagedError, FileError, OccupiedError, UserError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -120,22 +123,49 @@ def test_split_in_name(name: str, split: str | None) -> None:
     assert split_in_name(Path("set") / name, Path("set")) == split
 
 
-def test_evaluate_and_train_take_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, Path]:
+    """A prepared folder, and its export."""
     pairs = write_prepared(tmp_path / "pairs", ["train", "val", "train"])
-    data = export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "set", to="hf"))
-    results = tmp_path / "results"
-    command = ["train", "-n", "x", "--base", "random:tiny-sd15", "--data", data, "--results", results, *TRAIN_QUICKLY]
-    assert main([*map(str, command), "--dry_run"]) == 0
+    return pairs, export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "set", to="hf"))
+
+
+def test_train_prepares_a_data_set_once(
+    exported: tuple[Path, Path], raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, data = exported
+    assert main(train_command("x", "random:tiny-sd15", data, tmp_path / "results", "--dry_run")) == 0
     assert "3 raw pairs" in capsys.readouterr().out
-    assert main([*map(str, command), "--num_samples", "0"]) == 0
-    [prepared] = (results / "prepared").iterdir()
+    assert raw_captions(raw) == [("a", "an eye"), ("b", None), ("c", "another eye")]
+    prepared = prepared_folder(data, tmp_path / "results", VIEW)
     assert (prepared / "cf/eye0.png").read_bytes() == (pairs / "cf/eye0.png").read_bytes()
+    before = (prepared / "manifest.jsonl").stat().st_mtime_ns
+    assert prepared_folder(data, tmp_path / "results", VIEW) == prepared
+    assert (prepared / "manifest.jsonl").stat().st_mtime_ns == before
+
+
+def test_evaluate_compares_with_the_pairs_of_a_data_set(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    pairs, data = exported
+    for _ in range(2):
+        compared = load_comparison(EvaluateConfig(real=data, out=tmp_path / "out"))
+        [aligned] = (tmp_path / "out/prepared").iterdir()
+        assert compared.provenance.real == str(aligned)
+        assert compared.provenance.real_sha256 == pairs_sha256(read_dataset(pairs))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").touch()
+    with raises_file(tmp_path / "full", OccupiedError):
+        load_comparison(EvaluateConfig(real=data, out=tmp_path / "full"))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.nightly
+def test_train_and_evaluate_run_on_an_export(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    _, data = exported
+    assert main(train_command("x", "random:tiny-sd15", data, tmp_path / "results")) == 0
     for _ in range(2):  # the second time, the scores are found again
         assert main(["evaluate", "--real", str(data), "--out", str(tmp_path / "scores")]) == 0
     scores = json.loads((tmp_path / "scores/scores.json").read_text())
     assert scores["sizes"] == {"train": 2, "val": 1}
-    [aligned] = (tmp_path / "scores/prepared").iterdir()
-    assert contents(aligned) == contents(prepared)
 
 
 # --- Refusals

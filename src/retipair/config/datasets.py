@@ -18,8 +18,8 @@ class ExportPairsConfig:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: the files of the data set, and README.md, which describes it."""
     to: DatasetForm
-    """hf: Parquet files with the images inside, which datasets.load_dataset(OUT) reads. They need pyarrow:
-    pip install 'retipair[hf]'. webdataset: tar files, which the library webdataset reads."""
+    """hf: Parquet files with the images inside, which datasets.load_dataset(OUT) reads (needs pyarrow:
+    pip install 'retipair[hf]'). webdataset: tar files, which the library webdataset reads."""
     workers: int = 0
     """Number of pairs read at once; 0: one per core. The files do not depend on it."""
 
@@ -28,7 +28,7 @@ class ExportPairsConfig:
 class CardConfig:
     """Write README.md, the card that describes a data set or an adapter on the Hugging Face hub."""
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Prepared or generated folder, folder written by `export pairs`, or folder of a training run."""
     evaluation: Path | None = None
     """Folder written by `retipair evaluate`, whose scores the card shows; default: DIR/evaluation, if it exists."""

@@ -24,7 +24,8 @@ class PrepareConfig:
     """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
 
     raw: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RAW")]
-    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), or a .csv/.jsonl table."""
+    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, or the Isfahan folders), a .csv/.jsonl table, or
+    a data set of Parquet files (docs/datasets.md)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
     size: int = 512

@@ -26,7 +26,7 @@ def card(config: CardConfig) -> Path:
     The card names no patient and no folder. Raises UserError if DIR is neither a folder of pairs nor a run, if the
     evaluation is of other pairs, or if DIR has a README.md that the user has written or edited.
     """
-    folder = config.folder
+    folder = config.directory
     if (folder / MANIFEST_NAME).is_file():
         facts = count_pairs(folder, open_stream(folder)).facts()
         text = dataset_card(facts, generation_settings(folder), _scores_of_pairs(config), files={})
@@ -50,7 +50,7 @@ def _scores(config: CardConfig) -> Scores | None:
     """Return the scores in --evaluation, or in DIR/evaluation if it exists."""
     folder = config.evaluation
     if folder is None:
-        found = config.folder / _EVALUATION
+        found = config.directory / _EVALUATION
         return read_scores(found) if (found / SCORES_NAME).is_file() else None
     if not (folder / SCORES_NAME).is_file():
         raise MissingError(folder, f"no {SCORES_NAME} here; give the folder that `retipair evaluate` wrote")
@@ -63,11 +63,11 @@ def _scores_of_pairs(config: CardConfig) -> dict[str, str]:
     if scores is None:
         return {}
     made_of = {scores.provenance.real_sha256, scores.provenance.generated_sha256, scores.provenance.drawn_views_sha256}
-    if pairs_sha256(read_folder(config.folder).kept) in made_of:
+    if pairs_sha256(read_folder(config.directory).kept) in made_of:
         return _rows(scores)
     if config.evaluation:
         raise SettingError("evaluation", config.evaluation, "its scores are of other pairs; evaluate these pairs again")
-    console.print(f"{config.folder / _EVALUATION}: its scores are of other pairs and are left out")
+    console.print(f"{config.directory / _EVALUATION}: its scores are of other pairs and are left out")
     return {}
 
 

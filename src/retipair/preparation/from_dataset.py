@@ -30,6 +30,8 @@ from retipair.data.parquet import (
     split_in_name,
 )
 from retipair.data.sources import find_pairs
+from retipair.preparation.export_pairs import STATE_NAME as EXPORT_STATE_NAME
+from retipair.preparation.export_pairs import read_export
 from retipair.preparation.state import STATE_NAME
 from retipair.runtime.atomic_io import atomic_write, file_sha256, is_leftover, read_json, temp_path, write_text
 from retipair.runtime.console import console, track
@@ -153,6 +155,8 @@ def import_pairs(config: PrepareConfig) -> Path:
     if config.anonymise:
         problem = "the pairs are prepared already; anonymise them when you prepare the raw views"
         raise SettingError("anonymise", None, problem)
+    if (config.raw / EXPORT_STATE_NAME).is_file():
+        read_export(config.raw)  # raises an error if the export was interrupted
     records, source = _read_records(config.raw), dataset_sha256(config.raw)
     with directory_lock(config.out):
         _check_out(config.out, source)
