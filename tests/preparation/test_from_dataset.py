@@ -127,7 +127,7 @@ def test_split_in_name(name: str, split: str | None) -> None:
 def exported(tmp_path: Path) -> tuple[Path, Path]:
     """A prepared folder, and its export."""
     pairs = write_prepared(tmp_path / "pairs", ["train", "val", "train"])
-    return pairs, export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "set", to="hf"))
+    return pairs, export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "export", to="hf"))
 
 
 def test_train_prepares_a_data_set_once(

@@ -157,7 +157,8 @@ def import_pairs(config: PrepareConfig) -> Path:
         raise SettingError("anonymise", None, problem)
     if (config.raw / EXPORT_STATE_NAME).is_file():
         read_export(config.raw)  # raises an error if the export was interrupted
-    records, source = _read_records(config.raw), dataset_sha256(config.raw)
+    indices, records = _read_records(config.raw)
+    source = dataset_sha256(config.raw)
     with directory_lock(config.out):
         _check_out(config.out, source)
         console.print(f"{config.raw} holds aligned pairs of `retipair export pairs`: they are copied as they are")
@@ -167,6 +168,7 @@ def import_pairs(config: PrepareConfig) -> Path:
         for record, (where, images) in track("Copying", zip(records, rows, strict=True), len(records)):
             _write_views(config.out, record, images, where)
         _delete_others(config.out, records)
+        records = [record for _, record in sorted(zip(indices, records, strict=True), key=_order)]
         sheet = contact_sheet(load_titled(config.out, record) for record in records)
         save_image(config.out / SHEET_NAME, sheet, sheet_mark(config.out, records))
         write_manifest(config.out, records)
@@ -174,8 +176,12 @@ def import_pairs(config: PrepareConfig) -> Path:
     return config.out
 
 
-def _read_records(data: Path) -> list[PreparedPair]:
-    """Return the manifest lines of all pairs. Raises UserError, naming the row, if one of them is invalid."""
+def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
+    """Return (indices, manifest lines) of all pairs, in the order of the rows; the index of a prepared pair is 0.
+
+    Raises UserError, naming the row, if a row is invalid.
+    """
+    indices: list[int] = []
     records: dict[str, PreparedPair] = {}
     for path in parquet_files(data):
         names = [name for name in read_schema(path).names if name not in VIEWS]
@@ -183,9 +189,16 @@ def _read_records(data: Path) -> list[PreparedPair]:
             record = to_prepared(values, where)
             if records.setdefault(record.id.lower(), record) is not record:
                 raise UserError(f"{where}: id {record.id!r} occurs more than once; export the pairs again")
+            indices.append(values.get("index") or 0)
     if not records:
         raise MissingError(data, "its Parquet files have no rows; export the pairs again")
-    return list(records.values())
+    return indices, list(records.values())
+
+
+def _order(pair: tuple[int, PreparedPair]) -> tuple[int, str]:
+    """Return the key by which the manifests of `prepare` (by id) and `generate` (by index) are sorted."""
+    index, record = pair
+    return index, record.id
 
 
 def _delete_others(out: Path, records: list[PreparedPair]) -> None:
