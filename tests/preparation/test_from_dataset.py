@@ -180,6 +180,10 @@ def test_unknown_image_columns_are_listed(views: list[tuple[bytes, bytes]], tmp_
     write(path, n=[1])
     with pytest.raises(FileError, match="no image columns"):
         prepare(tmp_path / "set", tmp_path / "out")
+    write(path, cf=[views[0][0]], fa=[views[0][1]])
+    other = write(tmp_path / "set/1.parquet", cf=[views[0][0]])
+    with raises_file(other):
+        prepare(tmp_path / "set", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -133,11 +133,13 @@ def read_schema(path: Path) -> Any:
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("FILE, row NUMBER", values by column) for each row of a Parquet file, with rows counted from 1.
 
-    Raises UserError, naming the file, if it is damaged.
+    Raises UserError, naming the file, if it is damaged or lacks one of the columns.
     """
     pyarrow = import_pyarrow()
     number = 0
     with _opened(path) as file:
+        if missing := [name for name in columns if name not in file.schema_arrow.names]:
+            raise FileError(path, f"has no column {missing[0]}, unlike the first file; remove it, or add the column")
         batches = file.iter_batches(batch_size=_READ_ROWS, columns=list(columns))
         while True:
             try:

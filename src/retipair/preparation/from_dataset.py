@@ -205,7 +205,7 @@ def _delete_others(out: Path, records: list[PreparedPair]) -> None:
     """Delete views that an interrupted import of another data set has left."""
     names = {f"{record.id}.png" for record in records}
     for path in (path for view in VIEWS for path in (out / view).iterdir()):
-        if path.name not in names:
+        if path.name not in names and path.is_file():
             path.unlink()
 
 

@@ -150,12 +150,14 @@ def fingerprint(config: PrepareConfig) -> str:
 
     The hash does not depend on paths or on the number of workers. Raises the same errors as `find_pairs`.
     """
-    sources: object = [
-        [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
-        for pair in ([] if is_parquet_dataset(config.raw) else find_pairs(config.raw))
-    ]
+    sources: object
     if is_parquet_dataset(config.raw):
         sources = dataset_sha256(config.raw)
+    else:
+        sources = [
+            [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
+            for pair in find_pairs(config.raw)
+        ]
     settings = [config.size, config.register, asdict(limits_of(config))]
     split = [config.val_fraction, config.test_fraction, config.seed]
     return json_sha256([ALIGNMENT_VERSION, settings, split, sources])
