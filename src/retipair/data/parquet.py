@@ -46,9 +46,9 @@ def write_parquet(stream: BinaryIO, rows: Iterable[DatasetRow], columns: dict[st
     """
     pyarrow = import_pyarrow()
     schema = _schema(columns)
-    texts = [name for name in columns if name != "id"]
+    values = [name for name in columns if name != "id"]
     # Statistics and dictionaries of images would repeat their bytes.
-    with pyarrow.parquet.ParquetWriter(stream, schema, use_dictionary=texts, write_statistics=texts) as writer:
+    with pyarrow.parquet.ParquetWriter(stream, schema, use_dictionary=values, write_statistics=values) as writer:
         group: list[dict[str, Any]] = []
         size = 0
         for row in rows:
