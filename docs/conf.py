@@ -55,6 +55,7 @@ docs/dicom
 docs/metrics
 docs/registration
 docs/comfyui
+docs/datasets
 docs/clusters
 ```
 

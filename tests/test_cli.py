@@ -23,17 +23,10 @@ from retipair.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 
-POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter", "results"}
+POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter", "results", "directory"}
 WITH_POSITIONAL = {
-    "runs",
-    "prepare",
-    "register",
-    "export matches",
-    "export adapter",
-    "utility",
-    "phantom",
-    "demo",
-    "bench",
+    *("runs", "prepare", "register", "export matches", "export adapter", "export pairs"),
+    *("card", "utility", "phantom", "demo", "bench"),
 }
 
 

@@ -25,7 +25,8 @@ FLOORS = (  # a module imports from its own room and from lower floors
     {"api", "trials"},
     {"training"},
     {"generation", "matching"},
-    {"preparation", "evaluation", "phantoms"},
+    {"evaluation"},
+    {"preparation", "phantoms"},
     {"runs"},
     {"registration", "metrics"},
     {"models", "data"},
@@ -43,6 +44,8 @@ COMMANDS = {
     "runs": "evaluation.runs",
     "export matches": "matching.export",
     "export adapter": "runs.export_adapter",
+    "export pairs": "preparation.export_pairs",
+    "card": "evaluation.card",
     "register": "preparation.register",
     "utility": "matching.utility.utility",
     "phantom": "phantoms.phantom",
@@ -58,6 +61,7 @@ PLACES = {  # library -> the room that may know it
     "h5py": "matching/",
     "pydicom": "data/",
     "roifile": "registration/",
+    "pyarrow": "data/",
     "tyro": ("cli.py", "config/"),
 }
 

@@ -18,10 +18,12 @@ import tyro
 from retipair import __version__
 from retipair.config import (
     BenchConfig,
+    CardConfig,
     DemoConfig,
     EvaluateConfig,
     ExportAdapterConfig,
     ExportMatchesConfig,
+    ExportPairsConfig,
     GenerateConfig,
     PhantomConfig,
     PrepareConfig,
@@ -73,6 +75,12 @@ VERBS = (
         "adapter -> a file for ComfyUI, kohya's sd-scripts, diffusers or PEFT",
     ),
     Verb(
+        "export pairs",
+        ExportPairsConfig,
+        "preparation.export_pairs:export_pairs",
+        "pairs -> a data set for Hugging Face's datasets, or for webdataset",
+    ),
+    Verb(
         "register",
         RegisterConfig,
         "preparation.register:register",
@@ -80,6 +88,7 @@ VERBS = (
     ),
     Verb("utility", UtilityConfig, "matching.utility.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
+    Verb("card", CardConfig, "evaluation.card:card", "README.md that describes a data set or an adapter"),
     Verb(
         "bench",
         BenchConfig,

@@ -184,7 +184,7 @@ def test_a_second_run_loads_no_autoencoder_and_reads_each_pair_once(
 
     read = Counter[Path]()
     monkeypatch.setattr(Base, "vae", never)
-    monkeypatch.setattr(dataset, "_bytes", lambda path: read.update([path]) or path.read_bytes())
+    monkeypatch.setattr(dataset, "file_bytes", lambda path: read.update([path]) or path.read_bytes())
     caches_of(config)
     assert folders(tmp_path) == before
     assert set(read.values()) == {1}

@@ -10,6 +10,7 @@ from retipair.config.common import (
     SamplerName,
     SystemName,
 )
+from retipair.config.datasets import CardConfig, DatasetForm, ExportPairsConfig
 from retipair.config.evaluation import EvaluateConfig
 from retipair.config.generation import GenerateConfig
 from retipair.config.matching import ExportMatchesConfig, Ranges, ReaderForm, UtilityConfig
@@ -25,10 +26,13 @@ __all__ = [
     "BenchConfig",
     "Benched",
     "BestBy",
+    "CardConfig",
+    "DatasetForm",
     "DemoConfig",
     "EvaluateConfig",
     "ExportAdapterConfig",
     "ExportMatchesConfig",
+    "ExportPairsConfig",
     "GenerateConfig",
     "Memory",
     "PhantomConfig",

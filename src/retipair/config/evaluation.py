@@ -9,7 +9,7 @@ class EvaluateConfig:
     """Evaluate generated pairs or drawn views against real pairs, or check real pairs alone."""
 
     real: Path
-    """Prepared folder of real pairs."""
+    """Prepared folder of real pairs, or a data set of Parquet files, which is then prepared once into OUT/prepared."""
     generated: Path | None = None
     """Folder written by `generate`, or a prepared folder.
     Without it and --drawn_views, only the real pairs are checked."""

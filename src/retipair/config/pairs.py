@@ -24,8 +24,8 @@ class PrepareConfig:
     """Turn raw views into aligned pairs: register FA to CF, crop to the shared field of view, split by eye."""
 
     raw: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RAW")]
-    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, the Isfahan folders, DICOM files), or a table.
-    Tables (.csv or .jsonl) and DICOM are described in docs/formats.md and docs/dicom.md."""
+    """Folder of raw views (ID/ID_01.png + ID_02.png, cf/ + fa/, the Isfahan folders, DICOM files), a table (.csv or
+    .jsonl; docs/formats.md, docs/dicom.md), or a data set of Parquet files (docs/datasets.md)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write: cf/, fa/, mask/, manifest.jsonl, contact_sheet.png."""
     size: int = 512

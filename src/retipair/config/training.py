@@ -18,7 +18,7 @@ class TrainConfig:
     name: Annotated[str, tyro.conf.arg(aliases=["-n"])]
     """Name of the run; its folder is RESULTS/out_joint_{sdxl,sd15}_cffa_pairs/NAME."""
     data: Path | None = None
-    """Prepared folder, or a raw one, which is then prepared once into RESULTS/prepared."""
+    """Prepared folder; or a raw one, or a data set of Parquet files, which is prepared once into RESULTS/prepared."""
     base: str = DEFAULT_BASE
     """Hub id, folder or .safetensors file of SDXL or SD1.5; tiny-sdxl and tiny-sd15 ship with the package."""
     tokenizer: Path | None = None

@@ -188,7 +188,7 @@ def read_folder(folder: Path) -> PairFolder:
     varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
-        entry = _to_pair_record(folder, record)
+        entry = to_pair_record(folder, record)
         if isinstance(record, PreparedPair):
             _check_split(folder, record, prepared)
         else:
@@ -256,19 +256,20 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _to_pair_record(folder: Path, record: Record) -> PairRecord:
+def to_pair_record(folder: Path, record: Record) -> PairRecord:
     """Convert a manifest record to a PairRecord; a generated pair is in "train" until `read_folder` sets its split."""
     names = (folder, record.cf, record.fa)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        return PairRecord(record.id, _group_of(record), record.split, *names, record.mask, caption, native_size)
+        return PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
-    generated = PairRecord(record.id, _group_of(record), "train", *names, None, prompt, record.size)
+    generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
     return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
 
 
-def _group_of(record: Record) -> str:
+def group_name(record: Record) -> str:
+    """Return the `PairRecord.group` of a manifest record."""
     if isinstance(record, PreparedPair):
         return record.patient or record.eye
     return record.source_eye or record.id
@@ -320,7 +321,7 @@ def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes
     for entry in entries:
         digest.update(f"{entry.id}\0{entry.split}\0{entry.caption}\0".encode())
         if entry not in hashes:
-            hashes[entry] = b"".join(hashlib.sha256(_bytes(path)).digest() for path in (entry.cf, entry.fa))
+            hashes[entry] = b"".join(hashlib.sha256(file_bytes(path)).digest() for path in (entry.cf, entry.fa))
         digest.update(hashes[entry])
     return digest.hexdigest()
 
@@ -328,10 +329,11 @@ def content_sha256(entries: Sequence[PairRecord], hashes: dict[PairRecord, bytes
 def pair_sha256(entry: PairRecord) -> str:
     """Return one SHA-256 of the files of a pair: CF, FA, and the mask if there is one."""
     files = (entry.cf, entry.fa, *([entry.mask] if entry.mask else []))
-    return hashlib.sha256(b"".join(hashlib.sha256(_bytes(path)).digest() for path in files)).hexdigest()
+    return hashlib.sha256(b"".join(hashlib.sha256(file_bytes(path)).digest() for path in files)).hexdigest()
 
 
-def _bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """Return the content of a file that a manifest names. Raises UserError, naming the file, if it cannot be read."""
     try:
         if not path.is_file():  # for example a named pipe, which would block the read
             raise FileNotFoundError(errno.ENOENT, "no such file")

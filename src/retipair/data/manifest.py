@@ -133,20 +133,25 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     Raises MissingError if there is no manifest, and UserError, naming file and line, for invalid JSON, an unknown
     schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder.
     """
+    ids: set[tuple[str, str]] = set()
+    for number, record in enumerate(stream_manifest(folder), start=1):
+        if (record.schema, record.id) in ids:
+            raise FileError(folder / MANIFEST_NAME, f"duplicate id {record.id!r}; remove one line", number)
+        ids.add((record.schema, record.id))
+        yield record
+
+
+def stream_manifest(folder: Path) -> Iterator[Record]:
+    """Yield the records as `read_manifest` does, in constant memory: duplicate ids are not found."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         check_finished(folder)
         subfolders = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"use one of its subfolders: {', '.join(subfolders[:5])}" if subfolders else _ADVICE
         raise MissingError(folder, f"no {MANIFEST_NAME} here; {advice}")
-    ids: set[tuple[str, str]] = set()
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:  # `parse_line` refuses the surrogates
         for number, line in enumerate(stream, start=1):
-            record = parse_line(line, where=f"{path}, line {number}")
-            if (record.schema, record.id) in ids:
-                raise FileError(path, f"duplicate id {record.id!r}; remove one line", number)
-            ids.add((record.schema, record.id))
-            yield record
+            yield parse_line(line, where=f"{path}, line {number}")
 
 
 def check_finished(folder: Path) -> None:

@@ -65,17 +65,22 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     split. Raises UserError if there are too few groups.
     """
     names = sorted(set(groups))
-    n_val, n_test = (_group_count(fraction, len(names)) for fraction in (val_fraction, test_fraction))
+    n_val, n_test = (group_count(fraction, len(names)) for fraction in (val_fraction, test_fraction))
     if len(names) <= n_val + n_test:
         raise UserError(
             f"{len(names)} eye(s) or patient(s) cannot be divided into {1 + (n_val > 0) + (n_test > 0)} splits; "
             "add pairs of other eyes, or correct eyes.csv (columns id,eye) if it groups pairs wrongly"
         )
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
+    order = sorted(names, key=lambda name: split_hash(name, seed))
     splits: dict[str, Split] = dict.fromkeys(order, "train")
     splits |= dict.fromkeys(order[:n_val], "val")
     splits |= dict.fromkeys(order[n_val : n_val + n_test], "test")
     return splits
+
+
+def split_hash(group: str, seed: int) -> bytes:
+    """Return the hash by which `split_groups` orders the groups."""
+    return hashlib.sha256(f"{seed} {group}".encode()).digest()
 
 
 def _user_split(pairs: Sequence[RawPair], groups: dict[str, str]) -> dict[str, Split]:
@@ -134,5 +139,6 @@ def _check_spelling(groups: dict[str, str]) -> None:
             )
 
 
-def _group_count(fraction: float, total: int) -> int:
+def group_count(fraction: float, total: int) -> int:
+    """Return how many of `total` groups get into a split with this fraction."""
     return max(1, round(fraction * total)) if fraction > 0 else 0

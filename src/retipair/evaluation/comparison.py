@@ -3,22 +3,26 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from retipair import __version__
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
+from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
 from retipair.evaluation.metric_cache import RECIPE
 from retipair.evaluation.provenance import Provenance
+from retipair.evaluation.reconstruction import USUAL_SIZE
 from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
 from retipair.evaluation.training_scores import read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
+from retipair.preparation.prepare import PREPARED_NAME, is_prepared, prepared_folder
 from retipair.runtime.atomic_io import check_folder_place, read_json
+from retipair.runtime.distributed import distributed_state
 from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError, SettingError, UserError
 from retipair.runtime.schema import canonical_json, to_values
 
@@ -76,6 +80,7 @@ class Comparison:
 def load_comparison(config: EvaluateConfig) -> Comparison:
     """Load and check all inputs of an evaluation. Raises UserError if a setting is invalid or a folder has no pairs."""
     _check_flags(config)
+    config = replace(config, real=_aligned(config))
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
     real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
@@ -120,6 +125,15 @@ def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
         raise SettingError(
             "withhold_copies", None, f"cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
         )
+
+
+def _aligned(config: EvaluateConfig) -> Path:
+    """Return --real, or the folder into which the pairs of a data set of Parquet files are prepared, once."""
+    if not is_parquet_dataset(config.real) or is_prepared(config.real):
+        return config.real
+    _check_out(config.out)
+    with distributed_state("cpu").main_process_first():
+        return prepared_folder(config.real, config.out, USUAL_SIZE)
 
 
 def _pairs(folder: Path) -> PairFolder:
@@ -185,7 +199,7 @@ def _check_out(out: Path) -> set[str]:
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     if any((out / name).is_dir() for name in (SCORES_NAME, FIGURES_NAME)):
         raise OccupiedError(out, f"{SCORES_NAME} or {FIGURES_NAME} is a folder; choose a new or empty folder for --out")
-    if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME}:
+    if names and SCORES_NAME not in names and not names <= {CACHE_NAME, FIGURES_NAME, PREPARED_NAME}:
         problem = f"contains files, but no {SCORES_NAME} of `retipair evaluate`"
         raise OccupiedError(out, f"{problem}; choose a new or empty folder for --out")
     return names

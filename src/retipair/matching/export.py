@@ -20,7 +20,7 @@ from retipair.matching.export_pair import PAIRS_NAME, PairExporter
 from retipair.matching.geometry import choose_ranges
 from retipair.matching.reader_formats import FORMS
 from retipair.matching.reader_formats.megadepth import import_h5py
-from retipair.matching.samples import SAMPLES_NAME, is_safe_name, read_samples, write_samples
+from retipair.matching.samples import SAMPLES_NAME, read_samples, write_samples
 from retipair.matching.warped_pair import Variation
 from retipair.matching.warps import TYPICAL
 from retipair.registration.warp import single_threaded
@@ -30,6 +30,7 @@ from retipair.runtime.errors import FileError, OccupiedError, SettingError, prin
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import parallel_map, process_map
 from retipair.runtime.schema import canonical_json
+from retipair.runtime.text_files import is_safe_name
 
 STATE_NAME = ".export.json"
 _STATE_SCHEMA = "retipair.export-state/1"

@@ -14,7 +14,7 @@ from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.jsonl import parse_json_line, to_json_line
 from retipair.runtime.schema import from_values
-from retipair.runtime.text_files import SAFE_NAME, is_too_long
+from retipair.runtime.text_files import is_safe_name
 
 SAMPLES_NAME = "matches.jsonl"
 SAMPLES_SCHEMA = "retipair.matches/1"
@@ -135,11 +135,6 @@ def parse_sample(line: str, where: str) -> MatchSample:
     for key in _PATHS:
         _check_inside(getattr(sample, key), where)
     return sample
-
-
-def is_safe_name(name: str) -> bool:
-    """Return whether an id or a variant can be part of the name of a file or folder."""
-    return bool(SAFE_NAME.fullmatch(name)) and not is_too_long(name)
 
 
 def _check_numbers(sample: MatchSample, where: str) -> None:

@@ -18,6 +18,7 @@ from retipair.data.anonymize import anonymous, hashed, read_key
 from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
 from retipair.data.manifest import MANIFEST_NAME, Split
+from retipair.data.parquet import is_parquet_dataset
 from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import add_rejected, read_rejected
 from retipair.data.sources import eyes_table, find_pairs, scan_pairs
@@ -29,6 +30,7 @@ from retipair.preparation.alignment import (
     check_alignment_settings,
     limits_of,
 )
+from retipair.preparation.from_dataset import dataset_sha256, extracted_views, import_pairs, is_export
 from retipair.preparation.pseudonyms import Pseudonyms, pseudonyms_of
 from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
@@ -51,6 +53,8 @@ from retipair.runtime.schema import json_sha256
 from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
+PREPARED_NAME = "prepared"
+"""The name of the folder in RESULTS for raw pairs that `train` and others prepare."""
 _MAX_SIZE = 4096  # px; fundus cameras do not resolve more
 _WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
@@ -70,6 +74,18 @@ def prepare_pairs(config: PrepareConfig) -> Path:
 
     Raises UserError if settings or inputs are invalid, or if too few pairs can be aligned. OUT then gets no new views.
     """
+    if not is_parquet_dataset(config.raw):
+        return _prepare_raw(config)
+    _check_settings(config)
+    check_apart(config.raw, config.out, [])
+    if is_export(config.raw):
+        return import_pairs(config)
+    with extracted_views(config.raw, config.out) as table:
+        return _prepare_raw(replace(config, raw=table))
+
+
+def _prepare_raw(config: PrepareConfig) -> Path:
+    """Align the pairs of a folder of raw views, or of a table."""
     # Check all inputs
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
@@ -141,10 +157,14 @@ def fingerprint(config: PrepareConfig) -> str:
 
     The hash does not depend on paths or on the number of workers. Raises the same errors as `find_pairs`.
     """
-    sources = [
-        [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
-        for pair in find_pairs(config.raw)
-    ]
+    sources: object
+    if is_parquet_dataset(config.raw):
+        sources = dataset_sha256(config.raw)
+    else:
+        sources = [
+            [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
+            for pair in find_pairs(config.raw)
+        ]
     settings = [config.size, config.register, asdict(limits_of(config))]
     split = [config.val_fraction, config.test_fraction, config.seed]
     return json_sha256([ALIGNMENT_VERSION, settings, split, sources])
@@ -321,6 +341,6 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
     if is_prepared(data):
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
-    config = replace(config, out=results / "prepared" / fingerprint(config)[:16])
-    console.print(f"{data} holds raw pairs: using the prepared pairs in {config.out}")
+    config = replace(config, out=results / PREPARED_NAME / fingerprint(config)[:16])
+    console.print(f"{data} is not prepared: using the prepared pairs in {config.out}")
     return config.out if is_prepared(config.out) else prepare_pairs(config)

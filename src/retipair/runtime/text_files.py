@@ -35,6 +35,11 @@ def is_too_long(name: str) -> bool:
     return len(name.encode(errors="replace")) > MAX_NAME_BYTES
 
 
+def is_safe_name(name: str) -> bool:
+    """Return whether an id can be part of the name of a file or folder."""
+    return bool(SAFE_NAME.fullmatch(name)) and not is_too_long(name)
+
+
 def on_disk(path: Path) -> Path:
     """Return the path of an existing file as the file system spells it.
 

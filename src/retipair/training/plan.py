@@ -14,7 +14,6 @@ from retipair.config import TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
-from retipair.data.sources import find_pairs
 from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import caption_warnings
 from retipair.models.device import choose_device, choose_dtype, free_memory
@@ -28,6 +27,7 @@ from retipair.models.memory_strategies import (
     select_strategy,
     supported_on,
 )
+from retipair.preparation.from_dataset import raw_captions
 from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
@@ -324,12 +324,9 @@ def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tupl
     """
     assert config.data is not None
     if not is_prepared(config.data):
-        raw = find_pairs(config.data)
+        raw = raw_captions(config.data)
         count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
-        # Ids of DICOM files name patients, so their pairs are numbered here.
-        ids = [f"number {n}" if pair.dicom else pair.id for n, pair in enumerate(raw, start=1)]
-        captions = [(id, pair.caption or config.prompt) for id, pair in zip(ids, raw, strict=True)]
-        return count, captions, view_size
+        return count, [(id, caption or config.prompt) for id, caption in raw], view_size
     entries = read_dataset(config.data, console.print)
     counts = Counter(entry.split for entry in entries)
     count = f"{counts['train']} for training, {counts['val']} for validation, {counts['test']} for testing"

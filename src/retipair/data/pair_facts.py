@@ -1,0 +1,136 @@
+"""Count the pairs of a folder for its card: by split and origin, with the bases, adapters and sizes."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Record
+from retipair.data.pair import load_image, synthetic_mark_of
+from retipair.data.pair_stream import StreamedPair, files_of
+from retipair.runtime.atomic_io import read_json
+from retipair.runtime.errors import FileError, MissingError
+from retipair.runtime.text_files import is_safe_name
+
+Origin = Literal["real", "synthetic", "noise", "from_data", "cf2fa", "fa2cf"]
+"""How pairs came about: prepared from real or from synthetic views, or generated in a mode."""
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What a card says of the pairs of a folder; nothing in it names a patient.
+
+    splits, origins: the number of pairs, by split and by origin.
+    sizes: the sides of the views, px.
+    bases: the names of the bases that generated pairs.
+    adapters: the first 12 digits of the hashes of the adapters that generated pairs.
+    consistency: the mean vesselness correlation of CF and FA.
+    """
+
+    splits: dict[str, int]
+    origins: dict[str, int]
+    sizes: list[int]
+    bases: list[str]
+    adapters: list[str]
+    consistency: float
+
+    @property
+    def pairs(self) -> int:
+        return sum(self.splits.values())
+
+
+@dataclass
+class FactCounter:
+    """Counts the pairs of a folder one by one, and checks their names and files."""
+
+    folder: Path
+    splits: Counter[str] = field(default_factory=Counter)
+    origins: Counter[str] = field(default_factory=Counter)
+    sizes: set[int] = field(default_factory=set)
+    bases: set[str] = field(default_factory=set)
+    adapters: set[str] = field(default_factory=set)
+    kinds: set[type[Record]] = field(default_factory=set)
+    consistency: float = 0.0
+
+    def add(self, pair: StreamedPair) -> None:
+        """Count a pair. Raises UserError if its id is no safe file name or one of its files is missing."""
+        record = pair.record
+        self._check(record)
+        self.kinds.add(type(record))
+        self.splits[pair.split] += 1
+        self.sizes.add(record.size)
+        self.consistency += record.consistency
+        if isinstance(record, PreparedPair):
+            self.origins["synthetic" if _is_synthetic(self.folder / record.cf) else "real"] += 1
+            return
+        self.origins[record.mode] += 1
+        self.bases.add(record.base)
+        if record.adapter_sha256:
+            self.adapters.add(record.adapter_sha256[:12])
+
+    def _check(self, record: Record) -> None:
+        if not is_safe_name(record.id):
+            problem = f"id {record.id!r:.220} is not a safe file name"
+            raise FileError(
+                self.folder / MANIFEST_NAME, f"{problem}; use letters, digits, . _ + and -, at most 200 bytes"
+            )
+        for name in files_of(record):
+            if not os.path.isfile(f"{self.folder}{os.sep}{name}"):  # noqa: PTH113 - a Path takes ten times as long
+                problem = "named in the manifest but missing"
+                raise MissingError(
+                    self.folder / name, f"{problem}; make the folder again, or list {record.id} in rejected.txt"
+                )
+
+    def facts(self) -> PairFacts:
+        total = sum(self.splits.values())
+        return PairFacts(
+            splits={split: self.splits[split] for split in SPLITS if self.splits[split]},
+            origins=dict(sorted(self.origins.items())),
+            sizes=sorted(self.sizes),
+            bases=sorted(self.bases),
+            adapters=sorted(self.adapters),
+            consistency=round(self.consistency / max(total, 1), 3),
+        )
+
+
+def _is_synthetic(path: Path) -> bool:
+    try:
+        return bool(synthetic_mark_of([path]))
+    except Exception:  # Pillow raises many types of exceptions for malformed files
+        load_image(path, "RGB")  # raises the error that names the file
+        return False
+
+
+def count_pairs(folder: Path, pairs: Iterable[StreamedPair]) -> FactCounter:
+    """Count and check all pairs of a folder. Raises UserError if a file is missing, or if no pair is left."""
+    counter = FactCounter(folder)
+    for pair in pairs:
+        counter.add(pair)
+    if not counter.splits:
+        raise MissingError(folder, "every pair is rejected or deleted; no pair is left")
+    return counter
+
+
+_SETTINGS = {
+    "steps": "Denoising steps",
+    "sampler": "Sampler",
+    "guidance_scale": "Guidance",
+    "pair_guidance": "Cross-view guidance",
+    "strength": "Strength",
+    "layout": "Layout",
+    "seed": "Seed",
+    "best_of": "Attempts per pair, of which the most consistent is kept",
+    "min_consistency": "Least consistency",
+    "max_copy": "Highest similarity to a training pair",
+    "dtype": "Precision",
+}
+"""The settings of generation that a card shows. The others are hashes, or may name patients (prompts, folders)."""
+
+
+def generation_settings(folder: Path) -> dict[str, str]:
+    """Return the settings of a generated folder that a card shows, by name; {} for a folder without settings.json."""
+    path = folder / "settings.json"
+    saved = read_json(path) if path.is_file() else {}
+    return {name: str(saved[key]) for key, name in _SETTINGS.items() if saved.get(key) is not None}

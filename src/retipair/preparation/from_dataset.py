@@ -1,0 +1,241 @@
+"""Read a Hugging Face data set (Parquet files with images inside) as raw pairs or, if exported, as prepared pairs.
+
+A data set of `retipair export pairs` has aligned pairs with masks: `import_pairs` writes them, byte for byte, into a
+prepared folder. Any other data set has raw pairs: `extracted_views` writes their images into a temporary folder with a
+table, which is prepared like a table of the user.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from retipair.config import PrepareConfig
+from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, sheet_mark
+from retipair.data.dataset_row import VIEWS, to_prepared
+from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Split, write_manifest
+from retipair.data.pair import save_image
+from retipair.data.parquet import (
+    image_bytes,
+    image_columns,
+    is_parquet_dataset,
+    parquet_files,
+    read_rows,
+    read_schema,
+    split_in_name,
+)
+from retipair.data.sources import find_pairs
+from retipair.preparation.export_pairs import STATE_NAME as EXPORT_STATE_NAME
+from retipair.preparation.export_pairs import read_export
+from retipair.preparation.state import STATE_NAME
+from retipair.runtime.atomic_io import atomic_write, file_sha256, is_leftover, read_json, temp_path, write_text
+from retipair.runtime.console import console, track
+from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError, UserError
+from retipair.runtime.lock import directory_lock
+from retipair.runtime.schema import canonical_json, json_sha256
+from retipair.runtime.text_files import is_safe_name
+
+_NAMES = {
+    "cf": ("cf", "cfp", "fundus", "colour", "color", "colour_fundus", "color_fundus"),
+    "fa": ("fa", "ffa", "angiogram", "fluorescein", "fluorescein_angiogram"),
+}
+"""The names of columns, in lower case, that are recognised as a view."""
+_TEXTS = ("id", "eye", "patient", "split", "caption")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_IMPORT_SCHEMA = "retipair.import-state/1"
+
+
+def is_export(data: Path) -> bool:
+    """Return whether a data set was written by `retipair export pairs`, as its columns show."""
+    names = set(read_schema(parquet_files(data)[0]).names)
+    return {*VIEWS, "schema", "id", "split", "size", "consistency"} <= names
+
+
+def dataset_sha256(data: Path) -> str:
+    """Return a hash of the names and the content of the Parquet files of a data set."""
+    return json_sha256([[path.name, file_sha256(path)] for path in parquet_files(data)])
+
+
+def raw_captions(data: Path) -> list[tuple[str, str | None]]:
+    """Return (id, caption) of each pair of a data set, a raw folder or a table, without reading images."""
+    if is_parquet_dataset(data):
+        return [(row["id"], row.get("caption")) for _, row, _ in _described_rows(data, [])]
+    # Ids of DICOM files name patients, so their pairs are numbered here.
+    return [
+        (f"number {n}" if pair.dicom else pair.id, pair.caption) for n, pair in enumerate(find_pairs(data), start=1)
+    ]
+
+
+# --- Raw pairs
+
+
+@contextmanager
+def extracted_views(data: Path, out: Path) -> Iterator[Path]:
+    """Yield a table of the raw pairs of a data set, whose images are in a temporary folder beside OUT.
+
+    The folder is deleted at the end. In the message of a UserError, the name of the data set replaces its path.
+    """
+    folder = temp_path(out.with_name(f"{out.name}.raw"))
+    views = _view_columns(data)
+    with directory_lock(folder):
+        try:
+            yield _extract(data, views, folder)
+        except UserError as error:
+            if str(folder) not in str(error):
+                raise
+            raise UserError(str(error).replace(f"{folder}/", f"{data}: ")) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _extract(data: Path, views: dict[str, str], folder: Path) -> Path:
+    """Write the images of the columns `views`, and the table of the pairs; return the path of the table."""
+    lines: list[str] = []
+    for where, row, images in _described_rows(data, list(views.values())):
+        name = row["id"] if is_safe_name(row["id"]) else f"{len(lines) + 1:06d}"
+        for view, column in views.items():
+            content = image_bytes(images[column], where, column)
+            row[view] = f"{view}/{name}{_suffix(images[column])}"
+            (folder / view).mkdir(exist_ok=True)
+            (folder / row[view]).write_bytes(content)
+        lines.append(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
+    write_text(folder / "pairs.jsonl", "".join(lines))
+    return folder / "pairs.jsonl"
+
+
+def _suffix(image: Any) -> str:
+    """Return the suffix of the name that is stored with an image, or .png."""
+    suffix = Path(str(image.get("path") or "")).suffix.lower() if isinstance(image, dict) else ""
+    return suffix if suffix in _SUFFIXES else ".png"
+
+
+def _view_columns(data: Path) -> dict[str, str]:
+    """Return the column of each view. Raises UserError, with the image columns, if they cannot be told."""
+    path = parquet_files(data)[0]
+    images = image_columns(path)
+    found = {view: [name for name in images if name.lower() in names] for view, names in _NAMES.items()}
+    if all(len(columns) == 1 for columns in found.values()):
+        return {view: columns[0] for view, columns in found.items()}
+    listed = f"its image columns are {', '.join(images)}" if images else "it has no image columns"
+    raise FileError(path, f"needs the image columns cf and fa, but {listed}; rename the two columns")
+
+
+def _described_rows(data: Path, images: list[str]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield ("FILE, row NUMBER", texts, images) for each row; texts always has an id.
+
+    The splits that the names of the files state are used if they include training and validation pairs, and if there is
+    no column `split`.
+    """
+    files = parquet_files(data)
+    named: dict[Path, Split | None] = {path: split_in_name(path, data) for path in files}
+    use_named = all(named.values()) and {"train", "val"} <= set(named.values())
+    count = 0
+    for path in files:
+        texts = [name for name in read_schema(path).names if name in _TEXTS]
+        for where, values in read_rows(path, [*texts, *images]):
+            count += 1
+            row = {name: str(values[name]) for name in texts if values[name] is not None}
+            row.setdefault("id", f"{count:06d}")
+            if use_named:
+                row.setdefault("split", str(named[path]))
+            yield where, row, values
+
+
+# --- Exported pairs
+
+
+def import_pairs(config: PrepareConfig) -> Path:
+    """Write the pairs of an export into the prepared folder OUT, and return it. Views and masks are copied as they are.
+
+    All values are checked before anything is written; a damaged image is found when it is copied. An interrupted import
+    is continued. Raises UserError if OUT contains other files, or if a row cannot be used.
+    """
+    if config.anonymise:
+        problem = "the pairs are prepared already; anonymise them when you prepare the raw views"
+        raise SettingError("anonymise", None, problem)
+    if (config.raw / EXPORT_STATE_NAME).is_file():
+        read_export(config.raw)  # raises an error if the export was interrupted
+    indices, records = _read_records(config.raw)
+    source = dataset_sha256(config.raw)
+    with directory_lock(config.out):
+        _check_out(config.out, source)
+        console.print(f"{config.raw} holds aligned pairs of `retipair export pairs`: they are copied as they are")
+        (config.out / MANIFEST_NAME).unlink(missing_ok=True)
+        write_text(config.out / STATE_NAME, canonical_json({"schema": _IMPORT_SCHEMA, "source": source}))
+        rows = (row for path in parquet_files(config.raw) for row in read_rows(path, VIEWS))
+        for record, (where, images) in track("Copying", zip(records, rows, strict=True), len(records)):
+            _write_views(config.out, record, images, where)
+        _delete_others(config.out, records)
+        records = [record for _, record in sorted(zip(indices, records, strict=True), key=_order)]
+        sheet = contact_sheet(load_titled(config.out, record) for record in records)
+        save_image(config.out / SHEET_NAME, sheet, sheet_mark(config.out, records))
+        write_manifest(config.out, records)
+    print(f"{len(records)} pairs in {config.out}")
+    return config.out
+
+
+def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
+    """Return (indices, manifest lines) of all pairs, in the order of the rows; the index of a prepared pair is 0.
+
+    Raises UserError, naming the row, if a row is invalid.
+    """
+    indices: list[int] = []
+    records: dict[str, PreparedPair] = {}
+    for path in parquet_files(data):
+        names = [name for name in read_schema(path).names if name not in VIEWS]
+        for where, values in read_rows(path, names):
+            record = to_prepared(values, where)
+            if records.setdefault(record.id.lower(), record) is not record:
+                raise UserError(f"{where}: id {record.id!r} occurs more than once; export the pairs again")
+            indices.append(values.get("index") or 0)
+    if not records:
+        raise MissingError(data, "its Parquet files have no rows; export the pairs again")
+    return indices, list(records.values())
+
+
+def _order(pair: tuple[int, PreparedPair]) -> tuple[int, str]:
+    """Return the key by which the manifests of `prepare` (by id) and `generate` (by index) are sorted."""
+    index, record = pair
+    return index, record.id
+
+
+def _delete_others(out: Path, records: list[PreparedPair]) -> None:
+    """Delete views that an interrupted import of another data set has left."""
+    names = {f"{record.id}.png" for record in records}
+    for path in (path for view in VIEWS for path in (out / view).iterdir()):
+        if path.name not in names and path.is_file():
+            path.unlink()
+
+
+def _write_views(out: Path, record: PreparedPair, images: dict[str, Any], where: str) -> None:
+    for view in VIEWS:
+        content, path = image_bytes(images[view], where, view), out / getattr(record, view)
+        if _size_of(content, where, view) != (record.size, record.size):
+            raise UserError(f"{where}: {view} is not {record.size} x {record.size} px; export the pairs again")
+        if not (path.is_file() and path.read_bytes() == content):
+            with atomic_write(path) as stream:
+                stream.write(content)
+
+
+def _size_of(content: bytes, where: str, view: str) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            return image.size
+    except Exception as error:  # Pillow raises many types of exceptions for malformed files
+        raise UserError(f"{where}: {view} cannot be read as a PNG image ({error}); export the pairs again") from None
+
+
+def _check_out(out: Path, source: str) -> None:
+    """Raise UserError unless OUT is new, empty, of the same export, or left by an interrupted import."""
+    if not out.is_dir() or all(map(is_leftover, out.iterdir())):
+        return
+    state = read_json(out / STATE_NAME) if (out / STATE_NAME).is_file() else {}
+    finished = (out / MANIFEST_NAME).is_file() and state.get("source") != source
+    if state.get("schema") != _IMPORT_SCHEMA or finished:
+        raise OccupiedError(out, "contains files of other pairs; choose a new or empty folder for OUT")
