@@ -30,7 +30,7 @@ from retipair.runs.run_dir import Run, start_run, step_of
 from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.errors import DamagedError, MissingError, OccupiedError
-from retipair.training.log import log_training
+from retipair.training.log import Tracker, log_training
 from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
 from retipair.training.plan import with_samples
@@ -729,7 +729,7 @@ def test_the_log_line_has_every_loss_that_the_meter_holds(tmp_path: Path) -> Non
     meter = LossMeter(("mse", "edges"), "cpu")
     ones = torch.ones(1, 2)
     meter.add(Losses(torch.tensor(3.0), {"mse": ones, "edges": 2 * ones}, {"mse": ones, "edges": ones}), torch.ones(1))
-    log_training(Run(tmp_path), 7, 1e-4, meter.read(SINGLE_PROCESS), 2.0, 0.5, lambda values, step: None)
+    log_training(Run(tmp_path), 7, 1e-4, meter.read(SINGLE_PROCESS), 2.0, 0.5, Tracker())
     assert (tmp_path / "training_log.txt").read_text() == (
         "step 000007 lr 1.000e-04 loss 3.000000 mse 1.000000 (cf 1.000000 fa 1.000000) "
         "edges 2.000000 (cf 2.000000 fa 2.000000) t 1.0 2.0 s\n"
