@@ -25,7 +25,7 @@ from pydicom.uid import (
 from dicom_files import OP_16_BIT, PERSONAL, DicomForm, write_dicom
 from image_files import png
 from refusals import raises_file
-from retipair.data.dicom import frame_count, is_dicom, read_tags
+from retipair.data.dicom import frame_count, is_dicom, read_frame, read_tags
 from retipair.data.pair import image_size, load_image, synthetic_mark_of
 from retipair.runtime.errors import DamagedError, FileError
 
@@ -194,3 +194,9 @@ def test_without_pydicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(FileError, match=r"pip install 'retipair\[dicom\]'"):
         load_image(path, "L")
+
+
+def test_values_that_do_not_fill_the_lowest_bits_are_refused(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "1", np.ones((8, 8)), DicomForm(bits=12, tags={"HighBit": 15}))
+    with raises_file(path):
+        read_frame(path, 0)

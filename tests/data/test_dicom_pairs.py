@@ -222,3 +222,40 @@ def test_single_views_are_not_dicom_files(tmp_path: Path) -> None:
             find_views(data, "cf")
     with raises_file(path):
         find_pairs(path)
+
+
+def test_an_angiogram_without_date_is_not_paired_with_another_study(tmp_path: Path) -> None:
+    cf(tmp_path / "1", tags={"StudyDate": None})
+    fa(tmp_path / "2", tags={"StudyDate": None})
+    assert not find_or_nothing(tmp_path)
+    assert "no CF of its study" in reasons(tmp_path)[0]
+
+
+def find_or_nothing(root: Path) -> list[RawPair]:
+    return scan_pairs(root)[0]
+
+
+def test_images_of_different_people_with_one_id_are_not_paired(tmp_path: Path) -> None:
+    cf(tmp_path / "1")
+    fa(tmp_path / "2", tags={"PatientBirthDate": "19010101"})
+    assert not find_or_nothing(tmp_path)
+    [reason] = reasons(tmp_path)
+    assert "different people" in reason
+    assert "1901" not in reason
+    fa(tmp_path / "2", tags={"PatientBirthDate": ""})  # an empty tag says nothing
+    assert len(find_or_nothing(tmp_path)) == 1
+
+
+def test_a_day_of_grey_photographs_is_no_angiogram_if_others_state_their_agent(tmp_path: Path) -> None:
+    cf(tmp_path / "1")
+    angiogram = fa(tmp_path / "2", agent=DYE)
+    fa(tmp_path / "red_free", day="20240601")
+    cf(tmp_path / "3", day="20240601")
+    assert [pair.fa for pair in find_pairs(tmp_path)] == [angiogram]
+
+
+def test_indocyanine_green_is_no_fluorescein_angiogram(tmp_path: Path) -> None:
+    cf(tmp_path / "1")
+    angiogram = fa(tmp_path / "2", agent=DYE)
+    fa(tmp_path / "3", agent="ICG fluorescence angiography")
+    assert (only(tmp_path).fa, only(tmp_path).more_fa) == (angiogram, ())

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from refusals import raises_file, raises_setting
 from retipair.config import ExportPairsConfig, PrepareConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
-from retipair.data.pair import save_image, synthetic_mark_of
+from retipair.data.pair import is_plain_png, save_image, synthetic_mark_of
 from retipair.preparation import export_pairs as exporting
 from retipair.preparation.export_pairs import STATE_NAME, export_pairs
 from retipair.preparation.prepare import prepare_pairs
@@ -380,3 +381,31 @@ def test_prepared_sets_of_several_splits(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "pairs", ["train", "val"])
     read = load(export(folder, tmp_path / "out"), tmp_path / "cache")
     assert sorted(read) == ["train", "validation"]
+
+
+def test_pairs_with_a_real_view_are_not_called_synthetic(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photograph from which an FA was drawn is part of the pair."""
+    records = [generated_record(index) for index in range(1, 7)]
+    given = replace(records[1], mode="cf2fa", source_id="photo", source_eye="photo")
+    photograph = draw_pair(2, given.size)[0]
+    save_image(generated / given.cf, photograph, {"Synthetic": "no: the view from which the other was drawn"})
+    write_manifest(generated, [records[0], given, *records[2:]])
+    out = export(generated, tmp_path / "out", "webdataset")
+    assert "warning: the data set contains real images" in capsys.readouterr().err
+    rows = {id: json.loads(content) for id, content in files_in_tars(out).items() if id.endswith(".json")}
+    assert [rows[f"{number}.json"]["synthetic"] for number in (1, 2, 3)] == [True, False, True]
+    assert "Some images are real and show patients" in (out / "README.md").read_text()
+
+
+def test_texts_after_the_pixels_of_a_png_do_not_leave(generated: Path, tmp_path: Path) -> None:
+    path = generated / "2/cf.png"
+    content = path.read_bytes()
+    end = content.rindex(b"IEND") - 4
+    body = b"tEXt" + b"PatientName\0Doe"
+    chunk = (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    path.write_bytes(content[:end] + chunk + content[end:])
+    assert not is_plain_png(path, "RGB")
+    copied = files_in_tars(export(generated, tmp_path / "out", "webdataset"))["2.cf.png"]
+    assert b"Doe" not in copied

@@ -21,7 +21,7 @@ from retipair.data.pair import load_image
 from retipair.data.parquet import is_parquet_dataset, split_in_name
 from retipair.evaluation.comparison import load_comparison, pairs_sha256
 from retipair.preparation.export_pairs import export_pairs
-from retipair.preparation.from_dataset import raw_captions
+from retipair.preparation.from_dataset import extracted_views, raw_captions
 from retipair.preparation.prepare import prepare_pairs, prepared_folder
 from retipair.runtime.errors import DamagedError, FileError, OccupiedError, UserError
 
@@ -95,6 +95,16 @@ def test_two_image_columns_are_prepared_like_the_same_files(raw: Path, folder: P
         ("P3", "P3 right", "another eye"),
     ]
     assert [path.name for path in tmp_path.iterdir() if "raw" in path.name] == ["raw"]  # no temporary folder is left
+
+
+def test_rows_never_overwrite_one_another(views: list[tuple[bytes, bytes]], tmp_path: Path) -> None:
+    """An id may look like the number of another row."""
+    cf, fa = zip(*views, strict=True)
+    data = tmp_path / "set/data/train.parquet"
+    write(data, cf=images(list(cf)), fa=images(list(fa)), id=["000002", "x y", "c"])
+    with extracted_views(tmp_path / "set", tmp_path / "out") as table:
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+        assert [(table.parent / row["cf"]).read_bytes() for row in rows] == list(cf)
 
 
 def test_splits_in_the_names_of_files_are_used(views: list[tuple[bytes, bytes]], tmp_path: Path) -> None:
@@ -193,7 +203,7 @@ def test_rows_that_cannot_be_used_are_named(views: list[tuple[bytes, bytes]], tm
     with pytest.raises(UserError, match=f"{path}, row 2: column fa"):
         prepare(tmp_path / "set", tmp_path / "out")
     write(path, cf=[cf, b"no image"], fa=[fa, fa], id=["a", "b"])
-    with pytest.raises(UserError, match=f"{tmp_path / 'set'}: cf/b.png: unsupported image format"):
+    with pytest.raises(UserError, match=f"{tmp_path / 'set'}: cf/000002.png: unsupported image format"):
         prepare(tmp_path / "set", tmp_path / "out")
     write(path, cf=[cf, other], fa=[fa, fa], id=["a", "a"])
     with pytest.raises(UserError, match="occurs more than once"):

@@ -166,17 +166,18 @@ def _dataset_values(facts: PairFacts) -> dict[str, object]:
 
 
 def _kind(facts: PairFacts) -> str:
-    real = facts.origins.get("real", 0)
-    if real == facts.pairs:
+    if facts.origins.get("real", 0) == facts.pairs:
         return "Real"
-    return "Real and synthetic" if real else "Synthetic"
+    return "Real and synthetic" if facts.real else "Synthetic"
 
 
 def _statement(facts: PairFacts) -> str:
     """Say whether the images are synthetic, and whether they show patients."""
     texts = {
         "Real": "The images are real: they show patients.",
-        "Real and synthetic": "Some images are real and show patients; the column `synthetic` tells them apart.",
+        "Real and synthetic": (
+            "Some images are real and show patients; the column `synthetic` is false for pairs with such an image."
+        ),
         "Synthetic": "The images are synthetic.",
     }
     marked = "" if _kind(facts) == "Real" else " Each synthetic image states this in the metadata of its PNG file."

@@ -98,7 +98,7 @@ def load_row(folder: Path, pair: StreamedPair) -> DatasetRow:
             path = getattr(entry, view)
             problem = f"{found[0]} x {found[1]} px, but the manifest states {size} x {size}"
             raise FileError(path, f"{problem}; make the pair again, or list its id in rejected.txt")
-    synthetic = any(synthetic_mark_of([path]) for path in (entry.cf, entry.fa))
+    synthetic = bool(synthetic_mark_of([entry.cf, entry.fa]))
     return DatasetRow(pair.record, pair.split, synthetic, images)
 
 

@@ -29,7 +29,9 @@ _TAGS = (
     *("StudyDate", "StudyInstanceUID", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate"),
     *("ContentTime", "SeriesNumber", "InstanceNumber", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
     *("PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
+    *("IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
 )
+_PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")
 _NO_AGENT = ("", "no", "none", "n/a")
 _MAX_BITS = 16
 
@@ -48,6 +50,7 @@ class DicomImage:
     frames: the number of frames.
     size: the (width, height) in px.
     is_photograph: whether the file is an image of ophthalmic photography, of any kind.
+    person: the issuer of the PatientID, the birth date and the sex, to find PatientIDs that different people share.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class DicomImage:
     frames: int
     size: tuple[int, int]
     is_photograph: bool
+    person: tuple[str, ...] = ()
 
 
 def is_dicom(path: Path) -> bool:
@@ -110,6 +114,8 @@ def read_frame(path: Path, frame: int) -> Image.Image:
         if colour == "PALETTE COLOR":
             samples = _pydicom(path).pixels.apply_color_lut(samples, tags)[..., :3]
             bits = 8 * samples.itemsize
+        if tags.HighBit != tags.BitsStored - 1:
+            raise FileError(path, "its values do not fill the lowest bits (HighBit); export it with another program")
         if bits > _MAX_BITS or samples.dtype.kind not in "iu" or samples.min(initial=0) < 0:
             raise FileError(path, "has negative values, or more than 16 bits a sample; export it with 8 to 16 bits")
         samples = samples.reshape(*samples.shape[:2], -1).astype(np.uint16) & (2**bits - 1)
@@ -157,6 +163,7 @@ def _described(path: Path, tags: Any) -> DicomImage:
         frames=max(1, int(tags.get("NumberOfFrames") or 1)),
         size=(int(tags.get("Columns") or 0), rows),
         is_photograph=ophthalmic and rows > 0 and bool(colour),
+        person=tuple(str(tags.get(name) or "").strip().upper() for name in _PERSON),
     )
 
 
@@ -176,7 +183,7 @@ def _agent(tags: Any) -> Literal["fluorescein", "other"] | None:
     text = " ".join([str(tags.get("ContrastBolusAgent") or ""), *codes]).strip().lower()
     if text in _NO_AGENT:
         return None
-    is_other = ("indocyanine" in text or "icg" in text) and "fluoresc" not in text
+    is_other = ("indocyanine" in text or "icg" in text) and not ("fluorescein" in text or "fluoreszein" in text)
     return "other" if is_other else "fluorescein"
 
 

@@ -4,7 +4,7 @@ CF and FA of the same patient, eye and day become one pair. The ids that are mad
 `register` replace them by keyed hashes before anything is printed or written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -69,8 +69,24 @@ def find_dicom_pairs(root: Path) -> Iterator[RawPair | SkippedPair]:
             yield SkippedPair(image.path.name, f"{image.path}: {problem}; add it in the DICOM export, {_TABLE}")
         else:
             eyes.setdefault((str(image.patient), str(image.side)), []).append(image)
+    shared = _shared_ids(image for photographs in eyes.values() for image in photographs)
     for (patient, side), photographs in sorted(eyes.items()):
-        yield from _pairs_of_eye(patient, side, photographs)
+        if patient in shared:
+            path = photographs[0].path
+            problem = "images of different people have its PatientID (they differ in birth date, sex or issuer)"
+            yield SkippedPair(path.name, f"{path}: {problem}; export each person with a PatientID of their own")
+        else:
+            yield from _pairs_of_eye(patient, side, photographs)
+
+
+def _shared_ids(images: Iterable[DicomImage]) -> set[str]:
+    """Return the PatientIDs that images of different people have."""
+    people: dict[str, list[set[str]]] = {}
+    for image in images:
+        found = people.setdefault(str(image.patient), [set() for _ in image.person])
+        for values, value in zip(found, image.person, strict=True):
+            values |= {value} - {""}
+    return {patient for patient, found in people.items() if any(len(values) > 1 for values in found)}
 
 
 def _read_or_skipped(path: Path) -> DicomImage | SkippedPair:
@@ -182,11 +198,17 @@ def _pairs_of_eye(patient: str, side: str, images: Sequence[DicomImage]) -> Iter
         if not unreadable:  # else an unreadable image may be the one that is missing
             yield SkippedPair(path.name, f"{path}: {problem}, {_TABLE}")
         return
-    for day, fas in days["fa"].items():
+    # If some images of the eye state a contrast agent, the others are red-free or autofluorescence photographs.
+    states_agents = any(image.agent for fas in days["fa"].values() for image in fas)
+    for day, found in days["fa"].items():
+        if not (fas := [image for image in found if image.agent or not states_agents]):
+            continue
         nearest = min(days["cf"], key=lambda other: (_days_between(day, other), other))
-        # Grey images of a day with an angiogram by contrast agent are red-free or autofluorescence photographs.
-        with_agent = [image for image in fas if image.agent]
-        yield _pair(f"{patient} {side} {day}", patient, side, days["cf"][nearest], with_agent or fas)
+        if _days_between(day, nearest) == float("inf"):
+            problem = "no CF of its study, and no date to find the nearest one"
+            yield SkippedPair(fas[0].path.name, f"{fas[0].path}: {problem}; add the CF to the study, {_TABLE}")
+            continue
+        yield _pair(f"{patient} {side} {day}", patient, side, days["cf"][nearest], fas)
 
 
 def _days_between(day: str, other: str) -> float:

@@ -238,7 +238,20 @@ def is_plain_png(path: Path, mode: str) -> bool:
     with _opened(path) as image:
         if isinstance(image, Page) or (image.format, image.mode) != ("PNG", mode) or is_deep_png(image):
             return False
-        return set(image.info) <= set(_MARK_KEYS)
+        return set(image.info) <= set(_MARK_KEYS) and not _has_late_metadata(path)
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Return whether a PNG file has texts or EXIF data after its pixels, which Pillow reads only with the pixels."""
+    with path.open("rb") as stream:
+        stream.seek(8)
+        seen = b""
+        while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+            if seen == b"IDAT" and head[4:] in (b"tEXt", b"zTXt", b"iTXt", b"eXIf"):
+                return True
+            seen = b"IDAT" if head[4:] == b"IDAT" else seen
+            stream.seek(int.from_bytes(head[:4]) + 4, 1)
+    return False
 
 
 def save_image(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:

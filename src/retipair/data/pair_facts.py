@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from retipair.data.manifest import MANIFEST_NAME, SPLITS, PreparedPair, Record
+from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, SPLITS, PreparedPair, Record
 from retipair.data.pair import load_image, synthetic_mark_of
 from retipair.data.pair_stream import StreamedPair, files_of
 from retipair.runtime.atomic_io import read_json
@@ -27,6 +27,7 @@ class PairFacts:
     bases: the names of the bases that generated pairs.
     adapters: the first 12 digits of the hashes of the adapters that generated pairs.
     consistency: the mean vesselness correlation of CF and FA.
+    real: the number of pairs of which a view is not marked as synthetic.
     """
 
     splits: dict[str, int]
@@ -35,6 +36,7 @@ class PairFacts:
     bases: list[str]
     adapters: list[str]
     consistency: float
+    real: int = 0
 
     @property
     def pairs(self) -> int:
@@ -53,6 +55,7 @@ class FactCounter:
     adapters: set[str] = field(default_factory=set)
     kinds: set[type[Record]] = field(default_factory=set)
     consistency: float = 0.0
+    real: int = 0
 
     def add(self, pair: StreamedPair) -> None:
         """Count a pair. Raises UserError if its id is no safe file name or one of its files is missing."""
@@ -62,8 +65,11 @@ class FactCounter:
         self.splits[pair.split] += 1
         self.sizes.add(record.size)
         self.consistency += record.consistency
+        if isinstance(record, PreparedPair) or record.mode in GIVEN_VIEWS:
+            is_real = not all(_is_synthetic(self.folder / path) for path in (record.cf, record.fa))
+            self.real += is_real
         if isinstance(record, PreparedPair):
-            self.origins["synthetic" if _is_synthetic(self.folder / record.cf) else "real"] += 1
+            self.origins["real" if is_real else "synthetic"] += 1
             return
         self.origins[record.mode] += 1
         self.bases.add(record.base)
@@ -92,6 +98,7 @@ class FactCounter:
             bases=sorted(self.bases),
             adapters=sorted(self.adapters),
             consistency=round(self.consistency / max(total, 1), 3),
+            real=self.real,
         )
 
 

@@ -98,7 +98,7 @@ def _model_card(run: Run, scores: Scores | None) -> str:
     base = shareable_name(config.base)
     facts: dict[str, object] = {"Base": base, "System": read_json(run.folder / "config.json").get("system")}
     facts |= {"Rank": config.unet_lora_rank, "Alpha": f"{config.unet_lora_alpha:g}", "Layers": config.lora_targets}
-    facts |= {"Variant": _variant(config), "Prompt": config.prompt}
+    facts |= {"Variant": _variant(config), "Prompt": " ".join(config.prompt.split()).replace("|", "\\|")}
     best = run.folder / "best_checkpoint" / "reason.json"
     if best.is_file():
         reason = read_json(best)

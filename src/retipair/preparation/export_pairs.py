@@ -76,10 +76,10 @@ def export_pairs(config: ExportPairsConfig) -> Path:
     stream = open_stream(config.pairs)
     counter = count_pairs(config.pairs, stream)
     facts = counter.facts()
-    if facts.origins.get("real"):
+    if facts.real or any(facts.origins.get(mode) for mode in _SOURCED):
         console.print(
-            "warning: the data set contains real images, and the ids, eyes and patients of the manifest; "
-            "`retipair prepare --anonymise` replaces these names"
+            "warning: the data set contains real images, or the names of the pairs or views from which its pairs were "
+            "generated; `retipair prepare --anonymise` replaces the ids, eyes and patients"
         )
 
     # Write the files that are missing
@@ -100,6 +100,10 @@ def export_pairs(config: ExportPairsConfig) -> Path:
     splits = ", ".join(f"{facts.splits[split]} {split}" for split in SPLITS if split in facts.splits)
     print(f"{facts.pairs} pairs ({splits}) in {len(names)} files in {config.out}")
     return config.out
+
+
+_SOURCED = ("from_data", "cf2fa", "fa2cf")
+"""The modes of generation whose pairs name a source in the manifest (`source_id`, `source_eye`)."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from retipair.runtime.console import console, track
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError, UserError
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.schema import canonical_json, json_sha256
-from retipair.runtime.text_files import is_safe_name
 
 _NAMES = {
     "cf": ("cf", "cfp", "fundus", "colour", "color", "colour_fundus", "color_fundus"),
@@ -57,8 +56,9 @@ def is_export(data: Path) -> bool:
 
 
 def dataset_sha256(data: Path) -> str:
-    """Return a hash of the names and the content of the Parquet files of a data set."""
-    return json_sha256([[path.name, file_sha256(path)] for path in parquet_files(data)])
+    """Return a hash of the names, folders and content of the Parquet files of a data set; folders may state splits."""
+    root = data if data.is_dir() else data.parent
+    return json_sha256([[path.relative_to(root).as_posix(), file_sha256(path)] for path in parquet_files(data)])
 
 
 def raw_captions(data: Path) -> list[tuple[str, str | None]]:
@@ -80,7 +80,8 @@ def extracted_views(data: Path, out: Path) -> Iterator[Path]:
 
     The folder is deleted at the end. In the message of a UserError, the name of the data set replaces its path.
     """
-    folder = temp_path(out.with_name(f"{out.name}.raw"))
+    place = out.resolve()
+    folder = temp_path(place.with_name(f"{place.name}.raw"))
     views = _view_columns(data)
     with directory_lock(folder):
         try:
@@ -95,9 +96,10 @@ def extracted_views(data: Path, out: Path) -> Iterator[Path]:
 
 def _extract(data: Path, views: dict[str, str], folder: Path) -> Path:
     """Write the images of the columns `views`, and the table of the pairs; return the path of the table."""
+    folder.chmod(0o700)  # photographs of patients: if the command is killed, they remain until its next run
     lines: list[str] = []
     for where, row, images in _described_rows(data, list(views.values())):
-        name = row["id"] if is_safe_name(row["id"]) else f"{len(lines) + 1:06d}"
+        name = f"{len(lines) + 1:06d}"  # not the id, which may be unsafe, occur twice, or name a patient
         for view, column in views.items():
             content = image_bytes(images[column], where, column)
             row[view] = f"{view}/{name}{_suffix(images[column])}"

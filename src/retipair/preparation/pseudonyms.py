@@ -13,7 +13,7 @@ from retipair.data.anonymize import anonymous, hashed, read_key, write_names
 from retipair.data.raw_pair import RawPair
 from retipair.data.splits import check_names
 from retipair.runtime.console import console
-from retipair.runtime.errors import FileError
+from retipair.runtime.errors import FileError, UserError
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ def pseudonyms_of(pairs: Sequence[RawPair], raw: Path, key_file: Path | None) ->
     """
     if not any(pair.dicom for pair in pairs):
         return None
-    check_names(pairs)
+    try:
+        check_names(pairs)
+    except UserError:  # its text quotes the ids
+        problem = (
+            "its patients and eyes contradict one another, or are spelled in two ways, in the tags or in the table"
+        )
+        raise FileError(raw, f"{problem}; name the patient and the eye of each pair in a table") from None
     place = key_file or raw.resolve().with_name(f"{raw.resolve().name}.key")
     return Pseudonyms(place, read_key(place), pairs)

@@ -183,7 +183,8 @@ def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
     pairs, unusable = scan_pairs(raw)
     check_apart(raw, out, pairs)
     names = pseudonyms_of(pairs, raw, None)
-    pairs = names.pairs if names else pairs
+    # Sorted by hashes, so that the order of the records does not show that of the patients.
+    pairs = sorted(names.pairs, key=lambda pair: pair.id) if names else pairs
     _check_out_folder(out, {pair.id for pair in pairs})
     reading = PrepareConfig(raw=raw, out=out, size=64, register="features", skip_bad=config.skip_bad)
     checked, _ = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], reading)
