@@ -728,7 +728,7 @@ def test_pairs_that_share_a_view_are_of_one_eye(raw, tmp_path, capsys, other, hi
     frames = _with_frames(raw, tmp_path / "raw", other)
     flags = ["--anonymise", str(tmp_path / "key")] if hidden else []
     assert _prepare(frames, tmp_path / "out", *flags) == 0
-    assert "of one eye, and so in one split: 001 + 004; 002 + 005" in " ".join(capsys.readouterr().out.split())
+    assert "one eye and get one split: 001 + 004; 002 + 005" in " ".join(capsys.readouterr().out.split())
     records = list(read_manifest(tmp_path / "out"))
     eyes = {eye: {one.split for one in records if one.eye == eye} for eye in {one.eye for one in records}}
     assert len(records) == 5
