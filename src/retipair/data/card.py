@@ -181,12 +181,11 @@ def _statement(facts: PairFacts) -> str:
         "Synthetic": "The images are synthetic.",
     }
     marked = "" if _kind(facts) == "Real" else " Each synthetic image states this in the metadata of its PNG file."
-    given = sum(facts.origins.get(mode, 0) for mode in ("from_data", "cf2fa", "fa2cf"))
     depends = (
-        f" {given} pairs were made from given views, and show the eyes in these views: if the views are real, treat the"
-        " pairs as patient data."
+        f" {facts.sourced} pairs were made from given views, and show the eyes in these views: if the views are "
+        "real, treat the pairs as patient data."
     )
-    return f"{texts[_kind(facts)]}{marked}{depends if given else ''}"
+    return f"{texts[_kind(facts)]}{marked}{depends if facts.sourced else ''}"
 
 
 def _provenance(facts: PairFacts) -> dict[str, object]:

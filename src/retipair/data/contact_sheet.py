@@ -27,9 +27,7 @@ def contact_sheet(pairs: Iterable[tuple[str, Pair]]) -> np.ndarray:
     pairs: the title and the views of each pair.
     In a chessboard of misaligned views, vessels are broken at the edges of the tiles.
     """
-    tiles = [_tile(title, pair) for title, pair in islice(pairs, MAX_PAIRS)]
-    rows = [_row(tiles[start : start + _PER_ROW]) for start in range(0, len(tiles), _PER_ROW)]
-    return np.concatenate(rows)
+    return in_rows([_tile(title, pair) for title, pair in islice(pairs, MAX_PAIRS)])
 
 
 def load_titled(folder: Path, record: PreparedPair, doubt: str | None = None) -> tuple[str, Pair]:
@@ -58,9 +56,11 @@ def sheet_mark(folder: Path, records: Sequence[PreparedPair]) -> dict[str, str]:
     return {"Synthetic": f"yes: {count} of {len(shown)} pairs are synthetic; not for clinical use"} if count else {}
 
 
-def _row(tiles: Sequence[np.ndarray]) -> np.ndarray:
-    blanks = [np.zeros_like(tiles[0])] * (_PER_ROW - len(tiles))
-    return np.concatenate([*tiles, *blanks], axis=1)
+def in_rows(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Return one image of tiles (h, w, 3) of equal size, two per row; the last row is filled with black."""
+    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % _PER_ROW)]
+    rows = (filled[start : start + _PER_ROW] for start in range(0, len(filled), _PER_ROW))
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def _tile(title: str, pair: Pair) -> np.ndarray:

@@ -33,7 +33,7 @@ COMMON: dict[str, type] = {
 }
 """The columns of all exports, in order; the other columns are the keys of the manifest.
 
-synthetic: whether at least one of the two views is marked as synthetic.
+synthetic: whether both views are marked as synthetic.
 caption: the caption of a prepared pair, or the prompt of a generated one.
 """
 _RENAMED = ("cf", "fa", "mask", "prompt")

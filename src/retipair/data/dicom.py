@@ -135,7 +135,7 @@ def _decoded(path: Path, tags: Any, frame: int) -> np.ndarray:
     remedy = "install the decoders with pip install 'retipair[dicom]', or export it without compression"
     try:
         available = pixels.get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom has no decoder for this transfer syntax at all
         available = False
     if not available:
         raise FileError(path, f"its compression ({syntax.name}) has no decoder here; {remedy}")

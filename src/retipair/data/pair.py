@@ -287,7 +287,7 @@ def chroma_of(image: np.ndarray) -> float:
     """Return the chroma of an image (H, W, 3) uint8: the mean of max(R, G, B) - min(R, G, B) over non-black pixels."""
     pixels = image[::4, ::4].reshape(-1, 3).astype(np.int16)
     lit = pixels[pixels.max(axis=1) > 16]
-    return float(np.ptp(lit, axis=1).mean()) if len(lit) else 0.0
+    return chroma(lit) if len(lit) else 0.0
 
 
 def chessboard(cf: np.ndarray, fa: np.ndarray, tiles: int = 8) -> np.ndarray:

@@ -5,24 +5,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, SPLITS, PreparedPair, Record
 from retipair.data.pair import load_image, synthetic_mark_of
 from retipair.data.pair_stream import StreamedPair, files_of
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.errors import FileError, MissingError
-from retipair.runtime.text_files import is_safe_name
+from retipair.runtime.errors import MissingError
+from retipair.runtime.text_files import check_safe_name
 
-Origin = Literal["real", "synthetic", "noise", "from_data", "cf2fa", "fa2cf"]
-"""How pairs came about: prepared from real or from synthetic views, or generated in a mode."""
+_SOURCED = ("from_data", *GIVEN_VIEWS)
+"""The modes of generation whose pairs name a source in the manifest (`source_id`, `source_eye`)."""
 
 
 @dataclass(frozen=True)
 class PairFacts:
     """What a card says of the pairs of a folder; nothing in it names a patient.
 
-    splits, origins: the number of pairs, by split and by origin.
+    splits: the number of pairs, by split.
+    origins: the number of pairs prepared from "real" and from "synthetic" views, and of those generated, by mode.
     sizes: the sides of the views, px.
     bases: the names of the bases that generated pairs.
     adapters: the first 12 digits of the hashes of the adapters that generated pairs.
@@ -41,6 +41,11 @@ class PairFacts:
     @property
     def pairs(self) -> int:
         return sum(self.splits.values())
+
+    @property
+    def sourced(self) -> int:
+        """The number of pairs that were generated from a given pair or view."""
+        return sum(self.origins.get(mode, 0) for mode in _SOURCED)
 
 
 @dataclass
@@ -77,11 +82,7 @@ class FactCounter:
             self.adapters.add(record.adapter_sha256[:12])
 
     def _check(self, record: Record) -> None:
-        if not is_safe_name(record.id):
-            problem = f"id {record.id!r:.220} is not a safe file name"
-            raise FileError(
-                self.folder / MANIFEST_NAME, f"{problem}; use letters, digits, . _ + and -, at most 200 bytes"
-            )
+        check_safe_name(self.folder / MANIFEST_NAME, record.id)
         for name in files_of(record):
             if not os.path.isfile(f"{self.folder}{os.sep}{name}"):  # noqa: PTH113 - a Path takes ten times as long
                 problem = "named in the manifest but missing"

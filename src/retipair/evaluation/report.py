@@ -136,7 +136,8 @@ def _entries(scores: Scores) -> _Entries:
 
 
 def _shown(entries: _Entries, pair: ExamplePair) -> Shown:
-    cf, fa = _views(entries[pair.set, pair.id])
+    entry = entries[pair.set, pair.id]
+    cf, fa = _views(entry.cf, entry.fa)
     return Shown(_uri(cf), _uri(fa), _uri(chessboard(cf, fa)))
 
 
@@ -148,10 +149,11 @@ def _drawn_set(scores: Scores) -> str:
 def _drawing(entries: _Entries, name: str, example: DrawnExample) -> ShownDrawing:
     generated = entries[name, example.id]
     given, other = (0, 1) if generated.given == "cf" else (1, 0)
-    images, names = [_uri(view) for view in _views(generated)], ("CF", "FA")
+    images, names = [_uri(view) for view in _views(generated.cf, generated.fa)], ("CF", "FA")
     true = None
     if example.split and example.true_id:
-        true = _uri(_views(entries[example.split, example.true_id])[other])
+        real = entries[example.split, example.true_id]
+        true = _uri(_views(real.cf, real.fa)[other])
     return ShownDrawing(images[given], images[other], true, (names[given], names[other]))
 
 
@@ -161,7 +163,7 @@ def _closest(scores: Scores, entries: _Entries) -> list[tuple[str, str]]:
     An image is a data URI and shows CF and FA side by side.
     """
     pairs = [(entries["generated", pair.id], entries["train", pair.train_id]) for pair in scores.closest]
-    return [(_side_by_side(generated), _side_by_side(train)) for generated, train in pairs]
+    return [(_side_by_side(one.cf, one.fa), _side_by_side(train.cf, train.fa)) for one, train in pairs]
 
 
 def _samples(adapter: str | None) -> list[tuple[int, str]]:
@@ -173,26 +175,18 @@ def _samples(adapter: str | None) -> list[tuple[int, str]]:
     folders = run.sample_folders() if run else {}
     pairs = [(step, folder / "pair_00") for step, folder in folders.items() if (folder / "pair_00/fa.png").is_file()]
     shown = [pairs[index] for index in evenly_spaced_indices(len(pairs), _MAX_SAMPLES)]
-    return [(step, _joined(pair / "cf.png", pair / "fa.png")) for step, pair in shown]
+    return [(step, _side_by_side(pair / "cf.png", pair / "fa.png")) for step, pair in shown]
 
 
-def _views(entry: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    return _resized(entry.cf, entry.fa)
-
-
-def _resized(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _views(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Load the views of a pair and resize them: CF (VIEW, VIEW, 3) and FA (VIEW, VIEW), uint8."""
     views = load_image(cf_path, "RGB"), load_image(fa_path, "L")
     cf, fa = (np.asarray(Image.fromarray(view).resize((VIEW, VIEW), Image.Resampling.LANCZOS)) for view in views)
     return cf, fa
 
 
-def _side_by_side(entry: PairRecord) -> str:
-    return _joined(entry.cf, entry.fa)
-
-
-def _joined(cf_path: Path, fa_path: Path) -> str:
-    cf, fa = _resized(cf_path, fa_path)
+def _side_by_side(cf_path: Path, fa_path: Path) -> str:
+    cf, fa = _views(cf_path, fa_path)
     return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
 
 

@@ -30,7 +30,7 @@ from retipair.runtime.errors import FileError, OccupiedError, SettingError, prin
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import parallel_map, process_map
 from retipair.runtime.schema import canonical_json
-from retipair.runtime.text_files import is_safe_name
+from retipair.runtime.text_files import check_safe_name
 
 STATE_NAME = ".export.json"
 _STATE_SCHEMA = "retipair.export-state/1"
@@ -155,9 +155,7 @@ def _check_ids(manifest: Path, records: Sequence[PairRecord]) -> None:
     """Raise UserError unless each id is a safe folder name that no other pair has, even if case is ignored."""
     folders: dict[str, str] = {}
     for record in records:
-        if not is_safe_name(record.id):
-            problem = f"id {record.id!r:.220} is not a safe file name"
-            raise FileError(manifest, f"{problem}; use letters, digits, . _ + and -, at most 200 bytes")
+        check_safe_name(manifest, record.id)
         if other := folders.get(record.id.lower()):
             problem = f"the ids {other!r} and {record.id!r} are the same folder name if case is ignored"
             raise FileError(manifest, f"{problem}; change one of them")

@@ -57,7 +57,11 @@ class Lora:
 def kohya_name(layer: str, unet_config: Mapping[str, Any], family: ModelFamily) -> str:
     """Return the name of a layer of the UNet in kohya's files."""
     name = unet_name(layer, unet_config) if family.kohya_original_names else layer
-    return KOHYA_PREFIX + name.replace(".", "_")
+    return _flat(name)
+
+
+def _flat(layer: str) -> str:
+    return KOHYA_PREFIX + layer.replace(".", "_")
 
 
 def to_kohya(lora: Lora, unet_config: Mapping[str, Any], family: ModelFamily) -> State:
@@ -144,7 +148,7 @@ def _check_kind(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     for part, problem in _REFUSED.items():
         if any(part in name for name in tensors):
             raise FileError(path, f"{problem}, or choose another file")
-    if not any(".lora_A." in name or "lora" in name for name in tensors):
+    if not any("lora" in name for name in tensors):
         raise FileError(path, "contains no LoRA; choose another file")
 
 
@@ -154,7 +158,7 @@ def _from_kohya(path: Path, tensors: State, unet: UNet, family: ModelFamily) -> 
     Some programs write diffusers' names for SDXL too, so these are always accepted.
     """
     layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    names = {KOHYA_PREFIX + layer.replace(".", "_"): layer for layer in layers}
+    names = {_flat(layer): layer for layer in layers}
     names |= {kohya_name(layer, unet.config, family): layer for layer in layers}
     matrices = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
     state: State = {}

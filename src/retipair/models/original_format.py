@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from retipair.models.single_file import UNET, VAE
+
 State = dict[str, torch.Tensor]
 _Renames = dict[str, str]
 
@@ -87,7 +89,7 @@ def unet_name(name: str, config: Mapping[str, Any]) -> str:
 
 def unet_state(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> State:
     """Return the tensors of a UNet with their original names."""
-    return {f"model.diffusion_model.{unet_name(name, config)}": tensor for name, tensor in state.items()}
+    return {UNET + unet_name(name, config): tensor for name, tensor in state.items()}
 
 
 def vae_state(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> State:
@@ -104,7 +106,7 @@ def vae_state(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> S
         renamed = _renamed(name, _VAE_ATTENTION | _VAE if attends else _VAE)
         renamed = re.sub(r"up_blocks\.(\d+)", lambda level: f"up.{finest - int(level[1])}", renamed)
         is_matrix = attends and tensor.ndim == 2
-        original[f"first_stage_model.{renamed}"] = tensor[:, :, None, None] if is_matrix else tensor
+        original[VAE + renamed] = tensor[:, :, None, None] if is_matrix else tensor
     return original
 
 

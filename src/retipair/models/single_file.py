@@ -11,7 +11,7 @@ from retipair.runtime.errors import SettingError
 
 UNET = "model.diffusion_model."
 _STEM = UNET + "input_blocks.0.0.weight"
-_VAE = "first_stage_model."
+VAE = "first_stage_model."
 
 # Models other than SDXL and SD1.5. Each key occurs, at the start or after a dot, only in tensor names of its model.
 _OTHER_MODELS = {
@@ -34,7 +34,7 @@ _OTHER_MODELS = {
 _SINGLE_PARTS = {  # files that contain a single part of a base, by the name of a tensor
     "down_blocks.0.resnets.0.conv1.weight": "the UNet of a diffusers folder alone; give the whole folder",
     "decoder.conv_in.weight": "an autoencoder (VAE) alone",
-    _VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
+    VAE + "decoder.conv_in.weight": "an autoencoder (VAE) alone",
     "text_model.embeddings.position_embedding.weight": "a text encoder alone",
 }
 _BY_CHANNELS = {
@@ -109,7 +109,7 @@ def missing_part(header: Header, text_encoders: Sequence[str]) -> str | None:
 
     text_encoders: the prefix of the tensor names of each text encoder.
     """
-    parts = {_VAE: "autoencoder", **dict.fromkeys(text_encoders, "text encoder")}
+    parts = {VAE: "autoencoder", **dict.fromkeys(text_encoders, "text encoder")}
     missing = (part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in header.shapes))
     return next(missing, None)
 

@@ -76,7 +76,7 @@ def export_pairs(config: ExportPairsConfig) -> Path:
     stream = open_stream(config.pairs)
     counter = count_pairs(config.pairs, stream)
     facts = counter.facts()
-    if facts.real or any(facts.origins.get(mode) for mode in _SOURCED):
+    if facts.real or facts.sourced:
         console.print(
             "warning: the data set contains real images, or the names of the pairs or views from which its pairs were "
             "generated; `retipair prepare --anonymise` replaces the ids, eyes and patients"
@@ -100,10 +100,6 @@ def export_pairs(config: ExportPairsConfig) -> Path:
     splits = ", ".join(f"{facts.splits[split]} {split}" for split in SPLITS if split in facts.splits)
     print(f"{facts.pairs} pairs ({splits}) in {len(names)} files in {config.out}")
     return config.out
-
-
-_SOURCED = ("from_data", "cf2fa", "fa2cf")
-"""The modes of generation whose pairs name a source in the manifest (`source_id`, `source_eye`)."""
 
 
 @dataclass(frozen=True)

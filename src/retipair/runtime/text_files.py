@@ -40,6 +40,13 @@ def is_safe_name(name: str) -> bool:
     return bool(SAFE_NAME.fullmatch(name)) and not is_too_long(name)
 
 
+def check_safe_name(path: Path, id: str) -> None:
+    """Raise FileError, naming the file `path` that contains the id, if the id cannot be part of a file name."""
+    if not is_safe_name(id):
+        problem = f"id {id!r:.220} is not a safe file name"
+        raise FileError(path, f"{problem}; use letters, digits, . _ + and -, at most {MAX_NAME_BYTES} bytes")
+
+
 def on_disk(path: Path) -> Path:
     """Return the path of an existing file as the file system spells it.
 

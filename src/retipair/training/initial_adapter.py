@@ -31,9 +31,9 @@ def check_initial_adapter(plan: Plan) -> list[str]:
     path = _initial_adapter(plan)
     if path is None:
         return []
-    lora = read_lora(path, empty_unet(plan.base), plan.base)
-    _check_settings(path, settings_of(lora), adapter_settings(plan.config))
     unet = empty_unet(plan.base)
+    lora = read_lora(path, unet, plan.base)
+    _check_settings(path, settings_of(lora), adapter_settings(plan.config))
     add_adapter(unet, adapter_config(plan.config))
     check_fits(path, unet, lora, plan.base)
     description = read_adapter_metadata(path)

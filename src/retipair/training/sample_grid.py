@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retipair.data.contact_sheet import in_rows
 from retipair.data.pair import load_image, save_image, synthetic_mark_of
 
 GRID_NAME = "grid.png"
 _SIDE = 256  # px: largest side of a view in the grid
-_PER_ROW = 2
 
 
 def write_grid(folder: Path) -> np.ndarray:
@@ -18,10 +18,7 @@ def write_grid(folder: Path) -> np.ndarray:
     The grid has two pairs in each row. Its metadata mark it as synthetic.
     """
     pairs = sorted(folder.glob("pair_*/"))
-    tiles = [_tile(pair) for pair in pairs]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _PER_ROW)
-    rows = [np.concatenate(tiles[start : start + _PER_ROW], axis=1) for start in range(0, len(tiles), _PER_ROW)]
-    grid = np.concatenate(rows)
+    grid = in_rows([_tile(pair) for pair in pairs])
     save_image(folder / GRID_NAME, grid, synthetic_mark_of([pairs[0] / "cf.png"]))
     return grid
 
