@@ -64,7 +64,7 @@ def dataset_card(
     made = Table("How it was made", ("Setting", "Value"), {**_provenance(facts), **settings})
     return _signed(
         _front_matter(_dataset_values(facts), files),
-        f"# {_kind(facts)} pairs of colour fundus photographs and fluorescein angiograms",
+        f"# {facts.kind} pairs of colour fundus photographs and fluorescein angiograms",
         f"{facts.pairs} pairs of a colour fundus photograph (`cf`) and a fluorescein angiogram (`fa`) of one eye,"
         f" aligned pixel to pixel, with the mask of the pixels that are valid in both (`mask`). {_statement(facts)}",
         _USE[0],
@@ -158,17 +158,11 @@ def _dataset_values(facts: PairFacts) -> dict[str, object]:
     size = next((name for limit, name in _SIZES if facts.pairs < limit), "n>10M")
     tags = ["medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "image-registration", "retipair"]
     return {
-        "pretty_name": f"{_kind(facts)} CF-FA pairs",
+        "pretty_name": f"{facts.kind} CF-FA pairs",
         "task_categories": ["image-to-image"],
         "size_categories": [size],
-        "tags": [*tags, *(["synthetic"] if _kind(facts) != "Real" else [])],
+        "tags": [*tags, *(["synthetic"] if facts.kind != "Real" else [])],
     }
-
-
-def _kind(facts: PairFacts) -> str:
-    if facts.origins.get("real", 0) == facts.pairs:
-        return "Real"
-    return "Real and synthetic" if facts.real else "Synthetic"
 
 
 def _statement(facts: PairFacts) -> str:
@@ -180,12 +174,12 @@ def _statement(facts: PairFacts) -> str:
         ),
         "Synthetic": "The images are synthetic.",
     }
-    marked = "" if _kind(facts) == "Real" else " Each synthetic image states this in the metadata of its PNG file."
+    marked = "" if facts.kind == "Real" else " Each synthetic image states this in the metadata of its PNG file."
     depends = (
         f" {facts.sourced} pairs were made from given views, and show the eyes in these views: if the views are "
         "real, treat the pairs as patient data."
     )
-    return f"{texts[_kind(facts)]}{marked}{depends if facts.sourced else ''}"
+    return f"{texts[facts.kind]}{marked}{depends if facts.sourced else ''}"
 
 
 def _provenance(facts: PairFacts) -> dict[str, object]:

@@ -43,6 +43,17 @@ class PairFacts:
         return sum(self.splits.values())
 
     @property
+    def splits_text(self) -> str:
+        return ", ".join(f"{count} {split}" for split, count in self.splits.items())
+
+    @property
+    def kind(self) -> str:
+        """What the views are: "Real", "Synthetic", or "Real and synthetic" if a pair has both or pairs differ."""
+        if self.origins.get("real", 0) == self.pairs:
+            return "Real"
+        return "Real and synthetic" if self.real else "Synthetic"
+
+    @property
     def sourced(self) -> int:
         """The number of pairs that were generated from a given pair or view."""
         return sum(self.origins.get(mode, 0) for mode in _SOURCED)

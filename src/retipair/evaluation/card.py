@@ -5,8 +5,8 @@ from pathlib import Path
 from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder
-from retipair.data.manifest import MANIFEST_NAME, SPLITS
-from retipair.data.pair_facts import PairFacts, count_pairs, generation_settings
+from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.pair_facts import count_pairs, generation_settings
 from retipair.data.pair_stream import open_stream
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
@@ -125,10 +125,4 @@ def _trained_on(config: TrainConfig) -> str:
     if config.data is None or not (config.data / MANIFEST_NAME).is_file():
         return "State here what it was trained on: the folder of the pairs was not found."
     facts = count_pairs(config.data, open_stream(config.data)).facts()
-    splits = ", ".join(f"{facts.splits[split]} {split}" for split in SPLITS if split in facts.splits)
-    return f"It was trained on {_kind(facts)} pairs: {splits}."
-
-
-def _kind(facts: PairFacts) -> str:
-    real = facts.origins.get("real", 0)
-    return "real" if real == facts.pairs else "real and synthetic" if real else "synthetic"
+    return f"It was trained on {facts.kind.lower()} pairs: {facts.splits_text}."

@@ -25,7 +25,7 @@ from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import ExamplePair, Scores
 from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.runs.run_dir import run_around
-from retipair.runtime.atomic_io import shareable_name, write_text
+from retipair.runtime.atomic_io import last_parts, shareable_name, write_text
 from retipair.runtime.schema import to_values
 
 PAGE_NAME = "report.html"
@@ -97,7 +97,7 @@ def _shareable(provenance: Provenance) -> dict[str, Any]:
     The report may be shared, and names of parent folders may contain names of patients.
     """
     values = to_values(provenance)
-    folders = {name: "/".join(Path(values[name]).parts[-2:]) for name in _FOLDERS if values[name]}
+    folders = {name: last_parts(values[name]) for name in _FOLDERS if values[name]}
     models = {name: shareable_name(values[name]) for name in ("base", "deep") if values[name]}
     return {**values, **folders, **models}
 

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,8 +13,8 @@ from retipair.config import RunsConfig, TrainConfig
 from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
 from retipair.runs.model_selection import Validation
 from retipair.runs.run_dir import METRICS_NAME, Run, results_folder
-from retipair.runtime.atomic_io import write_json
-from retipair.runtime.console import console
+from retipair.runtime.atomic_io import last_parts, write_json
+from retipair.runtime.console import console, show_table
 from retipair.runtime.errors import MissingError, UserError, printable
 from retipair.runtime.schema import to_values
 
@@ -148,8 +147,7 @@ def _print(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(*header)
     for row in rows:
         table.add_row(*(Text(printable(_text(value))) for value in row))
-    screen = Console(force_jupyter=False)
-    (screen if screen.is_terminal else Console(width=200, force_jupyter=False)).print(table)
+    show_table(table, width=200)
 
 
 def _text(value: Any) -> str:
@@ -157,5 +155,5 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, str) and Path(value).is_absolute():
-        return "/".join(Path(value).parts[-2:])
+        return last_parts(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -97,8 +97,7 @@ def export_pairs(config: ExportPairsConfig) -> Path:
         state.facts, state.settings = facts, generation_settings(config.pairs)
         _write_state(config.out, state)
         _describe(config.out, state)
-    splits = ", ".join(f"{facts.splits[split]} {split}" for split in SPLITS if split in facts.splits)
-    print(f"{facts.pairs} pairs ({splits}) in {len(names)} files in {config.out}")
+    print(f"{facts.pairs} pairs ({facts.splits_text}) in {len(names)} files in {config.out}")
     return config.out
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig, RegisterConfig
@@ -45,7 +44,7 @@ from retipair.registration.landmarks import Landmarks
 from retipair.registration.matches import read_matches
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import check_folder_place, is_leftover, write_text
-from retipair.runtime.console import console, track
+from retipair.runtime.console import console, show_table, track
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError, printable
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import process_map
@@ -316,8 +315,7 @@ def _print_table(records: Sequence[RegistrationRecord]) -> None:
             _number(record.median_error_px),
             f"refused: {record.refused}" if record.refused else doubt,
         )
-    screen = Console(force_jupyter=False)
-    (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
+    show_table(table)
     for record in records:
         if record.chosen:
             print(f"{printable(record.id)}: {record.chosen}")

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from retipair.config import PrepareConfig
@@ -16,7 +15,7 @@ from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.splits import eye_names
 from retipair.preparation.state import VIEWS, AlignmentResult, doubtful, view_file
-from retipair.runtime.console import console
+from retipair.runtime.console import console, show_table
 from retipair.runtime.errors import UserError, printable
 
 
@@ -36,8 +35,7 @@ def print_table(
             f"{result.consistency_before:.3f} -> {result.consistency:.3f}",
             f"refused: {result.refused}" if result.refused else "kept",
         )
-    screen = Console(force_jupyter=False)
-    (screen if screen.is_terminal else Console(width=160, force_jupyter=False)).print(table)
+    show_table(table)
     for result in results:
         if result.chosen:
             print(f"{printable(result.id)}: {result.chosen}")

@@ -41,6 +41,11 @@ def shareable_name(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
 
 
+def last_parts(path: str) -> str:
+    """Return the last two parts of a path, because the names of its other folders may contain patient names."""
+    return "/".join(Path(path).parts[-2:])
+
+
 def check_folder_place(folder: Path) -> None:
     """Raise UserError if a folder cannot exist at this path, because the path or one of its parents is a file."""
     for path in (folder, *folder.parents):

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 console = Console(
     stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False
@@ -61,6 +62,12 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
                 console.print(f"{title}: {bar.tasks[0].completed:.0f} of {total}")
 
         yield advance
+
+
+def show_table(table: Table, width: int = 160) -> None:
+    """Print a table on standard output. `width` is its width in characters if standard output is not a terminal."""
+    screen = Console(force_jupyter=False)
+    (screen if screen.is_terminal else Console(width=width, force_jupyter=False)).print(table)
 
 
 @contextmanager
