@@ -2,7 +2,7 @@
 
 import sys
 
-from retipair.cli import run
+from retipair.interfaces.cli import run
 
 if __name__ == "__main__":
     run(["train", *sys.argv[1:]])

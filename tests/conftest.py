@@ -20,11 +20,11 @@ from cached import cached
 from eyes import draw_pair
 from judging import SPLITS, Evaluated, write_generated, write_image_model, write_run
 from refusals import Refusal, Refused
-from retipair import cli
-from retipair.cli import main
 from retipair.data.manifest import PreparedPair, write_manifest
 from retipair.data.pair import Pair, save_image
 from retipair.evaluation import measurements, reconstruction, scoring
+from retipair.interfaces import cli
+from retipair.interfaces.cli import main
 from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.base import Base, open_base
 from retipair.preparation import alignment

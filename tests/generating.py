@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from compare import contents
-from retipair.cli import main
 from retipair.data.manifest import GeneratedPair, read_manifest
+from retipair.interfaces.cli import main
 
 
 def command(results: Path, out: Path, *more: object) -> list[str]:

@@ -40,7 +40,7 @@ def kill_all(deaths: Sequence[Death]) -> None:
 
 
 def _die(death: Death) -> None:
-    from retipair.cli import main
+    from retipair.interfaces.cli import main
 
     place, _, name = death.function.partition(":")
     *within, last = name.split(".")

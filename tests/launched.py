@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from retipair.cli import main
+from retipair.interfaces.cli import main
 
 if __name__ == "__main__":
     for words in json.loads(Path(sys.argv[1]).read_text()):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 
-from retipair.cli import VERBS, main
+from retipair.interfaces.cli import VERBS, main
 
 HEAD = """# Every flag
 

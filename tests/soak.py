@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import retipair.generation.generate
 import retipair.training.train
 from compare import files, same
-from retipair.cli import main as retipair
+from retipair.interfaces.cli import main as retipair
 from retipair.runs.run_dir import Run
 
 BASE, SIZE = "random:tiny-sd15", 64

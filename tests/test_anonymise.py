@@ -16,9 +16,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from conftest import train_command
 from eyes import write_raw
-from retipair.cli import main
 from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.data.pair import save_image
+from retipair.interfaces.cli import main
 
 Folder = Callable[[str], Path]
 NAMES = ("meier", "schulz", "lovelace", "patient7", "patient8")

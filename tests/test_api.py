@@ -23,9 +23,9 @@ import retipair
 from conftest import VIEW
 from eyes import write_raw
 from refusals import raises_file, raises_setting
-from retipair.cli import main
 from retipair.config import GenerateConfig, TrainConfig
 from retipair.generation import plan
+from retipair.interfaces.cli import main
 from retipair.runtime.console import console
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
 from retipair.runtime.schema import from_settings
@@ -79,6 +79,12 @@ def test_from_raw_views_to_scores(
     scores = retipair.evaluate(pairs, out=tmp_path / "scores")
     assert sum(scores.sizes.values()) == 3
     assert scores.to_json() == json.loads((tmp_path / "scores/scores.json").read_text())
+    [summary] = retipair.compare_runs()
+    assert summary.folder.samefile(run.folder)
+    assert summary.step == 2
+    exported = retipair.export_pairs(pairs, "exported", to="webdataset", workers=1)
+    for described in (retipair.card(exported), retipair.card(run)):
+        assert "license" in described.read_text(encoding="utf-8")
     printed = capsys.readouterr()
     assert printed.out + printed.err == ""
     levels = {record.getMessage(): record.levelname for record in caplog.records if record.name == "retipair"}

@@ -21,9 +21,9 @@ from PIL import Image
 
 from eyes import write_raw
 from image_files import chunk
-from retipair.cli import main
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
+from retipair.interfaces.cli import main
 from retipair.runtime.errors import UserError
 
 SIZE = 64

@@ -18,8 +18,8 @@ import pytest
 
 import retipair
 from refusals import Refused
-from retipair import cli
-from retipair.cli import VERBS, Verb, main
+from retipair.interfaces import cli
+from retipair.interfaces.cli import VERBS, Verb, main
 from retipair.runtime import schema
 from retipair.runtime.errors import UserError
 

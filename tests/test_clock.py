@@ -13,7 +13,7 @@ import retipair
 from compare import adapter, contents, same
 from conftest import train_command
 from eyes import write_raw
-from retipair.cli import main
+from retipair.interfaces.cli import main
 
 Folder = Callable[[str], Path]
 YEARS = (0, 2_000_000_000, 10**9, 4_000_000_000)

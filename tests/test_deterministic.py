@@ -11,7 +11,7 @@ import torch
 from compare import same
 from conftest import CUDA, train_command
 from operations import Seen
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.models.lora import read_tensors
 from retipair.training import loop
 

@@ -17,8 +17,8 @@ from conftest import TRAIN_QUICKLY
 from eyes import draw_pair, write_raw
 from judging import write_generated
 from reference import reference
-from retipair.cli import main
 from retipair.data.pair import load_image, save_image
+from retipair.interfaces.cli import main
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")

@@ -9,7 +9,7 @@ import pytest
 
 from compare import adapter, contents, same
 from conftest import train_command
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import verify_checksums
 

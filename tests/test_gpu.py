@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from conftest import train_command, write_prepared
-from retipair.cli import main
 from retipair.config import BenchConfig
 from retipair.data.pair import load_image
+from retipair.interfaces.cli import main
 from retipair.models.lora import read_tensors
 from retipair.runtime.atomic_io import verify_checksums
 from retipair.runtime.distributed import SINGLE_PROCESS

@@ -12,9 +12,9 @@ import pytest
 
 from conftest import prepared_record, write_prepared
 from refusals import Refused, raises_file
-from retipair.cli import main
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image
+from retipair.interfaces.cli import main
 
 Folder = Callable[[str], Path]
 

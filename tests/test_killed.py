@@ -11,7 +11,7 @@ import pytest
 from compare import contents
 from eyes import write_raw
 from killing import Death, kill_all
-from retipair.cli import main
+from retipair.interfaces.cli import main
 
 Command = Callable[[Path], list[str]]
 

@@ -14,7 +14,7 @@ from compare import contents
 from conftest import train_command, write_prepared
 from eyes import write_raw
 from refusals import Refused
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import verify_checksums, write_checksums
 from retipair.runtime.errors import DamagedError

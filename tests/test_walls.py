@@ -21,8 +21,8 @@ from retipair.models.families import FAMILIES
 
 SOURCE = Path(retipair.__file__).parent
 FLOORS = (  # a module imports from its own room and from lower floors
-    {"cli"},
-    {"api", "trials"},
+    {"interfaces"},
+    {"trials"},
     {"training"},
     {"generation", "matching"},
     {"evaluation"},
@@ -62,7 +62,7 @@ PLACES = {  # library -> the room that may know it
     "pydicom": "data/",
     "roifile": "registration/",
     "pyarrow": "data/",
-    "tyro": ("cli.py", "config/"),
+    "tyro": ("interfaces/cli.py", "config/"),
 }
 
 
@@ -141,8 +141,8 @@ def test_only_the_stages_read_the_settings() -> None:
 
 
 def test_commands_are_imported_when_they_run() -> None:
-    assert {name for name in modules() if "cli" in of_ours(name)} == {"__main__"}
-    assert {room_of(name) for name in of_ours("cli")} == {"config", "runtime"}
+    assert {name for name in modules() if "interfaces.cli" in of_ours(name)} == {"__main__"}
+    assert {room_of(name) for name in of_ours("interfaces.cli")} == {"config", "runtime"}
 
 
 def test_imports_have_no_circles() -> None:
@@ -204,7 +204,7 @@ def test_every_way_to_ask_is_seen(source: str) -> None:
 
 def test_help_and_refusals_never_wait_for_torch() -> None:
     script = (
-        "import sys; from retipair.cli import main\n"
+        "import sys; from retipair.interfaces.cli import main\n"
         "for line in (['--help'], ['--version'], *([verb, '--help'] for verb in sys.argv[1:])):\n"
         "    assert main(line) == 0, line\n"
         "assert main(['train', '-n', 'x', '--nonsense']) == 2\n"

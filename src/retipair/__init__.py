@@ -1,9 +1,10 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-All commands but `bench`, `demo` and `runs` are available from Python: as the functions `phantom`, `prepare`,
-`register`, `register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter` and `utility`, and `generate` as
-the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give access to pairs in memory. Large
-libraries are imported when they are first used. Nothing is printed unless `verbose=True`.
+All commands but `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
+`register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter`, `export_pairs`, `card`, `compare_runs` and
+`utility`, and `generate` as the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give
+access to pairs in memory. Large libraries are imported when they are first used. Nothing is printed unless
+`verbose=True`.
 """
 
 from importlib import import_module
@@ -12,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 from retipair.runtime.library_logging import quiet_import
 
 if TYPE_CHECKING:
-    from retipair.api import (
-        LoadedPair,
-        PairGenerator,
+    from retipair.data.pair import Pair
+    from retipair.data.torch_dataset import PairDataset
+    from retipair.evaluation.runs import RunSummary
+    from retipair.evaluation.scores import Scores
+    from retipair.interfaces.api import (
+        card,
+        compare_runs,
         evaluate,
         export_adapter,
         export_matches,
-        load_pairs,
+        export_pairs,
         phantom,
         prepare,
         register,
@@ -26,9 +31,8 @@ if TYPE_CHECKING:
         train,
         utility,
     )
-    from retipair.data.pair import Pair
-    from retipair.data.torch_dataset import PairDataset
-    from retipair.evaluation.scores import Scores
+    from retipair.interfaces.generator import PairGenerator
+    from retipair.interfaces.loading import LoadedPair, load_pairs
     from retipair.matching.torch_dataset import WarpedPairs
     from retipair.matching.warps import WarpRanges
     from retipair.preparation.registered import RegisteredPair
@@ -43,14 +47,18 @@ __all__ = [
     "PairGenerator",
     "RegisteredPair",
     "Run",
+    "RunSummary",
     "Scores",
     "Stopped",
     "UserError",
     "WarpRanges",
     "WarpedPairs",
+    "card",
+    "compare_runs",
     "evaluate",
     "export_adapter",
     "export_matches",
+    "export_pairs",
     "load_pairs",
     "phantom",
     "prepare",
@@ -60,15 +68,19 @@ __all__ = [
     "utility",
 ]
 _MODULES = {
+    "LoadedPair": "retipair.interfaces.loading",
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",
+    "PairGenerator": "retipair.interfaces.generator",
     "RegisteredPair": "retipair.preparation.registered",
     "Run": "retipair.runs.run_dir",
+    "RunSummary": "retipair.evaluation.runs",
     "Scores": "retipair.evaluation.scores",
     "Stopped": "retipair.runtime.errors",
     "UserError": "retipair.runtime.errors",
     "WarpRanges": "retipair.matching.warps",
     "WarpedPairs": "retipair.matching.torch_dataset",
+    "load_pairs": "retipair.interfaces.loading",
 }
 
 
@@ -77,7 +89,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'retipair' has no attribute {name!r}")
     with quiet_import():
-        module = import_module(_MODULES.get(name, "retipair.api"))
+        module = import_module(_MODULES.get(name, "retipair.interfaces.api"))
     return getattr(module, name)
 
 

@@ -1,5 +1,5 @@
 """`python -m retipair`."""
 
-from retipair.cli import run
+from retipair.interfaces.cli import run
 
 run()

@@ -14,7 +14,6 @@ from conftest import Fill, write_prepared
 from judging import Evaluated, generated_record, write_generated
 from pages import Page, check_opens
 from refusals import Refused
-from retipair.cli import main
 from retipair.data.dataset import PairRecord, load_pair, read_dataset
 from retipair.data.manifest import GIVEN_VIEWS, write_manifest
 from retipair.data.pair import load_image, save_image
@@ -24,6 +23,7 @@ from retipair.evaluation.drawn_scores import DrawnViewScores
 from retipair.evaluation.drawn_views import measure_drawn_views
 from retipair.evaluation.scores import read_scores
 from retipair.generation.modes import MODES
+from retipair.interfaces.cli import main
 
 SPLITS = ["train", "train", "val", "train"]
 Change = Callable[[np.ndarray], np.ndarray]

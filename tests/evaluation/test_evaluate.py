@@ -12,13 +12,13 @@ from PIL import Image
 
 from conftest import VIEW, prepared_record, write_prepared
 from judging import Evaluated, write_generated, write_run
-from retipair.cli import main
 from retipair.data.dataset import content_sha256, read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.evaluation import measurements
 from retipair.evaluation.comparison import pairs_sha256
+from retipair.interfaces.cli import main
 from retipair.metrics.pair_metrics import compute_pair_metrics
 from retipair.metrics.views import prepare_views
 from retipair.phantoms.draw import draw_phantom

@@ -9,7 +9,7 @@ import pytest
 from conftest import write_prepared
 from judging import Evaluated
 from pages import PROBE, Page, check_opens, opened
-from retipair.cli import main
+from retipair.interfaces.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from judging import Evaluated
 from refusals import Refused
-from retipair.cli import main
 from retipair.evaluation.scores import read_scores
+from retipair.interfaces.cli import main
 
 Folder = Callable[[str], Path]
 RUNS = "out_joint_sd15_cffa_pairs"

@@ -25,7 +25,6 @@ from generating import command, draw, images, pixels, records
 from killing import Death, kill_all
 from refusals import Refused
 from retipair import __version__
-from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, GenerateConfig
 from retipair.data.augmentation import apply_variant, draw_variant
 from retipair.data.dataset import content_sha256, read_dataset
@@ -47,6 +46,7 @@ from retipair.generation.modes import MODES, FromImages, FromNoise
 from retipair.generation.output import SHARD, GeneratedFolder, check_folder
 from retipair.generation.pair_generator import PairGenerator
 from retipair.generation.plan import plan_generation
+from retipair.interfaces.cli import main
 from retipair.metrics import memorisation
 from retipair.metrics.fourier_mellin import spectra
 from retipair.metrics.memorisation import COPY

@@ -18,8 +18,6 @@ from eyes import draw_pair
 from generating import command, draw, images, pixels, records
 from killing import Death, kill_all
 from refusals import Refused, raises_file
-from retipair import cli
-from retipair.cli import main
 from retipair.config import PhantomConfig
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout
@@ -30,6 +28,8 @@ from retipair.generation.given_views import crop_view, read_views, views_sha256
 from retipair.generation.modes import REPEATS
 from retipair.generation.pair_generator import GeneratedImages
 from retipair.generation.plan import plan_generation
+from retipair.interfaces import cli
+from retipair.interfaces.cli import main
 from retipair.models.base import open_base
 from retipair.models.denoiser import Denoiser
 from retipair.models.lora import PEFT_WEIGHTS, read_adapter_metadata

@@ -21,9 +21,9 @@ from eyes import apply, draw_pair
 from judging import write_generated
 from killing import Death, kill_all
 from refusals import Refused, raises_file, raises_setting
-from retipair.cli import main
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import Pair, load_image, synthetic_mark_of
+from retipair.interfaces.cli import main
 from retipair.matching import warped_pair
 from retipair.matching.export_pair import PairExporter
 from retipair.matching.samples import MatchSample, read_samples

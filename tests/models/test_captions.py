@@ -14,8 +14,8 @@ from transformers import CLIPTokenizer
 
 from conftest import FAMILIES, VIEW, train_command, write_prepared
 from refusals import Refused
-from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT
+from retipair.interfaces.cli import main
 from retipair.models.base import Base, bundled_bases, open_base
 from retipair.models.byte_tokenizer import BEGIN, END, byte_tokenizer
 from retipair.models.captions import caption_warnings, prompt_warnings

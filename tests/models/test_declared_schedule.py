@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import train_command
 from refusals import Refused
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.models import base as base_module
 from single_file import SD15_SHAPES, add_to_file, write_empty_file, write_single_file
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import VIEW, train_command
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.models import recognition
 from retipair.models.base import open_base
 from retipair.models.families import FAMILIES, SD15

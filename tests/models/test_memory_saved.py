@@ -14,9 +14,9 @@ import torch
 import retipair
 from conftest import train_command
 from refusals import Refused
-from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.generation import plan as generation_plan
+from retipair.interfaces.cli import main
 from retipair.models.base import open_base
 from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
@@ -174,7 +174,7 @@ def test_pairs_drawn_with_fewer_bits_are_other_pairs(
 
 LIMITED = """
 import resource, sys
-from retipair.cli import main
+from retipair.interfaces.cli import main
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 sys.exit(main(sys.argv[1:]))
 """

@@ -14,11 +14,11 @@ from conftest import train_command
 from eyes import apply
 from killing import Death, kill_all
 from refusals import Refused, raises_file
-from retipair.cli import main
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.data.pair import load_image
 from retipair.data.sources import find_pairs
+from retipair.interfaces.cli import main
 from retipair.phantoms import phantom as verb
 from retipair.phantoms.cameras import CAMERAS
 from retipair.phantoms.lesions import DISEASES

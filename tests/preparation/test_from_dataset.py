@@ -13,13 +13,13 @@ from compare import contents
 from conftest import VIEW, train_command, write_prepared
 from eyes import draw_pair
 from refusals import raises_file
-from retipair.cli import main
 from retipair.config import EvaluateConfig, ExportPairsConfig, PrepareConfig
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
 from retipair.data.parquet import is_parquet_dataset, split_in_name
 from retipair.evaluation.comparison import load_comparison, pairs_sha256
+from retipair.interfaces.cli import main
 from retipair.preparation.export_pairs import export_pairs
 from retipair.preparation.from_dataset import extracted_views, raw_captions
 from retipair.preparation.prepare import prepare_pairs, prepared_folder

@@ -10,7 +10,6 @@ from PIL import Image
 
 from compare import contents
 from eyes import draw_pair, draw_raw, write_eye, write_raw
-from retipair.cli import main
 from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, load_titled
 from retipair.data.dataset import read_dataset
@@ -18,6 +17,7 @@ from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.sources import find_pairs
+from retipair.interfaces.cli import main
 from retipair.preparation.alignment import align_pair
 from retipair.preparation.prepare import fingerprint, is_prepared
 from retipair.preparation.reading import read_pairs

@@ -16,10 +16,10 @@ from dicom_files import OP_16_BIT, DicomForm, personal_texts, write_dicom
 from eyes import draw_pair, draw_raw
 from image_files import png
 from refusals import Refused
-from retipair.cli import main
 from retipair.data.anonymize import hashed
 from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.data.pair import load_image
+from retipair.interfaces.cli import main
 from retipair.preparation import registered, view_choice
 from retipair.registration.frame_choice import LoadView
 

@@ -14,8 +14,8 @@ import retipair
 from compare import contents
 from eyes import RawEye, apply, draw_raw, write_eye
 from refusals import Refused, raises_setting
-from retipair.cli import main
 from retipair.data.pair import save_image
+from retipair.interfaces.cli import main
 from retipair.phantoms.truth import read_truth
 from retipair.preparation import register
 from retipair.registration.landmark_error import error_auc

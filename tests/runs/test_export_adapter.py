@@ -18,7 +18,7 @@ from adapters import description, with_adapter
 from conftest import train_command
 from refusals import Refused
 from retipair import PairGenerator
-from retipair.cli import execute, main
+from retipair.interfaces.cli import execute, main
 from retipair.models.base import open_base
 from retipair.models.lora import (
     adapter_sha256,

@@ -18,7 +18,7 @@ import pytest
 import retipair
 from compare import contents
 from conftest import train_command
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.runtime.distributed import SINGLE_PROCESS, DistributedState
 
 Folder = Callable[[str], Path]

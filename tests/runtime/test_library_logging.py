@@ -21,7 +21,7 @@ def settings():
     return levels, are_progress_bars_disabled(), {name for name in os.environ if "VERBOSITY" in name or "BARS" in name}
 
 before = settings()
-import retipair.api, retipair.cli, retipair.models
+import retipair.interfaces.api, retipair.interfaces.cli, retipair.models
 for module in pkgutil.iter_modules(retipair.models.__path__, "retipair.models."):
     importlib.import_module(module.name)
 assert settings() == before, (before, settings())

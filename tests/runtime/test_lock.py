@@ -17,7 +17,7 @@ from compare import contents
 from conftest import train_command
 from eyes import write_raw
 from refusals import raises_file
-from retipair.cli import main
+from retipair.interfaces.cli import main
 from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.lock import directory_lock
 from running import started, wait_for

@@ -12,8 +12,8 @@ import pytest
 
 from compare import adapter, contents, files, same
 from conftest import train_command
-from retipair.cli import main
 from retipair.generation import generate
+from retipair.interfaces.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime import signals
 from retipair.runtime.signals import end_on_signals, graceful_shutdown

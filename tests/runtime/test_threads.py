@@ -13,7 +13,9 @@ from retipair.runtime import threads
 
 BUSY = "while True: pass"
 CONFIGURE = "import sys; from retipair.runtime import threads; threads.busy_cores = lambda: {busy}; {then}"
-DRY_RUN = "from retipair.cli import main; main(sys.argv[1:]); import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+DRY_RUN = (
+    "from retipair.interfaces.cli import main; main(sys.argv[1:]); import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from conftest import VIEW
-from retipair.cli import main
 from retipair.config import TrainConfig
 from retipair.data.manifest import PreparedPair, Split, read_manifest, write_manifest
 from retipair.diffusion.noise import generator
+from retipair.interfaces.cli import main
 from retipair.models.base import Base, open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser

@@ -13,10 +13,10 @@ from diffusers.training_utils import EMAModel
 
 from conftest import CUDA, train_command
 from operations import Seen
-from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
 from retipair.data.layout import Layout
 from retipair.generation.pair_generator import PairGenerator
+from retipair.interfaces.cli import main
 from retipair.models.base import open_base
 from retipair.models.conditioning import encode_prompts
 from retipair.models.denoiser import Denoiser

@@ -19,11 +19,11 @@ from conftest import VIEW, train_command, write_prepared
 from eyes import write_raw
 from killing import Death, kill_all
 from refusals import Refusal, Refused
-from retipair.cli import main
 from retipair.config import DEFAULT_PROMPT, BestBy, TrainConfig
 from retipair.data.manifest import PreparedPair, read_manifest, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.diffusion.losses import Losses
+from retipair.interfaces.cli import main
 from retipair.models.lora import read_adapter_metadata
 from retipair.runs.resume import changed_settings, check_run
 from retipair.runs.run_dir import Run, start_run, step_of

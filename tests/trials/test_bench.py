@@ -12,11 +12,11 @@ import torch
 
 from conftest import VIEW
 from refusals import Refused
-from retipair.cli import main
 from retipair.config import BenchConfig, TrainConfig
 from retipair.data.dataset import read_dataset
 from retipair.data.layout import Layout
 from retipair.diffusion.guidance import NO_GUIDANCE
+from retipair.interfaces.cli import main
 from retipair.models.base import open_base
 from retipair.training.plan import make_plan
 from retipair.training.step import PARTS

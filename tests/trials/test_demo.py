@@ -13,11 +13,11 @@ import pytest
 from conftest import Fill, write_prepared
 from pages import Page
 from refusals import Refused
-from retipair import cli
-from retipair.cli import main
 from retipair.config import DemoConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.pair import load_image, save_image
+from retipair.interfaces import cli
+from retipair.interfaces.cli import main
 from retipair.phantoms.cameras import BASE_CAMERAS
 from retipair.runtime.errors import OccupiedError
 from retipair.trials import demo

@@ -1,54 +1,42 @@
-"""Run the commands from Python, with the settings in `config/` as keywords, and load or generate pairs in memory."""
+"""Run the commands from Python, with the settings in `config/` as keywords."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from retipair.config import (
+    CardConfig,
     EvaluateConfig,
     ExportAdapterConfig,
     ExportMatchesConfig,
-    GenerateConfig,
+    ExportPairsConfig,
     PhantomConfig,
     PrepareConfig,
     RegisterConfig,
+    RunsConfig,
     TrainConfig,
     UtilityConfig,
 )
-from retipair.data.dataset import PairRecord, load_pair, select_pairs
-from retipair.data.manifest import Split
-from retipair.data.pair import Pair
+from retipair.evaluation import card as describing
 from retipair.evaluation import evaluate as evaluation
+from retipair.evaluation import runs as comparing
+from retipair.evaluation.runs import RunSummary
 from retipair.evaluation.scores import Scores, read_scores
-from retipair.generation.generate import generate, load
-from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
+from retipair.interfaces.output import command_output
 from retipair.matching.export import export
 from retipair.matching.utility import utility as matching_test
 from retipair.matching.utility.report import SCORES_NAME
 from retipair.phantoms import phantom as rendering
+from retipair.preparation import export_pairs as writing
 from retipair.preparation import register as registering
 from retipair.preparation.prepare import prepare_pairs
 from retipair.preparation.registered import RegisteredPair, RegistrationRecord
 from retipair.runs import export_adapter as exporting
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json
-from retipair.runtime.console import log_output
 from retipair.runtime.errors import SettingError
-from retipair.runtime.library_logging import quiet_libraries
 from retipair.runtime.schema import from_settings
 from retipair.training import train as training
-
-Source = Run | str | Path
-_INSTEAD = {
-    "amount": "sample(count) or save(out, count)",
-    "seed": "sample(count, seed=...) or save(out, count, seed=...)",
-    "out": "save(out, count)",
-    "savedir": "save(out, count)",
-    "per_view": "sample(count) or save(out, count), with a multiple of the number of given views",
-}
-"""The settings of `GenerateConfig` that `from_pretrained` refuses, and what to use instead."""
 
 
 def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
@@ -60,7 +48,7 @@ def phantom(out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
     Raises UserError for invalid settings, or if `out` contains other files.
     """
     config = from_settings(PhantomConfig, {**settings, "out": out})
-    with _output(verbose):
+    with command_output(verbose):
         return rendering.phantom(config)
 
 
@@ -73,7 +61,7 @@ def prepare(raw: str | Path, out: str | Path, *, verbose: bool = False, **settin
     default on several cores. Raises UserError for input that cannot be used.
     """
     config = from_settings(PrepareConfig, {**settings, "raw": raw, "out": out})
-    with _output(verbose):
+    with command_output(verbose):
         return prepare_pairs(config)
 
 
@@ -98,7 +86,7 @@ def register(
     config = from_settings(RegisterConfig, {**settings, "paths": paths})
     if config.folder:
         raise SettingError("folder", None, "only for the command; use `register_folder`")
-    with _output(verbose):
+    with command_output(verbose):
         registered = registering.register_pair(config)
         registering.print_result(registered, views.out)
     return registered
@@ -116,7 +104,7 @@ def register_folder(
     """
     folders = from_settings(_RawFolder, {"raw": raw, "out": out})
     config = from_settings(RegisterConfig, {**settings, "paths": [folders.raw, folders.out], "folder": True})
-    with _output(verbose):
+    with command_output(verbose):
         return registering.register_folder(config)
 
 
@@ -131,7 +119,7 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     config = from_settings(TrainConfig, {**settings, "data": data})
     if config.dry_run:
         raise SettingError("dry_run", None, "only for the command; use `retipair train --dry_run`")
-    with _output(verbose):
+    with command_output(verbose):
         folder = training.train(config)
     assert folder is not None, "only dry_run creates no run"
     return Run(folder)
@@ -151,7 +139,7 @@ def evaluate(
     Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
     """
     config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": generated})
-    with _output(verbose):
+    with command_output(verbose):
         evaluation.evaluate(config)
     return read_scores(config.out)
 
@@ -166,11 +154,11 @@ def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False,
     default on several cores. Raises UserError for invalid settings, a folder without pairs, or other files in `out`.
     """
     config = from_settings(ExportMatchesConfig, {**settings, "pairs": pairs, "out": out})
-    with _output(verbose):
+    with command_output(verbose):
         return export(config)
 
 
-def export_adapter(adapter: Source, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+def export_adapter(adapter: Run | str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
     """Write an adapter in the format of another program to `out`, and return `out`.
 
     adapter: a run, the folder of a run, checkpoint or `unet_lora`, or a LoRA file. verbose: print all messages.
@@ -179,8 +167,50 @@ def export_adapter(adapter: Source, out: str | Path, *, verbose: bool = False, *
     """
     adapter = adapter.folder if isinstance(adapter, Run) else adapter
     config = from_settings(ExportAdapterConfig, {**settings, "adapter": adapter, "out": out})
-    with _output(verbose):
+    with command_output(verbose):
         return exporting.export_adapter(config)
+
+
+def export_pairs(pairs: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Write aligned pairs as a data set of Parquet or tar files into the folder `out`, and return this folder.
+
+    pairs: a prepared or generated folder.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `ExportPairsConfig`, as the flags of `retipair export pairs`; `to` is required.
+    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
+    default on several cores. Raises UserError for invalid settings, a folder without pairs, or other files in `out`.
+    """
+    config = from_settings(ExportPairsConfig, {**settings, "pairs": pairs, "out": out})
+    with command_output(verbose):
+        return writing.export_pairs(config)
+
+
+def card(directory: Run | str | Path, *, verbose: bool = False, **settings: Any) -> Path:
+    """Write README.md, the card of a data set or of an adapter, into a folder, and return its path.
+
+    directory: a prepared or generated folder, the folder of an export of pairs, a run, or the folder of a run.
+    verbose: print the messages of the command instead of logging them.
+    settings: fields of `CardConfig`, as the flags of `retipair card`.
+    Raises UserError for any other folder, for an evaluation of other pairs, or if you wrote or edited its README.md.
+    """
+    directory = directory.folder if isinstance(directory, Run) else directory
+    config = from_settings(CardConfig, {**settings, "directory": directory})
+    with command_output(verbose):
+        return describing.card(config)
+
+
+def compare_runs(
+    results: str | Path = RunsConfig.results, *, verbose: bool = False, **settings: Any
+) -> list[RunSummary]:
+    """Return the summaries of all training runs in a results folder: settings, best step, scores of their pairs.
+
+    verbose: print the table of the command `retipair runs`, and its messages, instead of logging them.
+    settings: fields of `RunsConfig`, as the flags of `retipair runs`.
+    Raises UserError if the folder contains no run.
+    """
+    config = from_settings(RunsConfig, {**settings, "results": results})
+    with command_output(verbose):
+        return comparing.compare_runs(config)
 
 
 def utility(
@@ -197,32 +227,9 @@ def utility(
     default on several cores. Raises UserError for input that cannot be used, or other scores in `out`.
     """
     config = from_settings(UtilityConfig, {**settings, "real": real, "out": out, "generated": generated})
-    with _output(verbose):
+    with command_output(verbose):
         matching_test.utility(config)
     return read_json(config.out / SCORES_NAME)
-
-
-@dataclass(frozen=True)
-class LoadedPair(Pair):
-    """A pair in memory, with its id and its split (None for a pair that was just generated)."""
-
-    id: str = ""
-    split: Split | None = None
-
-
-def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[LoadedPair]:
-    """Load the pairs of a prepared or generated folder one by one, without the pairs in rejected.txt.
-
-    split: "train", "val" or "test"; None for all pairs.
-    Raises UserError if the folder does not exist, or if all its pairs are rejected, and SettingError for an unknown
-    split.
-    """
-    return map(_load, select_pairs(folder, split))
-
-
-def _load(record: PairRecord) -> LoadedPair:
-    pair = load_pair(record)
-    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
 
 
 @dataclass(frozen=True)
@@ -240,111 +247,3 @@ class _RawFolder:
 
     raw: Path
     out: Path
-
-
-@dataclass(frozen=True)
-class _AdapterChoice:
-    """The arguments of `from_pretrained` that select the adapter."""
-
-    adapter: Path
-    checkpoint: Literal["best", "latest"]
-
-
-@dataclass(frozen=True)
-class _Count:
-    """The number of pairs, which unlike `amount` has no default."""
-
-    count: int
-
-
-class PairGenerator:
-    """Generates pairs in memory with a trained adapter.
-
-    >>> generator = PairGenerator.from_pretrained("results/out_joint_sdxl_cffa_pairs/first")
-    >>> for pair in generator.sample(10, seed=0): ...
-    """
-
-    def __init__(self, plan: GenerationPlan) -> None:
-        self._plan = plan
-
-    @classmethod
-    def from_pretrained(
-        cls, adapter: Source, *, checkpoint: str = "best", verbose: bool = False, **settings: Any
-    ) -> "PairGenerator":
-        """Return a generator for a trained adapter. Its weights are loaded later, by `sample` or `save`.
-
-        adapter: a run, the folder of a run or checkpoint, a `unet_lora` folder, or a LoRA file.
-        checkpoint: which checkpoint of a run to use, "best" or "latest".
-        verbose: print messages, for example of the preparation of raw pairs in `data`, instead of logging them.
-        settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:
-        `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ...
-        The number of pairs, the seed and the folder to write are arguments of `sample` and `save`.
-        Raises UserError for invalid settings, if there is no adapter, or if its base cannot be found.
-        """
-        if refused := sorted(settings.keys() & _INSTEAD.keys()):
-            raise SettingError(refused[0], None, f"not a setting of `from_pretrained`; use {_INSTEAD[refused[0]]}")
-        given = adapter.folder if isinstance(adapter, Run) else adapter
-        choice = from_settings(_AdapterChoice, {"adapter": given, "checkpoint": checkpoint})
-        path = choice.adapter
-        if isinstance(adapter, Run) or (path / "config.json").is_file():
-            path = Run(path).adapter_folder(choice.checkpoint)
-        with _output(verbose):
-            plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
-        return cls(plan)
-
-    def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
-        """Generate `count` pairs one by one, and write nothing.
-
-        Pair i is a function of (seed, i), as in `retipair generate`. If `min_consistency` or `max_copy` rejects an
-        attempt at a pair, another attempt is made, up to `max_tries` attempts (with `best_of` above 1, up to
-        `max_tries` rounds of `best_of` attempts); then the pair is left out. Raises SettingError for an invalid count
-        or seed.
-        """
-        return self._sample(self._config(count, seed=seed), verbose)
-
-    def _sample(self, config: GenerateConfig, verbose: bool) -> Iterator[LoadedPair]:
-        """Load the weights when the first pair is taken, and generate each pair when it is taken."""
-        plan = replace(self._plan, config=config)
-        indices = range(1, plan.amount + 1)
-        with _output(verbose):
-            loop = load(plan, {}, indices)  # {}: no settings, as no manifest is written
-        for index in indices:
-            while loop.tries[index] < config.max_tries:
-                with quiet_libraries():
-                    [images] = loop.sample([index])
-                    rejected = loop.reject(index, images)
-                if rejected is None:
-                    yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
-                    break
-
-    def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:
-        """Write the pairs that `sample` generates to the folder `out`, as `retipair generate` does; return `out`.
-
-        Pairs that exist already, with the same settings, are kept. To continue an interrupted call, repeat it. Raises
-        UserError if `out` contains other files, and Stopped if a signal stops the generation.
-        """
-        config = self._config(count, seed=seed, out=out)
-        with _output(verbose):
-            return generate(config)
-
-    def _config(self, count: int, **settings: Any) -> GenerateConfig:
-        """Return the settings of the generator, with `amount` set to `count` and the fields in `settings` replaced.
-
-        Raises SettingError for an invalid value; it names `count`, not `amount`.
-        """
-        try:
-            amount = from_settings(_Count, {"count": count}).count
-            config = from_settings(GenerateConfig, {**vars(self._plan.config), **settings, "amount": amount})
-            check_generation(config)
-        except SettingError as error:
-            if error.setting != "amount":
-                raise
-            raise SettingError("count", error.value, error.problem) from None
-        return config
-
-
-@contextmanager
-def _output(verbose: bool) -> Iterator[None]:
-    """Print the output of a command if `verbose`, else send it to the logger; silence the messages of libraries."""
-    with quiet_libraries(), nullcontext() if verbose else log_output():
-        yield

@@ -1,0 +1,1 @@
+"""The ways to use retipair: the command line, and Python."""
