@@ -89,7 +89,7 @@ def _without_copies(compared: Comparison, scores: Scores) -> Scores:
     assert folder is not None
     add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
     print(f"{count(len(copies), 'copy', 'copies')} of training pairs rejected in {folder / REJECTED_NAME}")
-    without_copies = read_folder(folder)
+    without_copies = read_folder(folder, compared.config.reviewed)
     if not without_copies.kept:
         return scores
     remaining = replace(compared, generated=without_copies)

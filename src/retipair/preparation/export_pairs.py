@@ -18,6 +18,7 @@ from retipair.data.manifest import SPLITS, GeneratedPair, PreparedPair, Split
 from retipair.data.pair_facts import FactCounter, PairFacts, count_pairs, generation_settings
 from retipair.data.pair_stream import open_stream
 from retipair.data.parquet import FILE_SPLITS, import_pyarrow, write_parquet
+from retipair.data.review import check_reviewed
 from retipair.data.shards import Shard, divide
 from retipair.data.webdataset import write_tar
 from retipair.runtime.atomic_io import atomic_write, check_folder_place, is_leftover, read_json, write_text
@@ -73,7 +74,9 @@ def export_pairs(config: ExportPairsConfig) -> Path:
     if config.to == "hf":
         import_pyarrow()
     _check_out(config)
-    stream = open_stream(config.pairs)
+    if config.reviewed:
+        check_reviewed([config.pairs])
+    stream = open_stream(config.pairs, config.reviewed)
     counter = count_pairs(config.pairs, stream)
     facts = counter.facts()
     if facts.real or facts.sourced:
