@@ -102,6 +102,16 @@ def test_points_beside_files_choose_them(tmp_path: Path) -> None:
     assert "c2.csv: the other view has no points" in reasons(tmp_path)[0]
 
 
+def test_points_of_a_file_that_is_named_by_its_uid_have_its_whole_name(tmp_path: Path) -> None:
+    photo, angiogram = cf(tmp_path / "1.2.840.113.5"), fa(tmp_path / "1.2.840.113.6")
+    (tmp_path / "1.2.840.113.txt").write_text("9 9\n")  # of another file
+    assert (only(tmp_path).cf_points, only(tmp_path).fa_points) == (None, None)
+    points = [path.with_name(f"{path.name}.txt") for path in (photo, angiogram)]
+    for path in points:
+        path.write_text("3 4\n")
+    assert [only(tmp_path).cf_points, only(tmp_path).fa_points] == points
+
+
 def test_copies_and_other_kinds_of_files_are_ignored(tmp_path: Path) -> None:
     photo = cf(tmp_path / "1")
     (tmp_path / "1_copy").write_bytes(photo.read_bytes())
