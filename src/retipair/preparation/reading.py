@@ -84,6 +84,7 @@ def read_pairs(
         raise MissingError(config.raw, "no usable pair")
     _report_colours(usable)
     _report_enlarged(usable, config.size)
+    _report_warnings(usable)
     return usable, bad
 
 
@@ -111,6 +112,13 @@ def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
             f"warning: {len(small)} pairs have views smaller than {size} px (first: {small[0].pair.id}; smallest: "
             f"{least} px); they are enlarged, which adds no detail"
         )
+
+
+def _report_warnings(pairs: Sequence[CheckedPair]) -> None:
+    """Print one line for each text in `RawPair.warnings`."""
+    for text in sorted({text for item in pairs for text in item.pair.warnings}):
+        ids = [item.pair.id for item in pairs if text in item.pair.warnings]
+        console.print(f"warning: {len(ids)} pairs (first: {ids[0]}): {text}")
 
 
 def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:
