@@ -124,7 +124,7 @@ def read_frame(path: Path, frame: int) -> Image.Image:
         raise
     except Exception as error:  # pydicom and its decoders raise many types of exceptions
         problem = f"its pixels cannot be decoded ({type(error).__name__})"
-        raise DamagedError(path, f"{problem}; export it again, or remove it") from None
+        raise DamagedError(path, f"{problem}; export it again without compression, or remove it") from None
     if image.mode == "RGB" and tags.get("ICCProfile"):
         image.info["icc_profile"] = bytes(tags.ICCProfile)
     return image
