@@ -114,7 +114,8 @@ class _Exporter:
     def export(self, shard: Shard) -> str:
         """Write the file of a shard, unless it is complete already, and return its name."""
         config, name = self.config, _file_name(self.config.to, shard.split, shard.number)
-        columns = columns_of([kind for kind in (PreparedPair, GeneratedPair) if kind in self.counter.kinds])
+        kinds = [kind for kind in (PreparedPair, GeneratedPair) if kind in self.counter.kinds]
+        columns = columns_of(kinds, generated=bool(self.counter.facts().modes))
         key = shard.key(config.pairs, json_sha256([_VERSION, config.to, list(columns)]))
         if self._is_complete(name, key):
             self.advance(len(shard.pairs))
