@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +254,7 @@ def test_a_folder_of_save_to_disk_is_named(tmp_path: Path) -> None:
         prepare(tmp_path / "saved", tmp_path / "out")
 
 
-def test_an_export_with_a_changed_row_is_refused(tmp_path: Path) -> None:
+def test_an_export_with_a_changed_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = write_prepared(tmp_path / "pairs", ["train", "val"])
     data = export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "set", to="hf"))
     path = data / "data/train-00000.parquet"
@@ -265,12 +267,21 @@ def test_an_export_with_a_changed_row_is_refused(tmp_path: Path) -> None:
         )
         pyarrow.parquet.write_table(changed, path)
 
+    def enlarged(png: bytes, side: int) -> bytes:
+        """A PNG whose header states another size, as a decompression bomb does."""
+        header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+        return png[:12] + header + zlib.crc32(header).to_bytes(4) + png[33:]
+
     cell = {"bytes": (pairs / "cf/eye0.png").read_bytes(), "path": "x"}
+    stream = io.BytesIO()
+    Image.new("RGB", (VIEW, VIEW)).save(stream, "JPEG")
     wrong: list[tuple[str, Any]] = [
         *(("id", "../../evil"), ("id", ""), ("id", "eye1"), ("split", "nonsense"), ("consistency", None)),
         *(("schema", "other"), ("size", 64), ("cf", {"bytes": b"no image"}), ("cf", {"bytes": None}), ("eye", None)),
-        ("cf", {"bytes": cell["bytes"][:-40]}),
+        *(("cf", {"bytes": cell["bytes"][:-size]}) for size in (12, 40)),
+        *(("cf", {"bytes": stream.getvalue()}), ("cf", {"bytes": enlarged(cell["bytes"], 60_000)})),
     ]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as in the commands
     for name, value in wrong:
         with_column(name, value)
         with pytest.raises(UserError) as caught:

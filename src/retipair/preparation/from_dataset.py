@@ -21,7 +21,7 @@ from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, sheet_mark
 from retipair.data.dataset_row import VIEWS, to_prepared
 from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Split, write_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import MEGAPIXELS, save_image
 from retipair.data.parquet import (
     image_bytes,
     image_columns,
@@ -246,20 +246,26 @@ def _delete_others(out: Path, records: list[PreparedPair]) -> None:
 def _write_views(out: Path, record: PreparedPair, images: dict[str, Any], where: str) -> None:
     for view in VIEWS:
         content, path = image_bytes(images[view], where, view), out / getattr(record, view)
-        if _size_of(content, where, view) != (record.size, record.size):
-            raise UserError(f"{where}: {view} is not {record.size} x {record.size} px; export the pairs again")
+        _check_png(content, record.size, f"{where}: {view}")
         if not (path.is_file() and path.read_bytes() == content):
             with atomic_write(path) as stream:
                 stream.write(content)
 
 
-def _size_of(content: bytes, where: str, view: str) -> tuple[int, int]:
+def _check_png(content: bytes, size: int, where: str) -> None:
+    """Raise UserError, which begins with `where`, unless the content is an undamaged PNG file of size x size px."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.size != (size, size) or size**2 > MEGAPIXELS * 10**6:  # before the pixels take memory
+                limit = f"or more than {MEGAPIXELS} megapixels"
+                raise UserError(f"{where} is not {size} x {size} px, {limit}; export the pairs again")
+            image.verify()  # checksums, and that no chunk is missing
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.load()
-            return image.size
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises many types of exceptions for malformed files
-        raise UserError(f"{where}: {view} cannot be read as a PNG image ({error}); export the pairs again") from None
+        raise UserError(f"{where} cannot be read as a PNG image ({error}); export the pairs again") from None
 
 
 def _check_out(out: Path, source: str) -> None:
