@@ -97,6 +97,17 @@ def test_an_export_keeps_what_the_libraries_need(tmp_path: Path) -> None:
     assert len(datasets.load_dataset(str(out), split="validation", cache_dir=str(tmp_path / "cache"))) == 1
 
 
+def test_a_repeated_export_keeps_the_scores(
+    evaluated: Evaluated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ExportPairsConfig(pairs=write_generated(tmp_path / "pairs", 3), out=tmp_path / "out", to="webdataset")
+    with_scores = written(export_pairs(config), evaluated.out)
+    assert "## Evaluation" in with_scores
+    export_pairs(config)
+    assert (config.out / "README.md").read_text() == with_scores
+    assert "has scores and is kept" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run(trained: Callable[[str], Path], tmp_path: Path) -> None:
     [run] = (trained("sdxl") / "out_joint_sdxl_cffa_pairs").iterdir()
     copy = tmp_path / "run"
