@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters import description, with_adapter
 from conftest import train_command
-from refusals import Refused
+from refusals import Refused, raises_setting
 from retipair import PairGenerator
 from retipair.interfaces.cli import execute, main
 from retipair.models.base import open_base
@@ -147,6 +147,10 @@ def test_bad_input_is_refused_and_nothing_is_written(
 
     assert ".safetensors" in refusal(run, tmp_path / "out.pt", kind=SettingError)
     refusal(tmp_path / "missing", out, kind=MissingError)
+    for adapter in (run / "best_checkpoint", run / "best_checkpoint/unet_lora/kohya_lora.safetensors"):
+        assert "run" in refusal(adapter, out, "--checkpoint", "latest", kind=SettingError)
+        with raises_setting("checkpoint"):
+            PairGenerator.from_pretrained(adapter, checkpoint="latest", base=base.source)
     assert "random" in refusal(run, out, "--to", "merged", "--base", "random:tiny-sd15", kind=SettingError)
     assert "sd15" in refusal(run, out, "--base", base_folder("sdxl"), kind=FileError)
     foreign = tmp_path / "foreign.safetensors"

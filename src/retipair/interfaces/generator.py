@@ -10,6 +10,7 @@ from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.interfaces.loading import LoadedPair
 from retipair.interfaces.output import command_output
+from retipair.runs.recorded import adapter_at
 from retipair.runs.run_dir import Run
 from retipair.runtime.errors import SettingError
 from retipair.runtime.library_logging import quiet_libraries
@@ -68,9 +69,10 @@ class PairGenerator:
             raise SettingError(refused[0], None, f"not a setting of `from_pretrained`; use {_INSTEAD[refused[0]]}")
         given = adapter.folder if isinstance(adapter, Run) else adapter
         choice = from_settings(_AdapterChoice, {"adapter": given, "checkpoint": checkpoint})
-        path = choice.adapter
-        if isinstance(adapter, Run) or (path / "config.json").is_file():
-            path = Run(path).adapter_folder(choice.checkpoint)
+        if isinstance(adapter, Run):
+            path = adapter.adapter_folder(choice.checkpoint)
+        else:
+            path = adapter_at(choice.adapter, choice.checkpoint)
         with command_output(verbose):
             plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
         return cls(plan)
