@@ -21,7 +21,9 @@ def adapter_at(path: Path, checkpoint: str = "best") -> Path:
     if (path / "config.json").is_file():
         return Run(path).adapter_folder(checkpoint)
     if checkpoint != "best":
-        problem = f"{path} is not the folder of a run, which has several checkpoints; give that folder, or omit the flag"
+        problem = (
+            f"{path} is not the folder of a run, which has several checkpoints; give that folder, or omit the flag"
+        )
         raise SettingError("checkpoint", checkpoint, problem)
     if path.name == PEFT_WEIGHTS and (path.parent / "adapter_config.json").is_file():
         return path.parent
