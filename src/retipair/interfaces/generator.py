@@ -73,9 +73,9 @@ class PairGenerator:
             path = adapter.adapter_folder(choice.checkpoint)
         else:
             path = adapter_at(choice.adapter, choice.checkpoint)
-        with command_output(verbose):
-            plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
-        return cls(plan)
+        config = from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()})
+        with command_output(verbose, config.offline):
+            return cls(plan_generation(config))
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate `count` pairs one by one, and write nothing.
@@ -91,7 +91,7 @@ class PairGenerator:
         """Load the weights when the first pair is taken, and generate each pair when it is taken."""
         plan = replace(self._plan, config=config)
         indices = range(1, plan.amount + 1)
-        with command_output(verbose):
+        with command_output(verbose, config.offline):
             loop = load(plan, {}, indices)  # {}: no settings, as no manifest is written
         for index in indices:
             while loop.tries[index] < config.max_tries:
@@ -109,7 +109,7 @@ class PairGenerator:
         UserError if `out` contains other files, and Stopped if a signal stops the generation.
         """
         config = self._config(count, seed=seed, out=out)
-        with command_output(verbose):
+        with command_output(verbose, config.offline):
             return generate(config)
 
     def _config(self, count: int, **settings: Any) -> GenerateConfig:
