@@ -70,6 +70,8 @@ class DicomImage:
 def is_dicom(path: Path) -> bool:
     """Return whether a file begins as a DICOM file does (PS3.10, 7.1), whatever its name."""
     try:
+        if path.is_fifo():  # opening a named pipe waits for a writer
+            return False
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
