@@ -255,8 +255,8 @@ def to_pair_record(folder: Path, record: Record) -> PairRecord:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        pair = PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
-        return replace(pair, mode=record.mode, source_id=record.source_id)
+        start = PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        return replace(start, mode=record.mode, source_id=record.source_id) if record.mode else start
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
     generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
     return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
