@@ -23,7 +23,7 @@ _ORIGINS = {
     "real": "prepared from real views",
     "synthetic": "prepared from synthetic views",
     "noise": "generated from noise",
-    "from_data": "variations of real training pairs (`from_data`)",
+    "from_data": "variations of training pairs (`from_data`)",
     "cf2fa": "FA drawn for a given CF (`cf2fa`)",
     "fa2cf": "CF drawn for a given FA (`fa2cf`)",
 }

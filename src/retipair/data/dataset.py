@@ -95,7 +95,7 @@ class PairFolder:
     entries: every pair that has at least one file, rejected or not.
     rejected: the ids of the rejected pairs: those in `rejected.txt`, then those that only `review.jsonl` rejects.
     reviewed: how many of them only `review.jsonl` rejects.
-    deleted: the ids of the pairs whose files were all deleted, unless `rejected.txt` lists them. They are skipped too.
+    deleted: the ids of the pairs whose files were all deleted and that are not in `rejected`. They are skipped too.
     """
 
     path: Path

@@ -37,7 +37,7 @@ synthetic: whether both views are marked as synthetic.
 caption: the caption of a prepared pair, or the prompt of a generated one.
 """
 _RENAMED = ("cf", "fa", "mask", "prompt")
-"""Keys of the manifest that have no column of the same name: images replace the paths, `caption` the prompt."""
+"""Keys of the manifest whose values are no columns: images replace the paths, and `caption` replaces the prompt."""
 _OF_GENERATED = {"mode": str, "source_id": str}
 """Columns that are left out if no pair was generated, although `PreparedPair` has these keys for imported pairs."""
 

@@ -35,7 +35,8 @@ class PreparedPair:
 
     fa_to_cf: the 3x3 homography that maps pixel centres of the raw FA to pixel centres of the prepared CF.
     points: the landmarks of both views, one row (cf_x, cf_y, fa_x, fa_y) each, in px of the prepared views.
-    inliers: the number of landmarks or matched features that agree with the homography; None if neither were used.
+    inliers: the number of landmarks that agree with the homography before refinement, or of matched features that agree
+    after it; None if neither were used.
     residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views. For a
     pair without landmarks, it is the median shift between vessel patches of CF and FA with `--register features` or
     `auto`, and None otherwise.

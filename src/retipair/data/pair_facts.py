@@ -48,7 +48,7 @@ class PairFacts:
 
     @property
     def kind(self) -> str:
-        """What the views are: "Real", "Synthetic", or "Real and synthetic" if a pair has both or pairs differ."""
+        """What the pairs are: "Real" (at least one real view), "Synthetic", or "Real and synthetic" if they differ."""
         if self.origins.get("real", 0) == self.pairs:
             return "Real"
         return "Real and synthetic" if self.real else "Synthetic"

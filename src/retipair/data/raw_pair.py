@@ -10,7 +10,7 @@ from retipair.data.manifest import Split
 class RawPair:
     """The files of one pair before preparation, and what file names, tables and DICOM tags state about the pair.
 
-    cf, fa: the two views, distinguished by file names, folders, table columns or tags, not by their content.
+    cf, fa: the two views, distinguished by file names, folders, table columns or tags, or (DICOM) by their colour.
     cf_points, fa_points: the files with the landmarks of each view.
     more_cf, more_fa: further photographs and angiograms of the same eye and day. `prepare` uses the CF and the FA whose
         vessels agree best.

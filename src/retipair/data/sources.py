@@ -1,4 +1,5 @@
-"""Find the raw pairs in a folder or in a table, without decoding images. These layouts are supported:
+"""Find the raw pairs in a folder or in a table, and decode as few images as possible. These layouts are
+supported:
 
     ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      of the original scripts; all files may also be in ROOT
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders

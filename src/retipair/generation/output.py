@@ -22,7 +22,7 @@ from retipair.runtime.schema import json_sha256
 SHARD = 10_000
 """The number of pairs per subfolder of the output folder.
 
-The first 10,000 pairs are in the output folder itself, as in the original system.
+The first 10,000 pairs are in the output folder itself, as in the original scripts.
 """
 
 _SHORT_HASH = 12

@@ -48,7 +48,7 @@ DEFAULT_AMOUNT = 10
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """The resolved settings of a generation, before anything is loaded or written.
+    """The resolved settings of a generation, before a model is loaded or a pair is generated.
 
     prompts: the prompts to draw from, as (text, number of training pairs with this prompt).
     adapter: the folder of the adapter; None if the base generates without one.
@@ -145,10 +145,9 @@ class GenerationPlan:
     def prompt(self, index: int) -> str:
         """Return the prompt of a pair: the caption of its source if `prompts` has it, else drawn by (seed, index).
 
-        In training, a pair without a caption had the default prompt. The adapter records its prompts with their counts,
-        but not which of them is the default. If a source has no such caption, the prompt is therefore drawn from the
-        prompts that are not the caption of any source. If there are none, it is drawn from the prompts whose recorded
-        count is higher than the number of sources with this caption: some training pair without a caption had them.
+        A source without such a caption gets the prompt that training pairs without a caption had. The adapter does not
+        record which of its prompts this is, so it is inferred: a prompt that is the caption of no source. If there is
+        none, it is a prompt that more training pairs had than there are sources with this prompt as their caption.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):

@@ -109,8 +109,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input; 128 + N: stopped by the signal with the number N (130 by
-    SIGINT, 143 by SIGTERM).
+    0: success; 1: internal or system error; 2: invalid input, or another problem that the message explains, such as too
+    little memory; 128 + N: stopped by the signal with the number N (130 by SIGINT, 143 by SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:

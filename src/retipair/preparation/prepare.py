@@ -54,7 +54,7 @@ from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
 PREPARED_NAME = "prepared"
-"""The name of the folder in RESULTS for raw pairs that `train` and others prepare."""
+"""The name of the folder in RESULTS (`evaluate`: in OUT) into which commands prepare raw pairs and data sets."""
 _MAX_SIZE = 4096  # px; fundus cameras do not resolve more
 _WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 

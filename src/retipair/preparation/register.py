@@ -2,7 +2,7 @@
 
 A pair is registered as by `prepare --register features`, or by the matches of a network, but the result stays in the
 frame of the raw CF. The landmarks of a pair are not used to register it, so they can measure the error. All inputs are
-read and checked before any file is written. Each pair has a folder of its own, in which registration.json is written
+read and checked before any result is written. Each pair has a folder of its own, in which registration.json is written
 last, so that the next run with --folder registers only new, changed and incomplete pairs.
 """
 
@@ -62,7 +62,7 @@ Item = tuple[CheckedPair, Landmarks | None]
 def register(config: RegisterConfig) -> None:
     """Register a pair or a folder of pairs, write the results and print the errors.
 
-    If settings or inputs are invalid, raises UserError before anything is written. If the pair, or every pair of the
+    If settings or inputs are invalid, raises UserError before a result is written. If the pair, or every pair of the
     folder, is refused, writes the results and then raises UserError.
     """
     if config.folder:
@@ -101,7 +101,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
 def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
     """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return them.
 
-    If settings or inputs are invalid, raises UserError before anything is written. If all pairs are refused, writes the
+    If settings or inputs are invalid, raises UserError before a result is written. If all pairs are refused, writes the
     results and then raises UserError.
     """
     check_alignment_settings(config)

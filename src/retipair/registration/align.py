@@ -32,7 +32,9 @@ _MIN_PATCHES = 8  # least number of vessel patches to judge a pair by; a pair wi
 # real pairs, .49 in a pair with an error of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # the user should inspect an accepted pair with a smaller fraction of patches that fit
-_SAME_PX = 10.0  # work px: two initial estimates that differ by less are refined to the same result
+# Two initial estimates that differ by less are refined to the same result. Unit: px of the square around the field of
+# view, resized to 512 px.
+_SAME_PX = 10.0
 # Least consistency at 512 px after refinement, by method. The consistency of 30 pairs with views of different eyes was
 # at most .16, and that of seven real pairs .47 or more. A pair whose CF was also used as its FA had only
 # .21, because bright vessels are searched for in an FA, and those of a CF are dark.
@@ -79,7 +81,8 @@ class Aligned:
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
     points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 without landmarks
         and for the method "matches".
-    inliers: the number of landmarks, features or matches that agree with the registration; None for method "none".
+    inliers: the number of landmarks, features or matches that agree with the transform before refinement (landmarks) or
+        after it; None for method "none".
     residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
         shift of vessel patches for the methods "features" and "matches", else None.
     consistency_before: the consistency before refinement.

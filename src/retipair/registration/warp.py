@@ -51,18 +51,18 @@ def single_threaded() -> None:
     cv2.setNumThreads(1)
 
 
-def inside_field(view: View, to_work: np.ndarray) -> np.ndarray:
-    """Return the field of view without its rim, (512, 512) bool, in the frame that `to_work` (3, 3) maps raw px to."""
-    return erode(resample(view.field, to_work, WORK_SIZE), _RIM)
+def inside_field(view: View, to_frame: np.ndarray) -> np.ndarray:
+    """Return the field of view without its rim, (512, 512) bool, in the frame that `to_frame` (3, 3) maps raw px to."""
+    return erode(resample(view.field, to_frame, WORK_SIZE), _RIM)
 
 
-def vessel_map(view: View, to_work: np.ndarray) -> np.ndarray:
-    """Return the vesselness of a view, (512, 512) float32, in the frame that `to_work` (3, 3) maps raw px to.
+def vessel_map(view: View, to_frame: np.ndarray) -> np.ndarray:
+    """Return the vesselness of a view, (512, 512) float32, in the frame that `to_frame` (3, 3) maps raw px to.
 
     It is 0 outside the field of view and at its rim.
     """
-    field = resample(view.field, to_work, WORK_SIZE)
-    return vesselness(resample(view.image, to_work, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
+    field = resample(view.field, to_frame, WORK_SIZE)
+    return vesselness(resample(view.image, to_frame, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
 
 
 def common_square(cf: View, fa: View, fa_to_cf: np.ndarray, size: int) -> np.ndarray:

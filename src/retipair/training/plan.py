@@ -40,7 +40,7 @@ from retipair.runtime.setting_checks import check_folder_name, check_size
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
-"""A run of at least this many steps generates as many sample pairs at each validation as the original system."""
+"""A run of at least this many steps generates as many sample pairs at each validation as the original scripts."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps", "sample_pair_guidance"),
@@ -157,7 +157,7 @@ def make_plan(config: TrainConfig) -> Plan:
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     """Fill in the defaults of --num_samples and --sample_steps: the sample pairs of a validation and their steps.
 
-    The defaults are 10 pairs with 50 denoising steps each, as in the original system. For a run of fewer than 500
+    The defaults are 10 pairs with 50 denoising steps each, as in the original scripts. For a run of fewer than 500
     steps, both numbers are reduced in proportion to its length, to no less than 2 pairs and 10 denoising steps, because
     generating the samples would otherwise take longer than training. They are not reduced if --best_by is
     "consistency" or "both", because the choice of the best step then depends on the samples. A resumed run keeps its
