@@ -18,7 +18,7 @@ _FOLDERS = PrimitiveConstructorSpec(
     metavar="DIR [DIR ...]",
     instance_from_str=_folders,
     is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=lambda value: list(map(str, value)),
+    str_from_instance=lambda value: list(map(str, value)) or ["None"],
 )
 """How the command line reads one folder or more; tyro itself would accept the flag without a folder."""
 

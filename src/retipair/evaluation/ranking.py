@@ -5,7 +5,7 @@ enough pairs (`has_enough_pairs`). For the squared MMD, which has no interval, t
 squared MMD between random halves of the real pairs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import binomtest
@@ -14,7 +14,8 @@ from retipair.data.manifest import SPLITS
 from retipair.evaluation.drawn_checks import SPLIT_NAMES
 from retipair.evaluation.findings import has_enough_pairs
 from retipair.evaluation.means import Mean
-from retipair.evaluation.scores import Scores
+from retipair.evaluation.scores import DeepDistance, Distribution, Scores
+from retipair.metrics.pair_metrics import VIEWS
 
 Loss = Callable[[Mean], tuple[float, float]]
 """A function that returns the interval of how far a set is from the best value; lower is better."""
@@ -40,57 +41,67 @@ class ComparedRow:
 
 def compare(sets: Mapping[str, Scores]) -> tuple[ComparedRow, ...]:
     """Return the rows of the table that compares the sets, which have the same real pairs."""
-    return tuple(_rows(list(sets), list(sets.values())))
+    scores, first = list(sets.values()), next(iter(sets.values()))
+    real, pairs = sum(first.sizes.values()) - first.sizes["generated"], [one.sizes["generated"] for one in scores]
 
-
-def _rows(names: Sequence[str], sets: Sequence[Scores]) -> Iterator[ComparedRow]:
     def row(
         name: str, label: str, values: Sequence[Mean | None], real: Mean | None, loss: Loss | None = None
     ) -> ComparedRow:
-        best = _best(names, values, loss) if loss else None
-        return ComparedRow(name, label, tuple(values), real, best)
+        return ComparedRow(name, label, tuple(values), real, _best(list(sets), values, loss) if loss else None)
 
-    first = sets[0]
-    real_pairs = sum(first.sizes.values()) - first.sizes["generated"]
-    yield row("pairs", "pairs", [_exact(one.sizes["generated"]) for one in sets], _exact(real_pairs))
+    def distance_row(name: str, label: str, distances: Sequence[Distribution | DeepDistance | None]) -> ComparedRow:
+        values = [_exact(one.mmd2, n) if one else None for one, n in zip(distances, pairs, strict=True)]
+        floor = next((_exact(one.floor, real) for one in distances if one), None)
+        return row(name, label, values, floor, _lowest_beyond(floor))
+
     correlation = first.consistency.correlation
-    values = [one.consistency.correlation["generated"] for one in sets]
-    yield row("consistency", "consistency (vesselness correlation)", values, correlation.get("train"), _highest)
-    yield row("mispaired", "consistency of mispaired real pairs", [None] * len(sets), correlation["mispaired"])
-    if distance := first.distribution:
-        values = [_exact(one.distribution.mmd2, one.sizes["generated"]) if one.distribution else None for one in sets]
-        floor = _exact(distance.floor, real_pairs)
-        yield row("mmd2", "squared MMD", values, floor, _lowest_beyond(floor))
-    for view, texture in first.texture.items():
-        values, real = [one.texture[view].fine_share["generated"] for one in sets], texture.fine_share.get("train")
-        yield row(f"detail_{view}", f"fraction of fine detail, {view.upper()}", values, real, _closest_to(real))
-    for view, means in first.diversity.items():
-        values, real = [one.diversity[view].get("generated") for one in sets], means.get("real")
-        label = f"MS-SSIM between different eyes, {view.upper()}"
-        yield row(f"diversity_{view}", label, values, real, _closest_to(real))
-    yield row("copies", "copies of training pairs, fraction", [_copies(one) for one in sets], None, _lowest)
-    for mode, split in _drawn(sets):
-        drawn = [one.drawn_views[mode].correlation if mode in one.drawn_views else None for one in sets]
-        view = next(one.drawn_views[mode].view for one in sets if mode in one.drawn_views)
-        values = [one.drawn_view.get(split) if one else None for one in drawn]
+    values = [one.consistency.correlation["generated"] for one in scores]
+    rows = [
+        row("pairs", "pairs", [_exact(n, n) for n in pairs], _exact(real, real)),
+        row("consistency", "consistency (vesselness correlation)", values, correlation.get("train"), _highest),
+        row("mispaired", "consistency of mispaired real pairs", [None] * len(sets), correlation["mispaired"]),
+        distance_row("mmd2", "squared MMD", [one.distribution for one in scores]),
+    ]
+    if first.provenance.deep:
+        for view in VIEWS:
+            distances = [getattr(one.deep, view) if one.deep else None for one in scores]
+            rows.append(distance_row(f"deep_mmd2_{view}", f"squared MMD on deep features, {view.upper()}", distances))
+    for view in VIEWS:
+        shares = [one.texture[view].fine_share for one in scores]
+        target = shares[0].get("train")
+        label = f"fraction of fine detail, {view.upper()}"
+        rows.append(row(f"detail_{view}", label, [one["generated"] for one in shares], target, _closest_to(target)))
+    for view in VIEWS:
+        target = first.diversity[view].get("real")
+        label, values = (
+            f"MS-SSIM between different eyes, {view.upper()}",
+            [one.diversity[view]["generated"] for one in scores],
+        )
+        rows.append(row(f"diversity_{view}", label, values, target, _closest_to(target)))
+    rows.append(row("copies", "copies of training pairs, fraction", [_copies(one) for one in scores], None, _lowest))
+    for (view, split), values in _true_views(scores).items():
         label = f"vesselness correlation of the drawn {view.upper()} with the true one, {SPLIT_NAMES[split]} pairs"
-        yield row(f"drawn_{view}_{split}", label, values, None, _highest)
+        rows.append(row(f"drawn_{view}_{split}", label, values, None, _highest))
+    return tuple(rows)
 
 
-def _drawn(sets: Sequence[Scores]) -> list[tuple[str, str]]:
-    """Return the modes and splits in which a set has drawn views with known true views."""
-    found = {
-        (mode, split)
+def _true_views(sets: Sequence[Scores]) -> dict[tuple[str, str], list[Mean | None]]:
+    """Return, by drawn view and split, the mean correlation with the true view in each set; None if unknown."""
+    of_sets = [
+        {
+            (mode.view, split): mean
+            for mode in one.drawn_views.values()
+            for split, mean in mode.correlation.drawn_view.items()
+        }
         for one in sets
-        for mode, drawn in one.drawn_views.items()
-        for split in drawn.correlation.drawn_view
-    }
-    return sorted(found, key=lambda one: (one[0], SPLITS.index(one[1])))
+    ]
+    keys = sorted({key for means in of_sets for key in means}, key=lambda key: (key[0], SPLITS.index(key[1])))
+    return {key: [means.get(key) for means in of_sets] for key in keys}
 
 
-def _exact(value: float, amount: int | None = None) -> Mean:
-    """Return a value without an interval as a Mean. amount: the number of pairs; default: the value itself."""
-    return Mean(value, None, None, int(value) if amount is None else amount)
+def _exact(value: float, pairs: int) -> Mean:
+    """Return a value of a set of pairs that has no interval."""
+    return Mean(value, None, None, pairs)
 
 
 def _copies(scores: Scores) -> Mean | None:
@@ -123,9 +134,9 @@ def _lowest(mean: Mean) -> tuple[float, float]:
     return mean.lower, mean.upper
 
 
-def _lowest_beyond(floor: Mean) -> Loss | None:
+def _lowest_beyond(floor: Mean | None) -> Loss | None:
     """The lowest is best, if the difference exceeds `floor`; None if that is of too few pairs."""
-    if not has_enough_pairs(floor):
+    if floor is None or not has_enough_pairs(floor):
         return None
     return lambda mean: (mean.mean - floor.mean / 2, mean.mean + floor.mean / 2)
 

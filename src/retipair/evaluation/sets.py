@@ -74,7 +74,7 @@ def set_names(folders: Sequence[Path]) -> list[str]:
         paths = [parts[:-1] for parts in paths]
     for length in count(1):
         names = [str(Path(*parts[-length:])) for parts in paths]
-        if len({name.casefold() for name in names}) == len(names) and not _RESERVED & set(names):
+        if len(set(names)) == len(names) and not _RESERVED & set(names):
             break
     return names
 
