@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import retipair
-from conftest import Fill, write_prepared
+from conftest import Fill
 from judging import SIZE, Evaluated, generated_record, write_generated, write_run
 from pages import Page, check_figures, check_needs_nothing, check_opens
 from refusals import Refused, raises_setting

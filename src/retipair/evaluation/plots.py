@@ -1,6 +1,7 @@
 """Draw the plots of the report as SVG elements."""
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain, cycle
@@ -93,7 +94,10 @@ def _plot(draw: Callable[[Axes], None], size: tuple[float, float] = (4.6, 2.8)) 
         draw(figure.add_subplot())
         stream = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
+        with warnings.catch_warnings():
+            # The browser draws the text, so matplotlib's own font need not have all characters of a set's name.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :].replace(_TEXT_COLOUR, "currentColor")
 
