@@ -195,7 +195,7 @@ def _drawn_views(folder: Path, generated: Sequence[PairFolder]) -> PairFolder:
         raise SettingError(
             "drawn_views", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
         )
-    if any(entry.given for pairs in generated for entry in pairs.kept):
+    if any(entry.given for other in generated for entry in other.kept):
         raise SettingError(
             "drawn_views", folder, "--generated also has pairs with drawn views; evaluate the two folders separately"
         )

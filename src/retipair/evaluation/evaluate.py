@@ -75,12 +75,14 @@ def evaluate(config: EvaluateConfig) -> Path:
 def _score(
     sets: Mapping[str, Comparison], measured: Mapping[str, Sets], known: Mapping[str, Scores], layouts: LayoutScores
 ) -> dict[str, Scores]:
-    """Write the metrics of each pair to OUT/figures.csv, and return the scores of all sets; `known` has some."""
-    write_metrics_table(next(iter(sets.values())).config.out / FIGURES_NAME, measured)
-    return {
+    """Return the scores of all sets, of which `known` has some, and write the metrics of each pair to OUT/figures.csv."""
+    scores = {
         name: known[name] if name in known else _score_set(compared, measured[name], layouts)
         for name, compared in sets.items()
     }
+    # Just before scores.json: if a kill leaves a table with a further set, `earlier_scores` does not notice it.
+    write_metrics_table(next(iter(sets.values())).config.out / FIGURES_NAME, measured)
+    return scores
 
 
 def _score_set(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Sequence[str] = ()) -> Scores:
