@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 def _score(
     sets: Mapping[str, Comparison], measured: Mapping[str, Sets], known: Mapping[str, Scores], layouts: LayoutScores
 ) -> dict[str, Scores]:
-    """Return the scores of all sets, of which `known` has some, and write the metrics of each pair to OUT/figures.csv."""
+    """Return the scores of all sets, of which `known` has some, and write the metrics of the pairs to figures.csv."""
     scores = {
         name: known[name] if name in known else _score_set(compared, measured[name], layouts)
         for name, compared in sets.items()
