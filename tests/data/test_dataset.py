@@ -9,9 +9,10 @@ import pytest
 from conftest import VIEW, prepared_record, write_prepared
 from eyes import draw_pair
 from refusals import raises_file
-from retipair.data.dataset import content_sha256, filter_split, load_views, read_dataset
+from retipair.data.dataset import content_sha256, load_views, read_dataset
 from retipair.data.manifest import GeneratedPair, read_manifest, write_manifest
 from retipair.data.pair import save_image
+from retipair.data.selection import filter_split
 from retipair.runtime.errors import MissingError
 
 

@@ -20,6 +20,8 @@ class ExportPairsConfig:
     to: DatasetForm
     """hf: Parquet files with the images inside, which datasets.load_dataset(OUT) reads (needs pyarrow:
     pip install 'retipair[hf]'). webdataset: tar files, which the library webdataset reads."""
+    reviewed: bool = False
+    """Leave out the pairs that were rejected in `retipair app` (DIR/review.jsonl)."""
     workers: int = 0
     """Number of pairs read at once; 0: one per core. The files do not depend on it."""
 

@@ -35,6 +35,8 @@ class EvaluateConfig:
     drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
     Not needed if --generated is such a folder; only with one --generated."""
+    reviewed: bool = False
+    """Leave out the pairs that were rejected in `retipair app` (review.jsonl in the folders)."""
     out: Path = Path("evaluation")
     """Folder to write: report.html, scores.json, figures.csv, and features/ (the measurements of each pair)."""
     base: str | None = None

@@ -44,6 +44,8 @@ class ExportMatchesConfig:
     to: tuple[ReaderForm, ...] = ()
     """Also write the forms that trainers read (docs/registration.md), for example --to glue_factory megadepth.
     They leave out elastic samples. megadepth needs h5py: pip install 'retipair[matching]'."""
+    reviewed: bool = False
+    """Leave out the pairs that were rejected in `retipair app` (PAIRS/review.jsonl)."""
     split: Literal["all", "train", "val", "test"] = "all"
     """Export only the pairs of this split."""
     size: int | None = None

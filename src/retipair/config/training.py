@@ -19,6 +19,8 @@ class TrainConfig:
     """Name of the run; its folder is RESULTS/out_joint_{sdxl,sd15}_cffa_pairs/NAME."""
     data: Path | None = None
     """Prepared folder; or a raw one, or a data set of Parquet files, which is prepared once into RESULTS/prepared."""
+    reviewed: bool = False
+    """Leave out the pairs that were rejected in `retipair app` (review.jsonl in --data)."""
     base: str = DEFAULT_BASE
     """Hub id, folder or .safetensors file of SDXL or SD1.5; tiny-sdxl and tiny-sd15 ship with the package."""
     tokenizer: Path | None = None

@@ -18,10 +18,10 @@ from PIL import Image
 
 from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
 from retipair.data.pair import Pair, load_image
-from retipair.data.rejected import REJECTED_NAME, read_rejected
+from retipair.data.rejected import REJECTED_NAME, RejectedList, read_rejected
+from retipair.data.review import REVIEW_NAME
 from retipair.data.splits import split_groups
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
-from retipair.runtime.schema import from_settings
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import resize_mask
@@ -48,7 +48,7 @@ class PairRecord:
     native_size: the smallest of three sides, in px: the side of the views on disk, and the two sides in
     `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
-    mode: the mode in which the pair was generated; None for prepared pairs.
+    mode: the mode in which the pair was generated; None for pairs prepared from raw views.
     source_id: the id of the pair or view from which the pair was generated; None for other pairs.
     """
 
@@ -93,7 +93,8 @@ class PairFolder:
     """Pairs of a prepared or generated folder, in the order of its manifest.
 
     entries: every pair that has at least one file, rejected or not.
-    rejected: the ids that `rejected.txt` lists.
+    rejected: the ids of the rejected pairs: those in `rejected.txt`, then those that only `review.jsonl` rejects.
+    reviewed: how many of them only `review.jsonl` rejects.
     deleted: the ids of the pairs whose files were all deleted, unless `rejected.txt` lists them. They are skipped too.
     """
 
@@ -101,10 +102,11 @@ class PairFolder:
     entries: list[PairRecord]
     rejected: tuple[str, ...]
     deleted: tuple[str, ...]
+    reviewed: int = 0
 
     @cached_property
     def kept(self) -> list[PairRecord]:
-        """The pairs to use: those that are neither listed in `rejected.txt` nor deleted."""
+        """The pairs to use: those that are neither rejected nor deleted."""
         rejected = set(self.rejected)
         return [entry for entry in self.entries if entry.id not in rejected]
 
@@ -120,9 +122,11 @@ class PairFolder:
     @property
     def note(self) -> str:
         """One line with the number of skipped pairs and the reasons; "" if no pair is skipped."""
-        listed = _count(self.rejected, f"listed in {REJECTED_NAME}")
+        first_reviewed = len(self.rejected) - self.reviewed
+        listed = _count(self.rejected[:first_reviewed], f"listed in {REJECTED_NAME}")
+        reviewed = _count(self.rejected[first_reviewed:], f"rejected in {REVIEW_NAME}")
         deleted = _count(self.deleted, "whose files were deleted")
-        reasons = ", ".join(filter(None, (listed, deleted)))
+        reasons = ", ".join(filter(None, (listed, reviewed, deleted)))
         return f"{self.path}: pairs skipped: {reasons}" if reasons else ""
 
     @property
@@ -146,42 +150,31 @@ def _count(ids: Sequence[str], reason: str) -> str:
     return f"{len(ids)} {reason} ({first})" if ids else ""
 
 
-def read_dataset(folder: Path, report: Callable[[str], object] = lambda line: None) -> list[PairRecord]:
+def read_dataset(
+    folder: Path, report: Callable[[str], object] = lambda line: None, reviewed: bool = False
+) -> list[PairRecord]:
     """Return the pairs of a prepared or generated folder in the order of its manifest, without the rejected pairs.
 
     report: a function that is called with `PairFolder.note` if pairs are skipped.
+    reviewed: whether to leave out the pairs that `review.jsonl` rejects, too.
     Raises UserError for the same reasons as `read_folder`, and if every pair is skipped.
     """
-    pairs = read_folder(folder)
+    pairs = read_folder(folder, reviewed)
     if pairs.note:
         report(pairs.note)
     pairs.check_any_left()
     return pairs.kept
 
 
-@dataclass(frozen=True)
-class _Selection:
-    folder: Path
-    split: Split | None
-
-
-def select_pairs(folder: str | Path, split: Split | None) -> list[PairRecord]:
-    """Return the pairs of a folder that are in a split, or all pairs if `split` is None, without the rejected pairs.
-
-    Raises SettingError for an unknown split, and UserError for the same reasons as `read_dataset`.
-    """
-    selection = from_settings(_Selection, {"folder": folder, "split": split})
-    return [record for record in read_dataset(selection.folder) if selection.split in (None, record.split)]
-
-
-def read_folder(folder: Path) -> PairFolder:
+def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
     """Read the manifest and `rejected.txt` of a prepared or generated folder, and assign generated pairs to splits.
 
     A manifest may list prepared and generated pairs. A generated pair gets the split of the prepared pairs of its
     source eye or patient, if the manifest lists such pairs. All other generated pairs are split with a fixed seed.
     Rejected pairs get a split too, so that rejecting a pair does not move another pair to a different split.
+    reviewed: whether the pairs that `review.jsonl` rejects are rejected, too.
     Raises UserError, naming the file, if the manifest is missing, empty or invalid, if one eye or patient is in two
-    splits, or if `rejected.txt` lists an id that is not in the manifest.
+    splits, or if `rejected.txt` or `review.jsonl` has an id that is not in the manifest.
     """
     entries: list[PairRecord] = []
     prepared: dict[str, PreparedPair] = {}
@@ -205,7 +198,7 @@ def read_folder(folder: Path) -> PairFolder:
         for index in indices:
             if (split := splits.get(entries[index].group, "train")) != entries[index].split:
                 entries[index] = replace(entries[index], split=split)
-    return _apply_rejections(folder, entries)
+    return _apply_rejections(folder, entries, read_rejected(folder, reviewed))
 
 
 def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
@@ -226,18 +219,18 @@ def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, Pr
         )
 
 
-def _apply_rejections(folder: Path, entries: Sequence[PairRecord]) -> PairFolder:
-    listed = read_rejected(folder)
-    if listed.lines:
+def _apply_rejections(folder: Path, entries: Sequence[PairRecord], listed: RejectedList) -> PairFolder:
+    if listed.lines or listed.reviewed:
         listed.check({nfc(entry.id) for entry in entries})
     present: list[PairRecord] = []
     without_files: list[PairRecord] = []
     for entry in entries:
         has_any = has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name))
         (present if has_any else without_files).append(entry)
-    rejected = tuple(entry.id for entry in entries if entry.id in listed)
+    rejected = [entry.id for entry in entries if nfc(entry.id) in listed.lines]
+    reviewed = [entry.id for entry in entries if entry.id in listed and nfc(entry.id) not in listed.lines]
     deleted = tuple(entry.id for entry in without_files if entry.id not in listed)
-    return PairFolder(folder, present, rejected, deleted)
+    return PairFolder(folder, present, (*rejected, *reviewed), deleted, len(reviewed))
 
 
 def has_files(folder: Path, names: Iterable[str | None]) -> bool:
@@ -262,7 +255,8 @@ def to_pair_record(folder: Path, record: Record) -> PairRecord:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        return PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        start = PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        return replace(start, mode=record.mode, source_id=record.source_id) if record.mode else start
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
     generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
     return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
@@ -273,14 +267,6 @@ def group_name(record: Record) -> str:
     if isinstance(record, PreparedPair):
         return record.patient or record.eye
     return record.source_eye or record.id
-
-
-def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
-    """Return the entries of one split. Raises MissingError, naming the folder `where`, if the split has no entry."""
-    chosen = [entry for entry in entries if entry.split == split]
-    if not chosen:
-        raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
-    return chosen
 
 
 def load_pair(entry: PairRecord, size: int | None = None) -> Pair:

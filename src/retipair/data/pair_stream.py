@@ -64,12 +64,13 @@ def files_of(record: Record) -> list[str]:
     return [record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])]
 
 
-def open_stream(folder: Path) -> PairStream:
+def open_stream(folder: Path, reviewed: bool = False) -> PairStream:
     """Check the manifest and `rejected.txt` of a folder, assign the splits, and return its pairs.
 
+    reviewed: whether to leave out the pairs that `review.jsonl` rejects, too.
     Splits are those of `read_folder`. Raises UserError for the same reasons.
     """
-    rejected, listed = read_rejected(folder), set()
+    rejected, listed = read_rejected(folder, reviewed), set()
     ids, groups, kinds = array("Q"), array("Q"), bytearray()
     for record in stream_manifest(folder):
         ids.append(_hash(f"{record.schema} {record.id}"))

@@ -1,16 +1,17 @@
 """Read and extend `rejected.txt`, the list of rejected pairs in a prepared or generated folder.
 
 A user, `evaluate --withhold_copies`, or `prepare` (for pairs whose files a user has deleted) lists the ids of pairs
-that no command should use.
+that no command should use. With --reviewed, a command leaves out the pairs that `review.jsonl` rejects, too.
 """
 
 import os
 from collections.abc import Container, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.review import REVIEW_NAME, read_review
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import DamagedError, FileError
 from retipair.runtime.text_files import nfc, read_text
@@ -21,21 +22,26 @@ _COMMENT = "#"
 
 @dataclass(frozen=True)
 class RejectedList:
-    """The content of `rejected.txt`.
+    """The content of `rejected.txt`, and with --reviewed the pairs that `review.jsonl` rejects.
 
-    lines: for each id, in Unicode NFC, the number of the first line that lists it.
-    comments: the comment lines, by line number.
+    lines: for each id, in Unicode NFC, the number of the first line of `rejected.txt` that lists it.
+    comments: the comment lines of `rejected.txt`, by line number.
+    reviewed: for each id that `review.jsonl` rejects, the number of the line; empty without --reviewed.
     """
 
     path: Path
     lines: dict[str, int]
     comments: dict[int, str]
+    reviewed: dict[str, int] = field(default_factory=dict)
 
     def __contains__(self, id: str) -> bool:
-        return bool(self.lines) and nfc(id) in self.lines
+        return bool(self.lines or self.reviewed) and (nfc(id) in self.lines or nfc(id) in self.reviewed)
 
     def check(self, known: Container[str]) -> None:
         """Raise UserError, naming the line, for a listed id that is not in `known`, the ids of all pairs (NFC)."""
+        for id, number in self.reviewed.items():
+            if id not in known:
+                raise FileError(self.path.with_name(REVIEW_NAME), f"no pair has the id {id!r}; delete the line", number)
         for id, number in self.lines.items():
             if id not in known:
                 raise FileError(
@@ -46,12 +52,14 @@ class RejectedList:
                 )
 
 
-def read_rejected(folder: Path) -> RejectedList:
+def read_rejected(folder: Path, reviewed: bool = False) -> RejectedList:
     """Read `folder/rejected.txt`: one id per line; blank lines and lines that begin with # are ignored.
+
+    reviewed: whether to add the pairs that `folder/review.jsonl` rejects.
 
     A byte order mark, CRLF line ends and spaces around an id are ignored. Returns an empty list if the file is missing.
     Raises UserError, naming the file, if it is not text in UTF-8 or UTF-16 (see `read_text`), or if only a file with a
-    similar name exists.
+    similar name exists, or if `review.jsonl` is invalid.
     """
     path = folder / REJECTED_NAME
     lines: dict[str, int] = {}
@@ -62,7 +70,7 @@ def read_rejected(folder: Path) -> RejectedList:
             comments[number] = id
         elif id:
             lines.setdefault(id, number)
-    return RejectedList(path, lines, comments)
+    return RejectedList(path, lines, comments, read_review(folder).rejected if reviewed else {})
 
 
 def add_rejected(folder: Path, ids: Iterable[str], reason: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from retipair.data.dataset import PairRecord, load_pair, select_pairs
+from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.manifest import Split
 from retipair.data.pair import image_size
+from retipair.data.selection import select_pairs
 from retipair.runtime.errors import FileError, SettingError
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_fold
 from retipair.data.pair_facts import generation_settings
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
+from retipair.data.review import check_reviewed
 from retipair.evaluation.compared_scores import SETS_SCHEMA, ComparedScores
 from retipair.evaluation.metric_cache import RECIPE
 from retipair.evaluation.provenance import Provenance
@@ -75,10 +77,15 @@ def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
     """
     _check_flags(config)
     config = replace(config, real=_aligned(config))
+    if config.reviewed:
+        check_reviewed([config.real, *config.generated, config.drawn_views])
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
-    real, generated = _pairs(config.real), [_pairs(folder) for folder in config.generated]
-    drawn_views = _drawn_views(config.drawn_views, generated) if config.drawn_views else None
+    pairs = partial(_pairs, reviewed=config.reviewed)
+    real, generated = pairs(config.real), [pairs(folder) for folder in config.generated]
+    drawn_views = pairs(config.drawn_views) if config.drawn_views else None
+    if drawn_views:
+        _check_drawn_views(drawn_views, generated)
     training = read_training(config.adapter, real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
@@ -176,21 +183,18 @@ def _aligned(config: EvaluateConfig) -> Path:
         return prepared_folder(config.real, config.out, USUAL_SIZE)
 
 
-def _pairs(folder: Path) -> PairFolder:
+def _pairs(folder: Path, reviewed: bool) -> PairFolder:
     """Load the pairs of a folder. Raises UserError if the folder does not exist or has no accepted pairs."""
     if not folder.is_dir():
         raise MissingError(folder, "no such folder; pass a prepared or generated one")
-    pairs = read_folder(folder)
+    pairs = read_folder(folder, reviewed)
     pairs.check_any_left()
     return pairs
 
 
-def _drawn_views(folder: Path, generated: Sequence[PairFolder]) -> PairFolder:
-    """Load the pairs of --drawn_views.
-
-    Raises UserError if any of them has no drawn view, or if --generated contains pairs with drawn views too.
-    """
-    pairs = _pairs(folder)
+def _check_drawn_views(pairs: PairFolder, generated: Sequence[PairFolder]) -> None:
+    """Raise UserError if --drawn_views has pairs without a drawn view, or if --generated has pairs with one, too."""
+    folder = pairs.path
     if not all(entry.given for entry in pairs.kept):
         raise SettingError(
             "drawn_views", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
@@ -199,7 +203,6 @@ def _drawn_views(folder: Path, generated: Sequence[PairFolder]) -> PairFolder:
         raise SettingError(
             "drawn_views", folder, "--generated also has pairs with drawn views; evaluate the two folders separately"
         )
-    return pairs
 
 
 # --- Earlier scores in the same folder

@@ -125,7 +125,7 @@ def _reject(compared: Comparison, copies: Sequence[str]) -> Comparison:
     folder = compared.generated.path
     add_rejected(folder, copies, "copies of training pairs (retipair evaluate --withhold_copies)")
     print(f"{count(len(copies), 'copy', 'copies')} of training pairs rejected in {folder / REJECTED_NAME}")
-    without_copies = read_folder(folder)
+    without_copies = read_folder(folder, compared.config.reviewed)
     return compared.with_generated(without_copies) if without_copies.kept else compared
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from retipair.config import MAX_AMOUNT, GenerateConfig
-from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_folder
+from retipair.data.dataset import PairRecord, content_sha256, read_folder
 from retipair.data.layout import Layout
+from retipair.data.selection import filter_split
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
 from retipair.generation.adapter import find_adapter, training_layout_and_prompts

@@ -122,7 +122,7 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     config = from_settings(TrainConfig, {**settings, "data": data})
     if config.dry_run:
         raise SettingError("dry_run", None, "only for the command; use `retipair train --dry_run`")
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         folder = training.train(config)
     assert folder is not None, "only dry_run creates no run"
     return Run(folder)
@@ -169,7 +169,7 @@ def evaluate(
     else:
         folders = generated
     config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": folders})
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         evaluation.evaluate(config)
     return read_compared_scores(config.out) if folders is generated else read_scores(config.out)
 
@@ -197,7 +197,7 @@ def export_adapter(adapter: Run | str | Path, out: str | Path, *, verbose: bool 
     """
     adapter = adapter.folder if isinstance(adapter, Run) else adapter
     config = from_settings(ExportAdapterConfig, {**settings, "adapter": adapter, "out": out})
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         return exporting.export_adapter(config)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from retipair.data.dataset import PairRecord, load_pair, select_pairs
+from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.manifest import Split
 from retipair.data.pair import Pair
+from retipair.data.selection import select_pairs
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from retipair.config import ExportMatchesConfig
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.review import check_reviewed
 from retipair.matching.checks import LIMITS, check_variation
 from retipair.matching.export_pair import PAIRS_NAME, PairExporter
 from retipair.matching.geometry import choose_ranges
@@ -83,7 +84,9 @@ def export(config: ExportMatchesConfig) -> Path:
 
 
 def _select(config: ExportMatchesConfig) -> list[PairRecord]:
-    records = read_dataset(config.pairs, lambda note: console.print(printable(note)))
+    if config.reviewed:
+        check_reviewed([config.pairs])
+    records = read_dataset(config.pairs, lambda note: console.print(printable(note)), config.reviewed)
     records = _with_splits_of_sources(config, records)
     chosen = [record for record in records if config.split in ("all", record.split)]
     if not chosen:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from retipair.config import TrainConfig
-from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_dataset
+from retipair.data.dataset import PairRecord, content_sha256, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
+from retipair.data.review import check_reviewed
+from retipair.data.selection import filter_split
 from retipair.models.base import Base, check_steps, open_base
 from retipair.models.captions import caption_warnings
 from retipair.models.device import choose_device, choose_dtype, free_memory
@@ -230,10 +232,16 @@ def read_data(plan: Plan) -> Data:
     folder = plan.config.data
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
-    entries = read_dataset(folder, console.print)
+    entries = _read_pairs(folder, plan.config.reviewed)
     train, val = filter_split(entries, "train", folder), filter_split(entries, "val", folder)
     hashes: dict[PairRecord, bytes] = {}
     return Data(train, val, *(content_sha256(pairs, hashes) for pairs in (entries, train, val)))
+
+
+def _read_pairs(folder: Path, reviewed: bool) -> list[PairRecord]:
+    if reviewed:
+        check_reviewed([folder])
+    return read_dataset(folder, console.print, reviewed)
 
 
 def adapter_config(config: TrainConfig) -> Any:
@@ -327,7 +335,7 @@ def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tupl
         raw = raw_captions(config.data)
         count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
         return count, [(id, caption or config.prompt) for id, caption in raw], view_size
-    entries = read_dataset(config.data, console.print)
+    entries = _read_pairs(config.data, config.reviewed)
     counts = Counter(entry.split for entry in entries)
     count = f"{counts['train']} for training, {counts['val']} for validation, {counts['test']} for testing"
     captions = [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]

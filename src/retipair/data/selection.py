@@ -1,0 +1,33 @@
+"""Select the pairs of one split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retipair.data.dataset import PairRecord, read_dataset
+from retipair.data.manifest import Split
+from retipair.runtime.errors import MissingError
+from retipair.runtime.schema import from_settings
+
+
+@dataclass(frozen=True)
+class _Selection:
+    folder: Path
+    split: Split | None
+
+
+def select_pairs(folder: str | Path, split: Split | None) -> list[PairRecord]:
+    """Return the pairs of a folder that are in a split, or all pairs if `split` is None, without the rejected pairs.
+
+    Raises SettingError for an unknown split, and UserError for the same reasons as `read_dataset`.
+    """
+    selection = from_settings(_Selection, {"folder": folder, "split": split})
+    return [record for record in read_dataset(selection.folder) if selection.split in (None, record.split)]
+
+
+def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> list[PairRecord]:
+    """Return the entries of one split. Raises MissingError, naming the folder `where`, if the split has no entry."""
+    chosen = [entry for entry in entries if entry.split == split]
+    if not chosen:
+        raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
+    return chosen
