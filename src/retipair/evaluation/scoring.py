@@ -54,7 +54,7 @@ def compute_scores(
 
     The parameters after `sets` are stored in the scores unchanged.
     """
-    issues = _issues(sets)
+    issues = sets.once("issues", lambda: _issues(sets))
     return Scores(
         provenance=provenance,
         sizes={name: len(measured.entries) for name, measured in sets.named.items()},

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, NoReturn, Union
+from typing import Annotated, Any, NoReturn, Union, get_args, get_type_hints
 
 import tyro
 
@@ -242,6 +242,10 @@ def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:
         ):
             hint = _did_you_mean(f"--{_with_underscores(flag).lstrip('-')}", known)
             raise UserError(f"unknown argument {flag!r};{hint} `retipair {verb.name} --help` lists the flags")
+    given = [_with_underscores(word.partition("=")[0]) for word in arguments]
+    for name, hint in get_type_hints(verb.config).items():
+        if ... in get_args(hint) and given.count(f"--{name}") > 1:  # tyro would drop the values of the first flag
+            raise UserError(f"--{name} is given twice; give all its values after one --{name}")
 
 
 def _with_underscores(flag: str) -> str:
