@@ -54,7 +54,7 @@ class Drawer:
         return self._draw(amount=amount, seed=seed, steps=steps)
 
     def angiograms(self, photograph: Path, amount: int, seed: int, steps: int) -> Iterator[tuple[PairRecord, float]]:
-        """Draw several FA of one photograph, as `pairs` draws pairs. Raises UserError, naming the file, if it is none."""
+        """Draw several FA of one photograph, as `pairs` does. Raises UserError, naming the file, if it is unusable."""
         return self._draw(mode="cf2fa", data=photograph, per_view=amount, seed=seed, steps=steps)
 
     def pairs_command(self, amount: int, seed: int, steps: int) -> str:

@@ -12,7 +12,7 @@ from retipair.metrics import memorisation
 from retipair.runtime.atomic_io import last_parts
 
 COMPARISONS = ("side", "swipe", "flicker", "checkerboard", "vessels")
-"""The names of the comparisons in `Words`, and in the attribute data-comparison, by which page.css shows one of them."""
+"""The comparisons, by their names in `Words` and in the attribute data-comparison, from which page.css selects one."""
 _LOW, _HIGH = -0.2, 1.0
 """Ends of the scale of consistency."""
 
@@ -78,14 +78,19 @@ def scores(words: Words, consistency: float, references: References, nearest: Ne
         if references.source is None
         else words.from_folder.format(folder=last_parts(str(references.source)))
     )
-    ranges = ((words.mispaired_pairs, references.mispaired), (words.real_pairs, references.real))
-    texts = [words.this_pair.format(value=consistency)]
-    texts += [text.format(low=low, high=high) for text, (low, high) in ranges]
+    ranges = (
+        ("mispaired", words.mispaired_pairs, references.mispaired),
+        ("real", words.real_pairs, references.real),
+    )
+    texts = "".join(
+        f'<span><i class="{name}"></i>{escape(text.format(low=low, high=high))}</span>'
+        for name, text, (low, high) in ranges
+    )
     return (
         f'<div class="scores"><p><b>{escape(words.consistency)}:</b> '
         f'<span class="verdict {verdict}">{consistency:.2f}, {escape(named[verdict])}</span></p>'
         f"{_scale(consistency, references)}"
-        f'<p class="small">{escape("; ".join(texts))}. {escape(source)}</p>'
+        f'<p class="small ranges">{texts} {escape(source)}</p>'
         f"{copies(words, references, nearest) if searched else ''}</div>"
     )
 
@@ -108,7 +113,7 @@ def copies(words: Words, references: References, nearest: Nearest | None) -> str
 def _scale(consistency: float, references: References) -> str:
     bands = (("mispaired", references.mispaired), ("real", references.real))
     shown = "".join(
-        f'<span class="band {name}" style="left:{_percent(low):.1f}%;width:{_percent(high) - _percent(low):.1f}%"></span>'
+        f'<span class="band {name}" style="left:{_percent(low):.1f}%;right:{100 - _percent(high):.1f}%"></span>'
         for name, (low, high) in bands
     )
     return f'<div class="scale">{shown}<span class="mark" style="left:{_percent(consistency):.1f}%"></span></div>'

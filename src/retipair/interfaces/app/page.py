@@ -12,10 +12,10 @@ from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.review import Decision
 from retipair.interfaces.app import fragments
 from retipair.interfaces.app.comparing import compare_pair, file_uri
-from retipair.interfaces.app.drawing import MAX_PAIRS, Drawer
+from retipair.interfaces.app.drawing import MAX_PAIRS
 from retipair.interfaces.app.reviewing import ReviewedFolder
-from retipair.interfaces.app.scoring import References, nearest_to
-from retipair.interfaces.app.words import Words, html_lang
+from retipair.interfaces.app.scoring import nearest_to
+from retipair.interfaces.app.words import html_lang
 from retipair.interfaces.app.workbench import Workbench, review_commands
 from retipair.runtime.errors import FileError, UserError, is_out_of_memory
 
@@ -27,14 +27,19 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawing"}
 
 
+def _html(value: str = "", **settings: Any) -> gr.HTML:
+    """Return a part of the page in HTML, which page.css styles."""
+    return gr.HTML(value, apply_default_css=False, **settings)
+
+
 class Page:
     """The page as gradio blocks."""
 
     def __init__(self, bench: Workbench) -> None:
         self._bench, self._words = bench, bench.words
         with gr.Blocks(title=self._words.title, analytics_enabled=False) as self.blocks:
-            gr.HTML(f"<h2>{escape(self._words.title)}</h2>{fragments.note(self._words.research_only)}")
-            gr.HTML(fragments.comparison_buttons(self._words))
+            _html(f"<h2>{escape(self._words.title)}</h2>{fragments.note(self._words.research_only)}")
+            _html(fragments.comparison_buttons(self._words))
             with gr.Tab(self._words.pairs_tab):
                 self._review_tab()
             with gr.Tab(self._words.draw_tab):
@@ -44,7 +49,7 @@ class Page:
 
     def launch(self, port: int) -> None:
         """Serve the page on 127.0.0.1, and return at once."""
-        script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+        style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
         self.blocks.launch(
             server_name="127.0.0.1",
             server_port=port,
@@ -60,7 +65,7 @@ class Page:
             mcp_server=False,
             enable_monitoring=False,
             theme=gr.themes.Default(font=_SYSTEM_FONTS, font_mono=_SYSTEM_MONO),
-            css_paths=_FOLDER / "page.css",
+            head=f"<style>{style}</style>",  # `css` would be scoped, so that rules for `body` would have no effect
             js=script.replace("PAGE_LANGUAGE", html_lang(self._words)),
         )
 
@@ -72,20 +77,19 @@ class Page:
         with gr.Row(equal_height=True):
             folder = gr.Textbox(label=words.folder, info=words.folder_hint, scale=5, elem_id="folder")
             opening = gr.Button(words.open, elem_id="open", scale=1, min_width=90)
-        status = gr.HTML(elem_id="status")
-        with gr.Group(visible=False) as review:
-            with gr.Row(elem_classes="review-buttons"):
-                previous, back, reject, keep, following = (
-                    gr.Button(getattr(words, name), elem_id=name, variant=variant, min_width=84)
-                    for name, variant in (
-                        ("previous", "secondary"),
-                        ("back", "secondary"),
-                        ("reject", "stop"),
-                        ("keep", "primary"),
-                        ("next", "secondary"),
-                    )
+        status = _html(elem_id="status")
+        with gr.Group(visible=False) as review, gr.Row(elem_classes="review-buttons"):
+            previous, back, reject, keep, following = (
+                gr.Button(getattr(words, name), elem_id=name, variant=variant, min_width=64)
+                for name, variant in (
+                    ("previous", "secondary"),
+                    ("back", "secondary"),
+                    ("reject", "stop"),
+                    ("keep", "primary"),
+                    ("next", "secondary"),
                 )
-        figure, commands = gr.HTML(elem_id="pair"), gr.HTML()
+            )
+        figure, commands = _html(elem_id="pair"), _html()
         shown = [position, status, review, figure, commands]
         for button, action in (
             (previous, self._move(-1)),
@@ -152,24 +156,24 @@ class Page:
     def _draw_tab(self) -> None:
         words = self._words
         if not self._bench.drawer.is_ready:
-            gr.HTML(fragments.note(words.no_adapter))
+            _html(fragments.note(words.no_adapter))
             return
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
         draw, stop = self._draw_buttons("pairs")
-        status = gr.HTML(elem_id="pairs-status")
-        figures = [gr.HTML(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
-        commands = gr.HTML(elem_id="pairs-command")
+        status = _html(elem_id="pairs-status")
+        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
+        commands = _html(elem_id="pairs-command")
 
         def draw_pairs(amount: float, seed: float, steps: float) -> Iterator[dict[Any, Any]]:
             count = int(amount)
             hidden = {figure: gr.update(value="", visible=False) for figure in figures}
             yield {status: fragments.note(words.loading), commands: "", **hidden}
-            pairs = self._bench.drawer.pairs(count, int(seed), int(steps))
-            yield from self._show_pairs(pairs, count, status, figures, f"pair_{int(seed)}")
-            line = self._bench.drawer.pairs_command(count, int(seed), int(steps))
+            given = (count, int(seed), int(steps))
+            pairs, line = self._bench.drawer.pairs(*given), self._bench.drawer.pairs_command(*given)
             yield {commands: fragments.note(words.temporary) + fragments.command(words, line)}
+            yield from self._show_pairs(pairs, count, status, figures, f"pair_{int(seed)}")
 
         running = draw.click(draw_pairs, [amount, seed, steps], [status, commands, *figures], **_DRAWING)
         stop.click(None, cancels=running, **_PRIVATE)
@@ -177,18 +181,18 @@ class Page:
     def _angiogram_tab(self) -> None:
         words = self._words
         if not self._bench.drawer.is_ready:
-            gr.HTML(fragments.note(words.no_adapter))
+            _html(fragments.note(words.no_adapter))
             return
-        gr.HTML(fragments.note(words.patient_data))
+        _html(fragments.note(words.patient_data))
         upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
-        gr.HTML(fragments.note(words.photograph_hint))
+        _html(fragments.note(words.photograph_hint))
         with gr.Row():
-            amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.fa, min_width=140)
+            amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
         draw, stop = self._draw_buttons("angiograms")
-        status = gr.HTML(elem_id="angiograms-status")
-        figures = [gr.HTML(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
-        commands = gr.HTML(elem_id="angiograms-command")
+        status = _html(elem_id="angiograms-status")
+        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
+        commands = _html(elem_id="angiograms-command")
 
         def draw_angiograms(path: str | None, amount: float, seed: float, steps: float) -> Iterator[dict[Any, Any]]:
             hidden = {figure: gr.update(value="", visible=False) for figure in figures}
@@ -197,10 +201,9 @@ class Page:
                 yield {status: fragments.note(words.no_photograph, "warning")}
                 return
             given = (Path(path), int(amount), int(seed), int(steps))
-            pairs = self._bench.drawer.angiograms(*given)
-            yield from self._show_pairs(pairs, int(amount), status, figures, f"{Path(path).stem}_{int(seed)}")
-            line = self._bench.drawer.angiograms_command(*given)
+            pairs, line = self._bench.drawer.angiograms(*given), self._bench.drawer.angiograms_command(*given)
             yield {commands: fragments.note(words.temporary) + fragments.command(words, line)}
+            yield from self._show_pairs(pairs, int(amount), status, figures, f"{Path(path).stem}_{int(seed)}")
 
         inputs = [upload, amount, seed, steps]
         running = draw.click(draw_angiograms, inputs, [status, commands, *figures], **_DRAWING)
@@ -228,7 +231,7 @@ class Page:
                 said = fragments.note(text.format(count=count, total=total))
                 yield {status: said, figures[count - 1]: gr.update(value=shown, visible=True)}
         except Exception as error:
-            yield {status: self._problem(error)}
+            yield {status: self._problem(error), **{figure: gr.update(visible=False) for figure in figures}}
 
     def _figure(self, record: PairRecord, consistency: float, name: str) -> str:
         words, references = self._words, self._bench.references

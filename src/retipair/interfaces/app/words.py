@@ -54,7 +54,6 @@ class Words:
     in_photograph: str
     # Scores
     consistency: str
-    this_pair: str
     real_pairs: str
     mispaired_pairs: str
     verdict_real: str
@@ -68,6 +67,7 @@ class Words:
     no_copy_search: str
     # Drawing
     amount: str
+    angiograms: str
     seed: str
     steps: str
     draw: str
@@ -131,7 +131,6 @@ EN = Words(
     download="Download:",
     in_photograph="angiogram in the frame of your photograph",
     consistency="Agreement of the vessels (consistency)",
-    this_pair="this pair {value:.2f}",
     real_pairs="real pairs {low:.2f} to {high:.2f}",
     mispaired_pairs="mispaired {low:.2f} to {high:.2f}",
     verdict_real="as in real pairs",
@@ -144,6 +143,7 @@ EN = Words(
     copy_shown="Training pair {id}",
     no_copy_search="Copies are not searched: start with --real FOLDER, the folder of the training pairs.",
     amount="Pairs",
+    angiograms="Angiograms",
     seed="Seed",
     steps="Denoising steps",
     draw="Draw",
@@ -205,7 +205,6 @@ ZH = Words(
     download="下载：",
     in_photograph="与您的照片对应的造影",
     consistency="血管一致性",
-    this_pair="本对 {value:.2f}",
     real_pairs="真实图像对 {low:.2f} 至 {high:.2f}",
     mispaired_pairs="错配 {low:.2f} 至 {high:.2f}",
     verdict_real="与真实图像对相当",
@@ -218,6 +217,7 @@ ZH = Words(
     copy_shown="训练图像对 {id}",
     no_copy_search="未检索复制品：请以 --real FOLDER（训练图像对的文件夹）启动。",
     amount="图像对数量",
+    angiograms="造影数量",
     seed="随机种子",
     steps="去噪步数",
     draw="生成",
