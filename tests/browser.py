@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13}
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions")
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe")
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:

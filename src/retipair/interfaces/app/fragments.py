@@ -62,7 +62,7 @@ def review_status(words: Words, reviewed: ReviewedFolder, position: int) -> str:
         f'<p class="status">{escape(words.position.format(number=position + 1, total=total))}: '
         f"{escape(reviewed.pairs[position].record.id)} "
         f'<span class="{decision or ""}">({escape(named)})</span></p>'
-        f'<p class="note">{escape(words.reviewed.format(done=done, total=total, rejected=rejected))}.{finished}</p>'
+        f'<p class="note">{escape(words.reviewed.format(done=done, total=total, rejected=rejected))}{finished}</p>'
     )
 
 
