@@ -5,6 +5,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,13 @@ QUIET = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+
+
+def free_port() -> int:
+    """A port of this machine that nothing uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Browser:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import retipair
+from browser import free_port
 from conftest import write_prepared
 from judging import write_generated
 from refusals import Refused
@@ -33,12 +34,6 @@ def with_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if gradio were installed: the checks come before it is imported."""
     original = find_spec
     monkeypatch.setattr(command, "find_spec", lambda name: original("json") if name == "gradio" else original(name))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_without_gradio_the_extra_is_named(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

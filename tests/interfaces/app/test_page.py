@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 import retipair
-from browser import Browser
+from browser import Browser, free_port
 from conftest import VIEW
 from eyes import draw_pair
 from generating import draw
 from retipair.data.pair import save_image, synthetic_mark_of
 from retipair.data.review import REVIEW_NAME
-from test_app import free_port
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("gradio", reason="needs pip install 'retipair[app]'")
@@ -86,13 +85,14 @@ def lines(pairs: Path) -> list[Line]:
 
 
 def id_shown(browser: Browser) -> str:
+    browser.wait("document.querySelector('#status .status')")
     return browser.value("document.querySelector('#status .status').innerText.match(/: (.*?) \\(/)[1]")
 
 
 def press(browser: Browser, key: str, position: int) -> None:
     """Press a key of the review, and wait until the pair at this position is shown."""
     browser.key(key)
-    browser.wait(f"document.querySelector('#status .status').innerText.startsWith('Pair {position} of')")
+    browser.wait(f"document.querySelector('#status .status')?.innerText.startsWith('Pair {position} of')")
 
 
 def test_review_by_keyboard_survives_reload_and_kill(pairs: Path, prepared: Path, tmp_path: Path) -> None:
