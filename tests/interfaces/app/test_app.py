@@ -87,21 +87,24 @@ def test_the_command_is_a_verb() -> None:
 
 
 def test_the_workbench_names_the_commands(tmp_path: Path, trained: Callable[[str], Path]) -> None:
-    real, new = write_prepared(tmp_path / "real", ["train", "val"]), write_generated(tmp_path / "new pairs", 2)
-    del real
+    write_prepared(tmp_path / "real", ["train", "val"])
+    new = write_generated(tmp_path / "new pairs", 2)
     adapter = trained("sd15") / "out_joint_sd15_cffa_pairs/exp"
     bench = Workbench(AppConfig(pairs=new, real=tmp_path / "real", adapter=adapter), tmp_path)
-    assert bench.reviewed is not None
-    assert bench.command() == f"retipair app '{new}' --real {tmp_path}/real --adapter {adapter}"
-    assert review_commands(bench.reviewed)[0] == (
-        f"retipair evaluate --real {tmp_path}/real --generated '{new}' --reviewed"
-    )
-    bench.open(tmp_path / "real")
-    assert review_commands(bench.reviewed)[0] == f"retipair evaluate --real {tmp_path}/real --reviewed"
+    generated = bench.last
+    assert generated is not None
+    assert bench.command(generated) == f"retipair app '{new}' --real {tmp_path}/real --adapter {adapter}"
+    assert review_commands(generated)[0] == f"retipair evaluate --real {tmp_path}/real --generated '{new}' --reviewed"
+    real = bench.open(tmp_path / "real")
+    assert review_commands(real)[0] == f"retipair evaluate --real {tmp_path}/real --reviewed"
     assert bench.is_temporary(tmp_path / "upload.png")
     with pytest.raises(MissingError):
         bench.open(tmp_path / "nowhere")
-    assert bench.reviewed.folder == tmp_path / "real"  # the other one stays open
+    assert bench.last is real
+    assert bench.opened[new] is generated  # which another window of the browser may still show
+    bench.open(new)
+    assert bench.last is not generated
+    assert bench.last.folder == new
 
 
 @pytest.mark.parametrize("words", [EN, ZH])

@@ -1,8 +1,10 @@
 """What the page draws is what the command that it shows writes, byte for byte."""
 
 import shlex
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -17,6 +19,8 @@ from retipair.interfaces.app.drawing import Drawer
 from retipair.interfaces.cli import main
 from retipair.runtime.errors import UserError
 
+_SIZE = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+HEADER_OF_400_MEGAPIXELS = b"\x89PNG\r\n\x1a\n\0\0\0\r" + _SIZE + struct.pack(">I", crc32(_SIZE)) + b"\0\0\0\0IDAT"
 Pairs = Iterator[tuple[PairRecord, float]]
 
 
@@ -78,6 +82,7 @@ def test_nothing_is_drawn_after_the_stop(drawer: Drawer) -> None:
     [
         ("notes.png", b"no image at all", "unsupported image format"),
         ("cut.png", None, "cannot be read as an image"),
+        ("vast.png", HEADER_OF_400_MEGAPIXELS, "more than 200 megapixels"),
         ("photo.dcm", b"\0" * 128 + b"DICM" + b"\0" * 64, "DICOM"),
         ("notes.txt", b"left eye", "notes.txt"),
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -127,10 +130,22 @@ def test_review_by_keyboard_survives_reload_and_kill(pairs: Path, prepared: Path
         browser.fill("#folder input, #folder textarea", str(tmp_path / "nowhere"))
         browser.click("#open")
         browser.wait_text("nowhere: ")
-        browser.fill("#folder input, #folder textarea", str(prepared))
+        real = Path(shutil.copytree(prepared, tmp_path / "real"))
+        browser.fill("#folder input, #folder textarea", str(real))
         browser.click("#open")
         browser.wait_text("Pair 1 of 5")
         assert browser.complaints == []
+        with Browser(tmp_path / "profile3") as other:  # another window opens another folder
+            other.open(server.url)
+            other.wait_text("Pair 1 of 5")
+            other.fill("#folder input, #folder textarea", str(pairs))
+            other.click("#open")
+            other.wait_text("Pair 3 of 4")
+            first = id_shown(browser)
+            browser.value("document.activeElement.blur()")
+            press(browser, "k", 2)
+        own = real / REVIEW_NAME
+        assert json.loads(own.read_text()) == {"id": first, "decision": "keep"}
 
 
 def test_each_comparison_shows_its_images_and_fits_the_window(pairs: Path, tmp_path: Path) -> None:
@@ -167,12 +182,21 @@ def test_each_comparison_shows_its_images_and_fits_the_window(pairs: Path, tmp_p
 
 
 def saved(browser: Browser, name: str, path: Path) -> Path:
-    """Save the bytes behind a download link, by the end of its file name."""
-    script = f"[...document.querySelectorAll('a[download]')].find(a => a.download.endsWith('{name}')).href"
-    browser.wait(script.removesuffix(".href"))
-    data = browser.value(f"fetch({script}).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])")
+    """Save the bytes that a download link gives, by the end of its file name."""
+    link = f"[...document.querySelectorAll('a[download]')].find(a => a.download.endsWith('{name}'))"
+    browser.wait(link)
+    browser.value(f"{link}.click()")
+    data = browser.value(f"fetch({link}.href).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])")
     path.write_bytes(bytes(data))
     return path
+
+
+def run_shown(browser: Browser, name: str, folder: Path) -> Path:
+    """Run the command that the page shows below the drawn pairs, and return the folder that it wrote."""
+    words = shlex.split(browser.value(f"document.querySelector('#{name}-command code').innerText"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(retipair.__file__).parent.parent), "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-m", *words], check=True, env=environment, cwd=folder)
+    return folder / words[-1]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -195,6 +219,8 @@ def test_draw_pairs_and_the_angiogram_of_an_upload(language: str, adapter: Path,
         path = saved(browser, "pair_5_4_fa.png", tmp_path / "pair.png")
         assert synthetic_mark_of([path])["Seed"] == "5, pair 4"
         browser.wait_text("--amount 4 --seed 5 --steps 2")
+        written = run_shown(browser, "pairs", tmp_path)
+        assert path.read_bytes() == (written / "4/fa.png").read_bytes()
 
         browser.click_tab(angiogram_tab)
         browser.fill("#angiograms-steps input[type=number]", "2")
@@ -209,10 +235,15 @@ def test_draw_pairs_and_the_angiogram_of_an_upload(language: str, adapter: Path,
         browser.upload("#photograph input[type=file]", tmp_path / "photo.png")
         browser.wait("document.querySelector('#photograph').innerText.includes('photo')")
         browser.click("#angiograms-draw")
-        assert "Synthetic" in synthetic_mark_of([saved(browser, "photo_0_1_fa.png", tmp_path / "drawn.png")])
+        path = saved(browser, "photo_0_1_fa.png", tmp_path / "drawn.png")
+        assert "Synthetic" in synthetic_mark_of([path])
         given = saved(browser, "photo_0_1_cf.png", tmp_path / "given.png")
         assert synthetic_mark_of([given]) == {}
         browser.wait_text("--mode cf2fa --data photo.png --per_view 1 --seed 0 --steps 2")
+        written = run_shown(browser, "angiograms", tmp_path)
+        assert path.read_bytes() == (written / "1/fa.png").read_bytes()
+        in_photograph = saved(browser, "photo_0_1_fa_in_photograph.png", tmp_path / "in_photograph.png")
+        assert in_photograph.read_bytes() == (written / "1/fa_in_source.png").read_bytes()
         for width in (1280, 400):
             browser.resize(width)
             assert browser.overflow() <= 0
@@ -232,5 +263,9 @@ def test_the_page_answers_on_this_machine_only(tmp_path: Path) -> None:
         sockets = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
         listening = re.findall(rf"([0-9A-F]+):{server.port:04X} [0-9A-F]+:0000 0A", sockets)
         assert listening == ["0100007F"]
+        assert urlopen(server.url).status == 200
+        with pytest.raises(HTTPError) as refused:  # a name of a web page elsewhere that points to this machine
+            urlopen(Request(server.url, headers={"Host": f"elsewhere.example:{server.port}"}))
+        assert refused.value.code == 400
         assert server.end(signal.SIGTERM) == 143
     shutil.rmtree(server.temporary)

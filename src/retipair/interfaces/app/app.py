@@ -11,7 +11,7 @@ from retipair.config import AppConfig
 from retipair.data.review import REVIEW_NAME
 from retipair.interfaces.app.workbench import Workbench
 from retipair.runtime.console import console
-from retipair.runtime.errors import SettingError, Stopped, UserError, printable
+from retipair.runtime.errors import SettingError, Stopped, UserError
 from retipair.runtime.signals import graceful_shutdown
 
 HOST = "127.0.0.1"
@@ -32,8 +32,6 @@ def app(config: AppConfig) -> None:
     # Set up
     with TemporaryDirectory(prefix="retipair-app-") as temporary:
         bench = Workbench(config, Path(temporary))
-        for warning in bench.warnings:
-            console.print(f"warning: {printable(warning)}")
         prepare_environment(temporary)
         from retipair.interfaces.app.page import Page
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from retipair.config import AppConfig, GenerateConfig
 from retipair.data.dataset import PairRecord, read_folder
-from retipair.generation.generate import load_generator, make_loop, prompts_of, start_folder
+from retipair.generation.generate import load_generator, make_loop, print_start, prompts_of, start_folder
 from retipair.generation.pair_generator import PairGenerator
 from retipair.generation.plan import GenerationPlan, plan_generation, settings_of
 from retipair.models.conditioning import Conditioning
@@ -42,9 +42,10 @@ class Drawer:
         """Whether the command was given an adapter or a base."""
         return self._config.adapter is not None or self._config.base is not None
 
-    def check(self) -> list[str]:
-        """Return the warnings about adapter and base. Raises UserError if one of them cannot be used."""
-        return plan_generation(self._settings(self._temporary, amount=1)).warnings if self.is_ready else []
+    def check(self) -> None:
+        """Raise UserError if the adapter or the base cannot be used."""
+        if self.is_ready:
+            plan_generation(self._settings(self._temporary, amount=1))
 
     def pairs(self, amount: int, seed: int, steps: int) -> Iterator[tuple[PairRecord, float]]:
         """Draw new pairs; yield each with its consistency as soon as its files exist. They are deleted at the end.
@@ -81,6 +82,7 @@ class Drawer:
     def _draw(self, **settings: object) -> Iterator[tuple[PairRecord, float]]:
         with TemporaryDirectory(prefix="pairs-", dir=self._temporary) as folder:
             plan = plan_generation(self._settings(Path(folder), **settings))
+            print_start(plan)
             described = settings_of(plan)
             start_folder(plan, described)
             loaded = self._load(plan)

@@ -36,15 +36,18 @@ def pair_figure(words: Words, pair: ComparedPair, name: str, downloads: Mapping[
     frames = "".join(_frame(kind, uri, caption) for kind, (uri, caption) in images.items())
     colours = ((CF_ONLY, words.cf_only), (FA_ONLY, words.fa_only), (BOTH, words.both))
     legend = " ".join(f'<span><i style="background:rgb{colour}"></i>{escape(text)}</span>' for colour, text in colours)
-    files = {"cf": pair.cf, "fa": pair.fa, "checkerboard": pair.checkerboard, **(downloads or {})}
-    links = " ".join(
-        f'<a download="{escape(name)}_{kind}.png" href="{uri}">{kind}.png</a>' for kind, uri in files.items()
-    )
+    links = [_link(name, kind, f'data-frame="{kind}" href="#"') for kind in ("cf", "fa", "checkerboard")]
+    links += [_link(name, kind, f'href="{uri}"') for kind, uri in (downloads or {}).items()]
     return (
         f'<figure class="pair"><div class="frames">{frames}</div>'
         f'<input class="swipe-at" type="range" min="0" max="100" value="50" aria-label="{escape(words.swipe_at)}">'
-        f'<p class="legend">{legend}</p><p class="downloads">{escape(words.download)} {links}</p></figure>'
+        f'<p class="legend">{legend}</p><p class="downloads">{escape(words.download)} {" ".join(links)}</p></figure>'
     )
+
+
+def _link(name: str, kind: str, attributes: str) -> str:
+    """Return a link that downloads an image. With `data-frame`, page.js takes the image from that frame."""
+    return f'<a download="{escape(name)}_{kind}.png" {attributes}>{kind}.png</a>'
 
 
 def _frame(kind: str, uri: str, caption: str) -> str:

@@ -20,6 +20,8 @@
   document.addEventListener("click", (event) => {
     const chosen = event.target.closest("[data-choose]");
     if (chosen) choose(chosen.dataset.choose);
+    const link = event.target.closest("a[data-frame]");
+    if (link) link.href = link.closest(".pair").querySelector(`.frame.${link.dataset.frame} img`).src;
     const copying = event.target.closest("[data-copied]");
     if (copying) {
       navigator.clipboard.writeText(copying.previousElementSibling.textContent);

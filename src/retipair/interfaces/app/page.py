@@ -1,15 +1,16 @@
 """The layout of the page, and what its buttons do. Only this module knows gradio."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from retipair.data.dataset import PairRecord, load_pair
-from retipair.data.review import Decision
 from retipair.interfaces.app import fragments
 from retipair.interfaces.app.comparing import compare_pair, file_uri
 from retipair.interfaces.app.drawing import MAX_PAIRS
@@ -21,10 +22,18 @@ from retipair.runtime.errors import FileError, UserError, is_out_of_memory
 
 STEPS = 50
 _FOLDER = Path(__file__).parent
-_SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "Noto Sans CJK SC", "sans-serif")]
+_SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
 _SYSTEM_MONO = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawing"}
+_OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+"""Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
+
+Place = tuple[str, int]
+"""What a window of the browser shows: the folder, and the position of a pair in it."""
+Shown = tuple[Any, ...]
+"""New values of the place, the status, the buttons, the figure and the commands of the review."""
+Updates = dict[Any, Any]
 
 
 def _html(value: str = "", **settings: Any) -> gr.HTML:
@@ -64,123 +73,115 @@ class Page:
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
+            app_kwargs={"middleware": [_OWN_HOSTS]},
             theme=gr.themes.Default(font=_SYSTEM_FONTS, font_mono=_SYSTEM_MONO),
             head=f"<style>{style}</style>",  # `css` would be scoped, so that rules for `body` would have no effect
             js=script.replace("PAGE_LANGUAGE", html_lang(self._words)),
         )
 
-    # Compare and review
+    # Review
 
     def _review_tab(self) -> None:
         words = self._words
-        position = gr.State(0)
+        place = gr.State(("", 0))
         with gr.Row(equal_height=True):
             folder = gr.Textbox(label=words.folder, info=words.folder_hint, scale=5, elem_id="folder")
             opening = gr.Button(words.open, elem_id="open", scale=1, min_width=90)
         status = _html(elem_id="status")
         with gr.Group(visible=False) as review, gr.Row(elem_classes="review-buttons"):
-            previous, back, reject, keep, following = (
-                gr.Button(getattr(words, name), elem_id=name, variant=variant, min_width=64)
-                for name, variant in (
-                    ("previous", "secondary"),
-                    ("back", "secondary"),
-                    ("reject", "stop"),
-                    ("keep", "primary"),
-                    ("next", "secondary"),
-                )
-            )
+            buttons = {name: self._review_button(name) for name in ("previous", "back", "reject", "keep", "next")}
         figure, commands = _html(elem_id="pair"), _html()
-        shown = [position, status, review, figure, commands]
-        for button, action in (
-            (previous, self._move(-1)),
-            (following, self._move(1)),
-            (keep, self._decide("keep")),
-            (reject, self._decide("reject")),
-            (back, lambda place: self._act(place, lambda folder: folder.take_back(place))),
-        ):
-            button.click(action, position, shown, show_progress="hidden", **_PRIVATE)
+        shown = [place, status, review, figure, commands]
+        actions: dict[str, Callable[[ReviewedFolder, int], int]] = {
+            "previous": lambda reviewed, position: max(position - 1, 0),
+            "next": lambda reviewed, position: min(position + 1, len(reviewed.pairs) - 1),
+            "keep": lambda reviewed, position: reviewed.decide(position, "keep"),
+            "reject": lambda reviewed, position: reviewed.decide(position, "reject"),
+            "back": ReviewedFolder.take_back,
+        }
+        for name, action in actions.items():
+            buttons[name].click(self._event(action), place, shown, show_progress="hidden", **_PRIVATE)
         for event in (opening.click, folder.submit):
             event(self._open, folder, shown, show_progress="minimal", **_PRIVATE)
         self.blocks.load(self._restore, None, [folder, *shown], show_progress="hidden", **_PRIVATE)
 
-    def _restore(self) -> tuple[Any, ...]:
-        """Show the open folder, at the first pair without a decision, after the page was loaded."""
-        reviewed = self._bench.reviewed
-        return (str(reviewed.folder) if reviewed else "", *self._act(0, lambda folder: folder.start()))
+    def _review_button(self, name: str) -> gr.Button:
+        variants: dict[str, Any] = {"reject": "stop", "keep": "primary"}
+        text = getattr(self._words, name)
+        return gr.Button(text, elem_id=name, variant=variants.get(name, "secondary"), min_width=64)
 
-    def _open(self, folder: str) -> Iterator[tuple[Any, ...]]:
-        yield (0, fragments.note(self._words.reading), gr.update(visible=False), "", "")
-        try:
-            self._bench.open(Path(folder.strip()).expanduser())
-        except Exception as error:
-            yield (0, self._problem(error), gr.update(visible=False), "", "")
-        else:
-            yield self._act(0, lambda reviewed: reviewed.start())
-
-    def _move(self, step: int) -> Any:
-        def move(place: int) -> tuple[Any, ...]:
-            return self._act(place, lambda folder: min(max(place + step, 0), len(folder.pairs) - 1))
-
-        return move
-
-    def _decide(self, decision: Decision) -> Any:
-        def decide(place: int) -> tuple[Any, ...]:
-            return self._act(place, lambda folder: folder.decide(place, decision))
-
-        return decide
-
-    def _act(self, place: int, action: Any) -> tuple[Any, ...]:
-        """Do something with the open folder, which returns a position, and show the pair at this position."""
-        reviewed = self._bench.reviewed
+    def _restore(self) -> Shown:
+        """Show the folder that was opened last, at its first pair without a decision, after the page was loaded."""
+        reviewed = self._bench.last
         if reviewed is None:
-            return (0, fragments.note(self._words.no_folder), gr.update(visible=False), "", "")
-        try:
-            position = min(action(reviewed), len(reviewed.pairs) - 1)
-            return (position, *self._view(reviewed, position))
-        except Exception as error:
-            return (place, self._problem(error), gr.update(visible=True), "", "")
+            return ("", *self._only(self._words.no_folder))
+        return (str(reviewed.folder), *self._show(reviewed, reviewed.start))
 
-    def _view(self, reviewed: ReviewedFolder, position: int) -> tuple[Any, ...]:
+    def _open(self, folder: str) -> Iterator[Shown]:
+        yield self._only(self._words.reading)
+        try:
+            reviewed = self._bench.open(Path(folder.strip()).expanduser())
+        except Exception as error:
+            yield (("", 0), self._problem(error), gr.update(visible=False), "", "")
+        else:
+            yield self._show(reviewed, reviewed.start)
+
+    def _only(self, text: str) -> Shown:
+        """Show a text and no pair."""
+        return (("", 0), fragments.note(text), gr.update(visible=False), "", "")
+
+    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
+        """Return the function of a button: act on the pair that is shown, and show the pair at the new position."""
+
+        def act(place: Place) -> Shown:
+            reviewed = self._bench.opened[Path(place[0])]
+            return self._show(reviewed, lambda: action(reviewed, place[1]), place[1])
+
+        return act
+
+    def _show(self, reviewed: ReviewedFolder, act: Callable[[], int], position: int = 0) -> Shown:
+        """Act, and show the pair at the position that `act` returns.
+
+        If this fails, the message is shown instead. A pair that cannot be read can then be rejected, or passed over.
+        """
+        try:
+            position = act()
+            view = self._view(reviewed, position)
+        except Exception as error:
+            view = (self._problem(error), gr.update(visible=True), "", "")
+        return ((str(reviewed.folder), position), *view)
+
+    def _view(self, reviewed: ReviewedFolder, position: int) -> Shown:
         words, pair = self._words, reviewed.pairs[position]
+        status = fragments.review_status(words, reviewed, position)
         figure = fragments.pair_figure(words, compare_pair(pair.record), pair.record.id)
         searched = fragments.concerns_copies(pair.record)
         scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
-        commands = fragments.command(words, *review_commands(reviewed), title=words.heeded)
         hints = fragments.note(words.keys) + fragments.note(words.order)
-        opened = fragments.command(words, self._bench.command())
-        status = fragments.review_status(words, reviewed, position)
-        return (status, gr.update(visible=True), figure + scores, hints + commands + opened)
+        heeding = fragments.command(words, *review_commands(reviewed), title=words.heeded)
+        opening = fragments.command(words, self._bench.command(reviewed))
+        return (status, gr.update(visible=True), figure + scores, hints + heeding + opening)
 
     # Draw
 
     def _draw_tab(self) -> None:
-        words = self._words
-        if not self._bench.drawer.is_ready:
+        words, drawer = self._words, self._bench.drawer
+        if not drawer.is_ready:
             _html(fragments.note(words.no_adapter))
             return
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
-        draw, stop = self._draw_buttons("pairs")
-        status = _html(elem_id="pairs-status")
-        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
-        commands = _html(elem_id="pairs-command")
 
-        def draw_pairs(amount: float, seed: float, steps: float) -> Iterator[dict[Any, Any]]:
-            count = int(amount)
-            hidden = {figure: gr.update(value="", visible=False) for figure in figures}
-            yield {status: fragments.note(words.loading), commands: "", **hidden}
-            given = (count, int(seed), int(steps))
-            pairs, line = self._bench.drawer.pairs(*given), self._bench.drawer.pairs_command(*given)
-            yield {commands: fragments.note(words.temporary) + fragments.command(words, line)}
-            yield from self._show_pairs(pairs, count, status, figures, f"pair_{int(seed)}")
+        def draw(amount: float, seed: float, steps: float) -> Iterator[Updates]:
+            given = (int(amount), int(seed), int(steps))
+            yield from output(drawer.pairs(*given), given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
 
-        running = draw.click(draw_pairs, [amount, seed, steps], [status, commands, *figures], **_DRAWING)
-        stop.click(None, cancels=running, **_PRIVATE)
+        output = self._drawing("pairs", draw, [amount, seed, steps])
 
     def _angiogram_tab(self) -> None:
-        words = self._words
-        if not self._bench.drawer.is_ready:
+        words, drawer = self._words, self._bench.drawer
+        if not drawer.is_ready:
             _html(fragments.note(words.no_adapter))
             return
         _html(fragments.note(words.patient_data))
@@ -189,49 +190,66 @@ class Page:
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
-        draw, stop = self._draw_buttons("angiograms")
-        status = _html(elem_id="angiograms-status")
-        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
-        commands = _html(elem_id="angiograms-command")
 
-        def draw_angiograms(path: str | None, amount: float, seed: float, steps: float) -> Iterator[dict[Any, Any]]:
-            hidden = {figure: gr.update(value="", visible=False) for figure in figures}
-            yield {status: fragments.note(words.loading), commands: "", **hidden}
+        def draw(path: str | None, amount: float, seed: float, steps: float) -> Iterator[Updates]:
             if path is None:
-                yield {status: fragments.note(words.no_photograph, "warning")}
+                yield from output(None, 0, "", "")
                 return
             given = (Path(path), int(amount), int(seed), int(steps))
-            pairs, line = self._bench.drawer.angiograms(*given), self._bench.drawer.angiograms_command(*given)
-            yield {commands: fragments.note(words.temporary) + fragments.command(words, line)}
-            yield from self._show_pairs(pairs, int(amount), status, figures, f"{Path(path).stem}_{int(seed)}")
+            name = f"{given[0].stem}_{given[2]}"
+            yield from output(drawer.angiograms(*given), given[1], name, drawer.angiograms_command(*given))
 
-        inputs = [upload, amount, seed, steps]
-        running = draw.click(draw_angiograms, inputs, [status, commands, *figures], **_DRAWING)
-        stop.click(None, cancels=running, **_PRIVATE)
+        output = self._drawing("angiograms", draw, [upload, amount, seed, steps])
 
     def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
         words = self._words
         seed = gr.Number(0, label=words.seed, precision=0, minimum=0, elem_id=f"{name}-seed", min_width=120)
-        return seed, gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
+        steps = gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
+        return seed, steps
 
-    def _draw_buttons(self, name: str) -> tuple[gr.Button, gr.Button]:
-        with gr.Row():
-            draw = gr.Button(self._words.draw, variant="primary", elem_id=f"{name}-draw", min_width=100)
-            return draw, gr.Button(self._words.stop, elem_id=f"{name}-stop", min_width=100)
+    def _drawing(self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any]) -> Callable[..., Any]:
+        """Add the buttons of a tab that draws, and the places for what is drawn.
 
-    def _show_pairs(
-        self, pairs: Iterator[tuple[PairRecord, float]], total: int, status: Any, figures: list[Any], name: str
-    ) -> Iterator[dict[Any, Any]]:
-        """Show each pair as soon as it is drawn, and how many there are, or what went wrong."""
+        draw: the function of the button, of the values of `inputs`; it returns what the function returned here yields.
+        Returns a function of the pairs that a drawer yields, their number, the beginning of the names of downloaded
+        files, and the command; it yields the updates of the page. None for the pairs: no photograph was chosen.
+        """
         words = self._words
+        with gr.Row():
+            start = gr.Button(words.draw, variant="primary", elem_id=f"{name}-draw", min_width=100)
+            stop = gr.Button(words.stop, elem_id=f"{name}-stop", min_width=100)
+        status = _html(elem_id=f"{name}-status")
+        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
+        commands = _html(elem_id=f"{name}-command")
+
+        def output(pairs: Any, total: int, file_name: str, command: str) -> Iterator[Updates]:
+            hidden = {figure: gr.update(value="", visible=False) for figure in figures}
+            if pairs is None:
+                yield {status: fragments.note(words.no_photograph, "warning"), commands: "", **hidden}
+                return
+            shown = fragments.note(words.temporary) + fragments.command(words, command)
+            yield {status: fragments.note(words.loading), commands: shown, **hidden}
+            for number, said, figure in self._messages(pairs, total, file_name):
+                yield {status: said, **({figures[number]: gr.update(value=figure, visible=True)} if figure else {})}
+
+        outputs = [status, commands, *figures]
+        running = start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
+        stop.click(lambda: fragments.note(words.stopped), None, status, cancels=running, **_PRIVATE)
+        return output
+
+    def _messages(
+        self, pairs: Iterator[tuple[PairRecord, float]], total: int, name: str
+    ) -> Iterator[tuple[int, str, str]]:
+        """Yield (position, message, figure) for each pair as soon as it is drawn. After an error, the figure is ""."""
+        words, count = self._words, 0
         try:
-            for count, (record, consistency) in enumerate(pairs, start=1):
+            for record, consistency in pairs:
+                count += 1
                 text = words.finished if count == total else words.unfinished
-                shown = self._figure(record, consistency, f"{name}_{count}")
-                said = fragments.note(text.format(count=count, total=total))
-                yield {status: said, figures[count - 1]: gr.update(value=shown, visible=True)}
+                figure = self._figure(record, consistency, f"{name}_{count}")
+                yield count - 1, fragments.note(text.format(count=count, total=total)), figure
         except Exception as error:
-            yield {status: self._problem(error), **{figure: gr.update(visible=False) for figure in figures}}
+            yield count, self._problem(error), ""
 
     def _figure(self, record: PairRecord, consistency: float, name: str) -> str:
         words, references = self._words, self._bench.references
@@ -243,7 +261,7 @@ class Page:
         return figure + fragments.scores(words, consistency, references, nearest, searched)
 
     def _problem(self, error: Exception) -> str:
-        """Return the message for an error. Temporary paths of uploads are shortened to the name of the file."""
+        """Return the message for an error. The path of an upload is shortened to the name of the file."""
         words = self._words
         if isinstance(error, FileError) and self._bench.is_temporary(error.path):
             return fragments.note(f"{words.error} {error.path.name}: {error.problem}", "warning")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair, read_folder
-from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.data.manifest import read_manifest
 from retipair.data.pair import Pair
 from retipair.data.selection import filter_split
 from retipair.generation.filters import descriptor_of, descriptors_of
@@ -96,8 +96,8 @@ def references_of(folder: Path) -> References:
 
 def ranges_of(folder: Path) -> References:
     """Return the ranges of the real pairs of a folder; the documented ranges if it has fewer than two real pairs."""
-    consistencies = _recorded(folder, prepared=True)
-    real = [record for record in read_folder(folder).kept if record.id in consistencies]
+    consistencies = _recorded(folder)
+    real = [record for record in read_folder(folder).kept if record.mode is None]
     if len(real) < 2:
         return References()
     chosen = [real[row] for row in evenly_spaced_indices(len(real), _MAX_MISPAIRED)]
@@ -107,10 +107,9 @@ def ranges_of(folder: Path) -> References:
     )
 
 
-def _recorded(folder: Path, prepared: bool) -> dict[str, float]:
-    """Return the consistency of each pair in a manifest: of the prepared pairs only, or of the generated ones only."""
-    records = read_manifest(folder)
-    return {record.id: record.consistency for record in records if isinstance(record, PreparedPair) == prepared}
+def _recorded(folder: Path) -> dict[str, float]:
+    """Return the consistency that the manifest of a folder records for each pair."""
+    return {record.id: record.consistency for record in read_manifest(folder)}
 
 
 def _range(values: Sequence[float]) -> Range:
@@ -127,7 +126,7 @@ def scored_pairs(folder: Path, references: References) -> list[ScoredPair]:
     """
     folder_pairs = read_folder(folder)
     folder_pairs.check_any_left()
-    consistencies = _recorded(folder, prepared=True) | _recorded(folder, prepared=False)
+    consistencies = _recorded(folder)
     pairs = [ScoredPair(record, consistencies[record.id]) for record in folder_pairs.kept]
     nearest = find_nearest([pair.record for pair in pairs if pair.record.mode == "noise"], references)
     pairs = [ScoredPair(pair.record, pair.consistency, nearest.get(pair.record.id)) for pair in pairs]

@@ -76,6 +76,7 @@ class Words:
     loading: str
     finished: str
     unfinished: str
+    stopped: str
     temporary: str
     photograph: str
     photograph_hint: str
@@ -152,6 +153,7 @@ EN = Words(
     loading="Loading the weights and drawing. The first pair takes longest.",
     finished="{count} of {total} drawn.",
     unfinished="{count} of {total} drawn; the next one is being drawn.",
+    stopped="Stopped.",
     temporary="Images drawn here are not kept. Download them, or run the command below, which makes the same files.",
     photograph="Colour fundus photograph",
     photograph_hint="PNG, JPEG, TIFF, BMP, WebP or GIF. It stays on this machine, and is deleted when the page ends.",
@@ -226,6 +228,7 @@ ZH = Words(
     loading="正在加载权重并生成。第一对所需时间最长。",
     finished="已生成 {count} / {total}。",
     unfinished="已生成 {count} / {total}，正在生成下一对。",
+    stopped="已停止。",
     temporary="在此生成的图像不会保留。请下载，或运行下面的命令，得到相同的文件。",
     photograph="彩色眼底照片",
     photograph_hint="PNG、JPEG、TIFF、BMP、WebP 或 GIF。照片只留在本机，页面结束时删除。",

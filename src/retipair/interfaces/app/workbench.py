@@ -14,7 +14,7 @@ class Workbench:
     """The state of the command. Making one checks the adapter, and reads and scores the pairs of the command.
 
     temporary: a folder for uploads and drawn pairs, which the command deletes at its end.
-    reviewed: the folder that is open; None before one was opened.
+    opened: the folders that were opened, each as it was read last; the last one is shown when the page is loaded.
     Raises UserError if a folder, adapter or base cannot be used.
     """
 
@@ -22,26 +22,33 @@ class Workbench:
         self._config, self._temporary = config, temporary
         self.words: Words = words_of(config.language)
         self.drawer = Drawer(config, temporary)
-        self.warnings = self.drawer.check()
+        self.drawer.check()
         self.references = References() if config.real is None else references_of(config.real)
-        self.reviewed: ReviewedFolder | None = None
+        self.opened: dict[Path, ReviewedFolder] = {}
         if config.pairs is not None:
             self.open(config.pairs)
 
-    def open(self, folder: Path) -> None:
-        """Open a folder of pairs. Raises UserError for a folder that cannot be used; the other one stays open then."""
-        self.reviewed = open_folder(folder, self.references)
+    def open(self, folder: Path) -> ReviewedFolder:
+        """Open a folder of pairs. Raises UserError for a folder that cannot be used."""
+        reviewed = open_folder(folder, self.references)
+        self.opened.pop(folder, None)
+        self.opened[folder] = reviewed
+        return reviewed
+
+    @property
+    def last(self) -> ReviewedFolder | None:
+        """The folder that was opened last, in any window; None if there is none."""
+        return next(reversed(self.opened.values()), None)
 
     def is_temporary(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._temporary.resolve())
 
-    def command(self) -> str:
-        """Return the command that opens the page with the open folder."""
+    def command(self, reviewed: ReviewedFolder) -> str:
+        """Return the command that opens the page with a folder."""
         config = self._config
-        words = ["retipair", "app", *([str(self.reviewed.folder)] if self.reviewed else [])]
         flags = (("--real", config.real), ("--adapter", config.adapter), ("--base", config.base))
-        words += [word for flag, value in flags if value is not None for word in (flag, str(value))]
-        return shlex.join(words)
+        words = [word for flag, value in flags if value is not None for word in (flag, str(value))]
+        return shlex.join(["retipair", "app", str(reviewed.folder), *words])
 
 
 def review_commands(reviewed: ReviewedFolder) -> list[str]:
