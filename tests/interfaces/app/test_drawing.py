@@ -70,11 +70,20 @@ def test_a_base_alone_draws_too(tmp_path: Path, base_folder: Callable[[str], Pat
     assert -1 <= consistency <= 1
 
 
-def test_nothing_is_drawn_after_the_stop(drawer: Drawer) -> None:
+def test_a_cancelled_drawing_ends_and_the_next_one_starts(drawer: Drawer) -> None:
     pairs = drawer.pairs(3, seed=0, steps=1)
     next(pairs)
-    drawer.stop()
+    drawer.cancel()
     assert list(pairs) == []
+    assert len(list(drawer.pairs(2, seed=0, steps=1))) == 2
+
+
+def test_nothing_is_drawn_after_the_end(drawer: Drawer) -> None:
+    pairs = drawer.pairs(3, seed=0, steps=1)
+    next(pairs)
+    drawer.close()
+    assert list(pairs) == []
+    assert list(drawer.pairs(1, seed=0, steps=1)) == []
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def saved(browser: Browser, name: str, path: Path) -> Path:
 
 def run_shown(browser: Browser, name: str, folder: Path) -> Path:
     """Run the command that the page shows below the drawn pairs, and return the folder that it wrote."""
-    words = shlex.split(browser.value(f"document.querySelector('#{name}-command code').innerText"))
+    words = shlex.split(browser.value(f"document.querySelector('#{name}-command code').textContent"))
     environment = {**os.environ, "PYTHONPATH": str(Path(retipair.__file__).parent.parent), "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-m", *words], check=True, env=environment, cwd=folder)
     return folder / words[-1]

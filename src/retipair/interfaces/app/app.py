@@ -43,7 +43,7 @@ def app(config: AppConfig) -> None:
         with graceful_shutdown("the current pair is finished") as stop:
             while not stop.requested:
                 time.sleep(0.1)
-            bench.drawer.stop()
+            bench.drawer.close()
         page.blocks.close(verbose=False)
     raise Stopped(f"stopped; all decisions are saved in {REVIEW_NAME} in the reviewed folders", stop.number)
 

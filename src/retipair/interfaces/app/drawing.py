@@ -35,7 +35,7 @@ class Drawer:
         self._config, self._temporary = config, temporary
         self._loaded: _Loaded | None = None
         self._busy = threading.Lock()
-        self._stopped = False
+        self._cancelled = self._closed = False
 
     @property
     def is_ready(self) -> bool:
@@ -67,9 +67,13 @@ class Drawer:
         given = f"--mode cf2fa --data {shlex.quote(photograph.name)} --per_view {amount}"
         return self._command(given, seed, steps, f"angiograms_{seed}")
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
+        """End the drawing that is in progress after its current pair."""
+        self._cancelled = True
+
+    def close(self) -> None:
         """Draw no further pair, and wait until the current one is finished."""
-        self._stopped = True
+        self._closed = True
         with self._busy:
             pass
 
@@ -80,6 +84,7 @@ class Drawer:
         return GenerateConfig(**given)  # type: ignore[arg-type]
 
     def _draw(self, **settings: object) -> Iterator[tuple[PairRecord, float]]:
+        self._cancelled = False
         with TemporaryDirectory(prefix="pairs-", dir=self._temporary) as folder:
             plan = plan_generation(self._settings(Path(folder), **settings))
             print_start(plan)
@@ -89,7 +94,7 @@ class Drawer:
             loop = make_loop(plan, described, loaded.texts, loaded.generator, loaded.conditioning)
             for index in range(1, plan.amount + 1):
                 with self._busy:
-                    if self._stopped:
+                    if self._cancelled or self._closed:
                         return
                     [images] = loop.sample([index])
                     loop.keep(index, images)

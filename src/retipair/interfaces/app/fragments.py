@@ -128,12 +128,13 @@ def _percent(value: float) -> float:
 
 def command(words: Words, *lines: str, title: str | None = None) -> str:
     """Return command lines, with a button that copies each; page.js handles it."""
-    shown = "".join(
-        f'<div class="command"><code>{escape(line)}</code><button type="button" data-copied="{escape(words.copied)}">'
-        f"{escape(words.copy_command)}</button></div>"
-        for line in lines
-    )
+    button = f'<button type="button" data-copied="{escape(words.copied)}">{escape(words.copy_command)}</button>'
+    shown = "".join(f'<div class="command"><code>{_unbroken(line)}</code>{button}</div>' for line in lines)
     return f'<div class="commands"><p>{escape(title or words.command)}</p>{shown}</div>'
+
+
+def _unbroken(line: str) -> str:
+    return " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
 
 
 def note(text: str, kind: str = "note") -> str:

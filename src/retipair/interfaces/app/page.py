@@ -233,14 +233,17 @@ class Page:
                 yield {status: said, **({figures[number]: gr.update(value=figure, visible=True)} if figure else {})}
 
         outputs = [status, commands, *figures]
-        running = start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
-        stop.click(lambda: fragments.note(words.stopped), None, status, cancels=running, **_PRIVATE)
+        start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
+        stop.click(self._bench.drawer.cancel, None, None, **_PRIVATE)
         return output
 
     def _messages(
         self, pairs: Iterator[tuple[PairRecord, float]], total: int, name: str
     ) -> Iterator[tuple[int, str, str]]:
-        """Yield (position, message, figure) for each pair as soon as it is drawn. After an error, the figure is ""."""
+        """Yield (position, message, figure) for each pair as soon as it is drawn.
+
+        If the drawing ends early, the last message says why, and its figure is "".
+        """
         words, count = self._words, 0
         try:
             for record, consistency in pairs:
@@ -248,6 +251,8 @@ class Page:
                 text = words.finished if count == total else words.unfinished
                 figure = self._figure(record, consistency, f"{name}_{count}")
                 yield count - 1, fragments.note(text.format(count=count, total=total)), figure
+            if count < total:
+                yield count, fragments.note(words.stopped.format(count=count, total=total)), ""
         except Exception as error:
             yield count, self._problem(error), ""
 
