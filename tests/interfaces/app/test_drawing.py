@@ -1,12 +1,14 @@
 """What the page draws is what the command that it shows writes, byte for byte."""
 
 import shlex
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from zlib import crc32
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from compare import contents
 from conftest import VIEW
@@ -60,6 +62,22 @@ def test_the_command_that_is_shown_writes_the_same_pairs(
     assert sorted(pairs["1"]) == ["cf.png", "cf_fa_chessboard.png", "fa.png", "joint.png"]
     assert written_by(drawer.pairs_command(2, 5, 2)) == pairs
     assert written_by(drawer.angiograms_command(photograph, 2, 3, 3)) == angiograms
+
+
+def test_an_adapter_that_a_training_wrote_again_is_loaded_again(
+    trained: Callable[[str], Path], base_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Else the page would draw with the earlier weights, and record the new ones."""
+    run = trained("sd15") / "out_joint_sd15_cffa_pairs/exp"
+    adapter = Path(shutil.copytree(run / "best_checkpoint/unet_lora", tmp_path / "unet_lora"))
+    drawer = Drawer(AppConfig(adapter=adapter, base=str(base_folder("sd15")), device="cpu"), tmp_path)
+    before = files(drawer.pairs(1, seed=0, steps=1))
+    [weights] = adapter.glob("adapter_model.safetensors")
+    tensors = {name: 3 * tensor + 0.1 for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights)
+    assert files(drawer.pairs(1, seed=0, steps=1))["1"]["fa.png"] != before["1"]["fa.png"]
+    command = drawer.pairs_command(1, 0, 1).replace("--out pairs_0", f"--out {tmp_path / 'pairs_0'}")
+    assert written_by(command) == files(drawer.pairs(1, seed=0, steps=1))
 
 
 def test_a_base_alone_draws_too(tmp_path: Path, base_folder: Callable[[str], Path]) -> None:

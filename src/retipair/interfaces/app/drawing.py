@@ -20,7 +20,10 @@ MAX_PAIRS = 12
 
 @dataclass(frozen=True)
 class _Loaded:
+    """The results of `load_generator`, for these prompts and this adapter."""
+
     texts: Sequence[str]
+    adapter_sha256: str | None
     generator: PairGenerator
     conditioning: Conditioning
 
@@ -90,7 +93,7 @@ class Drawer:
             print_start(plan)
             described = settings_of(plan)
             start_folder(plan, described)
-            loaded = self._load(plan)
+            loaded = self._load(plan, described["adapter_sha256"])
             loop = make_loop(plan, described, loaded.texts, loaded.generator, loaded.conditioning)
             for index in range(1, plan.amount + 1):
                 with self._busy:
@@ -100,11 +103,15 @@ class Drawer:
                     loop.keep(index, images)
                 yield read_folder(plan.out).entries[-1], images.consistency
 
-    def _load(self, plan: GenerationPlan) -> _Loaded:
-        """Return the loaded weights with the settings of this plan, and load them if the prompts are other ones."""
+    def _load(self, plan: GenerationPlan, adapter_sha256: str | None) -> _Loaded:
+        """Return the loaded weights with the settings of this plan.
+
+        They are loaded again if the prompts are other ones, or if a training has written the adapter again.
+        """
         texts = prompts_of(plan, range(1, plan.amount + 1))
-        if self._loaded is None or self._loaded.texts != texts:
-            self._loaded = _Loaded(texts, *load_generator(plan, texts))
+        if self._loaded is None or (self._loaded.texts, self._loaded.adapter_sha256) != (texts, adapter_sha256):
+            self._loaded = None  # frees the memory
+            self._loaded = _Loaded(texts, adapter_sha256, *load_generator(plan, texts))
         generator = self._loaded.generator
         changed = replace(generator, sampler=plan.config.sampler, steps=plan.config.steps, guidance=plan.guidance)
         return replace(self._loaded, generator=changed)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 
 from retipair.data.dataset import PairRecord
-from retipair.interfaces.app.comparing import BOTH, CF_ONLY, FA_ONLY, ComparedPair, compare_pair
+from retipair.interfaces.app.comparing import BOTH, CF_ONLY, FA_ONLY, ComparedPair, file_uri
 from retipair.interfaces.app.reviewing import ReviewedFolder
 from retipair.interfaces.app.scoring import Nearest, References
 from retipair.interfaces.app.words import Words
@@ -107,9 +107,10 @@ def copies(words: Words, references: References, nearest: Nearest | None) -> str
     sentence = escape(text.format(id=id, similarity=similarity, copy=memorisation.COPY))
     if not nearest.is_copy:
         return f"<p>{sentence}</p>"
-    shown = compare_pair(nearest.record)
     caption = escape(words.copy_shown.format(id=id))
-    images = "".join(f'<img src="{uri}" alt="{caption}">' for uri in (shown.cf, shown.fa))
+    images = "".join(
+        f'<img src="{uri}" alt="{caption}">' for uri in map(file_uri, (nearest.record.cf, nearest.record.fa))
+    )
     return f'<div class="warning copied" role="alert"><p>{sentence}</p><p>{caption}</p>{images}</div>'
 
 

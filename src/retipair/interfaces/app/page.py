@@ -111,11 +111,14 @@ class Page:
         return gr.Button(text, elem_id=name, variant=variants.get(name, "secondary"), min_width=64)
 
     def _restore(self) -> Shown:
-        """Show the folder that was opened last, at its first pair without a decision, after the page was loaded."""
-        reviewed = self._bench.last
-        if reviewed is None:
-            return ("", *self._only(self._words.no_folder))
-        return (str(reviewed.folder), *self._show(reviewed, reviewed.start))
+        """Show the folder that was opened last, after the page was loaded."""
+        last = self._bench.last
+        return (str(last.folder) if last else "", *self._show_last())
+
+    def _show_last(self) -> Shown:
+        """Show the folder that was opened last, at its first pair without a decision."""
+        last = self._bench.last
+        return self._show(last, last.start) if last else self._only(self._words.no_folder)
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
@@ -131,11 +134,17 @@ class Page:
         return (("", 0), fragments.note(text), gr.update(visible=False), "", "")
 
     def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
-        """Return the function of a button: act on the pair that is shown, and show the pair at the new position."""
+        """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
+
+        In a window that was loaded from an earlier server, it only shows the folder that was opened last.
+        """
 
         def act(place: Place) -> Shown:
-            reviewed = self._bench.opened[Path(place[0])]
-            return self._show(reviewed, lambda: action(reviewed, place[1]), place[1])
+            folder, position = place
+            reviewed = self._bench.opened.get(Path(folder)) if folder else None
+            if reviewed is None:
+                return self._show_last()
+            return self._show(reviewed, lambda: action(reviewed, position), position)
 
         return act
 

@@ -87,7 +87,7 @@ class ScoredPair:
 def references_of(folder: Path) -> References:
     """Return the ranges of a prepared folder, and its training pairs with their descriptors.
 
-    This takes about half a second per pair on one core. Raises UserError for a folder without training pairs.
+    This takes about 0.2 s per pair on one core. Raises UserError for a folder without training pairs.
     """
     known = filter_split(read_folder(folder).known, "train", folder)
     ranges = ranges_of(folder)
@@ -121,7 +121,7 @@ def scored_pairs(folder: Path, references: References) -> list[ScoredPair]:
     """Return the pairs of a folder with their scores, the most doubtful pair first.
 
     Copies are searched among the pairs that were generated from noise, if the references have training pairs: this
-    takes about half a second per pair on one core. Other pairs show a given eye on purpose.
+    takes about 0.2 s per pair on one core. Other pairs show a given eye on purpose.
     Raises UserError for a folder without pairs.
     """
     folder_pairs = read_folder(folder)

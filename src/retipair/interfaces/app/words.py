@@ -51,7 +51,6 @@ class Words:
     fa_only: str
     both: str
     download: str
-    in_photograph: str
     # Scores
     consistency: str
     real_pairs: str
@@ -130,7 +129,6 @@ EN = Words(
     fa_only="only in FA",
     both="in both",
     download="Download:",
-    in_photograph="angiogram in the frame of your photograph",
     consistency="Agreement of the vessels (consistency)",
     real_pairs="real pairs {low:.2f} to {high:.2f}",
     mispaired_pairs="mispaired {low:.2f} to {high:.2f}",
@@ -140,7 +138,7 @@ EN = Words(
     from_folder="Ranges: 5 to 95 % of the pairs in {folder}.",
     from_documents="Ranges: real pairs in general. Start with --real FOLDER for those of your pairs.",
     nearest="Nearest training pair: {id}, similarity {similarity:.2f} (a copy from {copy:.2f} on).",
-    copy="Copy of training pair {id}: similarity {similarity:.2f}. This image shows a patient's eye; reject the pair.",
+    copy="Copy of training pair {id}: similarity {similarity:.2f}. It shows a patient's eye: do not use or share it.",
     copy_shown="Training pair {id}",
     no_copy_search="Copies are not searched: start with --real FOLDER, the folder of the training pairs.",
     amount="Pairs",
@@ -205,7 +203,6 @@ ZH = Words(
     fa_only="仅 FA",
     both="两者皆有",
     download="下载：",
-    in_photograph="与您的照片对应的造影",
     consistency="血管一致性",
     real_pairs="真实图像对 {low:.2f} 至 {high:.2f}",
     mispaired_pairs="错配 {low:.2f} 至 {high:.2f}",
@@ -215,7 +212,7 @@ ZH = Words(
     from_folder="范围：{folder} 中图像对的 5 % 至 95 %。",
     from_documents="范围：一般的真实图像对。以 --real FOLDER 启动可使用您自己的图像对。",
     nearest="最相似的训练图像对：{id}，相似度 {similarity:.2f}（{copy:.2f} 以上视为复制品）。",
-    copy="训练图像对 {id} 的复制品：相似度 {similarity:.2f}。该图像显示患者的眼睛，请拒绝。",
+    copy="训练图像对 {id} 的复制品：相似度 {similarity:.2f}。它显示患者的眼睛：请勿使用或分享。",
     copy_shown="训练图像对 {id}",
     no_copy_search="未检索复制品：请以 --real FOLDER（训练图像对的文件夹）启动。",
     amount="图像对数量",
