@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from refusals import raises_file, raises_setting
 from retipair.config import GenerateConfig, TrainConfig
 from retipair.generation import plan
 from retipair.interfaces.cli import main
+from retipair.models import hub
 from retipair.runtime.console import console
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
 from retipair.runtime.schema import from_settings
@@ -346,6 +348,32 @@ def test_a_run_has_no_other_checkpoints_than_best_and_latest(trained: Folder) ->
         run.adapter_folder("bset")
     with raises_setting("checkpoint"):
         retipair.PairGenerator.from_pretrained(run, checkpoint="bset")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_offline_holds_for_the_call_only(
+    offline: bool, trained: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [run] = (trained("sd15") / "out_joint_sd15_cffa_pairs").iterdir()
+    asked = []
+
+    def download(source: str, local_files_only: bool, **given: object) -> str:
+        asked.append(local_files_only)
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    settings: dict[str, Any] = {"base": "owner/base", "offline": offline}
+    for call in (
+        lambda: retipair.train(prepared, name="x", results=tmp_path, **settings),
+        lambda: retipair.evaluate(prepared, out=tmp_path / "scores", **settings),
+        lambda: retipair.export_adapter(run, tmp_path / "a.safetensors", **settings),
+        lambda: retipair.PairGenerator.from_pretrained(run, **settings),
+    ):
+        with raises_setting("base"):
+            call()
+    assert asked == [offline] * 4
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
 
 
 def test_paths_that_cannot_be_reached_are_refused(tmp_path: Path) -> None:

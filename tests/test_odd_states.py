@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import retipair
 from compare import contents
 from conftest import train_command, write_prepared
 from eyes import write_raw
-from refusals import Refused
+from refusals import Refused, raises_file
 from retipair.interfaces.cli import main
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import verify_checksums, write_checksums
-from retipair.runtime.errors import DamagedError
+from retipair.runtime.errors import DamagedError, MissingError
 
 Folder = Callable[[str], Path]
 
@@ -257,6 +258,17 @@ def test_a_view_that_is_a_pipe_is_not_waited_for(base_folder: Folder, tmp_path: 
     os.mkfifo(path)
     line = refused("train", "-n", "x", "--data", data, "--base", base_folder("sd15"), "--results", tmp_path / "r")
     assert line.path == path
+
+
+@pytest.mark.parametrize("view", ["cf", "fa", "mask"])
+def test_data_sets_do_not_wait_for_a_pipe_either(view: str, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data", ["train", "val"])
+    path = data / view / "eye0.png"
+    path.unlink()
+    os.mkfifo(path)
+    for dataset in (retipair.WarpedPairs, retipair.PairDataset):
+        with raises_file(path, MissingError):
+            dataset(data)[0]  # type: ignore[operator]
 
 
 def test_what_a_state_says_deletes_nothing_elsewhere(tmp_path: Path) -> None:

@@ -89,6 +89,21 @@ def test_each_day_with_an_angiogram_is_a_pair_with_the_nearest_photograph(tmp_pa
     assert len({pair.eye for pair in pairs.values()}) == 1
 
 
+def test_a_photograph_of_another_day_and_an_fa_without_agent_are_warned_of(tmp_path: Path) -> None:
+    cf(tmp_path / "c1", day="20240517")
+    angiogram = fa(tmp_path / "f1", day="20240517", agent=DYE)
+    assert only(tmp_path).warnings == ()
+    other = fa(tmp_path / "f2", day="20240601", agent=DYE)
+    [day] = {pair.fa: pair for pair in find_pairs(tmp_path)}[other].warnings
+    assert "another day" in day
+    angiogram.unlink()
+    fa(other, day="20240601")
+    [also_day, agent] = only(tmp_path).warnings
+    assert also_day == day
+    assert "red-free" in agent
+    assert not any(digit in "".join((day, agent)) for digit in "0123456789")
+
+
 def test_points_beside_files_choose_them(tmp_path: Path) -> None:
     cf(tmp_path / "c1", number=1)
     photo, angiogram = cf(tmp_path / "c2.dcm", number=2), fa(tmp_path / "f1", number=1)
@@ -100,6 +115,16 @@ def test_points_beside_files_choose_them(tmp_path: Path) -> None:
     assert (pair.cf_points, pair.fa_points) == (photo.with_suffix(".csv"), angiogram.with_suffix(".txt"))
     angiogram.with_suffix(".txt").unlink()
     assert "c2.csv: the other view has no points" in reasons(tmp_path)[0]
+
+
+def test_points_of_a_file_that_is_named_by_its_uid_have_its_whole_name(tmp_path: Path) -> None:
+    photo, angiogram = cf(tmp_path / "1.2.840.113.5"), fa(tmp_path / "1.2.840.113.6")
+    (tmp_path / "1.2.840.113.txt").write_text("9 9\n")  # of another file
+    assert (only(tmp_path).cf_points, only(tmp_path).fa_points) == (None, None)
+    points = [path.with_name(f"{path.name}.txt") for path in (photo, angiogram)]
+    for path in points:
+        path.write_text("3 4\n")
+    assert [only(tmp_path).cf_points, only(tmp_path).fa_points] == points
 
 
 def test_copies_and_other_kinds_of_files_are_ignored(tmp_path: Path) -> None:

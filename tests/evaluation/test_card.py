@@ -1,6 +1,7 @@
 """`card` describes data sets and adapters in the form of the Hugging Face hub, and names no patient and no folder."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_an_export_keeps_what_the_libraries_need(tmp_path: Path) -> None:
     assert len(datasets.load_dataset(str(out), split="validation", cache_dir=str(tmp_path / "cache"))) == 1
 
 
+def test_a_repeated_export_keeps_the_scores(
+    evaluated: Evaluated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ExportPairsConfig(pairs=write_generated(tmp_path / "pairs", 3), out=tmp_path / "out", to="webdataset")
+    with_scores = written(export_pairs(config), evaluated.out)
+    assert "## Evaluation" in with_scores
+    export_pairs(config)
+    assert (config.out / "README.md").read_text() == with_scores
+    assert "has scores and is kept" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run(trained: Callable[[str], Path], tmp_path: Path) -> None:
     [run] = (trained("sdxl") / "out_joint_sdxl_cffa_pairs").iterdir()
     copy = tmp_path / "run"
@@ -114,6 +126,23 @@ def test_a_run(trained: Callable[[str], Path], tmp_path: Path) -> None:
     data = json.loads((copy / "config.json").read_text())["settings"]
     assert not [path for path in (data["data"], str(Path(data["base"]).parent), data["results"]) if path in text]
     ModelCard.load(copy / "README.md")
+
+
+def test_a_run_of_raw_pairs_names_those_that_were_prepared_for_it(
+    trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    [run] = (trained("sdxl") / "out_joint_sdxl_cffa_pairs").iterdir()
+    saved = json.loads((run / "config.json").read_text())
+    shutil.copytree(saved["settings"]["data"], tmp_path / "prepared/b1")
+    write_prepared(tmp_path / "prepared/a0", ["train", "val"])  # for another run
+    (tmp_path / "prepared/a1").mkdir()
+    copy = tmp_path / "out_joint_sdxl_cffa_pairs/first"
+    copy.mkdir(parents=True)
+    saved["settings"]["data"] = str(tmp_path / "raw")
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert "It was trained on real pairs: 3 train, 1 val, 1 test." in written(copy)
+    shutil.rmtree(tmp_path / "prepared/b1")
+    assert "the folder of the pairs was not found" in written(copy)
 
 
 def test_a_card_that_the_user_has_edited_is_not_overwritten(tmp_path: Path) -> None:

@@ -23,16 +23,16 @@ TOY = replace(SD15, name="toy", layout="side_by_side")
 @pytest.fixture
 def toy_base(base_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Add the family as CONTRIBUTING.md describes, and return the folder of a base of it."""
-    known = recognition._family_of_configs
+    known = recognition._family_of_unet
 
-    def family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> object:
-        return TOY if index["_class_name"] == "ToyPipeline" else known(index, unet)
+    def family_of_unet(unet: dict[str, Any]) -> object:
+        return TOY if unet.get("_name_or_path") == "toy" else known(unet)
 
     monkeypatch.setitem(FAMILIES, TOY.name, TOY)
-    monkeypatch.setattr(recognition, "_family_of_configs", family_of_configs)
+    monkeypatch.setattr(recognition, "_family_of_unet", family_of_unet)
     folder = shutil.copytree(base_folder("sd15"), tmp_path / "toy_base")
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "ToyPipeline"}))
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps({**config, "_name_or_path": "toy"}))
     return folder
 
 

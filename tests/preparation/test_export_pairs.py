@@ -24,6 +24,8 @@ from retipair.config import ExportPairsConfig, PrepareConfig
 from retipair.data.dataset import load_pair, read_dataset
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import is_plain_png, save_image, synthetic_mark_of
+from retipair.data.pair_facts import count_pairs
+from retipair.data.pair_stream import open_stream
 from retipair.preparation import export_pairs as exporting
 from retipair.preparation.export_pairs import STATE_NAME, export_pairs
 from retipair.preparation.prepare import prepare_pairs
@@ -268,6 +270,17 @@ def test_an_export_of_generated_pairs_becomes_a_prepared_folder(generated: Path,
     back = bring_back(export(generated, tmp_path / "out"), tmp_path / "back")
     assert_equal_pairs(generated, back)
     assert synthetic_mark_of([back / "cf/2.png", back / "fa/2.png"]) == MARK
+
+
+def test_an_import_knows_in_which_mode_and_from_which_pair_it_was_generated(generated: Path, tmp_path: Path) -> None:
+    back = bring_back(export(generated, tmp_path / "out"), tmp_path / "back")
+    again = bring_back(export(back, tmp_path / "out2"), tmp_path / "back2")
+    for folder in (generated, back, again):
+        pairs = {pair.id: pair for pair in read_dataset(folder)}
+        assert (pairs["1"].variation, pairs["1"].source_id) == (True, "eye7")
+        assert (pairs["2"].mode, pairs["2"].source_id) == ("noise", None)
+        facts = count_pairs(folder, open_stream(folder)).facts()
+        assert (facts.origins, facts.sourced, facts.kind) == ({"from_data": 1, "noise": 5}, 1, "Synthetic")
 
 
 def test_a_repeated_import_continues_and_other_pairs_are_refused(

@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +104,9 @@ def test_rows_never_overwrite_one_another(views: list[tuple[bytes, bytes]], tmp_
     cf, fa = zip(*views, strict=True)
     data = tmp_path / "set/data/train.parquet"
     write(data, cf=images(list(cf)), fa=images(list(fa)), id=["000002", "x y", "c"])
-    with extracted_views(tmp_path / "set", tmp_path / "out") as table:
-        rows = [json.loads(line) for line in table.read_text().splitlines()]
-        assert [(table.parent / row["cf"]).read_bytes() for row in rows] == list(cf)
+    with extracted_views(tmp_path / "set", tmp_path / "out") as extracted:
+        rows = [json.loads(line) for line in extracted.table.read_text().splitlines()]
+        assert [(extracted.table.parent / row["cf"]).read_bytes() for row in rows] == list(cf)
 
 
 def test_splits_in_the_names_of_files_are_used(views: list[tuple[bytes, bytes]], tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_rows_that_cannot_be_used_are_named(views: list[tuple[bytes, bytes]], tm
     with pytest.raises(UserError, match=f"{path}, row 2: column fa"):
         prepare(tmp_path / "set", tmp_path / "out")
     write(path, cf=[cf, b"no image"], fa=[fa, fa], id=["a", "b"])
-    with pytest.raises(UserError, match=f"{tmp_path / 'set'}: cf/000002.png: unsupported image format"):
+    with pytest.raises(UserError, match=f"^{path}, row 2, cf: unsupported image format"):
         prepare(tmp_path / "set", tmp_path / "out")
     write(path, cf=[cf, other], fa=[fa, fa], id=["a", "a"])
     with pytest.raises(UserError, match="occurs more than once"):
@@ -212,6 +214,23 @@ def test_rows_that_cannot_be_used_are_named(views: list[tuple[bytes, bytes]], tm
     with pytest.raises(UserError, match="not a safe file name"):
         prepare(tmp_path / "set", tmp_path / "out")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
+
+
+def test_skipped_rows_are_named(
+    views: list[tuple[bytes, bytes]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (cf, fa), *others = views
+    write(tmp_path / "set/0.parquet", cf=[cf, b"no image"], fa=[fa, fa], id=["extracted", "b"], split=["train", "val"])
+    cfs, fas = zip(*others, strict=True)
+    path = write(tmp_path / "set/1.parquet", cf=[*cfs, cf], fa=[*fas, cf], id=["c", "d", "e"], split=["val"] * 3)
+    prepare(tmp_path / "set", tmp_path / "out", skip_bad=True)
+    printed = " ".join("".join(capfd.readouterr()).split())
+    skipped = (tmp_path / "out/skipped.txt").read_text().splitlines()
+    assert skipped[0].startswith(f"{tmp_path / 'set/0.parquet'}, row 2, cf: unsupported image format")
+    assert skipped[1].startswith(f"{path}, row 3, fa: the same image as {path}, row 3;")
+    for text in ("".join(skipped), printed):
+        assert "out.raw" not in text
+        assert "extracted_row" not in text
 
 
 def test_files_that_are_not_parquet_are_named(raw: Path, tmp_path: Path) -> None:
@@ -235,7 +254,7 @@ def test_a_folder_of_save_to_disk_is_named(tmp_path: Path) -> None:
         prepare(tmp_path / "saved", tmp_path / "out")
 
 
-def test_an_export_with_a_changed_row_is_refused(tmp_path: Path) -> None:
+def test_an_export_with_a_changed_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = write_prepared(tmp_path / "pairs", ["train", "val"])
     data = export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "set", to="hf"))
     path = data / "data/train-00000.parquet"
@@ -248,12 +267,21 @@ def test_an_export_with_a_changed_row_is_refused(tmp_path: Path) -> None:
         )
         pyarrow.parquet.write_table(changed, path)
 
+    def enlarged(png: bytes, side: int) -> bytes:
+        """A PNG whose header states another size, as a decompression bomb does."""
+        header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+        return png[:12] + header + zlib.crc32(header).to_bytes(4) + png[33:]
+
     cell = {"bytes": (pairs / "cf/eye0.png").read_bytes(), "path": "x"}
+    stream = io.BytesIO()
+    Image.new("RGB", (VIEW, VIEW)).save(stream, "JPEG")
     wrong: list[tuple[str, Any]] = [
         *(("id", "../../evil"), ("id", ""), ("id", "eye1"), ("split", "nonsense"), ("consistency", None)),
         *(("schema", "other"), ("size", 64), ("cf", {"bytes": b"no image"}), ("cf", {"bytes": None}), ("eye", None)),
-        ("cf", {"bytes": cell["bytes"][:-40]}),
+        *(("cf", {"bytes": cell["bytes"][:-size]}) for size in (12, 40)),
+        *(("cf", {"bytes": stream.getvalue()}), ("cf", {"bytes": enlarged(cell["bytes"], 60_000)})),
     ]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as in the commands
     for name, value in wrong:
         with_column(name, value)
         with pytest.raises(UserError) as caught:

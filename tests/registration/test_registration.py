@@ -312,11 +312,20 @@ def test_a_residual_beyond_the_limit_is_refused(eye):
     assert "median residual" in str(aligned.refused)
 
 
+def test_the_advice_for_an_fa_without_filled_vessels_leads_to_another_fa(eye):
+    """Not back to a registration without points, whose advice is to place points."""
+    noise = np.random.default_rng(0).normal(40, 8, eye.fa.shape).clip(10, 255)
+    early = np.where(eye.fa > 8, noise, 0).astype(np.uint8)  # before the dye arrives
+    aligned = align(eye.cf, early, Landmarks(eye.cf_points, eye.fa_points), "matches", 128, Limits())
+    assert "that dye fills the FA's veins" in str(aligned.refused)
+    assert "without matches" not in str(aligned.refused)
+
+
 @pytest.mark.nightly
 def test_views_of_two_eyes_are_refused(eye):
     other = draw_raw(seed=7, size=256)
     aligned = align(eye.cf, other.fa, None, "features", 128, Limits())
-    assert "place points" in str(aligned.refused)
+    assert "use an FA in which dye fills the veins, or place points" in str(aligned.refused)
 
 
 def test_views_that_are_aligned_stay_as_they_are(eye):

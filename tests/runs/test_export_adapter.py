@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters import description, with_adapter
 from conftest import train_command
-from refusals import Refused
+from refusals import Refused, raises_setting
 from retipair import PairGenerator
 from retipair.interfaces.cli import execute, main
 from retipair.models.base import open_base
@@ -32,6 +32,8 @@ from retipair.models.lora import (
 )
 from retipair.models.merged import write_merged
 from retipair.runtime.errors import FileError, MissingError, OccupiedError, SettingError
+from retipair.training import train as training
+from retipair.training.plan import Data, Plan
 
 Folder = Callable[[str], Path]
 
@@ -147,6 +149,10 @@ def test_bad_input_is_refused_and_nothing_is_written(
 
     assert ".safetensors" in refusal(run, tmp_path / "out.pt", kind=SettingError)
     refusal(tmp_path / "missing", out, kind=MissingError)
+    for adapter in (run / "best_checkpoint", run / "best_checkpoint/unet_lora/kohya_lora.safetensors"):
+        assert "run" in refusal(adapter, out, "--checkpoint", "latest", kind=SettingError)
+        with raises_setting("checkpoint"):
+            PairGenerator.from_pretrained(adapter, checkpoint="latest", base=base.source)
     assert "random" in refusal(run, out, "--to", "merged", "--base", "random:tiny-sd15", kind=SettingError)
     assert "sd15" in refusal(run, out, "--base", base_folder("sdxl"), kind=FileError)
     foreign = tmp_path / "foreign.safetensors"
@@ -166,16 +172,24 @@ def test_bad_input_is_refused_and_nothing_is_written(
 
 
 def test_training_continues_from_an_exported_adapter(
-    system: str, trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path
+    system: str, trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a learning rate of 0, the adapter of the new run is the one that it started from."""
+    """With a learning rate of 0, the adapter of the new run is the one that it started from. It is read only once."""
     first = run_of(trained(system), system)
-    file = first / "best_checkpoint/unet_lora/kohya_lora.safetensors"
+    kept = first / "best_checkpoint/unet_lora/kohya_lora.safetensors"
+    file = Path(shutil.copy(kept, tmp_path / "initial.safetensors"))
+    read_data = training.read_data
+
+    def remove_and_read(plan: Plan) -> Data:
+        file.unlink()
+        return read_data(plan)
+
+    monkeypatch.setattr(training, "read_data", remove_and_read)
     flags = ("--init_adapter", file, "--learning_rate", 0, "--lr_end", 0, "--weight_decay", 0)
     assert main(train_command("more", base_folder(system), prepared, tmp_path, *flags)) == 0
     adapter = run_of(tmp_path, system, "more") / "best_checkpoint/unet_lora"
     assert_equal(read_tensors(adapter), read_tensors(first / "best_checkpoint/unet_lora"))
-    assert read_adapter_metadata(adapter).initial_sha256 == adapter_sha256(file)  # type: ignore[union-attr]
+    assert read_adapter_metadata(adapter).initial_sha256 == adapter_sha256(kept)  # type: ignore[union-attr]
 
 
 def test_a_resumed_run_needs_its_initial_adapter_no_more(

@@ -17,6 +17,7 @@ from retipair.runtime.errors import DamagedError, OccupiedError
 
 CARD_NAME = "README.md"
 _MARK = "<!-- retipair card "
+_SCORES = "Evaluation"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _ORIGINS = {
     "real": "prepared from real views",
@@ -72,7 +73,7 @@ def dataset_card(
         str(Table("Pairs", ("Split", "Pairs"), facts.splits)),
         str(Table("Origin", ("Origin", "Pairs"), {_ORIGINS[name]: count for name, count in facts.origins.items()})),
         str(made),
-        *([str(Table("Evaluation", ("Score", "Value"), scores))] if scores else []),
+        *([str(Table(_SCORES, ("Score", "Value"), scores))] if scores else []),
         _USE[1],
     )
 
@@ -103,7 +104,7 @@ def model_card(
         " pairs: if these are real, treat it as patient data.",
         str(Table("Adapter", ("Property", "Value"), facts)),
         str(Table("How it was trained", ("Setting", "Value"), settings)),
-        *([str(Table("Evaluation", ("Score", "Value"), scores))] if scores else []),
+        *([str(Table(_SCORES, ("Score", "Value"), scores))] if scores else []),
         _USE[1],
     )
 
@@ -132,6 +133,12 @@ def is_replaceable(folder: Path) -> bool:
         raise DamagedError(path, f"cannot be read ({error}); rename or remove it") from None
     body, _, mark = text.rpartition(_MARK)
     return mark == f"{_digest(body)} -->\n"
+
+
+def has_scores(folder: Path) -> bool:
+    """Return whether a folder has a README.md with the scores of an evaluation."""
+    path = folder / CARD_NAME
+    return path.exists() and f"\n## {_SCORES}\n" in path.read_text(encoding="utf-8")
 
 
 def _signed(*parts: str) -> str:

@@ -48,7 +48,7 @@ class PairRecord:
     native_size: the smallest of three sides, in px: the side of the views on disk, and the two sides in
     `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
-    mode: the mode in which the pair was generated; None for prepared pairs.
+    mode: the mode in which the pair was generated; None for pairs prepared from raw views.
     source_id: the id of the pair or view from which the pair was generated; None for other pairs.
     """
 
@@ -255,7 +255,8 @@ def to_pair_record(folder: Path, record: Record) -> PairRecord:
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        return PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        start = PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        return replace(start, mode=record.mode, source_id=record.source_id) if record.mode else start
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
     generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
     return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)

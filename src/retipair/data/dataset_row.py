@@ -38,6 +38,8 @@ caption: the caption of a prepared pair, or the prompt of a generated one.
 """
 _RENAMED = ("cf", "fa", "mask", "prompt")
 """Keys of the manifest that have no column of the same name: images replace the paths, `caption` the prompt."""
+_OF_GENERATED = {"mode": str, "source_id": str}
+"""Columns that are left out if no pair was generated, although `PreparedPair` has these keys for imported pairs."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,25 @@ class DatasetRow:
         record = self.record
         caption = record.caption if isinstance(record, PreparedPair) else record.prompt
         kept = {key: value for key, value in asdict(record).items() if key not in _RENAMED}
+        if isinstance(record, PreparedPair) and record.mode is None:
+            kept = {key: value for key, value in kept.items() if key not in _OF_GENERATED}
         kept |= {"split": self.split, "synthetic": self.synthetic, "caption": caption}
         return {key: kept.pop(key) for key in COMMON} | kept
 
 
-def columns_of(kinds: Sequence[type[Record]]) -> dict[str, Any]:
+def columns_of(kinds: Sequence[type[Record]], generated: bool) -> dict[str, Any]:
     """Return the type of each column except the images, by name, for data sets with pairs of these kinds.
 
+    generated: whether some of the pairs were generated.
     A type is str, bool, int, float or a list of them; every value may be null.
     """
     columns: dict[str, Any] = dict(COMMON)
     for kind in kinds:
         hints = get_type_hints(kind)
-        names = (field.name for field in fields(kind) if field.name not in _RENAMED)
+        without = (*_RENAMED, *(_OF_GENERATED if kind is PreparedPair else ()))
+        names = (field.name for field in fields(kind) if field.name not in without)
         columns |= {name: _plain(hints[name]) for name in names if name not in columns}
-    return columns
+    return columns | (_OF_GENERATED if generated else {})
 
 
 def _plain(hint: Any) -> Any:
@@ -168,5 +174,6 @@ def _as_prepared(record: GeneratedPair, values: dict[str, Any], where: str) -> P
         "source_sha256": json_sha256(asdict(record)),
         **{"fa_to_cf": np.eye(3).tolist(), "points": [], "inliers": None, "residual_px": None},
         **{"consistency_before": record.consistency, "consistency": record.consistency},
+        **{"mode": record.mode, "source_id": record.source_id},
     }
     return from_values(PreparedPair, prepared, where, "export the pairs again")

@@ -70,6 +70,8 @@ class DicomImage:
 def is_dicom(path: Path) -> bool:
     """Return whether a file begins as a DICOM file does (PS3.10, 7.1), whatever its name."""
     try:
+        if path.is_fifo():  # opening a named pipe waits for a writer
+            return False
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
@@ -124,7 +126,7 @@ def read_frame(path: Path, frame: int) -> Image.Image:
         raise
     except Exception as error:  # pydicom and its decoders raise many types of exceptions
         problem = f"its pixels cannot be decoded ({type(error).__name__})"
-        raise DamagedError(path, f"{problem}; export it again, or remove it") from None
+        raise DamagedError(path, f"{problem}; export it again without compression, or remove it") from None
     if image.mode == "RGB" and tags.get("ICCProfile"):
         image.info["icc_profile"] = bytes(tags.ICCProfile)
     return image

@@ -24,6 +24,10 @@ from retipair.data.pair import MAX_FA_CHROMA, chroma_of, load_image
 from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.runtime.errors import DamagedError, MissingError, UserError
 
+_OTHER_DAY = "the CF is of another day than the FA, as there is no CF of that day; check that the eye has not changed"
+_UNKNOWN_AGENT = (
+    "no tag states a contrast agent, so the FA may be a red-free or infrared photograph; look at the contact sheet"
+)
 _TABLE = "or name the two files in a table (columns cf, fa)"
 Kind = Literal["cf", "fa", "other"]
 Days = dict[str, list[DicomImage]]
@@ -208,7 +212,9 @@ def _pairs_of_eye(patient: str, side: str, images: Sequence[DicomImage]) -> Iter
             problem = "no CF of its study, and no date to find the nearest one"
             yield SkippedPair(fas[0].path.name, f"{fas[0].path}: {problem}; add the CF to the study, {_TABLE}")
             continue
-        yield _pair(f"{patient} {side} {day}", patient, side, days["cf"][nearest], fas)
+        warnings = (*([_OTHER_DAY] if nearest != day else []), *([] if states_agents else [_UNKNOWN_AGENT]))
+        pair = _pair(f"{patient} {side} {day}", patient, side, days["cf"][nearest], fas)
+        yield replace(pair, warnings=warnings) if isinstance(pair, RawPair) else pair
 
 
 def _days_between(day: str, other: str) -> float:

@@ -57,11 +57,11 @@ def is_existing_file(path: Path) -> bool:
 def points_beside(view: Path) -> Path | None:
     """Return the file with the landmarks of a view: the .txt, .csv or .roi file with the same name, or None.
 
-    Raises FileError if there are two of them.
+    A DICOM file may be named by a UID, whose last number is no suffix. Raises FileError if there are two of them.
     """
-    found = []
+    found, name = [], view.stem if is_image_name(view) else view.name
     for suffix in _POINT_SUFFIXES:
-        spelled = (on_disk(view.with_suffix(spelling)) for spelling in (suffix, suffix.upper(), suffix.title()))
+        spelled = (on_disk(view.with_name(name + spelling)) for spelling in (suffix, suffix.upper(), suffix.title()))
         found += [path for path in spelled if is_file_or_link(path)][:1]
     if len(found) > 1:
         raise FileError(found[1], f"holds landmarks of the same view as {found[0].name}; remove one of them")

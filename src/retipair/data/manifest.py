@@ -5,7 +5,7 @@ of this folder. A manifest has no timestamps, so that the manifests of two runs 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ STATE_NAMES = {"prepare": ".prepare.json", "phantom": ".phantom.json"}
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+GeneratedMode = Literal["noise", "from_data", "cf2fa", "fa2cf"]
 GIVEN_VIEWS: dict[str, Literal["cf", "fa"]] = {"cf2fa": "cf", "fa2cf": "fa"}
 """For each mode that generates one view from the other: the view that is given."""
 
@@ -45,6 +46,7 @@ class PreparedPair:
     raw_sizes: the [width, height] of the raw CF and of the raw FA, px; None as for `native_size`.
     raw_cf_to_cf: the 3x3 transform from pixel centres of the raw CF to pixel centres of the prepared CF, which crops
     and scales. Together with `fa_to_cf`, it gives the transform between the raw views. None as for `native_size`.
+    mode, source_id: as in `GeneratedPair`, if the pair was generated and then imported from an export; else None.
     """
 
     id: str
@@ -66,6 +68,8 @@ class PreparedPair:
     native_size: list[int] | None = None
     raw_sizes: list[list[int]] | None = None
     raw_cf_to_cf: list[list[float]] | None = None
+    mode: GeneratedMode | None = None
+    source_id: str | None = None
     schema: str = PREPARED_SCHEMA
 
 
@@ -89,7 +93,7 @@ class GeneratedPair:
     index: int
     seed: int
     attempt: int
-    mode: Literal["noise", "from_data", "cf2fa", "fa2cf"]
+    mode: GeneratedMode
     source_id: str | None
     source_eye: str | None
     strength: float | None
@@ -109,8 +113,8 @@ class GeneratedPair:
 
 Record = PreparedPair | GeneratedPair
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
-_OPTIONAL = ("native_size", "raw_sizes", "raw_cf_to_cf", "source_to_pair", "source_size")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
+_OPTIONAL = {schema: [field.name for field in fields(kind) if field.default is None] for schema, kind in _KINDS.items()}
 
 
 def to_line(record: Record) -> str:
@@ -118,7 +122,7 @@ def to_line(record: Record) -> str:
 
     Optional fields that are None are left out, as in lines of earlier versions.
     """
-    return to_json_line(record, _OPTIONAL)
+    return to_json_line(record, _OPTIONAL[record.schema])
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:

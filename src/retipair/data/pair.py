@@ -87,7 +87,7 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS, frame: int =
     Raises UserError, naming the file, if the file is missing, truncated, of an unsupported format or too large, or if
     it contains several images.
     """
-    try:
+    with _named_errors(path):
         if is_dicom(path):
             _check_size(path, read_tags(path).size, megapixels)
             image = read_frame(path, frame - 1)
@@ -98,6 +98,13 @@ def load_image(path: Path, mode: str, megapixels: int = MEGAPIXELS, frame: int =
             profile = image.info.get("icc_profile")
             displayed = _blend_with_black(_eight_bits(ImageOps.exif_transpose(image)))
             return np.asarray(to_srgb(displayed, profile).convert(mode))
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Raise a UserError, naming the file, for every exception while an image is read."""
+    try:
+        yield
     except FileNotFoundError:
         raise MissingError(path, "no such file") from None
     except UnidentifiedImageError:
@@ -142,6 +149,8 @@ def _opened(path: Path) -> Iterator[Image.Image | Page]:
     Pillow is given a stream, not a path. From a path, Pillow 13 memory-maps an uncompressed TIFF, and decodes the image
     wrongly if the orientation tag rotates it.
     """
+    if path.is_fifo():  # opening a named pipe waits for a writer
+        raise FileNotFoundError
     with path.open("rb") as stream:
         page = main_page(stream)
         if page and page.is_deep:
@@ -204,10 +213,13 @@ def _blend_with_black(image: Image.Image) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the (width, height) in px of the image that `load_image` returns, without decoding the file."""
+    """Return the (width, height) in px of the image that `load_image` returns, without decoding the file.
+
+    Raises UserError, naming the file, if it cannot be read.
+    """
     if is_dicom(path):
         return read_tags(path).size
-    with _opened(path) as image:
+    with _named_errors(path), _opened(path) as image:
         return image.size_displayed if isinstance(image, Page) else ImageOps.exif_transpose(image).size
 
 

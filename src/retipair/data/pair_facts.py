@@ -54,6 +54,11 @@ class PairFacts:
         return "Real and synthetic" if self.real else "Synthetic"
 
     @property
+    def modes(self) -> set[str]:
+        """The modes in which pairs were generated."""
+        return set(self.origins) - {"real", "synthetic"}
+
+    @property
     def sourced(self) -> int:
         """The number of pairs that were generated from a given pair or view."""
         return sum(self.origins.get(mode, 0) for mode in _SOURCED)
@@ -84,10 +89,9 @@ class FactCounter:
         if isinstance(record, PreparedPair) or record.mode in GIVEN_VIEWS:
             is_real = not all(_is_synthetic(self.folder / path) for path in (record.cf, record.fa))
             self.real += is_real
+        self.origins[record.mode or ("real" if is_real else "synthetic")] += 1
         if isinstance(record, PreparedPair):
-            self.origins["real" if is_real else "synthetic"] += 1
             return
-        self.origins[record.mode] += 1
         self.bases.add(record.base)
         if record.adapter_sha256:
             self.adapters.add(record.adapter_sha256[:12])

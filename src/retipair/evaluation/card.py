@@ -11,10 +11,11 @@ from retipair.data.pair_stream import open_stream
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
 from retipair.preparation.export_pairs import STATE_NAME, export_card, read_export
+from retipair.preparation.prepare import PREPARED_NAME, is_prepared
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
 from retipair.runtime.console import console
-from retipair.runtime.errors import MissingError, SettingError
+from retipair.runtime.errors import MissingError, SettingError, UserError
 
 _EVALUATION = "evaluation"
 _TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
@@ -112,7 +113,7 @@ def _model_card(run: Run, scores: Scores | None) -> str:
         **{"Precision of the base": config.precision, "Seed": config.seed},
     }
     known = {name: value for name, value in facts.items() if value is not None}
-    return model_card(base, _TAGS, known, settings, _rows(scores) if scores else {}, _trained_on(config))
+    return model_card(base, _TAGS, known, settings, _rows(scores) if scores else {}, _trained_on(run))
 
 
 def _variant(config: TrainConfig) -> str:
@@ -120,9 +121,27 @@ def _variant(config: TrainConfig) -> str:
     return " with ".join(names) or "LoRA"
 
 
-def _trained_on(config: TrainConfig) -> str:
+def _trained_on(run: Run) -> str:
     """Return a sentence about the training pairs, as far as their folder is still there."""
-    if config.data is None or not (config.data / MANIFEST_NAME).is_file():
+    folder = _training_folder(run)
+    if folder is None:
         return "State here what it was trained on: the folder of the pairs was not found."
-    facts = count_pairs(config.data, open_stream(config.data)).facts()
+    facts = count_pairs(folder, open_stream(folder)).facts()
     return f"It was trained on {facts.kind.lower()} pairs: {facts.splits_text}."
+
+
+def _training_folder(run: Run) -> Path | None:
+    """Return the folder of the training pairs; of raw pairs, the folder in RESULTS/prepared with the same content."""
+    config = run.read_config()
+    if config.data and is_prepared(config.data):
+        return config.data
+    sha256 = str(read_json(run.folder / "config.json").get("data_sha256"))
+    prepared = sorted((run.folder.resolve().parent.parent / PREPARED_NAME).glob("*"))
+    return next((folder for folder in prepared if _has_content(folder, config.reviewed, sha256)), None)
+
+
+def _has_content(folder: Path, reviewed: bool, sha256: str) -> bool:
+    try:
+        return read_folder(folder, reviewed).has_content(sha256)
+    except UserError:  # a folder of other pairs that is damaged
+        return False

@@ -51,6 +51,8 @@ def check_generation(config: GenerateConfig) -> None:
         check_folder_name("name", config.name)
     if config.name is None and (config.out is None or not (uses_path(config) or config.base)):
         raise UserError("pass the run's name with -n, or --checkpoint PATH --out DIR, or --base BASE --out DIR")
+    if config.name is None and config.checkpoint == "latest":
+        raise SettingError("checkpoint", config.checkpoint, "is a checkpoint of a run; pass the run's name with -n")
 
 
 def _check_given(config: GenerateConfig, mode: GenerationMode) -> None:

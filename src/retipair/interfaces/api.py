@@ -119,7 +119,7 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     config = from_settings(TrainConfig, {**settings, "data": data})
     if config.dry_run:
         raise SettingError("dry_run", None, "only for the command; use `retipair train --dry_run`")
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         folder = training.train(config)
     assert folder is not None, "only dry_run creates no run"
     return Run(folder)
@@ -139,7 +139,7 @@ def evaluate(
     Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
     """
     config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": generated})
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         evaluation.evaluate(config)
     return read_scores(config.out)
 
@@ -167,7 +167,7 @@ def export_adapter(adapter: Run | str | Path, out: str | Path, *, verbose: bool 
     """
     adapter = adapter.folder if isinstance(adapter, Run) else adapter
     config = from_settings(ExportAdapterConfig, {**settings, "adapter": adapter, "out": out})
-    with command_output(verbose):
+    with command_output(verbose, config.offline):
         return exporting.export_adapter(config)
 
 

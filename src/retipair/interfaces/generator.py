@@ -10,6 +10,7 @@ from retipair.generation.generate import generate, load
 from retipair.generation.plan import GenerationPlan, check_generation, plan_generation
 from retipair.interfaces.loading import LoadedPair
 from retipair.interfaces.output import command_output
+from retipair.runs.recorded import adapter_at
 from retipair.runs.run_dir import Run
 from retipair.runtime.errors import SettingError
 from retipair.runtime.library_logging import quiet_libraries
@@ -68,12 +69,13 @@ class PairGenerator:
             raise SettingError(refused[0], None, f"not a setting of `from_pretrained`; use {_INSTEAD[refused[0]]}")
         given = adapter.folder if isinstance(adapter, Run) else adapter
         choice = from_settings(_AdapterChoice, {"adapter": given, "checkpoint": checkpoint})
-        path = choice.adapter
-        if isinstance(adapter, Run) or (path / "config.json").is_file():
-            path = Run(path).adapter_folder(choice.checkpoint)
-        with command_output(verbose):
-            plan = plan_generation(from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()}))
-        return cls(plan)
+        if isinstance(adapter, Run):
+            path = adapter.adapter_folder(choice.checkpoint)
+        else:
+            path = adapter_at(choice.adapter, choice.checkpoint)
+        config = from_settings(GenerateConfig, {**settings, "checkpoint": path, "out": Path()})
+        with command_output(verbose, config.offline):
+            return cls(plan_generation(config))
 
     def sample(self, count: int, *, seed: int = 0, verbose: bool = False) -> Iterator[LoadedPair]:
         """Generate `count` pairs one by one, and write nothing.
@@ -89,7 +91,7 @@ class PairGenerator:
         """Load the weights when the first pair is taken, and generate each pair when it is taken."""
         plan = replace(self._plan, config=config)
         indices = range(1, plan.amount + 1)
-        with command_output(verbose):
+        with command_output(verbose, config.offline):
             loop = load(plan, {}, indices)  # {}: no settings, as no manifest is written
         for index in indices:
             while loop.tries[index] < config.max_tries:
@@ -107,7 +109,7 @@ class PairGenerator:
         UserError if `out` contains other files, and Stopped if a signal stops the generation.
         """
         config = self._config(count, seed=seed, out=out)
-        with command_output(verbose):
+        with command_output(verbose, config.offline):
             return generate(config)
 
     def _config(self, count: int, **settings: Any) -> GenerateConfig:

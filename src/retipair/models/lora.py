@@ -202,7 +202,11 @@ def read_lora(path: Path, unet: UNet, base: Base) -> Lora:
     unet: the UNet of the base. Its weights are not used, so it may be on the meta device.
     Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or has layers of several ranks.
     """
-    tensors = read_tensors(path)
+    return to_lora(path, read_tensors(path), unet, base)
+
+
+def to_lora(path: Path, tensors: dict[str, torch.Tensor], unet: UNet, base: Base) -> Lora:
+    """Return the adapter with these tensors (`read_tensors`), as `read_lora` does."""
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise FileError(path, "contains NaN or infinity, because its training diverged; use another checkpoint")
     if path.is_file():
@@ -266,10 +270,13 @@ def _read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def adapter_sha256(path: Path) -> str:
-    """Return a hash of the tensors, settings and metadata. A hash of the files could differ between two saves."""
+def adapter_sha256(path: Path, tensors: dict[str, torch.Tensor] | None = None) -> str:
+    """Return a hash of the tensors, settings and metadata. A hash of the files could differ between two saves.
+
+    tensors: the tensors, if they have been read already.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(read_tensors(path).items()):
+    for name, tensor in sorted((tensors or read_tensors(path)).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     digest.update(json.dumps(_settings(path), sort_keys=True).encode())

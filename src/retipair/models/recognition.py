@@ -28,7 +28,7 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
     if "unet" not in index:
         raise _unsupported(source, f"a {index.get('_class_name')}, which has no UNet")
     unet = read_model_config(folder, "unet")
-    family = _family_of_configs(index, unet)
+    family = _family_of_unet(unet)
     if family is None or unet.get("_class_name") != "UNet2DConditionModel":
         raise SettingError(
             "base",
@@ -44,7 +44,7 @@ def family_of_folder(folder: Path, source: str) -> ModelFamily:
     return family
 
 
-def _family_of_configs(index: dict[str, Any], unet: dict[str, Any]) -> ModelFamily | None:
+def _family_of_unet(unet: dict[str, Any]) -> ModelFamily | None:
     """Return the model family of a base with this UNet config; None for an unsupported model."""
     return {"text_time": SDXL, None: SD15}.get(unet.get("addition_embed_type"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retipair.config import DatasetForm, ExportPairsConfig
-from retipair.data.card import dataset_card, is_replaceable, write_card
+from retipair.data.card import CARD_NAME, dataset_card, has_scores, is_replaceable, write_card
 from retipair.data.dataset_row import DatasetRow, columns_of, load_row
 from retipair.data.manifest import SPLITS, GeneratedPair, PreparedPair, Split
 from retipair.data.pair_facts import FactCounter, PairFacts, count_pairs, generation_settings
@@ -114,7 +114,8 @@ class _Exporter:
     def export(self, shard: Shard) -> str:
         """Write the file of a shard, unless it is complete already, and return its name."""
         config, name = self.config, _file_name(self.config.to, shard.split, shard.number)
-        columns = columns_of([kind for kind in (PreparedPair, GeneratedPair) if kind in self.counter.kinds])
+        kinds = [kind for kind in (PreparedPair, GeneratedPair) if kind in self.counter.kinds]
+        columns = columns_of(kinds, generated=bool(self.counter.facts().modes))
         key = shard.key(config.pairs, json_sha256([_VERSION, config.to, list(columns)]))
         if self._is_complete(name, key):
             self.advance(len(shard.pairs))
@@ -152,11 +153,15 @@ def _file_name(form: DatasetForm, split: Split, number: int | None) -> str:
 
 
 def _describe(out: Path, state: ExportState) -> None:
-    """Write the card of OUT, unless the user has edited it."""
-    if is_replaceable(out):
-        write_card(out, export_card(state, {}))
+    """Write the card of OUT, unless the user has edited it, or it has scores."""
+    card = out / CARD_NAME
+    if not is_replaceable(out):
+        console.print(f"{card} was edited and is kept; its numbers of pairs may be out of date")
+    elif has_scores(out):
+        advice = f"if the pairs have changed, write it again: retipair card {out} --evaluation DIR"
+        console.print(f"{card} has scores and is kept; {advice}")
     else:
-        console.print(f"{out / 'README.md'} was edited and is kept; its numbers of pairs may be out of date")
+        write_card(out, export_card(state, {}))
 
 
 def export_card(state: ExportState, scores: dict[str, str]) -> str:

@@ -7,9 +7,11 @@ table, which is prepared like a table of the user.
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, sheet_mark
 from retipair.data.dataset_row import VIEWS, to_prepared
 from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Split, write_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import MEGAPIXELS, save_image
 from retipair.data.parquet import (
     image_bytes,
     image_columns,
@@ -46,6 +48,8 @@ _NAMES = {
 """The names of columns, in lower case, that are recognised as a view."""
 _TEXTS = ("id", "eye", "patient", "split", "caption")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ROW = "extracted_row_"
+"""The names of temporary images begin with it, and end with the line of their pair in the table."""
 _IMPORT_SCHEMA = "retipair.import-state/1"
 
 
@@ -74,40 +78,65 @@ def raw_captions(data: Path) -> list[tuple[str, str | None]]:
 # --- Raw pairs
 
 
-@contextmanager
-def extracted_views(data: Path, out: Path) -> Iterator[Path]:
-    """Yield a table of the raw pairs of a data set, whose images are in a temporary folder beside OUT.
+@dataclass(frozen=True)
+class ExtractedViews:
+    """The raw pairs of a data set, as a table with images in a temporary folder.
 
-    The folder is deleted at the end. In the message of a UserError, the name of the data set replaces its path.
+    places: "FILE, row NUMBER" of each line of the table.
+    """
+
+    data: Path
+    table: Path
+    places: list[str]
+
+    def with_known_names(self, text: str) -> str:
+        """Return a message in which the file and the row of the data set replace the paths of temporary files."""
+        folder = re.escape(str(self.table.parent))
+        temporary = rf"(?:{folder}/(cf|fa)/{_ROW}|{folder}/{self.table.name}, line |\b{_ROW})(\d+)(?:\.\w+)?"
+        known = re.sub(temporary, lambda match: ", ".join(filter(None, (self._place(match[2]), match[1]))), text)
+        return known.replace(str(self.table), str(self.data))
+
+    def _place(self, number: str) -> str:
+        return self.places[int(number) - 1]
+
+
+@contextmanager
+def extracted_views(data: Path, out: Path) -> Iterator[ExtractedViews]:
+    """Yield the raw pairs of a data set; their temporary folder is beside OUT and is deleted at the end.
+
+    A UserError names the file and the row of the data set instead of temporary files.
     """
     place = out.resolve()
     folder = temp_path(place.with_name(f"{place.name}.raw"))
     views = _view_columns(data)
+    extracted = ExtractedViews(data, folder / "pairs.jsonl", [])
     with directory_lock(folder):
         try:
-            yield _extract(data, views, folder)
+            _extract(extracted, views)
+            yield extracted
         except UserError as error:
             if str(folder) not in str(error):
                 raise
-            raise UserError(str(error).replace(f"{folder}/", f"{data}: ")) from None
+            raise UserError(extracted.with_known_names(str(error))) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _extract(data: Path, views: dict[str, str], folder: Path) -> Path:
-    """Write the images of the columns `views`, and the table of the pairs; return the path of the table."""
+def _extract(extracted: ExtractedViews, views: dict[str, str]) -> None:
+    """Write the images of the columns `views`, and the table of the pairs."""
+    folder = extracted.table.parent
     folder.chmod(0o700)  # photographs of patients: if the command is killed, they remain until its next run
     lines: list[str] = []
-    for where, row, images in _described_rows(data, list(views.values())):
-        name = f"{len(lines) + 1:06d}"  # not the id, which may be unsafe, occur twice, or name a patient
+    for where, row, images in _described_rows(extracted.data, list(views.values())):
+        extracted.places.append(where)
+        name = f"{_ROW}{len(extracted.places)}"  # not the id, which may be unsafe, occur twice, or name a patient
         for view, column in views.items():
             content = image_bytes(images[column], where, column)
             row[view] = f"{view}/{name}{_suffix(images[column])}"
             (folder / view).mkdir(exist_ok=True)
             (folder / row[view]).write_bytes(content)
         lines.append(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
-    write_text(folder / "pairs.jsonl", "".join(lines))
-    return folder / "pairs.jsonl"
+    write_text(extracted.table, "".join(lines))
 
 
 def _suffix(image: Any) -> str:
@@ -217,20 +246,26 @@ def _delete_others(out: Path, records: list[PreparedPair]) -> None:
 def _write_views(out: Path, record: PreparedPair, images: dict[str, Any], where: str) -> None:
     for view in VIEWS:
         content, path = image_bytes(images[view], where, view), out / getattr(record, view)
-        if _size_of(content, where, view) != (record.size, record.size):
-            raise UserError(f"{where}: {view} is not {record.size} x {record.size} px; export the pairs again")
+        _check_png(content, record.size, f"{where}: {view}")
         if not (path.is_file() and path.read_bytes() == content):
             with atomic_write(path) as stream:
                 stream.write(content)
 
 
-def _size_of(content: bytes, where: str, view: str) -> tuple[int, int]:
+def _check_png(content: bytes, size: int, where: str) -> None:
+    """Raise UserError, which begins with `where`, unless the content is an undamaged PNG file of size x size px."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.size != (size, size) or size**2 > MEGAPIXELS * 10**6:  # before the pixels take memory
+                limit = f"or more than {MEGAPIXELS} megapixels"
+                raise UserError(f"{where} is not {size} x {size} px, {limit}; export the pairs again")
+            image.verify()  # checksums, and that no chunk is missing
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.load()
-            return image.size
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises many types of exceptions for malformed files
-        raise UserError(f"{where}: {view} cannot be read as a PNG image ({error}); export the pairs again") from None
+        raise UserError(f"{where} cannot be read as a PNG image ({error}); export the pairs again") from None
 
 
 def _check_out(out: Path, source: str) -> None:

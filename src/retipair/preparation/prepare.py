@@ -9,7 +9,7 @@ settings, so that the next run aligns only new and changed pairs.
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -80,12 +80,15 @@ def prepare_pairs(config: PrepareConfig) -> Path:
     check_apart(config.raw, config.out, [])
     if is_export(config.raw):
         return import_pairs(config)
-    with extracted_views(config.raw, config.out) as table:
-        return _prepare_raw(replace(config, raw=table))
+    with extracted_views(config.raw, config.out) as extracted:
+        return _prepare_raw(replace(config, raw=extracted.table), extracted.with_known_names)
 
 
-def _prepare_raw(config: PrepareConfig) -> Path:
-    """Align the pairs of a folder of raw views, or of a table."""
+def _prepare_raw(config: PrepareConfig, with_known_names: Callable[[str], str] = str) -> Path:
+    """Align the pairs of a folder of raw views, or of a table.
+
+    with_known_names: replaces the names of temporary files in the reasons why pairs are skipped.
+    """
     # Check all inputs
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
@@ -93,7 +96,8 @@ def _prepare_raw(config: PrepareConfig) -> Path:
     hashed_names = pseudonyms_of(pairs, config.raw, config.anonymise)
     if hashed_names:  # DICOM: from here on, nothing that is printed or written names a patient
         config, pairs = replace(config, anonymise=hashed_names.key_file), hashed_names.pairs
-    checked, skipped = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], config)
+    reasons = [entry.reason for entry in unusable if not entry.empty]
+    checked, skipped = read_pairs(pairs, reasons, config, with_known_names)
     if empty := [entry for entry in unusable if entry.empty]:
         console.print(f"skipped folders without images: {printable(', '.join(entry.id for entry in empty))}")
         skipped += [entry.reason for entry in empty] if config.skip_bad else []

@@ -6,7 +6,7 @@ megapixels. The second decoding of a pair takes 0.02 s of CPU time at 640 px, an
 megapixels; its alignment takes 2 to 8 s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,20 +58,24 @@ class CheckedPair:
 
 
 def read_pairs(
-    pairs: Sequence[RawPair], unusable: Sequence[str], config: PrepareConfig
+    pairs: Sequence[RawPair],
+    unusable: Sequence[str],
+    config: PrepareConfig,
+    with_known_names: Callable[[str], str] = str,
 ) -> tuple[list[CheckedPair], list[str]]:
     """Read and check all files of the pairs. Return (usable pairs, reasons why pairs or images are skipped).
 
     The reasons begin with those in `unusable`, which were found before. Raises UserError if there is a reason and
     --skip_bad is not set: the message is the first reason, and the other reasons are printed. Also raises UserError
-    if no pair is usable.
+    if no pair is usable. `with_known_names` replaces names of temporary files in the reasons.
     """
     check = partial(_check_or_reason, config=config)
     results = list(track("Reading", parallel_map(check, pairs, config.workers), len(pairs)))
     readable = [result for result in results if isinstance(result, CheckedPair)]
     copies = find_duplicates([item.pair for item in readable], [item.views for item in readable])
     usable = [item for item in readable if item.pair.id not in copies]
-    bad = [*unusable, *(result for result in results if isinstance(result, str)), *copies.values()]
+    unreadable = [result for result in results if isinstance(result, str)]
+    bad = [with_known_names(text) for text in (*unusable, *unreadable, *copies.values())]
     if bad and not config.skip_bad:
         for text in bad[1:]:
             console.print(printable(text))
@@ -84,6 +88,7 @@ def read_pairs(
         raise MissingError(config.raw, "no usable pair")
     _report_colours(usable)
     _report_enlarged(usable, config.size)
+    _report_warnings(usable)
     return usable, bad
 
 
@@ -111,6 +116,13 @@ def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
             f"warning: {len(small)} pairs have views smaller than {size} px (first: {small[0].pair.id}; smallest: "
             f"{least} px); they are enlarged, which adds no detail"
         )
+
+
+def _report_warnings(pairs: Sequence[CheckedPair]) -> None:
+    """Print one line for each text in `RawPair.warnings`."""
+    for text in sorted({text for item in pairs for text in item.pair.warnings}):
+        ids = [item.pair.id for item in pairs if text in item.pair.warnings]
+        console.print(f"warning: {len(ids)} pairs (first: {ids[0]}): {text}")
 
 
 def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:

@@ -14,7 +14,7 @@ from retipair.data.pair import px_at_512, save_image
 from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.splits import eye_names
-from retipair.preparation.state import VIEWS, AlignmentResult, doubtful, view_file
+from retipair.preparation.state import AlignmentResult, doubtful, view_file
 from retipair.runtime.console import console, show_table
 from retipair.runtime.errors import UserError, printable
 
@@ -87,7 +87,9 @@ def _record(pair: RawPair, result: AlignmentResult, eye: str, split: Split, size
         eye=eye,
         patient=pair.patient,
         split=split,
-        **{view: view_file(view, pair.id) for view in VIEWS},
+        cf=view_file("cf", pair.id),
+        fa=view_file("fa", pair.id),
+        mask=view_file("mask", pair.id),
         size=size,
         native_size=result.native_size,
         raw_sizes=result.raw_sizes,

@@ -39,8 +39,9 @@ _SAME_PX = 10.0  # work px: two initial estimates that differ by less are refine
 _MIN_CONSISTENCY: dict[Method, float] = {"points": 0.25, "features": 0.2, "matches": 0.2, "none": 0.15}
 _REMEDY: dict[Method, str] = {
     "points": "check that both views and the points are of one eye, and that dye fills the FA's veins",
-    "features": "place points (without points, one field of view may be at most twice as wide as the other)",
-    "matches": "check that the matches are in px of the image files, or register without matches",
+    "features": "use an FA in which dye fills the veins, or place points (without points, one field of view may be at "
+    "most twice as wide as the other)",
+    "matches": "check that the matches are in px of the image files, and that dye fills the FA's veins",
     "none": "register the views, and check that they are of one eye",
 }
 _MIN_OVERLAP = 0.1  # of the frame
@@ -284,7 +285,8 @@ def _refusal(aligned: Aligned, method: Method, size: int, limits: Limits) -> str
     if method == "points" and inliers is not None and inliers < _min_inliers(total):
         return f"only {inliers} of {total} points agree"
     if method == "matches" and inliers is not None and inliers < _MIN_FEATURES:
-        return f"only {inliers} matches agree with one homography: {_REMEDY['matches']}"
+        advice = "check that they are in px of the image files, or register without matches"
+        return f"only {inliers} matches agree with one homography: {advice}"
     residual = px_at_512(aligned.residual_px, size) if total and aligned.residual_px is not None else 0.0
     if residual > limits.max_residual_px:
         return f"median residual {residual:.2f} px at 512 > {limits.max_residual_px:.2f}"

@@ -6,7 +6,7 @@ from retipair.models.base import Base, open_base
 from retipair.models.lora import AdapterMetadata
 from retipair.models.lora_files import PEFT_WEIGHTS
 from retipair.runs.run_dir import Run
-from retipair.runtime.errors import FileError, UserError
+from retipair.runtime.errors import FileError, SettingError, UserError
 
 
 def adapter_at(path: Path, checkpoint: str = "best") -> Path:
@@ -15,10 +15,16 @@ def adapter_at(path: Path, checkpoint: str = "best") -> Path:
     path: the folder of a run or checkpoint, a folder of PEFT or its weights file, or a LoRA file of another program.
 
     checkpoint: the checkpoint of the run, "best" or "latest".
-    Raises UserError if the checkpoint of the run is missing or damaged.
+    Raises UserError if the checkpoint of the run is missing or damaged, and SettingError if `checkpoint` is not "best"
+    and the path is no run.
     """
     if (path / "config.json").is_file():
         return Run(path).adapter_folder(checkpoint)
+    if checkpoint != "best":
+        problem = (
+            f"{path} is not the folder of a run, which has several checkpoints; give that folder, or omit the flag"
+        )
+        raise SettingError("checkpoint", checkpoint, problem)
     if path.name == PEFT_WEIGHTS and (path.parent / "adapter_config.json").is_file():
         return path.parent
     inner = path / "unet_lora"

@@ -1,19 +1,20 @@
 """Start a training from an existing adapter (`--init_adapter`) instead of an untrained one."""
 
+from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 
 from retipair.models.empty import empty_unet
 from retipair.models.lora import (
-    UNet,
     adapter_sha256,
     add_adapter,
     check_fits,
     read_adapter_metadata,
-    read_lora,
-    set_adapter,
+    read_tensors,
     settings_of,
+    to_lora,
 )
+from retipair.models.lora_files import Lora
 from retipair.runs.recorded import adapter_at, base_warnings
 from retipair.runs.run_dir import Run
 from retipair.runtime.errors import SettingError
@@ -23,19 +24,37 @@ AdapterSettings = tuple[int, float, str, bool, bool]
 """Rank, alpha, targets, DoRA and rsLoRA, as `adapter_settings` returns them."""
 
 
-def check_initial_adapter(plan: Plan) -> list[str]:
-    """Raise UserError if the run cannot start from --init_adapter. Return warnings if it was trained in another way.
+@dataclass(frozen=True)
+class InitialAdapter:
+    """The adapter from which a run starts. It is read once, as another program may replace its file meanwhile.
 
-    No weights of the base are loaded.
+    warnings: how its training differs from that of the run.
     """
-    path = _initial_adapter(plan)
-    if path is None:
-        return []
-    unet = empty_unet(plan.base)
-    lora = read_lora(path, unet, plan.base)
+
+    path: Path
+    lora: Lora
+    sha256: str
+    warnings: list[str]
+
+
+def read_initial_adapter(plan: Plan) -> InitialAdapter | None:
+    """Read and check the adapter of --init_adapter; None without this flag, and for a run that is resumed.
+
+    No weights of the base are loaded. Raises UserError if the run cannot start from the adapter.
+    """
+    given = plan.config.init_adapter
+    if given is None or (plan.config.resume and Run(plan.folder).checkpoints()):
+        return None
+    path, unet = adapter_at(given), empty_unet(plan.base)
+    tensors = read_tensors(path)
+    lora = to_lora(path, tensors, unet, plan.base)
     _check_settings(path, settings_of(lora), adapter_settings(plan.config))
     add_adapter(unet, adapter_config(plan.config))
     check_fits(path, unet, lora, plan.base)
+    return InitialAdapter(path, lora, adapter_sha256(path, tensors), _warnings(path, plan))
+
+
+def _warnings(path: Path, plan: Plan) -> list[str]:
     description = read_adapter_metadata(path)
     if description is None:
         return []
@@ -56,24 +75,9 @@ def _check_settings(path: Path, given: AdapterSettings, wanted: AdapterSettings)
     raise SettingError("init_adapter", path, f"was trained with other settings; start with {flags}")
 
 
-def initial_sha256(plan: Plan, checkpoint: Path | None) -> str | None:
+def initial_sha256(initial: InitialAdapter | None, checkpoint: Path | None) -> str | None:
     """Return the hash of the adapter from which the run starts or, if it is resumed from a checkpoint, has started."""
     if checkpoint is not None:
         description = read_adapter_metadata(checkpoint / "unet_lora")
         return description.initial_sha256 if description else None
-    path = _initial_adapter(plan)
-    return adapter_sha256(path) if path else None
-
-
-def set_initial_adapter(plan: Plan, unet: UNet) -> None:
-    """Set the weights of the adapter of a UNet to those of --init_adapter, if the run starts from it."""
-    if path := _initial_adapter(plan):
-        set_adapter(path, unet, read_lora(path, empty_unet(plan.base), plan.base), plan.base)
-
-
-def _initial_adapter(plan: Plan) -> Path | None:
-    """Return the adapter of --init_adapter; None without this flag, and for a run that is resumed from a checkpoint."""
-    given = plan.config.init_adapter
-    if given is None or (plan.config.resume and Run(plan.folder).checkpoints()):
-        return None
-    return adapter_at(given)
+    return initial.sha256 if initial else None

@@ -12,10 +12,10 @@ from retipair.diffusion.losses import Objective, Term, high_frequency
 from retipair.diffusion.noise import with_clean_halves
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.denoiser import Denoiser
-from retipair.models.lora import UNet, add_adapter
+from retipair.models.lora import UNet, add_adapter, set_adapter
 from retipair.runtime.distributed import DistributedState
 from retipair.training.batches import Batch, Batches, make_batches
-from retipair.training.initial_adapter import set_initial_adapter
+from retipair.training.initial_adapter import InitialAdapter
 from retipair.training.meters import LossMeter
 from retipair.training.nonfinite import NonFiniteCounter, find_nonfinite
 from retipair.training.optimizer import LoraOptimizer
@@ -41,14 +41,15 @@ class Training:
     dist: DistributedState
 
 
-def build_training(plan: Plan, data: Data, dist: DistributedState) -> Training:
+def build_training(plan: Plan, data: Data, dist: DistributedState, initial: InitialAdapter | None = None) -> Training:
     """Encode the pairs whose latents are not cached, load the UNet of the base, and add the initial adapter to it."""
     config = plan.config
     with dist.main_process_first():
         batches = make_batches(plan, data)
     unet = plan.base.unet(plan.dtype, plan.device, plan.strategy.stored)
     add_adapter(unet, adapter_config(config), config.seed)
-    set_initial_adapter(plan, unet)
+    if initial:
+        set_adapter(initial.path, unet, initial.lora, plan.base)
     if plan.strategy.checkpointing:
         unet.enable_gradient_checkpointing()
     denoise = Denoiser(unet.train(), plan.dtype, plan.device)

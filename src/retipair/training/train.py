@@ -1,6 +1,6 @@
 """`retipair train`: train an adapter on prepared pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.signals import graceful_shutdown
 from retipair.training.description import describe_adapter
-from retipair.training.initial_adapter import check_initial_adapter, initial_sha256
+from retipair.training.initial_adapter import InitialAdapter, initial_sha256, read_initial_adapter
 from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
 from retipair.training.plan import (
@@ -35,9 +35,9 @@ from retipair.training.step import Training, build_training
 def train(config: TrainConfig) -> Path | None:
     """Train an adapter, and return the folder of the run. With --dry_run, print the plan and return None."""
     plan = make_plan(config)
-    warnings = check_initial_adapter(plan)
+    initial = read_initial_adapter(plan)
     if config.dry_run:
-        print_plan(plan, warnings)
+        print_plan(plan, initial.warnings if initial else [])
         return None
     check_name(plan.folder, config)  # before raw views are prepared, which takes minutes
     dist = distributed_state(plan.device)
@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> Path | None:
         repeatable(config.deterministic),
         peak_memory(plan.device) as peak,
     ):
-        steps = unless_out_of_memory(lambda: run_training(plan, dist, warnings))
+        steps = unless_out_of_memory(lambda: run_training(plan, dist, initial))
     if steps is None:
         raise UserError(out_of_memory(plan))
     if dist.is_main_process:
@@ -54,13 +54,14 @@ def train(config: TrainConfig) -> Path | None:
     return plan.folder
 
 
-def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = ()) -> int:
+def run_training(plan: Plan, dist: DistributedState, initial: InitialAdapter | None) -> int:
     """Check the inputs, load the networks, resume an earlier run if any, and train. Return the number of new steps."""
     # Check the inputs, prepare raw views, and restore the best checkpoint if writing it was interrupted
     config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
-    warnings = [*plan.base.warnings, *warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
+    of_initial = initial.warnings if initial else []
+    warnings = [*plan.base.warnings, *of_initial, *caption_warnings(plan.base, data.captions(config.prompt))]
     fingerprint = run_fingerprint(plan, data, dist)
     run = Run(plan.folder)
     if dist.is_main_process:
@@ -72,8 +73,8 @@ def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = (
             console.print(f"warning: {warning}")
 
     # Set up
-    metadata = describe_adapter(plan, data, initial_sha256(plan, checkpoint))
-    training = build_training(plan, data, dist)
+    metadata = describe_adapter(plan, data, initial_sha256(initial, checkpoint))
+    training = build_training(plan, data, dist, initial)
 
     # Resume
     best = restore_checkpoint(training, checkpoint)

@@ -118,7 +118,7 @@ def _made_from_real_pairs(record: Record) -> bool:
 
     That is so if it was made with an adapter, or from a pair (--mode from_data) or a given view (cf2fa, fa2cf).
     """
-    return _has_adapter(record) or (isinstance(record, GeneratedPair) and record.mode != "noise")
+    return _has_adapter(record) or record.mode not in (None, "noise")
 
 
 def _check_eyes(config: UtilityConfig, tested: Sequence[PairRecord], held_out: bool) -> None:
