@@ -6,7 +6,7 @@
 # make test-nightly   longer tests: more signals, process counts, seeds and poses, and the site (about 10 minutes)
 # make test-slow      tests that take minutes: full-size random bases on the CPU (20 GB), recipes, finding 100 copies
 # make test-gpu       tests that need an accelerator
-# make test-browser   the report in Chromium (Debian: apt install chromium)
+# make test-browser   the report and the page of `retipair app` in Chromium (Debian: apt install chromium)
 # make soak           train and generate with 60 kills and resumes, compare with uninterrupted runs (about 15 minutes)
 # make long           measure memory and open files while training for two hours, then while generating 2,000 pairs
 # make fuzz           fuzz the readers of images, points and tables for ten minutes (Linux)
@@ -14,6 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+INSTALLED_APP := .venv-app/.installed
 
 .PHONY: demo test check docs reference test-nightly test-slow test-gpu test-browser soak long fuzz help clean
 .DEFAULT_GOAL := test
@@ -22,6 +23,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv (the first time takes a minute or two)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_APP): pyproject.toml constraints.txt
+	@echo "Setting up .venv-app (the first time takes a minute or two)"
+	@test -x .venv-app/bin/python || $(PYTHON) -m venv .venv-app
+	@grep -v '^pillow==' constraints.txt > .venv-app/constraints.txt
+	@.venv-app/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-app/constraints.txt -e '.[dev,app]'
 	@touch $@
 
 test: $(INSTALLED)
@@ -36,8 +44,8 @@ test-slow: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	RETIPAIR_TEST_GPU=1 $(BIN)/python -m pytest -m gpu -s
 
-test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest -m browser
+test-browser: $(INSTALLED_APP)
+	.venv-app/bin/python -m pytest -m browser
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 60
@@ -71,4 +79,4 @@ help:
 	@grep -E '^# make ' Makefile | cut -c3-
 
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv .venv-app demo site

@@ -22,7 +22,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # autodoc imports it
 project = "retipair"
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/*.ipynb", "recipes/README.md"]
-exclude_patterns = [".venv", "site", "results", "demo"]
+exclude_patterns = [".venv", ".venv-app", "site", "results", "demo"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "retipair"
@@ -56,6 +56,7 @@ docs/metrics
 docs/registration
 docs/comfyui
 docs/datasets
+docs/app
 docs/clusters
 ```
 
@@ -79,6 +80,7 @@ CHANGELOG
 :caption: 中文
 README.zh-CN
 docs/guide.zh-CN
+docs/app.zh-CN
 ```
 """
 

@@ -22,7 +22,7 @@ from retipair.interfaces.cli import main
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
-TRANSLATED = (READMES, ("docs/guide.md", "docs/guide.zh-CN.md"))
+TRANSLATED = (READMES, ("docs/guide.md", "docs/guide.zh-CN.md"), ("docs/app.md", "docs/app.zh-CN.md"))
 PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in (".", "docs") for path in (ROOT / folder).glob("*.md"))
 
 
@@ -48,7 +48,7 @@ def ours(command: list[str]) -> list[str]:
 
 
 def test_commands_of_readme_and_guide_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As typed, but for a tiny base in place of SDXL and fewer steps and pairs; tests/test_demo.py runs the demo."""
+    """As typed, but for a tiny base in place of SDXL and fewer steps and pairs; other tests run demo and app."""
     monkeypatch.chdir(tmp_path)
     write_raw(Path("eyes"), 2, size=192)
     save_image(Path("photo.jpg"), draw_pair(0, 192)[0])
@@ -61,7 +61,8 @@ def test_commands_of_readme_and_guide_run_in_order(tmp_path: Path, monkeypatch: 
         "bench": ["--base", "random:tiny-sd15", "--repeats", "1", "--warmup", "0"],
         "export": ["--workers", "1"],
     }
-    typed = [command for english, _ in TRANSLATED for command in commands(english) if command != ["retipair", "demo"]]
+    typed = [command for english, _ in TRANSLATED for command in commands(english)]
+    typed = [command for command in typed if command[1] not in ("demo", "app")]
     for command in typed:
         verb, *rest = ours(command)
         assert main([verb, *rest, *smaller[verb]]) == 0, command

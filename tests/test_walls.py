@@ -49,6 +49,7 @@ COMMANDS = {
     "register": "preparation.register",
     "utility": "matching.utility.utility",
     "phantom": "phantoms.phantom",
+    "app": "interfaces.app.app",
     "bench": "trials.bench",
     "demo": "trials.demo",
 }
@@ -62,6 +63,7 @@ PLACES = {  # library -> the room that may know it
     "pydicom": "data/",
     "roifile": "registration/",
     "pyarrow": "data/",
+    "gradio": "interfaces/app/page.py",
     "tyro": ("interfaces/cli.py", "config/"),
 }
 

@@ -1,6 +1,7 @@
 """The settings of all commands. The string under a field is its `--help` text and its documentation."""
 
 from retipair.config.adapters import ExportAdapterConfig
+from retipair.config.app import AppConfig, Language
 from retipair.config.common import (
     DEFAULT_BASE,
     DEFAULT_PROMPT,
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_BASE",
     "DEFAULT_PROMPT",
     "MAX_AMOUNT",
+    "AppConfig",
     "BenchConfig",
     "Benched",
     "BestBy",
@@ -34,6 +36,7 @@ __all__ = [
     "ExportMatchesConfig",
     "ExportPairsConfig",
     "GenerateConfig",
+    "Language",
     "Memory",
     "PhantomConfig",
     "Precision",

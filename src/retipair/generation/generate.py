@@ -82,9 +82,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
         raise FileError(plan.adapter, "was overwritten by its training while it was loaded; run the command again")
     print_start(plan)
     if dist.is_main_process:
-        write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
-        # The manifest is created last, because a folder with a manifest but without settings.json is refused.
-        (plan.out / MANIFEST_NAME).touch()
+        start_folder(plan, settings)
     dist.wait_for_everyone()
 
     # Generate
@@ -100,6 +98,13 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     if dist.is_main_process:
         print_end(plan, done, log)
     return plan.out
+
+
+def start_folder(plan: GenerationPlan, settings: dict[str, Any]) -> None:
+    """Write the settings and the empty manifest of an output folder."""
+    write_json(plan.out / "settings.json", {"base": plan.base.name, **settings, "environment": environment()})
+    # The manifest is created last, because a folder with a manifest but without settings.json is refused.
+    (plan.out / MANIFEST_NAME).touch()
 
 
 @dataclass
@@ -222,9 +227,26 @@ def load(
     tries: the number of rejected rounds at each pair in earlier calls, by the index of the pair.
     process_index: the index of this process, which writes to files of its own.
     """
+    texts = prompts_of(plan, indices)
+    return make_loop(plan, settings, texts, *load_generator(plan, texts), tries, process_index)
+
+
+def prompts_of(plan: GenerationPlan, indices: Sequence[int]) -> list[str]:
+    """Return the different prompts of the pairs with these indices, sorted."""
+    return sorted({plan.prompt(index) for index in indices})
+
+
+def make_loop(
+    plan: GenerationPlan,
+    settings: dict[str, Any],
+    texts: Sequence[str],
+    pair_generator: PairGenerator,
+    conditioning: Conditioning,
+    tries: Counter[int] | None = None,
+    process_index: int = 0,
+) -> GenerationLoop:
+    """Return the loop of a loaded generator; the arguments are those of `load` and the results of `load_generator`."""
     tries = Counter() if tries is None else tries
-    texts = sorted({plan.prompt(index) for index in indices})
-    pair_generator, conditioning = load_generator(plan, texts)
     manifest, rejections = (shard_path(plan.out / name, process_index) for name in (MANIFEST_NAME, REJECTION_LOG_NAME))
     quality_filter = make_filter(plan)
     return GenerationLoop(

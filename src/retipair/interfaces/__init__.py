@@ -1,1 +1,1 @@
-"""The ways to use retipair: the command line, and Python."""
+"""The ways to use retipair: the command line, Python, and a page in the browser."""

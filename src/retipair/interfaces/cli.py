@@ -17,6 +17,7 @@ import tyro
 
 from retipair import __version__
 from retipair.config import (
+    AppConfig,
     BenchConfig,
     CardConfig,
     DemoConfig,
@@ -89,6 +90,7 @@ VERBS = (
     Verb("utility", UtilityConfig, "matching.utility.utility:utility", "do generated pairs help to match real pairs?"),
     Verb("phantom", PhantomConfig, "phantoms.phantom:phantom", "render synthetic pairs with ground truth"),
     Verb("card", CardConfig, "evaluation.card:card", "README.md that describes a data set or an adapter"),
+    Verb("app", AppConfig, "interfaces.app.app:app", "a page to draw, compare and review pairs, on this machine only"),
     Verb(
         "bench",
         BenchConfig,

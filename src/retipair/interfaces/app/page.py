@@ -1,0 +1,287 @@
+"""The layout of the page, and what its buttons do. Only this module knows gradio."""
+
+import logging
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from retipair.data.dataset import PairRecord, load_pair
+from retipair.interfaces.app import fragments
+from retipair.interfaces.app.comparing import compare_pair, file_uri
+from retipair.interfaces.app.drawing import MAX_PAIRS
+from retipair.interfaces.app.reviewing import ReviewedFolder
+from retipair.interfaces.app.scoring import nearest_to
+from retipair.interfaces.app.words import html_lang
+from retipair.interfaces.app.workbench import Workbench, review_commands
+from retipair.runtime.errors import FileError, UserError, is_out_of_memory
+
+STEPS = 50
+_FOLDER = Path(__file__).parent
+_SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
+_SYSTEM_MONO = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+_DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawing"}
+_OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+"""Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
+
+Place = tuple[str, int]
+"""What a window of the browser shows: the folder, and the position of a pair in it."""
+Shown = tuple[Any, ...]
+"""New values of the place, the status, the buttons, the figure and the commands of the review."""
+Updates = dict[Any, Any]
+
+
+def _html(value: str = "", **settings: Any) -> gr.HTML:
+    """Return a part of the page in HTML, which page.css styles."""
+    return gr.HTML(value, apply_default_css=False, **settings)
+
+
+class Page:
+    """The page as gradio blocks."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench, self._words = bench, bench.words
+        with gr.Blocks(title=self._words.title, analytics_enabled=False) as self.blocks:
+            _html(f"<h2>{escape(self._words.title)}</h2>{fragments.note(self._words.research_only)}")
+            _html(fragments.comparison_buttons(self._words))
+            with gr.Tab(self._words.pairs_tab):
+                self._review_tab()
+            with gr.Tab(self._words.draw_tab):
+                self._draw_tab()
+            with gr.Tab(self._words.angiogram_tab):
+                self._angiogram_tab()
+
+    def launch(self, port: int) -> None:
+        """Serve the page on 127.0.0.1, and return at once."""
+        style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+        self.blocks.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            inbrowser=False,
+            quiet=True,
+            footer_links=[],
+            run_history=False,  # it would keep images of patients in the browser
+            allowed_paths=[],
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            app_kwargs={"middleware": [_OWN_HOSTS]},
+            theme=gr.themes.Default(font=_SYSTEM_FONTS, font_mono=_SYSTEM_MONO),
+            head=f"<style>{style}</style>",  # `css` would be scoped, so that rules for `body` would have no effect
+            js=script.replace("PAGE_LANGUAGE", html_lang(self._words)),
+        )
+
+    # Review
+
+    def _review_tab(self) -> None:
+        words = self._words
+        place = gr.State(("", 0))
+        with gr.Row(equal_height=True):
+            folder = gr.Textbox(label=words.folder, info=words.folder_hint, scale=5, elem_id="folder")
+            opening = gr.Button(words.open, elem_id="open", scale=1, min_width=90)
+        status = _html(elem_id="status")
+        with gr.Group(visible=False) as review, gr.Row(elem_classes="review-buttons"):
+            buttons = {name: self._review_button(name) for name in ("previous", "back", "reject", "keep", "next")}
+        figure, commands = _html(elem_id="pair"), _html()
+        shown = [place, status, review, figure, commands]
+        actions: dict[str, Callable[[ReviewedFolder, int], int]] = {
+            "previous": lambda reviewed, position: max(position - 1, 0),
+            "next": lambda reviewed, position: min(position + 1, len(reviewed.pairs) - 1),
+            "keep": lambda reviewed, position: reviewed.decide(position, "keep"),
+            "reject": lambda reviewed, position: reviewed.decide(position, "reject"),
+            "back": ReviewedFolder.take_back,
+        }
+        for name, action in actions.items():
+            buttons[name].click(self._event(action), place, shown, show_progress="hidden", **_PRIVATE)
+        for event in (opening.click, folder.submit):
+            event(self._open, folder, shown, show_progress="minimal", **_PRIVATE)
+        self.blocks.load(self._restore, None, [folder, *shown], show_progress="hidden", **_PRIVATE)
+
+    def _review_button(self, name: str) -> gr.Button:
+        variants: dict[str, Any] = {"reject": "stop", "keep": "primary"}
+        text = getattr(self._words, name)
+        return gr.Button(text, elem_id=name, variant=variants.get(name, "secondary"), min_width=64)
+
+    def _restore(self) -> Shown:
+        """Show the folder that was opened last, after the page was loaded."""
+        last = self._bench.last
+        return (str(last.folder) if last else "", *self._show_last())
+
+    def _show_last(self) -> Shown:
+        """Show the folder that was opened last, at its first pair without a decision."""
+        last = self._bench.last
+        return self._show(last, last.start) if last else self._only(self._words.no_folder)
+
+    def _open(self, folder: str) -> Iterator[Shown]:
+        yield self._only(self._words.reading)
+        try:
+            reviewed = self._bench.open(Path(folder.strip()).expanduser())
+        except Exception as error:
+            yield (("", 0), self._problem(error), gr.update(visible=False), "", "")
+        else:
+            yield self._show(reviewed, reviewed.start)
+
+    def _only(self, text: str) -> Shown:
+        """Show a text and no pair."""
+        return (("", 0), fragments.note(text), gr.update(visible=False), "", "")
+
+    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
+        """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
+
+        In a window that was loaded from an earlier server, it only shows the folder that was opened last.
+        """
+
+        def act(place: Place) -> Shown:
+            folder, position = place
+            reviewed = self._bench.opened.get(Path(folder)) if folder else None
+            if reviewed is None:
+                return self._show_last()
+            return self._show(reviewed, lambda: action(reviewed, position), position)
+
+        return act
+
+    def _show(self, reviewed: ReviewedFolder, act: Callable[[], int], position: int = 0) -> Shown:
+        """Act, and show the pair at the position that `act` returns.
+
+        If this fails, the message is shown instead. A pair that cannot be read can then be rejected, or passed over.
+        """
+        try:
+            position = act()
+            view = self._view(reviewed, position)
+        except Exception as error:
+            view = (self._problem(error), gr.update(visible=True), "", "")
+        return ((str(reviewed.folder), position), *view)
+
+    def _view(self, reviewed: ReviewedFolder, position: int) -> Shown:
+        words, pair = self._words, reviewed.pairs[position]
+        status = fragments.review_status(words, reviewed, position)
+        figure = fragments.pair_figure(words, compare_pair(pair.record), pair.record.id)
+        searched = fragments.concerns_copies(pair.record)
+        scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
+        hints = fragments.note(words.keys) + fragments.note(words.order)
+        heeding = fragments.command(words, *review_commands(reviewed), title=words.heeded)
+        opening = fragments.command(words, self._bench.command(reviewed))
+        return (status, gr.update(visible=True), figure + scores, hints + heeding + opening)
+
+    # Draw
+
+    def _draw_tab(self) -> None:
+        words, drawer = self._words, self._bench.drawer
+        if not drawer.is_ready:
+            _html(fragments.note(words.no_adapter))
+            return
+        with gr.Row():
+            amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
+            seed, steps = self._seed_and_steps("pairs")
+
+        def draw(amount: float, seed: float, steps: float) -> Iterator[Updates]:
+            given = (int(amount), int(seed), int(steps))
+            yield from output(drawer.pairs(*given), given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
+
+        output = self._drawing("pairs", draw, [amount, seed, steps])
+
+    def _angiogram_tab(self) -> None:
+        words, drawer = self._words, self._bench.drawer
+        if not drawer.is_ready:
+            _html(fragments.note(words.no_adapter))
+            return
+        _html(fragments.note(words.patient_data))
+        upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
+        _html(fragments.note(words.photograph_hint))
+        with gr.Row():
+            amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
+            seed, steps = self._seed_and_steps("angiograms")
+
+        def draw(path: str | None, amount: float, seed: float, steps: float) -> Iterator[Updates]:
+            if path is None:
+                yield from output(None, 0, "", "")
+                return
+            given = (Path(path), int(amount), int(seed), int(steps))
+            name = f"{given[0].stem}_{given[2]}"
+            yield from output(drawer.angiograms(*given), given[1], name, drawer.angiograms_command(*given))
+
+        output = self._drawing("angiograms", draw, [upload, amount, seed, steps])
+
+    def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
+        words = self._words
+        seed = gr.Number(0, label=words.seed, precision=0, minimum=0, elem_id=f"{name}-seed", min_width=120)
+        steps = gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
+        return seed, steps
+
+    def _drawing(self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any]) -> Callable[..., Any]:
+        """Add the buttons of a tab that draws, and the places for what is drawn.
+
+        draw: the function of the button, of the values of `inputs`; it returns what the function returned here yields.
+        Returns a function of the pairs that a drawer yields, their number, the beginning of the names of downloaded
+        files, and the command; it yields the updates of the page. None for the pairs: no photograph was chosen.
+        """
+        words = self._words
+        with gr.Row():
+            start = gr.Button(words.draw, variant="primary", elem_id=f"{name}-draw", min_width=100)
+            stop = gr.Button(words.stop, elem_id=f"{name}-stop", min_width=100)
+        status = _html(elem_id=f"{name}-status")
+        figures = [_html(elem_classes="drawn-pair", visible=False) for _ in range(MAX_PAIRS)]
+        commands = _html(elem_id=f"{name}-command")
+
+        def output(pairs: Any, total: int, file_name: str, command: str) -> Iterator[Updates]:
+            hidden = {figure: gr.update(value="", visible=False) for figure in figures}
+            if pairs is None:
+                yield {status: fragments.note(words.no_photograph, "warning"), commands: "", **hidden}
+                return
+            shown = fragments.note(words.temporary) + fragments.command(words, command)
+            yield {status: fragments.note(words.loading), commands: shown, **hidden}
+            for number, said, figure in self._messages(pairs, total, file_name):
+                yield {status: said, **({figures[number]: gr.update(value=figure, visible=True)} if figure else {})}
+
+        outputs = [status, commands, *figures]
+        start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
+        stop.click(self._bench.drawer.cancel, None, None, **_PRIVATE)
+        return output
+
+    def _messages(
+        self, pairs: Iterator[tuple[PairRecord, float]], total: int, name: str
+    ) -> Iterator[tuple[int, str, str]]:
+        """Yield (position, message, figure) for each pair as soon as it is drawn.
+
+        If the drawing ends early, the last message says why, and its figure is "".
+        """
+        words, count = self._words, 0
+        try:
+            for record, consistency in pairs:
+                count += 1
+                text = words.finished if count == total else words.unfinished
+                figure = self._figure(record, consistency, f"{name}_{count}")
+                yield count - 1, fragments.note(text.format(count=count, total=total)), figure
+            if count < total:
+                yield count, fragments.note(words.stopped.format(count=count, total=total)), ""
+        except Exception as error:
+            yield count, self._problem(error), ""
+
+    def _figure(self, record: PairRecord, consistency: float, name: str) -> str:
+        words, references = self._words, self._bench.references
+        searched = fragments.concerns_copies(record)
+        nearest = nearest_to(load_pair(record), references) if searched else None
+        in_photograph = record.fa.with_name("fa_in_source.png")
+        more = {"fa_in_photograph": file_uri(in_photograph)} if in_photograph.is_file() else {}
+        figure = fragments.pair_figure(words, compare_pair(record), name, more)
+        return figure + fragments.scores(words, consistency, references, nearest, searched)
+
+    def _problem(self, error: Exception) -> str:
+        """Return the message for an error. The path of an upload is shortened to the name of the file."""
+        words = self._words
+        if isinstance(error, FileError) and self._bench.is_temporary(error.path):
+            return fragments.note(f"{words.error} {error.path.name}: {error.problem}", "warning")
+        if isinstance(error, UserError):
+            return fragments.note(f"{words.error} {error}", "warning")
+        if is_out_of_memory(error):
+            return fragments.note(words.out_of_memory, "warning")
+        logging.getLogger("retipair").error("internal error in the page", exc_info=error)
+        return fragments.note(words.internal.format(kind=f"{type(error).__name__}: {error}"), "warning")

@@ -1,0 +1,66 @@
+"""What all sessions of a page share: the drawer, the references, and the folder that is open."""
+
+import shlex
+from pathlib import Path
+
+from retipair.config import AppConfig
+from retipair.interfaces.app.drawing import Drawer
+from retipair.interfaces.app.reviewing import ReviewedFolder, open_folder
+from retipair.interfaces.app.scoring import References, references_of
+from retipair.interfaces.app.words import Words, words_of
+
+
+class Workbench:
+    """The state of the command. Making one checks the adapter, and reads and scores the pairs of the command.
+
+    temporary: a folder for uploads and drawn pairs, which the command deletes at its end.
+    opened: the folders that were opened, each as it was read last; the last one is shown when the page is loaded.
+    Raises UserError if a folder, adapter or base cannot be used.
+    """
+
+    def __init__(self, config: AppConfig, temporary: Path) -> None:
+        self._config, self._temporary = config, temporary
+        self.words: Words = words_of(config.language)
+        self.drawer = Drawer(config, temporary)
+        self.drawer.check()
+        self.references = References() if config.real is None else references_of(config.real)
+        self.opened: dict[Path, ReviewedFolder] = {}
+        if config.pairs is not None:
+            self.open(config.pairs)
+
+    def open(self, folder: Path) -> ReviewedFolder:
+        """Open a folder of pairs. Raises UserError for a folder that cannot be used."""
+        reviewed = open_folder(folder, self.references)
+        self.opened.pop(folder, None)
+        self.opened[folder] = reviewed
+        return reviewed
+
+    @property
+    def last(self) -> ReviewedFolder | None:
+        """The folder that was opened last, in any window; None if there is none."""
+        return next(reversed(self.opened.values()), None)
+
+    def is_temporary(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._temporary.resolve())
+
+    def command(self, reviewed: ReviewedFolder) -> str:
+        """Return the command that opens the page with a folder."""
+        config = self._config
+        flags = (("--real", config.real), ("--adapter", config.adapter), ("--base", config.base))
+        words = [word for flag, value in flags if value is not None for word in (flag, str(value))]
+        return shlex.join(["retipair", "app", str(reviewed.folder), *words])
+
+
+def review_commands(reviewed: ReviewedFolder) -> list[str]:
+    """Return commands that leave out the pairs that were rejected in a review."""
+    folder, real = str(reviewed.folder), reviewed.references.source
+    if all(pair.record.mode is None for pair in reviewed.pairs):
+        judged = ["--real", folder]
+    else:
+        judged = ["--real", str(real) if real else "PREPARED", "--generated", folder]
+    commands = (
+        ["evaluate", *judged, "--reviewed"],
+        ["train", "-n", "NAME", "--data", folder, "--reviewed"],
+        ["export", "matches", folder, "OUT", "--reviewed"],
+    )
+    return [shlex.join(["retipair", *words]) for words in commands]
