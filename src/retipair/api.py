@@ -222,7 +222,7 @@ def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[Loade
 
 def _load(record: PairRecord) -> LoadedPair:
     pair = load_pair(record)
-    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split, dark_vessels=pair.dark_vessels)
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,8 @@ class PairGenerator:
                     [images] = loop.sample([index])
                     rejected = loop.reject(index, images)
                 if rejected is None:
-                    yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
+                    pair = images.pair
+                    yield LoadedPair(pair.cf, pair.fa, pair.mask, str(index), dark_vessels=pair.dark_vessels)
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:

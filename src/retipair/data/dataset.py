@@ -16,7 +16,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
+from retipair.data.manifest import (
+    GIVEN_VIEWS,
+    MANIFEST_NAME,
+    PreparedPair,
+    Record,
+    Split,
+    check_one_kind,
+    modalities_of,
+    read_manifest,
+)
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
@@ -24,6 +33,7 @@ from retipair.runtime.errors import DamagedError, FileError, MissingError, UserE
 from retipair.runtime.schema import from_settings
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import CF_FA, Modalities
 from retipair.vision.ridges import resize_mask
 
 GENERATED_VAL_FRACTION = 0.2
@@ -50,6 +60,7 @@ class PairRecord:
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     mode: the mode in which the pair was generated; None for prepared pairs.
     source_id: the id of the pair or view from which the pair was generated; None for other pairs.
+    modalities: the modalities of the two views.
     """
 
     id: str
@@ -64,6 +75,7 @@ class PairRecord:
     fa_chroma: float | None = None
     mode: str | None = None
     source_id: str | None = None
+    modalities: Modalities = CF_FA
 
     @property
     def variation(self) -> bool:
@@ -194,6 +206,7 @@ def read_folder(folder: Path) -> PairFolder:
         else:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
+        check_one_kind(folder, entries[0].modalities, entry.modalities, entry.id)
     if not entries:
         raise MissingError(folder, "its manifest is empty; make the folder again")
     source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
@@ -258,14 +271,15 @@ def _exists(path: str) -> bool:
 
 def to_pair_record(folder: Path, record: Record) -> PairRecord:
     """Convert a manifest record to a PairRecord; a generated pair is in "train" until `read_folder` sets its split."""
-    names = (folder, record.cf, record.fa)
+    names, modalities = (folder, record.cf, record.fa), modalities_of(record)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        return PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        named = (record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        return PairRecord(*named, modalities=modalities)
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
     generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
-    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
+    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source, modalities=modalities)
 
 
 def group_name(record: Record) -> str:
@@ -297,7 +311,9 @@ def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
         raise FileError(entry.cf, f"the views are not squares of one size ({sizes} px); make the pair again")
     cf, fa = images["CF"], images["FA"]
     mask = images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
-    return Pair(cf, fa, mask) if size is None else Pair(_resized(cf, size), _resized(fa, size), resize_mask(mask, size))
+    if size is not None:
+        cf, fa, mask = _resized(cf, size), _resized(fa, size), resize_mask(mask, size)
+    return Pair(cf, fa, mask, dark_vessels=entry.modalities.dark_vessels)
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:

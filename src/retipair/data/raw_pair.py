@@ -14,6 +14,7 @@ class RawPair:
     cf_points, fa_points: the files with the landmarks of each view.
     more_cf, more_fa: further photographs and angiograms of the same eye and day. `prepare` uses the CF and the FA whose
         vessels agree best.
+    modalities: the keys of the modalities of both views, as a table states them; None if it does not.
     cf_frame, fa_frame: the number, from 1, of the frame of a multi-frame file. None: `prepare` chooses the frame.
     """
 
@@ -32,6 +33,7 @@ class RawPair:
     more_fa: tuple[Path, ...] = ()
     cf_frame: int | None = None
     fa_frame: int | None = None
+    modalities: tuple[str, str] | None = None
     dicom: bool = False
     """Whether a view is a DICOM file. Names of such pairs may identify a patient, so they are replaced by hashes."""
 

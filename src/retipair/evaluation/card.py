@@ -6,7 +6,7 @@ from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import MANIFEST_NAME
-from retipair.data.pair_facts import count_pairs, generation_settings
+from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
@@ -15,6 +15,7 @@ from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
 from retipair.runtime.console import console
 from retipair.runtime.errors import MissingError, SettingError
+from retipair.vision.modality import RECORDED, find_modalities
 
 _EVALUATION = "evaluation"
 _TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
@@ -28,8 +29,9 @@ def card(config: CardConfig) -> Path:
     """
     folder = config.directory
     if (folder / MANIFEST_NAME).is_file():
-        facts = count_pairs(folder, open_stream(folder)).facts()
-        text = dataset_card(facts, generation_settings(folder), _scores_of_pairs(config), files={})
+        counter = count_pairs(folder, open_stream(folder))
+        settings = {**counter.views, **generation_settings(folder)}
+        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={})
     elif (folder / STATE_NAME).is_file():
         scores = _scores(config)
         text = export_card(read_export(folder), _rows(scores) if scores else {})
@@ -95,8 +97,9 @@ def _rows(scores: Scores) -> dict[str, str]:
 
 def _model_card(run: Run, scores: Scores | None) -> str:
     config = run.read_config()
-    base = shareable_name(config.base)
-    facts: dict[str, object] = {"Base": base, "System": read_json(run.folder / "config.json").get("system")}
+    base, recorded = shareable_name(config.base), read_json(run.folder / "config.json")
+    modalities = find_modalities(*(str(recorded[key]).split() if key in recorded else None for key in RECORDED))
+    facts: dict[str, object] = {"Base": base, "System": recorded.get("system")}
     facts |= {"Rank": config.unet_lora_rank, "Alpha": f"{config.unet_lora_alpha:g}", "Layers": config.lora_targets}
     facts |= {"Variant": _variant(config), "Prompt": " ".join(config.prompt.split()).replace("|", "\\|")}
     best = run.folder / "best_checkpoint" / "reason.json"
@@ -111,6 +114,7 @@ def _model_card(run: Run, scores: Scores | None) -> str:
         **{"Half-clean samples": config.half_clean_fraction, "Prompt dropout": config.prompt_dropout},
         **{"Precision of the base": config.precision, "Seed": config.seed},
     }
+    facts |= view_names(modalities)
     known = {name: value for name, value in facts.items() if value is not None}
     return model_card(base, _TAGS, known, settings, _rows(scores) if scores else {}, _trained_on(config))
 

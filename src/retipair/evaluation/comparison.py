@@ -10,6 +10,7 @@ from typing import Any
 from retipair import __version__
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
+from retipair.data.manifest import check_one_kind
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
 from retipair.evaluation.metric_cache import RECIPE
@@ -85,6 +86,10 @@ def load_comparison(config: EvaluateConfig) -> Comparison:
     model = open_image_model(config.deep) if config.deep else None
     real, generated = _pairs(config.real), _pairs(config.generated) if config.generated else None
     drawn_views = _drawn_views(config.drawn_views, generated) if config.drawn_views else None
+    for folder in (generated, drawn_views):
+        if folder:
+            pair = folder.entries[0]
+            check_one_kind(folder.path, real.entries[0].modalities, pair.modalities, pair.id)
     training = read_training(config.adapter, real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
@@ -99,8 +104,9 @@ def pairs_sha256(entries: Sequence[PairRecord]) -> str:
     """
     digest = hashlib.sha256()
     for entry in entries:
-        values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        values: list[Any] = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
         values += [entry.mode, entry.source_id] if entry.given else []
+        values += entry.modalities.hashed
         digest.update(canonical_json(values).encode())
     return digest.hexdigest()
 

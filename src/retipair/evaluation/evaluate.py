@@ -56,6 +56,8 @@ def evaluate(config: EvaluateConfig) -> Path:
 
         # Report
         write_report(config.out, scores)
+    if legend := compared.real.entries[0].modalities.legend:
+        console.print(legend)
     _print_summary(scores)
     print(f"Report: {page.resolve()}")
     return page

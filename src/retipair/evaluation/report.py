@@ -17,7 +17,7 @@ from PIL import Image
 
 from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
-from retipair.data.pair import chessboard, load_image
+from retipair.data.pair import chessboard, load_image, to_rgb
 from retipair.evaluation.checks import LOGGED_MEMORY
 from retipair.evaluation.drawn_scores import DrawnExample
 from retipair.evaluation.plots import NAMES, draw_plots
@@ -72,6 +72,7 @@ def write_report(out: Path, scores: Scores) -> Path:
         scores=scores,
         provenance=_shareable(scores.provenance),
         version=__version__,
+        legend=read_folder(Path(scores.provenance.real)).entries[0].modalities.legend,
         names=NAMES,
         memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(values, path),
@@ -187,7 +188,7 @@ def _views(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _side_by_side(cf_path: Path, fa_path: Path) -> str:
     cf, fa = _views(cf_path, fa_path)
-    return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
+    return _uri(np.concatenate([cf, to_rgb(fa)], axis=1))
 
 
 def _uri(image: np.ndarray) -> str:

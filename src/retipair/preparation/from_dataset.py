@@ -44,7 +44,7 @@ _NAMES = {
     "fa": ("fa", "ffa", "angiogram", "fluorescein", "fluorescein_angiogram"),
 }
 """The names of columns, in lower case, that are recognised as a view."""
-_TEXTS = ("id", "eye", "patient", "split", "caption")
+_TEXTS = ("id", "eye", "patient", "split", "caption", "cf_modality", "fa_modality")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _IMPORT_SCHEMA = "retipair.import-state/1"
 

@@ -31,6 +31,7 @@ from retipair.preparation.alignment import (
     limits_of,
 )
 from retipair.preparation.from_dataset import dataset_sha256, extracted_views, import_pairs, is_export
+from retipair.preparation.modalities import with_measured_vessels, with_modalities
 from retipair.preparation.pseudonyms import Pseudonyms, pseudonyms_of
 from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
@@ -89,6 +90,7 @@ def _prepare_raw(config: PrepareConfig) -> Path:
     # Check all inputs
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
+    config = with_modalities(config, config.raw, pairs)
     _check_out(config.raw, config.out, pairs)
     hashed_names = pseudonyms_of(pairs, config.raw, config.anonymise)
     if hashed_names:  # DICOM: from here on, nothing that is printed or written names a patient
@@ -109,6 +111,7 @@ def _prepare_raw(config: PrepareConfig) -> Path:
     read_rejected(config.out).check(ids)
     if names:
         names.write(ids)
+    config = with_measured_vessels(config, checked)
     with directory_lock(config.out):
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.
@@ -163,6 +166,7 @@ def fingerprint(config: PrepareConfig) -> str:
     else:
         sources = [
             [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
+            + ([pair.modalities] if pair.modalities else [])
             for pair in find_pairs(config.raw)
         ]
     settings = [config.size, config.register, asdict(limits_of(config))]

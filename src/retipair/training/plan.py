@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from retipair.config import TrainConfig
+from retipair.config import DEFAULT_PROMPT, TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, filter_split, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
@@ -35,6 +35,7 @@ from retipair.runtime.errors import SettingError, UserError, printable
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 from retipair.runtime.setting_checks import check_folder_name, check_size
+from retipair.vision.modality import Modalities
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
@@ -119,6 +120,10 @@ class Data:
     sha256: str
     train_sha256: str
     val_sha256: str
+
+    @property
+    def modalities(self) -> Modalities:
+        return self.train[0].modalities
 
     def prompts(self, default: str) -> list[tuple[str, int]]:
         """Return (prompt, number of training pairs with it) for each prompt. A pair without a caption has `default`."""
@@ -234,6 +239,12 @@ def read_data(plan: Plan) -> Data:
     train, val = filter_split(entries, "train", folder), filter_split(entries, "val", folder)
     hashes: dict[PairRecord, bytes] = {}
     return Data(train, val, *(content_sha256(pairs, hashes) for pairs in (entries, train, val)))
+
+
+def with_prompt(plan: Plan, modalities: Modalities) -> Plan:
+    """Return the plan with the default prompt of these modalities, unless --prompt is given."""
+    prompt = modalities.prompt if plan.config.prompt == DEFAULT_PROMPT else plan.config.prompt
+    return replace(plan, config=replace(plan.config, prompt=prompt))
 
 
 def adapter_config(config: TrainConfig) -> Any:

@@ -28,6 +28,7 @@ from retipair.training.plan import (
     read_data,
     size_warnings,
     smaller_flags,
+    with_prompt,
 )
 from retipair.training.step import Training, build_training
 
@@ -57,9 +58,10 @@ def train(config: TrainConfig) -> Path | None:
 def run_training(plan: Plan, dist: DistributedState, warnings: Sequence[str] = ()) -> int:
     """Check the inputs, load the networks, resume an earlier run if any, and train. Return the number of new steps."""
     # Check the inputs, prepare raw views, and restore the best checkpoint if writing it was interrupted
-    config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
+    plan = with_prompt(plan, data.modalities)
+    config = plan.config
     warnings = [*plan.base.warnings, *warnings, *caption_warnings(plan.base, data.captions(config.prompt))]
     fingerprint = run_fingerprint(plan, data, dist)
     run = Run(plan.folder)
@@ -134,6 +136,9 @@ def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str,
         "data_sha256": data.sha256,
         "processes": str(dist.num_processes),
     }
+    for name, texts in data.modalities.recorded.items():
+        if texts:
+            values[name] = " ".join(texts)
     if plan.config.size_ids == "native":
         sizes = [plan.original_sizes(entries) for entries in (data.train, data.val)]
         values["native_sizes_sha256"] = json_sha256(sizes)
