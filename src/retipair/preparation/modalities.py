@@ -24,8 +24,8 @@ _MOST = 5
 """The largest number of pairs on which the vessels are measured."""
 _MIN_DIFFERENCE = 0.1
 """The least difference of the consistencies with dark and with bright vessels for a pair to count."""
-_MIN_FRACTION = 0.75
-"""More than this fraction of the measured pairs must agree."""
+_MAJORITY = 3
+"""Of the pairs that count, this many times as many must be for one result as for the other."""
 _VESSELS: tuple[Vessels, Vessels] = ("dark", "bright")
 Config = TypeVar("Config", PrepareConfig, RegisterConfig)
 
@@ -57,7 +57,8 @@ def with_measured_vessels(config: PrepareConfig, pairs: Sequence[CheckedPair]) -
     """Return the settings with "dark" or "bright" instead of --vessels_second auto.
 
     A few pairs are aligned with dark and with bright vessels in the second view; the vessels of both views agree only
-    if the assumption is right. Raises SettingError if the pairs disagree, or if neither assumption is better.
+    if the assumption is right. More than half of the pairs must be clearly for one result, because in an early FA the
+    veins are dark still. Raises SettingError if they are not, or if pairs disagree.
     """
     if config.vessels_second != "auto":
         return config
@@ -67,7 +68,7 @@ def with_measured_vessels(config: PrepareConfig, pairs: Sequence[CheckedPair]) -
     votes = [int((sign * (measured[:, 0] - measured[:, 1]) >= _MIN_DIFFERENCE).sum()) for sign in (1, -1)]
     best = int(np.argmax(votes))
     means = ", ".join(f"{name} {mean:.2f}" for name, mean in zip(_VESSELS, measured.mean(axis=0), strict=True))
-    if votes[best] <= _MIN_FRACTION * len(chosen):
+    if 2 * votes[best] <= len(chosen) or votes[best] < _MAJORITY * votes[1 - best]:
         counts = f"{votes[0]} of {len(chosen)} pairs fit better with dark vessels and {votes[1]} with bright ones"
         raise SettingError("vessels_second", "auto", f"{counts} (mean consistency: {means}); pass dark or bright")
     console.print(

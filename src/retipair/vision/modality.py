@@ -36,7 +36,7 @@ MODALITIES = {
         Modality("cf", "a colour fundus photograph", colour=True, vessels="dark"),
         Modality("red_free", "a red-free photograph", colour=False, vessels="dark"),
         Modality("fa", "a fluorescein angiogram", colour=False, vessels="bright"),
-        Modality("autofluorescence", "a fundus autofluorescence image", colour=False, vessels="dark"),
+        Modality("autofluorescence", "an autofluorescence image", colour=False, vessels="dark"),
         Modality("octa", "an en face OCT angiogram", colour=False, vessels="bright"),
     )
 }
