@@ -187,10 +187,11 @@ def parse_line(line: str, where: str) -> Record:
     record = from_values(kind, values, where, "make the folder again")
     if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
-    try:
-        modalities_of(record)
-    except ValueError as error:
-        raise UserError(f"{where}: modalities and vessels: {error}; make the folder again") from None
+    if record.modalities or record.vessels:
+        try:
+            modalities_of(record)
+        except ValueError as error:
+            raise UserError(f"{where}: modalities and vessels: {error}; make the folder again") from None
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
     return record

@@ -1,4 +1,4 @@
-"""Rendered views of other modalities: the same eye, grey or in colour, with vessels, disc and fovea as they are seen."""
+"""Rendered views of other modalities: the same eye, grey or in colour, with dark or bright vessels, disc and fovea."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_vessels_disc_and_fovea_are_dark_in_autofluorescence() -> None:
     around = eye.field & ~vessels & ~disc & _near(eye.fovea, 90) & ~_near(eye.fovea, 40)
     usual = _mean_at(eye.fa, around)
     for dark in (vessels & ~disc, disc, _near(eye.fovea, 8)):
-        assert _mean_at(eye.fa, dark & eye.field) < 0.8 * usual
+        assert _mean_at(eye.fa, dark & eye.field) < 0.9 * usual
 
 
 def test_vessels_are_bright_in_octa_and_the_avascular_zone_is_dark() -> None:

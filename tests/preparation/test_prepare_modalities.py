@@ -39,12 +39,13 @@ def _prepare(raw: Path, out: Path, *flags: str) -> list[str]:
 
 
 def _table(raw: Path, out: Path, **columns: str) -> Path:
-    """Write a table of the pairs of a raw folder, with further columns: one value for each pair, separated by spaces."""
+    """Write a table of the pairs of a raw folder with more columns, whose cells are separated by spaces."""
     folders = sorted(path for path in raw.iterdir() if path.is_dir())
     lines = []
     for number, folder in enumerate(folders):
         row = {key: value.split()[number] for key, value in columns.items()}
-        names = {"cf": f"{folder}/{folder.name}_01.png", "fa": f"{folder}/{folder.name}_02.png"}
+        names = {view: f"{folder}/{folder.name}_0{n}.png" for n, view in enumerate(("cf", "fa"), start=1)}
+        names |= {f"{view}_points": f"{names[view].removesuffix('png')}txt" for view in ("cf", "fa")}
         lines.append(json.dumps({"id": folder.name, "eye": folder.name, **names, **row}))
     out.write_text("\n".join(lines) + "\n")
     return out
@@ -57,7 +58,7 @@ def _records(out: Path) -> list[PreparedPair]:
 def test_dark_vessels_are_measured_registered_and_recorded(
     dark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--modalities", "cf", "autofluorescence", "--register", "features", "--vessels_second"]
+    flags = ["--modalities", "cf", "autofluorescence", "--vessels_second"]
     assert main(_prepare(dark, tmp_path / "out", *flags, "auto")) == 0
     printed = capsys.readouterr()
     assert "vessels of the second views: dark (2 of 2 pairs" in printed.err
@@ -75,6 +76,7 @@ def test_dark_vessels_are_measured_registered_and_recorded(
     assert (tmp_path / "said" / "manifest.jsonl").read_bytes() == (tmp_path / "out" / "manifest.jsonl").read_bytes()
 
 
+@pytest.mark.nightly
 def test_with_the_wrong_vessels_every_pair_is_refused(dark: Path, tmp_path: Path) -> None:
     assert (
         main(_prepare(dark, tmp_path / "out", "--modalities", "cf", "autofluorescence", "--vessels_second", "bright"))
@@ -98,8 +100,9 @@ def test_vessels_that_cannot_be_measured_are_refused(
     assert last.endswith("pass dark or bright")
 
 
-def test_red_free_photographs_stay_grey(red_free: Path, tmp_path: Path, refused: Refused) -> None:
-    assert "--modalities" in refused(*_prepare(red_free, tmp_path / "out"))  # neither view has colour
+def test_red_free_photographs_stay_grey(red_free: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_prepare(red_free, tmp_path / "out")) == 2  # neither view has colour
+    assert "for views of other modalities, pass --modalities" in capsys.readouterr().err
     assert main(_prepare(red_free, tmp_path / "out", "--modalities", "red_free", "fa")) == 0
     assert {Image.open(path).mode for path in (tmp_path / "out").glob("[cf]?/*.png")} == {"L"}
     assert {tuple(record.modalities or ()) for record in _records(tmp_path / "out")} == {("red_free", "fa")}
@@ -107,7 +110,7 @@ def test_red_free_photographs_stay_grey(red_free: Path, tmp_path: Path, refused:
 
 def test_a_table_names_the_modalities(red_free: Path, tmp_path: Path, refused: Refused) -> None:
     table = _table(red_free, tmp_path / "pairs.jsonl", cf_modality="red_free red_free")
-    assert main(_prepare(table, tmp_path / "out", "--register", "features")) == 0
+    assert main(_prepare(table, tmp_path / "out")) == 0
     assert {tuple(record.modalities or ()) for record in _records(tmp_path / "out")} == {("red_free", "fa")}
     conflict = refused(*_prepare(table, tmp_path / "other", "--modalities", "cf", "octa"))
     assert "red_free and fa" in conflict
@@ -136,6 +139,7 @@ def test_photographs_in_colour_are_no_red_free_ones_and_this_is_said(
     assert "warning: 2 first views are in colour (first: 0001) and are converted to grey" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_register_finds_dark_vessels(dark: Path, tmp_path: Path, refused: Refused) -> None:
     views = [str(dark / "0001" / f"0001_0{number}.png") for number in (1, 2)]
     flags = ["--modalities", "cf", "autofluorescence"]
