@@ -65,6 +65,7 @@ docs/clusters
 docs/data-protection
 SECURITY
 docs/layouts
+docs/modalities
 docs/guidance
 docs/one_view
 docs/utility

@@ -10,6 +10,7 @@ import retipair
 from generating import records
 from refusals import Refused
 from retipair.cli import main
+from retipair.data.dataset import read_dataset
 from retipair.data.manifest import PreparedPair, read_manifest
 from retipair.models.lora import read_adapter_metadata
 
@@ -61,7 +62,7 @@ def test_evaluation_measures_and_names_the_modalities(
 ) -> None:
     folder, _ = kind
     scores = retipair.evaluate(folder / "real", folder / "new", out=tmp_path / "scores", verbose=True, workers=1)
-    legend = next(retipair.data.dataset.read_dataset(folder / "real")[0].modalities.legend for _ in "1")
+    legend = read_dataset(folder / "real")[0].modalities.legend
     assert legend in capsys.readouterr().err
     assert legend in (tmp_path / "scores/report.html").read_text()
     row = scores.consistency.correlation["train"]
@@ -98,7 +99,7 @@ def test_other_modalities_are_refused_with_both_names(
         text = refused(*command)
         assert " and ".join(keys) in text
         assert "cf and fa" in text
-    assert " and ".join(keys) in refused("utility", "--real", folder / "real", "--out", tmp_path / "out")
+    assert " and ".join(keys) in refused("utility", folder / "real", tmp_path / "out", "--arms", "untrained")
     assert not (tmp_path / "out").exists()
 
 
