@@ -221,8 +221,7 @@ def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[Loade
 
 
 def _load(record: PairRecord) -> LoadedPair:
-    pair = load_pair(record)
-    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split, dark_vessels=pair.dark_vessels)
+    return LoadedPair(**vars(load_pair(record)), id=record.id, split=record.split)
 
 
 @dataclass(frozen=True)
@@ -314,8 +313,7 @@ class PairGenerator:
                     [images] = loop.sample([index])
                     rejected = loop.reject(index, images)
                 if rejected is None:
-                    pair = images.pair
-                    yield LoadedPair(pair.cf, pair.fa, pair.mask, str(index), dark_vessels=pair.dark_vessels)
+                    yield LoadedPair(**vars(images.pair), id=str(index))
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:

@@ -16,16 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import (
-    GIVEN_VIEWS,
-    MANIFEST_NAME,
-    PreparedPair,
-    Record,
-    Split,
-    check_one_kind,
-    modalities_of,
-    read_manifest,
-)
+from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, modalities_of, read_manifest
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, read_rejected
 from retipair.data.splits import split_groups
@@ -206,7 +197,6 @@ def read_folder(folder: Path) -> PairFolder:
         else:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
-        check_one_kind(folder, entries[0].modalities, entry.modalities, entry.id)
     if not entries:
         raise MissingError(folder, "its manifest is empty; make the folder again")
     source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
@@ -309,11 +299,9 @@ def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
     if len({side for image in images.values() for side in image.shape[:2]}) > 1:
         sizes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in images.items())
         raise FileError(entry.cf, f"the views are not squares of one size ({sizes} px); make the pair again")
-    cf, fa = images["CF"], images["FA"]
-    mask = images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
-    if size is not None:
-        cf, fa, mask = _resized(cf, size), _resized(fa, size), resize_mask(mask, size)
-    return Pair(cf, fa, mask, dark_vessels=entry.modalities.dark_vessels)
+    mask = images["mask"] > 0 if entry.mask else field_of_view(images["CF"]) & field_of_view(images["FA"])
+    cf, fa = (_resized(images[view], size) for view in ("CF", "FA"))
+    return Pair(cf, fa, resize_mask(mask, size or len(mask)), dark_vessels=entry.modalities.dark_vessels)
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -321,8 +309,8 @@ def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
     return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
 
 
-def _resized(view: np.ndarray, size: int) -> np.ndarray:
-    if view.shape[:2] == (size, size):
+def _resized(view: np.ndarray, size: int | None) -> np.ndarray:
+    if size is None or view.shape[:2] == (size, size):
         return view
     return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
 

@@ -139,10 +139,15 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """Yield the records of `folder/manifest.jsonl` in order.
 
     Raises MissingError if there is no manifest, and UserError, naming file and line, for invalid JSON, an unknown
-    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder.
+    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder, and if
+    pairs have different modalities.
     """
     ids: set[tuple[str, str]] = set()
+    first: Record | None = None
     for number, record in enumerate(stream_manifest(folder), start=1):
+        first = first or record
+        if (record.modalities, record.vessels) != (first.modalities, first.vessels):
+            check_one_kind(folder, modalities_of(first), modalities_of(record), record.id)
         if (record.schema, record.id) in ids:
             raise FileError(folder / MANIFEST_NAME, f"duplicate id {record.id!r}; remove one line", number)
         ids.add((record.schema, record.id))

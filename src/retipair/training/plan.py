@@ -259,6 +259,8 @@ def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
 
 def print_plan(plan: Plan, warnings: Sequence[str] = ()) -> None:
     """Print what --dry_run shows: first the values that follow from the settings, then all settings."""
+    if plan.config.data and is_prepared(plan.config.data):
+        plan = with_prompt(plan, read_dataset(plan.config.data)[0].modalities)
     memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
     exists = (plan.folder / "config.json").is_file()
