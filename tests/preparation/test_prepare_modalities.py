@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dicom_files import DicomForm, write_dicom
+from eyes import draw_raw
 from refusals import Refused
 from retipair.cli import main
 from retipair.data.manifest import PreparedPair, read_manifest
@@ -124,6 +126,23 @@ def test_a_mixture_is_refused_with_both_names(
     text = refused(*_prepare(_table(red_free, tmp_path / "pairs.jsonl", **columns), tmp_path / "out"))
     assert all(name in text for name in next(iter(columns.values())).split())
     assert not (tmp_path / "out").exists()
+
+
+def test_dicom_tags_tell_only_cf_and_fa_apart(tmp_path: Path, refused: Refused) -> None:
+    eye = draw_raw(seed=1, size=96)
+    for number, view in enumerate((eye.cf, eye.fa), start=1):
+        write_dicom(tmp_path / f"raw/IM{number}", view, DicomForm(patient="MRN-1", side="R", number=number))
+    text = refused(*_prepare(tmp_path / "raw", tmp_path / "out", "--modalities", "cf", "octa"))
+    assert "table" in text
+    assert "MRN-1" not in text
+
+
+def test_exported_pairs_state_what_they_are(red_free: Path, tmp_path: Path, refused: Refused) -> None:
+    real, export = str(tmp_path / "real"), str(tmp_path / "export")
+    assert main(["phantom", real, "--amount", "2", "--size", "64", "--modalities", "cf", "octa"]) == 0
+    assert main(["export", "pairs", real, export, "--to", "hf", "--workers", "1"]) == 0
+    for flags in (["--modalities", "cf", "octa"], ["--vessels_second", "auto"]):
+        assert refused("prepare", export, tmp_path / "out", *flags).setting == flags[0].removeprefix("--")
 
 
 def test_unknown_names_are_refused(red_free: Path, tmp_path: Path, refused: Refused) -> None:

@@ -14,7 +14,7 @@ from retipair import __version__
 from retipair.data.pair_facts import FIRST, SECOND, PairFacts
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import DamagedError, OccupiedError
-from retipair.vision.modality import CF_FA
+from retipair.vision.modality import CF_FA, noun_of
 
 CARD_NAME = "README.md"
 _MARK = "<!-- retipair card "
@@ -163,7 +163,7 @@ def _views(rows: Mapping[str, object]) -> tuple[str, str]:
 
 
 def _plural(name: str) -> str:
-    return name.partition(" ")[2] + "s"
+    return f"{noun_of(name)}s"
 
 
 def _dataset_values(facts: PairFacts, settings: Mapping[str, object]) -> dict[str, object]:

@@ -44,8 +44,7 @@ class PairRecord:
     group: the name of the patient, or of the eye if the patient is unknown. A generated pair has the group of its
     source, or its own id if it was generated from noise. All pairs of a group are in one split.
     cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
-    mask_name: None if the pair has no mask file.
-    caption: None if the pair has no caption of its own.
+    mask_name, caption: None if the pair has no mask file, or no caption of its own.
     native_size: the smallest of three sides, in px: the side of the views on disk, and the two sides in
     `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.

@@ -85,9 +85,8 @@ def _check(single: SingleView, view: ViewName, modalities: Modalities) -> list[S
     usable = [path for path in paths if problems[path] is None]
     if not usable:
         raise FileError(single.path, str(problems[single.path]))
-    if (
-        view == "cf" and modalities.first.colour
-    ):  # if only one file has the colour of a photograph, the other file is a tinted FA
+    # If only one file has the colour of a photograph, the other file is a tinted FA.
+    if view == "cf" and modalities.first.colour:
         usable = [path for path in usable if chroma_of(images[path]) > MAX_FA_CHROMA] or usable
     if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]

@@ -208,7 +208,7 @@ def _how(plan: GenerationPlan, source: PairRecord | SingleView | None) -> str:
     if isinstance(source, SingleView):
         given = "photograph" if plan.mode.given == "cf" else "angiogram"
         if plan.modalities != CF_FA:
-            given = getattr(plan.modalities, "first" if plan.mode.given == "cf" else "second").key
+            given = (plan.modalities.first if plan.mode.given == "cf" else plan.modalities.second).noun
         return f"from a given {given} (treat this image as data of the person in the {given})"
     return f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
 

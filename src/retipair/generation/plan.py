@@ -41,7 +41,7 @@ from retipair.runtime.errors import FileError, MissingError, SettingError, UserE
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 from retipair.vision.appearance import Appearance
-from retipair.vision.modality import CF_FA, Modalities, find_modalities
+from retipair.vision.modality import CF_FA, Modalities
 
 DEFAULT_AMOUNT = 10
 """The number of pairs without --amount, in the modes without given views."""
@@ -184,7 +184,7 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     read_training_pairs = partial(training_pairs, config, run, layout, description, warnings)
-    modalities = find_modalities(description.modalities, description.vessels) if description else CF_FA
+    modalities = description.pair_modalities if description else CF_FA
     sources: Sequence[PairRecord | SingleView] = []
     if MODES[config.mode].varies_pairs:
         sources = read_training_pairs(f"--mode {config.mode}")
@@ -249,7 +249,7 @@ def training_pairs(
     pairs = read_folder(folder)
     if pairs.note:
         warnings.append(pairs.note)
-    modalities = find_modalities(description.modalities, description.vessels) if description else CF_FA
+    modalities = description.pair_modalities if description else CF_FA
     check_one_kind(folder, modalities, pairs.entries[0].modalities, pairs.entries[0].id)
     if description and not pairs.has_content(description.data_sha256):
         if config.data is None:

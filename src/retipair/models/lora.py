@@ -34,7 +34,7 @@ from retipair.models.trained_views import TrainedViews
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError
 from retipair.runtime.schema import from_values
-from retipair.vision.modality import drop_unrecorded, find_modalities
+from retipair.vision.modality import Modalities, drop_unrecorded, find_modalities
 
 TARGETS = {
     "attention": ["to_k", "to_q", "to_v", "to_out.0"],
@@ -82,6 +82,11 @@ class AdapterMetadata:
     modalities: list[str] | None = None
     vessels: list[str] | None = None
     schema: str = SCHEMA
+
+    @property
+    def pair_modalities(self) -> Modalities:
+        """The modalities of the pairs that the adapter was trained on."""
+        return find_modalities(self.modalities, self.vessels)
 
     @property
     def values(self) -> dict[str, Any]:

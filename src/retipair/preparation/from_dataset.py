@@ -160,6 +160,9 @@ def import_pairs(config: PrepareConfig) -> Path:
     if config.anonymise:
         problem = "the pairs are prepared already; anonymise them when you prepare the raw views"
         raise SettingError("anonymise", None, problem)
+    for name in ("modalities", "vessels_second"):
+        if getattr(config, name):
+            raise SettingError(name, None, "the pairs are prepared already, and state what their views are; omit it")
     if (config.raw / EXPORT_STATE_NAME).is_file():
         read_export(config.raw)  # raises an error if the export was interrupted
     indices, records = _read_records(config.raw)

@@ -43,10 +43,10 @@ def with_modalities(config: Config, raw: Path, pairs: Sequence[RawPair]) -> Conf
     listed = next((pair.modalities for pair in pairs if pair.modalities), None)
     found = replace(config, modalities=config.modalities or listed)
     keys = found.modalities or CF_FA.keys
-    for pair in pairs:
-        if (other := pair.modalities or (CF_FA.keys if listed else keys)) != keys:
-            problem = f"is a pair of {' and '.join(other)}, not of {' and '.join(keys)}"
-            raise FileError(pair.cf, f"{problem}; prepare each kind of pair in a folder of its own")
+    usual = CF_FA.keys if listed else keys  # a row that names no modality is a pair of CF and FA
+    if other := next((named for pair in pairs if (named := pair.modalities or usual) != keys), None):
+        problem = f"names a pair of {' and '.join(other)}, not of {' and '.join(keys)}"
+        raise FileError(raw, f"{problem}; prepare each kind of pair in a folder of its own")
     if keys != CF_FA.keys and any(pair.dicom for pair in pairs) and paired_by_tags(raw):
         problem = "DICOM tags tell only CF and FA apart; name the files of other modalities in a table (columns cf, fa)"
         raise FileError(raw, problem)
@@ -71,10 +71,8 @@ def with_measured_vessels(config: PrepareConfig, pairs: Sequence[CheckedPair]) -
     if 2 * votes[best] <= len(chosen) or votes[best] < _MAJORITY * votes[1 - best]:
         counts = f"{votes[0]} of {len(chosen)} pairs fit better with dark vessels and {votes[1]} with bright ones"
         raise SettingError("vessels_second", "auto", f"{counts} (mean consistency: {means}); pass dark or bright")
-    console.print(
-        f"vessels of the second views: {_VESSELS[best]} ({votes[best]} of {len(chosen)} pairs; mean "
-        f"consistency: {means})"
-    )
+    counts = f"{votes[best]} of {len(chosen)} pairs; mean consistency: {means}"
+    console.print(f"vessels of the second views: {_VESSELS[best]} ({counts})")
     return replace(config, vessels_second=_VESSELS[best])
 
 

@@ -19,7 +19,6 @@ from retipair.runtime.distributed import DistributedState
 from retipair.training.batches import Batches
 from retipair.training.plan import VALIDATION_TIMESTEPS, Plan
 from retipair.training.step import Training
-from retipair.vision.modality import find_modalities
 
 
 @torch.no_grad()
@@ -63,7 +62,7 @@ def write_samples(
     consistencies = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
     guidance = Guidance(pair_scale=config.sample_pair_guidance)
-    modalities = find_modalities(description.modalities, description.vessels)
+    modalities = description.pair_modalities
     pair_generator = PairGenerator(
         plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps, guidance, modalities
     )

@@ -29,6 +29,16 @@ class Modality:
     colour: bool
     vessels: Vessels
 
+    @property
+    def noun(self) -> str:
+        """The name without its article."""
+        return noun_of(self.name)
+
+
+def noun_of(name: str) -> str:
+    """Return the name of a modality without its article."""
+    return name.partition(" ")[2]
+
 
 MODALITIES = {
     modality.key: modality
