@@ -137,7 +137,7 @@ def test_dicom_tags_tell_only_cf_and_fa_apart(tmp_path: Path, refused: Refused) 
     assert "MRN-1" not in text
 
 
-def test_exported_pairs_state_what_they_are(red_free: Path, tmp_path: Path, refused: Refused) -> None:
+def test_exported_pairs_state_what_they_are(tmp_path: Path, refused: Refused) -> None:
     real, export = str(tmp_path / "real"), str(tmp_path / "export")
     assert main(["phantom", real, "--amount", "2", "--size", "64", "--modalities", "cf", "octa"]) == 0
     assert main(["export", "pairs", real, export, "--to", "hf", "--workers", "1"]) == 0
