@@ -11,8 +11,9 @@ from compare import contents
 from refusals import Refused
 from retipair.cli import main
 from retipair.data.manifest import read_manifest
+from retipair.phantoms import imaging
 from retipair.phantoms.draw import Phantom, draw_phantom
-from retipair.vision.modality import find_modalities
+from retipair.vision.modality import MODALITIES, find_modalities
 
 SIZE = 256
 
@@ -28,6 +29,10 @@ def _mean_at(image: np.ndarray, where: np.ndarray) -> float:
 def _near(place: list[float], radius: float) -> np.ndarray:
     y, x = np.indices((SIZE, SIZE))
     return np.asarray(np.hypot(x - place[0], y - place[1]) < radius)
+
+
+def test_every_modality_can_be_rendered() -> None:
+    assert set(imaging._RENDERERS) == set(MODALITIES)
 
 
 def test_a_red_free_photograph_is_grey_and_shows_the_eye_of_the_photograph() -> None:
