@@ -66,6 +66,7 @@ docs/clusters
 docs/data-protection
 SECURITY
 docs/layouts
+docs/modalities
 docs/guidance
 docs/one_view
 docs/utility

@@ -6,7 +6,7 @@ from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import MANIFEST_NAME
-from retipair.data.pair_facts import count_pairs, generation_settings
+from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
 from retipair.evaluation.compared_scores import read_compared_scores
 from retipair.evaluation.comparison import pairs_sha256
@@ -18,6 +18,7 @@ from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
 from retipair.runtime.console import console
 from retipair.runtime.errors import MissingError, SettingError, UserError
+from retipair.vision.modality import RECORDED, find_modalities
 
 _EVALUATION = "evaluation"
 _TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
@@ -31,8 +32,9 @@ def card(config: CardConfig) -> Path:
     """
     folder = config.directory
     if (folder / MANIFEST_NAME).is_file():
-        facts = count_pairs(folder, open_stream(folder)).facts()
-        text = dataset_card(facts, generation_settings(folder), _scores_of_pairs(config), files={})
+        counter = count_pairs(folder, open_stream(folder))
+        settings = {**counter.views, **generation_settings(folder)}
+        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={})
     elif (folder / STATE_NAME).is_file():
         text = export_card(read_export(folder), _rows_of_one(config))
     elif (folder / "config.json").is_file():
@@ -125,8 +127,9 @@ def _rows(scores: Scores) -> dict[str, str]:
 
 def _model_card(run: Run, scores: dict[str, str]) -> str:
     config = run.read_config()
-    base = shareable_name(config.base)
-    facts: dict[str, object] = {"Base": base, "System": read_json(run.folder / "config.json").get("system")}
+    base, recorded = shareable_name(config.base), read_json(run.folder / "config.json")
+    modalities = find_modalities(*(str(recorded[key]).split() if key in recorded else None for key in RECORDED))
+    facts: dict[str, object] = {"Base": base, "System": recorded.get("system")}
     facts |= {"Rank": config.unet_lora_rank, "Alpha": f"{config.unet_lora_alpha:g}", "Layers": config.lora_targets}
     facts |= {"Variant": _variant(config), "Prompt": " ".join(config.prompt.split()).replace("|", "\\|")}
     best = run.folder / "best_checkpoint" / "reason.json"
@@ -141,6 +144,7 @@ def _model_card(run: Run, scores: dict[str, str]) -> str:
         **{"Half-clean samples": config.half_clean_fraction, "Prompt dropout": config.prompt_dropout},
         **{"Precision of the base": config.precision, "Seed": config.seed},
     }
+    facts |= view_names(modalities)
     known = {name: value for name, value in facts.items() if value is not None}
     return model_card(base, _TAGS, known, settings, scores, _trained_on(run))
 

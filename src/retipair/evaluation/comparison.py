@@ -11,6 +11,7 @@ from typing import Any
 from retipair import __version__
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
+from retipair.data.manifest import check_one_kind
 from retipair.data.pair_facts import generation_settings
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
@@ -86,6 +87,9 @@ def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
     drawn_views = pairs(config.drawn_views) if config.drawn_views else None
     if drawn_views:
         _check_drawn_views(drawn_views, generated)
+    for folder in (*generated, *([drawn_views] if drawn_views else [])):
+        pair = folder.entries[0]
+        check_one_kind(folder.path, real.entries[0].modalities, pair.modalities, pair.id)
     training = read_training(config.adapter, real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
@@ -141,8 +145,9 @@ def pairs_sha256(entries: Sequence[PairRecord]) -> str:
     """
     digest = hashlib.sha256()
     for entry in entries:
-        values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        values: list[Any] = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
         values += [entry.mode, entry.source_id] if entry.given else []
+        values += entry.modalities.hashed
         digest.update(canonical_json(values).encode())
     return digest.hexdigest()
 

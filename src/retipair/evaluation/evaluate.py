@@ -67,6 +67,8 @@ def evaluate(config: EvaluateConfig) -> Path:
 
         # Report
         write_report(config.out, compared_scores)
+    if legend := first.real.entries[0].modalities.legend:
+        console.print(legend)
     _print_summary(compared_scores)
     print(f"Report: {page.resolve()}")
     return page

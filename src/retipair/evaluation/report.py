@@ -17,7 +17,7 @@ from PIL import Image
 
 from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
-from retipair.data.pair import chessboard, load_image
+from retipair.data.pair import chessboard, load_image, to_rgb
 from retipair.evaluation.advice import FEW
 from retipair.evaluation.checks import LOGGED_MEMORY
 from retipair.evaluation.compared_scores import ComparedScores, differing_names
@@ -117,6 +117,7 @@ def write_report(out: Path, compared: ComparedScores) -> Path:
         provenance=sets[0].provenance,
         provenances=_split_provenance(sets),
         version=__version__,
+        legend=read_folder(Path(first.provenance.real)).entries[0].modalities.legend,
         names=NAMES,
         memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(values, path),
@@ -290,7 +291,7 @@ def _views(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _side_by_side(cf_path: Path, fa_path: Path) -> str:
     cf, fa = _views(cf_path, fa_path)
-    return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
+    return _uri(np.concatenate([cf, to_rgb(fa)], axis=1))
 
 
 def _uri(image: np.ndarray) -> str:

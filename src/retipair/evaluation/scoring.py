@@ -152,7 +152,8 @@ def _issues(sets: Sets) -> list[DataIssue]:
     """Return likely errors in real pairs: pairs with the lowest vesselness correlation first, duplicate eyes last."""
     real = sets.real
     order = np.argsort(real.values["consistency.correlation"], kind="stable").tolist()
-    issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row))]
+    colour = real.entries[0].modalities.first.colour
+    issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row), colour)]
     return issues + duplicate_eyes(real)
 
 

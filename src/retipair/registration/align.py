@@ -19,6 +19,7 @@ from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
 from retipair.registration.refine import refine
 from retipair.registration.warp import WORK_SIZE, View, common_square, render, scale_of, transform_points
+from retipair.vision.modality import CF_FA
 
 Method = Literal["points", "features", "matches", "none"]
 
@@ -120,7 +121,13 @@ class _Registered:
 
 
 def align(
-    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, method: Method, size: int, limits: Limits
+    cf_image: np.ndarray,
+    fa_image: np.ndarray,
+    landmarks: Landmarks | None,
+    method: Method,
+    size: int,
+    limits: Limits,
+    dark: tuple[bool, bool] = CF_FA.dark_vessels,
 ) -> Aligned:
     """Align CF and FA in a square of `size` px around their common field of view, and accept or refuse the pair.
 
@@ -135,13 +142,15 @@ def align(
         the vessels; "matches" from the matches, by RANSAC. "none" assumes that the raw views are aligned.
     size: the side of the aligned views, px.
     limits: the limits for the acceptance of the alignment.
+    dark: for each view, whether vessels are darker than their surroundings.
     """
-    aligned = _align(View(cf_image), View(fa_image), landmarks, method, size, limits)
+    cf, fa = View(cf_image, dark[0]), View(fa_image, dark[1])
+    aligned = _align(cf, fa, landmarks, method, size, limits)
     if not aligned.refused or method == "none":
         return aligned
     mirror = np.array([[-1.0, 0, fa_image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
     flipped = landmarks and Landmarks(landmarks.cf, transform_points(mirror, landmarks.fa))
-    mirrored = _align(View(cf_image), View(np.ascontiguousarray(fa_image[:, ::-1])), flipped, method, size, limits)
+    mirrored = _align(cf, View(np.ascontiguousarray(fa_image[:, ::-1]), dark[1]), flipped, method, size, limits)
     if mirrored.refused:
         return aligned
     if not limits.allow_mirror:
@@ -161,7 +170,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
         # Refinement maximises its score in another frame, so it can lower the consistency here. If so, undo it.
         if consistency <= consistency_before:
             refined, rendered, consistency = registered.initial, before, consistency_before
-    shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
+    shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask, rendered.dark_vessels)
     feature_shifts = shifts if method in ("features", "matches") else None
     points = _transform_landmarks(None if method == "matches" else landmarks, frame, frame @ refined)
     aligned = Aligned(
