@@ -19,7 +19,7 @@ import numpy as np
 from retipair import PairGenerator, load_pairs
 from retipair.data.pair import Pair
 from retipair.metrics.distribution import mmd2
-from retipair.metrics.pair_metrics import PairMetrics, compute_mispaired_metrics, compute_pair_metrics
+from retipair.metrics.pair_metrics import PairMetrics, compute_cross_metrics, compute_pair_metrics
 from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.device import one_thread
 from retipair.runs.run_dir import find_run
@@ -42,7 +42,7 @@ def row(pairs: Sequence[Pair], reference: np.ndarray) -> Iterator[float]:
 
     yield from (average(f"consistency.{name}") for name in ("correlation", "dice", "cl_dice"))
     others = pairwise([*views, views[0]])
-    yield mean(compute_mispaired_metrics(cf, fa).mispaired.correlation for cf, fa in others)
+    yield mean(compute_cross_metrics(cf, fa).mispaired.correlation for cf, fa in others)
     yield mmd2(np.stack([pair.features for pair in metrics]), reference, reference)
     yield from (average(f"{view}.texture.fine_share") for view in ("cf", "fa"))
 

@@ -28,7 +28,7 @@ def write_card(folder: Path, name: str, work: Path, start: Path | None, done: in
     seconds = sum(line["seconds"] for line in log)
     phases = "; ".join(
         f"{p.steps:,} with batch size {p.batch_size}, rate {p.learning_rate:g}, lateness {p.timestep_bias:g}, "
-        f"coarse error x {p.coarse_weight:g}"
+        f"weight of the coarse error {p.coarse_weight:g}"
         for p in _phases_after(done, denoiser.PHASES[name])
     )
     config = folders.UNETS[name]

@@ -87,7 +87,7 @@ def _align_and_measure_equal_views_once(shared_root: Path) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment, "align", cached(alignment.align, shared_root / "align", lambda *given: given))
-        for name in ("compute_pair_metrics", "compute_mispaired_metrics"):
+        for name in ("compute_pair_metrics", "compute_cross_metrics"):
             patch.setattr(measurements, name, cached(getattr(measurements, name), shared_root / name, _pixels_of))
         yield
 

@@ -1,6 +1,6 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
-All commands but `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
+All commands but `app`, `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
 `register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter`, `export_pairs`, `card`, `compare_runs` and
 `utility`, and `generate` as the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give
 access to pairs in memory. Large libraries are imported when they are first used. Nothing is printed unless

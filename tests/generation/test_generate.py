@@ -1181,7 +1181,7 @@ def test_every_refusal_is_in_the_ledger_with_its_reason(gated: Path, middling: f
     assert {refusal.why for refusal in refused} == {"consistency"}
     assert all(refusal.consistency < middling for refusal in refused)
     for record in records(gated):
-        attempts = [refusal.attempt for refusal in refused if refusal.index == record.index]
+        attempts = [refusal.round_number for refusal in refused if refusal.index == record.index]
         assert attempts == list(range(record.attempt))
 
 

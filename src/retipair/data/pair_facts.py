@@ -66,7 +66,7 @@ class PairFacts:
 
     @property
     def kind(self) -> str:
-        """What the pairs are: "Real" (at least one real view), "Synthetic", or "Real and synthetic" if they differ."""
+        """What the pairs are: "Real" if all were prepared from real views, "Synthetic" if no view is real, or both."""
         if self.origins.get("real", 0) == self.pairs:
             return "Real"
         return "Real and synthetic" if self.real else "Synthetic"

@@ -116,7 +116,7 @@ def _rows(scores: Scores) -> dict[str, str]:
         for name in ("precision", "recall", "density", "coverage"):
             rows[name.capitalize()] = f"{getattr(distance, name):.3f}"
     if (copies := scores.memorisation) is not None:
-        rows["Copies of training pairs"] = f"{len(copies.copies)} (similarity above {copies.threshold:.3f})"
+        rows["Copies of training pairs"] = f"{len(copies.copies)} (similarity of at least {copies.threshold:.3f})"
         if copies.authenticity is not None:
             rows["Authenticity"] = f"{copies.authenticity:.3f}"
     return rows

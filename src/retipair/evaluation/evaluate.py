@@ -39,7 +39,8 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     Metrics that are already cached in OUT are not computed again. Several sets of generated pairs are compared in one
     report. With neither --generated nor --drawn_views, only the real pairs are checked.
-    Raises UserError, before anything is written, if a folder is not a dataset or OUT contains scores of other pairs.
+    Raises UserError, before scores are written, if a folder is neither prepared nor generated, or if OUT contains
+    scores of other pairs.
     """
     # Check
     sets = load_comparisons(config)

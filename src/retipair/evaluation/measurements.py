@@ -27,7 +27,7 @@ from retipair.evaluation.metric_cache import (
     save_link,
     save_metrics,
 )
-from retipair.metrics.pair_metrics import PairMetrics, compute_mispaired_metrics, compute_pair_metrics
+from retipair.metrics.pair_metrics import PairMetrics, compute_cross_metrics, compute_pair_metrics
 from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.device import one_thread
 from retipair.models.feature_extractor import ImageModel
@@ -133,7 +133,7 @@ def measure_set(
             save_metrics(cache, ordered_keys[index], metrics)
             for first, second in ((index - 1, index), (index, 0)):
                 if (first, second) in links and first in recent and second in recent:
-                    save_link(cache, links[first, second], compute_mispaired_metrics(recent[first], recent[second]))
+                    save_link(cache, links[first, second], compute_cross_metrics(recent[first], recent[second]))
     dist.wait_for_everyone()
     return _read_set(entries, keys, list(links.values()), cache)
 

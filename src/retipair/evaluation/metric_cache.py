@@ -13,7 +13,7 @@ import numpy as np
 
 from retipair.data.dataset import PairRecord, pair_sha256
 from retipair.metrics.memorisation import pair_descriptor
-from retipair.metrics.pair_metrics import MispairedMetrics, PairMetrics
+from retipair.metrics.pair_metrics import CrossMetrics, PairMetrics
 from retipair.runtime.atomic_io import atomic_write, read_json, write_json
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import canonical_json, from_values, to_values
@@ -71,14 +71,14 @@ def load_metrics(folder: Path, key: str) -> PairMetrics:
         return PairMetrics(values, arrays["features"], arrays["power"], arrays["prints"].astype(np.float32))
 
 
-def save_link(folder: Path, link: str, metrics: MispairedMetrics) -> None:
+def save_link(folder: Path, link: str, metrics: CrossMetrics) -> None:
     write_json(_link_path(folder, link), to_values(metrics))
 
 
-def load_link(folder: Path, link: str) -> MispairedMetrics:
+def load_link(folder: Path, link: str) -> CrossMetrics:
     """Return the cached metrics of a link. Raises UserError if the file is missing or damaged."""
     path = _link_path(folder, link)
-    return from_values(MispairedMetrics, read_json(path), str(path))
+    return from_values(CrossMetrics, read_json(path), str(path))
 
 
 def _link_path(folder: Path, link: str) -> Path:

@@ -75,7 +75,7 @@ def _colours(sets: Sets) -> dict[str, str]:
 
 
 def _label(name: str) -> str:
-    """Return the name of a set as matplotlib shows it unchanged, in the middle shortened to _MAX_LABEL characters."""
+    """Return the name of a set, in a form that matplotlib shows literally; the middle of a long name is left out."""
     name = printable(NAMES.get(name, name))
     if len(name) > _MAX_LABEL:
         name = f"{name[: _MAX_LABEL // 2 - 1]}…{name[-_MAX_LABEL // 2 :]}"

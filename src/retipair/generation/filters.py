@@ -31,17 +31,17 @@ _REPAIR = "remove the line; its pair is then generated again"
 
 @dataclass(frozen=True)
 class Rejection:
-    """A rejected attempt to generate a pair.
+    """A round of attempts to generate a pair, of which the best was rejected.
 
     index: the number of the pair, from 1.
-    attempt: the number of the round of attempts at this pair, from 0. A round has `--best_of` attempts.
+    round_number: from 0. A round has `--best_of` attempts.
     why: "consistency", "copy", or "consistency and copy".
     consistency: the vesselness correlation of the two views, in [-1, 1].
     similarity: the highest similarity of the pair to a training pair, in [-1, 1]; None if it was not computed.
     """
 
     index: int
-    attempt: int
+    round_number: int = field(metadata={"json": "attempt"})
     why: str
     consistency: float
     similarity: float | None = field(metadata={"json": "likeness"})
@@ -60,7 +60,7 @@ class QualityFilter:
     max_copy: float | None = None
     known: np.ndarray | None = None
 
-    def reject(self, index: int, attempt: int, pair: Pair, consistency: float) -> Rejection | None:
+    def reject(self, index: int, round_number: int, pair: Pair, consistency: float) -> Rejection | None:
         """Return a `Rejection` if the pair fails a threshold, else None."""
         similarity, reasons = None, []
         if self.min_consistency is not None and consistency < self.min_consistency:
@@ -69,7 +69,7 @@ class QualityFilter:
             similarity = round(self._similarity(pair), 4)
             if similarity > self.max_copy:
                 reasons.append("copy")
-        return Rejection(index, attempt, " and ".join(reasons), consistency, similarity) if reasons else None
+        return Rejection(index, round_number, " and ".join(reasons), consistency, similarity) if reasons else None
 
     def _similarity(self, pair: Pair) -> float:
         """Return the highest similarity of the pair to a training pair, in [-1, 1]."""
@@ -84,8 +84,8 @@ class QualityFilter:
 
 
 def descriptors_of(entries: Sequence[PairRecord]) -> np.ndarray:
-    """Return the descriptors of these pairs, (n, 64, 64). This takes half a second per pair."""
-    pairs = map(load_pair, track("Describing the training pairs", entries, len(entries)))
+    """Return the descriptors of these pairs, (n, 64, 64). This takes a fraction of a second per pair."""
+    pairs = map(load_pair, track("Describing pairs", entries, len(entries)))
     return np.stack(list(parallel_map(descriptor_of, pairs)))
 
 
@@ -135,7 +135,7 @@ def read_rejection_log(folder: Path) -> RejectionLog:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}); {_REPAIR}") from None
         rejection = from_values(Rejection, values, where, _REPAIR)
-        key = rejection.index * _MAX_TRIES + rejection.attempt
+        key = rejection.index * _MAX_TRIES + rejection.round_number
         if key not in keys:
             keys.add(key)
             log.add(rejection)

@@ -111,8 +111,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input, or another problem that the message explains, such as too
-    little memory; 128 + N: stopped by the signal with the number N (130 by SIGINT, 143 by SIGTERM).
+    0: success; 1: internal or system error; 2: invalid input, or another problem that the user can solve, as the
+    message says; 128 + N: stopped by the signal with the number N (130 by SIGINT, 143 by SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
@@ -184,7 +184,9 @@ def _after_interrupt(arguments: Sequence[str]) -> str:
 def _explain(error: Exception) -> str:
     """Return the message for an error that is not invalid input: full disk, out of memory, or an internal error."""
     if is_out_of_memory(error):
-        return "out of memory; saved results are intact. Lower --batch_size or --size, or close other programs"
+        return (
+            "out of memory; saved results are intact. Close other programs, or lower --batch_size, --size or --workers"
+        )
     message = f"{type(error).__name__}: {error}".splitlines()[0]
     if isinstance(error, OSError):
         return f"{message}; fix this and run the same command again"

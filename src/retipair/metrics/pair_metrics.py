@@ -35,7 +35,7 @@ class PairMetrics:
 
 
 @dataclass(frozen=True)
-class MispairedMetrics:
+class CrossMetrics:
     """Metrics that compare two pairs.
 
     mispaired: the consistency of the CF of the first pair with the FA of the second pair.
@@ -56,10 +56,10 @@ def compute_pair_metrics(pair: PairViews) -> PairMetrics:
     return PairMetrics(values, features(pair), power, view_descriptors(pair))
 
 
-def compute_mispaired_metrics(first: PairViews, second: PairViews) -> MispairedMetrics:
+def compute_cross_metrics(first: PairViews, second: PairViews) -> CrossMetrics:
     """Compute the metrics that compare two pairs."""
     similarity = {name: ms_ssim(getattr(first, name).grey, getattr(second, name).grey) for name in VIEWS}
-    return MispairedMetrics(mispaired(first, second), similarity)
+    return CrossMetrics(mispaired(first, second), similarity)
 
 
 def _view_metrics(view: PreparedView) -> Iterator[tuple[str, float]]:

@@ -57,8 +57,8 @@ def with_measured_vessels(config: PrepareConfig, pairs: Sequence[CheckedPair]) -
     """Return the settings with "dark" or "bright" instead of --vessels_second auto.
 
     A few pairs are aligned with dark and with bright vessels in the second view; the vessels of both views agree only
-    if the assumption is right. More than half of the pairs must be clearly for one result, because in an early FA the
-    veins are dark still. Raises SettingError if they are not, or if pairs disagree.
+    if the assumption is right. More than half of the pairs must clearly support one result, and three times as many as
+    the other: not all pairs do, because veins are still dark in an early FA. Raises SettingError if they do not.
     """
     if config.vessels_second != "auto":
         return config

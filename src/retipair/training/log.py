@@ -83,7 +83,7 @@ def tracking(config: TrainConfig, run: Run, dist: DistributedState) -> Iterator[
     from accelerate import Accelerator
 
     accelerator = Accelerator(log_with=config.tracker, project_dir=str(run.folder), cpu=True)
-    paths = ("data", "results", "tokenizer")
+    paths = ("data", "results", "tokenizer", "init_adapter")
     settings = {name: value for name, value in to_values(config).items() if value is not None and name not in paths}
     options = {"wandb": {"dir": str(run.folder)}}
     accelerator.init_trackers("retipair", {**settings, "base": shareable_name(config.base)}, options)
