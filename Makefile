@@ -14,7 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-INSTALLED_APP := .venv-app/.installed
+INSTALLED_APP := .venv/.installed-app
 
 .PHONY: demo test check docs reference test-nightly test-slow test-gpu test-browser soak long fuzz help clean
 .DEFAULT_GOAL := test
@@ -25,11 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(INSTALLED_APP): pyproject.toml constraints.txt
-	@echo "Setting up .venv-app (the first time takes a minute or two)"
-	@test -x .venv-app/bin/python || $(PYTHON) -m venv .venv-app
-	@grep -v '^pillow==' constraints.txt > .venv-app/constraints.txt
-	@.venv-app/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-app/constraints.txt -e '.[dev,app]'
+$(INSTALLED_APP): $(INSTALLED)
+	@echo "Adding the extra app to .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[app]'
 	@touch $@
 
 test: $(INSTALLED)
@@ -45,7 +43,7 @@ test-gpu: $(INSTALLED)
 	RETIPAIR_TEST_GPU=1 $(BIN)/python -m pytest -m gpu -s
 
 test-browser: $(INSTALLED_APP)
-	.venv-app/bin/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py --kills 60
@@ -79,4 +77,4 @@ help:
 	@grep -E '^# make ' Makefile | cut -c3-
 
 clean:
-	rm -rf .venv .venv-app demo site
+	rm -rf .venv demo site

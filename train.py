@@ -1,4 +1,4 @@
-"""The original system's entry point for training: `retipair train`, with its flags and its output tree."""
+"""The entry point of the original scripts for training: `retipair train`, with its flags and its output tree."""
 
 import sys
 

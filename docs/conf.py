@@ -22,7 +22,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # autodoc imports it
 project = "retipair"
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/*.ipynb", "recipes/README.md"]
-exclude_patterns = [".venv", ".venv-app", "site", "results", "demo"]
+exclude_patterns = [".venv", "site", "results", "demo"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "retipair"
@@ -66,6 +66,7 @@ docs/clusters
 docs/data-protection
 SECURITY
 docs/layouts
+docs/modalities
 docs/guidance
 docs/one_view
 docs/utility

@@ -1,9 +1,13 @@
 """Pages as tests look at them: what they consist of, and what a browser says of them."""
 
+import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+
+import pytest
 
 
 class Page(HTMLParser):
@@ -23,6 +27,32 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def check_figures(out: Path, start: str = "") -> int:
+    """Every figure of a report whose path begins so is the score at this path. Return the number of these figures."""
+    scores, text = json.loads((out / "scores.json").read_text()), (out / "report.html").read_text()
+    found = re.findall(rf'<span data-score="({start}[^"]+)">([^<]*)</span>', text)
+    for path, shown in found:
+        value = scores
+        for key in path.split("/"):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        digits = len(shown.partition(".")[2])
+        assert float(shown) == pytest.approx(value, abs=0.501 * 10**-digits), path
+    return len(found)
+
+
+def check_needs_nothing(report: Path) -> None:
+    """The page is complete in itself: no script, and nothing that a browser would fetch."""
+    page = Page(report)
+    assert page.all("html")[0]["lang"] == "en"
+    assert not page.all("script")
+    assert all(image["alt"] for image in page.all("img"))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("data:image/jpeg;base64,", "#")), (tag, target[:80])
+    assert "url(http" not in report.read_text()
 
 
 PROBE = """<script>addEventListener("load", () => document.body.append(

@@ -15,6 +15,7 @@ from retipair.runtime.library_logging import quiet_import
 if TYPE_CHECKING:
     from retipair.data.pair import Pair
     from retipair.data.torch_dataset import PairDataset
+    from retipair.evaluation.compared_scores import ComparedScores
     from retipair.evaluation.runs import RunSummary
     from retipair.evaluation.scores import Scores
     from retipair.interfaces.api import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ComparedScores",
     "LoadedPair",
     "Pair",
     "PairDataset",
@@ -68,6 +70,7 @@ __all__ = [
     "utility",
 ]
 _MODULES = {
+    "ComparedScores": "retipair.evaluation.compared_scores",
     "LoadedPair": "retipair.interfaces.loading",
     "Pair": "retipair.data.pair",
     "PairDataset": "retipair.data.torch_dataset",

@@ -1,7 +1,7 @@
 """Views drawn from given ones (`--mode cf2fa`, `fa2cf`) are compared with the true views and with each other."""
 
 import json
-import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,13 @@ from PIL import Image
 
 from conftest import Fill, write_prepared
 from judging import Evaluated, generated_record, write_generated
-from pages import Page, check_opens
+from pages import Page, check_figures, check_opens
 from refusals import Refused
 from retipair.data.dataset import PairRecord, load_pair, read_dataset
 from retipair.data.manifest import GIVEN_VIEWS, write_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.evaluation import drawn_views
+from retipair.evaluation.compared_scores import read_compared_scores
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.drawn_scores import DrawnViewScores
 from retipair.evaluation.drawn_views import measure_drawn_views
@@ -286,16 +287,33 @@ def test_drawn_views_can_be_judged_beside_pairs_of_another_mode(
     assert refused(*again, "--drawn_views", tmp_path / "none").path == tmp_path / "none"
 
 
+def test_sets_with_drawn_views_are_compared_with_each_other_and_with_other_sets(
+    real: Path, judged: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out, drawn = tmp_path / "out", judged.parent / "drawn"
+    shutil.copytree(judged / "features", out / "features")
+    moved = write_drawn(tmp_path / "moved", real, "cf2fa", true_pairs(0, 1, 2), drawn=shifted)
+    noise = write_generated(tmp_path / "noise", 2)
+    words = ["evaluate", "--real", real, "--generated", drawn, moved, noise, "--out", out]
+    assert main(list(map(str, words))) == 0
+    compared = read_compared_scores(out)
+    assert compared.names == ("drawn", "moved", "noise")
+    assert compared.sets["drawn"].drawn_views == read_scores(judged).drawn_views
+    assert compared.sets["noise"].drawn_views == {}
+    [row] = [row for row in compared.comparison if row.name == "drawn_fa_val"]
+    exact, off, none = row.values
+    assert exact
+    assert off
+    assert exact.mean > off.mean + 0.1
+    assert none is None
+    assert check_figures(out, "scores/1/drawn_views") > 15
+    line = refused(*words[:-1], tmp_path / "other", "--drawn_views", drawn)
+    assert line.setting == "drawn_views"
+    assert not (tmp_path / "other").exists()
+
+
 def test_every_figure_of_the_section_is_a_score(judged: Path) -> None:
-    scores, text = json.loads((judged / "scores.json").read_text()), (judged / "report.html").read_text()
-    found = re.findall(r'<span data-score="(drawn_views/[^"]+)">([^<]*)</span>', text)
-    assert len(found) > 15
-    for path, shown in found:
-        value = scores
-        for key in path.split("/"):
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        digits = len(shown.partition(".")[2])
-        assert float(shown) == pytest.approx(value, abs=0.501 * 10**-digits), path
+    assert check_figures(judged, "drawn_views/") > 15
 
 
 @pytest.mark.browser

@@ -821,7 +821,7 @@ def test_another_size_than_the_trained_one_is_refused(refused: Refused, trained:
 
 
 def originals_adapter(folder: Path, target: Path) -> Path:
-    """An adapter as the original system wrote it: PEFT's two files, without a description."""
+    """An adapter as the original scripts wrote it: PEFT's two files, without a description."""
     target.mkdir()
     shutil.copy(folder / "adapter_config.json", target)
     save_file(load_file(folder / "adapter_model.safetensors"), target / "adapter_model.safetensors", {"format": "pt"})

@@ -20,7 +20,7 @@ from retipair.data.dataset import read_dataset
 from retipair.data.manifest import read_manifest
 from retipair.data.pair import load_image
 from retipair.data.parquet import is_parquet_dataset, split_in_name
-from retipair.evaluation.comparison import load_comparison, pairs_sha256
+from retipair.evaluation.comparison import load_comparisons, pairs_sha256
 from retipair.interfaces.cli import main
 from retipair.preparation.export_pairs import export_pairs
 from retipair.preparation.from_dataset import extracted_views, raw_captions
@@ -159,14 +159,14 @@ def test_train_prepares_a_data_set_once(
 def test_evaluate_compares_with_the_pairs_of_a_data_set(exported: tuple[Path, Path], tmp_path: Path) -> None:
     pairs, data = exported
     for _ in range(2):
-        compared = load_comparison(EvaluateConfig(real=data, out=tmp_path / "out"))
+        [compared] = load_comparisons(EvaluateConfig(real=data, out=tmp_path / "out")).values()
         [aligned] = (tmp_path / "out/prepared").iterdir()
         assert compared.provenance.real == str(aligned)
         assert compared.provenance.real_sha256 == pairs_sha256(read_dataset(pairs))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").touch()
     with raises_file(tmp_path / "full", OccupiedError):
-        load_comparison(EvaluateConfig(real=data, out=tmp_path / "full"))
+        load_comparisons(EvaluateConfig(real=data, out=tmp_path / "full"))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 

@@ -1075,7 +1075,7 @@ def test_a_missing_file_is_not_taken_for_a_hub_id(refuses: Refused, tmp_path: Pa
 def test_a_folder_that_is_no_run_of_ours_is_left_alone(
     refused: Refused, base_folder: Folder, prepared: Path, tmp_path: Path
 ) -> None:
-    """A run of the original system, say: its adapters and logs must survive."""
+    """A run of the original scripts, say: its adapters and logs must survive."""
     old = tmp_path / "out_joint_sd15_cffa_pairs/exp"
     (old / "latest_checkpoints/step_014500/unet_lora").mkdir(parents=True)
     (old / "training_log.txt").write_text("Step 100 | lr=5e-5\n")

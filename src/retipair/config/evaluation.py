@@ -2,6 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+def _folders(words: list[str]) -> tuple[Path, ...]:
+    if not words:
+        raise ValueError("give at least one folder")
+    return tuple(map(Path, words))
+
+
+_FOLDERS = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="DIR [DIR ...]",
+    instance_from_str=_folders,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: list(map(str, value)) or ["None"],
+)
+"""How the command line reads one folder or more; tyro itself would accept the flag without a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,12 +29,12 @@ class EvaluateConfig:
 
     real: Path
     """Prepared folder of real pairs, or a data set of Parquet files, which is then prepared once into OUT/prepared."""
-    generated: Path | None = None
-    """Folder written by `generate`, or a prepared folder.
+    generated: Annotated[tuple[Path, ...], _FOLDERS] = ()
+    """Folder written by `generate`, or a prepared folder. Several folders are compared in one report.
     Without it and --drawn_views, only the real pairs are checked."""
     drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
-    Not needed if --generated is such a folder."""
+    Not needed if --generated is such a folder; only with one --generated."""
     reviewed: bool = False
     """Leave out the pairs that were rejected in `retipair app` (review.jsonl in the folders)."""
     out: Path = Path("evaluation")
@@ -24,7 +43,8 @@ class EvaluateConfig:
     """Base of the generated pairs (hub id, folder, file, tiny-sdxl or tiny-sd15).
     With it, the report says how much detail its autoencoder preserves."""
     adapter: Path | None = None
-    """Folder of the run that trained the adapter, or a folder inside it; adds the training curves to the report."""
+    """Folder of the run that trained the adapter, or a folder inside it; adds the training curves to the report.
+    With several --generated, all must be of adapters of this run."""
     deep: Path | None = None
     """Folder of an image model in transformers' format (DINO, DINOv2, or ViT-MAE such as RETFound).
     Adds two distances between real and generated pairs on the features of this model: squared MMD and FID."""

@@ -23,7 +23,7 @@ class GenerateConfig:
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data", "cf2fa", "fa2cf"] = "noise"
-    """noise: new eyes; from_data: variations of the training pairs, one after the other.
+    """noise: new eyes; from_data: variations of the training pairs, which are used in turn.
     cf2fa: an FA for each CF in --data, with the same vessels; fa2cf: a CF for each FA."""
     per_view: int = 1
     """--mode cf2fa, fa2cf: number of different pairs for each view; may be raised later."""
@@ -64,7 +64,7 @@ class GenerateConfig:
     """Attempts at a pair that --min_consistency or --max_copy rejects, before it is given up; may be raised later.
     With --best_of K, an attempt here is a round of K attempts."""
     sampler: SamplerName = "ddpm"
-    """ddpm (as in the original system), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
+    """ddpm (as in the original scripts), ddim, dpmpp (DPM-Solver++ 2M) or euler."""
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance; 1 disables it, which saves one prediction of the network per step."""
     pair_guidance: float | None = None

@@ -16,6 +16,15 @@ _TWO_PATHS = PrimitiveConstructorSpec(
 )
 """How the command line reads two paths or none; tyro itself would read all words that follow."""
 
+_TWO_MODALITIES = PrimitiveConstructorSpec(
+    nargs=2,
+    metavar="FIRST SECOND",
+    instance_from_str=lambda words: (words[0], words[1]),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: ["None"] if value is None else list(value),
+)
+"""How the command line reads two modalities or none."""
+
 Register = Literal["auto", "points", "features", "none"]
 
 
@@ -34,6 +43,12 @@ class PrepareConfig:
     """How the FA is aligned to the CF.
     points: by landmarks; features: by vessels; none: the views are aligned already.
     auto: points for a pair with landmarks, else features."""
+    modalities: Annotated[tuple[str, str] | None, _TWO_MODALITIES] = None
+    """What the first and the second view of each pair are: cf, red_free, fa, autofluorescence or octa.
+    Default: cf fa, or the columns cf_modality and fa_modality of the table (docs/modalities.md)."""
+    vessels_second: Literal["dark", "bright", "auto"] | None = None
+    """Whether vessels are dark or bright in the second view; auto: measured on a few pairs. Default: as is usual for
+    its modality."""
     max_residual_px: float = 5.0
     """Refuse a pair if the median distance of its landmarks after alignment exceeds this.
     The distance is in px of a view 512 px wide, for any --size.
@@ -82,6 +97,10 @@ class RegisterConfig:
     """Measure the error at these landmarks, which are not used to register: two files, one point "x y" a line.
     Tables and point selections of ImageJ are read too (docs/dicom.md).
     Prints the mean and the median error in px of a CF 512 px wide, and writes them with AUC@5/10/20 to scores.json."""
+    modalities: Annotated[tuple[str, str] | None, _TWO_MODALITIES] = None
+    """What the first and the second view are: cf, red_free, fa, autofluorescence or octa; default: cf fa."""
+    vessels_second: Literal["dark", "bright"] | None = None
+    """Whether vessels are dark or bright in the second view; default: as is usual for its modality."""
     max_residual_px: float = 5.0
     """Refuse a pair if fewer than 60 % of its vessel patches match within this distance.
     The distance is in px of a view 512 px wide."""
@@ -113,6 +132,8 @@ class PhantomConfig:
     Default: one of the first four at random for each pair."""
     disease: str | None = None
     """State of all eyes: healthy, diabetic or vein_occlusion; default: healthy or diabetic at random."""
+    modalities: Annotated[tuple[str, str] | None, _TWO_MODALITIES] = None
+    """Modalities of both views: cf, red_free, fa, autofluorescence or octa; default: cf fa."""
     unregistered: bool = False
     """Write raw views with landmarks for `retipair prepare`; the FA camera is shifted, rotated and tilted."""
     points: int = 20

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retipair import __version__
-from retipair.data.pair_facts import PairFacts
+from retipair.data.pair_facts import FIRST, SECOND, PairFacts
 from retipair.runtime.atomic_io import write_text
 from retipair.runtime.errors import DamagedError, OccupiedError
+from retipair.vision.modality import CF_FA, noun_of
 
 CARD_NAME = "README.md"
 _MARK = "<!-- retipair card "
@@ -23,7 +24,7 @@ _ORIGINS = {
     "real": "prepared from real views",
     "synthetic": "prepared from synthetic views",
     "noise": "generated from noise",
-    "from_data": "variations of real training pairs (`from_data`)",
+    "from_data": "variations of training pairs (`from_data`)",
     "cf2fa": "FA drawn for a given CF (`cf2fa`)",
     "fa2cf": "CF drawn for a given FA (`fa2cf`)",
 }
@@ -62,11 +63,12 @@ def dataset_card(
         that is no data set of this library.
     reading: the code that reads the data set, or None.
     """
+    first, second = _views(settings)
     made = Table("How it was made", ("Setting", "Value"), {**_provenance(facts), **settings})
     return _signed(
-        _front_matter(_dataset_values(facts), files),
-        f"# {facts.kind} pairs of colour fundus photographs and fluorescein angiograms",
-        f"{facts.pairs} pairs of a colour fundus photograph (`cf`) and a fluorescein angiogram (`fa`) of one eye,"
+        _front_matter(_dataset_values(facts, settings), files),
+        f"# {facts.kind} pairs of {_plural(first)} and {_plural(second)}",
+        f"{facts.pairs} pairs of {first} (`cf`) and {second} (`fa`) of one eye,"
         f" aligned pixel to pixel, with the mask of the pixels that are valid in both (`mask`). {_statement(facts)}",
         _USE[0],
         *([f"## Read it\n\n```python\n{reading}\n```"] if reading else []),
@@ -95,11 +97,12 @@ def model_card(
         **({"base_model": base} if "/" in base else {}),
         **{"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": list(tags)},
     }
+    first, second = _views(facts)
     return _signed(
         _front_matter(values, {}),
-        "# Adapter for pairs of colour fundus photographs and fluorescein angiograms",
-        f"LoRA weights for the UNet of {base}. With them, it generates a joint image: a colour fundus photograph (CF)"
-        f" and a fluorescein angiogram (FA) of one eye, side by side. {data}",
+        f"# Adapter for pairs of {_plural(first)} and {_plural(second)}",
+        f"LoRA weights for the UNet of {base}. With them, it generates a joint image: {first} (CF)"
+        f" and {second} (FA) of one eye, side by side. {data}",
         f"{_USE[0]} Generated images are synthetic and have no clinical validity. An adapter can memorise training"
         " pairs: if these are real, treat it as patient data.",
         str(Table("Adapter", ("Property", "Value"), facts)),
@@ -161,11 +164,23 @@ def _front_matter(values: Mapping[str, object], files: Mapping[str, str]) -> str
     return "\n".join(["---", _LICENCE, *lines, "---"])
 
 
-def _dataset_values(facts: PairFacts) -> dict[str, object]:
+def _views(rows: Mapping[str, object]) -> tuple[str, str]:
+    """Return the names of the modalities of both views, with their articles, as the rows of a card state them."""
+    return str(rows.get(FIRST, CF_FA.first.name)), str(rows.get(SECOND, CF_FA.second.name))
+
+
+def _plural(name: str) -> str:
+    return f"{noun_of(name)}s"
+
+
+def _dataset_values(facts: PairFacts, settings: Mapping[str, object]) -> dict[str, object]:
     size = next((name for limit, name in _SIZES if facts.pairs < limit), "n>10M")
-    tags = ["medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "image-registration", "retipair"]
+    first, second = _views(settings)
+    tags = ["medical", "ophthalmology", "retina", "fundus"]
+    tags += ["fluorescein-angiography"] if CF_FA.second.name in (first, second) else []
+    tags += ["image-registration", "retipair"]
     return {
-        "pretty_name": f"{facts.kind} CF-FA pairs",
+        "pretty_name": f"{facts.kind} {'pairs' if FIRST in settings else 'CF-FA pairs'}",
         "task_categories": ["image-to-image"],
         "size_categories": [size],
         "tags": [*tags, *(["synthetic"] if facts.kind != "Real" else [])],

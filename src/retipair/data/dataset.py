@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, read_manifest
+from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, modalities_of, read_manifest
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, RejectedList, read_rejected
 from retipair.data.review import REVIEW_NAME
@@ -24,6 +24,7 @@ from retipair.data.splits import split_groups
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import CF_FA, Modalities
 from retipair.vision.ridges import resize_mask
 
 GENERATED_VAL_FRACTION = 0.2
@@ -43,13 +44,13 @@ class PairRecord:
     group: the name of the patient, or of the eye if the patient is unknown. A generated pair has the group of its
     source, or its own id if it was generated from noise. All pairs of a group are in one split.
     cf_name, fa_name, mask_name: paths relative to `folder`; text takes a tenth of the memory of Path objects.
-    mask_name: None if the pair has no mask file.
-    caption: None if the pair has no caption of its own.
+    mask_name, caption: None if the pair has no mask file, or no caption of its own.
     native_size: the smallest of three sides, in px: the side of the views on disk, and the two sides in
     `PreparedPair.native_size`, if they are known.
     fa_chroma: the mean chroma of the generated FA before it was saved in grey, in [0, 255]; None for prepared pairs.
     mode: the mode in which the pair was generated; None for pairs prepared from raw views.
     source_id: the id of the pair or view from which the pair was generated; None for other pairs.
+    modalities: the modalities of the two views.
     """
 
     id: str
@@ -64,6 +65,7 @@ class PairRecord:
     fa_chroma: float | None = None
     mode: str | None = None
     source_id: str | None = None
+    modalities: Modalities = CF_FA
 
     @property
     def variation(self) -> bool:
@@ -95,7 +97,7 @@ class PairFolder:
     entries: every pair that has at least one file, rejected or not.
     rejected: the ids of the rejected pairs: those in `rejected.txt`, then those that only `review.jsonl` rejects.
     reviewed: how many of them only `review.jsonl` rejects.
-    deleted: the ids of the pairs whose files were all deleted, unless `rejected.txt` lists them. They are skipped too.
+    deleted: the ids of the pairs whose files were all deleted and that are not in `rejected`. They are skipped too.
     """
 
     path: Path
@@ -251,15 +253,16 @@ def _exists(path: str) -> bool:
 
 def to_pair_record(folder: Path, record: Record) -> PairRecord:
     """Convert a manifest record to a PairRecord; a generated pair is in "train" until `read_folder` sets its split."""
-    names = (folder, record.cf, record.fa)
+    names, modalities = (folder, record.cf, record.fa), modalities_of(record)
     if isinstance(record, PreparedPair):
         caption = intern(record.caption) if record.caption else record.caption
         native_size = min(record.size, *(record.native_size or [record.size]))
-        start = PairRecord(record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        named = (record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
+        start = PairRecord(*named, modalities=modalities)
         return replace(start, mode=record.mode, source_id=record.source_id) if record.mode else start
     prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
     generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
-    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source)
+    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source, modalities=modalities)
 
 
 def group_name(record: Record) -> str:
@@ -281,9 +284,9 @@ def load_pair(entry: PairRecord, size: int | None = None) -> Pair:
     if len({side for image in images.values() for side in image.shape[:2]}) > 1:
         sizes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in images.items())
         raise FileError(entry.cf, f"the views are not squares of one size ({sizes} px); make the pair again")
-    cf, fa = images["CF"], images["FA"]
-    mask = images["mask"] > 0 if entry.mask else field_of_view(cf) & field_of_view(fa)
-    return Pair(cf, fa, mask) if size is None else Pair(_resized(cf, size), _resized(fa, size), resize_mask(mask, size))
+    mask = images["mask"] > 0 if entry.mask else field_of_view(images["CF"]) & field_of_view(images["FA"])
+    cf, fa = (_resized(images[view], size) for view in ("CF", "FA"))
+    return Pair(cf, fa, resize_mask(mask, size or len(mask)), dark_vessels=entry.modalities.dark_vessels)
 
 
 def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,8 +294,8 @@ def load_views(entry: PairRecord, size: int) -> tuple[np.ndarray, np.ndarray]:
     return _resized(load_image(entry.cf, "RGB"), size), _resized(load_image(entry.fa, "L"), size)
 
 
-def _resized(view: np.ndarray, size: int) -> np.ndarray:
-    if view.shape[:2] == (size, size):
+def _resized(view: np.ndarray, size: int | None) -> np.ndarray:
+    if size is None or view.shape[:2] == (size, size):
         return view
     return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
 

@@ -25,6 +25,7 @@ from retipair.data.pair_stream import StreamedPair
 from retipair.runtime.errors import FileError, UserError
 from retipair.runtime.schema import canonical_json, from_values, json_sha256
 from retipair.runtime.text_files import is_safe_name
+from retipair.vision.modality import CF_FA, RECORDED, Modalities, drop_unrecorded
 
 VIEWS = ("cf", "fa", "mask")
 COMMON: dict[str, type] = {
@@ -37,7 +38,7 @@ synthetic: whether both views are marked as synthetic.
 caption: the caption of a prepared pair, or the prompt of a generated one.
 """
 _RENAMED = ("cf", "fa", "mask", "prompt")
-"""Keys of the manifest that have no column of the same name: images replace the paths, `caption` the prompt."""
+"""Keys of the manifest whose values are no columns: images replace the paths, and `caption` replaces the prompt."""
 _OF_GENERATED = {"mode": str, "source_id": str}
 """Columns that are left out if no pair was generated, although `PreparedPair` has these keys for imported pairs."""
 
@@ -46,7 +47,7 @@ _OF_GENERATED = {"mode": str, "source_id": str}
 class DatasetRow:
     """One pair of an exported data set.
 
-    images: the PNG files of CF (RGB), FA and mask (one channel), by name of the view.
+    images: the PNG files of CF (RGB; one channel if it has no colour), FA and mask (one channel), by name of the view.
     """
 
     record: Record
@@ -58,16 +59,17 @@ class DatasetRow:
         """Return the values of all columns except the images, as JSON values."""
         record = self.record
         caption = record.caption if isinstance(record, PreparedPair) else record.prompt
-        kept = {key: value for key, value in asdict(record).items() if key not in _RENAMED}
+        kept = {key: value for key, value in drop_unrecorded(asdict(record)).items() if key not in _RENAMED}
         if isinstance(record, PreparedPair) and record.mode is None:
             kept = {key: value for key, value in kept.items() if key not in _OF_GENERATED}
         kept |= {"split": self.split, "synthetic": self.synthetic, "caption": caption}
         return {key: kept.pop(key) for key in COMMON} | kept
 
 
-def columns_of(kinds: Sequence[type[Record]], generated: bool) -> dict[str, Any]:
+def columns_of(kinds: Sequence[type[Record]], generated: bool, modalities: Modalities = CF_FA) -> dict[str, Any]:
     """Return the type of each column except the images, by name, for data sets with pairs of these kinds.
 
+    The columns of the modalities are left out for CF and FA.
     generated: whether some of the pairs were generated.
     A type is str, bool, int, float or a list of them; every value may be null.
     """
@@ -75,6 +77,7 @@ def columns_of(kinds: Sequence[type[Record]], generated: bool) -> dict[str, Any]
     for kind in kinds:
         hints = get_type_hints(kind)
         without = (*_RENAMED, *(_OF_GENERATED if kind is PreparedPair else ()))
+        without += RECORDED if modalities == CF_FA else ()
         names = (field.name for field in fields(kind) if field.name not in without)
         columns |= {name: _plain(hints[name]) for name in names if name not in columns}
     return columns | (_OF_GENERATED if generated else {})
@@ -94,7 +97,10 @@ def load_row(folder: Path, pair: StreamedPair) -> DatasetRow:
     the manifest states.
     """
     entry = to_pair_record(folder, pair.record)
-    images = {"cf": png_bytes(entry.cf, "RGB"), "fa": png_bytes(entry.fa, "L")}
+    images = {
+        "cf": png_bytes(entry.cf, "RGB" if entry.modalities.first.colour else "L"),
+        "fa": png_bytes(entry.fa, "L"),
+    }
     images["mask"] = (
         png_bytes(entry.mask, "L") if entry.mask else _encoded(load_pair(entry).mask.astype(np.uint8) * 255)
     )
@@ -171,9 +177,10 @@ def _as_prepared(record: GeneratedPair, values: dict[str, Any], where: str) -> P
         **{view: values[view] for view in VIEWS},
         **{"id": record.id, "eye": record.source_eye or record.id, "patient": None},
         **{"split": values.get("split"), "size": record.size, "caption": record.prompt},
-        "source_sha256": json_sha256(asdict(record)),
+        "source_sha256": json_sha256(drop_unrecorded(asdict(record))),
         **{"fa_to_cf": np.eye(3).tolist(), "points": [], "inliers": None, "residual_px": None},
         **{"consistency_before": record.consistency, "consistency": record.consistency},
         **{"mode": record.mode, "source_id": record.source_id},
+        **{"modalities": record.modalities, "vessels": record.vessels},
     }
     return from_values(PreparedPair, prepared, where, "export the pairs again")

@@ -45,7 +45,7 @@ class DicomImage:
     side: "R" or "L"; None if the laterality is missing or is both.
     day: the StudyDate; the StudyInstanceUID if there is no date.
     order: a sort key by time of acquisition.
-    agent: the contrast agent: "fluorescein", or "other", such as indocyanine green. None if no agent is stated.
+    agent: the contrast agent: "other" for indocyanine green, "fluorescein" for any other. None if no agent is stated.
     grey: whether the image has one channel.
     frames: the number of frames.
     size: the (width, height) in px.

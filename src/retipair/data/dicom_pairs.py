@@ -56,7 +56,7 @@ def find_dicom_pairs(root: Path) -> Iterator[RawPair | SkippedPair]:
     """Yield the pairs of a folder of DICOM files.
 
     If the folder has a DICOMDIR, only the images that it lists are read. Files of other kinds than ophthalmic
-    photography, angiograms with another agent than fluorescein, and copies of the same image are ignored.
+    photography, angiograms with indocyanine green, and copies of the same image are ignored.
     Raises MissingError if the folder has no image of ophthalmic photography.
     """
     check_installed(root)

@@ -8,7 +8,7 @@ from retipair.runtime.text_files import on_disk
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _OTHER_SUFFIXES = (".jp2", ".j2k", ".heic", ".heif", ".avif", ".dcm", ".dicom")
-"""Unsupported image formats. Files with these suffixes are listed as views, so that an error names each of them."""
+"""Files with these suffixes are listed as views too: DICOM, and unsupported formats, which an error then names."""
 _POINT_SUFFIXES = (".txt", ".csv", ".roi")
 NUMBERED = re.compile(r"(?P<id>.+)_(?P<view>0?[12])", re.ASCII)
 """The names ID_01 (CF) and ID_02 (FA) of the views of a pair."""

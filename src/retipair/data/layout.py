@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from retipair.data.pair import chroma
+from retipair.data.pair import chroma, to_rgb
 
 LayoutName = Literal["side_by_side", "squeezed"]
 LAYOUTS = get_args(LayoutName)
@@ -39,8 +39,7 @@ class Layout:
 
     def half(self, view: np.ndarray) -> np.ndarray:
         """Return the half of the joint image, (H, W / 2, 3) uint8, for CF (S, S, 3) or FA (S, S)."""
-        rgb = np.repeat(view[..., None], 3, axis=2) if view.ndim == 2 else view
-        return _to_width(rgb, self._half_width)
+        return _to_width(to_rgb(view), self._half_width)
 
     def split(self, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Split a joint image (H, W, 3) uint8 into CF and FA, (S, S, 3) uint8 each.

@@ -13,6 +13,7 @@ from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.jsonl import parse_json_line, to_json_line
 from retipair.runtime.schema import from_values
+from retipair.vision.modality import Modalities, find_modalities
 
 _ADVICE = "`retipair prepare RAW NEW_FOLDER` makes a folder with a manifest from raw views"
 MANIFEST_NAME = "manifest.jsonl"
@@ -35,7 +36,8 @@ class PreparedPair:
 
     fa_to_cf: the 3x3 homography that maps pixel centres of the raw FA to pixel centres of the prepared CF.
     points: the landmarks of both views, one row (cf_x, cf_y, fa_x, fa_y) each, in px of the prepared views.
-    inliers: the number of landmarks or matched features that agree with the homography; None if neither were used.
+    inliers: the number of landmarks that agree with the homography before refinement, or of matched features that agree
+    after it; None if neither were used.
     residual_px: the median distance between corresponding landmarks of CF and FA, in px of the prepared views. For a
     pair without landmarks, it is the median shift between vessel patches of CF and FA with `--register features` or
     `auto`, and None otherwise.
@@ -47,6 +49,8 @@ class PreparedPair:
     raw_cf_to_cf: the 3x3 transform from pixel centres of the raw CF to pixel centres of the prepared CF, which crops
     and scales. Together with `fa_to_cf`, it gives the transform between the raw views. None as for `native_size`.
     mode, source_id: as in `GeneratedPair`, if the pair was generated and then imported from an export; else None.
+    modalities: the keys of the modalities of the first view (`cf`) and of the second (`fa`); None for CF and FA.
+    vessels: whether vessels are "dark" or "bright" in the first and in the second view; None for CF and FA.
     """
 
     id: str
@@ -70,6 +74,8 @@ class PreparedPair:
     raw_cf_to_cf: list[list[float]] | None = None
     mode: GeneratedMode | None = None
     source_id: str | None = None
+    modalities: list[str] | None = None
+    vessels: list[str] | None = None
     schema: str = PREPARED_SCHEMA
 
 
@@ -87,6 +93,7 @@ class GeneratedPair:
     source_to_pair: the 3x3 transform from pixel centres of the given view's file to pixel centres of the pair; only in
     the modes "cf2fa" and "fa2cf".
     source_size: the [width, height] of the given view's file, in px; only in these modes.
+    modalities, vessels: as in `PreparedPair`.
     """
 
     id: str
@@ -108,6 +115,8 @@ class GeneratedPair:
     consistency: float
     source_to_pair: list[list[float]] | None = None
     source_size: list[int] | None = None
+    modalities: list[str] | None = None
+    vessels: list[str] | None = None
     schema: str = GENERATED_SCHEMA
 
 
@@ -135,10 +144,15 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """Yield the records of `folder/manifest.jsonl` in order.
 
     Raises MissingError if there is no manifest, and UserError, naming file and line, for invalid JSON, an unknown
-    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder.
+    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder, and if
+    pairs have different modalities.
     """
     ids: set[tuple[str, str]] = set()
+    first: Record | None = None
     for number, record in enumerate(stream_manifest(folder), start=1):
+        first = first or record
+        if (record.modalities, record.vessels) != (first.modalities, first.vessels):
+            check_one_kind(folder, modalities_of(first), modalities_of(record), record.id)
         if (record.schema, record.id) in ids:
             raise FileError(folder / MANIFEST_NAME, f"duplicate id {record.id!r}; remove one line", number)
         ids.add((record.schema, record.id))
@@ -183,9 +197,26 @@ def parse_line(line: str, where: str) -> Record:
     record = from_values(kind, values, where, "make the folder again")
     if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
+    if record.modalities or record.vessels:
+        try:
+            modalities_of(record)
+        except ValueError as error:
+            raise UserError(f"{where}: modalities and vessels: {error}; make the folder again") from None
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
     return record
+
+
+def modalities_of(record: Record) -> Modalities:
+    """Return the modalities of the two views of a pair."""
+    return find_modalities(record.modalities, record.vessels)
+
+
+def check_one_kind(where: Path, expected: Modalities, found: Modalities, id: str) -> None:
+    """Raise FileError, naming the folder `where`, if its pair `id` has other modalities or vessels than expected."""
+    if found != expected:
+        problem = f"pair {id} is {found}, not {expected}"
+        raise FileError(where, f"{problem}; use a folder of its own for each kind of pair, with an adapter of its own")
 
 
 def _check_inside(relative: str, where: str) -> None:

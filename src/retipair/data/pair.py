@@ -6,7 +6,7 @@ Each of the two images is called a view.
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -21,6 +21,7 @@ from retipair.data.dicom import is_dicom, read_frame, read_tags
 from retipair.data.tiff import Page, main_page, read_deep_page
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import DamagedError, FileError, MissingError, UserError
+from retipair.vision.modality import CF_FA, Modality
 from retipair.vision.ridges import resize_to_reference, vesselness_correlation
 
 _MAX_BITS = 32
@@ -55,24 +56,27 @@ class Pair:
     cf: (H, W, 3) uint8.
     fa: (H, W) uint8.
     mask: (H, W) bool.
+    dark_vessels: for each view, whether vessels are darker than their surroundings (see `vision.modality`).
     """
 
     cf: np.ndarray
     fa: np.ndarray
     mask: np.ndarray
+    dark_vessels: tuple[bool, bool] = field(default=CF_FA.dark_vessels, kw_only=True)
 
     def consistency(self) -> float:
         """Return the correlation of the vesselness of CF and FA inside the mask, [-1, 1]; high if they are aligned."""
-        return vesselness_correlation(self.cf, self.fa, self.mask)
+        return vesselness_correlation(self.cf, self.fa, self.mask, self.dark_vessels)
 
     def at_reference_size(self) -> "Pair":
         """Return the pair at a width of 512 px, at which vessels are measured (see `resize_to_reference`)."""
-        return Pair(*(resize_to_reference(view) for view in (self.cf, self.fa, self.mask)))
+        cf, fa, mask = (resize_to_reference(view) for view in (self.cf, self.fa, self.mask))
+        return replace(self, cf=cf, fa=fa, mask=mask)
 
     def _repr_png_(self) -> bytes:
         """Show CF and FA side by side in Jupyter."""
         stream = io.BytesIO()
-        Image.fromarray(np.hstack([self.cf, np.repeat(self.fa[..., None], 3, axis=2)])).save(stream, "PNG")
+        Image.fromarray(np.hstack([self.cf, to_rgb(self.fa)])).save(stream, "PNG")
         return stream.getvalue()
 
 
@@ -114,6 +118,18 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Pillow raises many types of exceptions for malformed files
         raise DamagedError(path, f"cannot be read as an image ({error}); replace or remove it") from None
+
+
+def load_first_view(path: Path, modality: Modality, megapixels: int = MEGAPIXELS, frame: int = 1) -> np.ndarray:
+    """Read the first view of a pair as `load_image` does, (H, W, 3) uint8, grey if its modality has no colour."""
+    if modality.colour:
+        return load_image(path, "RGB", megapixels, frame)
+    return to_rgb(load_image(path, "L", megapixels, frame))
+
+
+def to_rgb(view: np.ndarray) -> np.ndarray:
+    """Return a view (H, W, 3) as it is, and a view (H, W) with three equal channels (H, W, 3)."""
+    return np.repeat(view[..., None], 3, axis=2) if view.ndim == 2 else view
 
 
 def _check_size(path: Path, size: tuple[int, int], megapixels: int) -> None:

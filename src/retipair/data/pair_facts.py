@@ -6,15 +6,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, SPLITS, PreparedPair, Record
+from retipair.data.manifest import (
+    GIVEN_VIEWS,
+    MANIFEST_NAME,
+    SPLITS,
+    PreparedPair,
+    Record,
+    check_one_kind,
+    modalities_of,
+)
 from retipair.data.pair import load_image, synthetic_mark_of
 from retipair.data.pair_stream import StreamedPair, files_of
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import MissingError
 from retipair.runtime.text_files import check_safe_name
+from retipair.vision.modality import CF_FA, Modalities
 
 _SOURCED = ("from_data", *GIVEN_VIEWS)
 """The modes of generation whose pairs name a source in the manifest (`source_id`, `source_eye`)."""
+
+
+FIRST, SECOND = "First view", "Second view"
+"""The names of the rows of a card that state the modalities."""
+
+
+def view_names(modalities: Modalities) -> dict[str, str]:
+    """Return the names of the modalities, with their articles, by FIRST and SECOND; {} for CF and FA."""
+    return {} if modalities == CF_FA else {FIRST: modalities.first.name, SECOND: modalities.second.name}
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class PairFacts:
 
     @property
     def kind(self) -> str:
-        """What the views are: "Real", "Synthetic", or "Real and synthetic" if a pair has both or pairs differ."""
+        """What the pairs are: "Real" (at least one real view), "Synthetic", or "Real and synthetic" if they differ."""
         if self.origins.get("real", 0) == self.pairs:
             return "Real"
         return "Real and synthetic" if self.real else "Synthetic"
@@ -77,11 +95,19 @@ class FactCounter:
     kinds: set[type[Record]] = field(default_factory=set)
     consistency: float = 0.0
     real: int = 0
+    modalities: Modalities | None = None
+
+    @property
+    def views(self) -> dict[str, str]:
+        """What the card says of the modalities, by name; nothing for CF and FA."""
+        return view_names(self.modalities or CF_FA)
 
     def add(self, pair: StreamedPair) -> None:
         """Count a pair. Raises UserError if its id is no safe file name or one of its files is missing."""
         record = pair.record
         self._check(record)
+        self.modalities = self.modalities or modalities_of(record)
+        check_one_kind(self.folder, self.modalities, modalities_of(record), record.id)
         self.kinds.add(type(record))
         self.splits[pair.split] += 1
         self.sizes.add(record.size)

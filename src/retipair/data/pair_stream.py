@@ -1,7 +1,7 @@
 """Read the pairs of a prepared or generated folder one at a time.
 
 `read_folder` keeps every pair in memory, about half a kilobyte each. A `PairStream` gives the same pairs and splits. It
-needs at most 17 bytes of memory per pair, so that a folder of a million pairs can be exported.
+needs less than 100 bytes of memory per pair, so that a folder of a million pairs can be exported.
 """
 
 from array import array
@@ -18,7 +18,8 @@ from retipair.data.splits import group_count, split_hash
 from retipair.runtime.errors import MissingError
 from retipair.runtime.text_files import nfc
 
-_VARIED, _UNSPLIT = len(SPLITS), len(SPLITS) + 1  # of generated pairs: with and without a source; before: prepared
+# Kinds of pairs: 0, 1 and 2 are prepared pairs, by their split; these two are generated pairs, with a source or not.
+_VARIED, _UNSPLIT = len(SPLITS), len(SPLITS) + 1
 
 
 @dataclass(frozen=True)

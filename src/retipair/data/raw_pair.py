@@ -10,11 +10,12 @@ from retipair.data.manifest import Split
 class RawPair:
     """The files of one pair before preparation, and what file names, tables and DICOM tags state about the pair.
 
-    cf, fa: the two views, distinguished by file names, folders, table columns or tags, not by their content.
+    cf, fa: the two views, distinguished by file names, folders, table columns or tags, or (DICOM) by their colour.
     cf_points, fa_points: the files with the landmarks of each view.
     more_cf, more_fa: further photographs and angiograms of the same eye and day. `prepare` uses the CF and the FA whose
         vessels agree best.
     warnings: what its tags leave uncertain, in texts that name no file, patient or day. `prepare` prints them.
+    modalities: the keys of the modalities of both views, as a table states them; None if it does not.
     cf_frame, fa_frame: the number, from 1, of the frame of a multi-frame file. None: `prepare` chooses the frame.
     """
 
@@ -34,6 +35,7 @@ class RawPair:
     cf_frame: int | None = None
     fa_frame: int | None = None
     warnings: tuple[str, ...] = ()
+    modalities: tuple[str, str] | None = None
     dicom: bool = False
     """Whether a view is a DICOM file. Names of such pairs may identify a patient, so they are replaced by hashes."""
 

@@ -1,4 +1,5 @@
-"""Find the raw pairs in a folder or in a table, without decoding images. These layouts are supported:
+"""Find the raw pairs in a folder or in a table, and decode as few images as possible. These layouts are
+supported:
 
     ROOT/{id}/{id}_01.png + _02.png (+ _01.txt, _02.txt)      of the original scripts; all files may also be in ROOT
     ROOT/cf/{id}.png + ROOT/fa/{id}.png (+ {id}.txt in each)  two parallel folders
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from retipair.data.dicom import is_dicom
 from retipair.data.dicom_pairs import find_dicom_pairs, is_dicom_folder, with_tags
@@ -23,6 +25,7 @@ from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.text_files import SAFE_NAME, is_too_long, nfc
+from retipair.vision.modality import find_modalities
 
 EYES_TABLE = "eyes.csv"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
@@ -30,7 +33,10 @@ _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
 _LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
 DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 """The name n-n of one view of a pair in the layout of Isfahan MISP; the name of the other view is n."""
-COLUMNS = ("id", "cf", "fa", "cf_points", "fa_points", "fa_frame", "eye", "patient", "split", "caption")
+COLUMNS = (
+    *("id", "cf", "fa", "cf_points", "fa_points", "fa_frame", "cf_modality", "fa_modality"),
+    *("eye", "patient", "split", "caption"),
+)
 """The columns that a table of pairs or views may have."""
 
 
@@ -85,7 +91,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     table = eyes_table(raw)
     if table is None:
         return pairs, unusable
-    if not _view_folders(raw) and is_dicom_folder(raw):
+    if paired_by_tags(raw):
         raise FileError(
             table, "is not read with DICOM files, whose tags name the eyes; list the pairs in a table instead"
         )
@@ -93,6 +99,11 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     # A folder without images is an error if eyes.csv lists it.
     unusable = [replace(skipped, empty=skipped.empty and skipped.id not in eyes) for skipped in unusable]
     return _with_eyes(table, eyes, pairs, {skipped.id for skipped in unusable}), unusable
+
+
+def paired_by_tags(raw: Path) -> bool:
+    """Return whether the pairs of a folder are found by the tags of its DICOM files."""
+    return raw.is_dir() and not _view_folders(raw) and is_dicom_folder(raw)
 
 
 def check_no_pair_table(folder: Path) -> None:
@@ -257,9 +268,9 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
         if missing := [file for file in files.values() if not is_existing_file(file)]:
             yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue
-        described = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
-        split, frame = split_of(row, where), _frame_of(row, where)
-        yield RawPair(id=name, **files, **described, split=split, fa_frame=frame, views_named=True)  # type: ignore[arg-type]
+        described: dict[str, Any] = {key: nfc(row[key]) for key in ("eye", "patient", "caption") if key in row}
+        described |= {"split": split_of(row, where), "fa_frame": _frame_of(row, where)}
+        yield RawPair(id=name, **files, **described, modalities=_modalities_of(row, where), views_named=True)  # type: ignore[arg-type]
 
 
 def _frame_of(row: dict[str, str], where: str) -> int | None:
@@ -269,6 +280,16 @@ def _frame_of(row: dict[str, str], where: str) -> int | None:
     if not re.fullmatch("0*[1-9][0-9]{0,5}", row["fa_frame"], re.ASCII):
         raise UserError(f"{where}: fa_frame {row['fa_frame']!r} is not the number of a frame; count frames from 1")
     return int(row["fa_frame"])
+
+
+def _modalities_of(row: dict[str, str], where: str) -> tuple[str, str] | None:
+    """Return the keys of the modalities of both views, or None if the row names neither."""
+    if not {"cf_modality", "fa_modality"} & row.keys():
+        return None
+    try:
+        return find_modalities((row.get("cf_modality", "cf"), row.get("fa_modality", "fa"))).keys
+    except ValueError as error:
+        raise UserError(f"{where}: cf_modality and fa_modality: {error}") from None
 
 
 def _with_eyes(path: Path, eyes: Eyes, pairs: list[RawPair], unusable: set[str]) -> list[RawPair]:

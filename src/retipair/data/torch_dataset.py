@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from retipair.data.dataset import PairRecord, load_pair
-from retipair.data.manifest import Split
+from retipair.data.manifest import Split, check_one_kind
 from retipair.data.pair import image_size
 from retipair.data.selection import select_pairs
 from retipair.runtime.errors import FileError, SettingError
@@ -18,13 +18,17 @@ from retipair.runtime.errors import FileError, SettingError
 def list_pairs(folders: str | Path | Sequence[str | Path], split: Split | None) -> list[PairRecord]:
     """Return the pairs of one or more folders that are in a split, or all pairs if `split` is None.
 
-    Raises SettingError for an unknown split and for an empty list of folders, and UserError if a folder has no pairs.
+    Raises SettingError for an unknown split and for an empty list of folders, and UserError if a folder has no pairs,
+    or pairs of other modalities than the first folder.
     """
     several = isinstance(folders, Iterable) and not isinstance(folders, str)
     paths: list[Any] = list(folders) if several else [folders]  # type: ignore[arg-type]
     if not paths:
         raise SettingError("folders", "[]", "there are no pairs; give the path of at least one folder")
-    return [record for path in paths for record in select_pairs(path, split)]
+    records = [record for path in paths for record in select_pairs(path, split)]
+    for record in records:
+        check_one_kind(record.folder, records[0].modalities, record.modalities, record.id)
+    return records
 
 
 def check_sizes(records: Sequence[PairRecord]) -> None:
@@ -46,7 +50,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     SettingError for an unknown split.
 
     An item is a dict with these keys:
-    cf: the colour fundus photograph, (3, H, W) float32 in [0, 1].
+    cf: the colour fundus photograph, (3, H, W) float32 in [0, 1]; a first view without colour has three equal channels.
     fa: the fluorescein angiogram, (1, H, W) float32 in [0, 1], aligned with `cf` pixel to pixel.
     mask: (1, H, W) bool, True where both views are valid.
     id, split, folder: the id of the pair, its split, and the path of its folder, as text.

@@ -6,16 +6,19 @@ from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder
 from retipair.data.manifest import MANIFEST_NAME
-from retipair.data.pair_facts import count_pairs, generation_settings
+from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
+from retipair.evaluation.compared_scores import read_compared_scores
 from retipair.evaluation.comparison import pairs_sha256
-from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
+from retipair.evaluation.runs import is_about
+from retipair.evaluation.scores import SCORES_NAME, Scores
 from retipair.preparation.export_pairs import STATE_NAME, export_card, read_export
 from retipair.preparation.prepare import PREPARED_NAME, is_prepared
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
 from retipair.runtime.console import console
 from retipair.runtime.errors import MissingError, SettingError, UserError
+from retipair.vision.modality import RECORDED, find_modalities
 
 _EVALUATION = "evaluation"
 _TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
@@ -29,13 +32,13 @@ def card(config: CardConfig) -> Path:
     """
     folder = config.directory
     if (folder / MANIFEST_NAME).is_file():
-        facts = count_pairs(folder, open_stream(folder)).facts()
-        text = dataset_card(facts, generation_settings(folder), _scores_of_pairs(config), files={})
+        counter = count_pairs(folder, open_stream(folder))
+        settings = {**counter.views, **generation_settings(folder)}
+        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={})
     elif (folder / STATE_NAME).is_file():
-        scores = _scores(config)
-        text = export_card(read_export(folder), _rows(scores) if scores else {})
+        text = export_card(read_export(folder), _rows_of_one(config))
     elif (folder / "config.json").is_file():
-        text = _model_card(Run(folder), _scores(config))
+        text = _model_card(Run(folder), _rows_of_one(config, folder.resolve()))
     else:
         kinds = f"no {MANIFEST_NAME}, no {STATE_NAME} of `export pairs` and no config.json of a run here"
         raise MissingError(folder, f"{kinds}; give a folder of pairs, an export of pairs, or a run")
@@ -47,29 +50,57 @@ def card(config: CardConfig) -> Path:
 # --- Scores
 
 
-def _scores(config: CardConfig) -> Scores | None:
-    """Return the scores in --evaluation, or in DIR/evaluation if it exists."""
-    folder = config.evaluation
-    if folder is None:
-        found = config.directory / _EVALUATION
-        return read_scores(found) if (found / SCORES_NAME).is_file() else None
-    if not (folder / SCORES_NAME).is_file():
+def _scores(config: CardConfig) -> tuple[Scores, ...]:
+    """Return the scores of each set in --evaluation, or in DIR/evaluation if it exists."""
+    folder = config.evaluation or config.directory / _EVALUATION
+    if (folder / SCORES_NAME).is_file():
+        return read_compared_scores(folder).scores
+    if config.evaluation:
         raise MissingError(folder, f"no {SCORES_NAME} here; give the folder that `retipair evaluate` wrote")
-    return read_scores(folder)
+    return ()
 
 
 def _scores_of_pairs(config: CardConfig) -> dict[str, str]:
-    """Return the scores of the pairs in DIR, by name. Raises SettingError if the evaluation is of other pairs."""
+    """Return the scores of the pairs in DIR, by name. Raises SettingError if the evaluation is of other pairs.
+
+    Of real pairs that were compared with several sets, the scores that do not depend on the set are returned.
+    """
     scores = _scores(config)
-    if scores is None:
+    if not scores:
         return {}
-    made_of = {scores.provenance.real_sha256, scores.provenance.generated_sha256, scores.provenance.drawn_views_sha256}
-    if pairs_sha256(read_folder(config.directory).kept) in made_of:
-        return _rows(scores)
-    if config.evaluation:
-        raise SettingError("evaluation", config.evaluation, "its scores are of other pairs; evaluate these pairs again")
-    console.print(f"{config.directory / _EVALUATION}: its scores are of other pairs and are left out")
+    content = pairs_sha256(read_folder(config.directory).kept)
+    rows = [_rows(one) for one in scores if content in _hashes(one)]
+    if rows:
+        return {name: text for name, text in rows[0].items() if all(other.get(name) == text for other in rows)}
+    _leave_out(config, "its scores are of other pairs", "evaluate these pairs again")
     return {}
+
+
+def _hashes(scores: Scores) -> set[str | None]:
+    """Return the hashes of the sets of pairs that scores are about."""
+    known = scores.provenance
+    return {known.real_sha256, known.generated_sha256, known.drawn_views_sha256}
+
+
+def _rows_of_one(config: CardConfig, run: Path | None = None) -> dict[str, str]:
+    """Return the scores in the evaluation of one set, by name; of several sets, of the only one that `run` generated.
+
+    Raises SettingError if --evaluation has several sets, and the scores to take are not known.
+    """
+    scores = _scores(config)
+    if len(scores) > 1:
+        scores = tuple(one for one in scores if run and is_about(one, run))
+        if len(scores) != 1:
+            _leave_out(config, "it compares several sets of pairs", "give the evaluation of one set")
+            return {}
+    return _rows(scores[0]) if scores else {}
+
+
+def _leave_out(config: CardConfig, problem: str, remedy: str) -> None:
+    """Print why DIR/evaluation is left out. Raises SettingError if the user gave the evaluation as --evaluation."""
+    if config.evaluation:
+        raise SettingError("evaluation", config.evaluation, f"{problem}; {remedy}")
+    console.print(f"{config.directory / _EVALUATION}: left out, because {problem}")
 
 
 def _rows(scores: Scores) -> dict[str, str]:
@@ -94,10 +125,11 @@ def _rows(scores: Scores) -> dict[str, str]:
 # --- Runs
 
 
-def _model_card(run: Run, scores: Scores | None) -> str:
+def _model_card(run: Run, scores: dict[str, str]) -> str:
     config = run.read_config()
-    base = shareable_name(config.base)
-    facts: dict[str, object] = {"Base": base, "System": read_json(run.folder / "config.json").get("system")}
+    base, recorded = shareable_name(config.base), read_json(run.folder / "config.json")
+    modalities = find_modalities(*(str(recorded[key]).split() if key in recorded else None for key in RECORDED))
+    facts: dict[str, object] = {"Base": base, "System": recorded.get("system")}
     facts |= {"Rank": config.unet_lora_rank, "Alpha": f"{config.unet_lora_alpha:g}", "Layers": config.lora_targets}
     facts |= {"Variant": _variant(config), "Prompt": " ".join(config.prompt.split()).replace("|", "\\|")}
     best = run.folder / "best_checkpoint" / "reason.json"
@@ -112,8 +144,9 @@ def _model_card(run: Run, scores: Scores | None) -> str:
         **{"Half-clean samples": config.half_clean_fraction, "Prompt dropout": config.prompt_dropout},
         **{"Precision of the base": config.precision, "Seed": config.seed},
     }
+    facts |= view_names(modalities)
     known = {name: value for name, value in facts.items() if value is not None}
-    return model_card(base, _TAGS, known, settings, _rows(scores) if scores else {}, _trained_on(run))
+    return model_card(base, _TAGS, known, settings, scores, _trained_on(run))
 
 
 def _variant(config: TrainConfig) -> str:

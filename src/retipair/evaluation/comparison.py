@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,26 @@ from typing import Any
 from retipair import __version__
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
+from retipair.data.manifest import check_one_kind
+from retipair.data.pair_facts import generation_settings
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.review import check_reviewed
+from retipair.evaluation.compared_scores import SETS_SCHEMA, ComparedScores
 from retipair.evaluation.metric_cache import RECIPE
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.reconstruction import USUAL_SIZE
 from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
+from retipair.evaluation.sets import GENERATED, set_names
 from retipair.evaluation.training_scores import read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
 from retipair.preparation.prepare import PREPARED_NAME, is_prepared, prepared_folder
-from retipair.runtime.atomic_io import check_folder_place, read_json
+from retipair.runtime.atomic_io import check_folder_place, read_json, shareable_name
 from retipair.runtime.distributed import distributed_state
 from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError, SettingError, UserError
-from retipair.runtime.schema import canonical_json, to_values
+from retipair.runtime.schema import canonical_json, json_sha256, to_values
 
 FIGURES_NAME = "figures.csv"
 CACHE_NAME = "features"
@@ -34,9 +38,10 @@ CACHE_NAME = "features"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Inputs of an evaluation.
+    """Inputs of the evaluation of one set of generated pairs, or of real pairs alone.
 
     config: the settings.
+    provenance: a record of everything that the scores depend on: pairs, settings and versions.
     real: the real pairs.
     generated: the generated pairs, if any.
     drawn_views: the pairs of --drawn_views, if given; in each, one view was drawn from the other.
@@ -46,6 +51,7 @@ class Comparison:
     """
 
     config: EvaluateConfig
+    provenance: Provenance
     real: PairFolder
     generated: PairFolder | None
     drawn_views: PairFolder | None
@@ -53,49 +59,82 @@ class Comparison:
     model: ImageModel | None
     training: TrainingScores | None
 
-    @property
-    def provenance(self) -> Provenance:
-        """Return a record of everything that the scores depend on: pairs, settings and versions."""
-        config, generated = self.config, self.generated
-        return Provenance(
-            retipair=__version__,
-            recipe=RECIPE,
-            copy_search=memorisation.VERSION,
-            real=str(config.real),
-            real_sha256=pairs_sha256(self.real.kept),
-            real_rejected_sha256=self.real.rejected_sha256,
-            generated=str(config.generated) if config.generated else None,
-            generated_sha256=pairs_sha256(generated.kept) if generated else None,
-            generated_rejected_sha256=generated.rejected_sha256 if generated else None,
-            base=self.base.source if self.base else None,
-            base_sha256=self.base.fingerprint() if self.base else None,
-            adapter=str(config.adapter) if config.adapter else None,
-            step=self.training.training[-1].step if self.training else None,
-            deep=str(config.deep) if config.deep else None,
-            deep_sha256=self.model.sha256 if self.model else None,
-            drawn_views=str(config.drawn_views) if config.drawn_views else None,
-            drawn_views_sha256=pairs_sha256(self.drawn_views.kept) if self.drawn_views else None,
-            drawn_views_rejected_sha256=self.drawn_views.rejected_sha256 if self.drawn_views else None,
+    def with_generated(self, generated: PairFolder) -> "Comparison":
+        """Return the same inputs with these generated pairs."""
+        provenance = replace(
+            self.provenance,
+            generated=str(generated.path),
+            generated_sha256=pairs_sha256(generated.kept),
+            generated_rejected_sha256=generated.rejected_sha256,
         )
+        return replace(self, generated=generated, provenance=provenance)
 
 
-def load_comparison(config: EvaluateConfig) -> Comparison:
-    """Load and check all inputs of an evaluation. Raises UserError if a setting is invalid or a folder has no pairs."""
+def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
+    """Load and check all inputs of an evaluation, and return those of each set of generated pairs, by its name.
+
+    Without generated pairs, the only name is "generated" too.
+    Raises UserError if a setting is invalid or a folder has no pairs.
+    """
     _check_flags(config)
     config = replace(config, real=_aligned(config))
     if config.reviewed:
-        check_reviewed([config.real, config.generated, config.drawn_views])
+        check_reviewed([config.real, *config.generated, config.drawn_views])
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
     pairs = partial(_pairs, reviewed=config.reviewed)
-    real, generated = pairs(config.real), pairs(config.generated) if config.generated else None
+    real, generated = pairs(config.real), [pairs(folder) for folder in config.generated]
     drawn_views = pairs(config.drawn_views) if config.drawn_views else None
     if drawn_views:
         _check_drawn_views(drawn_views, generated)
+    for folder in (*generated, *([drawn_views] if drawn_views else [])):
+        pair = folder.entries[0]
+        check_one_kind(folder.path, real.entries[0].modalities, pair.modalities, pair.id)
     training = read_training(config.adapter, real) if config.adapter else None
     if config.withhold_copies:
         _check_withholding(config, real)
-    return Comparison(config, real, generated, drawn_views, base, model, training)
+    provenance = Provenance(
+        retipair=__version__,
+        recipe=RECIPE,
+        copy_search=memorisation.VERSION,
+        real=str(config.real),
+        real_sha256=pairs_sha256(real.kept),
+        real_rejected_sha256=real.rejected_sha256,
+        generated=None,
+        generated_sha256=None,
+        generated_rejected_sha256=None,
+        base=base.source if base else None,
+        base_sha256=base.fingerprint() if base else None,
+        adapter=str(config.adapter) if config.adapter else None,
+        step=training.training[-1].step if training else None,
+        deep=str(config.deep) if config.deep else None,
+        deep_sha256=model.sha256 if model else None,
+        drawn_views=str(config.drawn_views) if config.drawn_views else None,
+        drawn_views_sha256=pairs_sha256(drawn_views.kept) if drawn_views else None,
+        drawn_views_rejected_sha256=drawn_views.rejected_sha256 if drawn_views else None,
+    )
+    alone = Comparison(config, provenance, real, None, drawn_views, base, model, training)
+    if not generated:
+        return {GENERATED: alone}
+    named = zip(set_names(config.generated), generated, strict=True)
+    return {name: alone.with_generated(pairs) for name, pairs in named}
+
+
+def set_settings(folder: Path) -> dict[str, str]:
+    """Return how a set was generated: name of a setting -> value; {} for a folder without settings.json.
+
+    Prompts, which may name patients, are replaced by a hash.
+    """
+    path = folder / "settings.json"
+    saved = read_json(path) if path.is_file() else {}
+    named = {
+        "Base": saved.get("base") and shareable_name(str(saved["base"])),
+        "Adapter (hash)": str(saved.get("adapter_sha256") or "none")[:12],
+        "Mode": saved.get("mode"),
+        "Size of a view, px": saved.get("size"),
+        "Prompts (hash)": json_sha256(saved.get("prompts"))[:12],
+    }
+    return {name: str(value) for name, value in named.items() if value} | generation_settings(folder) if saved else {}
 
 
 def pairs_sha256(entries: Sequence[PairRecord]) -> str:
@@ -106,8 +145,9 @@ def pairs_sha256(entries: Sequence[PairRecord]) -> str:
     """
     digest = hashlib.sha256()
     for entry in entries:
-        values = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
+        values: list[Any] = [entry.id, entry.group, entry.split, entry.fa_chroma, pair_sha256(entry)]
         values += [entry.mode, entry.source_id] if entry.given else []
+        values += entry.modalities.hashed
         digest.update(canonical_json(values).encode())
     return digest.hexdigest()
 
@@ -116,22 +156,27 @@ def _check_flags(config: EvaluateConfig) -> None:
     if config.workers < 0:
         raise SettingError("workers", config.workers, "must be 0 (all cores) or more")
     for name in ("withhold_copies", "deep"):
-        if getattr(config, name) and config.generated is None:
+        if getattr(config, name) and not config.generated:
             raise SettingError(name, None, "requires generated pairs; pass --generated")
+    if config.drawn_views and len(config.generated) > 1:
+        problem = "only with one --generated; with several, pass this folder as one of them"
+        raise SettingError("drawn_views", config.drawn_views, f"{problem}: its drawn views are compared too")
+    places: dict[Path, Path] = {}
+    for folder in config.generated:
+        if (other := places.setdefault(folder.resolve(), folder)) is not folder:
+            raise SettingError("generated", folder, f"is the same folder as {other}; give each folder once")
 
 
 def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
-    assert config.generated is not None
     if sum(entry.split == "train" for entry in real.kept) < 2:
         raise FileError(config.real, "fewer than two training pairs to compare with; omit --withhold_copies")
-    if config.generated.resolve() == config.real.resolve():
-        raise SettingError(
-            "withhold_copies", None, "--generated is the same folder as --real, so each pair is a copy; omit the flag"
-        )
-    if not os.access(config.generated, os.W_OK):
-        raise SettingError(
-            "withhold_copies", None, f"cannot write {REJECTED_NAME}, {config.generated} is read-only; make it writable"
-        )
+    for folder in config.generated:
+        if folder.resolve() == config.real.resolve():
+            problem = "--generated is the same folder as --real, so each pair is a copy; omit the flag"
+            raise SettingError("withhold_copies", None, problem)
+        if not os.access(folder, os.W_OK):
+            problem = f"cannot write {REJECTED_NAME}, {folder} is read-only; make it writable"
+            raise SettingError("withhold_copies", None, problem)
 
 
 def _aligned(config: EvaluateConfig) -> Path:
@@ -152,14 +197,14 @@ def _pairs(folder: Path, reviewed: bool) -> PairFolder:
     return pairs
 
 
-def _check_drawn_views(pairs: PairFolder, generated: PairFolder | None) -> None:
+def _check_drawn_views(pairs: PairFolder, generated: Sequence[PairFolder]) -> None:
     """Raise UserError if --drawn_views has pairs without a drawn view, or if --generated has pairs with one, too."""
     folder = pairs.path
     if not all(entry.given for entry in pairs.kept):
         raise SettingError(
             "drawn_views", folder, "has pairs of other modes than cf2fa and fa2cf; pass it as --generated"
         )
-    if generated and any(entry.given for entry in generated.kept):
+    if any(entry.given for other in generated for entry in other.kept):
         raise SettingError(
             "drawn_views", folder, "--generated also has pairs with drawn views; evaluate the two folders separately"
         )
@@ -168,32 +213,55 @@ def _check_drawn_views(pairs: PairFolder, generated: PairFolder | None) -> None:
 # --- Earlier scores in the same folder
 
 
-def earlier_scores(out: Path, provenance: Provenance) -> Scores | None:
-    """Return the scores in the folder OUT if they can be reused, or None if they must be computed again.
+def earlier_scores(out: Path, provenances: Mapping[str, Provenance]) -> dict[str, Scores]:
+    """Return those scores in the folder OUT that can be reused, by the name of the set; {} if figures.csv is stale.
 
-    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions,
-    and if figures.csv exists.
+    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
     other pairs, or one in another format. If the folders are the same, but their lists of rejected pairs have changed,
-    the scores may be overwritten, so None is returned.
+    the scores may be overwritten. Sets may be added, but not left out.
+
+    provenances: name of a set -> its provenance now.
     """
     names = _check_out(out)
     if SCORES_NAME not in names:
-        return None
+        return {}
     values = read_json(out / SCORES_NAME)
-    before, now = values.get("provenance"), to_values(provenance)
-    if values.get("schema") != SCHEMA or not isinstance(before, dict):
-        raise DamagedError(
-            out / SCORES_NAME, "written by another version of retipair, or damaged; choose another --out"
-        )
-    for name in ("real", "generated", "drawn_views"):
-        if _pairs_differ(name, before, now):
-            source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
-            problem = f"contains scores of other pairs for --{name} ({source})"
-            problem = f"contains scores that were computed without --{name}" if source is None else problem
-            raise OccupiedError(out, f"{problem}; choose another --out")
-    return _intact(values) if before == now and FIGURES_NAME in names else None
+    now = {name: to_values(provenance) for name, provenance in provenances.items()}
+    for before in _stored_provenances(out / SCORES_NAME, values):
+        _check_same_pairs(out, before, now.values())
+    earlier = _intact(values)
+    if earlier is None or FIGURES_NAME not in names:
+        return {}
+    known = {canonical_json(to_values(scores.provenance)): scores for scores in earlier.scores}
+    reusable = {name: known[key] for name, one in now.items() if (key := canonical_json(one)) in known}
+    return {} if len(reusable) == len(now) and list(earlier.names) != list(now) else reusable
+
+
+def _stored_provenances(path: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the provenance of each set in scores.json, as JSON values."""
+    of_sets = values.get("scores") if values.get("schema") == SETS_SCHEMA else [values]
+    if values.get("schema") in (SCHEMA, SETS_SCHEMA) and isinstance(of_sets, list):
+        found = [one.get("provenance") if isinstance(one, dict) else None for one in of_sets]
+        known = [one for one in found if isinstance(one, dict)]
+        if known and len(known) == len(found):
+            return known
+    raise DamagedError(path, "written by another version of retipair, or damaged; choose another --out")
+
+
+def _check_same_pairs(out: Path, before: dict[str, Any], provenances: Iterable[dict[str, Any]]) -> None:
+    """Raise UserError unless a provenance names the same pairs as the provenance `before` in OUT (JSON values)."""
+    folders = ("real", "generated", "drawn_views")
+    differing = [([name for name in folders if _pairs_differ(name, before, now)], now) for now in provenances]
+    names, now = min(differing, key=lambda one: (len(one[0]), one[1]["generated"] != before.get("generated")))
+    if not names:
+        return
+    name = names[0]
+    source = "the folder has changed" if before.get(name) == now[name] else before.get(name)
+    problem = f"contains scores of other pairs for --{name} ({source})"
+    problem = f"contains scores that were computed without --{name}" if source is None else problem
+    raise OccupiedError(out, f"{problem}; choose another --out")
 
 
 def _check_out(out: Path) -> set[str]:
@@ -221,9 +289,9 @@ def _pairs_differ(name: str, before: dict[str, Any], now: dict[str, Any]) -> boo
     return before.get(f"{name}_sha256") != now[f"{name}_sha256"] and not same_folder
 
 
-def _intact(values: dict[str, Any]) -> Scores | None:
+def _intact(values: dict[str, Any]) -> ComparedScores | None:
     """Return the scores, or None if scores.json was edited or damaged."""
     try:
-        return Scores.from_json(values)
+        return ComparedScores.from_json(values)
     except UserError:
         return None

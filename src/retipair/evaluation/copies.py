@@ -30,7 +30,9 @@ def search_copies(sets: Sets) -> Memorisation | None:
     if sets.generated is None or len(sets.all_train.entries) < 2:
         return None
     nearest_to_generated = _nearest("Searching for copies", sets.generated.descriptors, sets.all_train.descriptors)
-    nearest_to_train = _nearest_other_eye("Comparing training pairs with each other", sets.all_train)
+    nearest_to_train = sets.once(
+        "nearest_to_train", lambda: _nearest_other_eye("Comparing training pairs with each other", sets.all_train)
+    )
     generated = np.array([nearest.similarity for nearest in nearest_to_generated])
     # A similarity of -1 means that there is no training pair of another eye.
     train = np.array([nearest.similarity for nearest in nearest_to_train if nearest.similarity > -1])

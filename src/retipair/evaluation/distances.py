@@ -24,7 +24,7 @@ def feature_distances(sets: Sets) -> Distribution | None:
     generated = _subset(sets.generated.features)
     return Distribution(
         mmd2=distribution.mmd2(generated, real, real),
-        floor=distribution.null_mmd2(real),
+        floor=sets.once("floor", lambda: distribution.null_mmd2(real)),
         **asdict(distribution.prdc(real, generated)),
         furthest=_largest_differences(generated, real),
     )

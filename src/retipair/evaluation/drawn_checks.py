@@ -13,7 +13,7 @@ from retipair.evaluation.findings import Finding, count
 from retipair.evaluation.means import Mean
 from retipair.evaluation.scores import Scores
 
-_SPLITS = {"val": "validation", "test": "test", "train": "training"}
+SPLIT_NAMES = {"val": "validation", "test": "test", "train": "training"}
 """The splits by which drawn views are judged, preferred first, and their names in the text of a finding."""
 _BETTER = (advice.PAIR_GUIDANCE, advice.BEST_OF, advice.CLEAN_HALVES)
 
@@ -25,7 +25,7 @@ def check_drawn_views(scores: Scores) -> Iterator[Finding]:
     pairs.
     """
     for mode_scores in scores.drawn_views.values():
-        split = next((split for split in _SPLITS if mode_scores.correlation.drawn_view.get(split)), None)
+        split = next((split for split in SPLIT_NAMES if mode_scores.correlation.drawn_view.get(split)), None)
         yield _judge(mode_scores, split) if split else _unknown(mode_scores)
 
 
@@ -66,7 +66,7 @@ def _means(scores: TrueViewScores, split: str) -> tuple[Mean, Mean, Mean | None]
 def _text(scores: DrawnViewScores, split: str) -> str:
     reached, given, chance = _means(scores.correlation, split)
     view, other = ("FA", "CF") if scores.view == "fa" else ("CF", "FA")
-    text = f"Vesselness correlation with the true {view} of {_SPLITS[split]} pairs: drawn {view} {reached.mean:.2f}"
+    text = f"Vesselness correlation with the true {view} of {SPLIT_NAMES[split]} pairs: drawn {view} {reached.mean:.2f}"
     text += f", given {other} {given.mean:.2f}"
     text += f", drawn {view} with the true {view} of another eye {round(chance.mean, 2) + 0:.2f}" if chance else ""
     return f"{text} (means over {count(reached.n, 'view')})."

@@ -16,7 +16,7 @@ from retipair.metrics.memorisation import pair_descriptor
 from retipair.metrics.pair_metrics import MispairedMetrics, PairMetrics
 from retipair.runtime.atomic_io import atomic_write, read_json, write_json
 from retipair.runtime.errors import UserError
-from retipair.runtime.schema import from_values, to_values
+from retipair.runtime.schema import canonical_json, from_values, to_values
 
 RECIPE = 3
 """Version of the metrics. Increment it when the definition of a metric changes: cached metrics are then recomputed."""
@@ -26,7 +26,8 @@ _ARRAYS = ("names", "values", "features", "power", "prints")
 
 def key_of(entry: PairRecord) -> str:
     """Return the cache key of a pair: a hash of its content and of the version of the metrics."""
-    return hashlib.sha256(f"{RECIPE} {pair_sha256(entry)}".encode()).hexdigest()[:24]
+    parts = [RECIPE, pair_sha256(entry), *map(canonical_json, entry.modalities.hashed)]
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
 def link_of(first: str, second: str) -> str:

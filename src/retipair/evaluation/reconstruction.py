@@ -4,7 +4,7 @@ A model that uses this layout and this autoencoder cannot be expected to generat
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any, get_args
 
@@ -40,7 +40,7 @@ MOST = 12
 def round_trip(pair: Pair, layout: Layout, between: Between) -> Pair:
     """Join the views of a pair in a layout, apply `between` to the joint image, and split it into views again."""
     cf, fa = layout.split(between(layout.join(pair.cf, pair.fa)))
-    return Pair(cf, to_grey(fa)[0], pair.mask)
+    return replace(pair, cf=cf, fa=to_grey(fa)[0])
 
 
 def nothing(joint: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ def _load_at(entry: PairRecord, size: int) -> Pair:
     pair = load_pair(entry)
     cf, fa = load_views(entry, size)
     rows, columns = (np.arange(size) * side // size for side in pair.mask.shape)
-    return Pair(cf, fa, pair.mask[np.ix_(rows, columns)])
+    return replace(pair, cf=cf, fa=fa, mask=pair.mask[np.ix_(rows, columns)])
 
 
 def _measure_pair(pair: Pair, size: int, codecs: Mapping[str, Between]) -> Iterator[tuple[_Row, _Metrics]]:

@@ -4,9 +4,9 @@ import io
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from PIL import Image
 
 from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
-from retipair.data.pair import chessboard, load_image
+from retipair.data.pair import chessboard, load_image, to_rgb
+from retipair.evaluation.advice import FEW
 from retipair.evaluation.checks import LOGGED_MEMORY
+from retipair.evaluation.compared_scores import ComparedScores, differing_names
 from retipair.evaluation.drawn_scores import DrawnExample
 from retipair.evaluation.plots import NAMES, draw_plots
 from retipair.evaluation.provenance import Provenance
-from retipair.evaluation.scores import ExamplePair, Scores
+from retipair.evaluation.scores import Conclusion, ExamplePair, Scores
+from retipair.evaluation.sets import GENERATED
 from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.runs.run_dir import run_around
 from retipair.runtime.atomic_io import last_parts, shareable_name, write_text
@@ -60,35 +63,136 @@ class ShownDrawing:
     names: tuple[str, str]
 
 
-def write_report(out: Path, scores: Scores) -> Path:
+@dataclass(frozen=True)
+class ShownSet:
+    """What the page shows of a set of generated pairs, or of real pairs alone.
+
+    name: the name of the set; "" if there is only one.
+    root: the path of its scores in scores.json.
+    findings: its verdict, without the findings that all sets share.
+    examples: the images of `Scores.examples`.
+    closest: the images of `Scores.closest`, each with that of the training pair.
+    drawings: the images of the examples in `Scores.drawn_views`.
+    """
+
+    name: str
+    root: list[str | int]
+    scores: Scores
+    findings: list[Conclusion]
+    provenance: dict[str, Any]
+    examples: dict[str, list[Shown]]
+    closest: list[tuple[str, str]]
+    drawings: dict[str, list[ShownDrawing]]
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of a sentence about one of several sets."""
+        return f"{self.name}: " if self.name else ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. root: the path of the scores that it shows; key: the name of the set in these scores."""
+
+    root: list[str | int]
+    key: str
+    label: str
+
+
+def write_report(out: Path, compared: ComparedScores) -> Path:
     """Write OUT/report.html atomically and return its path.
 
     The images come from the folders named in the provenance of the scores. Raises UserError if images are missing.
     """
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("retipair.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    entries, values = _entries(scores), scores.to_json()
+    first, values, shared = compared.scores[0], compared.to_json(), _shared_findings(compared)
+    sets = [_shown_set(compared, index, shared) for index in range(len(compared.names))]
     text = page.from_string(template).render(
-        scores=scores,
-        provenance=_shareable(scores.provenance),
+        compared=compared,
+        sets=sets,
+        scores=first,
+        root=sets[0].root,
+        title=", ".join(compared.names) if compared.several else sets[0].provenance["generated"],
+        provenance=sets[0].provenance,
+        provenances=_split_provenance(sets),
         version=__version__,
+        legend=read_folder(Path(first.provenance.real)).entries[0].modalities.legend,
         names=NAMES,
         memory_kinds=LOGGED_MEMORY,
         at=lambda *path: _at(values, path),
+        expand=lambda keys, of=None: _columns(sets, keys, of),
         flags=_unbroken_flags,
-        plots={name: Markup(plot) for name, plot in draw_plots(scores).items()},  # plots contain no user input
-        generated={name: [_shown(entries, pair) for pair in part] for name, part in scores.examples.items()},
-        suspect_pairs=[_shown(entries, pair) for pair in scores.suspect_pairs],
+        # Matplotlib escapes the names of sets, the only user input in plots.
+        plots={name: Markup(plot) for name, plot in draw_plots(compared.sets).items()},
+        examples=_rows_of_examples(sets),
+        shared_findings=shared,
+        few=FEW,
+        suspect_pairs=[_shown(_entries(first), pair) for pair in first.suspect_pairs],
+        samples=_samples(first.provenance.adapter),
+    )
+    path = out / PAGE_NAME
+    write_text(path, text)
+    return path
+
+
+def _shared_findings(compared: ComparedScores) -> list[Conclusion]:
+    """Return the findings that are the same for all of several sets, such as those about the real pairs."""
+    first, *others = ([replace(one, advice="") for one in scores.verdict] for scores in compared.scores)
+    return [one for one in first if all(one in verdict for verdict in others)] if others else []
+
+
+def _shown_set(compared: ComparedScores, index: int, shared: Sequence[Conclusion]) -> ShownSet:
+    scores = compared.scores[index]
+    entries = _entries(scores)
+    return ShownSet(
+        name=compared.names[index] if compared.several else "",
+        root=["scores", index] if compared.several else [],
+        scores=scores,
+        findings=[one for one in scores.verdict if replace(one, advice="") not in shared],
+        provenance=_shareable(scores.provenance),
+        examples={group: [_shown(entries, pair) for pair in part] for group, part in scores.examples.items()},
         closest=_closest(scores, entries),
-        samples=_samples(scores.provenance.adapter),
         drawings={
             mode: [_drawing(entries, _drawn_set(scores), one) for one in shown.examples]
             for mode, shown in scores.drawn_views.items()
         },
     )
-    path = out / PAGE_NAME
-    write_text(path, text)
-    return path
+
+
+def _columns(sets: Sequence[ShownSet], keys: Sequence[str], root: list[str | int] | None) -> list[Column]:
+    """Return the columns of a table: of each set for the key "generated", else of the real pairs beside all sets.
+
+    root: the path of the scores for all keys; None for those of each set, and for real pairs those of the first set.
+    """
+    columns = []
+    for key in keys:
+        if key == GENERATED:
+            columns += [Column(one.root, key, one.name or NAMES[key]) for one in sets]
+        else:
+            columns.append(Column(sets[0].root if root is None else root, key, NAMES[key]))
+    return columns
+
+
+def _rows_of_examples(sets: Sequence[ShownSet]) -> dict[str, list[list[tuple[ShownSet, int, Shown]]]]:
+    """Return the example pairs of each group in rows. Of several sets, a row has the pair of the same rank of each."""
+    groups = {group: [one for one in sets if group in one.examples] for group in ("best", "middle", "worst", "all")}
+    pairs = {
+        group: [[(one, rank, shown) for rank, shown in enumerate(one.examples[group])] for one in having]
+        for group, having in groups.items()
+        if having
+    }
+    if len(sets) == 1:
+        return pairs
+    return {group: [list(filter(None, row)) for row in zip_longest(*of_sets)] for group, of_sets in pairs.items()}
+
+
+def _split_provenance(sets: Sequence[ShownSet]) -> dict[str, dict[str, Any]]:
+    """Return what is equal in the provenance of all sets, by "", and the rest of each of several sets, by its name."""
+    first = sets[0].provenance
+    differing = differing_names(first, [one.provenance for one in sets])
+    common = {name: value for name, value in first.items() if name not in differing}
+    return {"": common} | {one.name: {name: one.provenance[name] for name in differing} for one in sets if one.name}
 
 
 def _shareable(provenance: Provenance) -> dict[str, Any]:
@@ -187,7 +291,7 @@ def _views(cf_path: Path, fa_path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _side_by_side(cf_path: Path, fa_path: Path) -> str:
     cf, fa = _views(cf_path, fa_path)
-    return _uri(np.concatenate([cf, np.repeat(fa[..., None], 3, axis=2)], axis=1))
+    return _uri(np.concatenate([cf, to_rgb(fa)], axis=1))
 
 
 def _uri(image: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """`retipair runs [RESULTS]`: compare training runs: settings that differ, best step, scores of generated pairs."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -10,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from retipair.config import RunsConfig, TrainConfig
-from retipair.evaluation.scores import SCORES_NAME, Scores, read_scores
+from retipair.evaluation.compared_scores import differing_names, read_compared_scores
+from retipair.evaluation.scores import SCORES_NAME, Scores
 from retipair.runs.model_selection import Validation
 from retipair.runs.run_dir import METRICS_NAME, Run, results_folder
 from retipair.runtime.atomic_io import last_parts, write_json
@@ -29,7 +31,8 @@ class RunSummary:
     settings: its settings, as values of JSON.
     step: the number of its steps so far.
     best: the validation of its best step; None before the first validation.
-    scores: the scores of evaluations of pairs that its adapter generated, by the folder of the evaluation.
+    scores: the scores of evaluations of pairs that its adapter generated, by the folder of the evaluation, or by
+        "FOLDER: NAME" if the evaluation compared several sets.
     """
 
     folder: Path
@@ -59,7 +62,7 @@ def compare_runs(config: RunsConfig) -> list[RunSummary]:
     return summaries
 
 
-def _readable(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummary | None:
+def _readable(run: Run, evaluations: Sequence[tuple[str, Scores]]) -> RunSummary | None:
     try:
         return _summary(run, evaluations)
     except UserError as error:
@@ -69,31 +72,35 @@ def _readable(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummar
     return None
 
 
-def _summary(run: Run, evaluations: Sequence[tuple[Path, Scores]]) -> RunSummary:
+def _summary(run: Run, evaluations: Sequence[tuple[str, Scores]]) -> RunSummary:
     metrics = run.read_metrics() if (run.folder / METRICS_NAME).is_file() else []
     return RunSummary(
         folder=run.folder,
         settings=to_values(run.read_config()),
         step=max((line["step"] for line in metrics), default=0),
         best=run.best_validation(),
-        scores={str(folder): scores for folder, scores in evaluations if _is_about(scores, run.folder)},
+        scores={place: scores for place, scores in evaluations if is_about(scores, run.folder)},
     )
 
 
-def _evaluations(places: Sequence[Path]) -> Iterator[tuple[Path, Scores]]:
-    """Yield the folders with scores among `places` and their subfolders, and these scores, without duplicates."""
+def _evaluations(places: Sequence[Path]) -> Iterator[tuple[str, Scores]]:
+    """Yield the scores in `places` and their subfolders, without duplicates, by the keys of `RunSummary.scores`."""
     folders = dict.fromkeys(folder.resolve() for place in places for folder in (place, *sorted(place.glob("*/"))))
     if missing := next((place for place in places if not place.is_dir()), None):
         raise MissingError(missing, "no such folder; pass folders written by `retipair evaluate`")
     for folder in folders:
         if (folder / SCORES_NAME).is_file():
             try:
-                yield folder, read_scores(folder)
+                compared = read_compared_scores(folder)
             except UserError as error:
                 console.print(f"warning: left out: {printable(str(error))}")
+                continue
+            for name, scores in compared.sets.items():
+                # The table shows the last part of the key, so the name has no separator.
+                yield f"{folder}: {name.replace(os.sep, '_')}" if compared.several else str(folder), scores
 
 
-def _is_about(scores: Scores, run: Path) -> bool:
+def is_about(scores: Scores, run: Path) -> bool:
     """Return whether scores are about pairs that the adapter of a run generated, or name the run as --adapter.
 
     The paths in the scores may be relative to another folder, so only their last parts are compared.
@@ -110,7 +117,7 @@ def _is_about(scores: Scores, run: Path) -> bool:
 def _table(summaries: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
     """Return the names of the columns, and one row for each evaluation of a run, or for a run without any."""
     names = [field.name for field in fields(TrainConfig) if field.name not in _NOT_COMPARED]
-    differing = [name for name in names if len({repr(one.settings.get(name)) for one in summaries}) > 1]
+    differing = differing_names(names, [one.settings for one in summaries])
     scored = any(one.scores for one in summaries)
     header = ["run", *differing, "step", "best step", "loss", "consistency"]
     header += ["evaluation", "correlation", "squared MMD", "fine detail CF", "fine detail FA", "copies"] * scored

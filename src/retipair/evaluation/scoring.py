@@ -54,7 +54,7 @@ def compute_scores(
 
     The parameters after `sets` are stored in the scores unchanged.
     """
-    issues = _issues(sets)
+    issues = sets.once("issues", lambda: _issues(sets))
     return Scores(
         provenance=provenance,
         sizes={name: len(measured.entries) for name, measured in sets.named.items()},
@@ -152,7 +152,8 @@ def _issues(sets: Sets) -> list[DataIssue]:
     """Return likely errors in real pairs: pairs with the lowest vesselness correlation first, duplicate eyes last."""
     real = sets.real
     order = np.argsort(real.values["consistency.correlation"], kind="stable").tolist()
-    issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row))]
+    colour = real.entries[0].modalities.first.colour
+    issues = [issue for row in order for issue in find_issues(real.entries[row].id, real.metrics(row), colour)]
     return issues + duplicate_eyes(real)
 
 

@@ -269,7 +269,9 @@ def load_generator(plan: GenerationPlan, texts: Sequence[str]) -> tuple[PairGene
             merge_adapter(unet)
     denoise = Denoiser(unet.eval(), plan.dtype, plan.device)
     vae = plan.base.vae(device=plan.device)
-    generator = PairGenerator(plan.base, plan.layout, denoise, vae, config.sampler, config.steps, plan.guidance)
+    generator = PairGenerator(
+        plan.base, plan.layout, denoise, vae, config.sampler, config.steps, plan.guidance, plan.modalities
+    )
     return generator, conditioning
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retipair.data.pair import MAX_FA_CHROMA, chroma_of, load_image
+from retipair.data.dataset import read_dataset
+from retipair.data.manifest import MANIFEST_NAME, check_one_kind
+from retipair.data.pair import MAX_FA_CHROMA, chroma_of, load_first_view, load_image
 from retipair.data.views import SingleView, find_views, listed_groups, view_of_file
 from retipair.diffusion.halves import ViewName
 from retipair.preparation.reading import MIN_CHROMA, load_view
@@ -20,6 +22,7 @@ from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
 from retipair.vision.appearance import Appearance, match_appearance
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import CF_FA, Modalities, Modality
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,18 @@ class GivenView:
         return resample(other, np.linalg.inv(self.to_pair), self.shape)
 
 
-def read_views(data: Path, view: ViewName) -> list[SingleView]:
+def read_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> list[SingleView]:
     """Find the single views, decode each of them once to check it, and return them sorted by id.
 
     Raises UserError, naming the file, if a view cannot be read, shows no retina, or has the colours of the other view,
-    and if two views have the same id or an id has unprintable characters.
+    if two views have the same id or an id has unprintable characters, and if the pairs of a folder are not of these
+    modalities.
     """
+    if (data / MANIFEST_NAME).is_file():
+        pair = read_dataset(data)[0]
+        check_one_kind(data, modalities, pair.modalities, pair.id)
     found, groups = find_views(data, view), listed_groups(data)
-    checked = parallel_map(partial(_check, view=view), found)
+    checked = parallel_map(partial(_check, view=view, modalities=modalities), found)
     usable = (single for several in track("Reading", checked, len(found)) for single in several)
     views = [replace(single, group=groups.get(single.id, single.group)) for single in usable]
     ids: dict[str, Path] = {}
@@ -67,31 +74,32 @@ def read_views(data: Path, view: ViewName) -> list[SingleView]:
     return sorted(views, key=lambda single: single.id)
 
 
-def _check(single: SingleView, view: ViewName) -> list[SingleView]:
+def _check(single: SingleView, view: ViewName, modalities: Modalities) -> list[SingleView]:
     """Return the usable views among a file and its `partner` (ID_01 and ID_02). Raises FileError if there is none.
 
     If only one file is usable, its view has the id ID. If both are, each view has the name of its file as id.
     """
     paths = [single.path, *([single.partner] if single.partner else [])]
     images = {path: load_view(path) for path in paths}
-    problems = {path: _problem(single, images[path], view) for path in paths}
+    problems = {path: _problem(single, images[path], view, modalities) for path in paths}
     usable = [path for path in paths if problems[path] is None]
     if not usable:
         raise FileError(single.path, str(problems[single.path]))
-    if view == "cf":  # if only one file has the colour of a photograph, the other file is a tinted FA
+    # If only one file has the colour of a photograph, the other file is a tinted FA.
+    if view == "cf" and modalities.first.colour:
         usable = [path for path in usable if chroma_of(images[path]) > MAX_FA_CHROMA] or usable
     if len(usable) == 1:
         return [replace(single, path=usable[0], partner=None)]
     return [view_of_file(path) for path in usable]  # two photographs IMG_1 and IMG_2, not a pair
 
 
-def _problem(single: SingleView, image: np.ndarray, view: ViewName) -> str | None:
+def _problem(single: SingleView, image: np.ndarray, view: ViewName, modalities: Modalities) -> str | None:
     """Return why an image (H, W, 3) uint8 cannot be used as this view, or None if it can."""
     seen = image if view == "cf" else np.asarray(Image.fromarray(image).convert("L"))
     if not _field_of(single, seen).any() or np.ptp(image[::4, ::4]) < _MIN_CONTRAST:
         return "shows no retina; replace or remove it"
     chroma = chroma_of(image)
-    if view == "cf" and chroma < MIN_CHROMA:
+    if view == "cf" and modalities.first.colour and chroma < MIN_CHROMA:
         return "has no colour, so it is not a colour fundus photograph; for an angiogram use --mode fa2cf"
     if view == "fa" and chroma > MAX_FA_CHROMA:
         return "is in colour, so it is not an angiogram; for a colour fundus photograph use --mode cf2fa"
@@ -109,14 +117,21 @@ def views_sha256(views: Sequence[SingleView]) -> str:
     return json_sha256([[*texts, *hashes] for texts, hashes in zip(described, files, strict=True)])
 
 
-def crop_view(single: SingleView, view: ViewName, size: int, trained: Appearance | None = None) -> GivenView:
+def crop_view(
+    single: SingleView,
+    view: ViewName,
+    size: int,
+    trained: Appearance | None = None,
+    first: Modality = CF_FA.first,
+) -> GivenView:
     """Load a single view, and crop it to the square around its field of view, resized to `size` px.
 
     A prepared view is only resized: it is cropped already.
 
     trained: the mean appearance of the views that the model was trained on, if it is known.
+    first: the modality of the first view.
     """
-    image = load_image(single.path, "RGB" if view == "cf" else "L")
+    image = load_first_view(single.path, first) if view == "cf" else load_image(single.path, "L")
     field, shape = _field_of(single, image), image.shape[:2]
     frame = to_square(np.ones_like(field) if single.prepared else field, size)
     mask = resample(field, frame, (size, size))

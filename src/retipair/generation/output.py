@@ -18,11 +18,12 @@ from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
+from retipair.vision.modality import CF_FA
 
 SHARD = 10_000
 """The number of pairs per subfolder of the output folder.
 
-The first 10,000 pairs are in the output folder itself, as in the original system.
+The first 10,000 pairs are in the output folder itself, as in the original scripts.
 """
 
 _SHORT_HASH = 12
@@ -145,7 +146,7 @@ def write_pair(
     source = plan.source(index)
     mark = _mark(plan, pair_generator, settings, index, generated.attempt)
     images = {
-        "cf": generated.cf,
+        "cf": plan.modalities.stored(generated.cf),
         "joint": generated.joint,
         "cf_fa_chessboard": chessboard(generated.cf, generated.fa),
         "fa": generated.fa,
@@ -178,6 +179,7 @@ def write_pair(
         consistency=generated.consistency,
         source_to_pair=given.to_pair.tolist() if given else None,
         source_size=[given.shape[1], given.shape[0]] if given else None,
+        **plan.modalities.recorded,
     )
 
 
@@ -205,6 +207,8 @@ def _how(plan: GenerationPlan, source: PairRecord | SingleView | None) -> str:
     """Return a phrase for how a pair was made."""
     if isinstance(source, SingleView):
         given = "photograph" if plan.mode.given == "cf" else "angiogram"
+        if plan.modalities != CF_FA:
+            given = (plan.modalities.first if plan.mode.given == "cf" else plan.modalities.second).noun
         return f"from a given {given} (treat this image as data of the person in the {given})"
     return f"a variation of a training pair at strength {plan.strength:g}" if source else "from noise"
 
@@ -228,6 +232,7 @@ def _write_original(plan: GenerationPlan, source: PairRecord, folder: Path) -> N
     or, if it has none, the note that it may show a patient's eye.
     """
     cf, fa = load_views(source, plan.layout.view_size)
+    cf = plan.modalities.stored(cf)
     for name, path, view in (("cf", source.cf, cf), ("fa", source.fa, fa)):
         mark = synthetic_mark_of([path]) or {"Synthetic": "no: the pair that was varied; it may show a patient's eye"}
         save_image(folder / f"{name}_original.png", view, mark | _source_text(plan, source))

@@ -10,7 +10,7 @@ import torch
 
 from retipair import __version__
 from retipair.data.layout import Layout, to_grey
-from retipair.data.pair import Pair
+from retipair.data.pair import Pair, to_rgb
 from retipair.diffusion.guidance import NO_GUIDANCE, Guidance, GuidedDenoiser
 from retipair.diffusion.noise import generator
 from retipair.diffusion.sampling import sample
@@ -21,6 +21,7 @@ from retipair.models.conditioning import Conditioning
 from retipair.models.denoiser import Denoiser
 from retipair.models.vae import Autoencoder, decode
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import CF_FA, Modalities
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class GeneratedImages:
     """The images of a generated pair, uint8.
 
     joint: the decoded joint image of both views, (H, W, 3).
-    cf: the colour fundus photograph, (S, S, 3).
+    cf: the colour fundus photograph, (S, S, 3); grey if the modality of the first view has no colour.
     fa: the fluorescein angiogram, converted to greyscale, (S, S).
     fa_chroma: the mean chroma that the conversion removed from the angiogram, in [0, 255]; 0 for a given angiogram.
     given: the view from which the other one was drawn, or None if both were generated.
     attempt: the number of the attempt at this pair, from 0.
+    modalities: the modalities of the two views.
     """
 
     joint: np.ndarray
@@ -41,12 +43,13 @@ class GeneratedImages:
     fa_chroma: float
     given: GivenView | None = None
     attempt: int = 0
+    modalities: Modalities = CF_FA
 
     @cached_property
     def pair(self) -> Pair:
         """The two views as a `Pair`; its mask is the field of the given view, else the intersection of both fields."""
         mask = field_of_view(self.cf) & field_of_view(self.fa) if self.given is None else self.given.mask
-        return Pair(self.cf, self.fa, mask)
+        return Pair(self.cf, self.fa, mask, dark_vessels=self.modalities.dark_vessels)
 
     @cached_property
     def consistency(self) -> float:
@@ -77,6 +80,7 @@ class PairGenerator:
     sampler: str
     steps: int
     guidance: Guidance = NO_GUIDANCE
+    modalities: Modalities = CF_FA
 
     def sample(
         self,
@@ -99,7 +103,8 @@ class PairGenerator:
 
     def _split(self, joint: np.ndarray) -> GeneratedImages:
         cf, fa = self.layout.split(joint)
-        return GeneratedImages(joint, cf, *to_grey(fa))
+        cf = cf if self.modalities.first.colour else to_rgb(to_grey(cf)[0])
+        return GeneratedImages(joint, cf, *to_grey(fa), modalities=self.modalities)
 
 
 def draw_prompt(prompts: Sequence[tuple[str, int]], seed: int, index: int) -> str:

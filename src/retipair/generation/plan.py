@@ -12,6 +12,7 @@ import torch
 from retipair.config import MAX_AMOUNT, GenerateConfig
 from retipair.data.dataset import PairRecord, content_sha256, read_folder
 from retipair.data.layout import Layout
+from retipair.data.manifest import check_one_kind
 from retipair.data.selection import filter_split
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
@@ -41,6 +42,7 @@ from retipair.runtime.errors import FileError, MissingError, SettingError, UserE
 from retipair.runtime.profiling import GIB
 from retipair.runtime.schema import to_values
 from retipair.vision.appearance import Appearance
+from retipair.vision.modality import CF_FA, Modalities
 
 DEFAULT_AMOUNT = 10
 """The number of pairs without --amount, in the modes without given views."""
@@ -48,7 +50,7 @@ DEFAULT_AMOUNT = 10
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """The resolved settings of a generation, before anything is loaded or written.
+    """The resolved settings of a generation, before a model is loaded or a pair is generated.
 
     prompts: the prompts to draw from, as (text, number of training pairs with this prompt).
     adapter: the folder of the adapter; None if the base generates without one.
@@ -56,6 +58,7 @@ class GenerationPlan:
         other view; empty in --mode noise.
     trained_views: facts about the training views of the base and the adapter.
     known: the training pairs that --max_copy compares each generated pair with; empty without --max_copy.
+    modalities: the modalities of the training pairs of the adapter.
     """
 
     config: GenerateConfig
@@ -71,6 +74,7 @@ class GenerationPlan:
     dtype: torch.dtype
     warnings: list[str]
     strategy: MemoryStrategy = GENERATION_STRATEGIES[0]
+    modalities: Modalities = CF_FA
 
     @property
     def mode(self) -> GenerationMode:
@@ -140,15 +144,14 @@ class GenerationPlan:
         source = self.source(index)
         assert isinstance(source, SingleView)
         assert self.mode.given is not None
-        return crop_view(source, self.mode.given, self.layout.view_size, self.trained_appearance)
+        return crop_view(source, self.mode.given, self.layout.view_size, self.trained_appearance, self.modalities.first)
 
     def prompt(self, index: int) -> str:
         """Return the prompt of a pair: the caption of its source if `prompts` has it, else drawn by (seed, index).
 
-        In training, a pair without a caption had the default prompt. The adapter records its prompts with their counts,
-        but not which of them is the default. If a source has no such caption, the prompt is therefore drawn from the
-        prompts that are not the caption of any source. If there are none, it is drawn from the prompts whose recorded
-        count is higher than the number of sources with this caption: some training pair without a caption had them.
+        A source without such a caption gets the prompt that training pairs without a caption had. The adapter does not
+        record which of its prompts this is, so it is inferred: a prompt that is the caption of no source. If there is
+        none, it is a prompt that more training pairs had than there are sources with this prompt as their caption.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
@@ -181,14 +184,15 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     read_training_pairs = partial(training_pairs, config, run, layout, description, warnings)
+    modalities = description.pair_modalities if description else CF_FA
     sources: Sequence[PairRecord | SingleView] = []
     if MODES[config.mode].varies_pairs:
         sources = read_training_pairs(f"--mode {config.mode}")
     elif given := MODES[config.mode].given:
         assert config.data is not None  # `check_generation` requires it
-        sources = read_views(config.data, given)
+        sources = read_views(config.data, given, modalities)
     known = read_training_pairs("--max_copy") if config.max_copy is not None else []
-    views = trained_views_of(base, description.views if description else None)
+    views = trained_views_of(base, description.views if description else None, as_base=modalities == CF_FA)
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
     if plan.amount > MAX_AMOUNT:
         raise SettingError("per_view", config.per_view, f"gives {plan.amount:,} pairs; at most {MAX_AMOUNT:,}")
@@ -196,6 +200,7 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
         warnings.append(_noised_view_warning(config))
     return replace(
         plan,
+        modalities=modalities,
         strategy=require_backend(
             select_strategy(config.memory, plan.strategies, plan.memory_of, lambda: 0, plan.oom_hint)
         ),
@@ -244,6 +249,8 @@ def training_pairs(
     pairs = read_folder(folder)
     if pairs.note:
         warnings.append(pairs.note)
+    modalities = description.pair_modalities if description else CF_FA
+    check_one_kind(folder, modalities, pairs.entries[0].modalities, pairs.entries[0].id)
     if description and not pairs.has_content(description.data_sha256):
         if config.data is None:
             raise FileError(

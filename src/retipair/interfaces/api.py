@@ -1,8 +1,10 @@
 """Run the commands from Python, with the settings in `config/` as keywords."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from retipair.config import (
     CardConfig,
@@ -20,6 +22,7 @@ from retipair.config import (
 from retipair.evaluation import card as describing
 from retipair.evaluation import evaluate as evaluation
 from retipair.evaluation import runs as comparing
+from retipair.evaluation.compared_scores import ComparedScores, read_compared_scores
 from retipair.evaluation.runs import RunSummary
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.interfaces.output import command_output
@@ -125,23 +128,50 @@ def train(data: str | Path, *, verbose: bool = False, **settings: Any) -> Run:
     return Run(folder)
 
 
+@overload
 def evaluate(
     real: str | Path, generated: str | Path | None = None, *, verbose: bool = False, **settings: Any
-) -> Scores:
+) -> Scores: ...
+
+
+@overload
+def evaluate(
+    real: str | Path, generated: Sequence[str | Path], *, verbose: bool = False, **settings: Any
+) -> ComparedScores: ...
+
+
+def evaluate(
+    real: str | Path,
+    generated: str | Path | Sequence[str | Path] | None = None,
+    *,
+    verbose: bool = False,
+    **settings: Any,
+) -> Scores | ComparedScores:
     """Compare generated pairs with real pairs, or only check the real pairs, and return the scores.
 
     >>> scores = evaluate("pairs", "generated", out="evaluation")
     >>> scores.headline, scores.consistency.correlation["generated"].mean, scores.copies
 
+    With a list of folders, all are compared in one report, and the result has the scores of each by its name:
+
+    >>> compared = evaluate("pairs", ["new/A", "new/B"], out="comparison")
+    >>> compared.sets["A"].headline, compared.best.get("consistency"), compared.settings
+
     verbose: print the messages of the command instead of logging them.
     settings: fields of `EvaluateConfig`, which have the names and meanings of the flags of `retipair evaluate`.
-    The report and `scores.json` are written to the folder `out`. `Scores.to_json` returns the content of `scores.json`.
-    Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
+    The report and `scores.json` are written to the folder `out`. `to_json` of the result is the content of
+    `scores.json`. Raises UserError for folders without pairs, and if `out` contains the scores of other pairs.
     """
-    config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": generated})
+    if generated is None or isinstance(generated, str | os.PathLike):
+        folders: Sequence[str | Path] = () if generated is None else (generated,)
+    elif not generated:
+        raise SettingError("generated", None, "the list has no folder; pass at least one, or None")
+    else:
+        folders = generated
+    config = from_settings(EvaluateConfig, {**settings, "real": real, "generated": folders})
     with command_output(verbose, config.offline):
         evaluation.evaluate(config)
-    return read_scores(config.out)
+    return read_compared_scores(config.out) if folders is generated else read_scores(config.out)
 
 
 def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, NoReturn, Union
+from typing import Annotated, Any, NoReturn, Union, get_args, get_type_hints
 
 import tyro
 
@@ -111,8 +111,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0: success; 1: internal or system error; 2: invalid input; 128 + N: stopped by the signal with the number N (130 by
-    SIGINT, 143 by SIGTERM).
+    0: success; 1: internal or system error; 2: invalid input, or another problem that the message explains, such as too
+    little memory; 128 + N: stopped by the signal with the number N (130 by SIGINT, 143 by SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
@@ -244,6 +244,10 @@ def _check_flags(verb: Verb, arguments: Sequence[str]) -> None:
         ):
             hint = _did_you_mean(f"--{_with_underscores(flag).lstrip('-')}", known)
             raise UserError(f"unknown argument {flag!r};{hint} `retipair {verb.name} --help` lists the flags")
+    given = [_with_underscores(word.partition("=")[0]) for word in arguments]
+    for name, hint in get_type_hints(verb.config).items():
+        if ... in get_args(hint) and given.count(f"--{name}") > 1:  # tyro would drop the values of the first flag
+            raise UserError(f"--{name} is given twice; give all its values after one --{name}")
 
 
 def _with_underscores(flag: str) -> str:

@@ -99,7 +99,7 @@ class PairGenerator:
                     [images] = loop.sample([index])
                     rejected = loop.reject(index, images)
                 if rejected is None:
-                    yield LoadedPair(images.cf, images.fa, images.pair.mask, str(index))
+                    yield LoadedPair(**vars(images.pair), id=str(index))
                     break
 
     def save(self, out: str | Path, count: int, *, seed: int = 0, verbose: bool = False) -> Path:

@@ -29,5 +29,4 @@ def load_pairs(folder: str | Path, split: Split | None = None) -> Iterator[Loade
 
 
 def _load(record: PairRecord) -> LoadedPair:
-    pair = load_pair(record)
-    return LoadedPair(pair.cf, pair.fa, pair.mask, record.id, record.split)
+    return LoadedPair(**vars(load_pair(record)), id=record.id, split=record.split)

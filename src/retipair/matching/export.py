@@ -41,9 +41,9 @@ _MAX_WARPS = 10_000
 def export(config: ExportMatchesConfig) -> Path:
     """Write the samples of all pairs that are missing in OUT or have changed, and return OUT.
 
-    Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. All views are
-    decoded before anything is written, and again when their pair is exported, so that nothing is written then. The only
-    exception: images that are too large for --to megadepth are found after the pairs are written.
+    Raises UserError if settings or inputs are invalid, or if OUT contains files of other commands. Nothing has been
+    written then, because all views are decoded once before the first file is written, and again when their pair is
+    exported. The only exception: images that are too large for --to megadepth are found after the pairs are written.
     """
     # Check
     _check_settings(config)
@@ -172,7 +172,7 @@ def _check_out(config: ExportMatchesConfig) -> None:
         raise OccupiedError(out, "lies in the folder of the pairs; choose another OUT")
     check_folder_place(out / PAIRS_NAME)
     if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (out / STATE_NAME).is_file():
-        problem = f"contains files, but no {STATE_NAME} of `retipair export`"
+        problem = f"contains files, but no {STATE_NAME} of `retipair export matches`"
         raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
 
 

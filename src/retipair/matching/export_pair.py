@@ -14,8 +14,8 @@ from retipair.matching.warped_pair import SegmentedPair, Variation, WarpedPair, 
 from retipair.runtime.atomic_io import atomic_write_dir, read_json, write_json
 from retipair.runtime.errors import DamagedError, UserError
 from retipair.runtime.schema import from_values, json_sha256
+from retipair.vision.modality import drop_unrecorded
 
-_MODES = {"cf": "RGB", "fa": "L"}
 PAIRS_NAME = "pairs"
 APPEARANCE = "appearance"
 _STATE_NAME = "samples.json"
@@ -79,7 +79,8 @@ class PairExporter:
 
     def _key(self, record: PairRecord, sha256: str) -> str:
         settings = [asdict(self.variation), self.warps, self.appearance, self.size]
-        return json_sha256([_RECIPE, settings, record.id, record.group, record.split, sha256])
+        described = [record.id, record.group, record.split, sha256, *record.modalities.hashed]
+        return json_sha256([_RECIPE, settings, *described])
 
     def _fill(self, folder: Path, record: PairRecord, source: SegmentedPair) -> None:
         sha256 = pair_sha256(record)
@@ -90,9 +91,8 @@ class PairExporter:
         if self.appearance:
             # Warps are counted from 1, so number 0 is free, and this variant does not depend on --warps.
             samples.append(writer.write(APPEARANCE, self.variation.make(source, record.id, 0, appearance=True)))
-        write_json(
-            folder / _STATE_NAME, {"key": self._key(record, sha256), "samples": [asdict(sample) for sample in samples]}
-        )
+        listed = [drop_unrecorded(asdict(sample)) for sample in samples]
+        write_json(folder / _STATE_NAME, {"key": self._key(record, sha256), "samples": listed})
 
 
 class _Writer:
@@ -120,6 +120,7 @@ class _Writer:
                 _save_field(target, warped)
             elif not target.exists():
                 self._save_view(target, getattr(warped, name), name, is_copy=variant == ALIGNED)
+        paths = {name: f"{PAIRS_NAME}/{self._record.id}/{path}" for name, path in files.items()}
         return MatchSample(
             id=self._record.id,
             variant=variant,
@@ -127,7 +128,7 @@ class _Writer:
             eye=self._record.group,
             size=len(warped.fa),
             seed=self._seed,
-            **{name: f"{PAIRS_NAME}/{self._record.id}/{path}" for name, path in files.items()},
+            **{**paths, **self._record.modalities.recorded},
             h_cf_to_fa=warped.warp.homography.tolist(),
             synthetic=any(self._marks.values()),
             source_sha256=self._sha256,
@@ -140,10 +141,12 @@ class _Writer:
         it, which takes less time.
         """
         source = self._sources.get(name)
-        if is_copy and source and is_plain_png(source, _MODES[name]) and image_size(source)[0] == len(image):
+        stored = self._record.modalities.stored(image) if name == "cf" else image
+        mode = "RGB" if stored.ndim == 3 else "L"
+        if is_copy and source and is_plain_png(source, mode) and image_size(source)[0] == len(image):
             shutil.copyfile(source, path)
             return
-        pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        pixels = stored.astype(np.uint8) * 255 if stored.dtype == bool else stored
         with path.open("wb") as stream:
             write_png(stream, pixels, self._marks.get(name), fast=True)
 

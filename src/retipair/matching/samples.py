@@ -15,6 +15,7 @@ from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.jsonl import parse_json_line, to_json_line
 from retipair.runtime.schema import from_values
 from retipair.runtime.text_files import is_safe_name
+from retipair.vision.modality import RECORDED
 
 SAMPLES_NAME = "matches.jsonl"
 SAMPLES_SCHEMA = "retipair.matches/1"
@@ -22,7 +23,7 @@ ALIGNED = "aligned"
 """The variant whose FA is the aligned FA of the pair, so that the homography is the identity."""
 
 _AGAIN = "export the matches again"
-_OPTIONAL = ("field",)
+_OPTIONAL = ("field", *RECORDED)
 _PATHS = ("cf", "fa", "valid_cf", "valid_fa", "vessels_cf", "vessels_fa", "landmarks", "field")
 _NAMES = ("id", "variant")
 
@@ -52,6 +53,7 @@ class MatchSample:
     the transform maps a pixel to the result of this homography plus the residual in `field`.
     synthetic: whether the CF or the FA was generated or rendered, and is not a photograph.
     source_sha256: one SHA-256 of the files from which the sample was made: CF, FA, and the mask if there is one.
+    modalities, vessels: the modalities of the CF and of the FA, as in manifests; None for CF and FA.
     field: an npz file with the dense residual field of an elastic transform; None if the transform is a homography.
     schema: the version of this format.
     """
@@ -73,6 +75,8 @@ class MatchSample:
     synthetic: bool
     source_sha256: str
     field: str | None = None
+    modalities: list[str] | None = None
+    vessels: list[str] | None = None
     schema: str = SAMPLES_SCHEMA
 
     @property

@@ -89,7 +89,9 @@ def segment_pair(pair: Pair) -> SegmentedPair:
     measured = pair.at_reference_size()
     mask = measured.mask
     with one_thread():
-        vessels = segment_flattened((flattened(measured.cf, mask) + flattened(measured.fa, mask)) / 2)
+        dark = measured.dark_vessels
+        flat = flattened(measured.cf, mask, dark[0]) + flattened(measured.fa, mask, dark[1])
+        vessels = segment_flattened(flat / 2)
     points = branch_points(skeletonize(vessels))
     points = points[contains(mask, points, RIM)]
     scale = len(pair.mask) / len(mask)

@@ -39,10 +39,13 @@ class DataIssue:
     text: str
 
 
-def find_issues(id: str, metrics: PairMetrics) -> list[DataIssue]:
-    """Return the likely errors in one pair according to its metrics, most serious first."""
+def find_issues(id: str, metrics: PairMetrics, colour: bool = True) -> list[DataIssue]:
+    """Return the likely errors in one pair according to its metrics, most serious first.
+
+    colour: whether the modality of the first view has colour; if not, a grey CF is no error.
+    """
     values, issues = metrics.values, []
-    if values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _has_bright_vessels(values)):
+    if colour and values["cf.chroma"] < _GREY and (values["fa.chroma"] > _GREY or _has_bright_vessels(values)):
         issues.append(DataIssue(id, "swapped", "the CF has no colour: are the views swapped?"))
     elif values["fa.chroma"] > _GREY:
         issues.append(DataIssue(id, "colour in FA", f"the FA has colour: chroma {values['fa.chroma']:.0f} grey levels"))

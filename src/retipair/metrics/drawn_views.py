@@ -3,7 +3,7 @@
 The true view is the other view of the real pair to which the given view belongs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -48,8 +48,11 @@ def compare_with_truth(
     real: the real pair to which the given view should belong.
     other: a real pair of another eye; None if there is none.
     """
-    given, compared = (_in_frame_of(real, image) for image in (given_view, drawn_view))
     real_given, true = (getattr(real, name) for name in names)
+    given, compared = (
+        replace(view, pixels=resize_to_reference(image))
+        for view, image in ((real_given, given_view), (true, drawn_view))
+    )
     if correlate_vesselness(given, _stored_at(len(given_view), real_given)) < SAME_FRAME:
         return None
     return TrueViewCorrelation(
@@ -65,14 +68,9 @@ def correlate_vesselness(a: PreparedView, b: PreparedView) -> float:
     return correlation(a.vesselness[inside], b.vesselness[inside]) if inside.any() else 0.0
 
 
-def _in_frame_of(pair: PairViews, image: np.ndarray) -> PreparedView:
-    """Resize an image (H, H, 3) or (H, H) uint8 to 512 px, and restrict it to the mask of a pair."""
-    return PreparedView(resize_to_reference(image), pair.mask, pair.inside)
-
-
 def _stored_at(size: int, view: PreparedView) -> PreparedView:
     """Return a view with the detail that remains if it is stored at `size` px, as the views of a generated pair are."""
     if size >= MEASURED_AT:
         return view
     small = np.asarray(Image.fromarray(view.pixels).resize((size, size), Image.Resampling.BOX))
-    return PreparedView(resize_to_reference(small), view.mask, view.inside)
+    return replace(view, pixels=resize_to_reference(small))

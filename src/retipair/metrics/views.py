@@ -18,11 +18,13 @@ class PreparedView:
     pixels: the image, (512, 512, 3) uint8 for a CF, (512, 512) uint8 for an FA.
     mask: the region in which both views of the pair are valid, (512, 512) bool.
     inside: the mask without the pixels near its edge, where the edge itself would be detected as a vessel.
+    dark: whether vessels are darker than their surroundings; None: yes in a CF, no in an FA.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
     inside: np.ndarray
+    dark: bool | None = None
 
     @property
     def grey(self) -> np.ndarray:
@@ -37,12 +39,12 @@ class PreparedView:
     @property
     def alone(self) -> "PreparedView":
         """The same view with `field` as its mask, instead of the mask of the pair."""
-        return PreparedView(self.pixels, self.field, inside_rim(self.field))
+        return PreparedView(self.pixels, self.field, inside_rim(self.field), self.dark)
 
     @cached_property
     def ridges(self) -> np.ndarray:
         """(4, 512, 512) float32, >= 0: vesselness at each of the scales `ridges.SIGMAS`."""
-        return vesselness_by_scale(self.pixels, self.mask)
+        return vesselness_by_scale(self.pixels, self.mask, self.dark)
 
     @cached_property
     def vesselness(self) -> np.ndarray:
@@ -52,7 +54,7 @@ class PreparedView:
     @cached_property
     def vessels(self) -> np.ndarray:
         """(512, 512) bool: segmented vessels, without the finest vessels, which only an FA shows."""
-        return vessels(self.pixels, self.mask) & self.inside
+        return vessels(self.pixels, self.mask, self.dark) & self.inside
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,5 @@ def prepare_views(pair: Pair) -> PairViews:
     """Resize a pair to 512 px and prepare its views for the metrics."""
     cf, fa, mask = (resize_to_reference(array) for array in (pair.cf, pair.fa, pair.mask))
     inside = inside_rim(mask)
-    return PairViews(PreparedView(cf, mask, inside), PreparedView(fa, mask, inside), mask, inside)
+    first, second = pair.dark_vessels
+    return PairViews(PreparedView(cf, mask, inside, first), PreparedView(fa, mask, inside, second), mask, inside)

@@ -34,6 +34,7 @@ from retipair.models.trained_views import TrainedViews
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError
 from retipair.runtime.schema import from_values
+from retipair.vision.modality import Modalities, drop_unrecorded, find_modalities
 
 TARGETS = {
     "attention": ["to_k", "to_q", "to_v", "to_out.0"],
@@ -58,6 +59,7 @@ class AdapterMetadata:
     size_ids: the six size ids of SDXL; empty for SD1.5.
     views: facts about the training views, see `TrainedViews`; None in adapters of earlier versions.
     initial_sha256: the hash of the adapter from which the training started (--init_adapter); None for an untrained one.
+    modalities, vessels: the modalities of the training pairs, see `Modalities.recorded`; None for CF and FA.
     """
 
     system: str
@@ -77,7 +79,19 @@ class AdapterMetadata:
     step: int
     views: TrainedViews | None = None
     initial_sha256: str | None = None
+    modalities: list[str] | None = None
+    vessels: list[str] | None = None
     schema: str = SCHEMA
+
+    @property
+    def pair_modalities(self) -> Modalities:
+        """The modalities of the pairs that the adapter was trained on."""
+        return find_modalities(self.modalities, self.vessels)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All fields as JSON values; those of the modalities are left out if they are None, as earlier versions do."""
+        return drop_unrecorded(asdict(self))
 
 
 def add_adapter(unet: UNet, config: LoraConfig, seed: int = 0) -> None:
@@ -139,7 +153,7 @@ def as_file_metadata(description: AdapterMetadata | None) -> dict[str, str]:
     """Return the entry of the metadata of a .safetensors file that describes an adapter; {} for None."""
     if description is None:
         return {}
-    return {METADATA_KEY: json.dumps(asdict(description), sort_keys=True, ensure_ascii=False)}
+    return {METADATA_KEY: json.dumps(description.values, sort_keys=True, ensure_ascii=False)}
 
 
 def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
@@ -159,6 +173,10 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
     description = from_values(AdapterMetadata, values, f"{folder}: its metadata", "use another checkpoint")
     if description.schema != SCHEMA:
         raise FileError(folder, "written by another version of retipair; use that version")
+    try:
+        find_modalities(description.modalities, description.vessels)
+    except ValueError as error:
+        raise DamagedError(folder, f"its metadata is damaged (modalities: {error}); use another checkpoint") from None
     views_damaged = description.views is not None and not description.views.is_valid
     if not description.prompts or description.view_size % 64 or views_damaged:
         raise DamagedError(folder, "its metadata is damaged (prompts, view_size or views); use another checkpoint")
@@ -289,7 +307,7 @@ def _settings(path: Path) -> list[Any]:
         return [_read_metadata(path)]
     description, lora = read_adapter_metadata(path), _read_lora_config(path)
     settings = [lora.r, lora.lora_alpha, lora.use_dora, lora.use_rslora, sorted(lora.target_modules or [])]
-    return [settings, asdict(description) if description else None]
+    return [settings, description.values if description else None]
 
 
 def weights_file(path: Path) -> Path:

@@ -39,9 +39,9 @@ _REFUSED = {  # part of a tensor name -> what the file is
     "lora_te": "also changes the text encoders, which retipair does not; train it for the UNet alone",
     "text_encoder": "also changes the text encoders, which retipair does not; train it for the UNet alone",
     "dora_scale": "is a DoRA in kohya's format, which programs read in different ways; merge it into its base",
-    "hada_w1_a": "is a LoHa, not a LoRA",
-    "lokr_w": "is a LoKr, not a LoRA",
-    "oft_": "is an OFT adapter, not a LoRA",
+    "hada_w1_a": "is a LoHa; train a LoRA instead",
+    "lokr_w": "is a LoKr; train a LoRA instead",
+    "oft_": "is an OFT adapter; train a LoRA instead",
     "lora_mid": "has Tucker decompositions, which are not supported; train it without them",
 }
 

@@ -111,7 +111,7 @@ def vae_state(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> S
 
 
 def clip_state(state: Mapping[str, torch.Tensor], prefix: str) -> State:
-    """Return the tensors of a CLIP text encoder as transformers wrote them then, with their position ids.
+    """Return the tensors of a CLIP text encoder under the names in the original files, with their position ids.
 
     prefix: the prefix of the text encoder in the file, for example "cond_stage_model.transformer.".
     """

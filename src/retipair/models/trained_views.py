@@ -34,13 +34,14 @@ class TrainedViews:
         )
 
 
-def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
+def trained_views_of(base: Base, adapter: TrainedViews | None, as_base: bool = True) -> TrainedViews:
     """Return the facts about the training views of a base with an adapter.
 
     The appearance is that of the base if it is known, because the base was trained much longer (docs/one_view.md).
     The half-clean fraction is the larger of the two, so it is above 0 if either training had half-clean samples.
 
     adapter: the facts in the adapter's metadata; None if there is no adapter or its metadata has no such facts.
+    as_base: whether the adapter was trained on CF and FA, as the base was; if not, the appearance is its own.
     Raises UserError, naming the file, if the record of the base is damaged.
     """
     path = base.configs / NAME
@@ -51,5 +52,5 @@ def trained_views_of(base: Base, adapter: TrainedViews | None) -> TrainedViews:
     of_adapter = adapter or TrainedViews()
     return TrainedViews(
         half_clean_fraction=max(of_base.half_clean_fraction, of_adapter.half_clean_fraction),
-        appearance=of_base.appearance or of_adapter.appearance,
+        appearance=(as_base and of_base.appearance) or of_adapter.appearance,
     )

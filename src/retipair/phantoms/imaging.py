@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from retipair.phantoms.anatomy import MACULA_RADIUS
 from retipair.phantoms.cameras import Look, stack
 from retipair.phantoms.maps import CHANNELS, FIELD, WIDEST
+from retipair.vision.modality import CF_FA, Modalities
 
 # Absorption coefficients of blood for RGB, per 0.1 mm. Blood absorbs red light least; venous blood absorbs more than
 # arterial blood.
@@ -117,12 +118,18 @@ class Views:
 
 
 @torch.no_grad()
-def photograph(maps: torch.Tensor, looks: Sequence[Look], generators: Generators) -> Views:
-    """Render the CF and the FA of B eyes: maps (B, C, H, W), one look and one random generator for each eye."""
+def photograph(
+    maps: torch.Tensor, looks: Sequence[Look], generators: Generators, modalities: Modalities = CF_FA
+) -> Views:
+    """Render the CF and the FA of B eyes: maps (B, C, H, W), one look and one random generator for each eye.
+
+    modalities: what is rendered instead of CF and FA. A first view without colour has one channel.
+    """
     scene = _Scene(maps, looks, generators)
     aperture = scene.aperture()
-    cf, clean_cf = (view * aperture for view in _expose(scene, _colour_fundus(scene), view=0))
-    fa, clean_fa = (view * aperture for view in _expose(scene, _angiogram(scene), view=1))
+    render_first, render_second = (_RENDERERS[key] for key in modalities.keys)
+    cf, clean_cf = (view * aperture for view in _expose(scene, render_first(scene), view=0))
+    fa, clean_fa = (view * aperture for view in _expose(scene, render_second(scene), view=1))
     return Views(cf, fa, aperture, clean_cf, clean_fa)
 
 
@@ -177,6 +184,58 @@ def _angiogram(scene: _Scene) -> torch.Tensor:
         opacity = 1 - torch.exp(-2.2 * look["contrast"][:, 1:] * scene.thickness(name))
         ground = torch.lerp(ground, dye, opacity * (1 - 0.6 * scene.haemorrhage))
     return torch.maximum(ground, 0.85 * scene.microaneurysm * (0.4 + 0.6 * capillaries))
+
+
+def _red_free(scene: _Scene) -> torch.Tensor:
+    """Return the green light that the fundus reflects, (B, 1, H, W).
+
+    Haemoglobin absorbs green light strongly, so that vessels and haemorrhages are darker than in white light.
+    """
+    return _colour_fundus(scene)[:, 1:2]
+
+
+def _autofluorescence(scene: _Scene) -> torch.Tensor:
+    """Return the light of lipofuscin in the pigment epithelium under blue light, (B, 1, H, W).
+
+    Blood absorbs the blue light and the fluorescence, so vessels are dark. The disc is dark, because it has no pigment
+    epithelium, and the fovea, because macular pigment absorbs blue light (Delori et al. 1995, Invest Ophthalmol Vis Sci
+    36:718; Schmitz-Valckenberg et al. 2008, Retina 28:385). In leakage, macular pigment is displaced, so that more
+    light passes.
+    """
+    look = scene.look
+    granules = 0.5 * scene.smooth_noise(0.10) + 0.5 * scene.smooth_noise(1.5)
+    ground = 0.45 * look["flush"] * (1 + 0.5 * look["grain"] * granules) * (1 + 0.35 * scene.leakage)
+    ground = torch.lerp(ground * (1 - 0.65 * scene.fovea(0.75)), 0.12 * look["flush"], scene.disc)
+    blocked = torch.maximum(scene.haemorrhage, 0.7 * torch.maximum(scene.microaneurysm, 0.5 * scene.exudate))
+    thickness = scene.thickness("artery") + 1.15 * scene.thickness("vein")
+    return ground * (1 - 0.75 * blocked) * torch.exp(-0.9 * look["contrast"][:, 1:] * thickness)
+
+
+def _octa(scene: _Scene) -> torch.Tensor:
+    """Return the motion contrast of flowing blood in the retina, (B, 1, H, W), as an en face OCT angiogram shows it.
+
+    Vessels and the mesh of capillaries are bright, without dye and leakage. The foveal avascular zone and areas without
+    perfusion are dark (Spaide et al. 2018, Prog Retin Eye Res 64:1).
+    """
+    look = scene.look
+    perfused = (1 - scene.nonperfusion) * (1 - scene.fovea(0.3)) * (1 - 0.6 * scene.haemorrhage)
+    mesh = (scene.smooth_noise(0.06).abs() * 0.5 + scene.smooth_noise(0.12).abs() * 0.5).clamp(0, 2)
+    capillaries = 0.16 * mesh + 0.9 * look["fine"] * scene.thickness("fine")
+    ground = 0.05 + perfused * capillaries
+    for name in ("vein", "artery"):
+        opacity = 1 - torch.exp(-2.5 * look["contrast"][:, 1:] * scene.thickness(name))
+        ground = torch.lerp(ground, torch.full_like(ground, 0.85), opacity)
+    return ground
+
+
+_RENDERERS = {
+    "cf": _colour_fundus,
+    "red_free": _red_free,
+    "fa": _angiogram,
+    "autofluorescence": _autofluorescence,
+    "octa": _octa,
+}
+"""The function that renders each modality: scene -> light, (B, 3, H, W) for a CF, else (B, 1, H, W)."""
 
 
 def _ramp(values: torch.Tensor, start: float, end: float) -> torch.Tensor:

@@ -21,7 +21,7 @@ from retipair import __version__
 from retipair.config import MAX_AMOUNT, PhantomConfig, PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled
 from retipair.data.manifest import SPLITS, STATE_NAMES, PreparedPair, Split, write_manifest
-from retipair.data.pair import save_image
+from retipair.data.pair import Pair, save_image
 from retipair.data.splits import split_groups
 from retipair.models.device import one_thread
 from retipair.phantoms.cameras import CAMERAS
@@ -36,7 +36,7 @@ from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import canonical_json, json_sha256, to_values
 from retipair.runtime.threads import available_cores
-from retipair.vision.ridges import vesselness_correlation
+from retipair.vision.modality import CF_FA, Modalities, find_modalities
 
 STATE_NAME = STATE_NAMES["phantom"]
 _STATE_SCHEMA = "retipair.phantom-state/1"
@@ -94,6 +94,10 @@ def _check_settings(config: PhantomConfig) -> None:
     for name, known in (("camera", tuple(CAMERAS)), ("disease", DISEASES)):
         if (value := getattr(config, name)) not in (None, *known):
             raise SettingError(name, value, f"must be one of {', '.join(known)}")
+    try:
+        _modalities(config)
+    except ValueError as error:
+        raise SettingError("modalities", " ".join(config.modalities or ()), str(error)) from None
     for name in _ONLY_UNREGISTERED:
         if not config.unregistered and (value := getattr(config, name)) != getattr(PhantomConfig, name):
             raise SettingError(name, value, f"registered pairs have no points; add --unregistered, or remove --{name}")
@@ -116,7 +120,7 @@ def _check_out(config: PhantomConfig) -> None:
     if started is None:
         problem = f"contains files, but no valid {STATE_NAME} of `retipair phantom`"
         raise OccupiedError(out, f"{problem}; choose a new or empty folder for OUT")
-    for name, value in _settings(config).items():
+    for name, value in {**dict.fromkeys(started), **_settings(config)}.items():
         if started.get(name) != value:
             before, now = (_flag(name, setting) for setting in (started.get(name), value))
             how = f"{before}, not {now}" if name != "recipe" else "with another version of retipair"
@@ -125,6 +129,8 @@ def _check_out(config: PhantomConfig) -> None:
 
 def _flag(name: str, value: object) -> str:
     """Return a setting as text: "with --camera amber", "with --unregistered", "without --camera"."""
+    if isinstance(value, list):
+        value = " ".join(value)
     if value is None or isinstance(value, bool):
         return f"{'with' if value else 'without'} --{name}"
     return f"with --{name} {value}"
@@ -135,8 +141,15 @@ def _flag(name: str, value: object) -> str:
 
 def _settings(config: PhantomConfig) -> dict[str, Any]:
     """Return the settings that the pairs depend on. Without --unregistered, the settings of landmarks are left out."""
-    excluded = {"out", "amount", *(() if config.unregistered else _ONLY_UNREGISTERED)}
-    return {"recipe": _RECIPE, **{name: value for name, value in to_values(config).items() if name not in excluded}}
+    excluded = {"out", "amount", "modalities", *(() if config.unregistered else _ONLY_UNREGISTERED)}
+    values = {name: value for name, value in to_values(config).items() if name not in excluded}
+    modalities = _modalities(config)
+    more = {} if modalities == CF_FA else {"modalities": list(modalities.keys)}
+    return {"recipe": _RECIPE, **values, **more}
+
+
+def _modalities(config: PhantomConfig) -> Modalities:
+    return find_modalities(config.modalities)
 
 
 def _read_state(out: Path) -> dict[str, Any] | None:
@@ -206,16 +219,18 @@ def _write_pair(config: PhantomConfig, number: int) -> Truth:
     """Render a pair, write its files with truth.json as the last one, and return its ground truth."""
     clicks = Clicks(config.points, config.jitter, config.wrong) if config.unregistered else None
     disease = next((disease for disease in DISEASES if disease == config.disease), None)
-    rendered = draw_phantom(config.seed, number, config.size, config.camera, disease, clicks)
-    name = f"{number:04d}"
-    views = _raw_views(rendered, name) if config.unregistered else _prepared_views(rendered, name)
+    modalities = _modalities(config)
+    rendered = draw_phantom(config.seed, number, config.size, config.camera, disease, clicks, modalities)
+    name, cf = f"{number:04d}", modalities.stored(rendered.cf)
+    views = _raw_views(rendered, cf, name) if config.unregistered else _prepared_views(rendered, cf, name)
     images = views | {f"truth/{name}/{layer}.png": image for layer, image in rendered.layers.items()}
     for path, image in images.items():
         save_image(config.out / path, image, _metadata(config, number))
     points = _write_points(config.out, rendered, name)
     consistency = None
     if not config.unregistered:
-        consistency = round(vesselness_correlation(rendered.cf, rendered.fa, rendered.field), 4)
+        pair = Pair(rendered.cf, rendered.fa, rendered.field, dark_vessels=modalities.dark_vessels)
+        consistency = round(pair.consistency(), 4)
     truth = Truth(
         id=name,
         eye=number,
@@ -238,13 +253,13 @@ def _write_pair(config: PhantomConfig, number: int) -> Truth:
     return truth
 
 
-def _prepared_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
+def _prepared_views(rendered: Phantom, cf: np.ndarray, name: str) -> dict[str, np.ndarray]:
     mask = rendered.field.astype(np.uint8) * 255
-    return {f"{view}/{name}.png": image for view, image in (("cf", rendered.cf), ("fa", rendered.fa), ("mask", mask))}
+    return {f"{view}/{name}.png": image for view, image in (("cf", cf), ("fa", rendered.fa), ("mask", mask))}
 
 
-def _raw_views(rendered: Phantom, name: str) -> dict[str, np.ndarray]:
-    return {f"raw/{name}/{name}_01.png": rendered.cf, f"raw/{name}/{name}_02.png": rendered.fa}
+def _raw_views(rendered: Phantom, cf: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    return {f"raw/{name}/{name}_01.png": cf, f"raw/{name}/{name}_02.png": rendered.fa}
 
 
 def _write_points(out: Path, rendered: Phantom, name: str) -> list[str]:
@@ -308,4 +323,5 @@ def _record(config: PhantomConfig, truth: Truth, split: Split) -> PreparedPair:
         residual_px=None,
         consistency_before=truth.consistency,
         consistency=truth.consistency,
+        **_modalities(config).recorded,
     )

@@ -8,26 +8,28 @@ from functools import partial
 import numpy as np
 
 from retipair.config import PrepareConfig, RegisterConfig
-from retipair.data.pair import MEGAPIXELS, Pair, load_image, save_image, synthetic_mark_of
+from retipair.data.pair import MEGAPIXELS, Pair, load_first_view, load_image, save_image, synthetic_mark_of
 from retipair.data.raw_pair import RawPair
-from retipair.preparation.reading import CheckedPair
+from retipair.preparation.reading import CheckedPair, modalities_of
 from retipair.preparation.state import STAGING, AlignmentResult, view_file
 from retipair.preparation.view_choice import with_chosen_views
-from retipair.registration.align import Limits, Method, align
+from retipair.registration.align import Aligned, Limits, Method, align
 from retipair.registration.warp import single_threaded
 from retipair.runtime.atomic_io import file_sha256, write_json
 from retipair.runtime.console import track
 from retipair.runtime.errors import SettingError
 from retipair.runtime.parallel import process_map
 from retipair.runtime.schema import json_sha256
+from retipair.vision.modality import CF_FA, Modalities
 
 ALIGNMENT_VERSION = 7  # increment it if a change of the code changes the aligned views or their AlignmentResult
 
 
 def alignment_key(checked: CheckedPair, config: PrepareConfig) -> str:
     """Return a hash of all that the aligned views of a pair depend on: its raw files, the settings and the version."""
-    limits = asdict(limits_of(config))
-    return json_sha256([ALIGNMENT_VERSION, checked.sha256, _method_of(checked, config), config.size, limits])
+    limits, modalities = asdict(limits_of(config)), modalities_of(config)
+    method = _method_of(checked, config)
+    return json_sha256([ALIGNMENT_VERSION, checked.sha256, method, config.size, limits, *modalities.hashed])
 
 
 def _method_of(checked: CheckedPair, config: PrepareConfig) -> Method:
@@ -63,14 +65,27 @@ def with_one_view_each(checked: CheckedPair, config: PrepareConfig | RegisterCon
     """Return the pair with one CF and one FA, chosen by their vessels if there are several images or frames of them."""
     aligned = isinstance(config, PrepareConfig) and config.register == "none"
     megapixels = config.max_megapixels if isinstance(config, PrepareConfig) else MEGAPIXELS
-    pair, chosen = with_chosen_views(checked.pair, aligned, megapixels)
+    pair, chosen = with_chosen_views(checked.pair, aligned, megapixels, modalities_of(config))
     return replace(checked, pair=pair, chosen=chosen)
 
 
-def load_views(pair: RawPair, megapixels: int = MEGAPIXELS) -> tuple[np.ndarray, np.ndarray]:
+def load_views(
+    pair: RawPair, megapixels: int = MEGAPIXELS, modalities: Modalities = CF_FA
+) -> tuple[np.ndarray, np.ndarray]:
     """Read CF (H, W, 3) and FA (H, W) of a pair with one view each, uint8."""
-    cf = load_image(pair.cf, "RGB", megapixels, pair.cf_frame or 1)
+    cf = load_first_view(pair.cf, modalities.first, megapixels, pair.cf_frame or 1)
     return cf, load_image(pair.fa, "L", megapixels, pair.fa_frame or 1)
+
+
+def align_views(
+    checked: CheckedPair, config: PrepareConfig
+) -> tuple[CheckedPair, Aligned, tuple[np.ndarray, np.ndarray]]:
+    """Align one pair; return (the pair with one view each, the aligned views, the raw views)."""
+    method, modalities = _method_of(checked, config), modalities_of(config)
+    checked = with_one_view_each(checked, config)
+    cf, fa = load_views(checked.pair, config.max_megapixels, modalities)
+    dark = modalities.dark_vessels
+    return checked, align(cf, fa, checked.landmarks, method, config.size, limits_of(config), dark), (cf, fa)
 
 
 def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
@@ -78,11 +93,8 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
 
     The AlignmentResult is always written. The aligned views are written only if the pair is not refused.
     """
-    method, staging = _method_of(checked, config), config.out / STAGING
-    checked = with_one_view_each(checked, config)
-    pair = checked.pair
-    cf, fa = load_views(pair, config.max_megapixels)
-    aligned = align(cf, fa, checked.landmarks, method, config.size, limits_of(config))
+    checked, aligned, (cf, fa) = align_views(checked, config)
+    pair, staging = checked.pair, config.out / STAGING
     result = AlignmentResult(
         id=pair.id,
         key=alignment_key(checked, config),
@@ -107,7 +119,7 @@ def align_pair(checked: CheckedPair, config: PrepareConfig) -> AlignmentResult:
 
 def _stage(checked: CheckedPair, views: Pair, config: PrepareConfig) -> dict[str, str]:
     """Write CF, FA and mask to the staging folder, and return the hash of each file, by view."""
-    images = {"cf": views.cf, "fa": views.fa, "mask": views.mask.astype(np.uint8) * 255}
+    images = {"cf": modalities_of(config).stored(views.cf), "fa": views.fa, "mask": views.mask.astype(np.uint8) * 255}
     paths = {view: config.out / STAGING / view_file(view, checked.pair.id) for view in images}
     raw = {"cf": [checked.pair.cf], "fa": [checked.pair.fa], "mask": [checked.pair.cf, checked.pair.fa]}
     for view, path in paths.items():

@@ -27,6 +27,7 @@ from retipair.runtime.errors import MissingError, OccupiedError, SettingError
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import canonical_json, from_values, json_sha256, to_values
+from retipair.vision.modality import CF_FA
 
 STATE_NAME = ".export_pairs.json"
 _STATE_SCHEMA = "retipair.export-pairs-state/1"
@@ -97,7 +98,7 @@ def export_pairs(config: ExportPairsConfig) -> Path:
         state.files = {name: state.files[name] for name in names}
 
         # Describe the data set
-        state.facts, state.settings = facts, generation_settings(config.pairs)
+        state.facts, state.settings = facts, {**counter.views, **generation_settings(config.pairs)}
         _write_state(config.out, state)
         _describe(config.out, state)
     print(f"{facts.pairs} pairs ({facts.splits_text}) in {len(names)} files in {config.out}")
@@ -115,7 +116,7 @@ class _Exporter:
         """Write the file of a shard, unless it is complete already, and return its name."""
         config, name = self.config, _file_name(self.config.to, shard.split, shard.number)
         kinds = [kind for kind in (PreparedPair, GeneratedPair) if kind in self.counter.kinds]
-        columns = columns_of(kinds, generated=bool(self.counter.facts().modes))
+        columns = columns_of(kinds, bool(self.counter.facts().modes), self.counter.modalities or CF_FA)
         key = shard.key(config.pairs, json_sha256([_VERSION, config.to, list(columns)]))
         if self._is_complete(name, key):
             self.advance(len(shard.pairs))

@@ -46,7 +46,7 @@ _NAMES = {
     "fa": ("fa", "ffa", "angiogram", "fluorescein", "fluorescein_angiogram"),
 }
 """The names of columns, in lower case, that are recognised as a view."""
-_TEXTS = ("id", "eye", "patient", "split", "caption")
+_TEXTS = ("id", "eye", "patient", "split", "caption", "cf_modality", "fa_modality")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _ROW = "extracted_row_"
 """The names of temporary images begin with it, and end with the line of their pair in the table."""
@@ -189,6 +189,9 @@ def import_pairs(config: PrepareConfig) -> Path:
     if config.anonymise:
         problem = "the pairs are prepared already; anonymise them when you prepare the raw views"
         raise SettingError("anonymise", None, problem)
+    for name in ("modalities", "vessels_second"):
+        if getattr(config, name):
+            raise SettingError(name, None, "the pairs are prepared already, and state what their views are; omit it")
     if (config.raw / EXPORT_STATE_NAME).is_file():
         read_export(config.raw)  # raises an error if the export was interrupted
     indices, records = _read_records(config.raw)

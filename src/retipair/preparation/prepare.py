@@ -7,14 +7,13 @@ settings, so that the next run aligns only new and changed pairs.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from retipair.config import PrepareConfig
-from retipair.data.anonymize import anonymous, hashed, read_key
+from retipair.data.anonymize import read_key
 from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
 from retipair.data.manifest import MANIFEST_NAME, Split
@@ -31,7 +30,8 @@ from retipair.preparation.alignment import (
     limits_of,
 )
 from retipair.preparation.from_dataset import dataset_sha256, extracted_views, import_pairs, is_export
-from retipair.preparation.pseudonyms import Pseudonyms, pseudonyms_of
+from retipair.preparation.modalities import with_measured_vessels, with_modalities
+from retipair.preparation.pseudonyms import Pseudonyms, anonymise, check_rejected_comments, pseudonyms_of
 from retipair.preparation.reading import CheckedPair, files_sha256, read_pairs
 from retipair.preparation.state import (
     STAGING,
@@ -54,9 +54,8 @@ from retipair.runtime.text_files import nfc
 
 SKIPPED_NAME = "skipped.txt"
 PREPARED_NAME = "prepared"
-"""The name of the folder in RESULTS for raw pairs that `train` and others prepare."""
+"""The name of the folder in RESULTS (`evaluate`: in OUT) into which commands prepare raw pairs and data sets."""
 _MAX_SIZE = 4096  # px; fundus cameras do not resolve more
-_WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
 
 def prepare(config: PrepareConfig) -> Path:
@@ -92,6 +91,7 @@ def _prepare_raw(config: PrepareConfig, with_known_names: Callable[[str], str] =
     # Check all inputs
     _check_settings(config)
     pairs, unusable = scan_pairs(config.raw)
+    config = with_modalities(config, config.raw, pairs)
     _check_out(config.raw, config.out, pairs)
     hashed_names = pseudonyms_of(pairs, config.raw, config.anonymise)
     if hashed_names:  # DICOM: from here on, nothing that is printed or written names a patient
@@ -107,12 +107,13 @@ def _prepare_raw(config: PrepareConfig, with_known_names: Callable[[str], str] =
     names = hashed_names
     if config.anonymise:
         names = names or Pseudonyms(config.anonymise, read_key(config.anonymise), pairs)
-        _check_rejected_comments(config.out, names.originals)
-        checked = _anonymise(checked, names.key, already=hashed_names is not None)
+        check_rejected_comments(config.out, names.originals)
+        checked = anonymise(checked, names.key, already=hashed_names is not None)
     ids = {nfc(item.pair.id) for item in checked}
     read_rejected(config.out).check(ids)
     if names:
         names.write(ids)
+    config = with_measured_vessels(config, checked)
     with directory_lock(config.out):
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.
@@ -167,6 +168,7 @@ def fingerprint(config: PrepareConfig) -> str:
     else:
         sources = [
             [pair.id, pair.eye, pair.patient, pair.split, pair.caption, pair.views_named, files_sha256(pair)]
+            + ([pair.modalities] if pair.modalities else [])
             for pair in find_pairs(config.raw)
         ]
     settings = [config.size, config.register, asdict(limits_of(config))]
@@ -233,38 +235,6 @@ def _merge_eyes_by_view(checked: Sequence[CheckedPair]) -> list[CheckedPair]:
         listed = "; ".join(" + ".join(group) for group in groups)
         print(f"pairs that share a view (equal pixels) count as pairs of one eye and get one split: {listed}")
     return [replace(item, pair=pair) for item, pair in zip(checked, grouped, strict=True)]
-
-
-def _anonymise(checked: Sequence[CheckedPair], key: bytes, already: bool) -> list[CheckedPair]:
-    """Replace the ids of pairs, eyes and patients, unless they are hashes already, and the hashes of the files.
-
-    The pairs are sorted by their new ids, so that their order does not reveal the original order.
-    """
-    renamed = (
-        replace(
-            item,
-            pair=item.pair if already else anonymous(item.pair, key),
-            sha256=hashed(key, "files", item.sha256),
-        )
-        for item in checked
-    )
-    return sorted(renamed, key=lambda item: item.pair.id)
-
-
-def _check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
-    """Raise UserError if a comment in the list of rejected pairs contains an original id of a pair, eye or patient.
-
-    The comments are not anonymised.
-    """
-    names = {name for pair in pairs for name in (pair.id, pair.eye, pair.patient) if name}
-    rejected = read_rejected(out)
-    for number, line in rejected.comments.items():
-        if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
-            problem = f"a comment names {matches[0]!r}, and comments are not anonymised; remove the line"
-            raise FileError(rejected.path, problem, number)
-
-
-# --- Results
 
 
 def _split_kept(

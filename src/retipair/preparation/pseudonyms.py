@@ -5,15 +5,20 @@ tags that identify the patient.
 """
 
 import errno
+import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retipair.data.anonymize import anonymous, hashed, read_key, write_names
 from retipair.data.raw_pair import RawPair
+from retipair.data.rejected import read_rejected
 from retipair.data.splits import check_names
+from retipair.preparation.reading import CheckedPair
 from retipair.runtime.console import console
 from retipair.runtime.errors import FileError, UserError
+
+_WORD = re.compile(r"\w(?:[\w.+-]*\w)?")
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,35 @@ def pseudonyms_of(pairs: Sequence[RawPair], raw: Path, key_file: Path | None) ->
         raise FileError(raw, f"{problem}; name the patient and the eye of each pair in a table") from None
     place = key_file or raw.resolve().with_name(f"{raw.resolve().name}.key")
     return Pseudonyms(place, read_key(place), pairs)
+
+
+def anonymise(checked: Sequence[CheckedPair], key: bytes, already: bool) -> list[CheckedPair]:
+    """Replace the ids of pairs, eyes and patients, unless they are hashes already, and the hashes of the files.
+
+    The pairs are sorted by their new ids, so that their order does not reveal the original order.
+    """
+    renamed = (
+        replace(
+            item,
+            pair=item.pair if already else anonymous(item.pair, key),
+            sha256=hashed(key, "files", item.sha256),
+        )
+        for item in checked
+    )
+    return sorted(renamed, key=lambda item: item.pair.id)
+
+
+def check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
+    """Raise UserError if a comment in the list of rejected pairs contains an original id of a pair, eye or patient.
+
+    The comments are not anonymised.
+    """
+    names = {name for pair in pairs for name in (pair.id, pair.eye, pair.patient) if name}
+    rejected = read_rejected(out)
+    for number, line in rejected.comments.items():
+        if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
+            problem = f"a comment names {matches[0]!r}, and comments are not anonymised; remove the line"
+            raise FileError(rejected.path, problem, number)
+
+
+# --- Results

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from retipair.config import PrepareConfig, Register
+from retipair.config import PrepareConfig, Register, RegisterConfig
 from retipair.data.duplicates import Views, find_duplicates, pixels_sha256
-from retipair.data.pair import MEGAPIXELS, chroma_of, load_image
+from retipair.data.pair import MAX_FA_CHROMA, MEGAPIXELS, chroma_of, load_image
 from retipair.data.raw_pair import RawPair
 from retipair.preparation.view_choice import Frame, frames_of
 from retipair.registration.landmarks import Landmarks, read_landmarks
@@ -25,12 +25,22 @@ from retipair.runtime.console import console, track
 from retipair.runtime.errors import FileError, MissingError, UserError, printable
 from retipair.runtime.parallel import parallel_map
 from retipair.runtime.schema import json_sha256
+from retipair.vision.modality import CF_FA, Modalities, find_modalities
 
 _MIN_SIDE = 32  # px
 MIN_CHROMA = 3.0  # a view with a lower mean chroma (`chroma_of`, 0 to 255) counts as grey
 # CF and FA are swapped if the FA's chroma is more than this many times that of the CF. With a value near 1, a pair with
 # correct names would be swapped by mistake if its FA is tinted and its CF is pale.
 _MIN_CHROMA_RATIO = 1.5
+
+
+ColourCheck = Literal["as named", "swapped", "kept", "grey", "coloured"]
+
+
+def modalities_of(config: PrepareConfig | RegisterConfig) -> Modalities:
+    """Return the modalities of the pairs by --modalities and --vessels_second. Raises ValueError for unknown ones."""
+    modalities, vessels = find_modalities(config.modalities), config.vessels_second
+    return modalities.with_second(vessels) if vessels in ("dark", "bright") else modalities
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class CheckedPair:
     landmarks: the points placed by hand; None if the pair has no point files.
     colour: whether the colours of the views agree with their names. "as named": they agree. "swapped": they did not,
         and CF and FA were exchanged. "kept": the FA has more colour than the CF, but a table or folder names the views,
-        so they were not exchanged. "grey": the CF has no colour.
+        so they were not exchanged. "grey": the CF has no colour. "coloured": the first view has colour, although its
+        modality has none.
     sha256: the hash of all files of the pair.
     views: the hashes of the pixels of CF and FA; of all frames if one has still to be chosen.
     px: the longer side of the CF or the longer side of the FA, whichever is smaller.
@@ -50,7 +61,7 @@ class CheckedPair:
 
     pair: RawPair
     landmarks: Landmarks | None
-    colour: Literal["as named", "swapped", "kept", "grey"]
+    colour: ColourCheck
     sha256: str
     views: Views
     px: int
@@ -107,6 +118,9 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
     if kept := [item.pair.id for item in pairs if item.colour == "kept"]:
         text = f"warning: {len(kept)} FA have more colour than their CF (first: {kept[0]}) and are used as FA"
         console.print(f"{text}, as the table or folder states; correct the table or folder if the views are swapped")
+    if coloured := [item.pair.id for item in pairs if item.colour == "coloured"]:
+        text = f"warning: {len(coloured)} first views are in colour (first: {coloured[0]}) and are converted to grey"
+        console.print(f"{text}; for colour fundus photographs, name the modality cf")
 
 
 def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
@@ -127,15 +141,17 @@ def _report_warnings(pairs: Sequence[CheckedPair]) -> None:
 
 def _check_or_reason(pair: RawPair, config: PrepareConfig) -> CheckedPair | str:
     try:
-        return check_pair(pair, config.register, config.max_megapixels)
+        return check_pair(pair, config.register, config.max_megapixels, modalities_of(config))
     except UserError as error:
         return str(error)
 
 
-def check_pair(pair: RawPair, register: Register, megapixels: int = MEGAPIXELS) -> CheckedPair:
+def check_pair(
+    pair: RawPair, register: Register, megapixels: int = MEGAPIXELS, modalities: Modalities = CF_FA
+) -> CheckedPair:
     """Read and check all files of one pair. Raises UserError, naming the file, if one of them cannot be used."""
     cf, fa = (_read_frames(frames, megapixels) for frames in frames_of(pair))
-    colour = _colour(pair, cf.chroma, fa.chroma)
+    colour = _colour(pair, cf.chroma, fa.chroma) if modalities.first.colour else _colour_of_grey(cf.chroma)
     if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
     if register == "none" and len(cf.shapes | fa.shapes) > 1:
@@ -189,7 +205,12 @@ def load_view(path: Path, megapixels: int = MEGAPIXELS, frame: int = 1) -> np.nd
     return view
 
 
-def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped", "kept", "grey"]:
+def _colour_of_grey(chroma: float) -> ColourCheck:
+    """Return whether the chroma of a first view, [0, 255], agrees with a modality without colour. It may be tinted."""
+    return "coloured" if chroma > MAX_FA_CHROMA else "as named"
+
+
+def _colour(pair: RawPair, cf: float, fa: float) -> ColourCheck:
     """Return whether the colours of the views agree with their names (see `CheckedPair.colour`).
 
     The views are never swapped if a table or the names of the folders state which view is the CF. Raises UserError if
@@ -206,7 +227,8 @@ def _colour(pair: RawPair, cf: float, fa: float) -> Literal["as named", "swapped
         raise FileError(
             pair.cf,
             f"neither this nor {pair.fa.name} is in colour, so the CF cannot be identified; "
-            "name the views in a table (columns cf and fa), or put them into folders cf/ and fa/",
+            "name the views in a table (columns cf and fa), or put them into folders cf/ and fa/; for views of other "
+            "modalities, pass --modalities",
         )
     return "swapped" if swapped else "as named"
 

@@ -2,7 +2,7 @@
 
 A pair is registered as by `prepare --register features`, or by the matches of a network, but the result stays in the
 frame of the raw CF. The landmarks of a pair are not used to register it, so they can measure the error. All inputs are
-read and checked before any file is written. Each pair has a folder of its own, in which registration.json is written
+read and checked before any result is written. Each pair has a folder of its own, in which registration.json is written
 last, so that the next run with --folder registers only new, changed and incomplete pairs.
 """
 
@@ -18,12 +18,13 @@ from rich.table import Table
 from retipair.config import PrepareConfig, RegisterConfig
 from retipair.data.dicom import is_dicom
 from retipair.data.pair import image_size
-from retipair.data.raw_pair import RawPair
+from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.data.sources import scan_pairs
 from retipair.preparation.alignment import check_alignment_settings, with_one_view_each
+from retipair.preparation.modalities import with_modalities
 from retipair.preparation.prepare import check_apart
 from retipair.preparation.pseudonyms import pseudonyms_of
-from retipair.preparation.reading import CheckedPair, check_pair, files_sha256, read_pairs
+from retipair.preparation.reading import CheckedPair, check_pair, files_sha256, modalities_of, read_pairs
 from retipair.preparation.registered import (
     CHECKERBOARD_NAME,
     RECORD_NAME,
@@ -62,7 +63,7 @@ Item = tuple[CheckedPair, Landmarks | None]
 def register(config: RegisterConfig) -> None:
     """Register a pair or a folder of pairs, write the results and print the errors.
 
-    If settings or inputs are invalid, raises UserError before anything is written. If the pair, or every pair of the
+    If settings or inputs are invalid, raises UserError before a result is written. If the pair, or every pair of the
     folder, is refused, writes the results and then raises UserError.
     """
     if config.folder:
@@ -84,6 +85,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     inputs are invalid. Nothing is written then.
     """
     check_alignment_settings(config)
+    config = with_modalities(config, config.paths[0], [])
     out = config.paths[2] if len(config.paths) > 2 else None
     checked = _check_single(config)
     matches = _read_matches(checked, config.matches, _MIN_MATCHES) if config.matches else None
@@ -101,7 +103,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
 def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
     """Register all pairs of the folder RAW in `config.paths` (RAW, OUT), write the results to OUT, and return them.
 
-    If settings or inputs are invalid, raises UserError before anything is written. If all pairs are refused, writes the
+    If settings or inputs are invalid, raises UserError before a result is written. If all pairs are refused, writes the
     results and then raises UserError.
     """
     check_alignment_settings(config)
@@ -110,7 +112,9 @@ def register_folder(config: RegisterConfig) -> list[RegistrationRecord]:
     if config.evaluate:
         raise SettingError("evaluate", None, "is for one pair; --folder reads the point files beside the views")
     raw, out = config.paths
-    items = _find_items(raw, out, config)
+    scanned = scan_pairs(raw)
+    config = with_modalities(config, raw, scanned[0])
+    items = _find_items(raw, out, scanned, config)
     with directory_lock(out):
         records = _register_new(items, out, config)
         write_text(out / LIST_NAME, "".join(f"{canonical_json(asdict(record))}\n" for record in records))
@@ -153,7 +157,7 @@ def _check_single(config: RegisterConfig) -> CheckedPair:
     pair = RawPair(id=name, cf=cf, fa=fa, cf_points=cf_points, fa_points=fa_points, views_named=True)
     if is_dicom(cf) or is_dicom(fa):  # the name of a file may identify a patient
         pair = replace(pair, id=files_sha256(pair)[:16], dicom=True)
-    checked = check_pair(pair, "features")
+    checked = check_pair(pair, "features", modalities=modalities_of(config))
     if checked.colour == "kept":
         problem = f"has more colour than {cf.name}, which is given as the CF"
         raise FileError(fa, f"{problem}; exchange CF and FA, or save a tinted FA as a grey image")
@@ -177,15 +181,21 @@ def _read_matches(checked: CheckedPair, path: Path, least: int = 0) -> Landmarks
     return matches
 
 
-def _find_items(raw: Path, out: Path, config: RegisterConfig) -> list[Item]:
-    """Return the pairs in the folder or table RAW with their matches, and check that OUT can receive the results."""
-    pairs, unusable = scan_pairs(raw)
+def _find_items(
+    raw: Path, out: Path, scanned: tuple[list[RawPair], list[SkippedPair]], config: RegisterConfig
+) -> list[Item]:
+    """Return the pairs in the folder or table RAW with their matches, and check that OUT can receive the results.
+
+    scanned: the result of `scan_pairs(raw)`.
+    """
+    pairs, unusable = scanned
     check_apart(raw, out, pairs)
     names = pseudonyms_of(pairs, raw, None)
     # Sorted by hashes, so that the order of the records does not show that of the patients.
     pairs = sorted(names.pairs, key=lambda pair: pair.id) if names else pairs
     _check_out_folder(out, {pair.id for pair in pairs})
     reading = PrepareConfig(raw=raw, out=out, size=64, register="features", skip_bad=config.skip_bad)
+    reading = replace(reading, modalities=config.modalities)
     checked, _ = read_pairs(pairs, [entry.reason for entry in unusable if not entry.empty], reading)
     if names:
         names.write({item.pair.id for item in checked})

@@ -10,7 +10,7 @@ import numpy as np
 from retipair.config import RegisterConfig
 from retipair.data.pair import chessboard, save_image, synthetic_mark_of
 from retipair.preparation.alignment import ALIGNMENT_VERSION, limits_of, load_views
-from retipair.preparation.reading import CheckedPair
+from retipair.preparation.reading import CheckedPair, modalities_of
 from retipair.registration.align import align
 from retipair.registration.landmark_error import FAILURE_PX, THRESHOLDS, error_auc, landmark_errors
 from retipair.registration.landmarks import Landmarks
@@ -101,9 +101,10 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
     matches: the matches of a network, of which many may be false, or None to register by the vessels.
     """
     pair = checked.pair
-    cf, fa = load_views(pair)
+    modalities = modalities_of(config)
+    cf, fa = load_views(pair, modalities=modalities)
     method: Literal["matches", "features"] = "features" if matches is None else "matches"
-    aligned = align(cf, fa, matches, method, WORK_SIZE, limits_of(config))
+    aligned = align(cf, fa, matches, method, WORK_SIZE, limits_of(config), modalities.dark_vessels)
     fa_to_cf = np.linalg.inv(aligned.cf_to_frame) @ aligned.fa_to_frame
     fa_to_cf /= fa_to_cf[2, 2]
     landmarks = checked.landmarks
@@ -135,7 +136,8 @@ def register_views(checked: CheckedPair, matches: Landmarks | None, config: Regi
 def input_sha256(checked: CheckedPair, matches: Landmarks | None, config: RegisterConfig) -> str:
     """Return a hash of all that a registration depends on: the raw files, the matches, the settings and the version."""
     points = None if matches is None else [matches.cf.tolist(), matches.fa.tolist()]
-    return json_sha256([_VERSION, ALIGNMENT_VERSION, checked.sha256, points, asdict(limits_of(config))])
+    limits, modalities = asdict(limits_of(config)), modalities_of(config)
+    return json_sha256([_VERSION, ALIGNMENT_VERSION, checked.sha256, points, limits, *modalities.hashed])
 
 
 # --- Files

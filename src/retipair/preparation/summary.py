@@ -14,9 +14,11 @@ from retipair.data.pair import px_at_512, save_image
 from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.splits import eye_names
+from retipair.preparation.reading import modalities_of
 from retipair.preparation.state import AlignmentResult, doubtful, view_file
 from retipair.runtime.console import console, show_table
 from retipair.runtime.errors import UserError, printable
+from retipair.vision.modality import Modalities
 
 
 def print_table(
@@ -60,7 +62,8 @@ def write_summary(
     """Write the contact sheet, which begins with the pairs to inspect; write the manifest; and print a summary."""
     eyes = eye_names(pairs)
     kept = [(pair, result) for pair, result in zip(pairs, results, strict=True) if not result.refused]
-    records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size) for pair, result in kept]
+    modalities = modalities_of(config)
+    records = [_record(pair, result, eyes[pair.id], splits[pair.id], config.size, modalities) for pair, result in kept]
     issues = doubtful(results, config.size)
     doubtful_first = sorted(records, key=lambda record: record.id not in issues)
     sheet = contact_sheet(load_titled(config.out, record, issues.get(record.id)) for record in doubtful_first)
@@ -70,6 +73,8 @@ def write_summary(
     counts = Counter(record.split for record in records)
     split_counts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     print(f"{len(records)} of {len(pairs)} pairs kept in {config.out} ({split_counts})")
+    if modalities.legend:
+        print(modalities.legend)
     print(
         f"Check {config.out / SHEET_NAME}{more}: vessels must continue across tile borders; "
         f"list the ids of pairs to exclude in {config.out / REJECTED_NAME}"
@@ -81,7 +86,9 @@ def write_summary(
         print(f"  {printable(id)}: {reason}")
 
 
-def _record(pair: RawPair, result: AlignmentResult, eye: str, split: Split, size: int) -> PreparedPair:
+def _record(
+    pair: RawPair, result: AlignmentResult, eye: str, split: Split, size: int, modalities: Modalities
+) -> PreparedPair:
     return PreparedPair(
         id=pair.id,
         eye=eye,
@@ -90,6 +97,7 @@ def _record(pair: RawPair, result: AlignmentResult, eye: str, split: Split, size
         cf=view_file("cf", pair.id),
         fa=view_file("fa", pair.id),
         mask=view_file("mask", pair.id),
+        **modalities.recorded,
         size=size,
         native_size=result.native_size,
         raw_sizes=result.raw_sizes,

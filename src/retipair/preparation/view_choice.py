@@ -10,9 +10,10 @@ import numpy as np
 from retipair.data.dicom import frame_count
 from retipair.data.pair import MEGAPIXELS, Pair, load_image
 from retipair.data.raw_pair import RawPair
-from retipair.registration.frame_choice import choose_views
+from retipair.registration.frame_choice import LoadView, choose_views
 from retipair.registration.warp import View
 from retipair.runtime.errors import FileError
+from retipair.vision.modality import CF_FA, Modalities
 
 Frame = tuple[Path, int]
 """An image file, and the number of one of its frames, from 1."""
@@ -41,7 +42,9 @@ def _frames(paths: Sequence[Path], number: int | None) -> list[Frame]:
     return [(paths[0], number)]
 
 
-def with_chosen_views(pair: RawPair, aligned: bool, megapixels: int = MEGAPIXELS) -> tuple[RawPair, str | None]:
+def with_chosen_views(
+    pair: RawPair, aligned: bool, megapixels: int = MEGAPIXELS, modalities: Modalities = CF_FA
+) -> tuple[RawPair, str | None]:
     """Return the pair with one CF and one FA, and a text that tells which were chosen; None if there was no choice.
 
     aligned: whether the views are aligned already, so that they are compared as they are.
@@ -50,29 +53,35 @@ def with_chosen_views(pair: RawPair, aligned: bool, megapixels: int = MEGAPIXELS
     if len(cfs) == len(fas) == 1:
         chosen = (0, 0)
     elif aligned:
-        chosen = _most_consistent(cfs, fas, megapixels)
+        chosen = _most_consistent(*_loads(cfs, fas, megapixels, modalities))
     else:
-        loads = [
-            [partial(_load, frame, mode, megapixels) for frame in frames] for frames, mode in ((cfs, "RGB"), (fas, "L"))
-        ]
-        chosen = choose_views(*loads)
+        chosen = choose_views(*_loads(cfs, fas, megapixels, modalities))
     (cf, cf_frame), (fa, fa_frame) = cfs[chosen[0]], fas[chosen[1]]
     single = replace(pair, cf=cf, fa=fa, cf_frame=cf_frame, fa_frame=fa_frame, more_cf=(), more_fa=())
     return single, _described(pair, cfs, fas, chosen)
 
 
-def _load(frame: Frame, mode: str, megapixels: int) -> View:
+def _loads(cfs: Sequence[Frame], fas: Sequence[Frame], megapixels: int, modalities: Modalities) -> list[list[LoadView]]:
+    """Return the functions that read the first views, and those that read the second views."""
+    dark = modalities.dark_vessels
+    modes = (cfs, "RGB", dark[0]), (fas, "L", dark[1])
+    return [[partial(_load, frame, mode, megapixels, is_dark) for frame in frames] for frames, mode, is_dark in modes]
+
+
+def _load(frame: Frame, mode: str, megapixels: int, dark: bool) -> View:
     path, number = frame
-    return View(load_image(path, mode, megapixels, number))
+    return View(load_image(path, mode, megapixels, number), dark)
 
 
-def _most_consistent(cfs: Sequence[Frame], fas: Sequence[Frame], megapixels: int) -> tuple[int, int]:
+def _most_consistent(cfs: Sequence[LoadView], fas: Sequence[LoadView]) -> tuple[int, int]:
     best, highest = (0, 0), -np.inf
-    for n, cf_frame in enumerate(cfs):
-        cf = _load(cf_frame, "RGB", megapixels)
-        for m, fa_frame in enumerate(fas):
-            fa = _load(fa_frame, "L", megapixels)
-            consistency = Pair(cf.image, fa.image, cf.field & fa.field).at_reference_size().consistency()
+    for n, load_cf in enumerate(cfs):
+        cf = load_cf()
+        for m, load_fa in enumerate(fas):
+            fa = load_fa()
+            dark = cf.has_dark_vessels, fa.has_dark_vessels
+            pair = Pair(cf.image, fa.image, cf.field & fa.field, dark_vessels=dark)
+            consistency = pair.at_reference_size().consistency()
             if consistency > highest:
                 best, highest = (n, m), consistency
     return best

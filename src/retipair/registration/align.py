@@ -19,6 +19,7 @@ from retipair.registration.patches import patch_shifts
 from retipair.registration.pose_search import search_pose
 from retipair.registration.refine import refine
 from retipair.registration.warp import WORK_SIZE, View, common_square, render, scale_of, transform_points
+from retipair.vision.modality import CF_FA
 
 Method = Literal["points", "features", "matches", "none"]
 
@@ -32,7 +33,9 @@ _MIN_PATCHES = 8  # least number of vessel patches to judge a pair by; a pair wi
 # real pairs, .49 in a pair with an error of 18 px, and at most .27 with views of different eyes.
 _MIN_PATCH_FRACTION = 0.6
 _DOUBT_BELOW = 0.7  # the user should inspect an accepted pair with a smaller fraction of patches that fit
-_SAME_PX = 10.0  # work px: two initial estimates that differ by less are refined to the same result
+# Two initial estimates that differ by less are refined to the same result. Unit: px of the square around the field of
+# view, resized to 512 px.
+_SAME_PX = 10.0
 # Least consistency at 512 px after refinement, by method. The consistency of 30 pairs with views of different eyes was
 # at most .16, and that of seven real pairs .47 or more. A pair whose CF was also used as its FA had only
 # .21, because bright vessels are searched for in an FA, and those of a CF are dark.
@@ -79,7 +82,8 @@ class Aligned:
     fa_to_frame: the homography (3, 3) from raw FA px to frame px. Its determinant is negative if the FA was flipped.
     points: the landmarks in frame px, (N, 4) with the columns cf_x, cf_y, fa_x, fa_y; N is 0 without landmarks
         and for the method "matches".
-    inliers: the number of landmarks, features or matches that agree with the registration; None for method "none".
+    inliers: the number of landmarks, features or matches that agree with the transform before refinement (landmarks) or
+        after it; None for method "none".
     residual_px: the median distance between corresponding landmarks, frame px. Without landmarks, it is the median
         shift of vessel patches for the methods "features" and "matches", else None.
     consistency_before: the consistency before refinement.
@@ -117,7 +121,13 @@ class _Registered:
 
 
 def align(
-    cf_image: np.ndarray, fa_image: np.ndarray, landmarks: Landmarks | None, method: Method, size: int, limits: Limits
+    cf_image: np.ndarray,
+    fa_image: np.ndarray,
+    landmarks: Landmarks | None,
+    method: Method,
+    size: int,
+    limits: Limits,
+    dark: tuple[bool, bool] = CF_FA.dark_vessels,
 ) -> Aligned:
     """Align CF and FA in a square of `size` px around their common field of view, and accept or refuse the pair.
 
@@ -132,13 +142,15 @@ def align(
         the vessels; "matches" from the matches, by RANSAC. "none" assumes that the raw views are aligned.
     size: the side of the aligned views, px.
     limits: the limits for the acceptance of the alignment.
+    dark: for each view, whether vessels are darker than their surroundings.
     """
-    aligned = _align(View(cf_image), View(fa_image), landmarks, method, size, limits)
+    cf, fa = View(cf_image, dark[0]), View(fa_image, dark[1])
+    aligned = _align(cf, fa, landmarks, method, size, limits)
     if not aligned.refused or method == "none":
         return aligned
     mirror = np.array([[-1.0, 0, fa_image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
     flipped = landmarks and Landmarks(landmarks.cf, transform_points(mirror, landmarks.fa))
-    mirrored = _align(View(cf_image), View(np.ascontiguousarray(fa_image[:, ::-1])), flipped, method, size, limits)
+    mirrored = _align(cf, View(np.ascontiguousarray(fa_image[:, ::-1]), dark[1]), flipped, method, size, limits)
     if mirrored.refused:
         return aligned
     if not limits.allow_mirror:
@@ -158,7 +170,7 @@ def _align(cf: View, fa: View, landmarks: Landmarks | None, method: Method, size
         # Refinement maximises its score in another frame, so it can lower the consistency here. If so, undo it.
         if consistency <= consistency_before:
             refined, rendered, consistency = registered.initial, before, consistency_before
-    shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask)
+    shifts = patch_shifts(rendered.cf, rendered.fa, rendered.mask, rendered.dark_vessels)
     feature_shifts = shifts if method in ("features", "matches") else None
     points = _transform_landmarks(None if method == "matches" else landmarks, frame, frame @ refined)
     aligned = Aligned(

@@ -11,7 +11,9 @@ _STEP = 32  # px in a view 512 px wide from one patch to the next
 _MIN_VALID = 0.95  # least fraction of a search window that lies in the field of view
 
 
-def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def patch_shifts(
+    cf: np.ndarray, fa: np.ndarray, mask: np.ndarray, dark: tuple[bool, bool] = (True, False)
+) -> np.ndarray:
     """Measure how far vessel patches of the FA must be shifted to fit the CF.
 
     Returns the length of the shift of each patch, (N,) px in a view 512 px wide.
@@ -26,10 +28,12 @@ def patch_shifts(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> np.ndarray
     cf: the aligned CF, (H, W, 3) uint8.
     fa: the aligned FA, (H, W) uint8.
     mask: the common field of view, (H, W) bool.
+    dark: for each view, whether vessels are darker than their surroundings.
     """
     cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
-    fixed, moving = (_contrast(vesselness(view, mask), inside) for view in (cf, fa))
+    ridges = vesselness(cf, mask, dark[0]), vesselness(fa, mask, dark[1])
+    fixed, moving = (_contrast(view, inside) for view in ridges)
     windows = [window for window in _windows(mask.shape) if inside[window].mean() >= _MIN_VALID]
     vessels = np.array(
         [min(_central_patch(fixed[window]).std(), _central_patch(moving[window]).std()) for window in windows]

@@ -19,9 +19,17 @@ WORK_CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32) * (W
 
 @dataclass(frozen=True)
 class View:
-    """A raw CF (H, W, 3) or FA (H, W), uint8."""
+    """A raw CF (H, W, 3) or FA (H, W), uint8.
+
+    dark: whether vessels are darker than their surroundings; None: yes in a CF, no in an FA.
+    """
 
     image: np.ndarray
+    dark: bool | None = None
+
+    @property
+    def has_dark_vessels(self) -> bool:
+        return self.image.ndim == 3 if self.dark is None else self.dark
 
     @cached_property
     def field(self) -> np.ndarray:
@@ -51,18 +59,19 @@ def single_threaded() -> None:
     cv2.setNumThreads(1)
 
 
-def inside_field(view: View, to_work: np.ndarray) -> np.ndarray:
-    """Return the field of view without its rim, (512, 512) bool, in the frame that `to_work` (3, 3) maps raw px to."""
-    return erode(resample(view.field, to_work, WORK_SIZE), _RIM)
+def inside_field(view: View, to_frame: np.ndarray) -> np.ndarray:
+    """Return the field of view without its rim, (512, 512) bool, in the frame that `to_frame` (3, 3) maps raw px to."""
+    return erode(resample(view.field, to_frame, WORK_SIZE), _RIM)
 
 
-def vessel_map(view: View, to_work: np.ndarray) -> np.ndarray:
-    """Return the vesselness of a view, (512, 512) float32, in the frame that `to_work` (3, 3) maps raw px to.
+def vessel_map(view: View, to_frame: np.ndarray) -> np.ndarray:
+    """Return the vesselness of a view, (512, 512) float32, in the frame that `to_frame` (3, 3) maps raw px to.
 
     It is 0 outside the field of view and at its rim.
     """
-    field = resample(view.field, to_work, WORK_SIZE)
-    return vesselness(resample(view.image, to_work, WORK_SIZE), field) * erode(field, _RIM).astype(np.float32)
+    field = resample(view.field, to_frame, WORK_SIZE)
+    ridges = vesselness(resample(view.image, to_frame, WORK_SIZE), field, view.dark)
+    return ridges * erode(field, _RIM).astype(np.float32)
 
 
 def common_square(cf: View, fa: View, fa_to_cf: np.ndarray, size: int) -> np.ndarray:
@@ -85,7 +94,8 @@ def render(cf: View, fa: View, cf_to_frame: np.ndarray, fa_to_frame: np.ndarray,
     """
     mask = resample(cf.field, cf_to_frame, size) & resample(fa.field, fa_to_frame, size)
     moved_cf, moved_fa = resample(cf.image, cf_to_frame, size), resample(fa.image, fa_to_frame, size)
-    return Pair(moved_cf * mask[..., None], moved_fa * mask, mask)
+    dark = cf.has_dark_vessels, fa.has_dark_vessels
+    return Pair(moved_cf * mask[..., None], moved_fa * mask, mask, dark_vessels=dark)
 
 
 def to_square(field: np.ndarray, size: int) -> np.ndarray:

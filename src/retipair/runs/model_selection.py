@@ -9,7 +9,7 @@ from retipair.config import BestBy
 LOSS_AT_LEAST, CONSISTENCY_AT_LEAST = 1e-4, 0.005
 """Smaller differences between two validations are ignored.
 
-The threshold of the loss is that of the original system.
+The threshold of the loss is that of the original scripts.
 """
 
 

@@ -282,7 +282,7 @@ def results_folder(results: Path, system: str, kind: str = "") -> Path:
 
     system: "sdxl" or "sd15".
     kind: "" for runs, "_preds" for generated pairs.
-    The names are those of the original system.
+    The names are those of the original scripts.
     """
     return results / f"out_joint_{system}_cffa_pairs{kind}"
 

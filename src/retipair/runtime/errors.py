@@ -8,7 +8,10 @@ Result = TypeVar("Result")
 
 
 class UserError(ValueError):
-    """The user's input is invalid. A command prints only the message, without a traceback, and exits with status 2."""
+    """The input is invalid, or something else stops the command that the user can change, such as too little memory.
+
+    A command prints only the message, without a traceback, and exits with status 2.
+    """
 
 
 class FileError(UserError):

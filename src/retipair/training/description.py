@@ -42,6 +42,7 @@ def describe_adapter(plan: Plan, data: Data, initial_sha256: str | None = None) 
             half_clean_fraction=config.half_clean_fraction,
             appearance=measure_appearance(data.train, plan.layout.view_size),
         ),
+        **data.modalities.recorded,
     )
 
 

@@ -1,4 +1,4 @@
-"""Resolve the settings of a run: base, layout, precision, memory strategy and pairs. `--dry_run` stops here."""
+"""Resolve the settings of a run: base, layout, precision, memory strategy and pairs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
-from retipair.config import TrainConfig
+from retipair.config import DEFAULT_PROMPT, TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
 from retipair.data.review import check_reviewed
 from retipair.data.selection import filter_split
 from retipair.models.base import Base, check_steps, open_base
-from retipair.models.captions import caption_warnings
 from retipair.models.device import choose_device, choose_dtype, free_memory
 from retipair.models.lora import lora_config
-from retipair.models.memory import Adapter, Estimate, Workload, count_step, training_memory
+from retipair.models.memory import Adapter, Estimate, Workload, training_memory
 from retipair.models.memory_strategies import (
     TRAINING_STRATEGIES,
     MemoryStrategy,
@@ -29,18 +28,16 @@ from retipair.models.memory_strategies import (
     select_strategy,
     supported_on,
 )
-from retipair.preparation.from_dataset import raw_captions
-from retipair.preparation.prepare import is_prepared, prepared_folder
+from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
-from retipair.runtime.errors import SettingError, UserError, printable
-from retipair.runtime.profiling import GIB
-from retipair.runtime.schema import to_values
+from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.setting_checks import check_folder_name, check_size
+from retipair.vision.modality import Modalities
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
 FULL_SAMPLES_FROM = 500
-"""A run of at least this many steps generates as many sample pairs at each validation as the original system."""
+"""A run of at least this many steps generates as many sample pairs at each validation as the original scripts."""
 AT_LEAST_ONE = (
     *("max_steps", "batch_size", "gradient_accumulation_steps", "unet_lora_rank", "hf_max_timestep"),
     *("augment_variants", "val_every", "log_every", "sample_steps", "sample_pair_guidance"),
@@ -122,6 +119,10 @@ class Data:
     train_sha256: str
     val_sha256: str
 
+    @property
+    def modalities(self) -> Modalities:
+        return self.train[0].modalities
+
     def prompts(self, default: str) -> list[tuple[str, int]]:
         """Return (prompt, number of training pairs with it) for each prompt. A pair without a caption has `default`."""
         return sorted(Counter(entry.caption or default for entry in self.train).items())
@@ -157,7 +158,7 @@ def make_plan(config: TrainConfig) -> Plan:
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     """Fill in the defaults of --num_samples and --sample_steps: the sample pairs of a validation and their steps.
 
-    The defaults are 10 pairs with 50 denoising steps each, as in the original system. For a run of fewer than 500
+    The defaults are 10 pairs with 50 denoising steps each, as in the original scripts. For a run of fewer than 500
     steps, both numbers are reduced in proportion to its length, to no less than 2 pairs and 10 denoising steps, because
     generating the samples would otherwise take longer than training. They are not reduced if --best_by is
     "consistency" or "both", because the choice of the best step then depends on the samples. A resumed run keeps its
@@ -232,16 +233,22 @@ def read_data(plan: Plan) -> Data:
     folder = plan.config.data
     assert folder is not None
     folder = prepared_folder(folder, plan.config.results, plan.layout.view_size)
-    entries = _read_pairs(folder, plan.config.reviewed)
+    entries = read_pairs(folder, plan.config.reviewed)
     train, val = filter_split(entries, "train", folder), filter_split(entries, "val", folder)
     hashes: dict[PairRecord, bytes] = {}
     return Data(train, val, *(content_sha256(pairs, hashes) for pairs in (entries, train, val)))
 
 
-def _read_pairs(folder: Path, reviewed: bool) -> list[PairRecord]:
+def read_pairs(folder: Path, reviewed: bool) -> list[PairRecord]:
     if reviewed:
         check_reviewed([folder])
     return read_dataset(folder, console.print, reviewed)
+
+
+def with_prompt(plan: Plan, modalities: Modalities) -> Plan:
+    """Return the plan with the default prompt of these modalities, unless --prompt is given."""
+    prompt = modalities.prompt if plan.config.prompt == DEFAULT_PROMPT else plan.config.prompt
+    return replace(plan, config=replace(plan.config, prompt=prompt))
 
 
 def adapter_config(config: TrainConfig) -> Any:
@@ -252,36 +259,6 @@ def adapter_config(config: TrainConfig) -> Any:
 def adapter_settings(config: TrainConfig) -> tuple[int, float, str, bool, bool]:
     """Return the arguments of `lora_config`: rank, alpha, targets, DoRA, rsLoRA."""
     return config.unet_lora_rank, config.unet_lora_alpha, config.lora_targets, config.dora, config.rslora
-
-
-def print_plan(plan: Plan, warnings: Sequence[str] = ()) -> None:
-    """Print what --dry_run shows: first the values that follow from the settings, then all settings."""
-    memory = plan.memory(plan.strategy)
-    phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
-    exists = (plan.folder / "config.json").is_file()
-    size = plan.layout.view_size
-    pairs, captions, on_disk = _described_data(plan.config, size)
-    warnings = [*plan.base.warnings, *warnings, *caption_warnings(plan.base, captions)]
-    facts = {
-        "run": f"{plan.folder}{' (exists: --resume continues it)' if exists else ''}",
-        "pairs": pairs,
-        "views": views_text(size, on_disk),
-        "samples": samples_text(plan.config),
-        "system": plan.base.family.name,
-        "prediction": plan.base.prediction,
-        "layout": f"{plan.layout.name}, joint image {plan.layout.joint_size[1]}x{plan.layout.joint_size[0]}",
-        "latent": str([plan.config.batch_size, *plan.latent_shape]),
-        "trainable parameters": f"{count_step(plan.work, plan.strategy, backward=True).adapter:,}",
-        "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.strategy.name} ({phases})",
-    }
-    dtype = str(plan.dtype).removeprefix("torch.")
-    resolved = {"size": size, "device": plan.device, "precision": dtype}
-    for name, value in {**to_values(plan.config), **resolved}.items():
-        facts.setdefault(name, value)
-    for name, value in facts.items():
-        print(f"{name:28} {value}")
-    for warning in warnings:
-        console.print(f"warning: {printable(warning)}")
 
 
 def samples_text(config: TrainConfig) -> str:
@@ -322,21 +299,3 @@ def size_warnings(plan: Plan, entries: Sequence[PairRecord]) -> list[str]:
     return [
         f"{len(small)} of {len(entries)} training pairs were enlarged to {size} px (smallest: {min(small)} px){advice}"
     ]
-
-
-def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tuple[str, str]], int]:
-    """Describe --data without preparing raw pairs.
-
-    Returns (text with the numbers of pairs, (id, prompt) of each pair, side of the views on disk in px). The list
-    leaves out the test pairs of a prepared folder. For raw pairs, the side is `view_size`.
-    """
-    assert config.data is not None
-    if not is_prepared(config.data):
-        raw = raw_captions(config.data)
-        count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
-        return count, [(id, caption or config.prompt) for id, caption in raw], view_size
-    entries = _read_pairs(config.data, config.reviewed)
-    counts = Counter(entry.split for entry in entries)
-    count = f"{counts['train']} for training, {counts['val']} for validation, {counts['test']} for testing"
-    captions = [(entry.id, entry.caption or config.prompt) for entry in entries if entry.split != "test"]
-    return count, captions, view_size_on_disk(entries)

@@ -17,6 +17,7 @@ from retipair.runtime.profiling import GIB, peak_memory
 from retipair.runtime.schema import json_sha256
 from retipair.runtime.signals import graceful_shutdown
 from retipair.training.description import describe_adapter
+from retipair.training.dry_run import print_plan
 from retipair.training.initial_adapter import InitialAdapter, initial_sha256, read_initial_adapter
 from retipair.training.log import print_change, print_end, print_start, tracking
 from retipair.training.loop import TrainingLoop
@@ -24,10 +25,10 @@ from retipair.training.plan import (
     Data,
     Plan,
     make_plan,
-    print_plan,
     read_data,
     size_warnings,
     smaller_flags,
+    with_prompt,
 )
 from retipair.training.step import Training, build_training
 
@@ -57,9 +58,10 @@ def train(config: TrainConfig) -> Path | None:
 def run_training(plan: Plan, dist: DistributedState, initial: InitialAdapter | None) -> int:
     """Check the inputs, load the networks, resume an earlier run if any, and train. Return the number of new steps."""
     # Check the inputs, prepare raw views, and restore the best checkpoint if writing it was interrupted
-    config = plan.config
     with dist.main_process_first():  # the main process prepares raw views
         data = read_data(plan)
+    plan = with_prompt(plan, data.modalities)
+    config = plan.config
     of_initial = initial.warnings if initial else []
     warnings = [*plan.base.warnings, *of_initial, *caption_warnings(plan.base, data.captions(config.prompt))]
     fingerprint = run_fingerprint(plan, data, dist)
@@ -135,6 +137,9 @@ def run_fingerprint(plan: Plan, data: Data, dist: DistributedState) -> dict[str,
         "data_sha256": data.sha256,
         "processes": str(dist.num_processes),
     }
+    for name, texts in data.modalities.recorded.items():
+        if texts:
+            values[name] = " ".join(texts)
     if plan.config.size_ids == "native":
         sizes = [plan.original_sizes(entries) for entries in (data.train, data.val)]
         values["native_sizes_sha256"] = json_sha256(sizes)

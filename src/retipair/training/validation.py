@@ -62,7 +62,10 @@ def write_samples(
     consistencies = torch.zeros(config.num_samples, device=plan.device)
     vae = plan.base.vae(device=plan.device)
     guidance = Guidance(pair_scale=config.sample_pair_guidance)
-    pair_generator = PairGenerator(plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps, guidance)
+    modalities = description.pair_modalities
+    pair_generator = PairGenerator(
+        plan.base, plan.layout, training.denoise, vae, "ddpm", config.sample_steps, guidance, modalities
+    )
     numbers = dist.split_between_processes(range(config.num_samples))
     with progress("Sampling", len(numbers)) as advance:
         for number in numbers:
@@ -71,7 +74,7 @@ def write_samples(
             images = pair_generator.sample(training.batches.conditioning_for(prompt), [rng])[0]
             mark = synthetic_mark(pair_generator, prompt, config.seed, number)
             mark = with_parameters(mark, plan.layout.joint_size)
-            for name, image in {"cf": images.cf, "fa": images.fa, "joint": images.joint}.items():
+            for name, image in {"cf": modalities.stored(images.cf), "fa": images.fa, "joint": images.joint}.items():
                 save_image(folder / f"pair_{number:02d}" / f"{name}.png", image, mark)
             consistencies[number] = images.pair.consistency()
             advance()

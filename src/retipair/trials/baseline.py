@@ -1,6 +1,6 @@
-"""Run the training step of the original system, as a baseline for `bench`.
+"""Run the training step of the original scripts (`train.py`, `test_gen.py`), as a baseline for `bench`.
 
-retipair keeps the file names and defaults of that system. The step was reimplemented from a description of the system.
+retipair replaces these scripts, and keeps their file names and flags. The step was written from a description of them.
 Everything is computed in fp32. Every step loads and encodes the pairs and encodes the prompt again. Both views of a
 pair share one noise offset per channel. The high-frequency loss is applied at every timestep, with zero padding.
 """
@@ -78,7 +78,7 @@ class BaselineStep:
         t = torch.randint(self.schedule.num_timesteps, (len(latents),), device=device)
         noisy = self.schedule.add_noise(latents, noise, t)
         prediction = self.denoise(noisy, t, self.conditioning)
-        target = self.schedule.target(latents, noise, t)  # the noise: all bases of the original system predict it
+        target = self.schedule.target(latents, noise, t)  # the noise: all bases of the original scripts predict it
         clean = self.schedule.clean_latents(prediction, noisy, t).clamp(-CLEAN_RANGE, CLEAN_RANGE)
         loss = F.mse_loss(prediction, target) + HF_WEIGHT * F.l1_loss(_high_pass(clean), _high_pass(latents))
         loss.backward()

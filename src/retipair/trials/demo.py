@@ -228,7 +228,7 @@ def evaluate_config(config: DemoConfig) -> EvaluateConfig:
     results, name = config.out / "results", SETTINGS.training.name
     return EvaluateConfig(
         real=config.out / "pairs",
-        generated=_generated(config, SAVEDIRS["noise"]),
+        generated=(_generated(config, SAVEDIRS["noise"]),),
         drawn_views=_generated(config, ANGIOGRAM),
         out=config.out / REPORTS[config.system],
         base=base_of(config),

@@ -22,7 +22,7 @@ _TRUNCATE = 8  # radius of the Gaussian kernels, in sigmas
 _LOCAL_SIGMA = 20.0  # px: sigma of the Gaussian for the local mean and standard deviation
 
 
-def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def vesselness(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
     """Return the vesselness of each pixel of a view, (H, W) float32, >= 0.
 
     It is the response of the ridge filter of Sato et al. (1998, doi 10.1016/S1361-8415(98)80009-1) to the locally
@@ -31,16 +31,17 @@ def vesselness(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     image: a CF (H, W, 3) or FA (H, W), uint8.
     mask: the valid pixels, (H, W) bool.
+    dark: as in `flattened`.
     """
-    return np.asarray(vesselness_by_scale(image, mask).max(axis=0))
+    return np.asarray(vesselness_by_scale(image, mask, dark).max(axis=0))
 
 
-def vesselness_by_scale(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def vesselness_by_scale(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
     """Return the response of the ridge filter at each of the scales SIGMAS, (len(SIGMAS), H, W) float32, >= 0.
 
     The maximum over the scales is `vesselness`.
     """
-    return _ridges_by_scale(flattened(image, mask))
+    return _ridges_by_scale(flattened(image, mask, dark))
 
 
 def vesselness_of_flattened(flat: np.ndarray) -> np.ndarray:
@@ -53,17 +54,20 @@ def _ridges_by_scale(flat: np.ndarray) -> np.ndarray:
     return np.stack([_ridges(cosines, sigma) for sigma in SIGMAS])
 
 
-def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def flattened(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
     """Return the locally normalised brightness of a view, (H, W) float32, in which vessels are bright.
 
-    The brightness of a CF is its inverted green channel. Subtracting the local mean and dividing by the local standard
-    deviation removes the shading. Values outside the mask are 0.
+    The brightness is the green channel of a CF or the one channel of an FA, inverted if vessels are dark in it.
+    Subtracting the local mean and dividing by the local standard deviation removes the shading. Values outside the mask
+    are 0.
 
     image: a CF (H, W, 3) or FA (H, W), uint8.
     mask: the valid pixels, (H, W) bool.
+    dark: whether vessels are darker than their surroundings; None: yes in three channels (CF), no in one (FA).
     """
-    bright = 255.0 - image[..., 1] if image.ndim == 3 else image
-    return _normalise(bright.astype(np.float32), mask)
+    grey = image[..., 1] if image.ndim == 3 else image
+    is_dark = image.ndim == 3 if dark is None else dark
+    return _normalise((255.0 - grey if is_dark else grey).astype(np.float32), mask)
 
 
 def segment(vesselness: np.ndarray, mask: np.ndarray, share: float = 0.12) -> np.ndarray:
@@ -86,7 +90,9 @@ def inside_rim(mask: np.ndarray) -> np.ndarray:
     return erode(mask, RIM)
 
 
-def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> float:
+def vesselness_correlation(
+    cf: np.ndarray, fa: np.ndarray, mask: np.ndarray, dark: tuple[bool, bool] = (True, False)
+) -> float:
     """Return the Pearson correlation of the vesselness of CF and FA, in [-1, 1].
 
     The views are resized to a width of 512 px. The outer 10 px of the mask are excluded; the result is 0 if no pixel is
@@ -95,12 +101,13 @@ def vesselness_correlation(cf: np.ndarray, fa: np.ndarray, mask: np.ndarray) -> 
     cf: (H, W, 3) uint8.
     fa: (H, W) uint8.
     mask: the region in which both views are valid, (H, W) bool.
+    dark: for each view, whether vessels are darker than their surroundings.
     """
     cf, fa, mask = (resize_to_reference(array) for array in (cf, fa, mask))
     inside = inside_rim(mask)
     if not inside.any():
         return 0.0
-    return correlation(vesselness(cf, mask)[inside], vesselness(fa, mask)[inside])
+    return correlation(vesselness(cf, mask, dark[0])[inside], vesselness(fa, mask, dark[1])[inside])
 
 
 def resize_to_reference(view: np.ndarray) -> np.ndarray:

@@ -48,24 +48,26 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.head(x), _FOLD)
 
 
-def vessels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def vessels(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
     """Return the vessels of a view as a mask, (H, W) bool.
 
     The same network segments CF and FA. In both, it sees bright vessels, because the green channel of a CF is inverted.
 
     image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
     mask: the valid pixels, (H, W) bool; the result is False elsewhere.
+    dark: as in `flattened`.
     """
-    return np.asarray(mask & (vessel_probability(image, mask) > 0.5))
+    return np.asarray(mask & (vessel_probability(image, mask, dark) > 0.5))
 
 
-def vessel_probability(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def vessel_probability(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
     """Return the probability that each pixel belongs to a vessel, (H, W) float32 in [0, 1]; 0 outside the mask.
 
     image: a CF (H, W, 3) or FA (H, W), uint8, about 512 px wide.
     mask: the valid pixels, (H, W) bool.
+    dark: as in `flattened`.
     """
-    return _probability(flattened(image, mask))
+    return _probability(flattened(image, mask, dark))
 
 
 def segment_flattened(flat: np.ndarray) -> np.ndarray:

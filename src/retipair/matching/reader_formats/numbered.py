@@ -1,4 +1,4 @@
-"""Write numbered folders, the layout of raw pairs that `retipair prepare` and the original author's scripts read."""
+"""Write numbered folders, the layout of raw pairs that `retipair prepare` and the original scripts read."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Write aligned pairs with their vessels, from which the original author's trainers make warps of their own."""
+"""Write aligned pairs with their vessels. The author of the original scripts has trainers that warp them themselves."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -14,6 +14,7 @@ from retipair.matching.utility.arms import ARMS, Arm, Material
 from retipair.matching.utility.scores import TOLERANCE
 from retipair.runtime.atomic_io import check_folder_place
 from retipair.runtime.errors import FileError, MissingError, SettingError
+from retipair.vision.modality import CF_FA
 
 MIN_LANDMARKS = 4
 _LOWEST = {"seeds": 1, "variants": 2, "steps": 1, "warps": 1, "phantoms": 1, "seed": 0, "workers": 0}
@@ -64,6 +65,8 @@ def plan_utility(config: UtilityConfig) -> UtilityPlan:
     real, records = read_dataset(config.real), {record.id: record for record in read_manifest(config.real)}
     generated = read_dataset(config.generated) if config.generated else []
     origins = list(read_manifest(config.generated)) if config.generated else []
+    if other := next((one for one in (*real, *generated) if one.modalities != CF_FA), None):
+        raise FileError(other.folder, f"has pairs of {other.modalities}; `retipair utility` trains and tests CF and FA")
     landmarks = {one.id: rows for one in real if (rows := _landmarks(records[one.id])) is not None}
     if not landmarks:
         advice = "prepare raw pairs with point files (docs/formats.md)"
