@@ -25,6 +25,7 @@ from retipair.interfaces.app.words import EN, ZH, Words
 from retipair.interfaces.app.workbench import Workbench, review_commands
 from retipair.interfaces.cli import VERBS
 from retipair.runtime.errors import MissingError
+from retipair.vision.modality import find_modalities
 
 HOSTILE = "<img/src=x onerror=alert(1)>"
 
@@ -105,6 +106,16 @@ def test_the_workbench_names_the_commands(tmp_path: Path, trained: Callable[[str
     bench.open(new)
     assert bench.last is not generated
     assert bench.last.folder == new
+
+
+def test_views_are_named_by_their_modalities() -> None:
+    pair = ComparedPair(*["data:image/png;base64,"] * 4)
+    usual = fragments.pair_figure(EN, pair, "x")
+    assert "Photograph (CF)" in usual
+    assert "only in FA" in usual
+    other = fragments.pair_figure(EN, pair, "x", find_modalities(["red_free", "octa"]))
+    assert "only in en face OCT angiogram" in other
+    assert "CF" not in other
 
 
 @pytest.mark.parametrize("words", [EN, ZH])

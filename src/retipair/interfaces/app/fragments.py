@@ -10,6 +10,7 @@ from retipair.interfaces.app.scoring import Nearest, References
 from retipair.interfaces.app.words import Words
 from retipair.metrics import memorisation
 from retipair.runtime.atomic_io import last_parts
+from retipair.vision.modality import CF_FA, Modalities
 
 COMPARISONS = ("side", "swipe", "flicker", "checkerboard", "vessels")
 """The comparisons, by their names in `Words` and in the attribute data-comparison, from which page.css selects one."""
@@ -25,16 +26,25 @@ def comparison_buttons(words: Words) -> str:
     return f'<div class="comparisons" role="group" aria-label="{escape(words.compare)}">{"".join(buttons)}</div>'
 
 
-def pair_figure(words: Words, pair: ComparedPair, name: str, downloads: Mapping[str, str] | None = None) -> str:
+def pair_figure(
+    words: Words,
+    pair: ComparedPair,
+    name: str,
+    modalities: Modalities = CF_FA,
+    downloads: Mapping[str, str] | None = None,
+) -> str:
     """Return the figure of a pair, in all comparisons.
 
     name: the beginning of the names of downloaded files.
     downloads: further images to download, by the end of the file name, as data URIs.
     """
-    images = {"cf": (pair.cf, words.cf), "fa": (pair.fa, words.fa)}
-    images |= {"checkerboard": (pair.checkerboard, f"{words.cf}, {words.fa}"), "vessels": (pair.vessels, "")}
+    cf, fa = (words.cf, words.fa) if modalities == CF_FA else (modalities.first.noun, modalities.second.noun)
+    short = ("CF", "FA") if modalities == CF_FA else (cf, fa)
+    images = {"cf": (pair.cf, cf), "fa": (pair.fa, fa)}
+    images |= {"checkerboard": (pair.checkerboard, f"{cf}, {fa}"), "vessels": (pair.vessels, "")}
     frames = "".join(_frame(kind, uri, caption) for kind, (uri, caption) in images.items())
-    colours = ((CF_ONLY, words.cf_only), (FA_ONLY, words.fa_only), (BOTH, words.both))
+    cf_only, fa_only = (words.only_in.format(view=view) for view in short)
+    colours = ((CF_ONLY, cf_only), (FA_ONLY, fa_only), (BOTH, words.both))
     legend = " ".join(f'<span><i style="background:rgb{colour}"></i>{escape(text)}</span>' for colour, text in colours)
     links = [_link(name, kind, f'data-frame="{kind}" href="#"') for kind in ("cf", "fa", "checkerboard")]
     links += [_link(name, kind, f'href="{uri}"') for kind, uri in (downloads or {}).items()]

@@ -163,7 +163,7 @@ class Page:
     def _view(self, reviewed: ReviewedFolder, position: int) -> Shown:
         words, pair = self._words, reviewed.pairs[position]
         status = fragments.review_status(words, reviewed, position)
-        figure = fragments.pair_figure(words, compare_pair(pair.record), pair.record.id)
+        figure = fragments.pair_figure(words, compare_pair(pair.record), pair.record.id, pair.record.modalities)
         searched = fragments.concerns_copies(pair.record)
         scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
         hints = fragments.note(words.keys) + fragments.note(words.order)
@@ -271,7 +271,7 @@ class Page:
         nearest = nearest_to(load_pair(record), references) if searched else None
         in_photograph = record.fa.with_name("fa_in_source.png")
         more = {"fa_in_photograph": file_uri(in_photograph)} if in_photograph.is_file() else {}
-        figure = fragments.pair_figure(words, compare_pair(record), name, more)
+        figure = fragments.pair_figure(words, compare_pair(record), name, record.modalities, more)
         return figure + fragments.scores(words, consistency, references, nearest, searched)
 
     def _problem(self, error: Exception) -> str:

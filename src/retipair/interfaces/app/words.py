@@ -47,8 +47,7 @@ class Words:
     cf: str
     fa: str
     swipe_at: str
-    cf_only: str
-    fa_only: str
+    only_in: str
     both: str
     download: str
     # Scores
@@ -125,8 +124,7 @@ EN = Words(
     cf="Photograph (CF)",
     fa="Angiogram (FA)",
     swipe_at="Border between photograph and angiogram",
-    cf_only="only in CF",
-    fa_only="only in FA",
+    only_in="only in {view}",
     both="in both",
     download="Download:",
     consistency="Agreement of the vessels (consistency)",
@@ -199,8 +197,7 @@ ZH = Words(
     cf="眼底照片 (CF)",
     fa="血管造影 (FA)",
     swipe_at="照片与造影的分界位置",
-    cf_only="仅 CF",
-    fa_only="仅 FA",
+    only_in="仅 {view}",
     both="两者皆有",
     download="下载：",
     consistency="血管一致性",
