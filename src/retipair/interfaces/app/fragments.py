@@ -82,7 +82,8 @@ def review_status(words: Words, reviewed: ReviewedFolder, position: int) -> str:
 def scores(words: Words, consistency: float, references: References, nearest: Nearest | None, searched: bool) -> str:
     """Return the consistency of a pair on a scale with its ranges, and its nearest training pair.
 
-    searched: whether copies concern this pair; False for real pairs, and for pairs that show a given eye on purpose.
+    searched: whether the pair is compared with the training pairs; False for real pairs, and for pairs that show a
+        given eye on purpose.
     """
     verdict = references.verdict(consistency)
     named = {"real": words.verdict_real, "below": words.verdict_below, "mispaired": words.verdict_mispaired}
@@ -154,6 +155,6 @@ def note(text: str, kind: str = "note") -> str:
     return f'<p class="{kind}"{role}>{escape(text)}</p>'
 
 
-def concerns_copies(record: PairRecord) -> bool:
+def can_be_copy(record: PairRecord) -> bool:
     """Return whether the pair should show an eye of its own, which no training pair shows."""
     return record.mode == "noise"

@@ -164,7 +164,7 @@ class Page:
         words, pair = self._words, reviewed.pairs[position]
         status = fragments.review_status(words, reviewed, position)
         figure = fragments.pair_figure(words, compare_pair(pair.record), pair.record.id, pair.record.modalities)
-        searched = fragments.concerns_copies(pair.record)
+        searched = fragments.can_be_copy(pair.record)
         scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
         hints = fragments.note(words.keys) + fragments.note(words.order)
         heeding = fragments.command(words, *review_commands(reviewed), title=words.heeded)
@@ -267,7 +267,7 @@ class Page:
 
     def _figure(self, record: PairRecord, consistency: float, name: str) -> str:
         words, references = self._words, self._bench.references
-        searched = fragments.concerns_copies(record)
+        searched = fragments.can_be_copy(record)
         nearest = nearest_to(load_pair(record), references) if searched else None
         in_photograph = record.fa.with_name("fa_in_source.png")
         more = {"fa_in_photograph": file_uri(in_photograph)} if in_photograph.is_file() else {}
