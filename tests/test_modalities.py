@@ -9,9 +9,9 @@ from PIL import Image
 import retipair
 from generating import records
 from refusals import Refused
-from retipair.cli import main
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.interfaces.cli import main
 from retipair.models.lora import read_adapter_metadata
 
 Once = Callable[[str, Callable[[Path], None]], Path]

@@ -9,8 +9,8 @@ from PIL import Image
 
 from compare import contents
 from refusals import Refused
-from retipair.cli import main
 from retipair.data.manifest import read_manifest
+from retipair.interfaces.cli import main
 from retipair.phantoms import imaging
 from retipair.phantoms.draw import Phantom, draw_phantom
 from retipair.vision.modality import MODALITIES, find_modalities

@@ -12,8 +12,8 @@ from PIL import Image
 from dicom_files import DicomForm, write_dicom
 from eyes import draw_raw
 from refusals import Refused
-from retipair.cli import main
 from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.interfaces.cli import main
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 SIZE = "256"

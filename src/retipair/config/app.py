@@ -16,7 +16,8 @@ class AppConfig:
     pairs: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="PAIRS")] = None
     """Prepared or generated folder to look at and to review; another one can be opened in the page."""
     real: Path | None = None
-    """Prepared folder of the training pairs: scores are shown beside its range, and copies of its pairs are found."""
+    """Prepared folder of the training pairs: the consistency of each pair is shown beside the range in this
+    folder, and copies of its pairs are found."""
     adapter: Path | None = None
     """Adapter to draw with: the folder of a run, a checkpoint or unet_lora folder, or a LoRA file."""
     base: str | None = None

@@ -65,7 +65,7 @@ class PrepareConfig:
     DICOM files are always pseudonymised; default: the key file RAW.key beside RAW."""
     skip_bad: bool = False
     """Skip pairs with missing or unusable files, copies of other pairs, and single images without the other view.
-    They are listed in OUT/skipped.txt, unless with --anonymise; without this flag any of them stops the command."""
+    They are listed in OUT/skipped.txt (not with --anonymise or DICOM); without this flag, any of them is an error."""
     max_megapixels: int = 200
     """Refuse images with more megapixels than this, because a small file can decompress to gigabytes."""
     val_fraction: float = 0.2

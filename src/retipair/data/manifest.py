@@ -160,7 +160,7 @@ def read_manifest(folder: Path) -> Iterator[Record]:
 
 
 def stream_manifest(folder: Path) -> Iterator[Record]:
-    """Yield the records as `read_manifest` does, in constant memory: duplicate ids are not found."""
+    """Yield the records as `read_manifest` does, in constant memory. It finds no duplicate ids and mixed modalities."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         check_finished(folder)

@@ -21,7 +21,7 @@ _REPAIR = "correct or delete the line"
 class ReviewLine:
     """One line of `review.jsonl`.
 
-    decision: None takes back the earlier decision about the pair.
+    decision: None removes the decision about the pair, which then counts as not reviewed.
     """
 
     id: str
@@ -68,7 +68,7 @@ def read_review(folder: Path) -> Review:
 
 
 def append_review(folder: Path, id: str, decision: Decision | None) -> None:
-    """Append a decision about a pair to `folder/review.jsonl`, and flush it to disk. None takes back the last decision.
+    """Append a decision about a pair to `folder/review.jsonl`, and flush it to disk. None removes it.
 
     An incomplete last line, left by a process that was killed, is removed first.
     """

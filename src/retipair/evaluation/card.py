@@ -83,7 +83,7 @@ def _hashes(scores: Scores) -> set[str | None]:
 
 
 def _rows_of_one(config: CardConfig, run: Path | None = None) -> dict[str, str]:
-    """Return the scores in the evaluation of one set, by name; of several sets, of the only one that `run` generated.
+    """Return the scores in the evaluation, by name; if it has several sets, those of the set that `run` generated.
 
     Raises SettingError if --evaluation has several sets, and the scores to take are not known.
     """

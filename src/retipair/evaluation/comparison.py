@@ -214,7 +214,9 @@ def _check_drawn_views(pairs: PairFolder, generated: Sequence[PairFolder]) -> No
 
 
 def earlier_scores(out: Path, provenances: Mapping[str, Provenance]) -> dict[str, Scores]:
-    """Return those scores in the folder OUT that can be reused, by the name of the set; {} if figures.csv is stale.
+    """Return those scores in the folder OUT that can be reused, by the name of the set.
+
+    The result is {} if figures.csv is missing, or if only the names or the order of the sets have changed.
 
     They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
 

@@ -83,7 +83,8 @@ def _score(
         name: known[name] if name in known else _score_set(compared, measured[name], layouts)
         for name, compared in sets.items()
     }
-    # Just before scores.json: if a kill leaves a table with a further set, `earlier_scores` does not notice it.
+    # Written as late as possible: after a kill between this table and scores.json, the table has a set that scores.json
+    # lacks, and `earlier_scores` only checks that the table exists.
     write_metrics_table(next(iter(sets.values())).config.out / FIGURES_NAME, measured)
     return scores
 

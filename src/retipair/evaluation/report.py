@@ -163,7 +163,7 @@ def _shown_set(compared: ComparedScores, index: int, shared: Sequence[Conclusion
 def _columns(sets: Sequence[ShownSet], keys: Sequence[str], root: list[str | int] | None) -> list[Column]:
     """Return the columns of a table: of each set for the key "generated", else of the real pairs beside all sets.
 
-    root: the path of the scores for all keys; None for those of each set, and for real pairs those of the first set.
+    root: the path of the scores of the real pairs; None for those in the first set.
     """
     columns = []
     for key in keys:

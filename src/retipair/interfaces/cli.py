@@ -73,7 +73,7 @@ VERBS = (
         "export adapter",
         ExportAdapterConfig,
         "runs.export_adapter:export_adapter",
-        "adapter -> a file for ComfyUI, kohya's sd-scripts, diffusers or PEFT",
+        "adapter -> a file or folder for ComfyUI, kohya's sd-scripts, diffusers or PEFT",
     ),
     Verb(
         "export pairs",

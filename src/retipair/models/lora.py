@@ -58,7 +58,7 @@ class AdapterMetadata:
     prompts: each prompt of the training, with the number of training pairs that have it.
     size_ids: the six size ids of SDXL; empty for SD1.5.
     views: facts about the training views, see `TrainedViews`; None in adapters of earlier versions.
-    initial_sha256: the hash of the adapter from which the training started (--init_adapter); None for an untrained one.
+    initial_sha256: the hash of the adapter from which the training started (--init_adapter); None if it started anew.
     modalities, vessels: the modalities of the training pairs, see `Modalities.recorded`; None for CF and FA.
     """
 

@@ -104,7 +104,7 @@ def _rgb(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor
 class Views:
     """The rendered views of B eyes. All values lie in [0, 1].
 
-    cf: the CF, (B, 3, H, W).
+    cf: the CF, (B, 3, H, W), or another first view without colour, (B, 1, H, W).
     fa: the FA, (B, 1, H, W).
     aperture: the field of view, (B, 1, H, W), with a smooth edge.
     clean_cf, clean_fa: the CF and the FA without sensor noise, of the same shapes as `cf` and `fa`.

@@ -86,7 +86,7 @@ def pseudonyms_of(pairs: Sequence[RawPair], raw: Path, key_file: Path | None) ->
 
 
 def anonymise(checked: Sequence[CheckedPair], key: bytes, already: bool) -> list[CheckedPair]:
-    """Replace the ids of pairs, eyes and patients, unless they are hashes already, and the hashes of the files.
+    """Replace the hashes of the files by keyed hashes, and the ids too, unless these are keyed hashes already.
 
     The pairs are sorted by their new ids, so that their order does not reveal the original order.
     """
@@ -112,6 +112,3 @@ def check_rejected_comments(out: Path, pairs: Sequence[RawPair]) -> None:
         if matches := sorted(names & {line.strip("# "), *_WORD.findall(line)}):
             problem = f"a comment names {matches[0]!r}, and comments are not anonymised; remove the line"
             raise FileError(rejected.path, problem, number)
-
-
-# --- Results

@@ -106,8 +106,8 @@ def read_pairs(
 def _report_colours(pairs: Sequence[CheckedPair]) -> None:
     """Print which views have unexpected colours.
 
-    There is one line for each pair that was swapped, one line for all CF without colour, and one line for all FA that
-    have more colour than their CF and were not swapped.
+    There is one line for each pair that was swapped, one line for all CF without colour, one line for all FA that have
+    more colour than their CF and were not swapped, and one line for all first views that are converted to grey.
     """
     for item in pairs:
         if item.colour == "swapped":

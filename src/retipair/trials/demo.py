@@ -134,7 +134,8 @@ class Stage:
             if value != setting.default:
                 positional = setting.default is MISSING and setting.name not in ("name", "real")
                 flag = [] if positional else ["-n" if setting.name == "name" else f"--{setting.name}"]
-                words += flag if value is True else [*flag, str(value)]
+                values = value if isinstance(value, tuple) else (value,)
+                words += flag if value is True else [*flag, *map(str, values)]
         return shlex.join(words)
 
     def run(self) -> None:

@@ -219,9 +219,10 @@ class Page:
     def _drawing(self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any]) -> Callable[..., Any]:
         """Add the buttons of a tab that draws, and the places for what is drawn.
 
-        draw: the function of the button, of the values of `inputs`; it returns what the function returned here yields.
-        Returns a function of the pairs that a drawer yields, their number, the beginning of the names of downloaded
-        files, and the command; it yields the updates of the page. None for the pairs: no photograph was chosen.
+        draw: the generator function that the button calls with the values of `inputs`. It passes its pairs to the
+        function that is returned here, and yields the updates of the page that this function yields.
+        Returns this function. Its arguments are the pairs that a drawer yields (None if no photograph was chosen),
+        their number, the beginning of the names of downloaded files, and the command.
         """
         words = self._words
         with gr.Row():

@@ -34,7 +34,7 @@ class References:
 
     real, mispaired: the 5th and 95th percentile of the consistency of real pairs, and of mispaired real pairs.
     source: the folder of these pairs; None for the documented ranges.
-    known: the training pairs in which copies are searched; empty if no folder was given.
+    known: the training pairs of which generated pairs may be copies; empty if no folder was given.
     descriptors: the descriptors of `known`, (n, 64, 64).
     """
 
@@ -91,7 +91,7 @@ def references_of(folder: Path) -> References:
     """
     known = filter_split(read_folder(folder).known, "train", folder)
     ranges = ranges_of(folder)
-    return References(ranges.real, ranges.mispaired, folder, known, descriptors_of(known))
+    return References(ranges.real, ranges.mispaired, ranges.source, known, descriptors_of(known))
 
 
 def ranges_of(folder: Path) -> References:
@@ -121,7 +121,7 @@ def scored_pairs(folder: Path, references: References) -> list[ScoredPair]:
     """Return the pairs of a folder with their scores, the most doubtful pair first.
 
     Copies are searched among the pairs that were generated from noise, if the references have training pairs: this
-    takes about 0.2 s per pair on one core. Other pairs show a given eye on purpose.
+    takes about 0.2 s per pair on one core. Other pairs are real, or show a given eye on purpose.
     Raises UserError for a folder without pairs.
     """
     folder_pairs = read_folder(folder)

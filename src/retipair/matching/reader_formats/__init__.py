@@ -1,7 +1,7 @@
 """Write the samples of `matches.jsonl` in the forms that published training and evaluation code reads.
 
 Each form is a folder beside `matches.jsonl` that refers to the images of the samples, so that it needs little space.
-Samples with an elastic transform are left out and counted, because these forms carry only a homography.
+Samples with an elastic transform are left out and counted, because no form carries a residual field.
 """
 
 from collections.abc import Callable, Iterable

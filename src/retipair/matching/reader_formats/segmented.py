@@ -1,4 +1,4 @@
-"""Write aligned pairs with their vessels. The author of the original scripts has trainers that warp them themselves."""
+"""Write aligned pairs with their vessels, for training programs that warp the pairs themselves."""
 
 from collections.abc import Iterable
 from pathlib import Path
