@@ -88,7 +88,7 @@ def _most_consistent(cfs: Sequence[LoadView], fas: Sequence[LoadView]) -> tuple[
 
 
 def _described(pair: RawPair, cfs: Sequence[Frame], fas: Sequence[Frame], chosen: tuple[int, int]) -> str | None:
-    """Return which views were chosen. A file is given as its number in the order of time, since names may identify a patient."""
+    """Return which views were chosen, by their number in time: names of files may identify a patient."""
     parts = [f"photograph {chosen[0] + 1} of {len(cfs)}"] if len(cfs) > 1 else []
     if len(fas) > 1:
         parts.append(f"frame {chosen[1] + 1} of {len(fas)} of the angiogram")
