@@ -1,5 +1,6 @@
 """Pairs of other modalities go the whole way: rendered, trained on, generated, evaluated, exported; never mixed."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,3 +115,23 @@ def test_a_folder_with_two_kinds_is_refused(
     for command in (["evaluate", "--real"], ["card"]):
         text = refused(*command, tmp_path / "mixed")
         assert f"pair 0003 is {' and '.join(keys)}, not cf and fa" in text
+
+
+@pytest.mark.parametrize("field", ['"modalities": []', '"modalities": ["cf"]', '"modalities": ["cf", "fa"], "vessels": []'])
+    "field", ['"modalities": []', '"modalities": ["cf"]', '"modalities": ["cf", "octa"], "vessels": []']
+)
+def test_an_invalid_manifest_line_is_refused(field: str, tmp_path: Path, refused: Refused) -> None:
+    assert main(["phantom", str(tmp_path / "real"), "--amount", "2", "--size", "64"]) == 0
+    manifest = tmp_path / "real/manifest.jsonl"
+    first, *rest = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([first.removesuffix("}") + f", {field}}}", *rest]) + "\n")
+    assert "manifest.jsonl, line 1: modalities and vessels:" in refused("card", tmp_path / "real")
+
+
+def test_generating_from_deleted_training_pairs_is_refused(tmp_path: Path, refused: Refused) -> None:
+    real = tmp_path / "real"
+    assert main(["phantom", str(real), "--amount", "2", "--size", "64"]) == 0
+    for view in ("cf", "fa", "mask"):
+        shutil.rmtree(real / view)
+    text = refused("generate", "--base", "tiny-sd15", "--mode", "from_data", "--data", real, "--out", tmp_path / "new")
+    assert "pair" in text

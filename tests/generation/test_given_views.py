@@ -14,7 +14,7 @@ from PIL import Image
 
 from compare import contents
 from conftest import VIEW, Fill
-from eyes import draw_pair
+from eyes import draw_pair, write_raw
 from generating import command, draw, images, pixels, records
 from killing import Death, kill_all
 from refusals import Refused, raises_file
@@ -43,6 +43,7 @@ from retipair.runtime.errors import DamagedError, FileError, MissingError, Occup
 from retipair.runtime.schema import to_values
 from retipair.vision.appearance import Appearance, appearance
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import find_modalities
 from retipair.vision.ridges import resize_to_reference, segment, vesselness
 from single_file import add_to_file
 
@@ -358,6 +359,16 @@ def test_every_image_of_a_folder_is_a_view_and_tables_name_them(tmp_path: Path) 
         ("x", "a_1.png", "left"),
         ("y", "c.png", "right"),
     ]
+
+
+def test_of_two_grey_views_the_names_tell_which_is_given(tmp_path: Path) -> None:
+    write_raw(tmp_path, n=2, size=VIEW)
+    for path in tmp_path.rglob("*_01.png"):
+        save_image(path, pixels(path)[..., 1])
+    red_free = find_modalities(("red_free", "fa"))
+    for view, number in (("cf", 1), ("fa", 2)):
+        found = read_views(tmp_path, view, red_free)  # type: ignore[arg-type]
+        assert [one.path.name for one in found] == [f"{n:03d}_{number:02d}.png" for n in (1, 2)]
 
 
 @pytest.mark.parametrize("form", ["{id}/{id}_01.png", "{id}_1.png", "cf/{id}.png"])

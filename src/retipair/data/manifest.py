@@ -197,7 +197,7 @@ def parse_line(line: str, where: str) -> Record:
     record = from_values(kind, values, where, "make the folder again")
     if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
-    if record.modalities or record.vessels:
+    if record.modalities is not None or record.vessels is not None:
         try:
             modalities_of(record)
         except ValueError as error:

@@ -79,7 +79,9 @@ def _check(single: SingleView, view: ViewName, modalities: Modalities) -> list[S
 
     If only one file is usable, its view has the id ID. If both are, each view has the name of its file as id.
     """
-    paths = [single.path, *([single.partner] if single.partner else [])]
+    # Two grey views cannot be told apart by their colours, so the names of the files decide.
+    partner = single.partner if modalities.first.colour else None
+    paths = [single.path, *([partner] if partner else [])]
     images = {path: load_view(path) for path in paths}
     problems = {path: _problem(single, images[path], view, modalities) for path in paths}
     usable = [path for path in paths if problems[path] is None]

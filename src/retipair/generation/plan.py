@@ -250,7 +250,8 @@ def training_pairs(
     if pairs.note:
         warnings.append(pairs.note)
     modalities = description.pair_modalities if description else CF_FA
-    check_one_kind(folder, modalities, pairs.entries[0].modalities, pairs.entries[0].id)
+    for pair in pairs.entries[:1]:
+        check_one_kind(folder, modalities, pair.modalities, pair.id)
     if description and not pairs.has_content(description.data_sha256):
         if config.data is None:
             raise FileError(

@@ -20,7 +20,14 @@ from PIL import Image
 from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, sheet_mark
 from retipair.data.dataset_row import VIEWS, to_prepared
-from retipair.data.manifest import MANIFEST_NAME, PreparedPair, Split, write_manifest
+from retipair.data.manifest import (
+    MANIFEST_NAME,
+    PreparedPair,
+    Split,
+    check_one_kind,
+    modalities_of,
+    write_manifest,
+)
 from retipair.data.pair import MEGAPIXELS, save_image
 from retipair.data.parquet import (
     image_bytes,
@@ -226,6 +233,8 @@ def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
             record = to_prepared(values, where)
             if records.setdefault(record.id.lower(), record) is not record:
                 raise UserError(f"{where}: id {record.id!r} occurs more than once; export the pairs again")
+            first = next(iter(records.values()))
+            check_one_kind(data, modalities_of(first), modalities_of(record), record.id)
             indices.append(values.get("index") or 0)
     if not records:
         raise MissingError(data, "its Parquet files have no rows; export the pairs again")

@@ -111,9 +111,9 @@ def _prepare_raw(config: PrepareConfig, with_known_names: Callable[[str], str] =
         checked = anonymise(checked, names.key, already=hashed_names is not None)
     ids = {nfc(item.pair.id) for item in checked}
     read_rejected(config.out).check(ids)
+    config = with_measured_vessels(config, checked)
     if names:
         names.write(ids)
-    config = with_measured_vessels(config, checked)
     with directory_lock(config.out):
         try:
             # File names may identify patients, so the list `skipped` is not written with --anonymise.

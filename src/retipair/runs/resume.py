@@ -10,6 +10,7 @@ from retipair.runtime.atomic_io import read_json
 from retipair.runtime.console import console
 from retipair.runtime.errors import OccupiedError, UserError
 from retipair.runtime.schema import to_values
+from retipair.vision.modality import RECORDED
 
 MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base", "tokenizer"})
 """Settings that may differ in a resumed run, without a notice. Of --data and --base, only the path may differ."""
@@ -94,8 +95,8 @@ def _check_same(run: Run, config: TrainConfig, facts: Mapping[str, Any]) -> None
             run.folder, f"was started with --max_steps {before['max_steps']}; it can be raised, not lowered"
         )
     saved = read_json(run.folder / "config.json")
-    for key, value in facts.items():
-        if saved.get(key) != value:
+    for key in (*facts, *RECORDED):
+        if saved.get(key) != facts.get(key):
             raise OccupiedError(
                 run.folder, f"{_FACT_NAMES.get(key, key)} has changed since the run started; use another --name"
             )

@@ -125,7 +125,7 @@ def find_modalities(keys: Sequence[str] | None, vessels: Sequence[str] | None = 
     vessels: "dark" or "bright" for each view; None: as is usual for the modalities.
     Raises ValueError, with the remedy, for unknown keys, two equal keys, and a second view in colour.
     """
-    return _find(tuple(keys or CF_FA.keys), None if vessels is None else tuple(vessels))
+    return _find(CF_FA.keys if keys is None else tuple(keys), None if vessels is None else tuple(vessels))
 
 
 @cache
