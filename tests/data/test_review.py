@@ -13,7 +13,7 @@ from retipair.data.pair_stream import open_stream
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.review import REVIEW_NAME, append_review, read_review
 from retipair.interfaces.cli import main
-from retipair.runtime.errors import UserError
+from retipair.runtime.errors import DamagedError, UserError
 
 SPLITS = ["train", "val", "train", "test", "train"]
 
@@ -35,6 +35,21 @@ def test_a_line_that_a_killed_writer_left_is_ignored_and_replaced(tmp_path: Path
         assert read_review(tmp_path).decisions == {"a": "reject"}
         append_review(tmp_path, "Müller\u2028", "keep")
         assert read_review(tmp_path).decisions == {"a": "reject", "Müller\u2028": "keep"}
+
+
+def test_a_last_line_without_a_newline_counts_and_is_kept(tmp_path: Path) -> None:
+    (tmp_path / REVIEW_NAME).write_text('{"id": "a", "decision": "reject"}')
+    assert read_review(tmp_path).decisions == {"a": "reject"}
+    append_review(tmp_path, "b", "keep")
+    assert read_review(tmp_path).decisions == {"a": "reject", "b": "keep"}
+
+
+@pytest.mark.parametrize("content", [b'{"id": "a"}\r{"id": "b"}\r', '{"id": "a"}\n'.encode("utf-16")])
+def test_a_file_that_an_editor_has_converted_is_not_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / REVIEW_NAME).write_bytes(content)
+    with raises_file(tmp_path / REVIEW_NAME, DamagedError):
+        append_review(tmp_path, "b", "keep")
+    assert (tmp_path / REVIEW_NAME).read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Read and extend `review.jsonl`, the decisions of a person who looked at the pairs of a folder in `retipair app`."""
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from retipair.runtime.atomic_io import append_line
-from retipair.runtime.errors import MissingError
+from retipair.runtime.errors import DamagedError, MissingError
 from retipair.runtime.jsonl import parse_json_line
 from retipair.runtime.schema import from_values
 from retipair.runtime.text_files import nfc, read_text
@@ -15,6 +16,7 @@ from retipair.runtime.text_files import nfc, read_text
 REVIEW_NAME = "review.jsonl"
 Decision = Literal["keep", "reject"]
 _REPAIR = "correct or delete the line"
+_APPENDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,15 @@ class Review:
 def read_review(folder: Path) -> Review:
     """Read `folder/review.jsonl`. There are no decisions if the file is missing.
 
-    A last line without a newline is ignored, because its writer was killed.
+    An incomplete last line is ignored, because its writer was killed.
     Raises UserError, naming the file and the line, for a line that is not valid.
     """
     path = folder / REVIEW_NAME
     decisions: dict[str, Decision] = {}
     lines: dict[str, int] = {}
     text = read_text(path) if path.is_file() else ""
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    *complete, last = text.split("\n")
+    for number, line in enumerate([*complete, last] if _is_json(last) else complete, start=1):
         where = f"{path}, line {number}"
         entry = from_values(ReviewLine, parse_json_line(f"{line}\n", where, _REPAIR), where, _REPAIR)
         id = nfc(entry.id)
@@ -71,12 +74,29 @@ def append_review(folder: Path, id: str, decision: Decision | None) -> None:
     """Append a decision about a pair to `folder/review.jsonl`, and flush it to disk. None removes it.
 
     An incomplete last line, left by a process that was killed, is removed first.
+    Raises UserError if the file is not in UTF-8 with lines that end in \\n, as this function writes it.
     """
     path = folder / REVIEW_NAME
-    if path.is_file() and not (content := path.read_bytes()).endswith(b"\n"):
-        with path.open("r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
-    append_line(path, json.dumps({"id": id, "decision": decision}) + "\n")
+    line = json.dumps({"id": id, "decision": decision}) + "\n"
+    with _APPENDING:
+        content = path.read_bytes() if path.is_file() else b""
+        if b"\0" in content or (b"\r" in content and b"\n" not in content):
+            raise DamagedError(path, "cannot be extended; save it as UTF-8 text with lines that end in \\n")
+        last = content.rpartition(b"\n")[2]
+        if _is_json(last):
+            line = f"\n{line}"
+        elif last:
+            with path.open("r+b") as stream:
+                stream.truncate(len(content) - len(last))
+        append_line(path, line)
+
+
+def _is_json(text: str | bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_reviewed(folders: Iterable[Path | None]) -> None:

@@ -159,7 +159,7 @@ def _trained_on(run: Run) -> str:
     folder = _training_folder(run)
     if folder is None:
         return "State here what it was trained on: the folder of the pairs was not found."
-    facts = count_pairs(folder, open_stream(folder)).facts()
+    facts = count_pairs(folder, open_stream(folder, run.read_config().reviewed)).facts()
     return f"It was trained on {facts.kind.lower()} pairs: {facts.splits_text}."
 
 

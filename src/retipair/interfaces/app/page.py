@@ -29,7 +29,7 @@ _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id"
 _OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 """Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
 
-Place = tuple[str, int]
+Place = tuple[str, int, str | None]
 """What a window of the browser shows: the folder, and the position of a pair in it."""
 Shown = tuple[Any, ...]
 """New values of the place, the status, the buttons, the figure and the commands of the review."""
@@ -83,7 +83,7 @@ class Page:
 
     def _review_tab(self) -> None:
         words = self._words
-        place = gr.State(("", 0))
+        place = gr.State(("", 0, ""))
         with gr.Row(equal_height=True):
             folder = gr.Textbox(label=words.folder, info=words.folder_hint, scale=5, elem_id="folder")
             opening = gr.Button(words.open, elem_id="open", scale=1, min_width=90)
@@ -125,24 +125,25 @@ class Page:
         try:
             reviewed = self._bench.open(Path(folder.strip()).expanduser())
         except Exception as error:
-            yield (("", 0), self._problem(error), gr.update(visible=False), "", "")
+            yield (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
         else:
             yield self._show(reviewed, reviewed.start)
 
     def _only(self, text: str) -> Shown:
         """Show a text and no pair."""
-        return (("", 0), fragments.note(text), gr.update(visible=False), "", "")
+        return (("", 0, ""), fragments.note(text), gr.update(visible=False), "", "")
 
     def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
         """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
 
-        In a window that was loaded from an earlier server, it only shows the folder that was opened last.
+        In a window that was loaded from an earlier server, or if the pair now has another position because the folder
+        was opened again, it only shows the folder that was opened last.
         """
 
         def act(place: Place) -> Shown:
-            folder, position = place
+            folder, position, id = place
             reviewed = self._bench.opened.get(Path(folder)) if folder else None
-            if reviewed is None:
+            if reviewed is None or reviewed.id_at(position) != id:
                 return self._show_last()
             return self._show(reviewed, lambda: action(reviewed, position), position)
 
@@ -158,7 +159,7 @@ class Page:
             view = self._view(reviewed, position)
         except Exception as error:
             view = (self._problem(error), gr.update(visible=True), "", "")
-        return ((str(reviewed.folder), position), *view)
+        return ((str(reviewed.folder), position, reviewed.id_at(position)), *view)
 
     def _view(self, reviewed: ReviewedFolder, position: int) -> Shown:
         words, pair = self._words, reviewed.pairs[position]
@@ -182,8 +183,8 @@ class Page:
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
 
-        def draw(amount: float, seed: float, steps: float) -> Iterator[Updates]:
-            given = (int(amount), int(seed), int(steps))
+        def draw(amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
+            given = (int(amount), int(seed or 0), int(steps))
             yield from output(drawer.pairs(*given), given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
 
         output = self._drawing("pairs", draw, [amount, seed, steps])
@@ -200,11 +201,11 @@ class Page:
             amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
 
-        def draw(path: str | None, amount: float, seed: float, steps: float) -> Iterator[Updates]:
+        def draw(path: str | None, amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
             if path is None:
                 yield from output(None, 0, "", "")
                 return
-            given = (Path(path), int(amount), int(seed), int(steps))
+            given = (Path(path), int(amount), int(seed or 0), int(steps))
             name = f"{given[0].stem}_{given[2]}"
             yield from output(drawer.angiograms(*given), given[1], name, drawer.angiograms_command(*given))
 

@@ -30,6 +30,10 @@ class ReviewedFolder:
     def decision_at(self, position: int) -> Decision | None:
         return self.decisions().get(self._id(position))
 
+    def id_at(self, position: int) -> str | None:
+        """Return the id of the pair at a position; None if there is no such position."""
+        return self._id(position) if position < len(self.pairs) else None
+
     def start(self) -> int:
         """Return the position of the first pair without a decision; 0 if there is none."""
         return self._undecided(range(len(self.pairs)), default=0)
