@@ -168,9 +168,9 @@ class Page:
         searched = fragments.can_be_copy(pair.record)
         scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
         hints = fragments.note(words.keys) + fragments.note(words.order)
-        heeding = fragments.command(words, *review_commands(reviewed), title=words.heeded)
+        using = fragments.command(words, *review_commands(reviewed), title=words.used_by)
         opening = fragments.command(words, self._bench.command(reviewed))
-        return (status, gr.update(visible=True), figure + scores, hints + heeding + opening)
+        return (status, gr.update(visible=True), figure + scores, hints + using + opening)
 
     # Draw
 

@@ -36,7 +36,7 @@ class Words:
     previous: str
     next: str
     keys: str
-    heeded: str
+    used_by: str
     # The views of a pair
     side: str
     swipe: str
@@ -101,7 +101,7 @@ EN = Words(
     open="Open",
     no_folder="Open a folder of pairs to compare and review them.",
     reading="Reading and scoring the pairs. With many pairs, this takes minutes.",
-    order="The most doubtful pairs come first: low agreement of the vessels, or likeness to a training pair.",
+    order="The most doubtful pairs come first: low agreement of the vessels, or similarity to a training pair.",
     position="Pair {number} of {total}",
     reviewed="{done} of {total} reviewed, {rejected} rejected.",
     all_reviewed="All pairs are reviewed.",
@@ -114,7 +114,7 @@ EN = Words(
     previous="Previous (←)",
     next="Next (→)",
     keys="Keys: K keep, R reject, B undo the last decision, ← → move, 1 to 5 choose the comparison.",
-    heeded="Decisions are saved at once in review.jsonl in the folder. Commands that heed them:",
+    used_by="Decisions are saved at once in review.jsonl in the folder. Commands that leave out the rejected pairs:",
     side="Side by side (1)",
     swipe="Swipe (2)",
     flicker="Flicker (3)",
@@ -187,7 +187,7 @@ ZH = Words(
     previous="上一对 (←)",
     next="下一对 (→)",
     keys="按键：K 保留，R 拒绝，B 撤销上一个决定，← → 移动，1 至 5 选择比较方式。",
-    heeded="每个决定立即写入该文件夹的 review.jsonl。以下命令会采用这些决定：",
+    used_by="每个决定立即写入该文件夹的 review.jsonl。以下命令会采用这些决定：",
     side="并排 (1)",
     swipe="滑动 (2)",
     flicker="交替 (3)",
