@@ -168,7 +168,9 @@ def test_a_duplicate_signal_does_not_interrupt_the_exit(
 
 
 WAITING = {
-    "in graceful_shutdown": "with graceful_shutdown('this') as stop:\n            while not stop.requested: time.sleep(0.01)",
+    "in graceful_shutdown": """with graceful_shutdown("this") as stop:
+            while not stop.requested:
+                time.sleep(0.01)""",
     "elsewhere": "time.sleep(30)",
 }
 
@@ -183,8 +185,8 @@ from retipair.runtime.console import console
 from retipair.runtime.signals import end_on_signals, graceful_shutdown
 end_on_signals()
 with tempfile.TemporaryDirectory(dir=sys.argv[1]):
-    console.print("ready")
     try:
+        console.print("ready")
         {WAITING[waiting]}
     finally:
         console.print("stopped")

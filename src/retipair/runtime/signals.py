@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 """The signals that stop a command. Ctrl-C sends SIGINT. A terminal that is closed, or an ssh connection that is lost,
 sends SIGHUP. Cluster schedulers send the others near the time limit."""
 _REPEATED = (signal.SIGTERM, signal.SIGHUP)
-"""Signals of which several may be sent for one request: SIGTERM by the cluster and by `accelerate launch`, SIGHUP by the
-shell and by the operating system, and both by systemd."""
+"""Signals of which several may be sent for one request: SIGTERM by the cluster and by `accelerate launch`, SIGHUP by
+the shell and by the operating system, and both by systemd."""
 _DUPLICATE_S = 5.0
 """Seconds during which a duplicate of a signal in `_REPEATED` is ignored."""
 _early_signals: list[int] = []

@@ -34,11 +34,22 @@ Place = tuple[str, int, str | None]
 Shown = tuple[Any, ...]
 """New values of the place, the status, the buttons, the figure and the commands of the review."""
 Updates = dict[Any, Any]
+Upload = tuple[Path, str]
+"""The path of an uploaded file, and the name that it has on the user's disk."""
 
 
 def _html(value: str = "", **settings: Any) -> gr.HTML:
     """Return a part of the page in HTML, which page.css styles."""
     return gr.HTML(value, apply_default_css=False, **settings)
+
+
+class _Photograph(gr.File):
+    """A `gr.File` that gives an `Upload`. The path is not enough: gradio removes some characters from its name."""
+
+    is_template = True  # the browser shows a gr.File
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload and (Path(payload.path), Path(payload.orig_name or payload.path).name)
 
 
 class Page:
@@ -110,15 +121,20 @@ class Page:
         text = getattr(self._words, name)
         return gr.Button(text, elem_id=name, variant=variants.get(name, "secondary"), min_width=64)
 
-    def _restore(self) -> Shown:
+    def _restore(self) -> Iterator[Shown]:
         """Show the folder that was opened last, after the page was loaded."""
         last = self._bench.last
-        return (str(last.folder) if last else "", *self._show_last())
+        for shown in self._show_start(last):
+            yield (str(last.folder) if last else "", *shown)
 
-    def _show_last(self) -> Shown:
-        """Show the folder that was opened last, at its first pair without a decision."""
-        last = self._bench.last
-        return self._show(last, last.start) if last else self._only(self._words.no_folder)
+    def _show_start(self, reviewed: ReviewedFolder | None) -> Iterator[Shown]:
+        """Show a folder at its first pair without a decision. Open it again if it has changed since it was opened."""
+        if reviewed is None:
+            yield self._only(self._words.no_folder)
+        elif reviewed.is_outdated:
+            yield from self._open(str(reviewed.folder))
+        else:
+            yield self._show(reviewed, reviewed.start)
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
@@ -133,19 +149,21 @@ class Page:
         """Show a text and no pair."""
         return (("", 0, ""), fragments.note(text), gr.update(visible=False), "", "")
 
-    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
+    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Iterator[Shown]]:
         """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
 
-        In a window that was loaded from an earlier server, or if the pair now has another position because the folder
-        was opened again, it only shows the folder that was opened last.
+        If the folder has changed, or if the pair now has another position because the folder was opened again, it only
+        shows the first pair without a decision; in a window that was loaded from an earlier server, it shows the
+        folder that was opened last.
         """
 
-        def act(place: Place) -> Shown:
+        def act(place: Place) -> Iterator[Shown]:
             folder, position, id = place
             reviewed = self._bench.opened.get(Path(folder)) if folder else None
-            if reviewed is None or reviewed.id_at(position) != id:
-                return self._show_last()
-            return self._show(reviewed, lambda: action(reviewed, position), position)
+            if reviewed is None or reviewed.id_at(position) != id or reviewed.is_outdated:
+                yield from self._show_start(reviewed or self._bench.last)
+            else:
+                yield self._show(reviewed, lambda: action(reviewed, position), position)
 
         return act
 
@@ -183,9 +201,10 @@ class Page:
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
 
-        def draw(amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
+        def draw(amount: float, seed: float | None, steps: float, request: gr.Request) -> Iterator[Updates]:
             given = (int(amount), int(seed or 0), int(steps))
-            yield from output(drawer.pairs(*given), given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
+            pairs = drawer.pairs(*given, request.session_hash)
+            yield from output(pairs, given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
 
         output = self._drawing("pairs", draw, [amount, seed, steps])
 
@@ -195,19 +214,22 @@ class Page:
             _html(fragments.note(words.no_adapter))
             return
         _html(fragments.note(words.patient_data))
-        upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
+        upload = _Photograph(label=words.photograph, type="filepath", elem_id="photograph", height=140)
         _html(fragments.note(words.photograph_hint))
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
 
-        def draw(path: str | None, amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
-            if path is None:
+        def draw(
+            photograph: Upload | None, amount: float, seed: float | None, steps: float, request: gr.Request
+        ) -> Iterator[Updates]:
+            if photograph is None:
                 yield from output(None, 0, "", "")
                 return
-            given = (Path(path), int(amount), int(seed or 0), int(steps))
-            name = f"{given[0].stem}_{given[2]}"
-            yield from output(drawer.angiograms(*given), given[1], name, drawer.angiograms_command(*given))
+            (path, name), given = photograph, (int(amount), int(seed or 0), int(steps))
+            pairs = drawer.angiograms(path, *given, request.session_hash)
+            command = drawer.angiograms_command(name, *given)
+            yield from output(pairs, given[0], f"{Path(name).stem}_{given[1]}", command)
 
         output = self._drawing("angiograms", draw, [upload, amount, seed, steps])
 
@@ -243,9 +265,12 @@ class Page:
             for number, said, figure in self._messages(pairs, total, file_name):
                 yield {status: said, **({figures[number]: gr.update(value=figure, visible=True)} if figure else {})}
 
+        def cancel(request: gr.Request) -> None:
+            self._bench.drawer.cancel(request.session_hash)
+
         outputs = [status, commands, *figures]
         start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
-        stop.click(self._bench.drawer.cancel, None, None, **_PRIVATE)
+        stop.click(cancel, None, None, **_PRIVATE)
         return output
 
     def _messages(
