@@ -26,6 +26,8 @@ _SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
 _SYSTEM_MONO = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawing"}
+_WITH_NAME = "(file, name, ...others) => [file, file ? file.orig_name : name, ...others]"
+"""Passes the name of an uploaded file on the user's disk. gradio removes some characters from the name in its path."""
 _OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 """Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
 
@@ -34,22 +36,11 @@ Place = tuple[str, int, str | None]
 Shown = tuple[Any, ...]
 """New values of the place, the status, the buttons, the figure and the commands of the review."""
 Updates = dict[Any, Any]
-Upload = tuple[Path, str]
-"""The path of an uploaded file, and the name that it has on the user's disk."""
 
 
 def _html(value: str = "", **settings: Any) -> gr.HTML:
     """Return a part of the page in HTML, which page.css styles."""
     return gr.HTML(value, apply_default_css=False, **settings)
-
-
-class _Photograph(gr.File):
-    """A `gr.File` that gives an `Upload`. The path is not enough: gradio removes some characters from its name."""
-
-    is_template = True  # the browser shows a gr.File
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload and (Path(payload.path), Path(payload.orig_name or payload.path).name)
 
 
 class Page:
@@ -124,32 +115,36 @@ class Page:
     def _restore(self) -> Iterator[Shown]:
         """Show the folder that was opened last, after the page was loaded."""
         last = self._bench.last
-        for shown in self._show_start(last):
-            yield (str(last.folder) if last else "", *shown)
+        name = str(last.folder) if last else ""
+        if last and last.is_outdated:
+            yield (name, *self._only(self._words.reading))
+        yield (name, *self._show_start(last))
 
-    def _show_start(self, reviewed: ReviewedFolder | None) -> Iterator[Shown]:
+    def _show_start(self, reviewed: ReviewedFolder | None) -> Shown:
         """Show a folder at its first pair without a decision. Open it again if it has changed since it was opened."""
         if reviewed is None:
-            yield self._only(self._words.no_folder)
-        elif reviewed.is_outdated:
-            yield from self._open(str(reviewed.folder))
-        else:
-            yield self._show(reviewed, reviewed.start)
+            return self._only(self._words.no_folder)
+        if reviewed.is_outdated:
+            return self._show_opened(reviewed.folder)
+        return self._show(reviewed, reviewed.start)
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
+        yield self._show_opened(Path(folder.strip()).expanduser())
+
+    def _show_opened(self, folder: Path) -> Shown:
+        """Open a folder, and show its first pair without a decision, or the problem."""
         try:
-            reviewed = self._bench.open(Path(folder.strip()).expanduser())
+            reviewed = self._bench.open(folder)
         except Exception as error:
-            yield (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
-        else:
-            yield self._show(reviewed, reviewed.start)
+            return (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
+        return self._show(reviewed, reviewed.start)
 
     def _only(self, text: str) -> Shown:
         """Show a text and no pair."""
         return (("", 0, ""), fragments.note(text), gr.update(visible=False), "", "")
 
-    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Iterator[Shown]]:
+    def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
         """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
 
         If the folder has changed, or if the pair now has another position because the folder was opened again, it only
@@ -157,13 +152,12 @@ class Page:
         folder that was opened last.
         """
 
-        def act(place: Place) -> Iterator[Shown]:
+        def act(place: Place) -> Shown:
             folder, position, id = place
             reviewed = self._bench.opened.get(Path(folder)) if folder else None
             if reviewed is None or reviewed.id_at(position) != id or reviewed.is_outdated:
-                yield from self._show_start(reviewed or self._bench.last)
-            else:
-                yield self._show(reviewed, lambda: action(reviewed, position), position)
+                return self._show_start(reviewed or self._bench.last)
+            return self._show(reviewed, lambda: action(reviewed, position), position)
 
         return act
 
@@ -214,24 +208,25 @@ class Page:
             _html(fragments.note(words.no_adapter))
             return
         _html(fragments.note(words.patient_data))
-        upload = _Photograph(label=words.photograph, type="filepath", elem_id="photograph", height=140)
+        upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
+        original = gr.Textbox(visible=False)  # the name of the file, which `_WITH_NAME` passes
         _html(fragments.note(words.photograph_hint))
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
 
         def draw(
-            photograph: Upload | None, amount: float, seed: float | None, steps: float, request: gr.Request
+            path: str | None, name: str, amount: float, seed: float | None, steps: float, request: gr.Request
         ) -> Iterator[Updates]:
-            if photograph is None:
+            if path is None:
                 yield from output(None, 0, "", "")
                 return
-            (path, name), given = photograph, (int(amount), int(seed or 0), int(steps))
-            pairs = drawer.angiograms(path, *given, request.session_hash)
+            given = (int(amount), int(seed or 0), int(steps))
+            pairs = drawer.angiograms(Path(path), *given, request.session_hash)
             command = drawer.angiograms_command(name, *given)
-            yield from output(pairs, given[0], f"{Path(name).stem}_{given[1]}", command)
+            yield from output(pairs, given[0], f"{Path(path).stem}_{given[1]}", command)
 
-        output = self._drawing("angiograms", draw, [upload, amount, seed, steps])
+        output = self._drawing("angiograms", draw, [upload, original, amount, seed, steps], _WITH_NAME)
 
     def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
         words = self._words
@@ -239,11 +234,14 @@ class Page:
         steps = gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
         return seed, steps
 
-    def _drawing(self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any]) -> Callable[..., Any]:
+    def _drawing(
+        self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any], js: str | None = None
+    ) -> Callable[..., Any]:
         """Add the buttons of a tab that draws, and the places for what is drawn.
 
         draw: the generator function that the button calls with the values of `inputs`. It passes its pairs to the
         function that is returned here, and yields the updates of the page that this function yields.
+        js: a JavaScript function that changes the values of `inputs` in the browser.
         Returns this function. Its arguments are the pairs that a drawer yields (None if no photograph was chosen),
         their number, the beginning of the names of downloaded files, and the command.
         """
@@ -269,7 +267,7 @@ class Page:
             self._bench.drawer.cancel(request.session_hash)
 
         outputs = [status, commands, *figures]
-        start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
+        start.click(draw, inputs, outputs, js=js, show_progress="minimal", **_DRAWING)
         stop.click(cancel, None, None, **_PRIVATE)
         return output
 
