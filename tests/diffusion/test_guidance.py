@@ -95,7 +95,7 @@ def test_the_middle_column_of_an_odd_width_belongs_to_both_halves() -> None:
 @pytest.mark.parametrize("size", [64, 192])
 def test_a_level_with_an_odd_number_of_columns_is_guided_too(size: int) -> None:
     """In the squeezed layout, the middle block has one column at 64 px, and three at 192 px."""
-    base = open_base("random:tiny-sd15")
+    base = open_base("tiny-sd15")
     joint = Layout("squeezed", size).joint_size
     denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
     conditioning = encode_prompts(base, ["an eye"], joint, "cpu").rows([0, 0])
