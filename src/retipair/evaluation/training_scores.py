@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retipair.data.dataset import PairFolder
+from retipair.data.dataset import PairFolder, read_with_content
 from retipair.evaluation.scores import LogLine, StepCost, StepSettings, TrainingScores
 from retipair.models.lora import adapter_sha256
 from retipair.runs.run_dir import METRICS_NAME, Run, pairs_place, run_around
@@ -82,7 +82,7 @@ def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
     The result is also True if the run was trained on all pairs of the folder, including those that are now rejected.
     """
     data = read_json(run.folder / "config.json").get("data_sha256")
-    return real.has_content(data) if data else None
+    return read_with_content(real.path, data) is not None if data else None
 
 
 def _cost(lines: Sequence[LogLine]) -> StepCost:
