@@ -5,7 +5,7 @@ from pathlib import Path
 from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder, read_with_content
-from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.manifest import MANIFEST_NAME, PreparedPair
 from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
 from retipair.data.review import REVIEW_NAME, check_reviewed
@@ -22,7 +22,6 @@ from retipair.runtime.errors import MissingError, SettingError, UserError
 from retipair.vision.modality import RECORDED, find_modalities
 
 _EVALUATION = "evaluation"
-_TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
 
 
 def card(config: CardConfig) -> Path:
@@ -37,7 +36,8 @@ def card(config: CardConfig) -> Path:
     if (folder / MANIFEST_NAME).is_file():
         counter = count_pairs(folder, open_stream(folder, config.reviewed))
         settings = {**counter.views, **generation_settings(folder)}
-        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={})
+        has_masks = counter.kinds == {PreparedPair}
+        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={}, has_masks=has_masks)
     elif (folder / STATE_NAME).is_file():
         text = export_card(read_export(folder), _rows_of_one(config))
     elif (folder / "config.json").is_file():
@@ -154,7 +154,7 @@ def _model_card(run: Run, scores: dict[str, str]) -> str:
     }
     facts |= view_names(modalities)
     known = {name: value for name, value in facts.items() if value is not None}
-    return model_card(base, _TAGS, known, settings, scores, _trained_on(run, config, str(recorded.get("data_sha256"))))
+    return model_card(base, known, settings, scores, _trained_on(run, config, str(recorded.get("data_sha256"))))
 
 
 def _variant(config: TrainConfig) -> str:

@@ -22,7 +22,7 @@ from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.reconstruction import USUAL_SIZE
 from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
 from retipair.evaluation.sets import GENERATED, set_names
-from retipair.evaluation.training_scores import read_training
+from retipair.evaluation.training_scores import check_made_by, read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
@@ -93,6 +93,8 @@ def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
         pair = folder.entries[0]
         check_one_kind(folder.path, real.entries[0].modalities, pair.modalities, pair.id)
     training = read_training(config.adapter, real) if config.adapter else None
+    if config.adapter and len(generated) > 1:
+        check_made_by(config.adapter, config.generated)
     if config.withhold_copies:
         _check_withholding(config, real)
     provenance = Provenance(
