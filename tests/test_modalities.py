@@ -81,6 +81,11 @@ def test_exports_and_cards_keep_the_modalities(kind: tuple[Path, tuple[str, str]
         assert record.modalities == list(keys)
     card = (tmp_path / "hf/README.md").read_text()
     assert ("autofluorescence images" in card, "red-free photographs" in card) == (keys[0] == "cf", keys[0] != "cf")
+    [run] = (folder / "results").glob("out_*/exp")
+    (tmp_path / "run").mkdir()
+    shutil.copy(run / "config.json", tmp_path / "run")
+    model = retipair.card(tmp_path / "run").read_text()
+    assert ("fluorescein-angiography" in model) == ("fa" in keys)
     matches = retipair.export_matches(folder / "real", tmp_path / "matches", warps=1, workers=1)
     assert f'"modalities": ["{keys[0]}", "{keys[1]}"]' in (matches / "matches.jsonl").read_text()
 

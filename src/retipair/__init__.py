@@ -3,8 +3,8 @@
 All commands but `app`, `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
 `register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter`, `export_pairs`, `card`, `compare_runs` and
 `utility`, and `generate` as the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give
-access to pairs in memory. Large libraries are imported when they are first used. Nothing is printed unless
-`verbose=True`.
+access to pairs in memory. Large libraries are imported when they are first used. Messages go to the logger `retipair`,
+and are printed with `verbose=True`.
 """
 
 from importlib import import_module

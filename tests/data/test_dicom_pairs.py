@@ -127,6 +127,14 @@ def test_points_of_a_file_that_is_named_by_its_uid_have_its_whole_name(tmp_path:
     assert [only(tmp_path).cf_points, only(tmp_path).fa_points] == points
 
 
+def test_rows_of_a_table_with_files_that_are_named_by_their_uid_are_different_pairs(tmp_path: Path) -> None:
+    for uid in ("1.2.840.5", "1.2.840.7"):
+        cf(tmp_path / uid), fa(tmp_path / f"{uid}.9")
+    table = tmp_path / "pairs.csv"
+    table.write_text("cf,fa,patient\n1.2.840.5,1.2.840.5.9,a\n1.2.840.7,1.2.840.7.9,b\n")
+    assert len(find_pairs(table)) == 2
+
+
 def test_copies_and_other_kinds_of_files_are_ignored(tmp_path: Path) -> None:
     photo = cf(tmp_path / "1")
     (tmp_path / "1_copy").write_bytes(photo.read_bytes())

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_prepared
 from judging import write_generated
 from refusals import raises_file
-from retipair.data.dataset import read_dataset, read_folder
+from retipair.data.dataset import content_sha256, read_dataset, read_folder, read_with_content
 from retipair.data.pair_stream import open_stream
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.review import REVIEW_NAME, append_review, read_review
@@ -122,3 +122,49 @@ def test_one_reviewed_folder_is_enough_to_evaluate(tmp_path: Path) -> None:
     words = ["evaluate", "--real", str(real), "--generated", str(generated), "--out", str(tmp_path / "out")]
     assert main([*words, "--reviewed"]) == 0
     assert json.loads((tmp_path / "out/scores.json").read_text())["sizes"]["generated"] == 4
+
+
+def test_a_set_without_a_review_is_named_if_another_set_has_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = write_prepared(tmp_path / "real", SPLITS)
+    first, second = (write_generated(tmp_path / name, 5) for name in ("first", "second"))
+    append_review(first, "2", "reject")
+    words = ["evaluate", "--real", str(real), "--generated", str(first), str(second), "--reviewed"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    warning = f"warning: {second} has no {REVIEW_NAME}"
+    assert "".join(warning.split()) in "".join(capsys.readouterr().err.split())
+
+
+def test_a_card_describes_the_reviewed_pairs_that_were_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = write_prepared(tmp_path / "pairs", SPLITS), tmp_path / "out"
+    append_review(folder, "eye2", "reject")
+    assert main(["evaluate", "--real", str(folder), "--reviewed", "--out", str(out)]) == 0
+    words = ["card", str(folder), "--evaluation", str(out)]
+    assert main(words) == 2
+    assert "repeat this command with --reviewed" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "README.md").exists()
+    assert main([*words, "--reviewed"]) == 0
+    text = (folder / "README.md").read_text()
+    assert "| prepared from real views | 4 |" in text
+    assert "## Evaluation" in text
+
+
+def test_raw_pairs_have_no_review(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    words = ["train", "-n", "x", "--data", str(tmp_path), "--results", str(results), "--base", "tiny-sdxl"]
+    assert main([*words, "--reviewed"]) == 2
+    assert f"--reviewed: {tmp_path} is not prepared" in " ".join(capsys.readouterr().err.split())
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("reviewed", [False, True])
+def test_pairs_are_found_by_their_content_with_and_without_the_review(reviewed: bool, tmp_path: Path) -> None:
+    folder = write_prepared(tmp_path, SPLITS)
+    append_review(folder, "eye2", "reject")
+    found = read_with_content(folder, content_sha256(read_dataset(folder, reviewed=reviewed)))
+    assert found
+    assert len(found.kept) == (4 if reviewed else 5)
+    assert read_with_content(folder, "0" * 64) is None

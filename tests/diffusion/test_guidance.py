@@ -79,6 +79,32 @@ def test_each_half_is_attended_to_as_if_it_were_alone() -> None:
     )
 
 
+def test_the_middle_column_of_an_odd_width_belongs_to_both_halves() -> None:
+    attention = Attention(query_dim=8, heads=2, dim_head=4, processor=ViewAttention(AttnProcessor2_0()))
+    tokens = normal(1, 8, 3, 3)
+    with torch.no_grad():
+        both = attention(tokens.flatten(2).transpose(1, 2), separate=1).transpose(1, 2).unflatten(2, (3, 3))
+        left, right = (
+            attention(part.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (3, 2))
+            for part in (tokens[..., :2], tokens[..., 1:])
+        )
+    expected = torch.stack([left[..., 0], (left[..., 1] + right[..., 0]) / 2, right[..., 1]], dim=-1)
+    assert torch.allclose(both, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 192])
+def test_a_level_with_an_odd_number_of_columns_is_guided_too(size: int) -> None:
+    """In the squeezed layout, the middle block has one column at 64 px, and three at 192 px."""
+    base = open_base("tiny-sd15")
+    joint = Layout("squeezed", size).joint_size
+    denoise = Denoiser(base.unet().eval(), torch.float32, "cpu")
+    conditioning = encode_prompts(base, ["an eye"], joint, "cpu").rows([0, 0])
+    latents = torch.cat([normal(1, *base.latent_shape(joint))] * 2)
+    together, alone = denoise(latents, torch.tensor(500), conditioning, separate=1)
+    assert together.shape == alone.shape
+    assert (together - alone).abs().max() > 1e-4
+
+
 def test_a_prediction_of_joint_rows_is_that_of_the_unchanged_network(
     base: Base, denoise: Denoiser, conditioning: Conditioning
 ) -> None:

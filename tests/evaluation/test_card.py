@@ -15,6 +15,7 @@ from judging import Evaluated, write_generated
 from refusals import raises_file, raises_setting
 from retipair.config import CardConfig, ExportPairsConfig
 from retipair.data.manifest import read_manifest, write_manifest
+from retipair.data.pair import load_image, save_image
 from retipair.evaluation.card import card
 from retipair.preparation.export_pairs import export_pairs
 from retipair.runtime.errors import MissingError, OccupiedError
@@ -44,6 +45,23 @@ def test_a_generated_folder_with_its_scores(evaluated: Evaluated, tmp_path: Path
         assert phrase in text
     assert str(tmp_path) not in text
     DatasetCard.load(generated / "README.md")
+
+
+def test_a_folder_without_masks_and_columns_is_not_said_to_have_them(tmp_path: Path) -> None:
+    folder = write_generated(tmp_path / "generated", 2)
+    assert "mask" not in written(folder)
+    [first, second] = read_manifest(folder)
+    write_manifest(folder, [first, replace(second, mode="cf2fa", source_id="a", source_eye="a")])  # type: ignore[call-arg]
+    save_image(folder / second.cf, load_image(folder / second.cf, "RGB"))  # without the mark of a synthetic image
+    text = written(folder)
+    assert "Some images are real and show patients." in text
+    assert "column" not in text
+    prepared = write_prepared(tmp_path / "pairs", ["train", "val"])
+    assert "valid in both (`mask`)" in written(prepared)
+    export = export_pairs(ExportPairsConfig(pairs=folder, out=tmp_path / "out", to="webdataset"))
+    text = (export / "README.md").read_text()
+    assert "valid in both (`mask`)" in text
+    assert "the column `synthetic` is false" in text
 
 
 def test_scores_of_other_pairs_are_refused_or_left_out(evaluated: Evaluated, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from conftest import Fill
 from judging import SIZE, Evaluated, generated_record, write_generated, write_run
 from pages import Page, check_figures, check_needs_nothing, check_opens
 from refusals import Refused, raises_setting
-from retipair.config import CardConfig
+from retipair.config import CardConfig, EvaluateConfig
 from retipair.data.dataset import read_dataset
 from retipair.data.manifest import write_manifest
 from retipair.data.pair import load_image, save_image
@@ -24,13 +24,15 @@ from retipair.data.rejected import read_rejected
 from retipair.evaluation import evaluate, measurements
 from retipair.evaluation.card import card
 from retipair.evaluation.compared_scores import ComparedScores, read_compared_scores
+from retipair.evaluation.comparison import load_comparisons
 from retipair.evaluation.means import Mean
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.ranking import compare
 from retipair.evaluation.scores import Scores, read_scores
 from retipair.evaluation.sets import set_names
 from retipair.interfaces.cli import main
-from retipair.runtime.errors import MissingError, OccupiedError
+from retipair.models.lora import adapter_sha256
+from retipair.runtime.errors import FileError, MissingError, OccupiedError
 
 FILES = ("report.html", "scores.json", "figures.csv")
 
@@ -159,6 +161,29 @@ def test_a_stopped_evaluation_continues(
     assert read_compared_scores(out).names == ("A", "B", "C")
 
 
+@pytest.mark.parametrize("stop", ["write_json", "write_metrics_table", "write_report"])
+def test_files_of_other_scores_never_lie_beside_scores(
+    stop: str, evaluated: Evaluated, three: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = command(evaluated, three, "A", "B", "C", out=out)
+    before = {name: (out / name).read_bytes() for name in FILES}
+    with monkeypatch.context() as patch:
+
+        def stopped(*given: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(evaluate, stop, stopped)
+        assert main(fresh) == 130
+    names = read_compared_scores(out).names
+    assert names == (("A", "B") if stop == "write_json" else ("A", "B", "C"))
+    table = out / "figures.csv"
+    assert not table.exists() or ("\nC," in table.read_text()) == ("C" in names)
+    assert not (out / "report.html").exists()
+    assert main(fresh[:-3] + fresh[-2:] if stop == "write_json" else fresh) == 0
+    if stop == "write_json":
+        assert {name: (out / name).read_bytes() for name in FILES} == before, "evaluated as before, after the stop"
+
+
 def test_the_table_of_pairs_has_the_names_of_the_sets(three: Path) -> None:
     with (three / "out/figures.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -183,10 +208,12 @@ def test_copies_are_withheld_from_the_set_that_has_them(evaluated: Evaluated, th
 
 
 def test_options_apply_to_every_set(evaluated: Evaluated, three: Path, out: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run, sets = tmp_path / "pairs/run", tmp_path / "pairs_preds/run"
     write_run(run)
+    for name in "AB":
+        shutil.copytree(three / name, sets / name)
     words = ["--base", "random:tiny-sdxl", "--adapter", str(run), "--deep", str(evaluated.out.parent / "dino")]
-    assert main([*command(evaluated, three, "A", "B", out=out), *words]) == 0
+    assert main([*command(evaluated, sets, "A", "B", out=out), *words]) == 0
     a, b = read_compared_scores(out).scores
     assert a.deep
     assert b.deep
@@ -198,6 +225,25 @@ def test_options_apply_to_every_set(evaluated: Evaluated, three: Path, out: Path
     assert check_figures(out) > 300
     alts = [image["alt"] for image in Page(out / "report.html").all("img")]
     assert alts.count("Sample pair at step 0") == 1, "the training is shown once"
+
+
+def test_the_training_of_another_adapter_is_refused(
+    evaluated: Evaluated, three: Path, trained: Callable[[str], Path], tmp_path: Path, refused: Refused
+) -> None:
+    [run] = (trained("sd15") / "out_joint_sd15_cffa_pairs").iterdir()
+    made = adapter_sha256(run / "best_checkpoint/unet_lora")
+    for name in "AB":
+        shutil.copytree(three / name, tmp_path / name)
+        write_settings(tmp_path / name, adapter_sha256=made)
+    words = ["--adapter", str(run / "best_checkpoint")]
+    config = EvaluateConfig(real=evaluated.real, generated=(tmp_path / "A", tmp_path / "B"), adapter=run)
+    assert all(one.training for one in load_comparisons(config).values())
+    for settings in ({"adapter_sha256": "0" * 64}, {"adapter_sha256": None}):
+        write_settings(tmp_path / "B", **settings)
+        line = refused(*command(evaluated, tmp_path, "A", "B", out=tmp_path / "out"), *words)
+        assert (line.kind, line.path) == (FileError, tmp_path / "B")
+        assert str(run) in line
+    assert not (tmp_path / "out").exists()
 
 
 # --- Names and refusals

@@ -537,6 +537,20 @@ def test_tables_that_cannot_be_used_name_the_line(tmp_path: Path) -> None:
         read_views(table, "cf")
 
 
+def test_a_table_of_other_modalities_is_refused_and_one_without_modalities_is_not(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png")
+    table, columns = tmp_path / "list.csv", "id,cf,cf_modality,fa_modality\n"
+    pairs = find_modalities(("red_free", "autofluorescence"))
+    for row, column in (("cf,autofluorescence", "cf_modality is cf"), (",octa", "fa_modality is octa")):
+        table.write_text(f"{columns}a,a.png,red_free,\nb,a.png,{row}\n")
+        with pytest.raises(UserError, match=rf"list\.csv, line 3: {column}, .* red_free and autofluorescence;"):
+            read_views(table, "cf", pairs)
+    table.write_text(f"{columns}a,a.png,red_free,autofluorescence\nb,a.png,red_free,\nc,a.png,,\n")
+    assert [one.id for one in read_views(table, "cf", pairs)] == ["a", "b", "c"]
+    with pytest.raises(UserError, match="line 2: cf_modality is red_free, .* cf and fa;"):
+        read_views(table, "cf")
+
+
 def test_prepared_views_with_a_damaged_mask_are_named_before_anything_is_drawn(prepared: Path, tmp_path: Path) -> None:
     mask = shutil.copytree(prepared, tmp_path / "data") / "mask/eye3.png"
     save_image(mask, np.full((VIEW, VIEW // 2), 255, np.uint8))

@@ -345,6 +345,17 @@ def test_the_dataset_gives_what_the_export_wrote(exported: Path, prepared: Path)
             assert (item["id"], item["split"]) == (sample.id, sample.split)
 
 
+def test_a_grey_first_view_stays_grey_and_is_what_the_export_wrote(tmp_path: Path) -> None:
+    pairs, out = tmp_path / "pairs", tmp_path / "out"
+    retipair.phantom(pairs, amount=4, size=64, modalities=("red_free", "fa"))
+    retipair.export_matches(pairs, out, ranges="wide", warps=1, appearance=True, workers=1)
+    changed = retipair.WarpedPairs(pairs, ranges="wide", appearance=True)
+    for sample, item in zip(samples(out, "appearance"), (changed[i] for i in range(4)), strict=True):
+        image = (item["image0"] * 255).round().byte()
+        assert (image == image[:1]).all()
+        np.testing.assert_array_equal(image[0], load_image(out / sample.cf, "L"))
+
+
 def test_without_keypoints_no_vessels_are_segmented(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_keypoints = retipair.WarpedPairs(prepared, ranges="wide")[0]
     monkeypatch.setattr("retipair.matching.torch_dataset.segment_pair", None)

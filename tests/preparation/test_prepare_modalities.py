@@ -13,7 +13,10 @@ from dicom_files import DicomForm, write_dicom
 from eyes import draw_raw
 from refusals import Refused
 from retipair.data.manifest import PreparedPair, read_manifest
+from retipair.data.pair import MEGAPIXELS, load_first_view
 from retipair.interfaces.cli import main
+from retipair.preparation.view_choice import _load_first
+from retipair.vision.modality import find_modalities
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 SIZE = "256"
@@ -156,6 +159,44 @@ def test_photographs_in_colour_are_no_red_free_ones_and_this_is_said(
 ) -> None:
     assert main(_prepare(dark, tmp_path / "out", "--modalities", "red_free", "autofluorescence")) == 0
     assert "warning: 2 first views are in colour (first: 0001) and are converted to grey" in capsys.readouterr().err
+
+
+def test_second_views_in_colour_are_named_as_first_ones_are(
+    red_free: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = shutil.copytree(red_free, tmp_path / "raw")
+    _tint(raw / "0002/0002_02.png")
+    assert main(_prepare(raw, tmp_path / "one", "--modalities", "red_free", "fa")) == 0
+    printed = capsys.readouterr().err
+    assert "warning: 1 second views are in colour (first: 0002) and are converted to grey" in printed
+    assert "first views are in colour" not in printed
+    _tint(raw / "0002/0002_01.png")
+    assert main(_prepare(raw, tmp_path / "both", "--modalities", "red_free", "fa")) == 0
+    printed = capsys.readouterr().err
+    for place in ("first", "second"):
+        assert f"warning: 1 {place} views are in colour (first: 0002) and are converted to grey" in printed
+
+
+def _tint(path: Path) -> None:
+    """Save a grey image in green."""
+    grey = np.asarray(Image.open(path).convert("L"))
+    Image.fromarray(np.stack([grey // 4, grey, grey // 4], axis=2)).save(path)
+
+
+def test_a_first_view_saved_in_colour_is_grey_in_the_checkerboard_and_in_the_choice_of_frames(
+    red_free: Path, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        shutil.copy(red_free / f"0001/0001_0{number}.png", tmp_path)
+    _tint(tmp_path / "0001_01.png")
+    cf, fa = tmp_path / "0001_01.png", tmp_path / "0001_02.png"
+    assert main(["register", str(cf), str(fa), str(tmp_path / "out"), "--modalities", "red_free", "fa"]) == 0
+    board = np.asarray(Image.open(tmp_path / "out/checkerboard.png").convert("RGB"))
+    assert np.ptp(board, axis=2).max() == 0
+    modalities = find_modalities(("red_free", "fa"))
+    view = _load_first((cf, 1), MEGAPIXELS, modalities)
+    assert np.array_equal(view.image, load_first_view(cf, modalities.first))
+    assert np.ptp(view.image, axis=2).max() == 0
 
 
 @pytest.mark.nightly

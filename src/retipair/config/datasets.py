@@ -34,3 +34,6 @@ class CardConfig:
     """Prepared or generated folder, folder written by `export pairs`, or folder of a training run."""
     evaluation: Path | None = None
     """Folder written by `retipair evaluate`, whose scores the card shows; default: DIR/evaluation, if it exists."""
+    reviewed: bool = False
+    """Describe only the pairs that were not rejected in `retipair app` (DIR/review.jsonl): those that
+    `evaluate --reviewed` measures."""

@@ -98,7 +98,8 @@ class RegisterConfig:
     Tables and point selections of ImageJ are read too (docs/dicom.md).
     Prints the mean and the median error in px of a CF 512 px wide, and writes them with AUC@5/10/20 to scores.json."""
     modalities: Annotated[tuple[str, str] | None, _TWO_MODALITIES] = None
-    """What the first and the second view are: cf, red_free, fa, autofluorescence or octa; default: cf fa."""
+    """What the first and the second view are: cf, red_free, fa, autofluorescence or octa.
+    Default: cf fa, or with --folder the columns cf_modality and fa_modality of the table RAW (docs/modalities.md)."""
     vessels_second: Literal["dark", "bright"] | None = None
     """Whether vessels are dark or bright in the second view; default: as is usual for its modality."""
     max_residual_px: float = 5.0

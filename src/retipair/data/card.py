@@ -6,7 +6,7 @@ user has edited the card, which is then not overwritten.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def dataset_card(
     scores: Mapping[str, object],
     files: Mapping[str, str],
     reading: str | None = None,
+    has_masks: bool = True,
 ) -> str:
     """Return the card of a data set.
 
@@ -62,14 +63,16 @@ def dataset_card(
     files: the pattern of the files of each split, by the split's name in the library `datasets`; empty for a folder
         that is no data set of this library.
     reading: the code that reads the data set, or None.
+    has_masks: whether each pair has a mask.
     """
     first, second = _views(settings)
+    mask = ", with the mask of the pixels that are valid in both (`mask`)" if has_masks else ""
     made = Table("How it was made", ("Setting", "Value"), {**_provenance(facts), **settings})
     return _signed(
         _front_matter(_dataset_values(facts, settings), files),
         f"# {facts.kind} pairs of {_plural(first)} and {_plural(second)}",
         f"{facts.pairs} pairs of {first} (`cf`) and {second} (`fa`) of one eye,"
-        f" aligned pixel to pixel, with the mask of the pixels that are valid in both (`mask`). {_statement(facts)}",
+        f" aligned pixel to pixel{mask}. {_statement(facts, has_columns=bool(files))}",
         _USE[0],
         *([f"## Read it\n\n```python\n{reading}\n```"] if reading else []),
         str(Table("Pairs", ("Split", "Pairs"), facts.splits)),
@@ -82,7 +85,6 @@ def dataset_card(
 
 def model_card(
     base: str,
-    tags: Sequence[str],
     facts: Mapping[str, object],
     settings: Mapping[str, object],
     scores: Mapping[str, object],
@@ -90,12 +92,13 @@ def model_card(
 ) -> str:
     """Return the card of an adapter.
 
-    base: the name of the base; tags: the tags of the hub; facts, settings: what was trained, and how, by name.
+    base: the name of the base; facts, settings: what was trained, and how, by name.
     data: a sentence that says what the adapter was trained on.
     """
     values = {
         **({"base_model": base} if "/" in base else {}),
-        **{"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": list(tags)},
+        **{"library_name": "diffusers", "pipeline_tag": "text-to-image"},
+        "tags": ["lora", *_subject_tags(facts), "retipair"],
     }
     first, second = _views(facts)
     return _signed(
@@ -175,10 +178,7 @@ def _plural(name: str) -> str:
 
 def _dataset_values(facts: PairFacts, settings: Mapping[str, object]) -> dict[str, object]:
     size = next((name for limit, name in _SIZES if facts.pairs < limit), "n>10M")
-    first, second = _views(settings)
-    tags = ["medical", "ophthalmology", "retina", "fundus"]
-    tags += ["fluorescein-angiography"] if CF_FA.second.name in (first, second) else []
-    tags += ["image-registration", "retipair"]
+    tags = [*_subject_tags(settings), "image-registration", "retipair"]
     return {
         "pretty_name": f"{facts.kind} {'pairs' if FIRST in settings else 'CF-FA pairs'}",
         "task_categories": ["image-to-image"],
@@ -187,13 +187,21 @@ def _dataset_values(facts: PairFacts, settings: Mapping[str, object]) -> dict[st
     }
 
 
-def _statement(facts: PairFacts) -> str:
-    """Say whether the images are synthetic, and whether they show patients."""
+def _subject_tags(rows: Mapping[str, object]) -> list[str]:
+    """Return the tags of the hub that say what the images show; `rows` as for `_views`."""
+    angiography = ["fluorescein-angiography"] if CF_FA.second.name in _views(rows) else []
+    return ["medical", "ophthalmology", "retina", "fundus", *angiography]
+
+
+def _statement(facts: PairFacts, has_columns: bool) -> str:
+    """Say whether the images are synthetic, and whether they show patients.
+
+    has_columns: whether the pairs are a data set with the column `synthetic`.
+    """
+    column = "; the column `synthetic` is false for pairs with such an image" if has_columns else ""
     texts = {
         "Real": "The images are real: they show patients.",
-        "Real and synthetic": (
-            "Some images are real and show patients; the column `synthetic` is false for pairs with such an image."
-        ),
+        "Real and synthetic": f"Some images are real and show patients{column}.",
         "Synthetic": "The images are synthetic.",
     }
     marked = "" if facts.kind == "Real" else " Each synthetic image states this in the metadata of its PNG file."

@@ -203,6 +203,18 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
     return _apply_rejections(folder, entries, read_rejected(folder, reviewed))
 
 
+def read_with_content(folder: Path, sha256: str) -> PairFolder | None:
+    """Return the pairs of a folder if their `content_sha256` is `sha256`; None if it is not.
+
+    The pairs that `review.jsonl` rejects are left out only if the hash is that of the other pairs (`--reviewed`).
+    Raises UserError for the same reasons as `read_folder`.
+    """
+    pairs = read_folder(folder)
+    if not pairs.has_content(sha256) and (folder / REVIEW_NAME).is_file():
+        pairs = read_folder(folder, reviewed=True)
+    return pairs if pairs.has_content(sha256) else None
+
+
 def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
     """Raise UserError if the manifest puts pairs of the same patient, or of the same eye, into different splits.
 

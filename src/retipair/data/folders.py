@@ -34,6 +34,14 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in (*_SUFFIXES, *_OTHER_SUFFIXES)
 
 
+def view_name(path: Path) -> str:
+    """Return the name of a file without the suffix of an image format.
+
+    A DICOM file may be named by a UID, whose last number is no suffix.
+    """
+    return path.stem if is_image_name(path) else path.name
+
+
 def is_file_or_link(path: Path) -> bool:
     """Return whether a path is a file or a dangling link, such as git-annex content that is not fetched yet."""
     return path.is_file() or (path.is_symlink() and not path.exists())
@@ -57,9 +65,9 @@ def is_existing_file(path: Path) -> bool:
 def points_beside(view: Path) -> Path | None:
     """Return the file with the landmarks of a view: the .txt, .csv or .roi file with the same name, or None.
 
-    A DICOM file may be named by a UID, whose last number is no suffix. Raises FileError if there are two of them.
+    Raises FileError if there are two of them.
     """
-    found, name = [], view.stem if is_image_name(view) else view.name
+    found, name = [], view_name(view)
     for suffix in _POINT_SUFFIXES:
         spelled = (on_disk(view.with_name(name + spelling)) for spelling in (suffix, suffix.upper(), suffix.title()))
         found += [path for path in spelled if is_file_or_link(path)][:1]

@@ -44,7 +44,8 @@ class PreparedPair:
     consistency: the correlation of the vesselness of CF and FA, in [-1, 1].
     consistency_before: the consistency before the registration was refined.
     native_size: the side of the square to which both views are cropped, in px of the raw CF and in px of the raw FA.
-    A view whose native size is below `size` was enlarged. None for rendered pairs and in manifests of earlier versions.
+    A view whose native size is below `size` was enlarged. None if the raw views are not known: for rendered pairs, for
+    pairs imported from an export, and in manifests of earlier versions.
     raw_sizes: the [width, height] of the raw CF and of the raw FA, px; None as for `native_size`.
     raw_cf_to_cf: the 3x3 transform from pixel centres of the raw CF to pixel centres of the prepared CF, which crops
     and scales. Together with `fa_to_cf`, it gives the transform between the raw views. None as for `native_size`.

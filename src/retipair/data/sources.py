@@ -19,7 +19,15 @@ from typing import Any
 
 from retipair.data.dicom import is_dicom
 from retipair.data.dicom_pairs import find_dicom_pairs, is_dicom_folder, with_tags
-from retipair.data.folders import NUMBERED, images_in, is_existing_file, points_beside, spelled_as_on_disk, visible
+from retipair.data.folders import (
+    NUMBERED,
+    images_in,
+    is_existing_file,
+    points_beside,
+    spelled_as_on_disk,
+    view_name,
+    visible,
+)
 from retipair.data.manifest import MANIFEST_NAME, check_finished
 from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
@@ -264,7 +272,7 @@ def _in_table(path: Path) -> Iterator[RawPair | SkippedPair]:
             for key in ("cf", "fa", "cf_points", "fa_points")
             if key in row
         }
-        name = nfc(row.get("id") or re.sub(r"_0?1$", "", files["cf"].stem))
+        name = nfc(row.get("id") or re.sub(r"_0?1$", "", view_name(files["cf"])))
         if missing := [file for file in files.values() if not is_existing_file(file)]:
             yield SkippedPair(name, f"{where}: {missing[0]} does not exist; paths are relative to the table")
             continue

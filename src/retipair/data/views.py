@@ -20,6 +20,7 @@ from retipair.data.tables import read_eyes, table_rows
 from retipair.diffusion.halves import ViewName
 from retipair.runtime.errors import FileError, MissingError, UserError
 from retipair.runtime.text_files import nfc
+from retipair.vision.modality import CF_FA, Modalities
 
 _FOLDERS: dict[ViewName, tuple[str, ...]] = {"cf": ("cf", "cfs"), "fa": ("fa", "fas")}
 
@@ -44,11 +45,13 @@ class SingleView:
     prepared: bool = False
 
 
-def find_views(data: Path, view: ViewName) -> list[SingleView]:
+def find_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> list[SingleView]:
     """Return the single views in an image, folder or table.
 
     Of two images ID_01 and ID_02 in one folder, one is returned, with the other as its `partner`.
-    Raises UserError, naming the path, if there are no views, or if a view is a DICOM file.
+    modalities: the modalities of the pairs to generate.
+    Raises UserError, naming the path, if there are no views, if a view is a DICOM file, or if a table names other
+    modalities.
     """
     if (data / MANIFEST_NAME).is_file():
         return list(_of_pairs(data, view))
@@ -61,7 +64,7 @@ def find_views(data: Path, view: ViewName) -> list[SingleView]:
     elif is_image_name(data) and data.is_file():
         views = [view_of_file(data)]
     elif data.is_file():
-        views = list(_in_table(data, view))
+        views = list(_in_table(data, view, modalities))
     else:
         raise MissingError(data, "no such file or folder; give an image, or a folder or table of images")
     if not views:
@@ -146,9 +149,10 @@ def _numbered(images: list[Path], view: ViewName) -> Iterator[SingleView]:
             yield view_of_file(path)
 
 
-def _in_table(path: Path, view: ViewName) -> Iterator[SingleView]:
+def _in_table(path: Path, view: ViewName, modalities: Modalities) -> Iterator[SingleView]:
     ids, named = set(), False
     for where, row in table_rows(path, COLUMNS, needed=(view,)):
+        _check_modalities(row, where, modalities)
         image = spelled_as_on_disk(path.parent / row[view])
         if not is_existing_file(image):
             raise UserError(f"{where}: {image} does not exist; paths are relative to the table")
@@ -159,6 +163,14 @@ def _in_table(path: Path, view: ViewName) -> Iterator[SingleView]:
         named = named or group is not None
         yield SingleView(name, nfc(group or name), image, caption=row.get("caption"))
     check_eyes_known(path, named)
+
+
+def _check_modalities(row: dict[str, str], where: str, modalities: Modalities) -> None:
+    """Raise UserError, naming the row, if it names another modality than the pairs to generate have."""
+    for column, key in zip(("cf_modality", "fa_modality"), modalities.keys, strict=True):
+        if (named := row.get(column, key)) != key:
+            problem = f"{column} is {named}, but this model generates pairs of {' and '.join(modalities.keys)}"
+            raise UserError(f"{where}: {problem}; correct the table, or use an adapter of such pairs")
 
 
 def _id_in_table(row: dict[str, str]) -> str:

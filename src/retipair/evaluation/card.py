@@ -4,10 +4,11 @@ from pathlib import Path
 
 from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
-from retipair.data.dataset import read_folder
-from retipair.data.manifest import MANIFEST_NAME
+from retipair.data.dataset import read_folder, read_with_content
+from retipair.data.manifest import MANIFEST_NAME, PreparedPair
 from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
+from retipair.data.review import REVIEW_NAME, check_reviewed
 from retipair.evaluation.compared_scores import read_compared_scores
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.runs import is_about
@@ -21,7 +22,6 @@ from retipair.runtime.errors import MissingError, SettingError, UserError
 from retipair.vision.modality import RECORDED, find_modalities
 
 _EVALUATION = "evaluation"
-_TAGS = ("lora", "medical", "ophthalmology", "retina", "fundus", "fluorescein-angiography", "retipair")
 
 
 def card(config: CardConfig) -> Path:
@@ -31,10 +31,13 @@ def card(config: CardConfig) -> Path:
     evaluation is of other pairs, or if DIR has a README.md that the user has written or edited.
     """
     folder = config.directory
+    if config.reviewed:
+        check_reviewed([folder])
     if (folder / MANIFEST_NAME).is_file():
-        counter = count_pairs(folder, open_stream(folder))
+        counter = count_pairs(folder, open_stream(folder, config.reviewed))
         settings = {**counter.views, **generation_settings(folder)}
-        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={})
+        has_masks = counter.kinds == {PreparedPair}
+        text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={}, has_masks=has_masks)
     elif (folder / STATE_NAME).is_file():
         text = export_card(read_export(folder), _rows_of_one(config))
     elif (folder / "config.json").is_file():
@@ -68,12 +71,17 @@ def _scores_of_pairs(config: CardConfig) -> dict[str, str]:
     scores = _scores(config)
     if not scores:
         return {}
-    content = pairs_sha256(read_folder(config.directory).kept)
+    content = pairs_sha256(read_folder(config.directory, config.reviewed).kept)
     rows = [_rows(one) for one in scores if content in _hashes(one)]
     if rows:
         return {name: text for name, text in rows[0].items() if all(other.get(name) == text for other in rows)}
-    _leave_out(config, "its scores are of other pairs", "evaluate these pairs again")
+    _leave_out(config, "its scores are of other pairs", f"evaluate these pairs again{_hint(config)}")
     return {}
+
+
+def _hint(config: CardConfig) -> str:
+    other = "without" if config.reviewed else "with"
+    return f", or repeat this command {other} --reviewed" if (config.directory / REVIEW_NAME).is_file() else ""
 
 
 def _hashes(scores: Scores) -> set[str | None]:
@@ -146,7 +154,7 @@ def _model_card(run: Run, scores: dict[str, str]) -> str:
     }
     facts |= view_names(modalities)
     known = {name: value for name, value in facts.items() if value is not None}
-    return model_card(base, _TAGS, known, settings, scores, _trained_on(run))
+    return model_card(base, known, settings, scores, _trained_on(run, config, str(recorded.get("data_sha256"))))
 
 
 def _variant(config: TrainConfig) -> str:
@@ -154,27 +162,25 @@ def _variant(config: TrainConfig) -> str:
     return " with ".join(names) or "LoRA"
 
 
-def _trained_on(run: Run) -> str:
+def _trained_on(run: Run, config: TrainConfig, sha256: str) -> str:
     """Return a sentence about the training pairs, as far as their folder is still there."""
-    folder = _training_folder(run)
+    folder = _training_folder(run, config.data, sha256)
     if folder is None:
         return "State here what it was trained on: the folder of the pairs was not found."
-    facts = count_pairs(folder, open_stream(folder, run.read_config().reviewed)).facts()
+    facts = count_pairs(folder, open_stream(folder, config.reviewed)).facts()
     return f"It was trained on {facts.kind.lower()} pairs: {facts.splits_text}."
 
 
-def _training_folder(run: Run) -> Path | None:
+def _training_folder(run: Run, data: Path | None, sha256: str) -> Path | None:
     """Return the folder of the training pairs; of raw pairs, the folder in RESULTS/prepared with the same content."""
-    config = run.read_config()
-    if config.data and is_prepared(config.data):
-        return config.data
-    sha256 = str(read_json(run.folder / "config.json").get("data_sha256"))
+    if data and is_prepared(data):
+        return data
     prepared = sorted((run.folder.resolve().parent.parent / PREPARED_NAME).glob("*"))
-    return next((folder for folder in prepared if _has_content(folder, config.reviewed, sha256)), None)
+    return next((folder for folder in prepared if _has_content(folder, sha256)), None)
 
 
-def _has_content(folder: Path, reviewed: bool, sha256: str) -> bool:
+def _has_content(folder: Path, sha256: str) -> bool:
     try:
-        return read_folder(folder, reviewed).has_content(sha256)
+        return read_with_content(folder, sha256) is not None
     except UserError:  # a folder of other pairs that is damaged
         return False

@@ -15,19 +15,20 @@ from retipair.data.manifest import check_one_kind
 from retipair.data.pair_facts import generation_settings
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
-from retipair.data.review import check_reviewed
+from retipair.data.review import REVIEW_NAME, check_reviewed
 from retipair.evaluation.compared_scores import SETS_SCHEMA, ComparedScores
 from retipair.evaluation.metric_cache import RECIPE
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.reconstruction import USUAL_SIZE
 from retipair.evaluation.scores import SCHEMA, SCORES_NAME, Scores, TrainingScores
 from retipair.evaluation.sets import GENERATED, set_names
-from retipair.evaluation.training_scores import read_training
+from retipair.evaluation.training_scores import check_made_by, read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
 from retipair.preparation.prepare import PREPARED_NAME, is_prepared, prepared_folder
 from retipair.runtime.atomic_io import check_folder_place, read_json, shareable_name
+from retipair.runtime.console import console
 from retipair.runtime.distributed import distributed_state
 from retipair.runtime.errors import DamagedError, FileError, MissingError, OccupiedError, SettingError, UserError
 from retipair.runtime.schema import canonical_json, json_sha256, to_values
@@ -80,6 +81,7 @@ def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
     config = replace(config, real=_aligned(config))
     if config.reviewed:
         check_reviewed([config.real, *config.generated, config.drawn_views])
+        _report_unreviewed(config.generated)
     base = open_base(config.base) if config.base else None
     model = open_image_model(config.deep) if config.deep else None
     pairs = partial(_pairs, reviewed=config.reviewed)
@@ -91,6 +93,8 @@ def load_comparisons(config: EvaluateConfig) -> dict[str, Comparison]:
         pair = folder.entries[0]
         check_one_kind(folder.path, real.entries[0].modalities, pair.modalities, pair.id)
     training = read_training(config.adapter, real) if config.adapter else None
+    if config.adapter and len(generated) > 1:
+        check_made_by(config.adapter, config.generated)
     if config.withhold_copies:
         _check_withholding(config, real)
     provenance = Provenance(
@@ -186,6 +190,13 @@ def _aligned(config: EvaluateConfig) -> Path:
     _check_out(config.out)
     with distributed_state("cpu").main_process_first():
         return prepared_folder(config.real, config.out, USUAL_SIZE)
+
+
+def _report_unreviewed(folders: Sequence[Path]) -> None:
+    """Print a warning if only some of the compared sets of generated pairs were reviewed."""
+    unreviewed = [folder for folder in folders if not (folder / REVIEW_NAME).is_file()]
+    for folder in unreviewed if len(unreviewed) < len(folders) else ():
+        console.print(f"warning: {folder} has no {REVIEW_NAME}: none of its pairs is left out")
 
 
 def _pairs(folder: Path, reviewed: bool) -> PairFolder:

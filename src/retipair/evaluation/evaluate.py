@@ -54,6 +54,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     for note in (pairs.note for pairs in folders if pairs and pairs.note):
         console.print(note)
     with directory_lock(config.out, dist.is_main_process):
+        measured: dict[str, Sets] = {}
         if len(scores) < len(sets):
             # Measure the layouts first, so that their images are freed before the metrics of all pairs are loaded.
             layouts = _layouts(first, scores) if dist.is_main_process else None
@@ -62,9 +63,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         if not dist.is_main_process:  # only the main process writes the report
             return page
         if config.withhold_copies:
-            scores = _without_copies(sets, scores)
+            scores, measured = _without_copies(sets, scores, measured)
         compared_scores = ComparedScores.of(scores, settings)
-        write_json(config.out / SCORES_NAME, compared_scores.to_json())
+        _write_scores(config.out, compared_scores, measured)
 
         # Report
         write_report(config.out, compared_scores)
@@ -75,18 +76,28 @@ def evaluate(config: EvaluateConfig) -> Path:
     return page
 
 
+def _write_scores(out: Path, scores: ComparedScores, measured: Mapping[str, Sets]) -> None:
+    """Write scores.json, then the metrics of the pairs to figures.csv, which stays as it is if `measured` is empty.
+
+    The old report and table are deleted first. So they never lie beside scores that they do not describe: without the
+    table, `earlier_scores` reuses no scores.
+    """
+    (out / PAGE_NAME).unlink(missing_ok=True)
+    if measured:
+        (out / FIGURES_NAME).unlink(missing_ok=True)
+    write_json(out / SCORES_NAME, scores.to_json())
+    if measured:
+        write_metrics_table(out / FIGURES_NAME, measured)
+
+
 def _score(
     sets: Mapping[str, Comparison], measured: Mapping[str, Sets], known: Mapping[str, Scores], layouts: LayoutScores
 ) -> dict[str, Scores]:
-    """Return the scores of all sets, of which `known` has some, and write the metrics of the pairs to figures.csv."""
-    scores = {
+    """Return the scores of all sets, of which `known` has some."""
+    return {
         name: known[name] if name in known else _score_set(compared, measured[name], layouts)
         for name, compared in sets.items()
     }
-    # Written as late as possible: after a kill between this table and scores.json, the table has a set that scores.json
-    # lacks, and `earlier_scores` only checks that the table exists.
-    write_metrics_table(next(iter(sets.values())).config.out / FIGURES_NAME, measured)
-    return scores
 
 
 def _score_set(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld: Sequence[str] = ()) -> Scores:
@@ -105,20 +116,22 @@ def _score_set(compared: Comparison, sets: Sets, layouts: LayoutScores, withheld
     return add_verdict(scores)
 
 
-def _without_copies(sets: Mapping[str, Comparison], scores: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Reject the generated pairs that copy training pairs, and return the scores of the remaining pairs.
+def _without_copies(
+    sets: Mapping[str, Comparison], scores: Mapping[str, Scores], measured: dict[str, Sets]
+) -> tuple[dict[str, Scores], dict[str, Sets]]:
+    """Reject the generated pairs that copy training pairs, and return the scores and the metrics of the other pairs.
 
     The scores of a set are the given ones if it has no copies, or if all its pairs are copies.
     """
     remaining = {name: _reject(compared, scores[name].copies) for name, compared in sets.items()}
     changed = [name for name, compared in remaining.items() if compared is not sets[name]]
     if not changed:
-        return dict(scores)
+        return dict(scores), measured
     measured = _measure(remaining, SINGLE_PROCESS)
     rescored = {
         name: _score_set(remaining[name], measured[name], scores[name].layouts, scores[name].copies) for name in changed
     }
-    return _score(remaining, measured, {**scores, **rescored}, next(iter(scores.values())).layouts)
+    return {**scores, **rescored}, measured
 
 
 def _reject(compared: Comparison, copies: Sequence[str]) -> Comparison:

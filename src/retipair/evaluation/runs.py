@@ -14,7 +14,7 @@ from retipair.config import RunsConfig, TrainConfig
 from retipair.evaluation.compared_scores import differing_names, read_compared_scores
 from retipair.evaluation.scores import SCORES_NAME, Scores
 from retipair.runs.model_selection import Validation
-from retipair.runs.run_dir import METRICS_NAME, Run, results_folder
+from retipair.runs.run_dir import METRICS_NAME, Run, pairs_place, results_folder
 from retipair.runtime.atomic_io import last_parts, write_json
 from retipair.runtime.console import console, show_table
 from retipair.runtime.errors import MissingError, UserError, printable
@@ -107,7 +107,7 @@ def is_about(scores: Scores, run: Path) -> bool:
     """
     known = scores.provenance
     places = [Path(path).parts for path in (known.generated, known.drawn_views, known.adapter) if path]
-    wanted = {(f"{run.parent.name}_preds", run.name), (run.parent.name, run.name)}
+    wanted = {pairs_place(run), (run.parent.name, run.name)}
     return any(wanted & set(pairwise(parts)) for parts in places)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from retipair.data.dataset import PairFolder
+from retipair.data.dataset import PairFolder, read_with_content
 from retipair.evaluation.scores import LogLine, StepCost, StepSettings, TrainingScores
-from retipair.runs.run_dir import METRICS_NAME, Run, run_around
+from retipair.models.lora import adapter_sha256
+from retipair.runs.run_dir import METRICS_NAME, Run, pairs_place, run_around
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import FileError
 from retipair.runtime.schema import from_values
@@ -35,6 +36,21 @@ def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
         config.batch_size, config.gradient_accumulation_steps, config.precision, run.memory_strategy()
     )
     return TrainingScores(training, validation, _cost(training), settings, _was_trained_on(run, real))
+
+
+def check_made_by(adapter: Path, folders: Sequence[Path]) -> None:
+    """Raise FileError, naming the folder, if generated pairs were not made with an adapter of the run around `adapter`.
+
+    Of older checkpoints, whose adapters are deleted, the pairs are known by the folder to which `generate` writes them.
+    """
+    run = _run_of(adapter)
+    kept = {adapter_sha256(folder) for folder in run.adapter_folders()}
+    for folder in folders:
+        path = folder / "settings.json"
+        made = read_json(path).get("adapter_sha256") if path.is_file() else None
+        if made not in kept and pairs_place(run.folder.resolve()) not in pairwise(folder.resolve().parts):
+            problem = f"was not made with an adapter that is in the run {run.folder}"
+            raise FileError(folder, f"{problem}, so --adapter does not describe it; omit --adapter, or this folder")
 
 
 def _run_of(adapter: Path) -> Run:
@@ -66,7 +82,7 @@ def _was_trained_on(run: Run, real: PairFolder) -> bool | None:
     The result is also True if the run was trained on all pairs of the folder, including those that are now rejected.
     """
     data = read_json(run.folder / "config.json").get("data_sha256")
-    return real.has_content(data) if data else None
+    return read_with_content(real.path, data) is not None if data else None
 
 
 def _cost(lines: Sequence[LogLine]) -> StepCost:

@@ -54,13 +54,13 @@ def read_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> li
     """Find the single views, decode each of them once to check it, and return them sorted by id.
 
     Raises UserError, naming the file, if a view cannot be read, shows no retina, or has the colours of the other view,
-    if two views have the same id or an id has unprintable characters, and if the pairs of a folder are not of these
-    modalities.
+    if two views have the same id or an id has unprintable characters, and if the pairs of a folder or table are not of
+    these modalities.
     """
     if (data / MANIFEST_NAME).is_file():
         pair = read_dataset(data)[0]
         check_one_kind(data, modalities, pair.modalities, pair.id)
-    found, groups = find_views(data, view), listed_groups(data)
+    found, groups = find_views(data, view, modalities), listed_groups(data)
     checked = parallel_map(partial(_check, view=view, modalities=modalities), found)
     usable = (single for several in track("Reading", checked, len(found)) for single in several)
     views = [replace(single, group=groups.get(single.id, single.group)) for single in usable]

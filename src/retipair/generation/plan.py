@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from retipair.config import MAX_AMOUNT, GenerateConfig
-from retipair.data.dataset import PairFolder, PairRecord, content_sha256, read_folder
+from retipair.data.dataset import PairRecord, content_sha256, read_folder, read_with_content
 from retipair.data.layout import Layout
 from retipair.data.manifest import check_one_kind
-from retipair.data.review import REVIEW_NAME
 from retipair.data.selection import filter_split
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
@@ -223,18 +222,6 @@ def _noised_view_warning(config: GenerateConfig) -> str:
 _NOT_HALF_CLEAN = "neither base nor adapter was trained with --half_clean_fraction"
 
 
-def _read_known(folder: Path, trained_sha256: str | None) -> PairFolder:
-    """Read a folder; without the pairs that its review rejects, if the adapter was trained without them (--reviewed).
-
-    trained_sha256: the `content_sha256` of the pairs that the adapter was trained on; None if it is unknown.
-    """
-    pairs = read_folder(folder)
-    if trained_sha256 and (folder / REVIEW_NAME).is_file() and not pairs.has_content(trained_sha256):
-        reviewed = read_folder(folder, reviewed=True)
-        return reviewed if reviewed.has_content(trained_sha256) else pairs
-    return pairs
-
-
 def training_pairs(
     config: GenerateConfig,
     run: Run | None,
@@ -259,13 +246,14 @@ def training_pairs(
     if not data.exists():
         raise MissingError(data, "no such file or folder; pass the folder of the training pairs with --data FOLDER")
     folder = prepared_folder(data, config.results, layout.view_size)
-    pairs = _read_known(folder, description.data_sha256 if description else None)
+    trained = read_with_content(folder, description.data_sha256) if description else None
+    pairs = trained or read_folder(folder)
     if pairs.note:
         warnings.append(pairs.note)
     modalities = description.pair_modalities if description else CF_FA
     for pair in pairs.entries[:1]:
         check_one_kind(folder, modalities, pair.modalities, pair.id)
-    if description and not pairs.has_content(description.data_sha256):
+    if description and not trained:
         if config.data is None:
             raise FileError(
                 folder,

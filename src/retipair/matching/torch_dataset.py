@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from retipair.data.dataset import load_pair
 from retipair.data.manifest import Split
+from retipair.data.pair import to_rgb
 from retipair.data.torch_dataset import check_sizes, list_pairs
 from retipair.matching.checks import check_ranges, check_variation
 from retipair.matching.geometry import RangesName, choose_ranges
@@ -128,6 +129,8 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         warped = self.variation.make(self._source(index), record.id, int(self._epoch), self.appearance)
+        # Noise differs between channels, so a grey first view is made grey again, as its exported file is.
+        warped = replace(warped, cf=to_rgb(record.modalities.stored(warped.cf)))
         return _tensors(warped, self.keypoints) | {"id": record.id, "split": record.split, "folder": str(record.folder)}
 
     def _source(self, index: int) -> SegmentedPair:

@@ -6,8 +6,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from retipair.diffusion.halves import split_halves
-
 
 class ViewAttention:
     """Attention processor that keeps the CF and the FA of a joint image apart in some samples of a batch.
@@ -16,6 +14,9 @@ class ViewAttention:
     only to tokens in their own half of the joint image (left: CF, right: FA). For this, each of these samples is split
     into two samples with half as many tokens before `inner` is called. The split is faster than an attention mask, and
     `inner` can use every attention kernel. All other samples, and cross-attention, are left to `inner` unchanged.
+
+    In a feature map with an odd number of columns, the middle column contains both views. It belongs to both halves,
+    and its output is the mean of its outputs in them. So a map of one column is left as it is.
 
     inner: the attention processor that computes the attention.
     """
@@ -41,7 +42,8 @@ class ViewAttention:
         if encoder_hidden_states is not None or separate == 0:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
         together, apart = hidden_states[:-separate], hidden_states[-separate:]
-        joined = _join_tokens(self.inner(attn, _split_tokens(apart, aspect)), aspect)
+        maps = _as_map(apart, aspect)
+        joined = _join_halves(self.inner(attn, _split_map(maps)), *maps.shape[-2:])
         return torch.cat([self.inner(attn, together), joined]) if len(together) else joined
 
 
@@ -52,16 +54,21 @@ def add_view_attention(unet: UNet2DConditionModel) -> None:
         unet.set_attn_processor({name: ViewAttention(processor) for name, processor in processors.items()})
 
 
-def _split_tokens(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
-    """Split feature maps into their halves: (B, N, C) -> (2B, N / 2, C), all left halves first."""
-    maps = _as_map(tokens, aspect)  # (B, C, h, w)
-    return torch.cat(split_halves(maps)).flatten(2).transpose(1, 2)
+def _split_map(maps: torch.Tensor) -> torch.Tensor:
+    """Split feature maps (B, C, h, w) into the tokens of their halves, (2B, h * ceil(w / 2), C), all left halves first.
+
+    Both halves contain the middle column if `w` is odd.
+    """
+    columns = (maps.shape[-1] + 1) // 2
+    return torch.cat([maps[..., :columns], maps[..., -columns:]]).flatten(2).transpose(1, 2)
 
 
-def _join_tokens(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
-    """Undo `_split_tokens`: (2B, N / 2, C) -> (B, N, C)."""
-    left, right = _as_map(tokens, aspect / 2).chunk(2)
-    return torch.cat([left, right], dim=-1).flatten(2).transpose(1, 2)
+def _join_halves(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Undo `_split_map`: (2B, h * ceil(w / 2), C) -> (B, h * w, C), with the mean of both middle columns."""
+    left, right = tokens.transpose(1, 2).unflatten(2, (height, -1)).chunk(2)
+    side = width // 2
+    middle = (left[..., side:] + right[..., : width - 2 * side]) / 2  # no column if the width is even
+    return torch.cat([left[..., :side], middle, right[..., width - 2 * side :]], dim=-1).flatten(2).transpose(1, 2)
 
 
 def _as_map(tokens: torch.Tensor, aspect: float) -> torch.Tensor:

@@ -31,10 +31,10 @@ Config = TypeVar("Config", PrepareConfig, RegisterConfig)
 
 
 def with_modalities(config: Config, raw: Path, pairs: Sequence[RawPair]) -> Config:
-    """Return the settings with the modalities of the pairs: those of the table, else --modalities, else CF and FA.
+    """Return the settings with the modalities of the pairs: --modalities, else those of the table, else CF and FA.
 
-    Raises UserError, naming both kinds, if pairs differ from one another or from --modalities, and if DICOM files were
-    paired by their tags, which tell only CF and FA apart.
+    Raises UserError, naming both kinds, if pairs differ from one another or from --modalities. Also raises it for other
+    modalities than CF and FA if DICOM files were paired by their tags, which tell only these two apart.
     """
     try:
         modalities_of(config)

@@ -34,7 +34,7 @@ MIN_CHROMA = 3.0  # a view with a lower mean chroma (`chroma_of`, 0 to 255) coun
 _MIN_CHROMA_RATIO = 1.5
 
 
-ColourCheck = Literal["as named", "swapped", "kept", "grey", "coloured"]
+ColourCheck = Literal["as named", "swapped", "kept", "grey", "first coloured", "second coloured", "both coloured"]
 
 
 def modalities_of(config: PrepareConfig | RegisterConfig) -> Modalities:
@@ -50,8 +50,8 @@ class CheckedPair:
     landmarks: the points placed by hand; None if the pair has no point files.
     colour: whether the colours of the views agree with their names. "as named": they agree. "swapped": they did not,
         and CF and FA were exchanged. "kept": the FA has more colour than the CF, but a table or folder names the views,
-        so they were not exchanged. "grey": the CF has no colour. "coloured": the first view has colour, although its
-        modality has none.
+        so they were not exchanged. "grey": the CF has no colour. "first coloured", "second coloured", "both
+        coloured": neither modality has colour, but the file of the first view, of the second or of both does.
     sha256: the hash of all files of the pair.
     views: the hashes of the pixels of CF and FA; of all frames if one has still to be chosen.
     px: the longer side of the CF or the longer side of the FA, whichever is smaller.
@@ -107,7 +107,8 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
     """Print which views have unexpected colours.
 
     There is one line for each pair that was swapped, one line for all CF without colour, one line for all FA that have
-    more colour than their CF and were not swapped, and one line for all first views that are converted to grey.
+    more colour than their CF and were not swapped, and one line each for all first and all second views that are
+    converted to grey.
     """
     for item in pairs:
         if item.colour == "swapped":
@@ -118,9 +119,10 @@ def _report_colours(pairs: Sequence[CheckedPair]) -> None:
     if kept := [item.pair.id for item in pairs if item.colour == "kept"]:
         text = f"warning: {len(kept)} FA have more colour than their CF (first: {kept[0]}) and are used as FA"
         console.print(f"{text}, as the table or folder states; correct the table or folder if the views are swapped")
-    if coloured := [item.pair.id for item in pairs if item.colour == "coloured"]:
-        text = f"warning: {len(coloured)} first views are in colour (first: {coloured[0]}) and are converted to grey"
-        console.print(f"{text}; for colour fundus photographs, name the modality cf")
+    for place, remedy in (("first", "name the modality cf"), ("second", "make them the first views, of modality cf")):
+        if coloured := [item.pair.id for item in pairs if item.colour in (f"{place} coloured", "both coloured")]:
+            text = f"warning: {len(coloured)} {place} views are in colour (first: {coloured[0]}) and are converted to"
+            console.print(f"{text} grey; for colour fundus photographs, {remedy}")
 
 
 def _report_enlarged(pairs: Sequence[CheckedPair], size: int) -> None:
@@ -151,7 +153,7 @@ def check_pair(
 ) -> CheckedPair:
     """Read and check all files of one pair. Raises UserError, naming the file, if one of them cannot be used."""
     cf, fa = (_read_frames(frames, megapixels) for frames in frames_of(pair))
-    colour = _colour(pair, cf.chroma, fa.chroma) if modalities.first.colour else _colour_of_grey(cf.chroma)
+    colour = _colour(pair, cf.chroma, fa.chroma) if modalities.first.colour else _colour_of_grey(cf.chroma, fa.chroma)
     if colour == "swapped":
         pair, cf, fa = pair.swapped(), fa, cf
     if register == "none" and len(cf.shapes | fa.shapes) > 1:
@@ -205,9 +207,11 @@ def load_view(path: Path, megapixels: int = MEGAPIXELS, frame: int = 1) -> np.nd
     return view
 
 
-def _colour_of_grey(chroma: float) -> ColourCheck:
-    """Return whether the chroma of a first view, [0, 255], agrees with a modality without colour. It may be tinted."""
-    return "coloured" if chroma > MAX_FA_CHROMA else "as named"
+def _colour_of_grey(first: float, second: float) -> ColourCheck:
+    """Return whether the chroma of both views, [0, 255], agrees with modalities without colour. They may be tinted."""
+    if first > MAX_FA_CHROMA:
+        return "both coloured" if second > MAX_FA_CHROMA else "first coloured"
+    return "second coloured" if second > MAX_FA_CHROMA else "as named"
 
 
 def _colour(pair: RawPair, cf: float, fa: float) -> ColourCheck:

@@ -95,7 +95,7 @@ def register_pair(config: RegisterConfig) -> RegisteredPair:
     _check_out_single(out, config.paths[:2])
     with directory_lock(out):
         registered = register_views(checked, matches, config)
-        write_registration(out, checked, registered)
+        write_registration(out, checked, registered, modalities_of(config))
         write_scores(out, score([registered]))
     return registered
 
@@ -271,7 +271,7 @@ def _register_one(item: Item, config: RegisterConfig) -> RegistrationRecord:
     checked, matches = item
     checked = with_one_view_each(checked, config)
     registered = register_views(checked, matches, config)
-    write_registration(config.paths[1] / checked.pair.id, checked, registered)
+    write_registration(config.paths[1] / checked.pair.id, checked, registered, modalities_of(config))
     return registered.record
 
 

@@ -18,6 +18,7 @@ from retipair.registration.warp import WORK_SIZE, resample
 from retipair.runtime.atomic_io import read_json, write_json
 from retipair.runtime.errors import UserError
 from retipair.runtime.schema import from_values, json_sha256
+from retipair.vision.modality import CF_FA, Modalities
 
 RECORD_NAME = "registration.json"
 CHECKERBOARD_NAME = "checkerboard.png"
@@ -143,13 +144,15 @@ def input_sha256(checked: CheckedPair, matches: Landmarks | None, config: Regist
 # --- Files
 
 
-def write_registration(folder: Path, checked: CheckedPair, registered: RegisteredPair) -> None:
+def write_registration(
+    folder: Path, checked: CheckedPair, registered: RegisteredPair, modalities: Modalities = CF_FA
+) -> None:
     """Write the registered FA, the checkerboard and registration.json, which is written last."""
     (folder / RECORD_NAME).unlink(missing_ok=True)
     pair = checked.pair
     marks = synthetic_mark_of([pair.fa]), synthetic_mark_of([pair.cf])
     save_image(folder / WARPED_NAME, registered.fa_warped, marks[0])
-    cf, _ = load_views(pair)
+    cf, _ = load_views(pair, modalities=modalities)
     save_image(folder / CHECKERBOARD_NAME, chessboard(cf, registered.fa_warped), marks[0] or marks[1])
     write_json(folder / RECORD_NAME, asdict(registered.record))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retipair.data.dicom import frame_count
-from retipair.data.pair import MEGAPIXELS, Pair, load_image
+from retipair.data.pair import MEGAPIXELS, Pair, load_first_view, load_image
 from retipair.data.raw_pair import RawPair
 from retipair.registration.frame_choice import LoadView, choose_views
 from retipair.registration.warp import View
@@ -63,14 +63,20 @@ def with_chosen_views(
 
 def _loads(cfs: Sequence[Frame], fas: Sequence[Frame], megapixels: int, modalities: Modalities) -> list[list[LoadView]]:
     """Return the functions that read the first views, and those that read the second views."""
-    dark = modalities.dark_vessels
-    modes = (cfs, "RGB", dark[0]), (fas, "L", dark[1])
-    return [[partial(_load, frame, mode, megapixels, is_dark) for frame in frames] for frames, mode, is_dark in modes]
+    return [
+        [partial(_load_first, frame, megapixels, modalities) for frame in cfs],
+        [partial(_load_second, frame, megapixels, modalities) for frame in fas],
+    ]
 
 
-def _load(frame: Frame, mode: str, megapixels: int, dark: bool) -> View:
+def _load_first(frame: Frame, megapixels: int, modalities: Modalities) -> View:
     path, number = frame
-    return View(load_image(path, mode, megapixels, number), dark)
+    return View(load_first_view(path, modalities.first, megapixels, number), modalities.dark_vessels[0])
+
+
+def _load_second(frame: Frame, megapixels: int, modalities: Modalities) -> View:
+    path, number = frame
+    return View(load_image(path, "L", megapixels, number), modalities.dark_vessels[1])
 
 
 def _most_consistent(cfs: Sequence[LoadView], fas: Sequence[LoadView]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from retipair.registration.imagej_points import ROI_SUFFIX, is_results_table, read_results_table, read_roi
 from retipair.runtime.errors import FileError
-from retipair.runtime.text_files import read_lines
+from retipair.runtime.text_files import read_table_text
 
 _MIN_POINTS = 4  # a homography needs 4 points
 _MIN_SPREAD_RATIO = 0.01  # minor to major principal axis; points with a smaller ratio count as lying on one line
@@ -50,7 +50,7 @@ def read_points(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() == ROI_SUFFIX:
         return read_roi(path)
-    separator, first, text = read_lines(path)
+    separator, first, text = read_table_text(path)
     if is_results_table(text.partition("\n")[0]):
         return read_results_table(path)
     lines = [line.replace(";", " ") for line in text.split("\n")]

@@ -103,6 +103,11 @@ class Run:
             raise DamagedError(folder, f"{error}; use --checkpoint {'latest' if which == 'best' else 'best'}")
         return folder / "unet_lora"
 
+    def adapter_folders(self) -> list[Path]:
+        """Return the folders of the adapters in all intact checkpoints."""
+        folders = (folder for folder in (*self.checkpoints(), self._best) if verify_checksums(folder) is None)
+        return [folder / "unet_lora" for folder in folders]
+
     def read_config(self) -> TrainConfig:
         """Return the settings of the last start or resume of the run. Raises UserError for an invalid config.json."""
         path = self.folder / "config.json"
@@ -285,6 +290,11 @@ def results_folder(results: Path, system: str, kind: str = "") -> Path:
     The names are those of the original scripts.
     """
     return results / f"out_joint_{system}_cffa_pairs{kind}"
+
+
+def pairs_place(run: Path) -> tuple[str, str]:
+    """Return the last two parts of the path of the folder to which `generate -n` writes the pairs of a run."""
+    return f"{run.parent.name}_preds", run.name
 
 
 def find_run(results: Path, name: str, systems: Sequence[str]) -> Run:

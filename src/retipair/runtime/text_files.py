@@ -80,7 +80,7 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> tuple[str | None, int, str]:
+def read_table_text(path: Path) -> tuple[str | None, int, str]:
     """Read a text file without the line `sep=;` that Excel may write first; return (separator, number, text).
 
     separator: the character after `sep=`, or None if the file has no such line.
@@ -127,7 +127,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises UserError for invalid CSV, such as an unclosed quote.
     """
-    delimiter, first, text = read_lines(path)
+    delimiter, first, text = read_table_text(path)
     header = text.partition("\n")[0]
     delimiter = delimiter or max(_DELIMITERS, key=header.count)  # no column name contains a delimiter
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

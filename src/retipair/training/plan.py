@@ -28,7 +28,7 @@ from retipair.models.memory_strategies import (
     select_strategy,
     supported_on,
 )
-from retipair.preparation.prepare import prepared_folder
+from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
 from retipair.runtime.errors import SettingError, UserError
@@ -206,6 +206,8 @@ def _check(config: TrainConfig) -> None:
         )
     if not config.data.exists():
         raise SettingError("data", config.data, "no such file or folder")
+    if config.reviewed and not is_prepared(config.data):
+        raise SettingError("reviewed", None, f"{config.data} is not prepared; give a prepared folder as --data")
     check_folder_name("name", config.name)
     for name, upper in AT_MOST.items():
         if (getattr(config, name) or 0) > upper:

@@ -169,6 +169,18 @@ def test_the_page_does_not_say_that_pairs_of_an_adapter_were_made_without_one(
     assert "Only pairs of the splits val and test were tested." in page
 
 
+def test_the_page_says_without_an_adapter_only_if_the_manifest_does(
+    real: Path, generated: Path, tmp_path: Path
+) -> None:
+    without = edit(generated, tmp_path / "without", lambda one: replace(by_adapter(one), adapter_sha256=None))
+    for folder, known in ((without, True), (generated, False)):
+        out = tmp_path / f"o{known}"
+        retipair.utility(real, out, folder, **SMALL, arms=["generated", "untrained"], test="all")
+        page = (out / "utility.md").read_text()
+        assert ("were made without an adapter." in page) == known
+        assert ("does not record for all of them whether they were made with an adapter" in page) == (not known)
+
+
 def test_pairs_made_from_tested_eyes_are_left_out(real: Path, generated: Path, tmp_path: Path) -> None:
     made = edit(generated, tmp_path / "made", lambda record: replace(record, eye="A" if record.id == "pair11" else "x"))
     config = UtilityConfig(real=real, out=Path("o"), generated=made, arms=("generated",))

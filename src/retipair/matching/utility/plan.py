@@ -29,6 +29,8 @@ class UtilityPlan:
     points: the landmarks of each tested pair, rows (cf_x, cf_y, fa_x, fa_y) in px of the prepared views.
     held_out: whether only the splits val and test are tested; the arms then use only real pairs of the split train.
     seen: the tested eyes on which the adapter of the generated pairs may have been trained.
+    adapters_known: whether the manifest of the generated pairs records for each whether an adapter made it. It does not
+        for prepared pairs, such as those of an imported data set.
     notes: lines to print.
     """
 
@@ -38,6 +40,7 @@ class UtilityPlan:
     points: tuple[tuple[tuple[float, ...], ...], ...]
     held_out: bool
     seen: tuple[str, ...]
+    adapters_known: bool
     notes: tuple[str, ...]
 
     @property
@@ -84,6 +87,7 @@ def plan_utility(config: UtilityConfig) -> UtilityPlan:
         tuple(landmarks[one.id] for one in tested),
         held_out,
         tuple(sorted({one.group for one in tested if one.split == "train"} if any(map(_has_adapter, origins)) else ())),
+        all(isinstance(record, GeneratedPair) for record in origins),
         (),
     )
     _check_arms(plan, generated)

@@ -200,9 +200,14 @@ def _limits(plan: UtilityPlan) -> list[str]:
             "Only pairs of the splits val and test were tested. An adapter that was trained on the same prepared "
             "folder was not trained on them."
         )
-    elif plan.config.generated:
+    elif plan.config.generated and plan.adapters_known:
         limits.append(
             "According to their manifest, the generated pairs were made without an adapter. It is not checked whether "
             "their base was trained on the tested eyes."
+        )
+    elif plan.config.generated:
+        limits.append(
+            "The manifest of the generated pairs does not record for all of them whether they were made with an adapter"
+            " (imported pairs). It is not checked whether their base or adapter was trained on the tested eyes."
         )
     return limits
