@@ -98,7 +98,8 @@ class ScoredPair:
 def references_of(folder: Path) -> References:
     """Return the ranges of a prepared folder, and its training pairs with their descriptors.
 
-    This takes about 0.2 s per pair on one core. Raises UserError for a folder without training pairs.
+    This takes about 0.2 s per pair on one core. Raises UserError for a folder without training pairs, and for one that
+    cannot be read, because its copies would not be found.
     """
     snapshot = take_snapshot(folder)
     known = filter_split(read_folder(folder).known, "train", folder)
