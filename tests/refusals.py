@@ -39,10 +39,12 @@ Refused = Callable[..., Refusal]
 
 
 @contextmanager
-def raises_file(path: Path, kind: type[FileError] = FileError, line: int | None = None) -> Iterator[None]:
+def raises_file(
+    path: Path, kind: type[FileError] = FileError, line: int | None = None
+) -> Iterator[pytest.ExceptionInfo[FileError]]:
     """Expect an error of this kind about this file or folder."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     assert (caught.value.path, caught.value.line) == (path, line)
 
 

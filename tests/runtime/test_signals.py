@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,15 +150,55 @@ def test_told_by_cluster_and_launcher_alike_it_still_finishes(
         assert "Traceback" not in said
 
 
-def test_a_duplicate_sigterm_does_not_interrupt_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)],
+)
+def test_a_duplicate_signal_does_not_interrupt_the_exit(
+    first: int, second: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     end_on_signals()
     with graceful_shutdown("this") as stop:
-        signal.raise_signal(signal.SIGTERM)
-    assert stop.requested
-    signal.raise_signal(signal.SIGTERM)  # while the command unwinds and reports
-    monkeypatch.setattr(signals, "_DUPLICATE_SIGTERM_S", 0.0)
+        signal.raise_signal(first)
+    assert stop.number == first
+    signal.raise_signal(second)  # while the command unwinds and reports
+    monkeypatch.setattr(signals, "_DUPLICATE_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(second)
+
+
+WAITING = {
+    "in graceful_shutdown": """with graceful_shutdown("this") as stop:
+            while not stop.requested:
+                time.sleep(0.01)""",
+    "elsewhere": "time.sleep(30)",
+}
+
+
+@pytest.mark.parametrize("waiting", WAITING)
+def test_a_command_whose_terminal_is_closed_still_cleans_up(waiting: str, tmp_path: Path) -> None:
+    """It gets SIGHUP, and a line that it printed on the terminal now would fail."""
+    script = f"""
+import sys, tempfile, time
+from pathlib import Path
+from retipair.runtime.console import console
+from retipair.runtime.signals import end_on_signals, graceful_shutdown
+end_on_signals()
+with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+    try:
+        console.print("ready")
+        {WAITING[waiting]}
+    finally:
+        console.print("stopped")
+        Path(sys.argv[1], "saved").touch()
+"""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, "-c", script, str(tmp_path)])
+    assert b"ready" in os.read(terminal, 1000)
+    os.close(terminal)
+    os.waitpid(process, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 def test_a_signal_that_python_swallowed_while_it_loaded_is_heeded() -> None:

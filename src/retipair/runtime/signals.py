@@ -6,24 +6,30 @@ A second signal stops the command immediately.
 import math
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU)
-"""The signals that stop a command. Ctrl-C sends SIGINT; cluster schedulers send the others near the time limit."""
-_DUPLICATE_SIGTERM_S = 5.0
-"""Seconds during which a second SIGTERM is ignored: both the cluster and `accelerate launch` may send one."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""The signals that stop a command. Ctrl-C sends SIGINT. A terminal that is closed, or an ssh connection that is lost,
+sends SIGHUP. Cluster schedulers send the others near the time limit."""
+_REPEATED = (signal.SIGTERM, signal.SIGHUP)
+"""Signals of which several may be sent for one request: SIGTERM by the cluster and by `accelerate launch`, SIGHUP by
+the shell and by the operating system, and both by systemd."""
+_DUPLICATE_S = 5.0
+"""Seconds during which a duplicate of a signal in `_REPEATED` is ignored."""
 _early_signals: list[int] = []
 """The signals that `_end` has handled, before `graceful_shutdown` was entered."""
 
 
 class SignalReceived(KeyboardInterrupt):
-    """The process received SIGTERM or SIGUSR1.
+    """The process received SIGTERM, SIGHUP or SIGUSR1.
 
-    The sender is a cluster scheduler, or `accelerate launch` after another process of the command has ended.
+    The sender is a cluster scheduler, a terminal that was closed, or `accelerate launch` after another process of the
+    command has ended.
 
     number: the number of the signal.
     """
@@ -34,14 +40,14 @@ class SignalReceived(KeyboardInterrupt):
 
 
 def end_on_signals() -> None:
-    """From now on, end the command by an exception on SIGINT, SIGTERM or SIGUSR1.
+    """From now on, end the command by an exception on SIGINT, SIGTERM, SIGHUP or SIGUSR1.
 
     Signals that the process has ignored since its start stay ignored, also in `graceful_shutdown`. For example, a
-    command that a shell script starts with `&` ignores SIGINT.
+    command that a shell script starts with `&` ignores SIGINT, and a command that is started with `nohup` SIGHUP.
     """
     _early_signals.clear()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _end)
 
@@ -54,7 +60,19 @@ def ignore_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     _early_signals.append(number)
+    if number == signal.SIGHUP:
+        _leave_terminal()
     raise KeyboardInterrupt if number == signal.SIGINT else SignalReceived(number)
+
+
+def _leave_terminal() -> None:
+    """Discard all further output to the terminal. If it is closed, an error on writing to it would end the command."""
+    discarding = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):  # the descriptor is closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(discarding, descriptor)
+    os.close(discarding)
 
 
 class Stop:
@@ -75,8 +93,10 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     """Yield a Stop that tells the `with` block to finish its work and end.
 
     The first signal sets `Stop.requested`, which the block must check regularly. A second signal stops the command
-    immediately. If the first signal is a SIGTERM, another SIGTERM within 5 s is ignored as a duplicate. After a
-    SIGTERM, the signal handlers also stay in place after the block, because the duplicate may arrive during the exit.
+    immediately. After a SIGTERM or SIGHUP, another SIGTERM or SIGHUP within 5 s is ignored as a duplicate. The signal
+    handlers then also stay in place after the block, because the duplicate may arrive during the exit.
+
+    After a SIGHUP, nothing more is printed on the terminal.
 
     finishing: a phrase for what is completed before the command stops; it is printed on the first signal.
     """
@@ -98,19 +118,23 @@ def graceful_shutdown(finishing: str) -> Iterator[Stop]:
     def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal requested_at
         if stop.requested:
-            if number == stop.number == signal.SIGTERM and time.monotonic() - requested_at < _DUPLICATE_SIGTERM_S:
+            is_repeated = number in _REPEATED and stop.number in _REPEATED
+            if is_repeated and time.monotonic() - requested_at < _DUPLICATE_S:
                 return
             restore()
             signal.raise_signal(number)
             return
         stop.number, requested_at = number, time.monotonic()
         # os.write is used because print takes a lock, which the interrupted code may hold.
-        os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
+        with suppress(OSError):  # the terminal is closed
+            os.write(2, f"\nStopping: {finishing} first; a second signal stops at once\n".encode())
+        if number == signal.SIGHUP:
+            _leave_terminal()
 
     for number in before:
         signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        if stop.number != signal.SIGTERM:
+        if stop.number not in _REPEATED:
             restore()

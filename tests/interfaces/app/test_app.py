@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import retipair
 from browser import free_port
 from conftest import write_prepared
 from judging import write_generated
-from refusals import Refused
+from refusals import Refused, raises_file
 from retipair.config import AppConfig
 from retipair.data.dataset import read_dataset
+from retipair.data.manifest import read_manifest, write_manifest
 from retipair.interfaces.app import app as command
 from retipair.interfaces.app import fragments
 from retipair.interfaces.app.comparing import ComparedPair, compare_pair
@@ -63,7 +65,7 @@ def test_what_does_not_exist_is_refused_by_name(flags: tuple[str, ...], refused:
 
 def test_telemetry_is_off_and_proxies_are_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"no_proxy": "intranet"})
-    command.prepare_environment("/somewhere")
+    command.prepare_environment(Path("/somewhere"))
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert os.environ["GRADIO_TEMP_DIR"] == "/somewhere"
     assert os.environ["no_proxy"] == "intranet,127.0.0.1"
@@ -75,11 +77,12 @@ def test_everything_but_the_page_works_without_gradio() -> None:
     script = (
         "import sys; sys.modules['gradio'] = None\n"
         "from importlib import import_module\n"
-        "for name in ('app', 'comparing', 'drawing', 'fragments', 'reviewing', 'scoring', 'words', 'workbench'):\n"
+        "for name in sys.argv[1:]:\n"
         "    import_module(f'retipair.interfaces.app.{name}')"
     )
+    modules = {path.stem for path in Path(command.__file__).parent.glob("*.py")} - {"page", "__init__"}
     environment = {**os.environ, "PYTHONPATH": str(Path(retipair.__file__).parent.parent)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", script, *modules], check=True, env=environment)
 
 
 def test_the_command_is_a_verb() -> None:
@@ -95,6 +98,9 @@ def test_the_workbench_names_the_commands(tmp_path: Path, trained: Callable[[str
     generated = bench.last
     assert generated is not None
     assert bench.command(generated) == f"retipair app '{new}' --real {tmp_path}/real --adapter {adapter}"
+    other = Workbench(AppConfig(pairs=new, base="tiny-sdxl", port=7000, language="zh", device="cpu"), tmp_path)
+    assert bench.opened.keys() == other.opened.keys()
+    assert other.command(generated) == f"retipair app '{new}' --base tiny-sdxl --port 7000 --language zh --device cpu"
     assert review_commands(generated)[0] == f"retipair evaluate --real {tmp_path}/real --generated '{new}' --reviewed"
     real = bench.open(tmp_path / "real")
     assert review_commands(real)[0] == f"retipair evaluate --real {tmp_path}/real --reviewed"
@@ -106,6 +112,39 @@ def test_the_workbench_names_the_commands(tmp_path: Path, trained: Callable[[str
     bench.open(new)
     assert bench.last is not generated
     assert bench.last.folder == new
+
+
+def test_a_folder_is_not_evaluated_against_itself(tmp_path: Path) -> None:
+    """Its manifest lists real and generated pairs, and its own real pairs are the references."""
+    folder = write_prepared(tmp_path / "mixed", ["train", "train", "val"])
+    records = list(read_manifest(folder))
+    write_manifest(folder, [*records[:2], replace(records[2], mode="noise")])
+    mixed = Workbench(AppConfig(pairs=folder), tmp_path).last
+    assert mixed is not None
+    assert mixed.references.source == folder
+    assert review_commands(mixed)[0] == f"retipair evaluate --real {folder} --reviewed"
+
+
+def test_the_real_folder_must_show_the_same_modalities_as_evaluate_says(refused: Refused, tmp_path: Path) -> None:
+    real = write_prepared(tmp_path / "real", ["train", "train"])
+    new = write_generated(tmp_path / "new", 2)
+    write_manifest(new, [replace(record, modalities=["red_free", "octa"]) for record in read_manifest(new)])
+    with raises_file(new) as caught:
+        Workbench(AppConfig(pairs=new, real=real), tmp_path)
+    line = refused("evaluate", "--real", real, "--generated", new, "--out", tmp_path / "out")
+    assert str(caught.value) == str(line.error)
+
+
+def test_references_are_read_again_after_the_real_folder_was_prepared_again(tmp_path: Path) -> None:
+    real = write_prepared(tmp_path / "real", ["train"] * 3)
+    new = write_generated(tmp_path / "new", 2)
+    bench = Workbench(AppConfig(pairs=new, real=real), tmp_path)
+    before = bench.last
+    assert before is not None
+    assert not before.is_outdated
+    write_manifest(real, [replace(record, consistency=0.9) for record in read_manifest(real)])
+    assert before.is_outdated
+    assert bench.open(new).references.real == (0.9, 0.9)
 
 
 def test_views_are_named_by_their_modalities() -> None:

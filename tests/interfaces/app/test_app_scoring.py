@@ -1,5 +1,6 @@
 """The scores of pairs beside real and mispaired ones, copies, and the order by doubt."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,27 @@ def test_pairs_that_show_a_given_eye_are_no_copies(folders: Path, tmp_path: Path
 def test_the_order_is_by_recorded_consistency(folders: Path) -> None:
     pairs = scored_pairs(folders / "real", References())
     assert [pair.consistency for pair in pairs] == [0.4, 0.5, 0.6, 0.7]
+
+
+def test_a_pair_that_cannot_be_read_is_scored_without_its_images(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is reviewed like the others; the page shows the problem in its place."""
+    real, generated = (Path(shutil.copytree(folders / name, tmp_path / name)) for name in ("real", "generated"))
+    references = references_of(folders / "real")
+    (generated / "3/fa.png").write_bytes(b"cut")
+    pairs = {pair.record.id: pair for pair in scored_pairs(generated, references)}
+    assert pairs.keys() == set("12345")
+    assert [id for id, pair in pairs.items() if pair.nearest is None] == ["3"]
+    assert str(generated / "3/fa.png") in capsys.readouterr().err
+    (real / "cf/eye1.png").unlink()
+    ranges = ranges_of(real)
+    assert ranges.real == references.real
+    assert ranges.mispaired != MISPAIRED  # measured on the other pairs
+    assert str(real / "cf/eye1.png") in capsys.readouterr().err
+    for name in ("eye0", "eye2"):
+        (real / f"fa/{name}.png").unlink()
+    assert ranges_of(real).source is None
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_command_that_is_shown_writes_the_same_pairs(
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []  # nothing is kept
     assert sorted(pairs["1"]) == ["cf.png", "cf_fa_chessboard.png", "fa.png", "joint.png"]
     assert written_by(drawer.pairs_command(2, 5, 2)) == pairs
-    assert written_by(drawer.angiograms_command(photograph, 2, 3, 3)) == angiograms
+    assert written_by(drawer.angiograms_command(photograph.name, 2, 3, 3)) == angiograms
 
 
 def test_an_adapter_that_a_training_wrote_again_is_loaded_again(
@@ -94,6 +94,15 @@ def test_a_cancelled_drawing_ends_and_the_next_one_starts(drawer: Drawer) -> Non
     drawer.cancel()
     assert list(pairs) == []
     assert len(list(drawer.pairs(2, seed=0, steps=1))) == 2
+
+
+def test_a_window_stops_its_own_drawing_only(drawer: Drawer) -> None:
+    pairs = drawer.pairs(3, seed=0, steps=1, window="a")
+    next(pairs)
+    drawer.cancel("b")
+    next(pairs)
+    drawer.cancel("a")
+    assert list(pairs) == []
 
 
 def test_nothing_is_drawn_after_the_end(drawer: Drawer) -> None:

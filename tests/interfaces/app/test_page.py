@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -22,6 +23,7 @@ from browser import Browser, free_port
 from conftest import VIEW
 from eyes import draw_pair
 from generating import draw
+from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.pair import save_image, synthetic_mark_of
 from retipair.data.review import REVIEW_NAME
 
@@ -148,6 +150,29 @@ def test_review_by_keyboard_survives_reload_and_kill(pairs: Path, prepared: Path
         assert json.loads(own.read_text()) == {"id": first, "decision": "keep"}
 
 
+def test_a_damaged_pair_is_shown_as_such_and_a_folder_made_again_is_read_again(pairs: Path, tmp_path: Path) -> None:
+    records = list(read_manifest(pairs))
+    worst = min(records, key=lambda record: record.consistency)
+    view = (pairs / worst.fa).read_bytes()
+    (pairs / worst.fa).write_bytes(b"cut")
+    with serving(tmp_path, pairs) as server, Browser(tmp_path / "profile") as browser:
+        browser.open(server.url)
+        browser.wait_text(f"Cannot be used: {pairs / worst.fa}")
+        browser.wait("document.querySelector('#next')?.offsetParent")
+        press(browser, "ArrowRight", 2)
+        assert id_shown(browser) != worst.id
+        (pairs / worst.fa).write_bytes(view)
+        write_manifest(pairs, [replace(record, consistency=0.77) for record in records])
+        browser.reload()
+        browser.wait_text("0.77, as in real pairs")
+        write_manifest(pairs, [replace(record, consistency=0.66) for record in records])
+        browser.key("r")
+        browser.wait_text("0.66, as in real pairs")
+        assert not (pairs / REVIEW_NAME).exists()  # the person saw another pair
+        press(browser, "r", 2)
+        assert len(lines(pairs)) == 1
+
+
 def test_each_comparison_shows_its_images_and_fits_the_window(pairs: Path, tmp_path: Path) -> None:
     with serving(tmp_path, pairs) as server, Browser(tmp_path / "profile") as browser:
         browser.open(server.url)
@@ -201,12 +226,13 @@ def run_shown(browser: Browser, name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_draw_pairs_and_the_angiogram_of_an_upload(language: str, adapter: Path, tmp_path: Path) -> None:
-    draw_tab, angiogram_tab, refusal = {
-        "en": ("Draw pairs", "Draw angiograms", "Cannot be used: fa.png: has no colour"),
-        "zh": ("生成图像对", "生成造影", "无法使用： fa.png: has no colour"),
+    draw_tab, angiogram_tab, refusal, ending = {
+        "en": ("Draw pairs", "Draw angiograms", "Cannot be used: fa.png: has no colour", signal.SIGINT),
+        "zh": ("生成图像对", "生成造影", "无法使用： fa.png: has no colour", signal.SIGHUP),
     }[language]
     cf, fa = draw_pair(3, VIEW)
-    save_image(tmp_path / "photo.png", cf)
+    photograph = tmp_path / "left eye's 1:2 $photo.png"  # gradio removes : and $
+    save_image(photograph, cf)
     save_image(tmp_path / "fa.png", fa)
     words = ["--adapter", adapter, "--language", language, "--device", "cpu"]
     with serving(tmp_path, *words) as server, Browser(tmp_path / "profile") as browser:
@@ -232,14 +258,14 @@ def test_draw_pairs_and_the_angiogram_of_an_upload(language: str, adapter: Path,
         assert "Traceback" not in browser.text()
         assert str(server.temporary) not in browser.text()
         browser.click("#photograph button[aria-label]")
-        browser.upload("#photograph input[type=file]", tmp_path / "photo.png")
+        browser.upload("#photograph input[type=file]", photograph)
         browser.wait("document.querySelector('#photograph').innerText.includes('photo')")
         browser.click("#angiograms-draw")
         path = saved(browser, "photo_0_1_fa.png", tmp_path / "drawn.png")
         assert "Synthetic" in synthetic_mark_of([path])
         given = saved(browser, "photo_0_1_cf.png", tmp_path / "given.png")
         assert synthetic_mark_of([given]) == {}
-        browser.wait_text("--mode cf2fa --data photo.png --per_view 1 --seed 0 --steps 2")
+        browser.wait_text(f"--mode cf2fa --data {shlex.quote(photograph.name)} --per_view 1 --seed 0 --steps 2")
         written = run_shown(browser, "angiograms", tmp_path)
         assert path.read_bytes() == (written / "1/fa.png").read_bytes()
         in_photograph = saved(browser, "photo_0_1_fa_in_photograph.png", tmp_path / "in_photograph.png")
@@ -251,11 +277,34 @@ def test_draw_pairs_and_the_angiogram_of_an_upload(language: str, adapter: Path,
         assert browser.hosts() == {f"127.0.0.1:{server.port}"}
         assert not re.search(r"google|huggingface|gradio\.app", " ".join(browser.requests))
         assert browser.complaints == []
-        assert any(server.temporary.rglob("photo.png"))
-        assert server.end(signal.SIGINT) == 130
+        assert any(server.temporary.rglob("*photo.png"))
+        assert server.end(ending) == 128 + ending
     assert "retipair: stopped" in server.said
     assert "Traceback" not in server.said
     assert not list(server.temporary.glob("retipair-app-*"))  # uploads are deleted at the end
+
+
+def test_stop_ends_the_drawing_of_its_own_window(adapter: Path, tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--adapter", adapter, "--device", "cpu") as server,
+        Browser(tmp_path / "profile") as browser,
+        Browser(tmp_path / "profile2") as other,
+    ):
+        for window in (browser, other):
+            window.open(server.url)
+            window.click_tab("Draw pairs")
+        browser.fill("#pairs-steps input[type=number]", "5")
+        browser.key("Enter")
+        browser.click("#pairs-draw")
+        browser.wait_text("1 of 4 drawn; the next one")
+        other.click("#pairs-stop")
+        browser.wait_text("4 of 4 drawn.")
+        browser.fill("#amount input[type=number]", "12")
+        browser.key("Enter")
+        browser.click("#pairs-draw")
+        browser.wait_text("1 of 12 drawn; the next one")
+        browser.click("#pairs-stop")
+        browser.wait_text("Stopped: ")
 
 
 def test_the_page_answers_on_this_machine_only(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from judging import write_generated
+from judging import generated_record, write_generated
 from refusals import raises_file
+from retipair.data.manifest import read_manifest, write_manifest
+from retipair.data.rejected import REJECTED_NAME
 from retipair.data.review import REVIEW_NAME, append_review
 from retipair.interfaces.app.reviewing import ReviewedFolder, open_folder
 from retipair.interfaces.app.scoring import References
@@ -71,6 +74,24 @@ def test_export_leaves_out_what_was_rejected(reviewed: ReviewedFolder, tmp_path:
     names = " ".join(str(path.read_bytes()) for path in (tmp_path / "out").glob("*.tar"))
     kept = [id for id in ids(reviewed) if f"{id}.cf.png" in names]
     assert sorted(kept) == sorted(ids(reviewed)[1:])
+
+
+def test_a_folder_that_was_made_again_is_noticed(reviewed: ReviewedFolder) -> None:
+    """A folder to which `generate` adds pairs is not: the scores of the earlier pairs are still right."""
+    folder, records = reviewed.folder, list(read_manifest(reviewed.folder))
+    reviewed.decide(0, "reject")
+    assert not reviewed.is_outdated
+    write_manifest(folder, [*records, generated_record(5)])
+    assert not reviewed.is_outdated
+    for changed in ([], records[:-1], [*records[:-1], replace(records[-1], consistency=0.1)]):
+        write_manifest(folder, changed)
+        assert reviewed.is_outdated
+    write_manifest(folder, records)
+    (folder / REJECTED_NAME).write_text("2\n")
+    assert reviewed.is_outdated
+    assert not open_folder(folder, References()).is_outdated
+    shutil.rmtree(folder)
+    assert reviewed.is_outdated
 
 
 def test_a_damaged_review_and_one_that_cannot_be_written_are_named(reviewed: ReviewedFolder) -> None:

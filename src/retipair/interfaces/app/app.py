@@ -5,10 +5,10 @@ import socket
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from retipair.config import AppConfig
 from retipair.data.review import REVIEW_NAME
+from retipair.interfaces.app.temporary import temporary_folder
 from retipair.interfaces.app.workbench import Workbench
 from retipair.runtime.console import console
 from retipair.runtime.errors import SettingError, Stopped, UserError
@@ -30,8 +30,8 @@ def app(config: AppConfig) -> None:
     check_port(config.port)
 
     # Set up
-    with TemporaryDirectory(prefix="retipair-app-") as temporary:
-        bench = Workbench(config, Path(temporary))
+    with temporary_folder() as temporary:
+        bench = Workbench(config, temporary)
         prepare_environment(temporary)
         from retipair.interfaces.app.page import Page
 
@@ -60,12 +60,12 @@ def check_port(port: int) -> None:
             raise SettingError("port", port, "in use by another program; choose another port") from None
 
 
-def prepare_environment(temporary: str) -> None:
+def prepare_environment(temporary: Path) -> None:
     """Set the environment variables that gradio reads when it is imported: no telemetry, and its temporary folder.
 
     Requests to 127.0.0.1 must not go through a proxy.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = temporary
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary)
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))

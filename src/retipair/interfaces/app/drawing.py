@@ -38,7 +38,8 @@ class Drawer:
         self._config, self._temporary = config, temporary
         self._loaded: _Loaded | None = None
         self._busy = threading.Lock()
-        self._cancelled = self._closed = False
+        self._cancelled: set[str | None] = set()
+        self._closed = False
 
     @property
     def is_ready(self) -> bool:
@@ -50,29 +51,37 @@ class Drawer:
         if self.is_ready:
             plan_generation(self._settings(self._temporary, amount=1))
 
-    def pairs(self, amount: int, seed: int, steps: int) -> Iterator[tuple[PairRecord, float]]:
+    def pairs(
+        self, amount: int, seed: int, steps: int, window: str | None = None
+    ) -> Iterator[tuple[PairRecord, float]]:
         """Draw new pairs; yield each with its consistency as soon as its files exist. They are deleted at the end.
 
+        window: the window of the browser that shows the pairs, for `cancel`.
         Raises UserError for settings that cannot be used.
         """
-        return self._draw(amount=amount, seed=seed, steps=steps)
+        return self._draw(window, amount=amount, seed=seed, steps=steps)
 
-    def angiograms(self, photograph: Path, amount: int, seed: int, steps: int) -> Iterator[tuple[PairRecord, float]]:
+    def angiograms(
+        self, photograph: Path, amount: int, seed: int, steps: int, window: str | None = None
+    ) -> Iterator[tuple[PairRecord, float]]:
         """Draw several FA of one photograph, as `pairs` does. Raises UserError, naming the file, if it is unusable."""
-        return self._draw(mode="cf2fa", data=photograph, per_view=amount, seed=seed, steps=steps)
+        return self._draw(window, mode="cf2fa", data=photograph, per_view=amount, seed=seed, steps=steps)
 
     def pairs_command(self, amount: int, seed: int, steps: int) -> str:
         """Return the command that draws the same pairs."""
         return self._command(f"--amount {amount}", seed, steps, f"pairs_{seed}")
 
-    def angiograms_command(self, photograph: Path, amount: int, seed: int, steps: int) -> str:
-        """Return the command that draws the same FA of a photograph in the current folder."""
-        given = f"--mode cf2fa --data {shlex.quote(photograph.name)} --per_view {amount}"
+    def angiograms_command(self, photograph: str, amount: int, seed: int, steps: int) -> str:
+        """Return the command that draws the same FA of a photograph in the current folder.
+
+        photograph: the name of its file.
+        """
+        given = f"--mode cf2fa --data {shlex.quote(photograph)} --per_view {amount}"
         return self._command(given, seed, steps, f"angiograms_{seed}")
 
-    def cancel(self) -> None:
-        """End the drawing that is in progress after its current pair."""
-        self._cancelled = True
+    def cancel(self, window: str | None = None) -> None:
+        """End the drawing of a window after its current pair."""
+        self._cancelled.add(window)
 
     def close(self) -> None:
         """Draw no further pair, and wait until the current one is finished."""
@@ -86,8 +95,8 @@ class Drawer:
         given = {"base": config.base, "device": config.device, "out": out, **checkpoint, **settings}
         return GenerateConfig(**given)  # type: ignore[arg-type]
 
-    def _draw(self, **settings: object) -> Iterator[tuple[PairRecord, float]]:
-        self._cancelled = False
+    def _draw(self, window: str | None, **settings: object) -> Iterator[tuple[PairRecord, float]]:
+        self._cancelled.discard(window)
         with TemporaryDirectory(prefix="pairs-", dir=self._temporary) as folder:
             plan = plan_generation(self._settings(Path(folder), **settings))
             print_start(plan)
@@ -97,7 +106,7 @@ class Drawer:
             loop = make_loop(plan, described, loaded.texts, loaded.generator, loaded.conditioning)
             for index in range(1, plan.amount + 1):
                 with self._busy:
-                    if self._cancelled or self._closed:
+                    if window in self._cancelled or self._closed:
                         return
                     [images] = loop.sample([index])
                     loop.keep(index, images)

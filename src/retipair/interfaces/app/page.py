@@ -26,6 +26,8 @@ _SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
 _SYSTEM_MONO = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _DRAWING: dict[str, Any] = {**_PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawing"}
+_WITH_NAME = "(file, name, ...others) => [file, file ? file.orig_name : name, ...others]"
+"""Passes the name of an uploaded file on the user's disk. gradio removes some characters from the name in its path."""
 _OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 """Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
 
@@ -110,24 +112,33 @@ class Page:
         text = getattr(self._words, name)
         return gr.Button(text, elem_id=name, variant=variants.get(name, "secondary"), min_width=64)
 
-    def _restore(self) -> Shown:
+    def _restore(self) -> Iterator[Shown]:
         """Show the folder that was opened last, after the page was loaded."""
         last = self._bench.last
-        return (str(last.folder) if last else "", *self._show_last())
+        name = str(last.folder) if last else ""
+        if last and last.is_outdated:
+            yield (name, *self._only(self._words.reading))
+        yield (name, *self._show_start(last))
 
-    def _show_last(self) -> Shown:
-        """Show the folder that was opened last, at its first pair without a decision."""
-        last = self._bench.last
-        return self._show(last, last.start) if last else self._only(self._words.no_folder)
+    def _show_start(self, reviewed: ReviewedFolder | None) -> Shown:
+        """Show a folder at its first pair without a decision. Open it again if it has changed since it was opened."""
+        if reviewed is None:
+            return self._only(self._words.no_folder)
+        if reviewed.is_outdated:
+            return self._show_opened(reviewed.folder)
+        return self._show(reviewed, reviewed.start)
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
+        yield self._show_opened(Path(folder.strip()).expanduser())
+
+    def _show_opened(self, folder: Path) -> Shown:
+        """Open a folder, and show its first pair without a decision, or the problem."""
         try:
-            reviewed = self._bench.open(Path(folder.strip()).expanduser())
+            reviewed = self._bench.open(folder)
         except Exception as error:
-            yield (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
-        else:
-            yield self._show(reviewed, reviewed.start)
+            return (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
+        return self._show(reviewed, reviewed.start)
 
     def _only(self, text: str) -> Shown:
         """Show a text and no pair."""
@@ -136,15 +147,16 @@ class Page:
     def _event(self, action: Callable[[ReviewedFolder, int], int]) -> Callable[[Place], Shown]:
         """Return the function of a button: act on the pair that is shown, and show the pair at the new position.
 
-        In a window that was loaded from an earlier server, or if the pair now has another position because the folder
-        was opened again, it only shows the folder that was opened last.
+        If the folder has changed, or if the pair now has another position because the folder was opened again, it only
+        shows the first pair without a decision; in a window that was loaded from an earlier server, it shows the
+        folder that was opened last.
         """
 
         def act(place: Place) -> Shown:
             folder, position, id = place
             reviewed = self._bench.opened.get(Path(folder)) if folder else None
-            if reviewed is None or reviewed.id_at(position) != id:
-                return self._show_last()
+            if reviewed is None or reviewed.id_at(position) != id or reviewed.is_outdated:
+                return self._show_start(reviewed or self._bench.last)
             return self._show(reviewed, lambda: action(reviewed, position), position)
 
         return act
@@ -183,9 +195,10 @@ class Page:
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
 
-        def draw(amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
+        def draw(amount: float, seed: float | None, steps: float, request: gr.Request) -> Iterator[Updates]:
             given = (int(amount), int(seed or 0), int(steps))
-            yield from output(drawer.pairs(*given), given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
+            pairs = drawer.pairs(*given, request.session_hash)
+            yield from output(pairs, given[0], f"pair_{given[1]}", drawer.pairs_command(*given))
 
         output = self._drawing("pairs", draw, [amount, seed, steps])
 
@@ -196,20 +209,24 @@ class Page:
             return
         _html(fragments.note(words.patient_data))
         upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
+        original = gr.Textbox(visible=False)  # the name of the file, which `_WITH_NAME` passes
         _html(fragments.note(words.photograph_hint))
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=1, step=1, label=words.angiograms, min_width=140)
             seed, steps = self._seed_and_steps("angiograms")
 
-        def draw(path: str | None, amount: float, seed: float | None, steps: float) -> Iterator[Updates]:
+        def draw(
+            path: str | None, name: str, amount: float, seed: float | None, steps: float, request: gr.Request
+        ) -> Iterator[Updates]:
             if path is None:
                 yield from output(None, 0, "", "")
                 return
-            given = (Path(path), int(amount), int(seed or 0), int(steps))
-            name = f"{given[0].stem}_{given[2]}"
-            yield from output(drawer.angiograms(*given), given[1], name, drawer.angiograms_command(*given))
+            given = (int(amount), int(seed or 0), int(steps))
+            pairs = drawer.angiograms(Path(path), *given, request.session_hash)
+            command = drawer.angiograms_command(name, *given)
+            yield from output(pairs, given[0], f"{Path(path).stem}_{given[1]}", command)
 
-        output = self._drawing("angiograms", draw, [upload, amount, seed, steps])
+        output = self._drawing("angiograms", draw, [upload, original, amount, seed, steps], _WITH_NAME)
 
     def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
         words = self._words
@@ -217,11 +234,14 @@ class Page:
         steps = gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
         return seed, steps
 
-    def _drawing(self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any]) -> Callable[..., Any]:
+    def _drawing(
+        self, name: str, draw: Callable[..., Iterator[Updates]], inputs: list[Any], js: str | None = None
+    ) -> Callable[..., Any]:
         """Add the buttons of a tab that draws, and the places for what is drawn.
 
         draw: the generator function that the button calls with the values of `inputs`. It passes its pairs to the
         function that is returned here, and yields the updates of the page that this function yields.
+        js: a JavaScript function that changes the values of `inputs` in the browser.
         Returns this function. Its arguments are the pairs that a drawer yields (None if no photograph was chosen),
         their number, the beginning of the names of downloaded files, and the command.
         """
@@ -243,9 +263,12 @@ class Page:
             for number, said, figure in self._messages(pairs, total, file_name):
                 yield {status: said, **({figures[number]: gr.update(value=figure, visible=True)} if figure else {})}
 
+        def cancel(request: gr.Request) -> None:
+            self._bench.drawer.cancel(request.session_hash)
+
         outputs = [status, commands, *figures]
-        start.click(draw, inputs, outputs, show_progress="minimal", **_DRAWING)
-        stop.click(self._bench.drawer.cancel, None, None, **_PRIVATE)
+        start.click(draw, inputs, outputs, js=js, show_progress="minimal", **_DRAWING)
+        stop.click(cancel, None, None, **_PRIVATE)
         return output
 
     def _messages(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from retipair.data.review import REVIEW_NAME, Decision, append_review, read_review
 from retipair.interfaces.app.scoring import References, ScoredPair, ranges_of, scored_pairs
+from retipair.interfaces.app.snapshot import Snapshot, take_snapshot
 from retipair.runtime.atomic_io import check_folder_place
 from retipair.runtime.errors import FileError
 from retipair.runtime.text_files import nfc
@@ -17,11 +18,18 @@ class ReviewedFolder:
 
     All decisions are read from the `review.jsonl` of the folder whenever they are needed, so that they survive a reload
     of the page and the end of the server. Positions are indices into `pairs`.
+    snapshot: the state of the folder when its pairs were read.
     """
 
     folder: Path
     pairs: Sequence[ScoredPair]
     references: References
+    snapshot: Snapshot
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the folder, or that of the training pairs, has changed since its pairs were scored."""
+        return self.snapshot.is_outdated or self.references.is_outdated
 
     def decisions(self) -> dict[str, Decision]:
         """Return the last decision of each reviewed pair, in the order of these decisions, by the NFC of its id."""
@@ -84,10 +92,12 @@ def open_folder(folder: Path, references: References) -> ReviewedFolder:
     """Read and score the pairs of a prepared or generated folder.
 
     references: those of `--real`; without training pairs in them, the ranges are those of the real pairs in `folder`.
-    Raises UserError for a folder without pairs, and for a damaged review.
+    Raises UserError for a folder without pairs, for pairs of other modalities than those of `--real`, and for a damaged
+    review.
     """
     check_folder_place(folder)
+    snapshot = take_snapshot(folder)
     used = references if references.known else ranges_of(folder)
-    reviewed = ReviewedFolder(folder, scored_pairs(folder, used), used)
+    reviewed = ReviewedFolder(folder, scored_pairs(folder, used), used, snapshot)
     reviewed.decisions()
     return reviewed

@@ -1,21 +1,25 @@
 """Score the pairs of a page: their consistency beside real and mispaired pairs, and their nearest training pair."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair, read_folder
-from retipair.data.manifest import read_manifest
+from retipair.data.manifest import check_one_kind, read_manifest
 from retipair.data.pair import Pair
 from retipair.data.selection import filter_split
 from retipair.generation.filters import descriptor_of, descriptors_of
+from retipair.interfaces.app.snapshot import Snapshot, take_snapshot
 from retipair.metrics import memorisation
 from retipair.metrics.consistency import set_consistency
 from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.views import prepare_views
+from retipair.runtime.console import console, track
+from retipair.runtime.errors import UserError
+from retipair.runtime.parallel import parallel_map
 
 REAL, MISPAIRED = (0.40, 0.71), (-0.05, 0.05)
 """Consistency of real and of mispaired pairs (docs/metrics.md), shown if there are no real pairs to compare with."""
@@ -36,6 +40,7 @@ class References:
     source: the folder of these pairs; None for the documented ranges.
     known: the training pairs of which generated pairs may be copies; empty if no folder was given.
     descriptors: the descriptors of `known`, (n, 64, 64).
+    snapshot: the state of the folder of `known` when it was read; None if there is no such folder.
     """
 
     real: Range = REAL
@@ -43,6 +48,12 @@ class References:
     source: Path | None = None
     known: Sequence[PairRecord] = ()
     descriptors: np.ndarray = field(default_factory=lambda: np.zeros((0, memorisation.SIDE, memorisation.SIDE)))
+    snapshot: Snapshot | None = None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the folder of `known` has changed since it was read."""
+        return self.snapshot is not None and self.snapshot.is_outdated
 
     def verdict(self, consistency: float) -> Verdict:
         """Return whether a consistency is as in real pairs, below them, or as in mispaired pairs."""
@@ -87,21 +98,28 @@ class ScoredPair:
 def references_of(folder: Path) -> References:
     """Return the ranges of a prepared folder, and its training pairs with their descriptors.
 
-    This takes about 0.2 s per pair on one core. Raises UserError for a folder without training pairs.
+    This takes about 0.2 s per pair on one core. Raises UserError for a folder without training pairs, and for one that
+    cannot be read, because its copies would not be found.
     """
+    snapshot = take_snapshot(folder)
     known = filter_split(read_folder(folder).known, "train", folder)
-    ranges = ranges_of(folder)
-    return References(ranges.real, ranges.mispaired, ranges.source, known, descriptors_of(known))
+    return replace(ranges_of(folder), known=known, descriptors=descriptors_of(known), snapshot=snapshot)
 
 
 def ranges_of(folder: Path) -> References:
-    """Return the ranges of the real pairs of a folder; the documented ranges if it has fewer than two real pairs."""
+    """Return the ranges of the real pairs of a folder; the documented ranges if it has fewer than two real pairs.
+
+    Pairs that cannot be read are not mispaired.
+    """
     consistencies = _recorded(folder)
     real = [record for record in read_folder(folder).kept if record.mode is None]
     if len(real) < 2:
         return References()
     chosen = [real[row] for row in evenly_spaced_indices(len(real), _MAX_MISPAIRED)]
-    chance = set_consistency(prepare_views(load_pair(record)) for record in chosen).mispaired
+    readable = [pair for pair in map(_load_readable, chosen) if pair is not None]
+    if len(readable) < 2:
+        return References()
+    chance = set_consistency(map(prepare_views, readable)).mispaired
     return References(
         _range([consistencies[record.id] for record in real]), _range([one.correlation for one in chance]), folder
     )
@@ -122,10 +140,13 @@ def scored_pairs(folder: Path, references: References) -> list[ScoredPair]:
 
     Copies are searched among the pairs that were generated from noise, if the references have training pairs: this
     takes about 0.2 s per pair on one core. Other pairs are real, or show a given eye on purpose.
-    Raises UserError for a folder without pairs.
+    Raises UserError for a folder without pairs, and for pairs of other modalities than the training pairs.
     """
     folder_pairs = read_folder(folder)
     folder_pairs.check_any_left()
+    if references.known:
+        pair = folder_pairs.entries[0]
+        check_one_kind(folder, references.known[0].modalities, pair.modalities, pair.id)
     consistencies = _recorded(folder)
     pairs = [ScoredPair(record, consistencies[record.id]) for record in folder_pairs.kept]
     nearest = find_nearest([pair.record for pair in pairs if pair.record.mode == "noise"], references)
@@ -134,14 +155,35 @@ def scored_pairs(folder: Path, references: References) -> list[ScoredPair]:
 
 
 def find_nearest(records: Sequence[PairRecord], references: References) -> dict[str, Nearest]:
-    """Return the nearest training pair of each pair, by its id; nothing if there are no training pairs."""
-    if not records or not references.known:
+    """Return the nearest training pair of each pair that can be read, by its id.
+
+    The result is {} if there are no training pairs.
+    """
+    if not references.known:
         return {}
-    found = memorisation.nearest(descriptors_of(records), references.descriptors)
+    described = zip(records, parallel_map(_describe, track("Describing pairs", records, len(records))), strict=True)
+    descriptors = {record.id: descriptor for record, descriptor in described if descriptor is not None}
+    if not descriptors:
+        return {}
+    found = memorisation.nearest(np.stack(list(descriptors.values())), references.descriptors)
     return {
-        record.id: Nearest(references.known[one.index], one.similarity)
-        for record, one in zip(records, found, strict=True)
+        id: Nearest(references.known[one.index], one.similarity) for id, one in zip(descriptors, found, strict=True)
     }
+
+
+def _describe(record: PairRecord) -> np.ndarray | None:
+    """Return the descriptor of a pair, (64, 64); None if the pair cannot be read."""
+    pair = _load_readable(record)
+    return None if pair is None else descriptor_of(pair)
+
+
+def _load_readable(record: PairRecord) -> Pair | None:
+    """Load a pair. If it cannot be read, print a warning that names the file, and return None."""
+    try:
+        return load_pair(record)
+    except UserError as error:
+        console.print(f"warning: {error}")
+        return None
 
 
 def nearest_to(pair: Pair, references: References) -> Nearest | None:

@@ -1,6 +1,7 @@
 """What all sessions of a page share: the drawer, the references, and the folder that is open."""
 
 import shlex
+from itertools import chain
 from pathlib import Path
 
 from retipair.config import AppConfig
@@ -8,6 +9,9 @@ from retipair.interfaces.app.drawing import Drawer
 from retipair.interfaces.app.reviewing import ReviewedFolder, open_folder
 from retipair.interfaces.app.scoring import References, references_of
 from retipair.interfaces.app.words import Words, words_of
+
+_FLAGS = ("real", "adapter", "base", "port", "language", "device")
+"""The settings that `Workbench.command` shows if they were given."""
 
 
 class Workbench:
@@ -23,10 +27,17 @@ class Workbench:
         self.words: Words = words_of(config.language)
         self.drawer = Drawer(config, temporary)
         self.drawer.check()
-        self.references = References() if config.real is None else references_of(config.real)
+        self._references = References() if config.real is None else references_of(config.real)
         self.opened: dict[Path, ReviewedFolder] = {}
         if config.pairs is not None:
             self.open(config.pairs)
+
+    @property
+    def references(self) -> References:
+        """What scores are compared with. The folder of `--real` is read again if it has changed."""
+        if self._config.real and self._references.is_outdated:
+            self._references = references_of(self._config.real)
+        return self._references
 
     def open(self, folder: Path) -> ReviewedFolder:
         """Open a folder of pairs. Raises UserError for a folder that cannot be used."""
@@ -45,16 +56,16 @@ class Workbench:
 
     def command(self, reviewed: ReviewedFolder) -> str:
         """Return the command that opens the page with a folder."""
-        config = self._config
-        flags = (("--real", config.real), ("--adapter", config.adapter), ("--base", config.base))
-        words = [word for flag, value in flags if value is not None for word in (flag, str(value))]
-        return shlex.join(["retipair", "app", str(reviewed.folder), *words])
+        given = {name: getattr(self._config, name) for name in _FLAGS}
+        words = [(f"--{name}", str(value)) for name, value in given.items() if value != getattr(AppConfig, name)]
+        return shlex.join(["retipair", "app", str(reviewed.folder), *chain(*words)])
 
 
 def review_commands(reviewed: ReviewedFolder) -> list[str]:
     """Return commands that leave out the pairs that were rejected in a review."""
     folder, real = str(reviewed.folder), reviewed.references.source
-    if all(pair.record.mode is None for pair in reviewed.pairs):
+    is_real = all(pair.record.mode is None for pair in reviewed.pairs)
+    if is_real or (real and real.resolve() == reviewed.folder.resolve()):
         judged = ["--real", folder]
     else:
         judged = ["--real", str(real) if real else "PREPARED", "--generated", folder]
