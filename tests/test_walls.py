@@ -40,6 +40,7 @@ COMMANDS = {
     "prepare": "preparation.prepare",
     "train": "training.train",
     "generate": "generation.generate",
+    "merge": "generation.merge",
     "evaluate": "evaluation.evaluate",
     "runs": "evaluation.runs",
     "export matches": "matching.export",
