@@ -26,7 +26,7 @@ from retipair.runtime.errors import UserError
 POSITIONAL = {"raw", "real", "out", "what", "pairs", "paths", "adapter", "results", "directory"}
 WITH_POSITIONAL = {
     *("runs", "prepare", "register", "export matches", "export adapter", "export pairs"),
-    *("card", "utility", "phantom", "demo", "bench", "app"),
+    *("merge", "card", "utility", "phantom", "demo", "bench", "app"),
 }
 
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "prepare": "preparation.prepare",
     "train": "training.train",
     "generate": "generation.generate",
+    "merge": "generation.merge",
     "evaluate": "evaluation.evaluate",
     "runs": "evaluation.runs",
     "export matches": "matching.export",
@@ -202,6 +203,13 @@ def test_only_the_model_room_asks_which_system_it_is() -> None:
 )
 def test_every_way_to_ask_is_seen(source: str) -> None:
     assert naming_a_system(source)
+
+
+def test_preparing_never_waits_for_torch() -> None:
+    script = "import sys, retipair.preparation.prepare\nprint('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_help_and_refusals_never_wait_for_torch() -> None:

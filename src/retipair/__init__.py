@@ -1,10 +1,10 @@
 """Generate registered pairs of colour fundus photographs and fluorescein angiograms with Stable Diffusion and LoRA.
 
 All commands but `app`, `bench` and `demo` are available from Python: as the functions `phantom`, `prepare`, `register`,
-`register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter`, `export_pairs`, `card`, `compare_runs` and
-`utility`, and `generate` as the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and `WarpedPairs` give
-access to pairs in memory. Large libraries are imported when they are first used. Messages go to the logger `retipair`,
-and are printed with `verbose=True`.
+`register_folder`, `train`, `evaluate`, `export_matches`, `export_adapter`, `export_pairs`, `merge`, `card`,
+`compare_runs` and `utility`, and `generate` as the class `PairGenerator`. `load_pairs`, `Pair`, `PairDataset` and
+`WarpedPairs` give access to pairs in memory. Large libraries are imported when they are first used. Messages go to the
+logger `retipair`, and are printed with `verbose=True`.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         export_adapter,
         export_matches,
         export_pairs,
+        merge,
         phantom,
         prepare,
         register,
@@ -62,6 +63,7 @@ __all__ = [
     "export_matches",
     "export_pairs",
     "load_pairs",
+    "merge",
     "phantom",
     "prepare",
     "register",

@@ -1225,7 +1225,9 @@ def test_where_everything_is_given_up_it_is_said_and_nothing_is_drawn_twice(
 def test_the_filters_counts_are_printed_in_the_right_number(
     amount: int, tries: int, said: str, capsys: Capture, tmp_path: Path
 ) -> None:
-    plan: Any = SimpleNamespace(amount=amount, out=tmp_path, config=SimpleNamespace(best_of=1, max_tries=1))
+    plan: Any = SimpleNamespace(
+        indices=range(1, amount + 1), out=tmp_path, config=SimpleNamespace(best_of=1, max_tries=1)
+    )
     done = GeneratedFolder(array("q", [1]), array("f", [0.5]))
     generate.print_end(plan, done, RejectionLog(Counter({2: tries}), Counter(copy=tries)))
     assert said in " ".join(capsys.readouterr().err.split())

@@ -13,7 +13,7 @@ from retipair.config.common import (
 )
 from retipair.config.datasets import CardConfig, DatasetForm, ExportPairsConfig
 from retipair.config.evaluation import EvaluateConfig
-from retipair.config.generation import GenerateConfig
+from retipair.config.generation import GenerateConfig, MergeConfig
 from retipair.config.matching import ExportMatchesConfig, Ranges, ReaderForm, UtilityConfig
 from retipair.config.pairs import PhantomConfig, PrepareConfig, Register, RegisterConfig
 from retipair.config.runs import RunsConfig
@@ -38,6 +38,7 @@ __all__ = [
     "GenerateConfig",
     "Language",
     "Memory",
+    "MergeConfig",
     "PhantomConfig",
     "Precision",
     "PrepareConfig",

@@ -4,23 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.constructors import PrimitiveConstructorSpec
-
-
-def _folders(words: list[str]) -> tuple[Path, ...]:
-    if not words:
-        raise ValueError("give at least one folder")
-    return tuple(map(Path, words))
-
-
-_FOLDERS = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="DIR [DIR ...]",
-    instance_from_str=_folders,
-    is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=lambda value: list(map(str, value)) or ["None"],
-)
-"""How the command line reads one folder or more; tyro itself would accept the flag without a folder."""
+from retipair.config.common import FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +13,7 @@ class EvaluateConfig:
 
     real: Path
     """Prepared folder of real pairs, or a data set of Parquet files, which is then prepared once into OUT/prepared."""
-    generated: Annotated[tuple[Path, ...], _FOLDERS] = ()
+    generated: Annotated[tuple[Path, ...], FOLDERS] = ()
     """Folder written by `generate`, or a prepared folder. Several folders are compared in one report.
     Without it and --drawn_views, only the real pairs are checked."""
     drawn_views: Path | None = None

@@ -1,4 +1,4 @@
-"""The settings of `retipair generate`."""
+"""The settings of `retipair generate` and `retipair merge`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from retipair.config.common import Memory, Precision, SamplerName
+from retipair.config.common import FOLDERS, Memory, Precision, SamplerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,9 @@ class GenerateConfig:
     amount: int | None = None
     """Number of pairs; may be raised later, and existing pairs are kept.
     Default: 10; with --mode cf2fa and fa2cf, --per_view pairs for each view in --data."""
+    shard: str | None = None
+    """Generate only a part of the pairs: with I/N, the pairs I, I + N, I + 2 N, ... Machines that share no file system
+    generate one part each, and `retipair merge` puts the parts together."""
     steps: int = 50
     """Denoising steps."""
     mode: Literal["noise", "from_data", "cf2fa", "fa2cf"] = "noise"
@@ -82,3 +85,13 @@ class GenerateConfig:
     """Do not use the network; a base given by its hub id must be in the cache already."""
     device: str = "auto"
     """Device to compute on: auto, cuda, mps or cpu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """Put the pairs of several folders that `generate --shard` wrote into one folder. The folders are not changed."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Folder to write. It may contain a part of these pairs already, from an earlier merge."""
+    parts: Annotated[tuple[Path, ...], FOLDERS]
+    """Folders of generated pairs, made with the same settings."""

@@ -1,8 +1,10 @@
-"""Select the pairs of one split."""
+"""Select pairs: those of one split, or evenly spaced ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from retipair.data.dataset import PairRecord, read_dataset
 from retipair.data.manifest import Split
@@ -31,3 +33,8 @@ def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> li
     if not chosen:
         raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
     return chosen
+
+
+def evenly_spaced_indices(amount: int, most: int) -> np.ndarray:
+    """Return the indices of `most` evenly spaced items of a list of `amount` items, or of all if `amount` is less."""
+    return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from retipair.data.selection import evenly_spaced_indices
 from retipair.evaluation.means import mean_with_interval
 from retipair.evaluation.measurements import MeasuredSet
 from retipair.evaluation.metric_cache import StoredDescriptors
@@ -9,7 +10,6 @@ from retipair.evaluation.scores import ClosestPair, Memorisation
 from retipair.evaluation.sets import Sets
 from retipair.metrics import memorisation
 from retipair.metrics.data_issues import DataIssue, find_duplicate_eyes
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.memorisation import Nearest
 from retipair.metrics.pair_metrics import VIEWS
 from retipair.runtime.console import progress

@@ -4,10 +4,10 @@ from dataclasses import asdict
 
 import numpy as np
 
+from retipair.data.selection import evenly_spaced_indices
 from retipair.evaluation.scores import DeepDistance, DeepDistances, Distribution, FeatureDifference
 from retipair.evaluation.sets import Sets
 from retipair.metrics import distribution
-from retipair.metrics.distribution import evenly_spaced_indices
 
 _FURTHEST = 10
 """Number of features that the scores list: those with the largest differences."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.data.manifest import GIVEN_VIEWS, SPLITS
+from retipair.data.selection import evenly_spaced_indices
 from retipair.evaluation.drawn_scores import DrawnExample, DrawnViewScores, TrueViewScores
 from retipair.evaluation.means import Mean, mean_with_interval
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.drawn_views import TrueViewCorrelation, compare_with_truth
 from retipair.metrics.similarity import ms_ssim
 from retipair.metrics.views import prepare_views

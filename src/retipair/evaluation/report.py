@@ -18,6 +18,7 @@ from PIL import Image
 from retipair import __version__
 from retipair.data.dataset import PairRecord, read_folder
 from retipair.data.pair import chessboard, load_image, to_rgb
+from retipair.data.selection import evenly_spaced_indices
 from retipair.evaluation.advice import FEW
 from retipair.evaluation.checks import LOGGED_MEMORY
 from retipair.evaluation.compared_scores import ComparedScores, differing_names
@@ -26,7 +27,6 @@ from retipair.evaluation.plots import NAMES, draw_plots
 from retipair.evaluation.provenance import Provenance
 from retipair.evaluation.scores import Conclusion, ExamplePair, Scores
 from retipair.evaluation.sets import GENERATED
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.runs.run_dir import run_around
 from retipair.runtime.atomic_io import last_parts, shareable_name, write_text
 from retipair.runtime.schema import to_values

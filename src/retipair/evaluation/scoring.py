@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from retipair.data.selection import evenly_spaced_indices
 from retipair.evaluation.copies import duplicate_eyes, search_copies
 from retipair.evaluation.distances import feature_distances
 from retipair.evaluation.means import Mean, mean_with_interval
@@ -27,7 +28,6 @@ from retipair.evaluation.scores import (
 )
 from retipair.evaluation.sets import Sets
 from retipair.metrics.data_issues import DataIssue, find_issues
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.pair_metrics import VIEWS
 from retipair.metrics.texture import BANDS
 

@@ -1,5 +1,7 @@
 """Check the settings of a generation, before any file is read."""
 
+import re
+
 from retipair.config import MAX_AMOUNT, GenerateConfig
 from retipair.generation.modes import MODES, GenerationMode, guidance_of
 from retipair.runtime.errors import SettingError, UserError
@@ -9,6 +11,17 @@ MAX_PAIR_GUIDANCE = 20
 """Largest --pair_guidance. Above it, the amplified difference between joint and separate predictions dominates."""
 
 
+def shard_of(config: GenerateConfig) -> tuple[int, int]:
+    """Return --shard I/N as (I, N); (1, 1) without it. Raises SettingError for any other text."""
+    if config.shard is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", config.shard, re.ASCII)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise SettingError("shard", config.shard, "must be I/N with 1 <= I <= N, such as 2/8")
+    return part, parts
+
+
 def check_generation(config: GenerateConfig) -> None:
     """Raise UserError for settings that contradict each other or are out of range."""
     for name in ("amount", "steps", "batch_size", "max_tries", "per_view", "best_of"):
@@ -16,6 +29,7 @@ def check_generation(config: GenerateConfig) -> None:
             raise SettingError(name, value, "must be at least 1")
     if config.amount is not None and config.amount > MAX_AMOUNT:
         raise SettingError("amount", config.amount, f"must be at most {MAX_AMOUNT:,}")
+    shard_of(config)
     if not 0 < config.strength <= 1:
         raise SettingError("strength", config.strength, "must be above 0 and at most 1")
     mode = MODES[config.mode]

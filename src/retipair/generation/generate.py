@@ -71,7 +71,7 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
         check_folder(plan.out, settings)
         done, log = scan_output(plan.out, plan.amount), read_rejection_log(plan.out)
     existing, tries = set(done.indices), log.tries
-    missing = [i for i in range(1, plan.amount + 1) if i not in existing and tries[i] < max_tries]
+    missing = [i for i in plan.indices if i not in existing and tries[i] < max_tries]
     if not missing:
         print_end(plan, done, log)
         return plan.out
@@ -93,7 +93,11 @@ def generate_pairs(plan: GenerationPlan, dist: DistributedState) -> Path:
     if dist.is_main_process:
         done, log = scan_output(plan.out, plan.amount), read_rejection_log(plan.out)
     if unfinished:  # only the main process knows the count, because it has read the merged manifest
-        count = f" with {len(done.indices)} of {plan.amount} pairs generated" if dist.is_main_process else ""
+        count = (
+            f" with {len(set(plan.indices) & set(done.indices))} of {len(plan.indices)} pairs generated"
+            if dist.is_main_process
+            else ""
+        )
         raise Stopped(f"stopped{count}; run the same command to continue", loop.stopped_by)
     if dist.is_main_process:
         print_end(plan, done, log)
@@ -305,7 +309,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
         advice = "; ".join(text for word, text in _REMEDIES.items() if any(word in why for why in log.reasons))
         raise FileError(plan.out, f"no pair passed the filter, {rejected} rejected ({log.tally}); {advice}")
     if log.reasons:
-        given_up = plan.amount - len(done.indices)
+        given_up = len(set(plan.indices) - set(done.indices))
         pairs_given_up = f"{given_up} {'pair' if given_up == 1 else 'pairs'} given up"
         rest = f"; {pairs_given_up} (--max_tries {plan.config.max_tries})" if given_up > 0 else ""
         console.print(f"The filter rejected {rejected} ({log.tally}){rest}")

@@ -66,11 +66,19 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
     if not (out / "settings.json").is_file():
         problem = "contains files, but no settings.json of `retipair generate`"
         raise OccupiedError(out, f"{problem}; choose another --savedir or --out")
-    saved, now = read_json(out / "settings.json"), json.loads(json.dumps(settings))
-    for key in [*now, *(key for key in saved if key not in (*now, "base", "environment"))]:
-        if saved.get(key) != now.get(key):
-            difference = _difference(key, saved.get(key), now.get(key))
-            raise OccupiedError(out, f"was made with {difference}; choose another --savedir")
+    if difference := settings_difference(out, settings):
+        raise OccupiedError(out, f"was made with {difference}; choose another --savedir")
+
+
+def settings_difference(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Return how the first differing setting of a generated folder differs from `settings`; None if all are equal.
+
+    The name of the base, and the machine and libraries (`environment`), are not compared.
+    """
+    saved, now = read_json(folder / "settings.json"), json.loads(json.dumps(settings))
+    keys = [key for key in {**now, **saved} if key not in ("base", "environment")]
+    key = next((key for key in keys if saved.get(key) != now.get(key)), None)
+    return None if key is None else _difference(key, saved.get(key), now.get(key))
 
 
 def _difference(key: str, before: object, now: object) -> str:

@@ -17,7 +17,7 @@ from retipair.data.selection import filter_split
 from retipair.data.views import SingleView
 from retipair.diffusion.guidance import Guidance
 from retipair.generation.adapter import find_adapter, training_layout_and_prompts
-from retipair.generation.checks import check_generation
+from retipair.generation.checks import check_generation, shard_of
 from retipair.generation.given_views import GivenView, crop_view, read_views, views_sha256
 from retipair.generation.modes import MODES, REPEATS, GenerationMode, guidance_of
 from retipair.generation.pair_generator import draw_prompt
@@ -86,6 +86,12 @@ class GenerationPlan:
         if self.config.amount is not None:
             return self.config.amount
         return len(self.sources) * self.config.per_view if self.mode.given else DEFAULT_AMOUNT
+
+    @property
+    def indices(self) -> range:
+        """The indices of the pairs to generate: from 1 to `amount`, or those of --shard among them."""
+        part, parts = shard_of(self.config)
+        return range(part, self.amount + 1, parts)
 
     @property
     def strength(self) -> float | None:
@@ -196,6 +202,8 @@ def plan_generation(config: GenerateConfig) -> GenerationPlan:
     plan = GenerationPlan(config, base, layout, adapter, prompts, out, sources, views, known, device, dtype, warnings)
     if plan.amount > MAX_AMOUNT:
         raise SettingError("per_view", config.per_view, f"gives {plan.amount:,} pairs; at most {MAX_AMOUNT:,}")
+    if not plan.indices:
+        raise SettingError("shard", config.shard, f"contains none of the {plan.amount} pairs; raise --amount")
     if plan.noises_given_view:
         warnings.append(_noised_view_warning(config))
     return replace(

@@ -12,6 +12,7 @@ from retipair.config import (
     ExportAdapterConfig,
     ExportMatchesConfig,
     ExportPairsConfig,
+    MergeConfig,
     PhantomConfig,
     PrepareConfig,
     RegisterConfig,
@@ -25,6 +26,7 @@ from retipair.evaluation import runs as comparing
 from retipair.evaluation.compared_scores import ComparedScores, read_compared_scores
 from retipair.evaluation.runs import RunSummary
 from retipair.evaluation.scores import Scores, read_scores
+from retipair.generation import merge as merging
 from retipair.interfaces.output import command_output
 from retipair.matching.export import export
 from retipair.matching.utility import utility as matching_test
@@ -186,6 +188,19 @@ def export_matches(pairs: str | Path, out: str | Path, *, verbose: bool = False,
     config = from_settings(ExportMatchesConfig, {**settings, "pairs": pairs, "out": out})
     with command_output(verbose):
         return export(config)
+
+
+def merge(out: str | Path, parts: Sequence[str | Path], *, verbose: bool = False) -> Path:
+    """Copy the pairs of several generated folders into the folder `out`, and return it.
+
+    >>> merge("many", ["part1", "part2"])
+
+    parts: folders that `retipair generate --shard` wrote, with the same settings. verbose: print all messages.
+    Raises UserError if they cannot be merged; no file is copied then.
+    """
+    config = from_settings(MergeConfig, {"out": out, "parts": parts})
+    with command_output(verbose):
+        return merging.merge(config)
 
 
 def export_adapter(adapter: Run | str | Path, out: str | Path, *, verbose: bool = False, **settings: Any) -> Path:

@@ -26,6 +26,7 @@ from retipair.config import (
     ExportMatchesConfig,
     ExportPairsConfig,
     GenerateConfig,
+    MergeConfig,
     PhantomConfig,
     PrepareConfig,
     RegisterConfig,
@@ -54,6 +55,7 @@ VERBS = (
     Verb("prepare", PrepareConfig, "preparation.prepare:prepare", "raw pairs -> aligned pairs"),
     Verb("train", TrainConfig, "training.train:train", "aligned pairs -> adapter"),
     Verb("generate", GenerateConfig, "generation.generate:generate", "adapter -> new pairs"),
+    Verb("merge", MergeConfig, "generation.merge:merge", "folders of `generate --shard` -> one folder"),
     Verb(
         "evaluate",
         EvaluateConfig,

@@ -19,6 +19,7 @@ from retipair.runtime.schema import from_settings
 _INSTEAD = {
     "amount": "sample(count) or save(out, count)",
     "seed": "sample(count, seed=...) or save(out, count, seed=...)",
+    "shard": "the command `retipair generate`",
     "out": "save(out, count)",
     "savedir": "save(out, count)",
     "per_view": "sample(count) or save(out, count), with a multiple of the number of given views",

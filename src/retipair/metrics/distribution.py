@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from retipair.data.selection import evenly_spaced_indices
 from retipair.metrics.texture import BANDS, WINDOW, radial_power
 from retipair.metrics.views import PairViews, PreparedView
 from retipair.vision.ridges import SIGMAS, segment
@@ -128,11 +129,6 @@ def plain_names() -> dict[str, str]:
 
 
 # --- Distance
-
-
-def evenly_spaced_indices(amount: int, most: int) -> np.ndarray:
-    """Return the indices of `most` evenly spaced items of a list of `amount` items, or of all if `amount` is less."""
-    return np.linspace(0, amount - 1, min(amount, most)).round().astype(int)
 
 
 def mmd2(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> float:

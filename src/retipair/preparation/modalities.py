@@ -10,8 +10,8 @@ import numpy as np
 
 from retipair.config import PrepareConfig, RegisterConfig
 from retipair.data.raw_pair import RawPair
+from retipair.data.selection import evenly_spaced_indices
 from retipair.data.sources import paired_by_tags
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.preparation.alignment import align_views
 from retipair.preparation.reading import CheckedPair, modalities_of
 from retipair.registration.warp import single_threaded

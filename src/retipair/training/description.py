@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from retipair.data.dataset import PairRecord, load_views
-from retipair.metrics.distribution import evenly_spaced_indices
+from retipair.data.selection import evenly_spaced_indices
 from retipair.models.conditioning import size_ids_for
 from retipair.models.lora import AdapterMetadata
 from retipair.models.trained_views import TrainedViews

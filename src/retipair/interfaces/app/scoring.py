@@ -10,12 +10,11 @@ import numpy as np
 from retipair.data.dataset import PairRecord, load_pair, read_folder
 from retipair.data.manifest import check_one_kind, read_manifest
 from retipair.data.pair import Pair
-from retipair.data.selection import filter_split
+from retipair.data.selection import evenly_spaced_indices, filter_split
 from retipair.generation.filters import descriptor_of, descriptors_of
 from retipair.interfaces.app.snapshot import Snapshot, take_snapshot
 from retipair.metrics import memorisation
 from retipair.metrics.consistency import set_consistency
-from retipair.metrics.distribution import evenly_spaced_indices
 from retipair.metrics.views import prepare_views
 from retipair.runtime.console import console, track
 from retipair.runtime.errors import UserError
