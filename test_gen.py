@@ -1,4 +1,4 @@
-"""The entry point of the original scripts for generating: `retipair generate`, with its flags and its output tree."""
+"""Run `retipair generate`, under the name of the original sampling script, and with its flags and output folders."""
 
 import sys
 

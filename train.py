@@ -1,4 +1,4 @@
-"""The entry point of the original scripts for training: `retipair train`, with its flags and its output tree."""
+"""Run `retipair train`, under the name of the original training script, and with its flags and output folders."""
 
 import sys
 

@@ -4,9 +4,10 @@
 
 `generate` generates each amount of pairs with a small random base, in one denoising step. `train` trains one step on a
 manifest of real pairs, `evaluate` evaluates a manifest of generated pairs, and `export` exports a manifest of real
-pairs in two processes, with that many lines each. The first amount is the number of different pairs; longer manifests
-repeat them. Prints a Markdown table; the memory is that of all processes of the command, and "increase" is relative to
-the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to run.
+pairs in two processes. Each manifest has as many lines as the amount. The first amount is the number of different
+pairs; longer manifests repeat them. Prints a Markdown table; the memory is that of all processes of the command, and
+"increase" is relative to the first amount. glibc uses a single arena: with several, the values vary by 8 % from run to
+run.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Measure the consistency of rendered pairs of several modalities, with the right and with the wrong vessels.
+"""Measure the consistency of rendered pairs of several modalities, with the right and the wrong polarity of vessels.
 
     python benchmarks/modalities.py --amount 24
 
 Prints a Markdown table with a row for each pair of modalities: the mean and the range of the consistency of registered
-pairs, if the vessels of the second view are assumed to be as they are, and if they are assumed to be the opposite; and
-the error of the registration of pairs whose second camera is moved, by their vessels.
+pairs, with the true polarity of the vessels of the second view (dark or bright) and with the opposite one; and the
+error of registering pairs, whose second camera was moved, by their vessels.
 """
 
 import argparse

@@ -4,11 +4,11 @@
 
 The script is examples/text_to_image/train_text_to_image_lora_sdxl.py of https://github.com/huggingface/diffusers; it
 needs torchvision and datasets. It runs as it is published, with one change: it would crop each joint image to a square,
-so two functions of torchvision are replaced while it runs, and the images stay whole.
+so its functions for resizing and cropping are replaced while it runs, and the images stay whole.
 
-Prints two Markdown tables. The first has the median time of a step, its ratio to that of the first row as the median
-over the rounds, the time from the start of the command to the end of its first step, and the peak memory. The second
-compares the validation loss after the same time from the start; `retipair train` measures it for both adapters.
+Prints two Markdown tables. The first has the median time of a step, the ratio of the first row's time to it (median and
+range over the rounds), the time from the start of the command to the end of its first step, and the peak memory. The
+second compares the validation loss after the same time from the start; `retipair train` measures it for both adapters.
 """
 
 import argparse

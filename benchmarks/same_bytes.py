@@ -3,8 +3,8 @@
     python benchmarks/same_bytes.py BEFORE AFTER
 
 BEFORE and AFTER are checkouts. For each bundled base, both run `prepare`, `train` (12 steps with validation and
-samples), `generate` (4 pairs in each mode) and `evaluate`. Images, adapter tensors and scores are compared. Takes about
-six minutes on two cores.
+samples), `generate` (4 pairs from noise, and 4 variations) and `evaluate`. Images, adapter tensors and scores are
+compared. Takes about six minutes on two cores.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def without(value: Any) -> Any:
 
 
 def compared(folder: Path) -> dict[str, Path]:
-    """Return the files to compare by name: all except caches, locks and descriptions of the machine."""
+    """Return the files to compare by name: images, adapters and records, without caches and machine descriptions."""
     kinds = (".png", ".safetensors", ".json", ".jsonl", ".csv")
     files = (path for path in folder.rglob("*") if path.suffix in kinds)
     excluded = {"features", "latents", "environment.json", "checksums.json", "bench.json"}

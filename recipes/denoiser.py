@@ -274,7 +274,7 @@ def _update(
 
 
 def _load_matching_weights(unet: UNet2DConditionModel, start: Path) -> None:
-    """Load the weights of another base whose name and shape match."""
+    """Load, from another base, the weights whose name and shape match."""
     source, own = open_base(str(start)).unet().state_dict(), unet.state_dict()
     own.update({name: value for name, value in source.items() if name in own and own[name].shape == value.shape})
     unet.load_state_dict(own)

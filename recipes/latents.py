@@ -47,7 +47,7 @@ def _encode(number: int, eyes: bank.EyeMaps, vae: AutoencoderKL, layout: str, de
         photographs = bank.render_photographs(eyes, _BATCH_SIZE, SEED, start, device)
         captions += photographs.captions
         joint = squeeze(photographs.joint) if layout == "squeezed" else photographs.joint
-        mean = vae.encode(joint).latent_dist.mean  # in bfloat16, rounding errors exceed the finest directions
+        mean = vae.encode(joint).latent_dist.mean  # fp32: rounding in bfloat16 hides fine directions
         values.append((mean * vae.config.scaling_factor).half().cpu())
     return {"values": torch.cat(values), "captions": json.dumps(captions)}
 

@@ -55,7 +55,7 @@ class Dataset:
 
 
 def load_or_render(folder: Path, amount: int, seed: int) -> Dataset:
-    """Load both views of `amount` eyes, photographed by all cameras; render the missing ones."""
+    """Load both views of `amount` eyes, each with a random camera of the base; render the missing ones."""
     phantom(PhantomConfig(out=folder, amount=amount, seed=seed))
     views = [view for entry in read_dataset(folder) for view in _load_views(folder, entry)]
     return Dataset(*(np.stack(arrays) for arrays in zip(*views, strict=True)))

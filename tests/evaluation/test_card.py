@@ -138,7 +138,7 @@ def test_a_run(trained: Callable[[str], Path], tmp_path: Path) -> None:
     values = values_of(text)
     assert (values["library_name"], values["pipeline_tag"]) == ("diffusers", "text-to-image")
     assert "base_model" not in values  # a folder of the user, not a base of the hub
-    for row in ("| Rank | 4 |", "| Steps | 4 |", "| System | sdxl |", "| Variant | LoRA |"):
+    for row in ("| Rank | 4 |", "| Steps | 4 |", "| Model family | sdxl |", "| Variant | LoRA |"):
         assert row in text
     assert "real pairs: 3 train, 1 val, 1 test" in text
     data = json.loads((copy / "config.json").read_text())["settings"]

@@ -30,7 +30,7 @@ class ExportMatchesConfig:
     auto: fitted if --real has the transforms of 5 raw pairs, else typical."""
     real: Path | None = None
     """Prepared folder of the real pairs: the warps get their geometry, and pairs that were generated from their eyes
-    (--mode from_data, cf2fa, fa2cf) get the splits of these eyes. Default: the geometry of PAIRS, and no splits."""
+    (--mode from_data, cf2fa, fa2cf) get the splits of these eyes. Default: the geometry and the splits of PAIRS."""
     rotation: tuple[float, float] | None = None
     """Smallest and largest rotation, degrees, in both directions; replaces that of --ranges."""
     scale: tuple[float, float] | None = None

@@ -45,7 +45,7 @@ class PreparedPair:
     consistency_before: the consistency before the registration was refined.
     native_size: the side of the square to which both views are cropped, in px of the raw CF and in px of the raw FA.
     A view whose native size is below `size` was enlarged. None if the raw views are not known: for rendered pairs, for
-    pairs imported from an export, and in manifests of earlier versions.
+    generated pairs imported from an export, and in manifests of earlier versions.
     raw_sizes: the [width, height] of the raw CF and of the raw FA, px; None as for `native_size`.
     raw_cf_to_cf: the 3x3 transform from pixel centres of the raw CF to pixel centres of the prepared CF, which crops
     and scales. Together with `fa_to_cf`, it gives the transform between the raw views. None as for `native_size`.
@@ -161,7 +161,10 @@ def read_manifest(folder: Path) -> Iterator[Record]:
 
 
 def stream_manifest(folder: Path) -> Iterator[Record]:
-    """Yield the records as `read_manifest` does, in constant memory. It finds no duplicate ids and mixed modalities."""
+    """Yield the records as `read_manifest` does, in constant memory.
+
+    It detects neither duplicate ids nor mixed modalities.
+    """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         check_finished(folder)

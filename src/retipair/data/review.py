@@ -74,7 +74,7 @@ def append_review(folder: Path, id: str, decision: Decision | None) -> None:
     """Append a decision about a pair to `folder/review.jsonl`, and flush it to disk. None removes it.
 
     An incomplete last line, left by a process that was killed, is removed first.
-    Raises UserError if the file is not in UTF-8 with lines that end in \\n, as this function writes it.
+    Raises UserError if the file has a NUL byte, as in UTF-16, or if its lines end in a lone \\r.
     """
     path = folder / REVIEW_NAME
     line = json.dumps({"id": id, "decision": decision}) + "\n"

@@ -28,7 +28,8 @@ def card(config: CardConfig) -> Path:
     """Write DIR/README.md and return its path.
 
     The card names no patient and no folder. Raises UserError if DIR is neither a folder of pairs nor a run, if the
-    evaluation is of other pairs, or if DIR has a README.md that the user has written or edited.
+    --evaluation is of other pairs, or if DIR has a README.md that the user has written or edited. An evaluation of
+    other pairs in DIR/evaluation is left out, with a message.
     """
     folder = config.directory
     if config.reviewed:
@@ -64,7 +65,7 @@ def _scores(config: CardConfig) -> tuple[Scores, ...]:
 
 
 def _scores_of_pairs(config: CardConfig) -> dict[str, str]:
-    """Return the scores of the pairs in DIR, by name. Raises SettingError if the evaluation is of other pairs.
+    """Return the scores of the pairs in DIR, by name. Raises SettingError if --evaluation is of other pairs.
 
     Of real pairs that were compared with several sets, the scores that do not depend on the set are returned.
     """
@@ -137,7 +138,7 @@ def _model_card(run: Run, scores: dict[str, str]) -> str:
     config = run.read_config()
     base, recorded = shareable_name(config.base), read_json(run.folder / "config.json")
     modalities = find_modalities(*(str(recorded[key]).split() if key in recorded else None for key in RECORDED))
-    facts: dict[str, object] = {"Base": base, "System": recorded.get("system")}
+    facts: dict[str, object] = {"Base": base, "Model family": recorded.get("system")}
     facts |= {"Rank": config.unet_lora_rank, "Alpha": f"{config.unet_lora_alpha:g}", "Layers": config.lora_targets}
     facts |= {"Variant": _variant(config), "Prompt": " ".join(config.prompt.split()).replace("|", "\\|")}
     best = run.folder / "best_checkpoint" / "reason.json"

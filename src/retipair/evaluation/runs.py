@@ -131,7 +131,7 @@ def _table(summaries: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]
 
 
 def _run_name(one: RunSummary, summaries: Sequence[RunSummary]) -> str:
-    """Return the name of a run, with its system if the runs are of both systems."""
+    """Return the name of a run, with its model family if there are runs of both."""
     several = len({summary.folder.parent for summary in summaries}) > 1
     return f"{one.folder.name} ({one.folder.parent.name.split('_')[2]})" if several else one.folder.name
 

@@ -123,7 +123,7 @@ def rejection_line(rejection: Rejection) -> str:
 
 
 def read_rejection_log(folder: Path) -> RejectionLog:
-    """Read the rejected attempts of all processes and earlier calls, and merge their logs into one sorted file.
+    """Read the rejected rounds of all processes and earlier calls, and merge their logs into one sorted file.
 
     Raises UserError, naming the line, if a line is damaged.
     """

@@ -119,7 +119,7 @@ class GenerationLoop:
     conditioning: one row of embeddings for each prompt in `texts`, in that order, then one unconditional row.
     tries: the number of rejected rounds at each pair so far, by the index of the pair. A round is `best_of` attempts.
     manifest: the file to which this process appends the manifest lines of its pairs.
-    rejections: the file to which this process appends its rejected attempts.
+    rejections: the file to which this process appends its rejected rounds.
     stopped_by: the number of the signal that stopped `run`, or 0.
     """
 
@@ -297,7 +297,7 @@ _REMEDIES = {
 
 
 def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) -> None:
-    """Print the folder of the pairs, the number of rejected attempts and the median consistency.
+    """Print the folder of the pairs, the number of rejected rounds and the median consistency.
 
     Raises UserError if no pair passed the filter, or if the user rejected every pair.
     """

@@ -93,7 +93,7 @@ class MatchSample:
 def to_line(sample: MatchSample) -> str:
     """Return the line of a sample, with a newline; `schema` is the first key, then the fields in order.
 
-    `field` is left out if it is None.
+    `field`, modalities and vessels are left out if they are None.
     """
     return to_json_line(sample, _OPTIONAL)
 

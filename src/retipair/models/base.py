@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from retipair.diffusion.schedule import NoiseSchedule
 from retipair.models.byte_tokenizer import byte_tokenizer
 from retipair.models.families import CONFIGS, SAMPLERS, ModelFamily
-from retipair.models.hub import cached_vocabulary, download_base, has_only_fp16
+from retipair.models.hub import download_base, has_only_fp16, published_vocabulary
 from retipair.models.loading import hash_samples, naming_errors, random_network
 from retipair.models.quantization import Stored, quantize
 from retipair.models.recognition import (
@@ -248,7 +248,7 @@ class Base:
             return byte_tokenizer("!") if name == "tokenizer_2" else byte_tokenizer()
         folder = (self.tokenizer or self.configs) / name
         if not ((folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()):
-            folder = cached_vocabulary(self.source, self.family, name)
+            folder = published_vocabulary(self.source, self.family, name)
         if (folder / "tokenizer_config.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder))
         published = read_model_config(CONFIGS / self.family.name, name, "tokenizer_config.json")

@@ -44,7 +44,7 @@ def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def cached_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
+def published_vocabulary(source: str, family: ModelFamily, name: str) -> Path:
     """Return the folder that contains the vocabulary published for a model family, for bases without a vocabulary.
 
     source: the base, for the error message.

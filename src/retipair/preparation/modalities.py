@@ -25,7 +25,7 @@ _MOST = 5
 _MIN_DIFFERENCE = 0.1
 """The least difference of the consistencies with dark and with bright vessels for a pair to count."""
 _MAJORITY = 3
-"""Of the pairs that count, this many times as many must be for one result as for the other."""
+"""The chosen result must be supported by at least this many times as many pairs as the other result."""
 _VESSELS: tuple[Vessels, Vessels] = ("dark", "bright")
 Config = TypeVar("Config", PrepareConfig, RegisterConfig)
 
@@ -57,8 +57,9 @@ def with_measured_vessels(config: PrepareConfig, pairs: Sequence[CheckedPair]) -
     """Return the settings with "dark" or "bright" instead of --vessels_second auto.
 
     A few pairs are aligned with dark and with bright vessels in the second view; the vessels of both views agree only
-    if the assumption is right. More than half of the pairs must clearly support one result, and three times as many as
-    the other: not all pairs do, because veins are still dark in an early FA. Raises SettingError if they do not.
+    if the assumption is right. More than half of the pairs must clearly support one result, and at most a third as many
+    the other. Not all pairs need to agree, because veins are still dark in an early FA. Raises SettingError if there is
+    no such result.
     """
     if config.vessels_second != "auto":
         return config

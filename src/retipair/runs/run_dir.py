@@ -302,10 +302,10 @@ def find_run(results: Path, name: str, systems: Sequence[str]) -> Run:
     matches = [s for s in systems if (results_folder(results, s) / name / "config.json").is_file()]
     if not matches:
         places = " or ".join(str(results_folder(results, s) / name) for s in systems)
-        hint = f" (--base is {systems[0]}; omit --base if the run is of the other system)" if len(systems) == 1 else ""
+        hint = f" (--base is {systems[0]}; omit --base if the run has another base)" if len(systems) == 1 else ""
         raise UserError(f"no run {name!r} in {places}{hint}; `retipair train -n {name} --data FOLDER` creates it")
     if len(matches) > 1:
-        raise UserError(f"run {name!r} exists for both systems; choose one with --base")
+        raise UserError(f"run {name!r} exists for {' and '.join(matches)}; choose one with --base")
     return Run(results_folder(results, matches[0]) / name)
 
 

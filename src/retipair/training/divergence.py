@@ -20,7 +20,8 @@ def check_finite(run: Run, step: int, loss: float, config: TrainConfig) -> None:
     if math.isfinite(loss):
         return
     if step == 0:
-        raise FileError(config.base, "the untrained base model outputs NaN or infinity; try --precision fp32")
+        start = "with the initial adapter" if config.init_adapter else "without an adapter"
+        raise FileError(config.base, f"outputs NaN or infinity {start}, before the first step; try --precision fp32")
     raise FileError(run.folder, f"the validation loss at step {step} is NaN or infinite; {_REMEDY}")
 
 

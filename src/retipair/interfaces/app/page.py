@@ -32,7 +32,7 @@ _OWN_HOSTS = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "loca
 """Refuses requests for other host names: a web page elsewhere could let a name of its own point to this machine."""
 
 Place = tuple[str, int, str | None]
-"""What a window of the browser shows: the folder, and the position of a pair in it."""
+"""What a window of the browser shows: the folder, the position of a pair in it, and the id of this pair."""
 Shown = tuple[Any, ...]
 """New values of the place, the status, the buttons, the figure and the commands of the review."""
 Updates = dict[Any, Any]

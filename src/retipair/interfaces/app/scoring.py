@@ -108,7 +108,7 @@ def references_of(folder: Path) -> References:
 def ranges_of(folder: Path) -> References:
     """Return the ranges of the real pairs of a folder; the documented ranges if it has fewer than two real pairs.
 
-    Pairs that cannot be read are not mispaired.
+    Pairs that cannot be read are left out of the mispaired combinations.
     """
     consistencies = _recorded(folder)
     real = [record for record in read_folder(folder).kept if record.mode is None]

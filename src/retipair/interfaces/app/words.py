@@ -152,7 +152,9 @@ EN = Words(
     stopped="Stopped: {count} of {total} drawn.",
     temporary="Images drawn here are not kept. Download them, or run the command below, which makes the same files.",
     photograph="Colour fundus photograph",
-    photograph_hint="PNG, JPEG, TIFF, BMP, WebP or GIF. It stays on this machine until `retipair app` ends.",
+    photograph_hint=(
+        "PNG, JPEG, TIFF, BMP, WebP or GIF. It does not leave this machine, and is deleted when `retipair app` ends."
+    ),
     no_photograph="Choose a photograph first.",
     patient_data="An angiogram drawn from a photograph shows the person in the photograph: treat it as patient data.",
     command="The same on the command line",
@@ -209,7 +211,7 @@ ZH = Words(
     from_folder="范围：{folder} 中图像对的第 5 至第 95 百分位数。",
     from_documents="范围：一般的真实图像对。以 --real FOLDER 启动可使用您自己的图像对。",
     nearest="最相似的训练图像对：{id}，相似度 {similarity:.2f}（{copy:.2f} 以上视为复制品）。",
-    copy="训练图像对 {id} 的复制品：相似度 {similarity:.2f}。若后者是患者的眼睛，请勿使用或分享。",
+    copy="训练图像对 {id} 的复制品：相似度 {similarity:.2f}。若该训练图像对来自患者，请勿使用或分享本图像对。",
     copy_shown="训练图像对 {id}",
     no_copy_search="未检索复制品：请以 --real FOLDER（训练图像对的文件夹）启动。",
     amount="图像对数量",
