@@ -3,8 +3,8 @@
     python benchmarks/memory.py
 
 Each configuration runs in its own process. On a CPU, the measured value is the peak resident set of the process minus
-that before a model is loaded (Python and its libraries); on CUDA it is what torch allocates. glibc returns freed memory
-at once; by default it keeps an amount that differs from run to run.
+that before a model is loaded (Python and its libraries); on CUDA it is what torch allocates. The script makes glibc
+return freed memory at once; by default, glibc keeps an amount that differs from run to run.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(modalities: Modalities, number: int) -> tuple[float, float]:
-    """Return the consistency of a registered pair with the right, and with the opposite vessels in the second view."""
+    """Return the consistency of a registered pair with the true and with the opposite polarity."""
     eye = draw_phantom(0, number, SIZE, None, None, None, modalities)
     first, second = modalities.dark_vessels
     pair = Pair(eye.cf, eye.fa, eye.field, dark_vessels=(first, second))

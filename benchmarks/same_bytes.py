@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 BASES = ("tiny-sdxl", "tiny-sd15")
 SIZE = 256
 VARYING = ("environment", "seconds", "memory_gib", "cost", "sha256", "retipair", "target_modules")
-"""Keys whose values, or the order of whose values, depend on the machine (PEFT writes a set)."""
+"""Keys whose values, or the order of whose values, depend on the machine (PEFT writes a set) or on the version."""
 TEXTS = ("doubt", "doubts", "headline", "verdict", "advice", "furthest", "name")
 """Keys of messages, which a later version may reword."""
 SETTINGS = ("settings",)

@@ -98,7 +98,7 @@ class NotebookParser(Parser):
 
 
 def add_toctree(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Append the table of contents to the README, which GitHub would show as code."""
+    """Append the table of contents to the README. It is not in the file, because GitHub would show it as code."""
     if docname == root_doc:
         source[0] += TOCTREE
 

@@ -1,4 +1,4 @@
-"""Eyes for training and evaluation: their maps are computed once, photographs of them are rendered in every step.
+"""Eyes for training and evaluation: their maps are computed once, photographs of them are rendered when needed.
 
 Each eye is a function of its number. Eyes from number FIRST_HELD_OUT on are not used for training. If a run is
 interrupted, the next one computes the missing eyes.

@@ -84,7 +84,7 @@ class RegisterConfig:
 
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CF FA OUT")]
     """The two views, and the folder to write: fa_warped.png, checkerboard.png, registration.json.
-    With --folder, RAW OUT: the raw views as `retipair prepare` reads them, and the folder to write."""
+    With --folder, RAW OUT: a folder or table of raw views as for `retipair prepare`, and the folder to write."""
     folder: bool = False
     """Register all pairs of RAW, each into OUT/ID; registrations.jsonl and scores.json describe all of them.
     Point files beside the views (ID_01.txt) are used only to measure the errors."""

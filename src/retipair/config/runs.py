@@ -15,6 +15,7 @@ class RunsConfig:
     """The --results folder of the runs."""
     evaluations: tuple[Path, ...] = (Path(),)
     """Folders written by `evaluate`, or folders that contain some of them; default: the current folder.
-    Their scores are shown beside the run that generated the pairs, by the folder of these pairs or by --adapter."""
+    Their scores are shown beside the run that generated the pairs. The run is recognised by the folder of the pairs, or
+    by the --adapter that was given to `evaluate`."""
     json: Path | None = None
     """Also write the table to this JSON file."""

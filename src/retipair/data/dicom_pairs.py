@@ -57,7 +57,7 @@ def find_dicom_pairs(root: Path) -> Iterator[RawPair | SkippedPair]:
 
     If the folder has a DICOMDIR, only the images that it lists are read. Files of other kinds than ophthalmic
     photography, angiograms with indocyanine green, and copies of the same image are ignored.
-    Raises MissingError if the folder has no image of ophthalmic photography.
+    Raises MissingError if all files of the folder can be read and none is an image of ophthalmic photography.
     """
     check_installed(root)
     read = [path if isinstance(path, SkippedPair) else _read_or_skipped(path) for path in _dicom_files(root)]

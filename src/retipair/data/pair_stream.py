@@ -69,7 +69,7 @@ def open_stream(folder: Path, reviewed: bool = False) -> PairStream:
     """Check the manifest and `rejected.txt` of a folder, assign the splits, and return its pairs.
 
     reviewed: whether to leave out the pairs that `review.jsonl` rejects, too.
-    Splits are those of `read_folder`. Raises UserError for the same reasons.
+    Splits are those of `read_folder`. Raises UserError for the same reasons, except for mixed modalities.
     """
     rejected, listed = read_rejected(folder, reviewed), set()
     ids, groups, kinds = array("Q"), array("Q"), bytearray()

@@ -222,8 +222,7 @@ def export_pairs(pairs: str | Path, out: str | Path, *, verbose: bool = False, *
     pairs: a prepared or generated folder.
     verbose: print the messages of the command instead of logging them.
     settings: fields of `ExportPairsConfig`, as the flags of `retipair export pairs`; `to` is required.
-    In a script, call this function below `if __name__ == "__main__":` if there are several workers, which is the
-    default on several cores. Raises UserError for invalid settings, a folder without pairs, or other files in `out`.
+    Raises UserError for invalid settings, a folder without pairs, or other files in `out`.
     """
     config = from_settings(ExportPairsConfig, {**settings, "pairs": pairs, "out": out})
     with command_output(verbose):
@@ -236,7 +235,7 @@ def card(directory: Run | str | Path, *, verbose: bool = False, **settings: Any)
     directory: a prepared or generated folder, the folder of an export of pairs, a run, or the folder of a run.
     verbose: print the messages of the command instead of logging them.
     settings: fields of `CardConfig`, as the flags of `retipair card`.
-    Raises UserError for any other folder, for an evaluation of other pairs, or if you wrote or edited its README.md.
+    Raises UserError for any other folder, for an --evaluation of other pairs, or if you wrote or edited its README.md.
     """
     directory = directory.folder if isinstance(directory, Run) else directory
     config = from_settings(CardConfig, {**settings, "directory": directory})

@@ -42,7 +42,7 @@ class MatchSample:
     eye: the patient, or the eye if the patient is unknown; all samples with the same `eye` must be in one split.
     size: the side of all images and masks of the sample, which are squares, in px.
     seed: the seed from which the warp and the appearance of the sample were drawn.
-    cf: the fixed CF, (size, size, 3) uint8, or (size, size) without colour, which matchers call image0.
+    cf: the fixed CF, which matchers call image0: (size, size, 3) uint8, or (size, size) if it has no colour.
     fa: the moving FA, (size, size) uint8, which matchers call image1. In the variant "aligned", it is the aligned FA.
     valid_cf, valid_fa: masks, 0 or 255. 255 is where the CF, or the moving FA, shows the retina. The point
     that corresponds to a valid pixel may lie outside the other view.

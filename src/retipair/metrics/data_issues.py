@@ -86,8 +86,8 @@ def _best_flip(metrics: PairMetrics) -> str | None:
 def find_duplicate_eyes(ids: Sequence[str], splits: Sequence[str], nearest: Sequence[Nearest]) -> list[DataIssue]:
     """Return an issue for pairs that probably show one eye under different ids of patient or eye.
 
-    If two pairs are the nearest of each other, only one of them gets an issue. If the two are in different splits,
-    a model is validated or tested on an eye it was trained on.
+    If two pairs are the nearest of each other, only one of them gets an issue. The issue says if the two are in
+    different splits: a model may then be validated or tested on an eye it was trained on.
 
     ids, splits: the id and the split of each of n pairs.
     nearest: for each of the n pairs, the most similar pair of another patient or eye (see `memorisation.nearest`).

@@ -23,7 +23,9 @@ from retipair.vision.ridges import SIGMAS, segment
 
 _COLOUR_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _VESSEL_QUANTILES = (0.5, 0.9, 0.99)
-_DENSE = 0.5  # vesselness above which a pixel counts as a vessel; about a tenth of the pixels of a view are above it
+_DENSE = (
+    0.5  # vesselness above which a pixel counts for the density; about a tenth of the pixels of a view are above it
+)
 NEIGHBOURS = 5
 """Number k of nearest neighbours that defines a neighbourhood (see `Manifolds`), as in Naeem et al. 2020."""
 HALVED = 1000
@@ -48,7 +50,8 @@ def features(pair: PairViews) -> np.ndarray:
     square (see `radial_power`).
     vessels: for each view, the mean and quantiles of the vesselness; the mean vesselness at each scale; the density,
     that is, the fraction of pixels with a vesselness above .5; and the calibre. For the calibre, the scale with the
-    highest vesselness is found at each vessel pixel. The mean of these scales is divided by the largest scale.
+    highest vesselness is found at each pixel of the segmented vessels (see `ridges.segment`). The mean of these scales
+    is divided by the largest scale.
     """
     return np.array([value for _, _, value in _named_features(pair)], dtype=np.float64)
 

@@ -123,7 +123,7 @@ def unet_inputs(header: Header) -> tuple[int, int]:
 def family_by_inputs(in_channels: int, context: int) -> str | None:
     """Return the name of a model with these UNet inputs that is neither SDXL nor SD1.5, else None.
 
-    in_channels: the number of latent channels. context: the width of the text features.
+    in_channels: the number of input channels of the UNet. context: the width of the text features.
     """
     return _BY_CHANNELS.get(in_channels) or _BY_CONTEXT.get(context)
 

@@ -192,7 +192,7 @@ def _reading_code(form: DatasetForm, split: Split) -> str:
 
 
 def read_export(out: Path) -> ExportState:
-    """Return the state of a complete export. Raises UserError if the folder is none, or if it was interrupted."""
+    """Return the state of a complete export. Raises UserError for another folder or an interrupted export."""
     if not (out / STATE_NAME).is_file():
         raise MissingError(out, f"no {STATE_NAME} of `retipair export pairs` here")
     state = from_values(ExportState, read_json(out / STATE_NAME), str(out / STATE_NAME))

@@ -166,8 +166,8 @@ def _view_columns(data: Path) -> dict[str, str]:
 def _described_rows(data: Path, images: list[str]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yield ("FILE, row NUMBER", texts, images) for each row; texts always has an id.
 
-    The splits that the names of the files state are used if they include training and validation pairs, and if there is
-    no column `split`.
+    If the name of every file states a split, and training and validation are among these, the splits of the names are
+    used for rows without a value in a column `split`.
     """
     files = parquet_files(data)
     named: dict[Path, Split | None] = {path: split_in_name(path, data) for path in files}

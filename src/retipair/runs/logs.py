@@ -9,8 +9,8 @@ from retipair.runtime.atomic_io import atomic_write
 METRICS_NAME = "metrics.jsonl"
 LOG_NAMES = ("training_log.txt", "validation_log.txt", METRICS_NAME)
 _SESSION_NOTES = (b"memory:", b"resumed ")
-"""Prefixes of log lines that describe a start or a resume of the run, not a step: its memory use, and the settings that
-were changed on resuming. `cut_logs` keeps these lines."""
+"""Prefixes of log lines that describe a call of `train`, not a step: the memory that it used, and the settings that
+changed on resuming. `cut_logs` keeps these lines."""
 
 
 def log_lengths(folder: Path) -> dict[str, int]:

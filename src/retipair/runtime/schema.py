@@ -73,7 +73,8 @@ def from_settings(kind: type[Kind], settings: dict[str, Any]) -> Kind:
     """Return an instance of the dataclass `kind` with settings that a user gave as keyword arguments in Python.
 
     Fields may have the same types as in `from_values`. A value is converted to the type of its field in these cases:
-    text to a path, a path to text, an int to a float, and a numpy scalar to a Python number.
+    text to a path, a path to text, an int to a float, a numpy scalar to a Python number, and a list or numpy array to a
+    list or tuple.
     Raises SettingError for a missing setting and for a value that is not allowed, UserError for an unknown setting, and
     FileError for a path that cannot be accessed.
     """

@@ -136,7 +136,7 @@ def _find(keys: tuple[str, ...], vessels: tuple[str, ...] | None) -> Modalities:
     if first == second:
         raise ValueError("names one modality twice; a pair has two modalities")
     if second.colour:
-        raise ValueError(f"the second view has no colour; name {second.key} first")
+        raise ValueError(f"the second view cannot be in colour; name {second.key} first")
     if vessels is not None:
         if len(vessels) != 2 or not set(vessels) <= set(get_args(Vessels)):
             raise ValueError("vessels must be dark or bright in each view")

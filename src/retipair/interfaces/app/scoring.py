@@ -106,7 +106,7 @@ def references_of(folder: Path) -> References:
 
 
 def ranges_of(folder: Path) -> References:
-    """Return the ranges of the real pairs of a folder; the documented ranges if it has fewer than two real pairs.
+    """Return the ranges of the real pairs of a folder; the documented ranges if fewer than two are readable.
 
     Pairs that cannot be read are left out of the mispaired combinations.
     """
