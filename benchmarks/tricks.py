@@ -25,7 +25,7 @@ from retipair.runtime.distributed import SINGLE_PROCESS
 from retipair.runtime.profiling import Function, time_interleaved
 from retipair.training.plan import Data, Plan
 from retipair.training.step import Training, build_training, training_step
-from retipair.trials.bench import job_of, planned
+from retipair.trials.bench import make_generation_plan, planned
 
 Optimisation = Callable[[Any, Function], Function] | torch.dtype
 """Either a function (UNet, work) -> optimised work, which may modify the UNet, or the dtype to load the base in."""
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size, steps=10)
             plan, data = planned(config, Path(folder))
         print_table("Training step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
-        job = job_of(config, plan, data, Path(folder))
+        job = make_generation_plan(config, plan, data, Path(folder))
         print_table("Pair in 10 steps", time_interleaved(generations(job), job.device, max(args.repeats // 2, 1), 1))
 
 

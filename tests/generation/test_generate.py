@@ -43,7 +43,7 @@ from retipair.generation.filters import (
     rejection_line,
 )
 from retipair.generation.modes import MODES, FromImages, FromNoise
-from retipair.generation.output import SHARD, GeneratedFolder, check_folder
+from retipair.generation.output import PAIRS_PER_FOLDER, GeneratedFolder, check_folder
 from retipair.generation.pair_generator import PairGenerator
 from retipair.generation.plan import plan_generation
 from retipair.interfaces.cli import main
@@ -245,8 +245,8 @@ def test_very_many_pairs_lie_in_shards(
 ) -> None:
     """Past 10,000; here past two. The pairs are the same, and readers find them."""
     flat = drawn("sd15", "noise")
-    assert SHARD == 10_000
-    monkeypatch.setattr("retipair.generation.output.SHARD", 2)
+    assert PAIRS_PER_FOLDER == 10_000
+    monkeypatch.setattr("retipair.generation.output.PAIRS_PER_FOLDER", 2)
     out = draw(trained("sd15"), tmp_path / "o")
     assert [record.cf for record in records(out)] == ["1/cf.png", "2/cf.png", "3-4/3/cf.png", "3-4/4/cf.png"]
     assert len(read_dataset(out)) == 4

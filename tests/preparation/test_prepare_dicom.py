@@ -118,7 +118,7 @@ def test_dicom_files_become_the_pairs_of_their_pngs_and_name_nobody(
     assert prepare(raw, tmp_path / "out") == 0
     printed = "".join(capfd.readouterr())
     assert f"frame {BEST} of 3 of the angiogram" in printed
-    assert " ".join(printed.split()).count("no tag states a contrast agent") == 1
+    assert " ".join(printed.split()).count("no tag states fluorescein") == 1
     assert "warning: 2 pairs (first: " in printed
     assert prepare(both / "png", tmp_path / "from_png") == 0
 

@@ -22,7 +22,7 @@ from retipair.training.plan import make_plan
 from retipair.training.step import PARTS
 from retipair.trials import baseline
 from retipair.trials.baseline import PHASES, BaselineStep
-from retipair.trials.bench import flop_of_step, job_of, planned
+from retipair.trials.bench import flop_of_step, make_generation_plan, planned
 from retipair.trials.summary import Cost, print_figures, summarize_cost
 
 Capture = pytest.CaptureFixture[str]
@@ -84,7 +84,7 @@ def test_pairs_are_drawn_beside_the_librarys_pipeline(base_folder: Callable[[str
 def test_generation_is_measured_without_guidance_which_the_librarys_pipeline_lacks(tmp_path: Path) -> None:
     """`tflop` counts one prediction in each step, too."""
     config = BenchConfig(what="generate", base="random:tiny-sd15", steps=1)
-    assert job_of(config, *planned(config, tmp_path), tmp_path).guidance == NO_GUIDANCE
+    assert make_generation_plan(config, *planned(config, tmp_path), tmp_path).guidance == NO_GUIDANCE
 
 
 @pytest.mark.nightly

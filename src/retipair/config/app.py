@@ -11,7 +11,7 @@ Language = Literal["auto", "en", "zh"]
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """Open a page in the browser of this machine: draw pairs, compare the views of pairs, review pairs by keyboard."""
+    """Serve a page for a browser on this machine: draw pairs, compare their views, review pairs by keyboard."""
 
     pairs: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="PAIRS")] = None
     """Prepared or generated folder to look at and to review; another one can be opened in the page."""

@@ -18,7 +18,7 @@ class EvaluateConfig:
     Without it and --drawn_views, only the real pairs are checked."""
     drawn_views: Path | None = None
     """Folder written by `generate --mode cf2fa` or `fa2cf`: adds how well its drawn views match the true ones.
-    Not needed if --generated is such a folder; only with one --generated."""
+    Not needed if --generated is such a folder; not with several --generated."""
     reviewed: bool = False
     """Leave out the pairs that were rejected in `retipair app` (review.jsonl in the folders)."""
     out: Path = Path("evaluation")

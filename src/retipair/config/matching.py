@@ -52,7 +52,7 @@ class ExportMatchesConfig:
     """Side of the exported views, px, a multiple of 32; default: that of the pairs. Export at the size of training,
     because trainers that resize images shift the transform by up to half a pixel."""
     seed: int = 0
-    """Seed of the warps; variant n of a pair depends only on this seed, the pair's id and n."""
+    """Seed of the warps; variant n of a pair depends only on this seed, the pair's id and mask, n, and the geometry."""
     workers: int = 0
     """Number of processes; 0: one per core. The files do not depend on it."""
 
@@ -94,7 +94,7 @@ class UtilityConfig:
     phantoms: int = 24
     """Number of rendered eyes for each seed."""
     seeds: int = 3
-    """Number of trainings of each arm; their scores are averaged."""
+    """Number of seeds with which each arm is trained; the scores are averaged over them."""
     variants: int = 64
     """Number of warped pairs on which the descriptor is trained, in every arm."""
     steps: int = 200

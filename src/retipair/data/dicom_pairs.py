@@ -26,7 +26,7 @@ from retipair.runtime.errors import DamagedError, MissingError, UserError
 
 _OTHER_DAY = "the CF is of another day than the FA, as there is no CF of that day; check that the eye has not changed"
 _UNKNOWN_AGENT = (
-    "no tag states a contrast agent, so the FA may be a red-free or infrared photograph; look at the contact sheet"
+    "no tag states fluorescein, so the FA may be a red-free or infrared photograph; look at the contact sheet"
 )
 _TABLE = "or name the two files in a table (columns cf, fa)"
 Kind = Literal["cf", "fa", "other"]
@@ -202,7 +202,7 @@ def _pairs_of_eye(patient: str, side: str, images: Sequence[DicomImage]) -> Iter
         if not unreadable:  # else an unreadable image may be the one that is missing
             yield SkippedPair(path.name, f"{path}: {problem}, {_TABLE}")
         return
-    # If some images of the eye state a contrast agent, the others are red-free or autofluorescence photographs.
+    # If some images of the eye state fluorescein, those without an agent are red-free or autofluorescence photographs.
     states_agents = any(image.agent for fas in days["fa"].values() for image in fas)
     for day, found in days["fa"].items():
         if not (fas := [image for image in found if image.agent or not states_agents]):

@@ -175,7 +175,7 @@ _SETTINGS = {
     "max_copy": "Highest similarity to a training pair",
     "dtype": "Precision",
 }
-"""The settings of generation that a card shows. The others are hashes, or may name patients (prompts, folders)."""
+"""The settings of generation that a card shows. The others are hashes, details, or texts that may name patients."""
 
 
 def generation_settings(folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Read and extend `rejected.txt`, the list of rejected pairs in a prepared or generated folder.
 
-A user, `evaluate --withhold_copies`, or `prepare` (for pairs whose files a user has deleted) lists the ids of pairs
-that no command should use. With --reviewed, a command leaves out the pairs that `review.jsonl` rejects, too.
+A user, `evaluate --withhold_copies`, `merge`, or `prepare` (for pairs whose files a user has deleted) lists the ids of
+pairs that no command should use. With --reviewed, a command leaves out the pairs that `review.jsonl` rejects, too.
 """
 
 import os

@@ -41,7 +41,8 @@ def read_training(adapter: Path, real: PairFolder) -> TrainingScores:
 def check_made_by(adapter: Path, folders: Sequence[Path]) -> None:
     """Raise FileError, naming the folder, if generated pairs were not made with an adapter of the run around `adapter`.
 
-    Of older checkpoints, whose adapters are deleted, the pairs are known by the folder to which `generate` writes them.
+    The adapter may have been deleted since, with an older checkpoint. Its pairs are then recognised by the folder to
+    which `generate` writes those of the run.
     """
     run = _run_of(adapter)
     kept = {adapter_sha256(folder) for folder in run.adapter_folders()}

@@ -46,7 +46,7 @@ from retipair.runtime.signals import graceful_shutdown
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Generate those of the --amount pairs that do not exist yet, and return the output folder.
+    """Generate the missing pairs, up to --amount or those of --shard among them, and return the output folder.
 
     Each process generates a part of the pairs; then the main process merges the manifests of all processes.
     """
@@ -290,8 +290,8 @@ def print_start(plan: GenerationPlan) -> None:
 
 
 _REMEDIES = {
-    "consistency": "lower --min_consistency (with another --savedir), or train longer",
-    "copy": "raise --max_copy (with another --savedir), or train on more eyes",
+    "consistency": "lower --min_consistency (with another output folder), or train longer",
+    "copy": "raise --max_copy (with another output folder), or train on more eyes",
 }
 """What the user can do if the filter rejects every pair, by a word in `Rejection.why`."""
 
@@ -331,7 +331,7 @@ def smaller_flags(plan: GenerationPlan) -> str:
     if plan.batch_size > 1:
         return "--batch_size 1"
     smaller = next_smaller_preset(plan.strategy, plan.strategies, plan.memory_of)
-    return f"--memory {smaller}, with another --savedir" if smaller else "an adapter trained at a smaller --size"
+    return f"--memory {smaller}, with another output folder" if smaller else "an adapter trained at a smaller --size"
 
 
 def make_filter(plan: GenerationPlan) -> QualityFilter:

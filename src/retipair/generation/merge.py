@@ -28,8 +28,9 @@ def merge(config: MergeConfig) -> Path:
 
     The result has the files that one `generate` command writes; the environment in settings.json is that of the first
     part. Pairs that OUT already lists are not copied again, so the command can be repeated after a kill, or when more
-    parts are finished. Raises UserError, before any file is copied, if a folder has no generated pairs, if its
-    generation was interrupted, if the settings differ, or if two different pairs have one index.
+    parts are finished. Raises UserError, before any file is copied, if a folder was not written by `generate`, if the
+    settings differ, if no part has a pair, if two different pairs have one index, or if the manifests of the processes
+    of a part were not merged yet.
     """
     # Check
     if not config.parts:
@@ -56,8 +57,8 @@ def merge(config: MergeConfig) -> Path:
     console.print(f"{len(done.consistencies)} synthetic pairs: {config.out}")
     if absent := max(done.indices) - len(done.indices):
         console.print(
-            f"{absent} numbers up to {max(done.indices)} have no pair: the filter gave the pair up, or its part is "
-            "missing; repeat this command with all parts"
+            f"{absent} numbers up to {max(done.indices)} have no pair: given up by the filter, or in a part that is "
+            "missing or not finished; repeat this command when all parts are finished"
         )
     return config.out
 

@@ -1,7 +1,7 @@
 """Generation modes. A mode chooses the latents from which denoising starts, and may constrain them at each step.
 
 A mode consists of two parts. Its `GenerationMode` in `MODES` tells the command which inputs to read. Its `Start`
-computes the initial latents of a batch for the sampler. To add a mode, add one of each.
+computes the initial latents of a batch for the sampler. CONTRIBUTING.md says how to add a mode.
 """
 
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from retipair.runtime.jsonl import merge_shards
 from retipair.runtime.schema import json_sha256
 from retipair.vision.modality import CF_FA
 
-SHARD = 10_000
+PAIRS_PER_FOLDER = 10_000
 """The number of pairs per subfolder of the output folder.
 
 The first 10,000 pairs are in the output folder itself, as in the original scripts.
@@ -65,9 +65,9 @@ def check_folder(out: Path, settings: dict[str, Any]) -> None:
         return
     if not (out / "settings.json").is_file():
         problem = "contains files, but no settings.json of `retipair generate`"
-        raise OccupiedError(out, f"{problem}; choose another --savedir or --out")
+        raise OccupiedError(out, f"{problem}; choose another output folder")
     if difference := settings_difference(out, settings):
-        raise OccupiedError(out, f"was made with {difference}; choose another --savedir")
+        raise OccupiedError(out, f"was made with {difference}; choose another output folder")
 
 
 def settings_difference(folder: Path, settings: dict[str, Any]) -> str | None:
@@ -109,7 +109,7 @@ def scan_output(out: Path, amount: int) -> GeneratedFolder:
         if not isinstance(record, GeneratedPair):
             raise UserError(
                 f"{where}: {record.id!r} is a prepared pair, not a generated one; move the line to the manifest of "
-                "another folder, or choose another --savedir or --out"
+                "another folder, or choose another output folder"
             )
         if record.id in rejected:
             listed.add(record.id)
@@ -138,8 +138,8 @@ def _is_index(id: str, amount: int) -> bool:
 
 def pair_folder(index: int) -> str:
     """Return the folder of pair `index` (from 1), such as "7" or, above 10,000, "10001-20000/10007"."""
-    shard = (index - 1) // SHARD
-    return str(index) if shard == 0 else f"{shard * SHARD + 1}-{(shard + 1) * SHARD}/{index}"
+    before = (index - 1) // PAIRS_PER_FOLDER * PAIRS_PER_FOLDER
+    return f"{before + 1}-{before + PAIRS_PER_FOLDER}/{index}" if before else str(index)
 
 
 def write_pair(

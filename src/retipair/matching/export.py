@@ -77,7 +77,9 @@ def export(config: ExportMatchesConfig) -> Path:
         write_samples(config.out, (sample for record in records for sample in exporter.samples(record.id)))
         forms = [FORMS[form](config.out, read_samples(config.out)) for form in config.to]
     if without := [record.id for record, count in zip(missing, counts, strict=True) if count == 0]:
-        console.print(f"warning: no vessel branches found in {len(without)} pairs (first: {without[0]}); inspect them")
+        console.print(
+            f"warning: no branchings of vessels found in {len(without)} pairs (first: {without[0]}); inspect them"
+        )
     samples = len(records) * (1 + config.warps + config.appearance)
     print(f"{samples} samples of {len(records)} pairs in {config.out / SAMPLES_NAME}", *forms, sep="\n")
     return config.out

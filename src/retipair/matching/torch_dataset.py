@@ -41,9 +41,9 @@ class WarpedPairs(Dataset[dict[str, Any]]):
     """Dataset of fixed CFs and moving FAs. The FA of each pair is warped by a random transform, which is known.
 
     An item depends only on the pair, the settings and the epoch, so it does not depend on the number of workers. Pairs
-    with the same id in different folders get the same warp. With `appearance=False`, the items of epoch n equal the
-    variants `warp_n` of `retipair export matches` with the same settings (n from 1). With `appearance=True`, the items
-    of epoch 0 equal its variants `appearance`.
+    with the same id and mask in different folders get the same warp. With `appearance=False`, the items of epoch n are
+    the variants `warp_n` of `retipair export matches` with the same settings (n from 1). With `appearance=True`, the
+    items of epoch 0 equal its variants `appearance`.
 
     The vessels of a pair are segmented when the pair is first used, which takes about a fifth of a second. Their
     branchings and crossings are kept in memory that all workers share. With `keypoints=0`, vessels are not segmented.

@@ -316,5 +316,5 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
     config = replace(config, out=results / PREPARED_NAME / fingerprint(config)[:16])
-    console.print(f"{data} is not prepared: using the prepared pairs in {config.out}")
+    console.print(f"{data} is not prepared: its pairs are prepared once, in {config.out}")
     return config.out if is_prepared(config.out) else prepare_pairs(config)

@@ -17,9 +17,9 @@ MAY_MOVE = frozenset({"resume", "dry_run", "offline", "results", "data", "base",
 MAY_CHANGE = frozenset(
     {"device", "tracker", "max_steps", "val_every", "log_every", "on_nan", "memory", "gradient_checkpointing"}
 )
-"""Settings that may differ in a resumed run, with a notice; past steps do not depend on them.
+"""Settings that may differ in a resumed run, with a notice.
 
---max_steps may only be raised.
+--max_steps may only be raised; the learning rate of the next steps then follows the schedule of the longer run.
 """
 SAMPLING = frozenset({"num_samples", "sample_steps", "sample_pair_guidance"})
 """Settings of the sample pairs, which may differ in a resumed run, with a notice, if --best_by is "loss".

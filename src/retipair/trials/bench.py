@@ -136,7 +136,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     Cross-view guidance is off, because the pipeline of diffusers does not have it.
     """
     plan, data = planned(config, folder)
-    generation = job_of(config, plan, data, folder)
+    generation = make_generation_plan(config, plan, data, folder)
     cost = Cost("pairs" if config.batch_size > 1 else "pair", config.batch_size, dtype=generation.dtype)
     loaders: dict[str, Callable[[], Function]] = {"ours": lambda: generation_work(generation)}
     if config.against == "diffusers":
@@ -160,7 +160,7 @@ def measure_generate(config: BenchConfig, folder: Path) -> Cost:
     return cost
 
 
-def job_of(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
+def make_generation_plan(config: BenchConfig, plan: Plan, data: Data, folder: Path) -> GenerationPlan:
     """Save an untrained adapter, and return the plan to generate with it.
 
     Generation with an untrained adapter takes as long as with a trained adapter.

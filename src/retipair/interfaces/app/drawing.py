@@ -54,7 +54,9 @@ class Drawer:
     def pairs(
         self, amount: int, seed: int, steps: int, window: str | None = None
     ) -> Iterator[tuple[PairRecord, float]]:
-        """Draw new pairs; yield each with its consistency as soon as its files exist. They are deleted at the end.
+        """Draw new pairs; yield each with its consistency as soon as its files exist.
+
+        All files are deleted when the iterator ends or is closed, so read them before.
 
         window: the window of the browser that shows the pairs, for `cancel`.
         Raises UserError for settings that cannot be used.

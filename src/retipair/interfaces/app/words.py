@@ -136,7 +136,10 @@ EN = Words(
     from_folder="Ranges: 5th to 95th percentile of the pairs in {folder}.",
     from_documents="Ranges: real pairs in general. Start with --real FOLDER for those of your pairs.",
     nearest="Nearest training pair: {id}, similarity {similarity:.2f} (a copy from {copy:.2f} on).",
-    copy="Copy of training pair {id}: similarity {similarity:.2f}. If that is a patient's eye, do not use or share it.",
+    copy=(
+        "Copy of training pair {id}: similarity {similarity:.2f}. If the training pair is of a patient, do not use "
+        "or share this pair."
+    ),
     copy_shown="Training pair {id}",
     no_copy_search="Copies are not searched: start with --real FOLDER, the folder of the training pairs.",
     amount="Pairs",
@@ -153,7 +156,8 @@ EN = Words(
     temporary="Images drawn here are not kept. Download them, or run the command below, which makes the same files.",
     photograph="Colour fundus photograph",
     photograph_hint=(
-        "PNG, JPEG, TIFF, BMP, WebP or GIF. It does not leave this machine, and is deleted when `retipair app` ends."
+        "PNG, JPEG, TIFF, BMP, WebP or GIF. The page works on a copy, which stays on this machine and is deleted when "
+        "`retipair app` ends."
     ),
     no_photograph="Choose a photograph first.",
     patient_data="An angiogram drawn from a photograph shows the person in the photograph: treat it as patient data.",
@@ -227,7 +231,9 @@ ZH = Words(
     stopped="已停止：已生成 {count} / {total}。",
     temporary="在此生成的图像不会保留。请下载，或运行下面的命令，得到相同的文件。",
     photograph="彩色眼底照片",
-    photograph_hint="PNG、JPEG、TIFF、BMP、WebP 或 GIF。照片只留在本机，`retipair app` 命令结束时删除。",
+    photograph_hint=(
+        "PNG、JPEG、TIFF、BMP、WebP 或 GIF。页面使用照片的副本：副本只留在本机，`retipair app` 命令结束时删除。"
+    ),
     no_photograph="请先选择一张照片。",
     patient_data="由照片生成的造影显示照片中的人：请按患者数据处理。",
     command="对应的命令行",

@@ -51,8 +51,8 @@ class Selection:
 def without_elastic(samples: Iterable[MatchSample]) -> Selection:
     """Select the samples whose transform is a homography, in order."""
     listed = list(samples)
-    rigid = [sample for sample in listed if sample.field is None]
-    return Selection(rigid, len(listed) - len(rigid))
+    exact = [sample for sample in listed if sample.field is None]
+    return Selection(exact, len(listed) - len(exact))
 
 
 def homography(sample: MatchSample) -> np.ndarray:

@@ -1,16 +1,18 @@
-"""Measure what cross-view guidance does to generated pairs: agreement, distance from real pairs, fine detail.
+"""Measure what the sampler, its steps and cross-view guidance do to generated pairs.
 
     retipair demo demo
     retipair phantom eyes --amount 64 --size 512 --camera teal --disease vein_occlusion --unregistered --seed 1000
     retipair prepare eyes/raw held_out --size 256
-    python benchmarks/pair_guidance.py --results demo/results --real held_out --amount 24 --steps 25
+    python benchmarks/sampling.py --results demo/results --real held_out --amount 24 --samplers ddpm:25
 
-Prints a Markdown table. All rows use the same random numbers; `held_out` has eyes that the adapter was not trained on.
+Prints a Markdown table of agreement, distance from real pairs, fine detail and time. All rows use the same random
+numbers; `held_out` has eyes that the adapter was not trained on.
 """
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean
 
@@ -24,7 +26,20 @@ from retipair.metrics.views import PairViews, prepare_views
 from retipair.models.device import one_thread
 from retipair.runs.run_dir import find_run
 
-COLUMNS = ("scale", "from", "correlation", "Dice", "clDice", "mispaired", "squared MMD", "fine CF", "fine FA")
+COLUMNS = (
+    "sampler",
+    "steps",
+    "scale",
+    "from",
+    "s per pair",
+    "correlation",
+    "Dice",
+    "clDice",
+    "mispaired",
+    "squared MMD",
+    "fine CF",
+    "fine FA",
+)
 
 
 def measured(pairs: Sequence[Pair]) -> tuple[list[PairViews], list[PairMetrics]]:
@@ -34,7 +49,7 @@ def measured(pairs: Sequence[Pair]) -> tuple[list[PairViews], list[PairMetrics]]
 
 
 def row(pairs: Sequence[Pair], reference: np.ndarray) -> Iterator[float]:
-    """Yield the numbers of one row after the settings."""
+    """Yield the scores of one row."""
     views, metrics = measured(pairs)
 
     def average(name: str) -> float:
@@ -54,8 +69,8 @@ def main() -> None:
     parser.add_argument("--system", default="sdxl")
     parser.add_argument("--real", type=Path, required=True, help="prepared pairs that the adapter was not trained on")
     parser.add_argument("--amount", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--settings", nargs="+", default=["1", "3:0.2", "5:0.35", "5:0.5"], help="SCALE or SCALE:FROM")
+    parser.add_argument("--samplers", nargs="+", default=["ddpm:25"], metavar="SAMPLER:STEPS")
+    parser.add_argument("--guidance", nargs="+", default=["1", "3:0.2", "5:0.35", "5:0.5"], help="SCALE or SCALE:FROM")
     arguments = parser.parse_args()
 
     run = find_run(arguments.results, arguments.name, [arguments.system])
@@ -63,12 +78,16 @@ def main() -> None:
     with one_thread():
         _, real = measured(list(load_pairs(arguments.real)))
         reference = np.stack([pair.features for pair in real])
-        for setting in arguments.settings:
-            scale, _, start = setting.partition(":")
+        for sampler, setting in product(arguments.samplers, arguments.guidance):
+            (name, steps), (scale, _, start) = sampler.split(":"), setting.partition(":")
             guidance = {"pair_guidance": float(scale)} | ({"pair_guidance_from": float(start)} if start else {})
-            generator = PairGenerator.from_pretrained(run, steps=arguments.steps, **guidance)
-            numbers = row(list(generator.sample(arguments.amount)), reference)
-            print(f"| {scale} | {start} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |", flush=True)
+            generator = PairGenerator.from_pretrained(run, sampler=name, steps=int(steps), **guidance)
+            began = time.monotonic()
+            pairs = list(generator.sample(arguments.amount))
+            seconds = (time.monotonic() - began) / arguments.amount
+            cells = [name, steps, scale, start, f"{seconds:.2f}"]
+            cells += [f"{number:.3f}" for number in row(pairs, reference)]
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
