@@ -17,7 +17,7 @@ from retipair.interfaces.app.drawing import MAX_PAIRS
 from retipair.interfaces.app.reviewing import ReviewedFolder
 from retipair.interfaces.app.scoring import nearest_to
 from retipair.interfaces.app.words import html_lang
-from retipair.interfaces.app.workbench import Workbench, review_commands
+from retipair.interfaces.app.workbench import Workbench, review_commands, typed_path
 from retipair.runtime.errors import FileError, UserError, is_out_of_memory
 
 STEPS = 50
@@ -130,12 +130,15 @@ class Page:
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
-        yield self._show_opened(Path(folder.strip()).expanduser())
+        yield self._show_opened(folder)
 
-    def _show_opened(self, folder: Path) -> Shown:
-        """Open a folder, and show its first pair without a decision, or the problem."""
+    def _show_opened(self, folder: Path | str) -> Shown:
+        """Open a folder, and show its first pair without a decision, or the problem.
+
+        folder: a path, or what a user typed.
+        """
         try:
-            reviewed = self._bench.open(folder)
+            reviewed = self._bench.open(folder if isinstance(folder, Path) else typed_path(folder))
         except Exception as error:
             return (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
         return self._show(reviewed, reviewed.start)
