@@ -4,7 +4,7 @@ import shlex
 from itertools import chain
 from pathlib import Path
 
-from retipair.config import AppConfig
+from retipair.config import DEFAULT_BASE, AppConfig
 from retipair.interfaces.app.drawing import Drawer
 from retipair.interfaces.app.reviewing import ReviewedFolder, open_folder
 from retipair.interfaces.app.scoring import References, references_of
@@ -27,7 +27,9 @@ class Workbench:
         self._config, self._temporary = config, temporary
         self.words: Words = words_of(config.language)
         self.drawer = Drawer(config, temporary)
-        self.drawer.check()
+        plan = self.drawer.plan()
+        self.warnings = plan.warnings if plan else []
+        self._base = plan.base.source if plan else DEFAULT_BASE
         self._references = References() if config.real is None else references_of(config.real)
         self.opened: dict[Path, ReviewedFolder] = {}
         if config.pairs is not None:
@@ -61,6 +63,22 @@ class Workbench:
         words = [(f"--{name}", str(value)) for name, value in given.items() if value != getattr(AppConfig, name)]
         return shlex.join(["retipair", "app", _word(reviewed.folder), *chain(*words)])
 
+    def review_commands(self, reviewed: ReviewedFolder) -> list[str]:
+        """Return commands that leave out the pairs that were rejected in a review."""
+        folder, real = _word(reviewed.folder), reviewed.references.source
+        is_real = all(pair.record.mode is None for pair in reviewed.pairs)
+        if is_real or (real and real.resolve() == reviewed.folder.resolve()):
+            judged = ["--real", folder]
+        else:
+            judged = ["--real", _word(real) if real else "PREPARED", "--generated", folder]
+        base = [] if self._base == DEFAULT_BASE else ["--base", self._base]
+        commands = (
+            ["evaluate", *judged, "--reviewed"],
+            ["train", "-n", "NAME", "--data", folder, *base, "--reviewed"],
+            ["export", "matches", folder, "OUT", "--reviewed"],
+        )
+        return [shlex.join(["retipair", *words]) for words in commands]
+
 
 def typed_path(text: str) -> Path:
     """Return the path that a user typed. Raises UserError for a text that cannot be a path."""
@@ -76,19 +94,3 @@ def typed_path(text: str) -> Path:
 def _word(path: Path) -> str:
     """Return a path as a word of a command; one that begins with "-" would be taken for a flag."""
     return f"./{path}" if str(path).startswith("-") else str(path)
-
-
-def review_commands(reviewed: ReviewedFolder) -> list[str]:
-    """Return commands that leave out the pairs that were rejected in a review."""
-    folder, real = _word(reviewed.folder), reviewed.references.source
-    is_real = all(pair.record.mode is None for pair in reviewed.pairs)
-    if is_real or (real and real.resolve() == reviewed.folder.resolve()):
-        judged = ["--real", folder]
-    else:
-        judged = ["--real", _word(real) if real else "PREPARED", "--generated", folder]
-    commands = (
-        ["evaluate", *judged, "--reviewed"],
-        ["train", "-n", "NAME", "--data", folder, "--reviewed"],
-        ["export", "matches", folder, "OUT", "--reviewed"],
-    )
-    return [shlex.join(["retipair", *words]) for words in commands]
