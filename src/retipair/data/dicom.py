@@ -36,7 +36,7 @@ _NO_AGENT = ("", "no", "none", "n/a")
 _MAX_BITS = 16
 _MAX_DEFLATION = 1032
 """Deflated data has at most this many times the size of the file (zlib.net/zlib_tech.html)."""
-_LEAST_ENCODED = 32  # bytes; an image of one pixel takes more in each of the compressions, with the header of its item
+_LEAST_FRAME = 32  # bytes; an encoded frame has more, with the header of its item, and a smaller one shows no eye
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,11 @@ def _check_frames(image: DicomImage, tags: Any) -> None:
     if image.frames == 1:
         return
     syntax = tags.file_meta.TransferSyntaxUID
-    least, limit = _LEAST_ENCODED, image.path.stat().st_size
+    least, limit = _LEAST_FRAME, image.path.stat().st_size
     if syntax.is_transfer_syntax and not syntax.is_compressed:
-        least = image.size[0] * image.size[1] * int(tags.get("BitsAllocated") or 0) // 8
+        least = max(least, image.size[0] * image.size[1] * int(tags.get("BitsAllocated") or 0) // 8)
         limit *= _MAX_DEFLATION if syntax.is_deflated else 1
-    if image.frames * max(least, 1) > limit:
+    if image.frames * least > limit:
         problem = "states more frames (NumberOfFrames) than a file of its size has"
         raise DamagedError(image.path, f"{problem}; export it again, or remove it")
 
