@@ -218,11 +218,10 @@ def check_fits(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
     found = {name: tensor.shape for name, tensor in lora.tensors.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        layer = wrong[0].rpartition(".lora_")[0]
         raise FileError(
             path,
-            f"this adapter does not fit {base.source}, or adapts only a part of the layers (see its layer {layer}); "
-            "with --base, pass the base it was trained on",
+            f"this adapter does not fit {base.source}, or adapts only a part of the layers (see its tensor "
+            f"{wrong[0]}); with --base, pass the base it was trained on",
         )
 
 
