@@ -285,8 +285,10 @@ def test_damaged_files_of_diffusers_are_refused(base: Base, tmp_path: Path) -> N
     save_file(state, bad, {"lora_adapter_metadata": json.dumps({**settings, "unet.use_dora": True})})
     with refused(bad, "does not fit .*lora_magnitude_vector"):
         read_fitting_lora(bad, empty_unet(base), base)
+    key = next(name for name in state if name.endswith("attn1.to_k.lora_B.weight"))
     pair = {"lora_A.weight": torch.zeros(4, 4), "lora_B.weight": torch.zeros(4, 4)}
     for problem, changes in {
+        "twice": {key.replace(".to_k.lora_B", ".processor.to_k_lora.up"): state[key].clone()},
         "its tensor other.bias is unknown": {"unet.other.bias": torch.zeros(4)},
         "its layer other is not in this base": {f"unet.other.{name}": tensor for name, tensor in pair.items()},
     }.items():

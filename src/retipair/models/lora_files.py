@@ -155,6 +155,8 @@ def from_file(path: Path, tensors: State, metadata: Mapping[str, str], unet: UNe
         settings = _diffusers_settings(metadata)
     if settings.get("rank_pattern") or settings.get("alpha_pattern"):
         raise FileError(path, "its layers have different ranks or alphas; use a LoRA with one for all layers")
+    if len(state) != sum(not name.endswith(".alpha") for name in tensors):
+        raise FileError(path, "has the tensors of a layer twice, under two names; choose another file")
     return Lora(state, _config(path, state, check_layers(path, state, unet), alphas, settings))
 
 
