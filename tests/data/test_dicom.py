@@ -199,6 +199,43 @@ def test_unreadable_files_are_named_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("syntax", [None, RLELossless, DeflatedExplicitVRLittleEndian])
+def test_more_frames_than_the_file_can_hold_are_refused(syntax: UID | None, tmp_path: Path) -> None:
+    """A list of 1,000,000,000 frames would take all memory."""
+    path = written(tmp_path, np.stack([GREY] * 3))
+    tags = pydicom.dcmread(path)
+    if syntax == RLELossless:
+        compress(tags, syntax)
+    elif syntax:
+        tags.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(path, tags)
+    assert frame_count(path) == 3
+    tags.NumberOfFrames = 10**9
+    pydicom.dcmwrite(path, tags)
+    for read in (frame_count, read_tags, image_size):
+        with raises_file(path, DamagedError):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns", "PhotometricInterpretation"])
+def test_an_image_without_size_or_colour_space_is_damaged(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, GREY)
+    tags = pydicom.dcmread(path)
+    delattr(tags, name)
+    pydicom.dcmwrite(path, tags)
+    with raises_file(path, DamagedError):
+        read_tags(path)
+
+
+def test_files_that_are_no_images_need_no_size(tmp_path: Path) -> None:
+    """An ophthalmic camera may write reports, too, with its own modality."""
+    path = written(tmp_path, GREY, sop_class="1.2.840.10008.5.1.4.1.1.104.1")  # Encapsulated PDF
+    tags = pydicom.dcmread(path)
+    del tags.Rows, tags.Columns, tags.PixelData
+    pydicom.dcmwrite(path, tags)
+    assert not read_tags(path).is_photograph
+
+
 def test_a_compression_without_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, GREY)
     tags = pydicom.dcmread(path)

@@ -202,9 +202,10 @@ def test_files_that_cannot_be_read_are_one_line_each(tmp_path: Path) -> None:
     whole = cf(tmp_path / "3", side="L").read_bytes()
     (tmp_path / "3").write_bytes(whole[: len(whole) - 3000])  # the tags are whole, the pixels are not
     (tmp_path / "4.dcm").write_bytes(b"not DICOM")
-    (tmp_path / "5").write_bytes(whole[:300])
+    for name, length in (("5", 300), ("6", 400), ("7", 700)):  # the tags of 6 and 7 name the kind, but not the size
+        (tmp_path / name).write_bytes(whole[:length])
     named = [Path(reason.partition(":")[0]).name for reason in reasons(tmp_path)]
-    assert sorted(named) == ["3", "4.dcm", "5"]
+    assert sorted(named) == ["3", "4.dcm", "5", "6", "7"]
     assert len(scan_pairs(tmp_path)[0]) == 1
 
 

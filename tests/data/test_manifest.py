@@ -114,6 +114,11 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path
         (changed(PREPARED, size=128.0), "size cannot be 128.0"),
         (changed(PREPARED, inliers=True), "inliers cannot be true"),
         (changed(PREPARED, points=[["1", 2]]), "points cannot be"),
+        (changed(PREPARED, fa_to_cf=[[1.0]]), "fa_to_cf must be 3 x 3 numbers"),
+        (changed(PREPARED, raw_cf_to_cf=[[1, 0], [0, 1], [0, 0]]), "raw_cf_to_cf must be 3 x 3 numbers"),
+        (changed(PREPARED, raw_sizes=[[1, 2, 3], [4, 5, 6]]), "raw_sizes must be 2 x 2 numbers"),
+        (changed(PREPARED, points=[[1, 2, 3, 4], [5, 6, 7]]), "points must be rows of 4 numbers"),
+        (changed(GENERATED, source_to_pair=[]), "source_to_pair must be 3 x 3 numbers"),
         (changed(PREPARED, consistency=float("nan")), "consistency cannot be NaN"),
         (changed(GENERATED, mode="dream"), 'mode cannot be "dream"'),
         ("[]\n", "unknown schema"),
@@ -152,7 +157,7 @@ def test_views_of_a_line_are_found_from_the_manifest(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "most"), [(replace(PREPARED, points=[[1.5, 2.0, 1.25, 2.5]] * 18), 400), (GENERATED, 120)]
+    ("record", "most"), [(replace(PREPARED, points=[[1.5, 2.0, 1.25, 2.5]] * 18), 410), (GENERATED, 120)]
 )
 def test_a_line_is_read_with_few_calls(tmp_path: Path, record: Record, most: int) -> None:
     """A manifest may have 1,000,000 lines: types are not looked at again for each of their values."""

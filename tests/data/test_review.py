@@ -44,6 +44,13 @@ def test_a_last_line_without_a_newline_counts_and_is_kept(tmp_path: Path) -> Non
     assert read_review(tmp_path).decisions == {"a": "reject", "b": "keep"}
 
 
+def test_a_last_line_that_is_nested_too_deeply_is_an_incomplete_line(tmp_path: Path) -> None:
+    (tmp_path / REVIEW_NAME).write_text("[" * 200_000)
+    assert read_review(tmp_path).decisions == {}
+    append_review(tmp_path, "b", "keep")
+    assert read_review(tmp_path).decisions == {"b": "keep"}
+
+
 @pytest.mark.parametrize("content", [b'{"id": "a"}\r{"id": "b"}\r', '{"id": "a"}\n'.encode("utf-16")])
 def test_a_file_that_an_editor_has_converted_is_not_damaged(content: bytes, tmp_path: Path) -> None:
     (tmp_path / REVIEW_NAME).write_bytes(content)

@@ -116,10 +116,18 @@ def test_an_export_keeps_what_the_libraries_need(tmp_path: Path) -> None:
     assert len(datasets.load_dataset(str(out), split="validation", cache_dir=str(tmp_path / "cache"))) == 1
 
 
+def test_scores_of_another_number_of_pairs_are_refused_for_an_export(evaluated: Evaluated, tmp_path: Path) -> None:
+    pairs = write_generated(tmp_path / "pairs", 4)  # of the six that were evaluated
+    out = export_pairs(ExportPairsConfig(pairs=pairs, out=tmp_path / "out", to="webdataset"))
+    with raises_setting("evaluation"):
+        written(out, evaluated.out)
+    assert "## Evaluation" not in (out / "README.md").read_text()
+
+
 def test_a_repeated_export_keeps_the_scores(
     evaluated: Evaluated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = ExportPairsConfig(pairs=write_generated(tmp_path / "pairs", 3), out=tmp_path / "out", to="webdataset")
+    config = ExportPairsConfig(pairs=write_generated(tmp_path / "pairs", 6), out=tmp_path / "out", to="webdataset")
     with_scores = written(export_pairs(config), evaluated.out)
     assert "## Evaluation" in with_scores
     export_pairs(config)

@@ -44,7 +44,7 @@ from retipair.generation.filters import (
 )
 from retipair.generation.modes import MODES, FromImages, FromNoise
 from retipair.generation.output import PAIRS_PER_FOLDER, GeneratedFolder, check_folder
-from retipair.generation.pair_generator import PairGenerator
+from retipair.generation.pair_generator import PairGenerator, with_parameters
 from retipair.generation.plan import plan_generation
 from retipair.interfaces.cli import main
 from retipair.metrics import memorisation
@@ -202,6 +202,13 @@ def parse_parameters(text: str) -> tuple[str, dict[str, str]]:
     prompt = "\n".join(prompts[:-1])
     found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line)
     return prompt, {name: json.loads(value) if value.startswith('"') else value for name, value in found}
+
+
+def test_a_prompt_of_several_lines_is_one_line_of_the_parameters() -> None:
+    mark = {"Prompt": "an eye\nNegative prompt: blur\nSteps: 1", "Steps": "2", "Sampler": "ddpm", "Guidance": "1"}
+    texts = with_parameters({**mark, "Seed": "0, pair 1", "Base": "b", "Software": "s"}, (64, 128))
+    assert texts["Prompt"] == mark["Prompt"]
+    assert parse_parameters(texts["parameters"])[0] == "an eye Negative prompt: blur Steps: 1"
 
 
 def test_the_texts_follow_the_settings_of_each_pair(trained: Folder, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from retipair.data.parquet import is_parquet_dataset, split_in_name
 from retipair.evaluation.comparison import load_comparisons, pairs_sha256
 from retipair.interfaces.cli import main
 from retipair.preparation.export_pairs import export_pairs
-from retipair.preparation.from_dataset import extracted_views, raw_captions
+from retipair.preparation.from_dataset import extracted_views, is_export, raw_captions
 from retipair.preparation.prepare import prepare_pairs, prepared_folder
 from retipair.runtime.errors import DamagedError, FileError, OccupiedError, UserError
 
@@ -288,6 +288,86 @@ def test_an_export_with_a_changed_row_is_refused(tmp_path: Path, monkeypatch: py
             prepare(data, tmp_path / f"out-{name}")
         assert ", row 1: " in str(caught.value), (name, value)
     assert not (tmp_path / "evil.png").exists()
+
+
+def rewrite(data: Path, drop: tuple[str, ...] = (), **columns: Any) -> Path:
+    """Drop and replace columns of the first file of an export, and return its path."""
+    path = data / "data/train-00000.parquet"
+    table = pyarrow.parquet.read_table(path)
+    for name in (*drop, *(set(columns) & set(table.column_names))):
+        table = table.drop_columns(name)
+    for name, values in columns.items():
+        table = table.append_column(name, pyarrow.array(values))
+    pyarrow.parquet.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("index", [["a", "b"], [[1], [2]], [1.5, 2.5]], ids=["text", "lists", "fractions"])
+def test_an_index_that_is_no_integer_is_refused_before_anything_is_written(
+    exported: tuple[Path, Path], index: list[Any], tmp_path: Path
+) -> None:
+    path = rewrite(exported[1], index=index)
+    with pytest.raises(UserError, match=rf"^{path}, row 1: index .* is not an integer"):
+        prepare(exported[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize("name", ["id", "split", "schema", "mask", "cf", "size", "consistency"])
+def test_an_export_that_lost_a_column_is_not_read_as_raw_pairs(
+    exported: tuple[Path, Path], name: str, with_state: bool, tmp_path: Path
+) -> None:
+    """Its aligned pairs would be aligned again, and its validation eyes could be used for training."""
+    data = exported[1]
+    path = rewrite(data, drop=(name,))
+    if not with_state:
+        (data / ".export_pairs.json").unlink()
+    with raises_file(path) as caught:
+        prepare(data, tmp_path / "out")
+    assert f"no column {name};" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_trace_of_an_export_is_found(exported: tuple[Path, Path], raw: Path) -> None:
+    data = exported[1]
+    rewrite(data, drop=("split", "consistency_before"))
+    with pytest.raises(FileError, match="split"):  # the state file
+        is_export(data)
+    (data / ".export_pairs.json").unlink()
+    (data / "data/validation-00000.parquet").unlink()
+    with pytest.raises(FileError, match="split"):  # the values of `schema`
+        is_export(data)
+    rewrite(data, schema=["mine", "mine"])
+    assert not is_export(data)
+    assert not is_export(raw)
+
+
+@pytest.mark.parametrize("name", ["eye", "patient"])
+def test_an_eye_in_two_splits_is_refused_before_anything_is_written(
+    exported: tuple[Path, Path], name: str, tmp_path: Path
+) -> None:
+    path = rewrite(exported[1], **{name: ["same", "same"], "split": ["train", "val"]})
+    with raises_file(path) as caught:
+        prepare(exported[1], tmp_path / "out")
+    assert f"{name} same is both in train (eye0) and in val (eye2); put all" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_transform_of_another_shape_is_refused(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    path = rewrite(exported[1], fa_to_cf=[[[1.0]], [[1.0]]])
+    with pytest.raises(UserError, match=rf"^{path}, row 1: fa_to_cf must be 3 x 3 numbers"):
+        prepare(exported[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cell", [{"bytes": b"no image"}, "eye0.png"], ids=["damaged", "text"])
+def test_a_damaged_image_is_named_by_its_row_and_column_only(
+    exported: tuple[Path, Path], cell: Any, tmp_path: Path
+) -> None:
+    path = rewrite(exported[1], fa=[cell, cell])
+    with pytest.raises(UserError, match=rf"^{path}, row 1: (column )?fa ") as caught:
+        prepare(exported[1], tmp_path / "out")
+    assert "object at" not in str(caught.value)
 
 
 def test_only_folders_with_parquet_files_count(raw: Path, folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from retipair.runtime.atomic_io import (
     atomic_write_dir,
     is_leftover,
     recover_dir,
+    shareable_name,
     temp_path,
     verify_checksums,
     write_checksums,
@@ -156,3 +157,9 @@ def test_damage_is_named(harm: str, tmp_path: Path) -> None:
     found = verify_checksums(folder)
     assert found is not None
     assert ("checksums.json" if harm == "seal" else "sub/f.txt") in found
+
+
+def test_only_the_last_part_of_a_path_is_shared(tmp_path: Path) -> None:
+    assert shareable_name(str(tmp_path)) == tmp_path.name
+    assert shareable_name("/clinic/Doe_Jane/base") == "base"  # of another machine
+    assert shareable_name("owner/model") == "owner/model"

@@ -16,7 +16,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from retipair.data.manifest import GIVEN_VIEWS, MANIFEST_NAME, PreparedPair, Record, Split, modalities_of, read_manifest
+from retipair.data.manifest import (
+    GIVEN_VIEWS,
+    MANIFEST_NAME,
+    PreparedPair,
+    Record,
+    Split,
+    check_split,
+    modalities_of,
+    read_manifest,
+)
 from retipair.data.pair import Pair, load_image
 from retipair.data.rejected import REJECTED_NAME, RejectedList, read_rejected
 from retipair.data.review import REVIEW_NAME
@@ -185,7 +194,7 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
     for record in read_manifest(folder):
         entry = to_pair_record(folder, record)
         if isinstance(record, PreparedPair):
-            _check_split(folder, record, prepared)
+            check_split(folder / MANIFEST_NAME, record, prepared)
         else:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
@@ -213,24 +222,6 @@ def read_with_content(folder: Path, sha256: str) -> PairFolder | None:
     if not pairs.has_content(sha256) and (folder / REVIEW_NAME).is_file():
         pairs = read_folder(folder, reviewed=True)
     return pairs if pairs.has_content(sha256) else None
-
-
-def _check_split(folder: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
-    """Raise UserError if the manifest puts pairs of the same patient, or of the same eye, into different splits.
-
-    This can happen if a user edits the manifest. The eye is compared only if the record has no patient.
-
-    record: the record to check against the earlier records of the manifest.
-    first_records: the first record of each patient or eye. `record` is added if it is the first.
-    """
-    group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
-    other = first_records.setdefault(group, record)
-    if record.split != other.split:
-        raise FileError(
-            folder / MANIFEST_NAME,
-            f"{group} is both in {other.split} ({other.id}) and in {record.split} "
-            f"({record.id}); put all its pairs in one split",
-        )
 
 
 def _apply_rejections(folder: Path, entries: Sequence[PairRecord], listed: RejectedList) -> PairFolder:

@@ -28,12 +28,15 @@ _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "ImageLaterality", "Laterality"),
     *("StudyDate", "StudyInstanceUID", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate"),
     *("ContentTime", "SeriesNumber", "InstanceNumber", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
-    *("PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
+    *("PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
 )
 _PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")
 _NO_AGENT = ("", "no", "none", "n/a")
 _MAX_BITS = 16
+_MAX_DEFLATION = 1032
+"""Deflated data has at most this many times the size of the file (zlib.net/zlib_tech.html)."""
+_LEAST_FRAME = 32  # bytes; an encoded frame has more, with the header of its item, and a smaller one shows no eye
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,18 @@ def frame_count(path: Path) -> int:
 
 
 def read_tags(path: Path) -> DicomImage:
-    """Read the tags of a DICOM file. Raises DamagedError if it cannot be read, and FileError if pydicom is missing."""
+    """Read the tags of a DICOM file.
+
+    Raises DamagedError if it cannot be read, if it is an image without a size or without a colour space, or if it is
+    too small for the number of frames that it states. Raises FileError if pydicom is missing.
+    """
     tags = _dataset(path, _TAGS)
     try:
-        return _described(path, tags)
+        image = _described(path, tags)
+        _check_frames(image, tags)
+        return image
+    except UserError:
+        raise
     except Exception:  # pydicom converts values when they are used, and raises many types of exceptions
         raise DamagedError(path, "has DICOM tags with invalid values; export it again, or remove it") from None
 
@@ -152,6 +163,10 @@ def _described(path: Path, tags: Any) -> DicomImage:
     modality, rows = str(tags.get("Modality") or ""), int(tags.get("Rows") or 0)
     side = str(tags.get("ImageLaterality") or tags.get("Laterality") or "").strip().upper()
     colour = str(tags.get("PhotometricInterpretation") or "")
+    size = int(tags.get("Columns") or 0), rows
+    if "Image Storage" in tags.SOPClassUID.name and not (all(size) and colour):
+        problem = "Rows, Columns or PhotometricInterpretation is missing, as in a truncated file"
+        raise DamagedError(path, f"{problem}; copy or export it again, or remove it")
     ophthalmic = tags.get("SOPClassUID") in _OPHTHALMIC_PHOTOGRAPHY or modality in _MODALITIES
     return DicomImage(
         path=path,
@@ -163,10 +178,24 @@ def _described(path: Path, tags: Any) -> DicomImage:
         agent=_agent(tags),
         grey=colour.startswith("MONOCHROME"),
         frames=max(1, int(tags.get("NumberOfFrames") or 1)),
-        size=(int(tags.get("Columns") or 0), rows),
+        size=size,
         is_photograph=ophthalmic and rows > 0 and bool(colour),
         person=tuple(str(tags.get(name) or "").strip().upper() for name in _PERSON),
     )
+
+
+def _check_frames(image: DicomImage, tags: Any) -> None:
+    """Raise DamagedError if the file is too small for its number of frames, which would otherwise take all memory."""
+    if image.frames == 1:
+        return
+    syntax = tags.file_meta.TransferSyntaxUID
+    least, limit = _LEAST_FRAME, image.path.stat().st_size
+    if syntax.is_transfer_syntax and not syntax.is_compressed:
+        least = max(least, image.size[0] * image.size[1] * int(tags.get("BitsAllocated") or 0) // 8)
+        limit *= _MAX_DEFLATION if syntax.is_deflated else 1
+    if image.frames * least > limit:
+        problem = "states more frames (NumberOfFrames) than a file of its size has"
+        raise DamagedError(image.path, f"{problem}; export it again, or remove it")
 
 
 def _time(tags: Any) -> str:

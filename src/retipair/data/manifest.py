@@ -7,7 +7,7 @@ of this folder. A manifest has no timestamps, so that the manifests of two runs 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from retipair.runtime.atomic_io import atomic_write
 from retipair.runtime.errors import FileError, MissingError, UserError
@@ -124,6 +124,11 @@ class GeneratedPair:
 Record = PreparedPair | GeneratedPair
 _PRINTABLE = ("id", "eye", "patient", "source_id", "source_eye", "cf", "fa", "mask", "base")
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
+_SHAPES = {
+    **{"fa_to_cf": (3, 3), "raw_cf_to_cf": (3, 3), "source_to_pair": (3, 3)},
+    **{"raw_sizes": (2, 2), "points": (None, 4)},
+}
+"""The number of rows and of columns of each matrix; None for any number of rows."""
 _OPTIONAL = {schema: [field.name for field in fields(kind) if field.default is None] for schema, kind in _KINDS.items()}
 
 
@@ -145,8 +150,8 @@ def read_manifest(folder: Path) -> Iterator[Record]:
     """Yield the records of `folder/manifest.jsonl` in order.
 
     Raises MissingError if there is no manifest, and UserError, naming file and line, for invalid JSON, an unknown
-    schema, unknown or missing keys, a value of the wrong type, a duplicate id, or a path outside the folder, and if
-    pairs have different modalities.
+    schema, unknown or missing keys, a value of the wrong type or shape, a duplicate id, or a path outside the folder,
+    and if pairs have different modalities.
     """
     ids: set[tuple[str, str]] = set()
     first: Record | None = None
@@ -206,6 +211,7 @@ def parse_line(line: str, where: str) -> Record:
             modalities_of(record)
         except ValueError as error:
             raise UserError(f"{where}: modalities and vessels: {error}; make the folder again") from None
+    _check_shapes(values, where)
     for relative in (record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])):
         _check_inside(relative, where)
     return record
@@ -221,6 +227,32 @@ def check_one_kind(where: Path, expected: Modalities, found: Modalities, id: str
     if found != expected:
         problem = f"pair {id} is {found}, not {expected}"
         raise FileError(where, f"{problem}; use a folder of its own for each kind of pair, with an adapter of its own")
+
+
+def check_split(where: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
+    """Raise FileError, naming the file `where`, if it puts pairs of one patient, or of one eye, into different splits.
+
+    This can happen if a user edits the file. The eye is compared only if the record has no patient.
+
+    record: the record to check against the earlier records of the file.
+    first_records: the first record of each patient or eye. `record` is added if it is the first.
+    """
+    group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
+    other = first_records.setdefault(group, record)
+    if record.split != other.split:
+        problem = f"{group} is both in {other.split} ({other.id}) and in {record.split} ({record.id})"
+        raise FileError(where, f"{problem}; put all its pairs in one split")
+
+
+def _check_shapes(values: dict[str, Any], where: str) -> None:
+    """Raise UserError, which begins with `where`, if a matrix in a line has another number of rows or columns."""
+    for key, (rows, columns) in _SHAPES.items():
+        if key not in values or values[key] is None:
+            continue
+        matrix = values[key]
+        if (rows and len(matrix) != rows) or not set(map(len, matrix)) <= {columns}:
+            size = f"{rows} x {columns} numbers" if rows else f"rows of {columns} numbers"
+            raise UserError(f"{where}: {key} must be {size}; make the folder again")
 
 
 def _check_inside(relative: str, where: str) -> None:

@@ -170,9 +170,9 @@ def _damaged(path: Path, error: Exception) -> DamagedError:
 def image_bytes(value: Any, where: str, column: str) -> bytes:
     """Return the file in a cell of an image column. Raises UserError, which begins with `where`, if it has none."""
     content = value.get("bytes") if isinstance(value, dict) else value
-    if not content:
+    if not (content and isinstance(content, bytes)):
         raise UserError(f"{where}: column {column} has no image in the file; save the data set with its images inside")
-    return bytes(content)
+    return content
 
 
 def split_in_name(path: Path, root: Path) -> Split | None:

@@ -94,7 +94,7 @@ def append_review(folder: Path, id: str, decision: Decision | None) -> None:
 def _is_json(text: str | bytes) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -31,7 +31,7 @@ def filter_split(entries: Sequence[PairRecord], split: Split, where: Path) -> li
     """Return the entries of one split. Raises MissingError, naming the folder `where`, if the split has no entry."""
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
-        raise MissingError(where, f"no pair in its {split} split; prepare it again with pairs of more eyes")
+        raise MissingError(where, f"no pair in its {split} split; make the folder again with pairs of more eyes")
     return chosen
 
 

@@ -38,7 +38,10 @@ from retipair.vision.modality import find_modalities
 EYES_TABLE = "eyes.csv"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".xls", ".ods")
 _PAIR_TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl")
-_LAYOUTS = "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, or a .csv/.jsonl table"
+_LAYOUTS = (
+    "ID/ID_01.png + ID_02.png, cf/ and fa/ with equal names, ABNORMAL/ and NORMAL/, DICOM files, Parquet files, or a "
+    ".csv/.jsonl table"
+)
 DOUBLED = re.compile(r"(?P<id>.+)-(?P=id)")
 """The name n-n of one view of a pair in the layout of Isfahan MISP; the name of the other view is n."""
 COLUMNS = (

@@ -68,7 +68,8 @@ def find_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> li
     else:
         raise MissingError(data, "no such file or folder; give an image, or a folder or table of images")
     if not views:
-        raise MissingError(data, f"no images in it; put images there, or into a subfolder {view}/")
+        remedy = f"put images there, or into a subfolder {view}/, or prepare a data set of Parquet files first"
+        raise MissingError(data, f"no images in it; {remedy}")
     if dicom := next((single.path for single in views if is_dicom(single.path)), None):
         _refuse_dicom(dicom)
     return views

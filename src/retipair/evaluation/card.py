@@ -13,7 +13,7 @@ from retipair.evaluation.compared_scores import read_compared_scores
 from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.runs import is_about
 from retipair.evaluation.scores import SCORES_NAME, Scores
-from retipair.preparation.export_pairs import STATE_NAME, export_card, read_export
+from retipair.preparation.export_pairs import STATE_NAME, ExportState, export_card, read_export
 from retipair.preparation.prepare import PREPARED_NAME, is_prepared
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
@@ -40,7 +40,8 @@ def card(config: CardConfig) -> Path:
         has_masks = counter.kinds == {PreparedPair}
         text = dataset_card(counter.facts(), settings, _scores_of_pairs(config), files={}, has_masks=has_masks)
     elif (folder / STATE_NAME).is_file():
-        text = export_card(read_export(folder), _rows_of_one(config))
+        state = read_export(folder)
+        text = export_card(state, _rows_of_export(config, state))
     elif (folder / "config.json").is_file():
         text = _model_card(Run(folder), _rows_of_one(config, folder.resolve()))
     else:
@@ -89,6 +90,25 @@ def _hashes(scores: Scores) -> set[str | None]:
     """Return the hashes of the sets of pairs that scores are about."""
     known = scores.provenance
     return {known.real_sha256, known.generated_sha256, known.drawn_views_sha256}
+
+
+def _rows_of_export(config: CardConfig, state: ExportState) -> dict[str, str]:
+    """Return the scores of an export, by name. Raises SettingError if --evaluation is of another number of pairs.
+
+    An export does not contain the hash of its pairs, so only their number is compared.
+    """
+    assert state.facts
+    amounts = {amount for one in _scores(config) for amount in _amounts(one)}
+    if amounts and state.facts.pairs not in amounts:
+        _leave_out(config, f"its scores are not of {state.facts.pairs} pairs", "evaluate the exported pairs")
+        return {}
+    return _rows_of_one(config)
+
+
+def _amounts(scores: Scores) -> tuple[int, int]:
+    """Return the numbers of generated and of real pairs in an evaluation."""
+    generated = scores.sizes.get("generated", 0)
+    return generated, sum(scores.sizes.values()) - generated
 
 
 def _rows_of_one(config: CardConfig, run: Path | None = None) -> dict[str, str]:

@@ -43,6 +43,7 @@ from retipair.runtime.jsonl import shard_path
 from retipair.runtime.lock import directory_lock
 from retipair.runtime.profiling import memory_kind, peak_memory
 from retipair.runtime.signals import graceful_shutdown
+from retipair.vision.modality import CF_FA
 
 
 def generate(config: GenerateConfig) -> Path:
@@ -321,7 +322,7 @@ def print_end(plan: GenerationPlan, done: GeneratedFolder, log: RejectionLog) ->
     console.print(
         f"{pairs} synthetic {'pair' if pairs == 1 else 'pairs'}: {plan.out}\n"
         f"Consistency (vesselness correlation) of the two views: {median(done.consistencies):.2f} (median); "
-        "real pairs reach 0.4 to 0.7, views of different eyes about 0\n"
+        f"{'real pairs reach 0.4 to 0.7, ' if plan.modalities == CF_FA else ''}views of different eyes about 0\n"
         f"Next: retipair evaluate --real PREPARED --generated {plan.out} (measures detail, diversity and copies)"
     )
 

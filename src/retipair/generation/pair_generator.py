@@ -145,7 +145,7 @@ def with_parameters(mark: Mapping[str, str], joint_size: tuple[int, int]) -> dic
     """Return the metadata with the key "parameters" added: the same values in the form of AUTOMATIC1111's web UI.
 
     ComfyUI, image browsers and civitai.com read this form: the prompt, an empty negative prompt, and a line of names
-    and values. Values that contain a comma or a colon are quoted as in JSON.
+    and values. The prompt is written in one line. Values that contain a comma or a colon are quoted as in JSON.
 
     mark: the text metadata of a generated PNG.
     joint_size: the (height, width) of the joint image, px.
@@ -165,7 +165,8 @@ def with_parameters(mark: Mapping[str, str], joint_size: tuple[int, int]) -> dic
         "Version": mark["Software"],
     }
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value)
-    return {**mark, "parameters": f"{mark['Prompt']}\nNegative prompt: \n{line}"}
+    prompt = " ".join(mark["Prompt"].splitlines())
+    return {**mark, "parameters": f"{prompt}\nNegative prompt: \n{line}"}
 
 
 def _quoted(value: str) -> str:

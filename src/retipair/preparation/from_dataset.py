@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, sheet_mark
@@ -25,6 +25,7 @@ from retipair.data.manifest import (
     PreparedPair,
     Split,
     check_one_kind,
+    check_split,
     modalities_of,
     write_manifest,
 )
@@ -58,12 +59,35 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _ROW = "extracted_row_"
 """The names of temporary images begin with it, and end with the line of their pair in the table."""
 _IMPORT_SCHEMA = "retipair.import-state/1"
+_EXPORTED = (*VIEWS, "schema", "id", "split", "size", "consistency")
+"""Columns that every export has."""
+_MARKS = {"consistency_before", "settings_sha256", "fa_chroma"}
+"""Columns that only exports have: of prepared pairs the first, of generated pairs the others."""
 
 
 def is_export(data: Path) -> bool:
-    """Return whether a data set was written by `retipair export pairs`, as its columns show."""
-    names = set(read_schema(parquet_files(data)[0]).names)
-    return {*VIEWS, "schema", "id", "split", "size", "consistency"} <= names
+    """Return whether a data set was written by `retipair export pairs`, as its columns or its state file show.
+
+    Raises FileError, naming the file and the column, if an export lacks a column. Read as raw pairs, its aligned pairs
+    would be aligned again, and would get other splits.
+    """
+    files = parquet_files(data)
+    if not ((data / EXPORT_STATE_NAME).is_file() or any(map(_is_exported, files))):
+        return False
+    for path in files:
+        names = read_schema(path).names
+        if missing := [name for name in _EXPORTED if name not in names]:
+            problem = f"belongs to an export of `retipair export pairs`, but has no column {missing[0]}"
+            raise FileError(path, f"{problem}; export the pairs again, or copy the file as it was exported")
+    return True
+
+
+def _is_exported(path: Path) -> bool:
+    names = set(read_schema(path).names)
+    if names & _MARKS or names >= {*_EXPORTED}:
+        return True
+    first = next(read_rows(path, ["schema"]), None) if "schema" in names else None
+    return first is not None and str(first[1]["schema"]).startswith("retipair.")
 
 
 def dataset_sha256(data: Path) -> str:
@@ -223,10 +247,11 @@ def import_pairs(config: PrepareConfig) -> Path:
 def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
     """Return (indices, manifest lines) of all pairs, in the order of the rows; the index of a prepared pair is 0.
 
-    Raises UserError, naming the row, if a row is invalid.
+    Raises UserError, naming the row, if a row is invalid, and FileError if one eye or patient is in two splits.
     """
     indices: list[int] = []
     records: dict[str, PreparedPair] = {}
+    first_records: dict[str, PreparedPair] = {}
     for path in parquet_files(data):
         names = [name for name in read_schema(path).names if name not in VIEWS]
         for where, values in read_rows(path, names):
@@ -235,10 +260,18 @@ def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
                 raise UserError(f"{where}: id {record.id!r} occurs more than once; export the pairs again")
             first = next(iter(records.values()))
             check_one_kind(data, modalities_of(first), modalities_of(record), record.id)
-            indices.append(values.get("index") or 0)
+            check_split(path, record, first_records)
+            indices.append(_index(values, where))
     if not records:
         raise MissingError(data, "its Parquet files have no rows; export the pairs again")
     return indices, list(records.values())
+
+
+def _index(values: dict[str, Any], where: str) -> int:
+    index = values.get("index")
+    if index is not None and type(index) is not int:
+        raise UserError(f"{where}: index {index!r:.40} is not an integer; remove the column, or export the pairs again")
+    return index or 0
 
 
 def _order(pair: tuple[int, PreparedPair]) -> tuple[int, str]:
@@ -276,6 +309,8 @@ def _check_png(content: bytes, size: int, where: str) -> None:
             image.load()
     except UserError:
         raise
+    except UnidentifiedImageError:  # its text is the address of the stream
+        raise UserError(f"{where} is not a PNG image; export the pairs again") from None
     except Exception as error:  # Pillow raises many types of exceptions for malformed files
         raise UserError(f"{where} cannot be read as a PNG image ({error}); export the pairs again") from None
 

@@ -243,10 +243,11 @@ def _split_kept(
     """Return the split of each pair that was not refused, by id. Raises UserError if too few pairs are left."""
     kept = [pair for pair, result in zip(pairs, results, strict=True) if not result.refused]
     if not kept:
+        hint = "" if config.modalities else " (with --modalities, if the views are not CF and FA)"
         raise FileError(
             config.raw,
             f"all {len(pairs)} pairs were refused, see the table above for the reasons "
-            f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again",
+            f"({results[0].id}: {results[0].refused}); correct views, points or limits and prepare again{hint}",
         )
     refused = len(pairs) - len(kept)
     return _split(kept, config, f"{refused} of {len(pairs)} pairs were refused" if refused else "")

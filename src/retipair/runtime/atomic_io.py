@@ -34,11 +34,13 @@ def is_leftover(path: Path) -> bool:
 
 
 def shareable_name(source: str) -> str:
-    """Return only the last part of an existing path, because the names of its folders may contain patient names.
+    """Return only the last part of a path, because the names of its folders may contain patient names.
 
-    Text that is not an existing path, such as the name of a model, is returned unchanged.
+    An absolute path may be that of another machine. Relative text that is not an existing path, such as the name of a
+    model, is returned unchanged.
     """
-    return Path(source).name if Path(source).exists() else source
+    path = Path(source)
+    return path.name if path.is_absolute() or path.exists() else source
 
 
 def last_parts(path: str) -> str:

@@ -135,7 +135,9 @@ def print_end(plan: Plan, steps: int, peak: Peak) -> None:
     console.print(f"Trained to step {plan.config.max_steps}, best at step {run.best_step()}: {run.folder}")
     if run.best_step() == 0:
         start = "the initial adapter" if plan.config.init_adapter else "the base without an adapter"
-        console.print(f"warning: no step is better than {start}; train longer, or generate with --checkpoint latest")
+        console.print(
+            f"warning: no step is clearly better than {start}; train longer, or generate with --checkpoint latest"
+        )
     console.print(f"Next: {next_command(plan.config, untrained=run.best_step() == 0)}")
 
 

@@ -24,9 +24,9 @@ from retipair.interfaces.app import fragments
 from retipair.interfaces.app.comparing import ComparedPair, compare_pair
 from retipair.interfaces.app.scoring import Nearest, References
 from retipair.interfaces.app.words import EN, ZH, Words
-from retipair.interfaces.app.workbench import Workbench, review_commands
+from retipair.interfaces.app.workbench import Workbench, typed_path
 from retipair.interfaces.cli import VERBS
-from retipair.runtime.errors import MissingError
+from retipair.runtime.errors import MissingError, UserError
 from retipair.vision.modality import find_modalities
 
 HOSTILE = "<img/src=x onerror=alert(1)>"
@@ -101,9 +101,16 @@ def test_the_workbench_names_the_commands(tmp_path: Path, trained: Callable[[str
     other = Workbench(AppConfig(pairs=new, base="tiny-sdxl", port=7000, language="zh", device="cpu"), tmp_path)
     assert bench.opened.keys() == other.opened.keys()
     assert other.command(generated) == f"retipair app '{new}' --base tiny-sdxl --port 7000 --language zh --device cpu"
-    assert review_commands(generated)[0] == f"retipair evaluate --real {tmp_path}/real --generated '{new}' --reviewed"
+    assert (
+        bench.review_commands(generated)[0]
+        == f"retipair evaluate --real {tmp_path}/real --generated '{new}' --reviewed"
+    )
     real = bench.open(tmp_path / "real")
-    assert review_commands(real)[0] == f"retipair evaluate --real {tmp_path}/real --reviewed"
+    assert bench.review_commands(real)[0] == f"retipair evaluate --real {tmp_path}/real --reviewed"
+    assert [warning for warning in bench.warnings if "the adapter is untrained" in warning]  # best at step 0
+    assert other.review_commands(real)[1] == (
+        f"retipair train -n NAME --data {tmp_path}/real --base tiny-sdxl --reviewed"
+    )
     assert bench.is_temporary(tmp_path / "upload.png")
     with pytest.raises(MissingError):
         bench.open(tmp_path / "nowhere")
@@ -119,10 +126,33 @@ def test_a_folder_is_not_evaluated_against_itself(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "mixed", ["train", "train", "val"])
     records = list(read_manifest(folder))
     write_manifest(folder, [*records[:2], replace(records[2], mode="noise")])
-    mixed = Workbench(AppConfig(pairs=folder), tmp_path).last
+    bench = Workbench(AppConfig(pairs=folder), tmp_path)
+    mixed = bench.last
     assert mixed is not None
     assert mixed.references.source == folder
-    assert review_commands(mixed)[0] == f"retipair evaluate --real {folder} --reviewed"
+    assert bench.review_commands(mixed)[0] == f"retipair evaluate --real {folder} --reviewed"
+
+
+@pytest.mark.parametrize("typed", ["~nosuchuser/pairs", "a" * 300, "a\0b"])
+def test_a_text_that_cannot_be_a_path_is_a_user_error(typed: str) -> None:
+    with pytest.raises(UserError, match="not a path of a folder"):
+        typed_path(typed)
+
+
+def test_a_typed_path_may_have_spaces_around_it(tmp_path: Path) -> None:
+    folder = tmp_path / " eyes "
+    folder.mkdir()
+    assert typed_path(str(folder)) == folder
+    assert typed_path(f"  {tmp_path}\n") == tmp_path
+
+
+def test_a_folder_that_begins_with_a_dash_is_no_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_prepared(Path("-dash"), ["train", "val"])
+    bench = Workbench(AppConfig(pairs=Path("-dash")), tmp_path)
+    assert bench.last is not None
+    assert bench.command(bench.last) == "retipair app ./-dash"
+    assert bench.review_commands(bench.last)[0] == "retipair evaluate --real ./-dash --reviewed"
 
 
 def test_the_real_folder_must_show_the_same_modalities_as_evaluate_says(refused: Refused, tmp_path: Path) -> None:

@@ -46,10 +46,9 @@ class Drawer:
         """Whether the command was given an adapter or a base."""
         return self._config.adapter is not None or self._config.base is not None
 
-    def check(self) -> None:
-        """Raise UserError if the adapter or the base cannot be used."""
-        if self.is_ready:
-            plan_generation(self._settings(self._temporary, amount=1))
+    def plan(self) -> GenerationPlan | None:
+        """Return the plan of a drawing; None without an adapter and a base. Raises UserError if they are unusable."""
+        return plan_generation(self._settings(self._temporary, amount=1)) if self.is_ready else None
 
     def pairs(
         self, amount: int, seed: int, steps: int, window: str | None = None

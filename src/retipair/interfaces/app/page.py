@@ -17,7 +17,7 @@ from retipair.interfaces.app.drawing import MAX_PAIRS
 from retipair.interfaces.app.reviewing import ReviewedFolder
 from retipair.interfaces.app.scoring import nearest_to
 from retipair.interfaces.app.words import html_lang
-from retipair.interfaces.app.workbench import Workbench, review_commands
+from retipair.interfaces.app.workbench import Workbench, typed_path
 from retipair.runtime.errors import FileError, UserError, is_out_of_memory
 
 STEPS = 50
@@ -130,12 +130,15 @@ class Page:
 
     def _open(self, folder: str) -> Iterator[Shown]:
         yield self._only(self._words.reading)
-        yield self._show_opened(Path(folder.strip()).expanduser())
+        yield self._show_opened(folder)
 
-    def _show_opened(self, folder: Path) -> Shown:
-        """Open a folder, and show its first pair without a decision, or the problem."""
+    def _show_opened(self, folder: Path | str) -> Shown:
+        """Open a folder, and show its first pair without a decision, or the problem.
+
+        folder: a path, or what a user typed.
+        """
         try:
-            reviewed = self._bench.open(folder)
+            reviewed = self._bench.open(folder if isinstance(folder, Path) else typed_path(folder))
         except Exception as error:
             return (("", 0, ""), self._problem(error), gr.update(visible=False), "", "")
         return self._show(reviewed, reviewed.start)
@@ -180,7 +183,7 @@ class Page:
         searched = fragments.can_be_copy(pair.record)
         scores = fragments.scores(words, pair.consistency, reviewed.references, pair.nearest, searched)
         hints = fragments.note(words.keys) + fragments.note(words.order)
-        using = fragments.command(words, *review_commands(reviewed), title=words.used_by)
+        using = fragments.command(words, *self._bench.review_commands(reviewed), title=words.used_by)
         opening = fragments.command(words, self._bench.command(reviewed))
         return (status, gr.update(visible=True), figure + scores, hints + using + opening)
 
@@ -191,6 +194,7 @@ class Page:
         if not drawer.is_ready:
             _html(fragments.note(words.no_adapter))
             return
+        self._show_warnings()
         with gr.Row():
             amount = gr.Slider(1, MAX_PAIRS, value=4, step=1, label=words.amount, elem_id="amount", min_width=140)
             seed, steps = self._seed_and_steps("pairs")
@@ -207,6 +211,7 @@ class Page:
         if not drawer.is_ready:
             _html(fragments.note(words.no_adapter))
             return
+        self._show_warnings()
         _html(fragments.note(words.patient_data))
         upload = gr.File(label=words.photograph, type="filepath", elem_id="photograph", height=140)
         original = gr.Textbox(visible=False)  # the name of the file, which `_WITH_NAME` passes
@@ -227,6 +232,11 @@ class Page:
             yield from output(pairs, given[0], f"{Path(path).stem}_{given[1]}", command)
 
         output = self._drawing("angiograms", draw, [upload, original, amount, seed, steps], _WITH_NAME)
+
+    def _show_warnings(self) -> None:
+        """Show the warnings about the adapter, for example that it is untrained."""
+        for warning in self._bench.warnings:
+            _html(fragments.note(warning, "warning"))
 
     def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
         words = self._words

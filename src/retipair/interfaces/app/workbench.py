@@ -4,11 +4,12 @@ import shlex
 from itertools import chain
 from pathlib import Path
 
-from retipair.config import AppConfig
+from retipair.config import DEFAULT_BASE, AppConfig
 from retipair.interfaces.app.drawing import Drawer
 from retipair.interfaces.app.reviewing import ReviewedFolder, open_folder
 from retipair.interfaces.app.scoring import References, references_of
 from retipair.interfaces.app.words import Words, words_of
+from retipair.runtime.errors import UserError, printable
 
 _FLAGS = ("real", "adapter", "base", "port", "language", "device")
 """The settings that `Workbench.command` shows if they were given."""
@@ -26,7 +27,9 @@ class Workbench:
         self._config, self._temporary = config, temporary
         self.words: Words = words_of(config.language)
         self.drawer = Drawer(config, temporary)
-        self.drawer.check()
+        plan = self.drawer.plan()
+        self.warnings = plan.warnings if plan else []
+        self._base = plan.base.source if plan else DEFAULT_BASE
         self._references = References() if config.real is None else references_of(config.real)
         self.opened: dict[Path, ReviewedFolder] = {}
         if config.pairs is not None:
@@ -58,20 +61,36 @@ class Workbench:
         """Return the command that opens the page with a folder."""
         given = {name: getattr(self._config, name) for name in _FLAGS}
         words = [(f"--{name}", str(value)) for name, value in given.items() if value != getattr(AppConfig, name)]
-        return shlex.join(["retipair", "app", str(reviewed.folder), *chain(*words)])
+        return shlex.join(["retipair", "app", _word(reviewed.folder), *chain(*words)])
+
+    def review_commands(self, reviewed: ReviewedFolder) -> list[str]:
+        """Return commands that leave out the pairs that were rejected in a review."""
+        folder, real = _word(reviewed.folder), reviewed.references.source
+        is_real = all(pair.record.mode is None for pair in reviewed.pairs)
+        if is_real or (real and real.resolve() == reviewed.folder.resolve()):
+            judged = ["--real", folder]
+        else:
+            judged = ["--real", _word(real) if real else "PREPARED", "--generated", folder]
+        base = [] if self._base == DEFAULT_BASE else ["--base", self._base]
+        commands = (
+            ["evaluate", *judged, "--reviewed"],
+            ["train", "-n", "NAME", "--data", folder, *base, "--reviewed"],
+            ["export", "matches", folder, "OUT", "--reviewed"],
+        )
+        return [shlex.join(["retipair", *words]) for words in commands]
 
 
-def review_commands(reviewed: ReviewedFolder) -> list[str]:
-    """Return commands that leave out the pairs that were rejected in a review."""
-    folder, real = str(reviewed.folder), reviewed.references.source
-    is_real = all(pair.record.mode is None for pair in reviewed.pairs)
-    if is_real or (real and real.resolve() == reviewed.folder.resolve()):
-        judged = ["--real", folder]
-    else:
-        judged = ["--real", str(real) if real else "PREPARED", "--generated", folder]
-    commands = (
-        ["evaluate", *judged, "--reviewed"],
-        ["train", "-n", "NAME", "--data", folder, "--reviewed"],
-        ["export", "matches", folder, "OUT", "--reviewed"],
-    )
-    return [shlex.join(["retipair", *words]) for words in commands]
+def typed_path(text: str) -> Path:
+    """Return the path that a user typed. Raises UserError for a text that cannot be a path."""
+    try:
+        if "\0" in text:
+            raise ValueError("it has a NUL character")
+        path = Path(text).expanduser()
+        return path if path.exists() else Path(text.strip()).expanduser()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, or "~" with an unknown user
+        raise UserError(f"{printable(text[:80])}: not a path of a folder ({printable(str(error))[:80]})") from None
+
+
+def _word(path: Path) -> str:
+    """Return a path as a word of a command; one that begins with "-" would be taken for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
