@@ -171,7 +171,9 @@ def image_bytes(value: Any, where: str, column: str) -> bytes:
     """Return the file in a cell of an image column. Raises UserError, which begins with `where`, if it has none."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if not (content and isinstance(content, bytes)):
-        raise UserError(f"{where}: column {column} has no image in the file; save the data set with its images inside")
+        raise UserError(
+            f"{where}: column {column} has no image in the file; save the data set with its images inside (docs/datasets.md)"
+        )
     return content
 
 
