@@ -24,6 +24,7 @@ from retipair.models.lora import (
     TARGETS,
     load_adapter,
     read_adapter_metadata,
+    read_fitting_lora,
     read_lora,
     save_adapter,
 )
@@ -225,14 +226,17 @@ def test_files_that_are_no_lora_for_this_base_are_refused(base: Base, tmp_path: 
     folder = saved(base, tmp_path)
     state = load_file(folder / KOHYA_WEIGHTS)
     layer = next(iter(state)).partition(".")[0]
-    down = f"{layer}.lora_down.weight"
+    down, up = f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"
     bad = tmp_path / "bad.safetensors"
     cases = {
         "text encoders": {"lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0)},
         "LoHa": {f"{layer}.hada_w1_a": torch.ones(4, 4)},
         "is not in this base": {"lora_unet_input_blocks_99_1_proj_in.alpha": torch.tensor(1.0)},
-        "ranks": {down: state[down][:2].clone()},
-        "alphas": {f"{layer}.alpha": torch.tensor(1.0)},
+        "different ranks": {down: state[down][:2].clone(), up: state[up][:, :2].clone()},
+        "equal ranks": {down: state[down][:2].clone()},
+        "two matrices": {down: torch.tensor(1.0)},
+        "different alphas": {f"{layer}.alpha": torch.tensor(1.0)},
+        "alpha is NaN or larger": {name: torch.tensor(1e37) for name in state if name.endswith(".alpha")},
         "NaN": {down: torch.full_like(state[down], float("nan"))},
         "in different ways": {f"{layer}.dora_scale": torch.ones(4, 1)},
         "is unknown": {f"{layer}.bias": torch.ones(4)},
@@ -244,6 +248,15 @@ def test_files_that_are_no_lora_for_this_base_are_refused(base: Base, tmp_path: 
     bad.write_bytes(b"")
     save_file(load_file(folder / "kohya_lora.safetensors") | {f"{layer}.alpha": torch.ones(2)}, bad)
     with refused(bad, "single number"):
+        read_lora(bad, empty_unet(base), base)
+    save_file({name: tensor for name, tensor in state.items() if name != up}, bad)
+    with refused(bad, "two matrices"):
+        read_lora(bad, empty_unet(base), base)
+    no_rank = {
+        name: t[:0] if "lora_down" in name else t[:, :0] if "lora_up" in name else t for name, t in state.items()
+    }
+    save_file({name: tensor.clone() for name, tensor in no_rank.items()}, bad)
+    with refused(bad, "equal ranks"):
         read_lora(bad, empty_unet(base), base)
     with refused(folder / "adapter_model.safetensors", "adapter_config.json"):
         read_lora(folder / "adapter_model.safetensors", empty_unet(base), base)
@@ -257,3 +270,77 @@ def test_files_that_are_no_lora_for_this_base_are_refused(base: Base, tmp_path: 
     pickled.write_bytes(b"")
     with refused(pickled, "pickled"):
         read_lora(pickled, empty_unet(base), base)
+
+
+def test_damaged_files_of_diffusers_are_refused(base: Base, tmp_path: Path) -> None:
+    file, bad = saved(base, tmp_path) / DIFFUSERS_WEIGHTS, tmp_path / "bad.safetensors"
+    state = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    settings = json.loads(metadata["lora_adapter_metadata"])
+    for alpha in (float("nan"), float("inf"), 10**400):
+        save_file(state, bad, {"lora_adapter_metadata": json.dumps({**settings, "unet.lora_alpha": alpha})})
+        with refused(bad, "alpha is NaN or larger"):
+            read_lora(bad, empty_unet(base), base)
+    save_file(state, bad, {"lora_adapter_metadata": json.dumps({**settings, "unet.use_dora": True})})
+    with refused(bad, "does not fit .*lora_magnitude_vector"):
+        read_fitting_lora(bad, empty_unet(base), base)
+    key = next(name for name in state if name.endswith("attn1.to_k.lora_B.weight"))
+    pair = {"lora_A.weight": torch.zeros(4, 4), "lora_B.weight": torch.zeros(4, 4)}
+    for problem, changes in {
+        "twice": {key.replace(".to_k.lora_B", ".processor.to_k_lora.up"): state[key].clone()},
+        "its tensor other.bias is unknown": {"unet.other.bias": torch.zeros(4)},
+        "its layer other is not in this base": {f"unet.other.{name}": tensor for name, tensor in pair.items()},
+    }.items():
+        save_file({**state, **changes}, bad, metadata)
+        with refused(bad, problem):
+            read_lora(bad, empty_unet(base), base)
+
+
+def test_damaged_folders_are_refused(base: Base, tmp_path: Path) -> None:
+    folder = saved(base, tmp_path)
+    settings, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    values, state = json.loads(settings.read_text()), load_file(weights_path)
+    for alpha in (float("nan"), float("-inf"), 10**400):
+        settings.write_text(json.dumps({**values, "lora_alpha": alpha}))
+        with refused(settings, "lora_alpha"):
+            read_lora(folder, empty_unet(base), base)
+    settings.write_text(json.dumps(values))
+    down = next(name for name in state if "lora_A" in name)
+    up = down.replace("lora_A", "lora_B")
+    for changes in (
+        {down: torch.tensor(1.0)},
+        {up: state[up][:, :3].clone()},
+        {up: state[up][..., None, None].clone()},
+    ):
+        save_file({**state, **changes}, weights_path)
+        with refused(folder, f"its layer {down.removeprefix('base_model.model.').partition('.lora_')[0]}"):
+            read_lora(folder, empty_unet(base), base)
+
+
+def test_float8_is_read_as_float32(base: Base, tmp_path: Path) -> None:
+    folder, file = saved(base, tmp_path), tmp_path / "float8.safetensors"
+    state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(folder / KOHYA_WEIGHTS).items()}
+    save_file(state, file)
+    rounded = {name: tensor.to(torch.float8_e4m3fn).float() for name, tensor in weights(folder, base).items()}
+    read = weights(file, base)
+    assert set(read) == set(rounded)
+    assert all(torch.equal(tensor, rounded[name]) for name, tensor in read.items())
+    assert {tensor.dtype for tensor in read.values()} == {torch.float32}
+    layer = next(iter(state)).partition(".")[0]
+    bad = torch.full_like(state[f"{layer}.lora_up.weight"].float(), float("nan")).to(torch.float8_e4m3fn)
+    save_file({**state, f"{layer}.lora_up.weight": bad}, file)
+    with refused(file, "NaN"):
+        weights(file, base)
+
+
+def test_the_same_adapter_gives_the_same_bytes(base: Base, tmp_path: Path) -> None:
+    """PEFT and safetensors alone write the layers and the metadata in an order that differs between processes."""
+    first, second = (saved(base, tmp_path / name, targets="all") for name in "ab")
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+    targets = json.loads((first / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(TARGETS["all"])
+    with safe_open(first / DIFFUSERS_WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["lora_adapter_metadata"])["unet.target_modules"] == targets

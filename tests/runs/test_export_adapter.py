@@ -171,6 +171,36 @@ def test_bad_input_is_refused_and_nothing_is_written(
     assert "matches, adapter" in refused("export", "other", "a", "b")
 
 
+@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft", "merged"])
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    to: str, trained: Folder, base_folder: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    file, out = tmp_path / "in/lora.safetensors", tmp_path / "out.safetensors"
+    out = out.with_suffix("") if to == "peft" else out
+    file.parent.mkdir()
+    state = load_file(run_of(trained("sd15"), "sd15") / "best_checkpoint/unet_lora/kohya_lora.safetensors")
+    down = next(name for name in state if name.endswith("lora_down.weight"))
+    for wrong in (torch.zeros(4, 7), state[down][..., None, None].clone()):
+        save_file({**state, down: wrong}, file)
+        line = refused("export", "adapter", file, out, "--to", to, "--base", base_folder("sd15"))
+        assert (line.kind, line.path) == (FileError, file)
+        assert "attn1.to_k" in line
+    assert list(tmp_path.iterdir()) == [file.parent]
+
+
+def test_weights_that_overflow_are_not_merged(
+    trained: Folder, base_folder: Folder, tmp_path: Path, refused: Refused
+) -> None:
+    file, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    state = load_file(run_of(trained("sd15"), "sd15") / "best_checkpoint/unet_lora/kohya_lora.safetensors")
+    large = {name: torch.full_like(t, 1e30 if name.endswith(".alpha") else 1e5) for name, t in state.items()}
+    save_file(large, file)
+    line = refused("export", "adapter", file, out, "--to", "merged", "--base", base_folder("sd15"))
+    assert (line.kind, line.path) == (FileError, file)
+    assert "NaN or infinity" in line
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_training_continues_from_an_exported_adapter(
     system: str, trained: Folder, base_folder: Folder, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,11 +25,14 @@ from retipair.models.lora_files import (
     PEFT_PREFIX,
     PEFT_WEIGHTS,
     Lora,
+    check_layers,
     from_file,
+    is_alpha,
     write_diffusers,
     write_kohya,
     write_peft,
 )
+from retipair.models.tensor_files import all_finite, widen_float8
 from retipair.models.trained_views import TrainedViews
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import DamagedError, FileError, MissingError
@@ -184,8 +187,14 @@ def read_adapter_metadata(folder: Path) -> AdapterMetadata | None:
 
 
 def load_adapter(path: Path, unet: UNet, base: Base) -> None:
-    """Add an adapter, a folder or file, to the UNet of a base, in fp32.
+    """Add an adapter, a folder or file, to the UNet of a base, in fp32. Raises UserError as `read_fitting_lora`."""
+    set_peft_model_state_dict(unet, read_fitting_lora(path, unet, base).tensors)
 
+
+def read_fitting_lora(path: Path, unet: UNet, base: Base) -> Lora:
+    """Read an adapter, a folder or file, and add it with untrained weights to the UNet, to check that it fits.
+
+    unet: the UNet of the base. It may be on the meta device.
     Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or does not fit the UNet.
     """
     lora = read_lora(path, unet, base)
@@ -194,7 +203,8 @@ def load_adapter(path: Path, unet: UNet, base: Base) -> None:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         damaged = path / "adapter_config.json" if path.is_dir() else path
         raise DamagedError(damaged, f"damaged ({error}); use another checkpoint") from None
-    set_adapter(path, unet, lora, base)
+    check_fits(path, unet, lora, base)
+    return lora
 
 
 def set_adapter(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
@@ -206,11 +216,12 @@ def set_adapter(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
 def check_fits(path: Path, unet: UNet, lora: Lora, base: Base) -> None:
     """Raise UserError, naming `path`, unless the adapter that was added to a UNet has the layers of `lora`."""
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
-    if expected != {name: tensor.shape for name, tensor in lora.tensors.items()}:
+    found = {name: tensor.shape for name, tensor in lora.tensors.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         raise FileError(
             path,
-            f"this adapter does not fit {base.source}, or adapts only a part of the layers; with --base, pass the base "
-            "it was trained on",
+            f"this adapter does not fit {base.source}, or adapts only a part of the layers (see its tensor "
+            f"{wrong[0]}); with --base, pass the base it was trained on",
         )
 
 
@@ -218,19 +229,21 @@ def read_lora(path: Path, unet: UNet, base: Base) -> Lora:
     """Read the weights and settings of an adapter, a folder or file.
 
     unet: the UNet of the base. Its weights are not used, so it may be on the meta device.
-    Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or has layers of several ranks.
+    Raises UserError, naming the adapter, if it is unreadable, contains NaN or infinity, or has damaged layers or
+    layers of several ranks.
     """
     return to_lora(path, read_tensors(path), unet, base)
 
 
 def to_lora(path: Path, tensors: dict[str, torch.Tensor], unet: UNet, base: Base) -> Lora:
     """Return the adapter with these tensors (`read_tensors`), as `read_lora` does."""
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+    tensors = {name: widen_float8(tensor) for name, tensor in tensors.items()}
+    if not all_finite(tensors.values()):
         raise FileError(path, "contains NaN or infinity, because its training diverged; use another checkpoint")
     if path.is_file():
         return from_file(path, tensors, _read_metadata(path), unet, base.family)
     config = _read_lora_config(path)
-    if any(tensor.shape[0] != config.r for name, tensor in tensors.items() if name.endswith("lora_A.weight")):
+    if check_layers(path, tensors, unet) != config.r:
         raise FileError(
             path, f"some tensors do not have the rank {config.r} of adapter_config.json; use another checkpoint"
         )
@@ -263,7 +276,7 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     path = folder / "adapter_config.json"
     values = read_json(path)
     rank, alpha, targets = values.get("r"), values.get("lora_alpha"), values.get("target_modules")
-    valid = type(rank) is int and 0 < rank <= _LARGEST_RANK and type(alpha) in (int, float)
+    valid = type(rank) is int and 0 < rank <= _LARGEST_RANK and is_alpha(alpha)
     valid &= isinstance(targets, list) and all(isinstance(t, str) and re.fullmatch(r"[\w.]+", t) for t in targets)
     if not valid:
         raise DamagedError(path, "damaged (r, lora_alpha or target_modules); use another checkpoint")

@@ -12,7 +12,9 @@ the names of the tensors and in the place of alpha:
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from diffusers import UNet2DConditionModel as UNet
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from retipair.models.base import Base
 from retipair.models.families import ModelFamily
 from retipair.models.original_format import State, unet_name
+from retipair.models.tensor_files import write_tensors
 from retipair.runtime.errors import FileError
 
 KOHYA_PREFIX = "lora_unet_"
@@ -35,6 +38,9 @@ PEFT_PREFIX = "base_model.model."
 PEFT_WEIGHTS = "adapter_model.safetensors"
 DIFFUSERS_PREFIX = "unet."
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
+_LARGEST_ALPHA = 1e36
+"""With it, the alpha of a kohya file made from rsLoRA, alpha x sqrt(rank), is still finite in float32."""
+_TENSOR_NAME = re.compile(r"(.+)\.lora_(?:A\.weight|B\.weight|magnitude_vector)")
 _REFUSED = {  # part of a tensor name -> what the file is
     "lora_te": "also changes the text encoders, which retipair does not; train it for the UNet alone",
     "text_encoder": "also changes the text encoders, which retipair does not; train it for the UNet alone",
@@ -78,9 +84,16 @@ def to_kohya(lora: Lora, unet_config: Mapping[str, Any], family: ModelFamily) ->
 
 def write_peft(folder: Path, lora: Lora, metadata: Mapping[str, str]) -> None:
     """Write the two files of PEFT into a folder: adapter_model.safetensors and adapter_config.json."""
-    lora.config.save_pretrained(str(folder))
+    _with_sorted_layers(lora.config).save_pretrained(str(folder))
     tensors = {PEFT_PREFIX + name: tensor for name, tensor in lora.tensors.items()}
-    save_file(tensors, folder / PEFT_WEIGHTS, {"format": "pt", **metadata})
+    write_tensors(folder / PEFT_WEIGHTS, tensors, {"format": "pt", **metadata})
+
+
+def _with_sorted_layers(config: LoraConfig) -> LoraConfig:
+    """Return the config with a sorted list of layers. PEFT has a set, whose order differs between processes."""
+    config = copy(config)
+    config.target_modules = sorted(config.target_modules or [])
+    return config
 
 
 def write_diffusers(path: Path, lora: Lora, base: Base, metadata: Mapping[str, str]) -> None:
@@ -91,11 +104,11 @@ def write_diffusers(path: Path, lora: Lora, base: Base, metadata: Mapping[str, s
     renamed tensors with others.
     """
     pipeline: Any = base.family.pipeline
-    settings = lora.config.to_dict()
+    settings = _with_sorted_layers(lora.config).to_dict()
     pipeline.save_lora_weights(path.parent, lora.tensors, weight_name=path.name, unet_lora_adapter_metadata=settings)
     with safe_open(path, framework="pt") as file:
         own = file.metadata() or {}
-    save_file(load_file(path), path, {**own, **metadata})
+    write_tensors(path, load_file(path), {**own, **metadata})
 
 
 def write_kohya(path: Path, lora: Lora, base: Base, metadata: Mapping[str, str]) -> None:
@@ -105,7 +118,7 @@ def write_kohya(path: Path, lora: Lora, base: Base, metadata: Mapping[str, str])
     """
     assert not lora.config.use_dora
     state = to_kohya(lora, base.unet_config, base.family)
-    save_file(state, path, {"format": "pt", **_kohya_metadata(lora.config, base), **metadata})
+    write_tensors(path, state, {"format": "pt", **_kohya_metadata(lora.config, base), **metadata})
 
 
 def _kohya_metadata(config: LoraConfig, base: Base) -> dict[str, str]:
@@ -130,7 +143,8 @@ def from_file(path: Path, tensors: State, metadata: Mapping[str, str], unet: UNe
 
     metadata: the metadata of the file.
     unet: the UNet of the base, whose layers the file must name.
-    Raises UserError, naming the file, if it is no LoRA for this UNet, or if its layers differ in rank or alpha.
+    Raises UserError, naming the file, if it is no LoRA for this UNet, or if its layers are damaged or differ in rank or
+    alpha.
     """
     _check_kind(path, tensors)
     if any(name.startswith(KOHYA_PREFIX) for name in tensors):
@@ -141,7 +155,39 @@ def from_file(path: Path, tensors: State, metadata: Mapping[str, str], unet: UNe
         settings = _diffusers_settings(metadata)
     if settings.get("rank_pattern") or settings.get("alpha_pattern"):
         raise FileError(path, "its layers have different ranks or alphas; use a LoRA with one for all layers")
-    return Lora(state, _config(path, state, alphas, settings))
+    if len(state) != sum(not name.endswith(".alpha") for name in tensors):
+        raise FileError(path, "has the tensors of a layer twice, under two names; choose another file")
+    return Lora(state, _config(path, state, check_layers(path, state, unet), alphas, settings))
+
+
+def check_layers(path: Path, state: State, unet: UNet) -> int:
+    """Return the rank of a LoRA with PEFT's tensor names, which is the same for all layers.
+
+    Raises UserError, naming the file `path` and the first wrong layer, unless each layer is in the UNet and has two
+    matrices, A (rank, in) and B (out, rank), both with two more axes for a convolution.
+    """
+    layers = set()
+    for name in sorted(state):
+        match = _TENSOR_NAME.fullmatch(name)
+        if not match:
+            raise FileError(path, f"its tensor {name} is unknown; choose another file")
+        layers.add(match[1])
+    known = {name for name, _ in unet.named_modules()}
+    if unknown := sorted(layers - known):
+        raise _unknown_layer(path, unknown[0])
+    return _only(path, "ranks", sorted({_rank(path, state, layer) for layer in sorted(layers)}))
+
+
+def _rank(path: Path, state: State, layer: str) -> int:
+    down, up = (state.get(f"{layer}.lora_{matrix}.weight", torch.empty(())) for matrix in "AB")
+    if down.ndim not in (2, 4) or up.ndim != down.ndim or not down.shape[0] or up.shape[1] != down.shape[0]:
+        problem = "does not have two matrices of equal ranks, down (rank, in) and up (out, rank)"
+        raise FileError(path, f"its layer {layer} {problem}; use another checkpoint")
+    return down.shape[0]
+
+
+def _unknown_layer(path: Path, layer: str) -> FileError:
+    return FileError(path, f"its layer {layer} is not in this base; with --base, pass the base it was trained on")
 
 
 def _check_kind(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -166,7 +212,7 @@ def _from_kohya(path: Path, tensors: State, unet: UNet, family: ModelFamily) -> 
     for name, tensor in tensors.items():
         key, _, kind = name.partition(".")
         if key not in names:
-            raise FileError(path, f"its layer {key} is not in this base; with --base, pass the base it was trained on")
+            raise _unknown_layer(path, key)
         if kind == "alpha":
             alphas[names[key]] = _number(path, name, tensor)
         elif kind in matrices:
@@ -204,17 +250,24 @@ def _diffusers_settings(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _config(path: Path, state: State, alphas: Mapping[str, float], settings: Mapping[str, Any]) -> LoraConfig:
-    """Return PEFT's config of a LoRA whose layers have one rank and one alpha; without an alpha, it is the rank."""
-    ranks = {tensor.shape[0] for name, tensor in state.items() if name.endswith("lora_A.weight")}
-    rank = _only(path, "ranks", sorted(ranks))
+def _config(
+    path: Path, state: State, rank: int, alphas: Mapping[str, float], settings: Mapping[str, Any]
+) -> LoraConfig:
+    """Return PEFT's config of a LoRA whose layers have one alpha; without an alpha, it is the rank."""
     alpha = settings.get("lora_alpha")
     if type(alpha) not in (int, float):
         alpha = _only(path, "alphas", sorted(set(alphas.values())) or [rank])
+    if not is_alpha(alpha):
+        raise FileError(path, f"its alpha is NaN or larger than {_LARGEST_ALPHA:g}; choose another file")
     layers = sorted({name.rpartition(".lora_")[0] for name in state})
-    dora = any("lora_magnitude_vector" in name for name in state)
+    dora = settings.get("use_dora") is True or any("lora_magnitude_vector" in name for name in state)
     rslora = settings.get("use_rslora") is True
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, use_dora=dora, use_rslora=rslora)
+
+
+def is_alpha(value: Any) -> bool:
+    """Return whether a value of JSON is an alpha with which the scale of the LoRA is finite."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST_ALPHA
 
 
 def _number(path: Path, name: str, tensor: torch.Tensor) -> float:

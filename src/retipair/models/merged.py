@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from retipair.models.base import Base
 from retipair.models.hub import has_only_fp16
 from retipair.models.loading import naming_errors
 from retipair.models.lora import load_adapter, merge_adapter
 from retipair.models.original_format import State, clip_state, open_clip_state, unet_state, vae_state
-from retipair.runtime.errors import SettingError
+from retipair.models.tensor_files import all_finite, write_tensors
+from retipair.runtime.errors import FileError, SettingError
 
 
 def write_merged(path: Path, base: Base, adapter: Path, metadata: Mapping[str, str]) -> None:
@@ -20,7 +21,8 @@ def write_merged(path: Path, base: Base, adapter: Path, metadata: Mapping[str, s
 
     Each tensor has the dtype of the base's own file; the sum of weight and adapter is computed in float32 before.
 
-    Raises UserError if the adapter does not fit the base, or if the base has random weights.
+    Raises UserError if the adapter does not fit the base, if a merged weight is NaN or infinity, or if the base has
+    random weights.
     """
     if base.source_kind == "random":
         raise SettingError("base", base.source, "has random weights; pass the base that the adapter was trained on")
@@ -32,8 +34,10 @@ def write_merged(path: Path, base: Base, adapter: Path, metadata: Mapping[str, s
         state, own = load_file(base.source), _metadata(Path(base.source))
     else:
         state, own = {**_folder_state(base), **_declarations(base)}, {"format": "pt"}
-    state |= {name: tensor.to(state[name].dtype) for name, tensor in merged.items()}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {**own, **metadata})
+    merged = {name: tensor.to(state[name].dtype) for name, tensor in merged.items()}
+    if not all_finite(merged.values()):
+        raise FileError(adapter, f"merged into {base.source}, it gives NaN or infinity; use another checkpoint")
+    write_tensors(path, {name: tensor.contiguous() for name, tensor in (state | merged).items()}, {**own, **metadata})
 
 
 def _folder_state(base: Base) -> State:

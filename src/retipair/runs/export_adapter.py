@@ -8,7 +8,7 @@ from retipair.config import ExportAdapterConfig
 from retipair.config.adapters import AdapterFormat
 from retipair.models.base import Base, open_base
 from retipair.models.empty import empty_unet
-from retipair.models.lora import as_file_metadata, read_adapter_metadata, read_lora
+from retipair.models.lora import as_file_metadata, read_adapter_metadata, read_fitting_lora
 from retipair.models.lora_files import write_diffusers, write_kohya, write_peft
 from retipair.models.merged import write_merged
 from retipair.runs.recorded import adapter_at, adapter_warnings, recorded_base
@@ -28,7 +28,8 @@ _NEXT: Mapping[AdapterFormat, str] = {
 def export_adapter(config: ExportAdapterConfig) -> Path:
     """Write the adapter of a run, or another adapter, to OUT in the format `--to`, and return OUT.
 
-    Raises UserError if the adapter or its base cannot be read, if the format cannot hold it, or if OUT exists.
+    Raises UserError if the adapter or its base cannot be read, if they do not fit each other, if the format cannot hold
+    the adapter, or if OUT exists.
     """
     # Check
     _check_out(config)
@@ -50,7 +51,7 @@ def _write(config: ExportAdapterConfig, base: Base, adapter: Path, metadata: Map
     if config.to == "merged":
         atomic_write_by(partial(write_merged, base=base, adapter=adapter, metadata=metadata), config.out)
         return
-    lora = read_lora(adapter, empty_unet(base), base)
+    lora = read_fitting_lora(adapter, empty_unet(base), base)
     if config.to == "kohya" and lora.config.use_dora:
         raise SettingError(
             "to", config.to, f"{adapter} is a DoRA, which programs read in different ways; use --to merged"
