@@ -32,7 +32,7 @@ class RunSummary:
     step: the number of its steps so far.
     best: the validation of its best step; None before the first validation.
     scores: the scores of evaluations of pairs that its adapter generated, by the folder of the evaluation, or by
-        "FOLDER: NAME" if the evaluation compared several sets.
+    "FOLDER: NAME" if the evaluation compared several sets.
     """
 
     folder: Path
