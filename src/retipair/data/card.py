@@ -206,7 +206,7 @@ def _statement(facts: PairFacts, has_columns: bool) -> str:
     }
     marked = "" if facts.kind == "Real" else " Each synthetic image states this in the metadata of its PNG file."
     depends = (
-        f" {facts.sourced} pairs were made from given views, and show the eyes in these views: if the views are "
+        f" {facts.sourced} pairs were made from training pairs or given views, and show their eyes: if these are "
         "real, treat the pairs as patient data."
     )
     return f"{texts[facts.kind]}{marked}{depends if facts.sourced else ''}"

@@ -171,8 +171,8 @@ _SETTINGS = {
     "layout": "Layout",
     "seed": "Seed",
     "best_of": "Attempts per pair, of which the most consistent is kept",
-    "min_consistency": "Least consistency",
-    "max_copy": "Highest similarity to a training pair",
+    "min_consistency": "Limit: least consistency",
+    "max_copy": "Limit: highest similarity to a training pair",
     "dtype": "Precision",
 }
 """The settings of generation that a card shows. The others are hashes, details, or texts that may name patients."""

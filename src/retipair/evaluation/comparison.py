@@ -227,9 +227,9 @@ def _check_drawn_views(pairs: PairFolder, generated: Sequence[PairFolder]) -> No
 def earlier_scores(out: Path, provenances: Mapping[str, Provenance]) -> dict[str, Scores]:
     """Return those scores in the folder OUT that can be reused, by the name of the set.
 
-    The result is {} if figures.csv is missing, or if only the names or the order of the sets have changed.
-
-    They can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
+    Scores can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
+    None is reused if figures.csv must be written again: if it is missing, or if only the names or the order of the sets
+    have changed.
 
     Raises UserError if OUT contains unrelated files, or a scores.json that must not be overwritten: one with scores of
     other pairs, or one in another format. If the folders are the same, but their lists of rejected pairs have changed,

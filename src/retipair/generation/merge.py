@@ -114,7 +114,7 @@ def _copy_pair(folder: Path, record: GeneratedPair, out: Path) -> None:
 
 
 def _copy_lines(folder: Path, out: Path, number: int) -> None:
-    """Copy the manifest and the log of a part, as files of process `number`, and its rejected and reviewed pairs."""
+    """Copy the manifest and the log of a part, as files of process `number`, and its rejections and review."""
     for name in (MANIFEST_NAME, REJECTION_LOG_NAME):
         if (folder / name).is_file():
             with atomic_write(shard_path(out / name, number)) as stream:
