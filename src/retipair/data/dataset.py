@@ -123,7 +123,7 @@ class PairFolder:
 
     @cached_property
     def known(self) -> list[PairRecord]:
-        """The references in the search for copies: `kept`, and the rejected pairs whose CF and FA exist.
+        """`kept`, and the rejected pairs whose CF and FA exist. Copies are searched among those of the split "train".
 
         Rejected pairs are included because a model may have been trained on them before they were rejected.
         """

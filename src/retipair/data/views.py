@@ -1,7 +1,8 @@
 """Find the single views from which `generate --mode cf2fa` or `fa2cf` generates the other view; decode no image.
 
 The views are one image, the images of a folder, the images that a table lists, or one view of each pair of a prepared
-or generated folder. A folder may also have any layout of raw pairs that `retipair prepare` reads, except DICOM.
+or generated folder. A folder may also have any layout of raw pairs that `retipair prepare` reads, except DICOM and
+Parquet files.
 """
 
 import re

@@ -27,9 +27,9 @@ _EVALUATION = "evaluation"
 def card(config: CardConfig) -> Path:
     """Write DIR/README.md and return its path.
 
-    The card names no patient and no folder. Raises UserError if DIR is neither a folder of pairs nor a run, if the
-    --evaluation is of other pairs, or if DIR has a README.md that the user has written or edited. An evaluation of
-    other pairs in DIR/evaluation is left out, with a message.
+    The card names no patient and no folder. An evaluation of other pairs in DIR/evaluation is left out, with a message.
+    Raises UserError if DIR is neither a folder of pairs nor an export nor a run, if --evaluation is of other pairs, or
+    if DIR has a README.md that the user has written or edited.
     """
     folder = config.directory
     if config.reviewed:

@@ -196,7 +196,7 @@ def _report_unreviewed(folders: Sequence[Path]) -> None:
     """Print a warning if only some of the compared sets of generated pairs were reviewed."""
     unreviewed = [folder for folder in folders if not (folder / REVIEW_NAME).is_file()]
     for folder in unreviewed if len(unreviewed) < len(folders) else ():
-        console.print(f"warning: {folder} has no {REVIEW_NAME}: none of its pairs is left out")
+        console.print(f"warning: {folder} has no {REVIEW_NAME}: no review leaves out its pairs")
 
 
 def _pairs(folder: Path, reviewed: bool) -> PairFolder:
@@ -227,7 +227,7 @@ def _check_drawn_views(pairs: PairFolder, generated: Sequence[PairFolder]) -> No
 def earlier_scores(out: Path, provenances: Mapping[str, Provenance]) -> dict[str, Scores]:
     """Return those scores in the folder OUT that can be reused, by the name of the set.
 
-    Scores can be reused if they are unedited and were computed from the same pairs, with the same settings and versions.
+    Scores can be reused if they are unedited and were computed from the same pairs, settings and versions.
     None is reused if figures.csv must be written again: if it is missing, or if only the names or the order of the sets
     have changed.
 

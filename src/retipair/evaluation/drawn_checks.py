@@ -41,7 +41,9 @@ def _judge(scores: DrawnViewScores, split: str) -> Finding:
     baseline = chance.mean if chance else 0.0
     about, text = f"drawn {scores.view.upper()}", _text(scores, split)
     if given.mean <= baseline:
-        text += " No conclusion: the given views match the true views no better than views of other eyes do."
+        text += (
+            " No conclusion: the given views match the true views no better than drawn views match those of other eyes."
+        )
         return Finding("look", about, text, (advice.FIX_REAL,))
     fraction, upper = ((value - baseline) / (given.mean - baseline) for value in (reached.mean, reached.upper))
     text += f" On the scale from another eye (0 %) to the given view (100 %): {100 * fraction:.0f} %."

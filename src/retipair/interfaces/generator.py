@@ -62,7 +62,7 @@ class PairGenerator:
         checkpoint: which checkpoint of a run to use, "best" or "latest".
         verbose: print messages, for example of the preparation of raw pairs in `data`, instead of logging them.
         settings: fields of `GenerateConfig`, which have the names and meanings of the flags of `retipair generate`:
-        `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `batch_size`, `prompt`, ...
+        `base`, `device`, `precision`, `steps`, `sampler`, `guidance_scale`, `prompt`, `batch_size` (for `save`), ...
         The number of pairs, the seed and the folder to write are arguments of `sample` and `save`.
         Raises UserError for invalid settings, if there is no adapter, or if its base cannot be found.
         """

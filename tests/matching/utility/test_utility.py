@@ -240,7 +240,7 @@ def test_bad_input_is_refused_before_any_work(real: Path, generated: Path, tmp_p
     far = edit(real, tmp_path / "far", lambda record: replace(record, points=[[0, 0, 9, 9]] * 5))
     assert "agree within 8 px" in refused(far)
     one = edit(real, tmp_path / "one", lambda record: replace(record, eye="A", split="val"))
-    assert "only one eye with landmarks, A" in refused(one)
+    assert "only one eye or patient with landmarks, A" in refused(one)
     train = edit(real, tmp_path / "train", lambda record: replace(record, split="train"))
     assert "--test all" in refused(train, test="held_out")
     larger = edit(generated, tmp_path / "larger", lambda record: replace(record, size=SIZE * 2))

@@ -133,8 +133,8 @@ def _check_eyes(config: UtilityConfig, tested: Sequence[PairRecord], held_out: b
     if len(eyes) > 1:
         return
     where = "its splits val and test hold" if held_out else "it holds"
-    which = f"only one eye with landmarks, {eyes[0]}" if eyes else "no eye with landmarks"
-    advice = "add pairs of further eyes"
+    which = f"only one eye or patient with landmarks, {eyes[0]}" if eyes else "no eye with landmarks"
+    advice = "add pairs of other eyes (of other patients, if patients are known)"
     if held_out:
         advice = "prepare it with a higher --test_fraction, or pass --test all if no generator has seen its eyes"
     raise MissingError(config.real, f"{where} {which}, but at least 2 are needed; {advice}")
@@ -164,13 +164,15 @@ def _check_arms(plan: UtilityPlan, generated: Sequence[PairRecord]) -> None:
         if "real" in ARMS[name].needs and not all(allowed for _, allowed in plan.folds(ARMS[name])):
             raise SettingError("arms", name, f"{config.real} has no pair in its split train; leave out {name}")
     if "mispaired" in config.arms and len({one.group for one in material.generated}) < 2:
-        raise SettingError("arms", "mispaired", f"{config.generated} has pairs of one eye only; leave out mispaired")
+        raise SettingError(
+            "arms", "mispaired", f"{config.generated} has pairs of one eye or patient only; leave out mispaired"
+        )
 
 
 def _with_notes(plan: UtilityPlan, real: Sequence[PairRecord], generated: Sequence[PairRecord]) -> UtilityPlan:
     left_out = len(generated) - len(plan.material.generated)
     notes = [
-        f"{len(plan.tested)} of {len(real)} real pairs are tested: {len(plan.eyes)} eyes"
+        f"{len(plan.tested)} of {len(real)} real pairs are tested: {len(plan.eyes)} eyes (patients, if known)"
         + (" of the splits val and test" if plan.held_out else ""),
         *([f"{left_out} generated pairs are not used, because they were made from tested eyes"] if left_out else []),
     ]
