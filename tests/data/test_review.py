@@ -163,7 +163,7 @@ def test_raw_pairs_have_no_review(tmp_path: Path, capsys: pytest.CaptureFixture[
     results = tmp_path / "results"
     words = ["train", "-n", "x", "--data", str(tmp_path), "--results", str(results), "--base", "tiny-sdxl"]
     assert main([*words, "--reviewed"]) == 2
-    assert f"--reviewed: {tmp_path} is not prepared" in " ".join(capsys.readouterr().err.split())
+    assert f"--reviewed: {tmp_path} has no manifest" in " ".join(capsys.readouterr().err.split())
     assert not results.exists()
 
 

@@ -215,7 +215,8 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
 def read_with_content(folder: Path, sha256: str) -> PairFolder | None:
     """Return the pairs of a folder if their `content_sha256` is `sha256`; None if it is not.
 
-    The pairs that `review.jsonl` rejects are left out only if the hash is that of the other pairs (`--reviewed`).
+    The hash is first compared with that of all pairs that are not in `rejected.txt`. If it differs, the pairs that
+    `review.jsonl` rejects are left out too, as `--reviewed` does.
     Raises UserError for the same reasons as `read_folder`.
     """
     pairs = read_folder(folder)

@@ -40,7 +40,8 @@ class SetConsistency:
     """Consistency of a set of pairs.
 
     matched: the consistency of each pair.
-    mispaired: the consistency of each CF with the FA of the next pair, which shows the values expected by chance.
+    mispaired: the consistency of each CF with the FA of the next pair. If the pairs show different eyes, these are the
+    values expected by chance.
     """
 
     matched: tuple[Consistency, ...]

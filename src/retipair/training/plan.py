@@ -207,7 +207,9 @@ def _check(config: TrainConfig) -> None:
     if not config.data.exists():
         raise SettingError("data", config.data, "no such file or folder")
     if config.reviewed and not is_prepared(config.data):
-        raise SettingError("reviewed", None, f"{config.data} is not prepared; give a prepared folder as --data")
+        raise SettingError(
+            "reviewed", None, f"{config.data} has no manifest; give a prepared or generated folder as --data"
+        )
     check_folder_name("name", config.name)
     for name, upper in AT_MOST.items():
         if (getattr(config, name) or 0) > upper:

@@ -115,6 +115,16 @@ def test_a_pair_that_cannot_be_read_is_scored_without_its_images(
     assert ranges_of(real).source is None
 
 
+def test_pairs_of_one_eye_are_not_mispaired(tmp_path: Path) -> None:
+    folder = write_prepared(tmp_path, ["train"] * 3)
+    records = [replace(record, eye="left") for record in read_manifest(folder)]  # type: ignore[call-arg]
+    write_manifest(folder, [*records[:2], replace(records[2], eye="right")])
+    with_another_eye = ranges_of(folder)
+    assert with_another_eye.source == folder
+    write_manifest(folder, records)
+    assert ranges_of(folder) == References()
+
+
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         scored_pairs(tmp_path, References())

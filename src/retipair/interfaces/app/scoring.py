@@ -106,15 +106,18 @@ def references_of(folder: Path) -> References:
 
 
 def ranges_of(folder: Path) -> References:
-    """Return the ranges of the real pairs of a folder; the documented ranges if fewer than two are readable.
+    """Return the ranges of the real pairs of a folder.
 
-    Pairs that cannot be read are left out of the mispaired combinations.
+    Mispaired are the first pairs of different patients (or eyes, if patients are unknown), as far as they can be read.
+    Returns the documented ranges if there are fewer than two of them.
     """
     consistencies = _recorded(folder)
     real = [record for record in read_folder(folder).kept if record.mode is None]
-    if len(real) < 2:
-        return References()
-    chosen = [real[row] for row in evenly_spaced_indices(len(real), _MAX_MISPAIRED)]
+    first: dict[str, PairRecord] = {}
+    for record in real:
+        first.setdefault(record.group, record)
+    different = list(first.values())
+    chosen = [different[row] for row in evenly_spaced_indices(len(different), _MAX_MISPAIRED)]
     readable = [pair for pair in map(_load_readable, chosen) if pair is not None]
     if len(readable) < 2:
         return References()

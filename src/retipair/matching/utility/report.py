@@ -134,8 +134,8 @@ def _page(plan: UtilityPlan, summaries: Summaries, sentences: Mapping[str, Seque
         'For each row of the table except "no training", a small descriptor was trained on the pairs named in it '
         f"({config.variants} warped pairs, {config.steps} steps, seeds: {config.seeds}). It was tested on "
         f"{len(plan.tested)} real pairs of {len(plan.eyes)} eyes (here and below: patients, if they are known), whose "
-        f"FAs were warped at two levels, hard and extreme (warps of each pair at each level: {config.warps}). The table has means over eyes, with 95 % "
-        f"bootstrap intervals over eyes.{spread}",
+        "FAs were warped at two levels, hard and extreme (warps of each pair at each level: "
+        f"{config.warps}). The table has means over eyes, with 95 % bootstrap intervals over eyes.{spread}",
         "",
         *_table(summaries),
         "",
