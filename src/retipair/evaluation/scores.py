@@ -232,7 +232,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class TrainingScores:
-    """The training run of the adapter that generated the pairs.
+    """The training run of `--adapter`.
 
     training, validation: the lines of the log of the run.
     trained_on_real: whether the run was trained on the real pairs; None if the run does not record it.

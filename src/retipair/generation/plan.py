@@ -156,8 +156,8 @@ class GenerationPlan:
         """Return the prompt of a pair: the caption of its source if `prompts` has it, else drawn by (seed, index).
 
         A source without such a caption gets the prompt that training pairs without a caption had. The adapter does not
-        record which of its prompts this is, so it is inferred: a prompt that is the caption of no source. If there is
-        none, it is a prompt that more training pairs had than there are sources with this prompt as their caption.
+        record which of its prompts this is, so it is drawn from those that may be it: the prompts that are the caption
+        of no source; or else those that more training pairs had than there are sources with this caption; or else all.
         """
         source = self.source(index)
         if source is not None and source.caption in dict(self.prompts):
