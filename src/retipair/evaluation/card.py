@@ -141,7 +141,7 @@ def _rows(scores: Scores) -> dict[str, str]:
     }
     if distance := scores.distribution:
         rows["Distance to real pairs (squared MMD)"] = f"{distance.mmd2:.4f}"
-        rows["The same between halves of the real pairs"] = f"{distance.floor:.4f}"
+        rows["The same between random halves of the real pairs (95th percentile)"] = f"{distance.floor:.4f}"
         for name in ("precision", "recall", "density", "coverage"):
             rows[name.capitalize()] = f"{getattr(distance, name):.3f}"
     if (copies := scores.memorisation) is not None:

@@ -152,7 +152,7 @@ def _check_distance(scores: Scores) -> Iterator[Finding]:
     if distance is None:
         return
     text = (
-        f"Squared MMD between generated and real pairs (colours, spectrum, vessels): {distance.mmd2:.2f}; between "
+        f"Squared MMD between generated and real pairs (field of view, colours, spectrum, vessels): {distance.mmd2:.2f}; between "
         f"random halves of the real pairs: {distance.floor:.2f} (95th percentile)."
     )
     names = "; ".join(feature.name for feature in distance.furthest[:3])

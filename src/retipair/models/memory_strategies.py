@@ -32,7 +32,7 @@ TRAINING_STRATEGIES = (
     MemoryStrategy(True, "fp8"),
     MemoryStrategy(True, "nf4"),
 )
-"""Strategies for training. Each one needs less memory than the one before it, but is slower.
+"""Strategies for training. Each one needs less memory in a step than the one before it, but is slower.
 
 int8 is not included, because it needs as much memory as fp8.
 """

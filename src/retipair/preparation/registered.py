@@ -39,7 +39,7 @@ class RegistrationRecord:
     matches: the number of matches that were given; None for the method "vessels".
     fa_to_cf: the homography (3, 3) from px of the FA to px of the CF. The centre of the top-left pixel is (0, 0). Its
         determinant is negative if the FA was flipped.
-    inliers: the number of features or matches that agree with the homography after the refinement, also if this was then
+    inliers: the number of features or matches that agree with the homography after the refinement, also if it was then
         undone.
     residual_px: the median shift of vessel patches, px in the square around the common field of view, resized to 512 px
         (so that it does not depend on the size of the images). None if no patches can be compared.

@@ -30,7 +30,7 @@ class Cost:
     seconds: the duration of each repeat of retipair, in seconds.
     other: the duration of each repeat of the baseline that --against names, in seconds.
     other_phases: the median duration of each phase of the baseline, in seconds.
-    start: the seconds to load everything and run the first repeat, for retipair and the baseline.
+    start: the seconds to load everything and run the first repeat (minimum of three), for retipair and the baseline.
     memory_gib: the peak memory of each phase.
     flop: the number of floating-point operations in one repeat; None if not counted.
     shares: the fraction of the time that each part of a training step takes.

@@ -175,8 +175,9 @@ def _limits(plan: UtilityPlan) -> list[str]:
         f"recall@1: the fraction of the landmarks whose nearest descriptor in the warped FA is within {TOLERANCE:g} px "
         "(at 512 px) of the true partner. AUC@20 and success refer to the mean error, at the landmarks, of the "
         f"homography that RANSAC ({RANSAC_PX:g} px) finds from mutual nearest neighbours of the other keypoints. "
-        f"AUC@20 is the area under the cumulative distribution of this error up to {SUCCESS_PX:g} px, divided by "
-        f"{SUCCESS_PX:g} px; success is the fraction of the warps with an error below {SUCCESS_PX:g} px.",
+        f"AUC@20 is the mean of max(0, 1 - error / {SUCCESS_PX:g} px), which is lower than the AUC@20 of `register`, "
+        "because that interpolates; success is the fraction of the warps "
+        f"with an error below {SUCCESS_PX:g} px.",
         f"hard: rotation up to {hard.rotation[-1]:g} degrees, scale {hard.scale[0]:g} to {hard.scale[-1]:g}; extreme: "
         f"rotation up to {extreme.rotation[-1]:g} degrees, scale {extreme.scale[0]:g} to {extreme.scale[-1]:g}, and "
         "the appearance of both views changed.",
