@@ -152,8 +152,8 @@ def _check_distance(scores: Scores) -> Iterator[Finding]:
     if distance is None:
         return
     text = (
-        f"Squared MMD between generated and real pairs (field of view, colours, spectrum, vessels): {distance.mmd2:.2f}; between "
-        f"random halves of the real pairs: {distance.floor:.2f} (95th percentile)."
+        "Squared MMD between generated and real pairs (field of view, colours, spectrum, vessels): "
+        f"{distance.mmd2:.2f}; between random halves of the real pairs: {distance.floor:.2f} (95th percentile)."
     )
     names = "; ".join(feature.name for feature in distance.furthest[:3])
     if distance.mmd2 <= 2 * distance.floor:
@@ -194,9 +194,8 @@ def _check_cost(scores: Scores) -> Iterator[Finding]:
     if scores.training is None:
         return
     cost, settings = scores.training.cost, scores.training.settings
-    strategy, batch = settings.memory or "", settings.batch_size
+    strategy, pairs = settings.memory or "", settings.batch_size * settings.gradient_accumulation_steps
     if cost.seconds_per_step is not None:
-        pairs = batch * settings.gradient_accumulation_steps
         faster: tuple[Advice, ...] = (advice.MORE_MEMORY,) if "gradient checkpointing" in strategy else ()
         faster += (advice.BF16,) if settings.precision == "fp32" else ()
         text = f"A step of {count(pairs, 'pair')} took {cost.seconds_per_step:.2f} s."
@@ -206,8 +205,8 @@ def _check_cost(scores: Scores) -> Iterator[Finding]:
         smaller: tuple[Advice, ...] = ()
         if preset and "weights in" not in strategy:
             smaller += (advice.less_memory(preset),)
-        if batch > 1:
-            smaller += (advice.less_memory(f"--batch_size 1 with --gradient_accumulation_steps {batch}"),)
+        if settings.batch_size > 1:
+            smaller += (advice.less_memory(f"--batch_size 1 with --gradient_accumulation_steps {pairs}"),)
         text = f"Peak memory in the training log: {cost.memory_gib:.1f} GiB ({LOGGED_MEMORY})."
         yield Finding("good", "memory of training", text, smaller)
 

@@ -27,9 +27,9 @@ _MIN_INLIER_FRACTION = 0.4  # least fraction of the landmarks that must agree, f
 # With fewer inliers, a pair registered by matches is refused, and one registered by features is doubtful. Seven real
 # pairs had 7 to 59 features, views of different eyes had 0.
 _MIN_FEATURES = 4
-# If a smaller fraction of the matches that agree before the refinement still agrees after it, the refinement is repeated
-# with these matches as landmarks. The fraction was .78 or more in seven real pairs, even if all matches had a common
-# error of 2.8 px, and .53 if the vessels misled the refinement.
+# If a smaller fraction of the matches that agree before the refinement still agrees after it, the refinement is
+# repeated with these matches as landmarks. The fraction was .78 or more in seven real pairs, even if all matches had a
+# common error of 2.8 px, and .53 if the vessels misled the refinement.
 _MIN_KEPT_FRACTION = 0.75
 _MIN_PATCHES = 8  # least number of vessel patches to judge a pair by; a pair with complete fields of view has about 50
 # Least fraction of the vessel patches that must fit within `max_residual_px`. At 5 px, the fraction was .78 or more in

@@ -62,8 +62,8 @@ def build_training(plan: Plan, data: Data, dist: DistributedState, initial: Init
 def loss_terms(config: TrainConfig) -> dict[str, Term]:
     """Return the losses that are added to the squared error, by their names in the logs.
 
-    The high-frequency loss "hf" appears in the logs even if its weight is 0. To add another loss, return it only if
-    its weight is above 0, so that the logs of runs without it do not change.
+    With weight 0, the high-frequency loss "hf" is not computed, but the logs still have it, as 0. To add another loss,
+    return it only if its weight is above 0, so that the logs of runs without it do not change.
     """
     filtered = partial(high_frequency, kernel=config.hf_kernel, sigma=config.hf_sigma)
     return {"hf": Term(filtered, config.hf_lambda, config.hf_max_timestep)}

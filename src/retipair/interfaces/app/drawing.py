@@ -47,7 +47,10 @@ class Drawer:
         return self._config.adapter is not None or self._config.base is not None
 
     def plan(self) -> GenerationPlan | None:
-        """Return the plan of a drawing; None without an adapter and a base. Raises UserError if they are unusable."""
+        """Return the plan of a drawing; None if neither an adapter nor a base was given.
+
+        Raises UserError if one of them cannot be used.
+        """
         return plan_generation(self._settings(self._temporary, amount=1)) if self.is_ready else None
 
     def pairs(
