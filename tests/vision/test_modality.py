@@ -40,7 +40,7 @@ def test_what_is_recorded_gives_the_same_modalities_back() -> None:
     ],
 )
 def test_other_modalities_and_vessels_are_refused(keys: tuple[str, ...], vessels: tuple[str, ...] | None) -> None:
-    with pytest.raises(ValueError, match=r"must be|twice|no colour"):
+    with pytest.raises(ValueError, match=r"must be|twice|in colour"):
         find_modalities(keys, vessels)
 
 
