@@ -59,6 +59,7 @@ from retipair.runtime.atomic_io import append_line
 from retipair.runtime.errors import MissingError, OccupiedError, UserError
 from retipair.runtime.schema import from_values
 from retipair.vision.field_of_view import field_of_view
+from retipair.vision.modality import CF_FA
 
 Folder = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -1233,7 +1234,7 @@ def test_the_filters_counts_are_printed_in_the_right_number(
     amount: int, tries: int, said: str, capsys: Capture, tmp_path: Path
 ) -> None:
     plan: Any = SimpleNamespace(
-        indices=range(1, amount + 1), out=tmp_path, config=SimpleNamespace(best_of=1, max_tries=1)
+        indices=range(1, amount + 1), out=tmp_path, config=SimpleNamespace(best_of=1, max_tries=1), modalities=CF_FA
     )
     done = GeneratedFolder(array("q", [1]), array("f", [0.5]))
     generate.print_end(plan, done, RejectionLog(Counter({2: tries}), Counter(copy=tries)))
