@@ -219,10 +219,9 @@ def read_with_content(folder: Path, sha256: str) -> PairFolder | None:
     `review.jsonl` rejects are left out too, as `--reviewed` does.
     Raises UserError for the same reasons as `read_folder`.
     """
-    pairs = read_folder(folder)
-    if not pairs.has_content(sha256) and (folder / REVIEW_NAME).is_file():
-        pairs = read_folder(folder, reviewed=True)
-    return pairs if pairs.has_content(sha256) else None
+    choices = (False, True) if (folder / REVIEW_NAME).is_file() else (False,)
+    found = (read_folder(folder, reviewed) for reviewed in choices)
+    return next((pairs for pairs in found if pairs.has_content(sha256)), None)
 
 
 def _apply_rejections(folder: Path, entries: Sequence[PairRecord], listed: RejectedList) -> PairFolder:

@@ -98,17 +98,11 @@ def _rows_of_export(config: CardConfig, state: ExportState) -> dict[str, str]:
     An export does not contain the hash of its pairs, so only their number is compared.
     """
     assert state.facts
-    amounts = {amount for one in _scores(config) for amount in _amounts(one)}
+    amounts = {amount for one in _scores(config) for amount in one.amounts}
     if amounts and state.facts.pairs not in amounts:
         _leave_out(config, f"its scores are not of {state.facts.pairs} pairs", "evaluate the exported pairs")
         return {}
     return _rows_of_one(config)
-
-
-def _amounts(scores: Scores) -> tuple[int, int]:
-    """Return the numbers of generated and of real pairs in an evaluation."""
-    generated = scores.sizes.get("generated", 0)
-    return generated, sum(scores.sizes.values()) - generated
 
 
 def _rows_of_one(config: CardConfig, run: Path | None = None) -> dict[str, str]:

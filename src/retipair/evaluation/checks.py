@@ -30,7 +30,7 @@ LOGGED_MEMORY = (
 
 def has_few_pairs(scores: Scores) -> bool:
     """Return whether there are too few generated or real pairs for a verdict."""
-    return min(_amounts(scores)) < advice.FEW
+    return min(scores.amounts) < advice.FEW
 
 
 # --- Copies, diversity
@@ -166,15 +166,9 @@ def _check_distance(scores: Scores) -> Iterator[Finding]:
 # --- Numbers of pairs, real pairs, cost
 
 
-def _amounts(scores: Scores) -> tuple[int, int]:
-    """Return the number of generated pairs and the number of real pairs."""
-    generated = scores.sizes["generated"]
-    return generated, sum(scores.sizes.values()) - generated
-
-
 def _check_amounts(scores: Scores) -> Iterator[Finding]:
     if has_few_pairs(scores):
-        generated, real = _amounts(scores)
+        generated, real = scores.amounts
         pairs = f"{generated} generated and {count(real, 'real pair')}"
         text = f"{pairs}: with fewer than {advice.FEW} of either, intervals are wide and distances unreliable."
         yield Finding("look", "number of pairs", text, (advice.MORE_PAIRS,))

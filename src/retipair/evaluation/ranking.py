@@ -42,7 +42,7 @@ class ComparedRow:
 def compare(sets: Mapping[str, Scores]) -> tuple[ComparedRow, ...]:
     """Return the rows of the table that compares the sets, which have the same real pairs."""
     scores, first = list(sets.values()), next(iter(sets.values()))
-    real, pairs = sum(first.sizes.values()) - first.sizes["generated"], [one.sizes["generated"] for one in scores]
+    real, pairs = first.amounts[1], [one.amounts[0] for one in scores]
 
     def row(
         name: str, label: str, values: Sequence[Mean | None], real: Mean | None, loss: Loss | None = None

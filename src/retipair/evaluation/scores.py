@@ -306,6 +306,12 @@ class Scores:
         return self.memorisation.copies if self.memorisation else ()
 
     @property
+    def amounts(self) -> tuple[int, int]:
+        """The number of generated pairs and the number of real pairs."""
+        generated = self.sizes.get("generated", 0)
+        return generated, sum(self.sizes.values()) - generated
+
+    @property
     def closest(self) -> tuple[ClosestPair, ...]:
         """The generated pairs that are most similar to a training pair, most similar first."""
         return self.memorisation.closest if self.memorisation else ()

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from retipair.config import MergeConfig
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, read_manifest
@@ -35,9 +34,13 @@ def merge(config: MergeConfig) -> Path:
     # Check
     if not config.parts:
         raise SettingError("parts", None, "give at least one folder")
-    settings = _settings_of(config.parts[0])
     for folder in config.parts:
-        _check_part(folder, config, settings)
+        _check_written(folder, config.out)
+    settings = read_json(config.parts[0] / _SETTINGS_NAME)
+    for folder in config.parts:
+        if difference := settings_difference(folder, settings):
+            problem = f"was made with {difference} as in {config.parts[0]}"
+            raise FileError(folder, f"{problem}; merge parts of one generation")
     pairs = _read_parts(config.parts)
 
     # Copy
@@ -63,20 +66,12 @@ def merge(config: MergeConfig) -> Path:
     return config.out
 
 
-def _settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings of a generated folder on which its pairs depend."""
+def _check_written(folder: Path, out: Path) -> None:
+    """Raise UserError unless a part is a folder that `generate` wrote, with one merged manifest, and is not OUT."""
     if not (folder / _SETTINGS_NAME).is_file():
         raise MissingError(folder, f"no {_SETTINGS_NAME} here; give folders that `retipair generate` wrote")
-    saved = read_json(folder / _SETTINGS_NAME)
-    return {key: value for key, value in saved.items() if key not in ("base", "environment")}
-
-
-def _check_part(folder: Path, config: MergeConfig, settings: dict[str, Any]) -> None:
-    if folder.resolve() == config.out.resolve():
+    if folder.resolve() == out.resolve():
         raise OccupiedError(folder, "is OUT too; choose another OUT")
-    _settings_of(folder)
-    if difference := settings_difference(folder, settings):
-        raise FileError(folder, f"was made with {difference} as in {config.parts[0]}; merge parts of one generation")
     if unmerged := sorted(folder.glob(f"{Path(MANIFEST_NAME).stem}.*{Path(MANIFEST_NAME).suffix}")):
         raise FileError(unmerged[0], "its generation was interrupted; repeat the command that wrote the folder")
 
