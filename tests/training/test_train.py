@@ -33,7 +33,7 @@ from retipair.runtime.errors import DamagedError, MissingError, OccupiedError
 from retipair.training.log import Tracker, log_training
 from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
-from retipair.training.plan import with_samples
+from retipair.training.plan import with_precision, with_samples
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
@@ -606,6 +606,31 @@ def test_the_adapter_is_fp32_and_moves_on_a_bf16_base(
     assert {tensor.dtype for tensor in last.values()} == {torch.float32}
     moved = torch.cat([(last[name] != first[name]).flatten() for name in last])
     assert moved.float().mean() > 0.95  # a bf16 adapter leaves most weights where they were
+    assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("speed", "precision"), [(None, "auto"), (0.01, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
+def test_auto_chooses_the_precision_with_faster_matrix_products(
+    speed: float | None, precision: str, tmp_path: Path
+) -> None:
+    assert with_precision(TrainConfig(name="x"), Run(tmp_path), speed).precision == precision
+    assert with_precision(TrainConfig(name="x", precision="fp32"), Run(tmp_path), speed).precision == "fp32"
+
+
+def test_a_resumed_run_keeps_the_precision_that_auto_chose(
+    base_folder: Folder,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reason = "precision: bf16, because matrix products in bf16 are 2 times as fast as in fp32 on this CPU"
+    monkeypatch.setattr("retipair.training.plan.cpu_bf16_speed", lambda: 2.0)
+    run = train("sd15", base_folder("sd15"), prepared, tmp_path, "--max_steps", 2, *QUICK)
+    assert reason in capsys.readouterr().err
+    monkeypatch.setattr("retipair.training.plan.cpu_bf16_speed", lambda: 0.1)
+    train("sd15", base_folder("sd15"), prepared, tmp_path, "--max_steps", 4, *QUICK, "--resume")
+    assert "precision: " not in capsys.readouterr().err
     assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
 
 

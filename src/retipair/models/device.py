@@ -3,14 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import TypeVar
 
 import psutil
 import torch
 
 from retipair.runtime.errors import SettingError
+from retipair.runtime.profiling import matrix_rate
 
 Setting = TypeVar("Setting")
+
+MIN_BF16_SPEED = 1.25
+"""bf16 is chosen for training on a CPU on which its matrix products are at least this many times as fast as in fp32."""
+_PROBE_SIDE = 256
+"""Rows and columns of the matrices of this measurement: without instructions for bf16, larger ones take seconds."""
 
 
 def choose_device(name: str) -> str:
@@ -44,6 +51,15 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@cache
+def cpu_bf16_speed() -> float:
+    """Measure how many times as fast a matrix product is in bf16 as in fp32 on this CPU; takes a fraction of a second.
+
+    The value is far below 1 on CPUs without instructions for bf16 (AVX512-BF16, AMX), and above 1 on others.
+    """
+    return matrix_rate("cpu", torch.bfloat16, side=_PROBE_SIDE) / matrix_rate("cpu", torch.float32, side=_PROBE_SIDE)
 
 
 def free_memory(device: str) -> int:

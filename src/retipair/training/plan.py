@@ -17,7 +17,7 @@ from retipair.data.pair import image_size
 from retipair.data.review import check_reviewed
 from retipair.data.selection import filter_split
 from retipair.models.base import Base, check_steps, open_base
-from retipair.models.device import choose_device, choose_dtype, free_memory
+from retipair.models.device import MIN_BF16_SPEED, choose_device, choose_dtype, cpu_bf16_speed, free_memory
 from retipair.models.lora import lora_config
 from retipair.models.memory import Adapter, Estimate, Workload, training_memory
 from retipair.models.memory_strategies import (
@@ -61,7 +61,11 @@ AT_MOST = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved settings of a run. A plan is made before weights are loaded or files are written."""
+    """The resolved settings of a run. A plan is made before weights are loaded or files are written.
+
+    bf16_speed: how many times as fast matrix products are in bf16 as in fp32; None if the precision does not depend on
+    it.
+    """
 
     config: TrainConfig
     base: Base
@@ -70,6 +74,7 @@ class Plan:
     dtype: torch.dtype
     folder: Path
     strategy: MemoryStrategy = TRAINING_STRATEGIES[0]
+    bf16_speed: float | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -142,8 +147,10 @@ def make_plan(config: TrainConfig) -> Plan:
         raise SettingError("size_ids", config.size_ids, f"{config.base} has no size ids; only SDXL has")
     name = base.family.layout if config.layout == "auto" else config.layout
     layout = Layout(name, config.size or base.view_size)
-    plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder)
-    plan = replace(plan, config=with_samples(config, Run(folder)))
+    run = Run(folder)
+    bf16_speed = measured_bf16_speed(config, device, run)
+    config = with_samples(with_precision(config, run, bf16_speed), run)
+    plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder, bf16_speed=bf16_speed)
     check_steps("sample_steps", plan.config.sample_steps or 0, base)
     if base.timesteps <= max(VALIDATION_TIMESTEPS):
         raise SettingError("base", config.base, f"has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
@@ -153,6 +160,31 @@ def make_plan(config: TrainConfig) -> Plan:
             "hf_kernel", config.hf_kernel, f"must be at most {2 * narrowest - 1} to fit the latents of one view"
         )
     return replace(plan, strategy=require_backend(_select_strategy(plan)))
+
+
+def measured_bf16_speed(config: TrainConfig, device: str, run: Run) -> float | None:
+    """Return `cpu_bf16_speed()` if the precision of this run depends on it, else None."""
+    needed = config.precision == "auto" and device == "cpu" and _previous_settings(config, run) is None
+    return cpu_bf16_speed() if needed else None
+
+
+def with_precision(config: TrainConfig, run: Run, bf16_speed: float | None) -> TrainConfig:
+    """Choose the precision if --precision is "auto": as `bf16_speed` says on a CPU. A resumed run keeps its precision.
+
+    On other devices, and in a run of an earlier version, it stays "auto" (`choose_dtype`).
+    """
+    if config.precision != "auto":
+        return config
+    if previous := _previous_settings(config, run):
+        return replace(config, precision=previous.precision)
+    if bf16_speed is None:
+        return config
+    return replace(config, precision="bf16" if bf16_speed >= MIN_BF16_SPEED else "fp32")
+
+
+def _previous_settings(config: TrainConfig, run: Run) -> TrainConfig | None:
+    """Return the settings of the run that is resumed; None for a new run."""
+    return run.read_config() if config.resume and (run.folder / "config.json").is_file() else None
 
 
 def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
@@ -166,8 +198,7 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     """
     fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
     default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
-    if config.resume and (run.folder / "config.json").is_file():
-        previous = run.read_config()
+    if previous := _previous_settings(config, run):
         default = previous.num_samples or 0, previous.sample_steps or default[1]
     number = default[0] if config.num_samples is None else config.num_samples
     return replace(config, num_samples=number, sample_steps=config.sample_steps or default[1])
