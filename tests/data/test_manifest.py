@@ -157,7 +157,8 @@ def test_views_of_a_line_are_found_from_the_manifest(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "most"), [(replace(PREPARED, points=[[1.5, 2.0, 1.25, 2.5]] * 18), 410), (GENERATED, 120)]
+    ("record", "most"),
+    [(replace(PREPARED, points=[[1.5, 2.0, 1.25, 2.5]] * 18, caption="Auge, früh"), 80), (GENERATED, 80)],
 )
 def test_a_line_is_read_with_few_calls(tmp_path: Path, record: Record, most: int) -> None:
     """A manifest may have 1,000,000 lines: types are not looked at again for each of their values."""

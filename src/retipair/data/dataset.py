@@ -256,16 +256,27 @@ def _exists(path: str) -> bool:
 
 def to_pair_record(folder: Path, record: Record) -> PairRecord:
     """Convert a manifest record to a PairRecord; a generated pair is in "train" until `read_folder` sets its split."""
-    names, modalities = (folder, record.cf, record.fa), modalities_of(record)
     if isinstance(record, PreparedPair):
-        caption = intern(record.caption) if record.caption else record.caption
-        native_size = min(record.size, *(record.native_size or [record.size]))
-        named = (record.id, group_name(record), record.split, *names, record.mask, caption, native_size)
-        start = PairRecord(*named, modalities=modalities)
-        return replace(start, mode=record.mode, source_id=record.source_id) if record.mode else start
-    prompt, mode, source = intern(record.prompt), intern(record.mode), record.source_id and intern(record.source_id)
-    generated = PairRecord(record.id, group_name(record), "train", *names, None, prompt, record.size)
-    return replace(generated, fa_chroma=record.fa_chroma, mode=mode, source_id=source, modalities=modalities)
+        split: Split = record.split
+        mask, caption, native_size = record.mask, record.caption, record.native_size
+        fa_chroma = None
+    else:
+        split, mask, caption, native_size, fa_chroma = "train", None, record.prompt, None, record.fa_chroma
+    return PairRecord(
+        id=record.id,
+        group=group_name(record),
+        split=split,
+        folder=folder,
+        cf_name=record.cf,
+        fa_name=record.fa,
+        mask_name=mask,
+        caption=caption and intern(caption),
+        native_size=min([record.size, *(native_size or ())]),
+        fa_chroma=fa_chroma,
+        mode=record.mode and intern(record.mode),
+        source_id=record.source_id and intern(record.source_id),
+        modalities=modalities_of(record),
+    )
 
 
 def group_name(record: Record) -> str:
