@@ -69,9 +69,10 @@ OPTIMISATIONS: dict[str, Optimisation] = {
     "attention without fusion": unfused_attention,
     "compiled blocks": compiled_blocks,
     "--precision bf16": torch.bfloat16,
+    "--precision fp32": torch.float32,
 }
-if torch.cuda.is_available():  # where bf16 is the default
-    OPTIMISATIONS |= {"--precision fp32": torch.float32, "fp32 products in TF32": tf32_products}
+if torch.cuda.is_available():
+    OPTIMISATIONS |= {"fp32 products in TF32": tf32_products}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ OTHERS = {
     "flat_memory.py": ("--amounts 5 10", "| evaluate | 10 |"),
     "long_run.py": ("--hours 0.02 --pairs 400 --every 0.2", "| generate, 400 pairs |"),
     "checks.py": ("--base random:tiny-sd15 --repeats 5", "| random:tiny-sd15, batch size 1 |"),
+    "manifests.py": ("--pairs 100 --repeats 1", "| 100 |"),
     "modalities.py": ("--amount 1", "| `cf` | `autofluorescence` |"),
     "starting.py": ("--repeats 1", "| `retipair train` with a small base, until the first logged step |"),
     "shared_cpu.py": ("--base random:tiny-sd15 --rounds 1 --repeats 1", "| 1 | default of retipair |"),

@@ -23,8 +23,8 @@ class GenerateConfig:
     shard: str | None = None
     """Generate only a part of the pairs: with I/N, the pairs I, I + N, I + 2 N, ... Machines that share no file system
     generate one part each, and `retipair merge` puts the parts together."""
-    steps: int = 50
-    """Denoising steps; --mode from_data takes --strength of them."""
+    steps: int = 25
+    """Denoising steps (50 in the original scripts); --mode from_data takes --strength of them."""
     mode: Literal["noise", "from_data", "cf2fa", "fa2cf"] = "noise"
     """noise: new eyes; from_data: variations of the training pairs, which are used in turn.
     cf2fa: an FA for each CF in --data, with the same vessels; fa2cf: a CF for each FA."""

@@ -10,6 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from retipair.config import GenerateConfig
 from retipair.data.dataset import PairRecord, load_pair
 from retipair.interfaces.app import fragments
 from retipair.interfaces.app.comparing import compare_pair, file_uri
@@ -20,7 +21,6 @@ from retipair.interfaces.app.words import html_lang
 from retipair.interfaces.app.workbench import Workbench, typed_path
 from retipair.runtime.errors import FileError, UserError, is_out_of_memory
 
-STEPS = 50
 _FOLDER = Path(__file__).parent
 _SYSTEM_FONTS = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
 _SYSTEM_MONO = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
@@ -241,7 +241,9 @@ class Page:
     def _seed_and_steps(self, name: str) -> tuple[gr.Number, gr.Slider]:
         words = self._words
         seed = gr.Number(0, label=words.seed, precision=0, minimum=0, elem_id=f"{name}-seed", min_width=120)
-        steps = gr.Slider(1, 100, value=STEPS, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140)
+        steps = gr.Slider(
+            1, 100, value=GenerateConfig.steps, step=1, label=words.steps, elem_id=f"{name}-steps", min_width=140
+        )
         return seed, steps
 
     def _drawing(
