@@ -14,6 +14,9 @@ from retipair.data.manifest import (
     GeneratedPair,
     PreparedPair,
     Record,
+    decode_plain,
+    parse_checked,
+    parse_line,
     read_manifest,
     to_line,
     write_manifest,
@@ -97,40 +100,61 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, key: str, path
         list(read_manifest(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (changed(PREPARED, note="x"), "unknown key 'note'"),
-        (json.dumps({k: v for k, v in asdict(PREPARED).items() if k != "eye"}) + "\n", "'eye' is missing"),
-        (changed(PREPARED, schema="retipair.prepared/99"), "unknown schema"),
-        (changed(PREPARED, split="valid"), 'split cannot be "valid" (use train, val, test)'),
-        (to_line(PREPARED), "duplicate id '001'"),
-        (changed(PREPARED, id=["003"]), 'id cannot be ["003"]'),
-        (changed(PREPARED, id=3), "id cannot be 3"),
-        (changed(PREPARED, id="\x1b[2J"), "id has unprintable characters"),
-        (changed(GENERATED, source_id="a\nb"), "source_id has unprintable characters"),
-        (changed(PREPARED, cf=None), "cf cannot be null"),
-        (changed(PREPARED, caption=5), "caption cannot be 5"),
-        (changed(PREPARED, size=128.0), "size cannot be 128.0"),
-        (changed(PREPARED, inliers=True), "inliers cannot be true"),
-        (changed(PREPARED, points=[["1", 2]]), "points cannot be"),
-        (changed(PREPARED, fa_to_cf=[[1.0]]), "fa_to_cf must be 3 x 3 numbers"),
-        (changed(PREPARED, raw_cf_to_cf=[[1, 0], [0, 1], [0, 0]]), "raw_cf_to_cf must be 3 x 3 numbers"),
-        (changed(PREPARED, raw_sizes=[[1, 2, 3], [4, 5, 6]]), "raw_sizes must be 2 x 2 numbers"),
-        (changed(PREPARED, points=[[1, 2, 3, 4], [5, 6, 7]]), "points must be rows of 4 numbers"),
-        (changed(GENERATED, source_to_pair=[]), "source_to_pair must be 3 x 3 numbers"),
-        (changed(PREPARED, consistency=float("nan")), "consistency cannot be NaN"),
-        (changed(GENERATED, mode="dream"), 'mode cannot be "dream"'),
-        ("[]\n", "unknown schema"),
-        ("\n", "not JSON"),
-        ("{torn\n", "not JSON"),
-    ],
-)
+INVALID = [
+    (changed(PREPARED, note="x"), "unknown key 'note'"),
+    (json.dumps({k: v for k, v in asdict(PREPARED).items() if k != "eye"}) + "\n", "'eye' is missing"),
+    (changed(PREPARED, schema="retipair.prepared/99"), "unknown schema"),
+    (changed(PREPARED, split="valid"), 'split cannot be "valid" (use train, val, test)'),
+    (to_line(PREPARED), "duplicate id '001'"),
+    (changed(PREPARED, id=["003"]), 'id cannot be ["003"]'),
+    (changed(PREPARED, id=3), "id cannot be 3"),
+    (changed(PREPARED, id="\x1b[2J"), "id has unprintable characters"),
+    (changed(GENERATED, source_id="a\nb"), "source_id has unprintable characters"),
+    (changed(PREPARED, cf=None), "cf cannot be null"),
+    (changed(PREPARED, caption=5), "caption cannot be 5"),
+    (changed(PREPARED, size=128.0), "size cannot be 128.0"),
+    (changed(PREPARED, inliers=True), "inliers cannot be true"),
+    (changed(PREPARED, points=[["1", 2]]), "points cannot be"),
+    (changed(PREPARED, fa_to_cf=[[1.0]]), "fa_to_cf must be 3 x 3 numbers"),
+    (changed(PREPARED, raw_cf_to_cf=[[1, 0], [0, 1], [0, 0]]), "raw_cf_to_cf must be 3 x 3 numbers"),
+    (changed(PREPARED, raw_sizes=[[1, 2, 3], [4, 5, 6]]), "raw_sizes must be 2 x 2 numbers"),
+    (changed(PREPARED, points=[[1, 2, 3, 4], [5, 6, 7]]), "points must be rows of 4 numbers"),
+    (changed(GENERATED, source_to_pair=[]), "source_to_pair must be 3 x 3 numbers"),
+    (changed(PREPARED, consistency=float("nan")), "consistency cannot be NaN"),
+    (changed(GENERATED, mode="dream"), 'mode cannot be "dream"'),
+    ("[]\n", "unknown schema"),
+    ("\n", "not JSON"),
+    ("{torn\n", "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), INVALID)
 def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line: str, said: str) -> None:
     write_lines(tmp_path, to_line(PREPARED), to_line(replace(PREPARED, id="002")), line)
     with pytest.raises(UserError, match=r"manifest\.jsonl, line 3: ") as error:
         list(read_manifest(tmp_path))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("line", [line for line, said in INVALID if "duplicate" not in said])
+def test_the_fast_decoder_leaves_invalid_lines_to_the_one_with_messages(line: str) -> None:
+    assert decode_plain(line) is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        replace(PREPARED, caption="früh: “arteriovenös”"),
+        replace(PREPARED, caption=None, native_size=None, mode="from_data", fa_to_cf=[[1, 0, 2], [0, 1, 3], [0, 0, 1]]),
+        replace(PREPARED, caption=None, modalities=["red_free", "octa"], vessels=["dark", "bright"]),
+        GENERATED,
+        replace(GENERATED, mode="cf2fa", strength=None, source_size=[2**40, 9], source_to_pair=[[1.5, 0, 0]] * 3),
+    ],
+)
+def test_both_decoders_read_the_same_record(record: Record) -> None:
+    for line in (to_line(record), to_line(record).strip(), to_line(record).replace(", ", ",\t")):
+        assert parse_line(line, "here") == record
+    assert decode_plain(to_line(record)) == parse_checked(to_line(record), "here") == record
 
 
 def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
