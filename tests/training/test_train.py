@@ -432,7 +432,6 @@ def test_an_existing_run_is_not_touched_without_resume(
         ("--half_clean_fraction", 0.1),
         ("--augment_variants", 1),
         ("--ema_decay", 0.9),
-        ("--precision", "bf16"),
         ("--size", 64),
         ("--lr_schedule", "cosine"),
         ("--max_steps", 3),
@@ -588,7 +587,7 @@ def test_gradient_checkpointing_saves_memory_and_nothing_else(
 
 def test_accumulation_is_a_larger_batch(base_folder: Folder, prepared: Path, tmp_path: Path) -> None:
     """Two passes of one pair, or one of two: the same samples, the same mean, the same step."""
-    flags = ("--hf_max_timestep", 1000, "--max_grad_norm", 0, "--optimizer", "adamw", *QUICK)
+    flags = ("--hf_max_timestep", 1000, "--max_grad_norm", 0, "--optimizer", "adamw", "--precision", "fp32", *QUICK)
     parts = train("sd15", base_folder("sd15"), prepared, tmp_path / "a", "--gradient_accumulation_steps", 2, *flags)
     whole = train("sd15", base_folder("sd15"), prepared, tmp_path / "b", "--batch_size", 2, *flags)
     for first, second in zip(metrics(parts, "training"), metrics(whole, "training"), strict=True):
@@ -618,6 +617,7 @@ def test_auto_chooses_the_precision_with_faster_matrix_products(
 
 
 def test_a_resumed_run_keeps_the_precision_that_auto_chose(
+    refused: Refused,
     base_folder: Folder,
     prepared: Path,
     tmp_path: Path,
@@ -632,6 +632,8 @@ def test_a_resumed_run_keeps_the_precision_that_auto_chose(
     train("sd15", base_folder("sd15"), prepared, tmp_path, "--max_steps", 4, *QUICK, "--resume")
     assert "precision: " not in capsys.readouterr().err
     assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
+    command = train_command("exp", base_folder("sd15"), prepared, tmp_path, "--resume")
+    assert "was started with --precision bf16" in refused(*command, "--precision", "fp32", "--max_steps", 4, *QUICK)
 
 
 @pytest.mark.parametrize("system", ["sd15"])
