@@ -1,4 +1,4 @@
-"""Measure how long it takes to read the manifest of a generated folder, and the folder with its `rejected.txt`.
+"""Measure how long it takes to read the manifest of a generated folder, and the whole folder.
 
     python benchmarks/manifests.py --pairs 10000 1000000
 

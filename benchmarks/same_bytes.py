@@ -49,6 +49,8 @@ def commands(base: str, raw: Path, out: Path) -> Iterator[list[str]]:
         "3",
         "--sample_steps",
         "4",
+        "--precision",
+        "fp32",
     ]
     named = ["-n", "one", "--results", str(results), "--device", "cpu", "--steps", "4", "--amount", "4"]
     yield ["generate", *named, "--savedir", "new"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from retipair.config import BenchConfig
+from retipair.config import BenchConfig, Precision
 from retipair.generation.generate import load
 from retipair.generation.plan import GenerationPlan, settings_of
 from retipair.runtime.console import quiet
@@ -83,7 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
         with quiet():
-            config = BenchConfig(what="train", base=args.base, batch_size=args.batch_size, steps=10)
+            precision: Precision = "auto" if torch.cuda.is_available() else "fp32"
+            config = BenchConfig(
+                what="train", base=args.base, batch_size=args.batch_size, steps=10, precision=precision
+            )
             plan, data = planned(config, Path(folder))
         print_table("Training step", time_interleaved(steps(plan, data), plan.device, args.repeats, 2))
         job = make_generation_plan(config, plan, data, Path(folder))

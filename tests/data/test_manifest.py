@@ -136,9 +136,35 @@ def test_a_line_that_is_not_ours_is_refused_with_its_number(tmp_path: Path, line
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("line", [line for line, said in INVALID if "duplicate" not in said])
-def test_the_fast_decoder_leaves_invalid_lines_to_the_one_with_messages(line: str) -> None:
-    assert decode_plain(line) is None
+@pytest.mark.parametrize(
+    ("record", "old", "new"),
+    [
+        (PREPARED, '"split": "train"', '"split": "valid"'),
+        (PREPARED, '"size": 128', '"size": 128.0'),
+        (PREPARED, '"size": 128', f'"size": {2**63}'),
+        (PREPARED, '"size": 128', '"size": true'),
+        (PREPARED, '"size": 128', '"note": 1, "size": 128'),
+        (PREPARED, '"size": 128, ', ""),
+        (PREPARED, '"raw_sizes": [[640, 480], [512, 512]]', '"raw_sizes": [[640, 480]]'),
+        (PREPARED, "[[1.5, 2.0, 1.25, 2.5]]", "[[1.5, 2.0, 1.25]]"),
+        (PREPARED, "[[1.7, 0, -8.5], [0, 1.7, -3], [0, 0, 1]]", "[[1.7, 0, -8.5], [0, 1.7, -3]]"),
+        (PREPARED, '"residual_px": 1.75', '"residual_px": NaN'),
+        (PREPARED, '"cf/001.png"', '"/cf/001.png"'),
+        (PREPARED, '"cf/001.png"', '"../cf/001.png"'),
+        (GENERATED, '"mode": "from_data"', '"mode": "dream"'),
+        (GENERATED, '"source_id": "001"', '"source_id": "a\x7fb"'),
+        (GENERATED, '"consistency": 0.125}', '"consistency": 0.125, "schema": "retipair.generated/9"}'),
+        (GENERATED, '"consistency": 0.125}', '"consistency": 0.125, "modalities": ["cf", "cf"]}'),
+        (GENERATED, '"consistency": 0.125}', '"consistency": 0.125} {}'),
+    ],
+)
+def test_the_fast_decoder_leaves_invalid_lines_to_the_one_with_messages(record: Record, old: str, new: str) -> None:
+    line = to_line(replace(record, caption="Auge") if isinstance(record, PreparedPair) else record)
+    assert decode_plain(line) is not None
+    assert old in line
+    assert decode_plain(line.replace(old, new)) is None
+    with pytest.raises(UserError, match="here: "):
+        parse_line(line.replace(old, new), "here")
 
 
 @pytest.mark.parametrize(

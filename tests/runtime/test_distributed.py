@@ -71,8 +71,12 @@ def drawing(results: Path, out: Path, amount: int) -> list[object]:
     return ["generate", "-n", "exp", "--results", results, "--out", out, "--amount", amount, "--steps", 2, *gate]
 
 
+FP32 = ("--precision", "fp32")  # with one process, "auto" may choose bf16 on a CPU
+
+
 def training(base: Path, data: Path, results: Path, batch: int, *more: object) -> list[str]:
-    return train_command("exp", base, data, results, "--batch_size", batch, "--val_every", 10, "--max_steps", 20, *more)
+    flags = ("--batch_size", batch, "--val_every", 10, "--max_steps", 20, *FP32, *more)
+    return train_command("exp", base, data, results, *flags)
 
 
 def check_same(count: int, base: Path, data: Path, results: Path, tmp_path: Path) -> None:

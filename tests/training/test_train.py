@@ -33,7 +33,7 @@ from retipair.runtime.errors import DamagedError, MissingError, OccupiedError
 from retipair.training.log import Tracker, log_training
 from retipair.training.meters import LossMeter
 from retipair.training.optimizer import learning_rate
-from retipair.training.plan import with_precision, with_samples
+from retipair.training.plan import choose_precision, with_samples
 from retipair.vision.field_of_view import field_of_view
 from retipair.vision.ridges import vesselness_correlation
 
@@ -578,7 +578,9 @@ def test_test_eyes_teach_nothing(base_folder: Folder, prepared: Path, tmp_path: 
 def test_gradient_checkpointing_saves_memory_and_nothing_else(
     system: str, base_folder: Folder, prepared: Path, tmp_path: Path, trained: Folder
 ) -> None:
-    run = train(system, base_folder(system), prepared, tmp_path, "--gradient_checkpointing", *QUICK)
+    precision = json.loads((run_folder(trained(system), system) / "config.json").read_text())["settings"]["precision"]
+    flags = ("--gradient_checkpointing", "--precision", precision, *QUICK)
+    run = train(system, base_folder(system), prepared, tmp_path, *flags)
     losses = [
         [line["loss"] for line in metrics(folder, "training")] for folder in (run, run_folder(trained(system), system))
     ]
@@ -608,12 +610,19 @@ def test_the_adapter_is_fp32_and_moves_on_a_bf16_base(
     assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
 
 
-@pytest.mark.parametrize(("speed", "precision"), [(None, "auto"), (0.01, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
+@pytest.mark.parametrize(("speed", "precision"), [(0.01, "fp32"), (1.2, "fp32"), (1.3, "bf16")])
 def test_auto_chooses_the_precision_with_faster_matrix_products(
-    speed: float | None, precision: str, tmp_path: Path
+    speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert with_precision(TrainConfig(name="x"), Run(tmp_path), speed).precision == precision
-    assert with_precision(TrainConfig(name="x", precision="fp32"), Run(tmp_path), speed).precision == "fp32"
+    monkeypatch.setattr("retipair.training.plan.cpu_bf16_speed", lambda: speed)
+    auto = TrainConfig(name="x")
+    chosen, reason = choose_precision(auto, "cpu", previous=None)
+    assert chosen == precision
+    assert f"{speed} times as fast" in reason
+    assert choose_precision(replace(auto, precision="fp32"), "cpu", previous=None) == ("fp32", "")
+    assert choose_precision(auto, "cpu", previous=auto) == ("auto", ""), "a run of an earlier version"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert choose_precision(auto, "cpu", previous=None) == ("fp32", "")
 
 
 def test_a_resumed_run_keeps_the_precision_that_auto_chose(
@@ -1216,14 +1225,11 @@ def test_what_a_resume_changes_is_said_and_logged(
         ({"sample_steps": 20}, (10, 20)),
     ],
 )
-def test_short_runs_sample_less_unless_asked(
-    settings: dict[str, Any], expected: tuple[int, int], tmp_path: Path
-) -> None:
-    config = with_samples(TrainConfig(name="x", **settings), Run(tmp_path))
+def test_short_runs_sample_less_unless_asked(settings: dict[str, Any], expected: tuple[int, int]) -> None:
+    config = with_samples(TrainConfig(name="x", **settings), previous=None)
     assert (config.num_samples, config.sample_steps) == expected
-    start_run(Run(tmp_path), config, {})
-    resumed = TrainConfig(name="x", resume=True, max_steps=15_000)
-    assert (with_samples(resumed, Run(tmp_path)).num_samples, config.sample_steps) == expected, "it keeps its own"
+    resumed = with_samples(TrainConfig(name="x", resume=True, max_steps=15_000), previous=config)
+    assert (resumed.num_samples, resumed.sample_steps) == expected, "it keeps its own"
 
 
 def test_sample_pairs_can_be_guided_and_the_adapter_is_the_same(

@@ -33,11 +33,12 @@ GIVEN_VIEWS: dict[str, Literal["cf", "fa"]] = {"cf2fa": "cf", "fa2cf": "fa"}
 
 
 _TWO, _THREE, _FOUR = (msgspec.Meta(min_length=length, max_length=length) for length in (2, 3, 4))
-Int = Annotated[int, msgspec.Meta(ge=1 - 2**63, le=2**63 - 1)]
-Matrix = Annotated[list[Annotated[list[float], _THREE]], _THREE]
+_Int = Annotated[int, msgspec.Meta(ge=1 - 2**63, le=2**63 - 1)]
+"""An integer of at most 63 bits, as `from_values` requires."""
+_Matrix = Annotated[list[Annotated[list[float], _THREE]], _THREE]
 """A 3x3 matrix, as a list of rows."""
-Points = list[Annotated[list[float], _FOUR]]
-Sizes = Annotated[list[Annotated[list[Int], _TWO]], _TWO]
+_Points = list[Annotated[list[float], _FOUR]]
+_Sizes = Annotated[list[Annotated[list[_Int], _TWO]], _TWO]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,18 +72,18 @@ class PreparedPair:
     cf: str
     fa: str
     mask: str
-    size: Int
+    size: _Int
     caption: str | None
     source_sha256: str
-    fa_to_cf: Matrix
-    points: Points
-    inliers: Int | None
+    fa_to_cf: _Matrix
+    points: _Points
+    inliers: _Int | None
     residual_px: float | None
     consistency_before: float
     consistency: float
-    native_size: list[Int] | None = None
-    raw_sizes: Sizes | None = None
-    raw_cf_to_cf: Matrix | None = None
+    native_size: list[_Int] | None = None
+    raw_sizes: _Sizes | None = None
+    raw_cf_to_cf: _Matrix | None = None
     mode: GeneratedMode | None = None
     source_id: str | None = None
     modalities: list[str] | None = None
@@ -108,9 +109,9 @@ class GeneratedPair:
     """
 
     id: str
-    index: Int
-    seed: Int
-    attempt: Int
+    index: _Int
+    seed: _Int
+    attempt: _Int
     mode: GeneratedMode
     source_id: str | None
     source_eye: str | None
@@ -118,14 +119,14 @@ class GeneratedPair:
     prompt: str
     cf: str
     fa: str
-    size: Int
+    size: _Int
     base: str
     adapter_sha256: str | None
     settings_sha256: str
     fa_chroma: float
     consistency: float
-    source_to_pair: Matrix | None = None
-    source_size: list[Int] | None = None
+    source_to_pair: _Matrix | None = None
+    source_size: list[_Int] | None = None
     modalities: list[str] | None = None
     vessels: list[str] | None = None
     schema: str = GENERATED_SCHEMA
@@ -138,25 +139,23 @@ _START = '{"schema": "'
 """The beginning of each line that `to_line` returns."""
 
 
-def _decoder(kind: type[Record]) -> msgspec.json.Decoder[msgspec.Struct]:
-    """Return a decoder of lines of this kind, which accepts no unknown keys. Decoders of dataclasses would."""
-    hints = get_type_hints(kind, include_extras=True)
-    required = [(field.name, hints[field.name]) for field in fields(kind) if field.default is MISSING]
-    optional = [
-        (field.name, hints[field.name], field.default) for field in fields(kind) if field.default is not MISSING
+def _decoder(schema: str, kind: type[Record]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """Return a decoder of lines of this kind. Unlike a decoder of the dataclass, it accepts no unknown keys."""
+    hints = get_type_hints(kind, include_extras=True) | {"schema": Literal[schema]}
+    members: list[Any] = [
+        (field.name, hints[field.name], *([] if field.default is MISSING else [field.default]))
+        for field in fields(kind)
     ]
-    struct = msgspec.defstruct(
-        kind.__name__, [*required, *optional], forbid_unknown_fields=True, kw_only=True, gc=False
-    )
+    struct = msgspec.defstruct(kind.__name__, members, forbid_unknown_fields=True, kw_only=True, gc=False)
     return msgspec.json.Decoder(struct)
 
 
-_DECODERS = {kind: _decoder(kind) for kind in _KINDS.values()}
+_DECODERS = {kind: _decoder(schema, kind) for schema, kind in _KINDS.items()}
 _SHAPES = {
     **{"fa_to_cf": (3, 3), "raw_cf_to_cf": (3, 3), "source_to_pair": (3, 3)},
     **{"raw_sizes": (2, 2), "points": (None, 4)},
 }
-"""The number of rows and of columns of each matrix; None for any number of rows."""
+"""The number of rows and of columns of each matrix, as in the types above; None for any number of rows."""
 _OPTIONAL = {schema: [field.name for field in fields(kind) if field.default is None] for schema, kind in _KINDS.items()}
 
 
@@ -231,8 +230,9 @@ def parse_line(line: str, where: str) -> Record:
 
 
 def decode_plain(line: str) -> Record | None:
-    """Return the record in a line whose texts need no check, in a tenth of the time of `parse_checked`.
+    """Return the record in a line whose texts need no check, in a third of the time of `parse_checked`, or less.
 
+    Integers in fields of floats become floats.
     Returns None if the line is invalid, or if a text in it may be unprintable or a path that leaves the folder.
     """
     if not line.removesuffix("\n").isprintable() or "\\" in line or ".." in line or '"/' in line:

@@ -3,21 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import psutil
 import torch
 
 from retipair.runtime.errors import SettingError
-from retipair.runtime.profiling import matrix_rate
+from retipair.runtime.profiling import time_interleaved
 
 Setting = TypeVar("Setting")
 
 MIN_BF16_SPEED = 1.25
 """bf16 is chosen for training on a CPU on which its matrix products are at least this many times as fast as in fp32."""
 _PROBE_SIDE = 256
-"""Rows and columns of the matrices of this measurement: without instructions for bf16, larger ones take seconds."""
+"""Rows and columns of the matrices that `cpu_bf16_speed` multiplies; larger ones may take seconds in bf16."""
 
 
 def choose_device(name: str) -> str:
@@ -57,9 +57,14 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
 def cpu_bf16_speed() -> float:
     """Measure how many times as fast a matrix product is in bf16 as in fp32 on this CPU; takes a fraction of a second.
 
-    The value is far below 1 on CPUs without instructions for bf16 (AVX512-BF16, AMX), and above 1 on others.
+    The value is far below 1 on CPUs without instructions for bf16 (AVX512-BF16, AMX), and above 1 on others. One thread
+    computes both products, because several lose time in different ways when other programs use the cores.
     """
-    return matrix_rate("cpu", torch.bfloat16, side=_PROBE_SIDE) / matrix_rate("cpu", torch.float32, side=_PROBE_SIDE)
+    factors = {dtype: torch.randn(_PROBE_SIDE, _PROBE_SIDE).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    products = {str(dtype): partial(torch.matmul, factor, factor) for dtype, factor in factors.items()}
+    with one_thread():
+        fp32, bf16 = time_interleaved(products, "cpu", repeats=8, warmup=2).values()
+    return min(fp32) / min(bf16)
 
 
 def free_memory(device: str) -> int:

@@ -84,12 +84,17 @@ class DistributedState:
 SINGLE_PROCESS = DistributedState()
 
 
+def process_count() -> int:
+    """Return the number of processes that `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def distributed_state(device: str) -> DistributedState:
     """Return the state of this process, and connect it with the other processes of the command.
 
     After this call, only the main process prints.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return SINGLE_PROCESS
     with _explain_lost_peers():
         state = _state(device)

@@ -138,12 +138,9 @@ def count_flop(function: Function) -> int:
     return counter.get_total_flops()
 
 
-def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8, side: int | None = None) -> float:
-    """Return the FLOP per second of a product of two square matrices of `side` rows.
-
-    By default, the matrices are large, and the rate is the highest that training could reach on the device.
-    """
-    side = side or MATRIX_SIDES[device.split(":")[0]]
+def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 8) -> float:
+    """Return the FLOP per second of a product of two large matrices, the highest rate that training could reach."""
+    side = MATRIX_SIDES[device.split(":")[0]]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     [seconds] = time_interleaved({"product": lambda: left @ right}, device, repeats, warmup=2).values()
     return 2 * side**3 / min(seconds)

@@ -101,9 +101,8 @@ def print_start(plan: Plan, data: Data, training: Training, warnings: Sequence[s
         f"{plan.base.family.name}, {plan.layout.name}; {len(data.train)} training, {len(data.val)} validation pairs; "
         f"{trainable:,} trainable parameters on {plan.device} in {str(plan.dtype).removeprefix('torch.')}{processes}"
     )
-    if plan.bf16_speed is not None:
-        found = f"matrix products in bf16 are {plan.bf16_speed:.2g} times as fast as in fp32 on this CPU"
-        console.print(f"precision: {plan.config.precision}, because {found}")
+    if plan.precision_reason:
+        console.print(f"precision: {plan.config.precision}, because {plan.precision_reason}")
     console.print(f"the base predicts {plan.base.prediction}")
     console.print(memory_text(plan))
     console.print(f"samples: {samples_text(plan.config)}")

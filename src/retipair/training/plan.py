@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from retipair.config import DEFAULT_PROMPT, TrainConfig
+from retipair.config import DEFAULT_PROMPT, Precision, TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, read_dataset
 from retipair.data.layout import Layout
 from retipair.data.pair import image_size
@@ -31,6 +31,7 @@ from retipair.models.memory_strategies import (
 from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
+from retipair.runtime.distributed import process_count
 from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.setting_checks import check_folder_name, check_size
 from retipair.vision.modality import Modalities
@@ -63,8 +64,7 @@ AT_MOST = {
 class Plan:
     """The resolved settings of a run. A plan is made before weights are loaded or files are written.
 
-    bf16_speed: how many times as fast matrix products are in bf16 as in fp32; None if the precision does not depend on
-    it.
+    precision_reason: the measurement that chose the precision, as text; "" if none was made.
     """
 
     config: TrainConfig
@@ -74,7 +74,7 @@ class Plan:
     dtype: torch.dtype
     folder: Path
     strategy: MemoryStrategy = TRAINING_STRATEGIES[0]
-    bf16_speed: float | None = None
+    precision_reason: str = ""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -147,10 +147,10 @@ def make_plan(config: TrainConfig) -> Plan:
         raise SettingError("size_ids", config.size_ids, f"{config.base} has no size ids; only SDXL has")
     name = base.family.layout if config.layout == "auto" else config.layout
     layout = Layout(name, config.size or base.view_size)
-    run = Run(folder)
-    bf16_speed = measured_bf16_speed(config, device, run)
-    config = with_samples(with_precision(config, run, bf16_speed), run)
-    plan = Plan(config, base, layout, device, choose_dtype(config.precision, device), folder, bf16_speed=bf16_speed)
+    previous = Run(folder).read_config() if config.resume and (folder / "config.json").is_file() else None
+    precision, reason = choose_precision(config, device, previous)
+    config = with_samples(replace(config, precision=precision), previous)
+    plan = Plan(config, base, layout, device, choose_dtype(precision, device), folder, precision_reason=reason)
     check_steps("sample_steps", plan.config.sample_steps or 0, base)
     if base.timesteps <= max(VALIDATION_TIMESTEPS):
         raise SettingError("base", config.base, f"has {base.timesteps} timesteps; SDXL and SD1.5 have 1000")
@@ -162,32 +162,26 @@ def make_plan(config: TrainConfig) -> Plan:
     return replace(plan, strategy=require_backend(_select_strategy(plan)))
 
 
-def measured_bf16_speed(config: TrainConfig, device: str, run: Run) -> float | None:
-    """Return `cpu_bf16_speed()` if the precision of this run depends on it, else None."""
-    needed = config.precision == "auto" and device == "cpu" and _previous_settings(config, run) is None
-    return cpu_bf16_speed() if needed else None
+def choose_precision(config: TrainConfig, device: str, previous: TrainConfig | None) -> tuple[Precision, str]:
+    """Return the precision of a run, and the measurement that chose it, as text; "" if none was made.
 
+    With --precision auto, a resumed run keeps its precision. A new run on a CPU has bf16 if `cpu_bf16_speed` is at
+    least MIN_BF16_SPEED. It is not measured with several processes, which could choose differently.
 
-def with_precision(config: TrainConfig, run: Run, bf16_speed: float | None) -> TrainConfig:
-    """Choose the precision if --precision is "auto": as `bf16_speed` says on a CPU. A resumed run keeps its precision.
-
-    On other devices, and in a run of an earlier version, it stays "auto" (`choose_dtype`).
+    previous: the settings of the run that is resumed; None for a new run.
     """
     if config.precision != "auto":
-        return config
-    if previous := _previous_settings(config, run):
-        return replace(config, precision=previous.precision)
-    if bf16_speed is None:
-        return config
-    return replace(config, precision="bf16" if bf16_speed >= MIN_BF16_SPEED else "fp32")
+        return config.precision, ""
+    if previous is not None:
+        return previous.precision, ""
+    if device == "cpu" and process_count() == 1:
+        speed = cpu_bf16_speed()
+        measured = f"matrix products in bf16 are {speed:.2g} times as fast as in fp32 on this CPU"
+        return "bf16" if speed >= MIN_BF16_SPEED else "fp32", f"{measured} (bf16 from {MIN_BF16_SPEED})"
+    return "bf16" if choose_dtype("auto", device) == torch.bfloat16 else "fp32", ""
 
 
-def _previous_settings(config: TrainConfig, run: Run) -> TrainConfig | None:
-    """Return the settings of the run that is resumed; None for a new run."""
-    return run.read_config() if config.resume and (run.folder / "config.json").is_file() else None
-
-
-def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
+def with_samples(config: TrainConfig, previous: TrainConfig | None) -> TrainConfig:
     """Fill in the defaults of --num_samples and --sample_steps: the sample pairs of a validation and their steps.
 
     The defaults are 10 pairs with 50 denoising steps each, as in the original scripts. For a run of fewer than 500
@@ -195,10 +189,12 @@ def with_samples(config: TrainConfig, run: Run) -> TrainConfig:
     generating the samples would otherwise take longer than training. They are not reduced if --best_by is
     "consistency" or "both", because the choice of the best step then depends on the samples. A resumed run keeps its
     values.
+
+    previous: the settings of the run that is resumed; None for a new run.
     """
     fraction = 1.0 if config.best_by != "loss" else min(1.0, config.max_steps / FULL_SAMPLES_FROM)
     default = max(2, round(10 * fraction)), max(10, round(50 * fraction))
-    if previous := _previous_settings(config, run):
+    if previous is not None:
         default = previous.num_samples or 0, previous.sample_steps or default[1]
     number = default[0] if config.num_samples is None else config.num_samples
     return replace(config, num_samples=number, sample_steps=config.sample_steps or default[1])

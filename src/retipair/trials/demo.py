@@ -67,8 +67,8 @@ class Settings:
 # errors of earlier steps (recipes/README.md).
 SETTINGS = Settings(
     base="tiny-{system}",
-    # A "squeezed" joint image has half the pixels of a "side_by_side" one, so twice as many steps take the same time.
-    # Its pairs also come closer to real ones with 100 denoising steps than with 50 (recipes/README.md).
+    # "squeezed" joint images have half the pixels of "side_by_side" ones, and a training step takes half as long.
+    # 100 denoising steps bring their pairs closer to real ones than 50 (recipes/README.md).
     steps={"side_by_side": Steps(80, GenerateConfig.steps), "squeezed": Steps(160, 100)},
     phantoms=PhantomConfig(out=Path(), amount=24, size=512, camera=CAMERA, disease=DISEASE, unregistered=True),
     training=TrainConfig(
