@@ -230,7 +230,7 @@ def parse_line(line: str, where: str) -> Record:
 
 
 def decode_plain(line: str) -> Record | None:
-    """Return the record in a line whose texts need no check, in a third of the time of `parse_checked`, or less.
+    """Return the record in a line whose texts need no check, in about a third of the time of `parse_checked`.
 
     Integers in fields of floats become floats.
     Returns None if the line is invalid, or if a text in it may be unprintable or a path that leaves the folder.

@@ -60,7 +60,8 @@ def cpu_bf16_speed() -> float:
     The value is far below 1 on CPUs without instructions for bf16 (AVX512-BF16, AMX), and above 1 on others. One thread
     computes both products, because several lose time in different ways when other programs use the cores.
     """
-    factors = {dtype: torch.randn(_PROBE_SIDE, _PROBE_SIDE).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    ones = torch.ones(_PROBE_SIDE, _PROBE_SIDE)
+    factors = {dtype: ones.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
     products = {str(dtype): partial(torch.matmul, factor, factor) for dtype, factor in factors.items()}
     with one_thread():
         fp32, bf16 = time_interleaved(products, "cpu", repeats=8, warmup=2).values()
