@@ -641,8 +641,10 @@ def test_a_resumed_run_keeps_the_precision_that_auto_chose(
     train("sd15", base_folder("sd15"), prepared, tmp_path, "--max_steps", 4, *QUICK, "--resume")
     assert "precision: " not in capsys.readouterr().err
     assert json.loads((run / "config.json").read_text())["settings"]["precision"] == "bf16"
+    before = contents(tmp_path)
     command = train_command("exp", base_folder("sd15"), prepared, tmp_path, "--resume")
     assert "was started with --precision bf16" in refused(*command, "--precision", "fp32", "--max_steps", 4, *QUICK)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("system", ["sd15"])

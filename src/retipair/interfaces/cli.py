@@ -40,7 +40,7 @@ from retipair.runtime.library_logging import quiet_from_import, quiet_libraries
 from retipair.runtime.pillow import configure_pillow
 from retipair.runtime.setting_checks import check_values
 from retipair.runtime.signals import SignalReceived, end_on_signals, ignore_signals
-from retipair.runtime.threads import configure_threads
+from retipair.runtime.threads import configure_threads, process_count
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         word, number = ("stopped", stop.number) if isinstance(stop, SignalReceived) else ("interrupted", signal.SIGINT)
         status = 128 + number
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if process_count() > 1:
             return _fail(f"{word} with the other processes; if one of them failed, its own message says why", status)
         return _fail(f"{word}; {_after_interrupt(arguments)}", status)
     except Stopped as stop:

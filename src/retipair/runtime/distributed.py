@@ -1,6 +1,5 @@
 """Coordinate the processes of one command. `accelerate launch` starts several processes; otherwise, there is one."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from retipair.runtime.console import console
 from retipair.runtime.errors import UserError
+from retipair.runtime.threads import process_count
 
 Item = TypeVar("Item")
 _BARRIER_TIMEOUT = timedelta(days=2)
@@ -82,11 +82,6 @@ class DistributedState:
 
 
 SINGLE_PROCESS = DistributedState()
-
-
-def process_count() -> int:
-    """Return the number of processes that `accelerate launch` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def distributed_state(device: str) -> DistributedState:

@@ -1,4 +1,6 @@
-"""Choose the number of torch's CPU threads and how they wait for one another, before torch is loaded.
+"""Count the processes of a command and its cores, and choose the threads of torch, before torch is loaded.
+
+The threads are chosen by their number and by how they wait for one another.
 
 By default, OpenMP threads spin: a waiting thread keeps its core busy. This is fastest on an idle machine. If other
 programs use the same cores, a spinning thread takes time from the thread that it waits for, and a training step takes
@@ -25,6 +27,11 @@ _WAIT_POLICY = "OMP_WAIT_POLICY"
 _NUM_THREADS = "OMP_NUM_THREADS"
 _WAIT_VARIABLES = {_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 """Environment variables by which users choose how threads wait; if one is set, that choice is kept."""
+
+
+def process_count() -> int:
+    """Return the number of processes that `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def available_cores() -> int:

@@ -38,8 +38,9 @@ def print_plan(plan: Plan, warnings: Sequence[str] = ()) -> None:
         "trainable parameters": f"{count_step(plan.work, plan.strategy, backward=True).adapter:,}",
         "memory (estimate)": f"{max(memory.values()) / GIB:.2f} GiB at most, with {plan.strategy.name} ({phases})",
     }
+    reason = f" ({plan.precision_reason})" if plan.precision_reason else ""
     dtype = str(plan.dtype).removeprefix("torch.")
-    resolved = {"size": size, "device": plan.device, "precision": dtype}
+    resolved = {"size": size, "device": plan.device, "precision": f"{dtype}{reason}"}
     for name, value in {**to_values(plan.config), **resolved}.items():
         facts.setdefault(name, value)
     for name, value in facts.items():

@@ -31,9 +31,9 @@ from retipair.models.memory_strategies import (
 from retipair.preparation.prepare import is_prepared, prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
-from retipair.runtime.distributed import process_count
 from retipair.runtime.errors import SettingError, UserError
 from retipair.runtime.setting_checks import check_folder_name, check_size
+from retipair.runtime.threads import process_count
 from retipair.vision.modality import Modalities
 
 VALIDATION_TIMESTEPS = (200, 500, 800)
