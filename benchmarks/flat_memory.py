@@ -17,11 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
+from msgspec.structs import replace
 
 from retipair.data.manifest import GeneratedPair, PreparedPair, read_manifest, write_manifest
 

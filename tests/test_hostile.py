@@ -5,10 +5,10 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import prepared_record, write_prepared
 from refusals import Refused, raises_file

@@ -1,10 +1,10 @@
 """One reader for prepared and generated folders; what is held back for testing stays held back."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from conftest import VIEW, prepared_record, write_prepared
 from eyes import draw_pair

@@ -1,10 +1,10 @@
 """A stream gives the pairs and splits of `read_dataset`, one at a time."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import prepared_record, write_prepared
 from judging import generated_record, write_generated

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import prepared_record, write_prepared
 from judging import write_generated

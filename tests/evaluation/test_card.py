@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
+from msgspec.structs import replace
 
 from conftest import prepared_record, write_prepared
 from judging import Evaluated, write_generated

@@ -3,11 +3,11 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from conftest import VIEW, prepared_record, write_prepared

@@ -6,7 +6,6 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from msgspec.structs import replace
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

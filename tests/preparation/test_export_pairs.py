@@ -7,12 +7,12 @@ import subprocess
 import sys
 import tarfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from compare import contents

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from conftest import VIEW, write_prepared
 from retipair.config import TrainConfig
@@ -97,7 +98,7 @@ def test_size_ids_are_the_native_size_of_each_pair_if_asked_for(
     """Validation pairs too, and samples without a prompt; smaller views on disk count, larger raw views do not."""
     data = write_prepared(tmp_path / "data", ["train", "train", "train", "val"])
     sizes = (None, [VIEW // 2, 4 * VIEW], [2 * VIEW, 3 * VIEW], [3 * VIEW, VIEW // 4])
-    write_manifest(data, [replace(r, native_size=s) for r, s in zip(read_manifest(data), sizes, strict=True)])
+    write_manifest(data, [structs.replace(r, native_size=s) for r, s in zip(read_manifest(data), sizes, strict=True)])
     config = TrainConfig(
         name="x", data=data, base=str(base_folder("sdxl")), results=tmp_path, device="cpu", prompt_dropout=0.5
     )

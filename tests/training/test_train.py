@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -1266,7 +1267,7 @@ def test_native_size_ids_are_kept_by_a_resumed_run_and_advised_for_enlarged_pair
     data = write_prepared(tmp_path / "data", ["train", "train", "val"])
 
     def with_sizes(side: int) -> None:
-        write_manifest(data, [replace(record, native_size=[VIEW, side]) for record in read_manifest(data)])
+        write_manifest(data, [structs.replace(record, native_size=[VIEW, side]) for record in read_manifest(data)])
 
     with_sizes(50)
     warning = f"2 of 2 training pairs were enlarged to {VIEW} px (smallest: 50 px)"

@@ -7,12 +7,13 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from sys import intern
 from typing import Literal
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -46,8 +47,7 @@ _MAX_LISTED = 3
 """Maximum number of ids that `PairFolder.note` lists for each reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairRecord:
+class PairRecord(msgspec.Struct, frozen=True, gc=False):
     """One pair of a prepared or generated folder, as file names; `load_pair` and `load_views` read the images.
 
     group: the name of the patient, or of the eye if the patient is unknown. A generated pair has the group of its
@@ -202,13 +202,13 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
         raise MissingError(folder, "its manifest is empty; make the folder again")
     source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
     unsplit += [index for index in varied if entries[index].group not in source_splits]
-    groups = sorted({entries[index].group for index in unsplit})
+    groups = list({entries[index].group for index in unsplit})
     # `split_groups` needs at least two groups; a single one stays in "train".
     seeded_splits = split_groups(groups, GENERATED_VAL_FRACTION, 0.0, seed=0) if len(groups) > 1 else {}
     for indices, splits in ((varied, source_splits), (unsplit, seeded_splits)):
         for index in indices:
             if (split := splits.get(entries[index].group, "train")) != entries[index].split:
-                entries[index] = replace(entries[index], split=split)
+                entries[index] = msgspec.structs.replace(entries[index], split=split)
     return _apply_rejections(folder, entries, read_rejected(folder, reviewed))
 
 
@@ -225,26 +225,34 @@ def read_with_content(folder: Path, sha256: str) -> PairFolder | None:
 
 
 def _apply_rejections(folder: Path, entries: Sequence[PairRecord], listed: RejectedList) -> PairFolder:
+    skipped: list[str] = []
     if listed.lines or listed.reviewed:
         listed.check({nfc(entry.id) for entry in entries})
+        skipped = [entry.id for entry in entries if entry.id in listed]
     present: list[PairRecord] = []
     without_files: list[PairRecord] = []
+    root = str(folder)  # faster to format than a Path
     for entry in entries:
-        has_any = has_files(folder, (entry.cf_name, entry.fa_name, entry.mask_name))
+        has_any = has_files(root, (entry.cf_name, entry.fa_name, entry.mask_name))
         (present if has_any else without_files).append(entry)
-    rejected = [entry.id for entry in entries if nfc(entry.id) in listed.lines]
-    reviewed = [entry.id for entry in entries if entry.id in listed and nfc(entry.id) not in listed.lines]
+    rejected = [id for id in skipped if nfc(id) in listed.lines]
+    reviewed = [id for id in skipped if nfc(id) not in listed.lines]
     deleted = tuple(entry.id for entry in without_files if entry.id not in listed)
     return PairFolder(folder, present, (*rejected, *reviewed), deleted, len(reviewed))
 
 
-def has_files(folder: Path, names: Iterable[str | None]) -> bool:
+def has_files(folder: str | Path, names: Iterable[str | None]) -> bool:
     """Return whether at least one of the named files of a pair exists; otherwise a user has deleted the pair."""
-    return any(_exists(f"{folder}{os.sep}{name}") for name in names if name)
+    for name in names:  # noqa: SIM110 - `any` takes twice as long
+        if name and _exists(f"{folder}{os.sep}{name}"):
+            return True
+    return False
 
 
 def _exists(path: str) -> bool:
     """Return whether a path exists. A dangling link and a path that cannot be accessed count as existing."""
+    if os.access(path, os.F_OK):  # faster than `os.lstat`, but does not tell why a path cannot be accessed
+        return True
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -271,7 +279,7 @@ def to_pair_record(folder: Path, record: Record) -> PairRecord:
         fa_name=record.fa,
         mask_name=mask,
         caption=caption and intern(caption),
-        native_size=min([record.size, *(native_size or ())]),
+        native_size=min(record.size, *native_size) if native_size else record.size,
         fa_chroma=fa_chroma,
         mode=record.mode and intern(record.mode),
         source_id=record.source_id and intern(record.source_id),

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,6 +19,7 @@ from retipair.data.manifest import (
     Record,
     Split,
     parse_line,
+    values_of,
 )
 from retipair.data.pair import is_plain_png, load_image, synthetic_mark_of, write_png
 from retipair.data.pair_stream import StreamedPair
@@ -59,7 +60,7 @@ class DatasetRow:
         """Return the values of all columns except the images, as JSON values."""
         record = self.record
         caption = record.caption if isinstance(record, PreparedPair) else record.prompt
-        kept = {key: value for key, value in drop_unrecorded(asdict(record)).items() if key not in _RENAMED}
+        kept = {key: value for key, value in drop_unrecorded(values_of(record)).items() if key not in _RENAMED}
         if isinstance(record, PreparedPair) and record.mode is None:
             kept = {key: value for key, value in kept.items() if key not in _OF_GENERATED}
         kept |= {"split": self.split, "synthetic": self.synthetic, "caption": caption}
@@ -78,7 +79,7 @@ def columns_of(kinds: Sequence[type[Record]], generated: bool, modalities: Modal
         hints = get_type_hints(kind)
         without = (*_RENAMED, *(_OF_GENERATED if kind is PreparedPair else ()))
         without += RECORDED if modalities == CF_FA else ()
-        names = (field.name for field in fields(kind) if field.name not in without)
+        names = (name for name in kind.__struct_fields__ if name not in without)
         columns |= {name: _plain(hints[name]) for name in names if name not in columns}
     return columns | (_OF_GENERATED if generated else {})
 
@@ -167,7 +168,7 @@ def to_prepared(values: dict[str, Any], where: str) -> PreparedPair:
     if not is_safe_name(id):
         raise UserError(f"{where}: id {id!r:.220} is not a safe file name; use letters, digits, . _ + and -")
     values = values | {view: f"{view}/{id}.png" for view in VIEWS} | {"prompt": values.get("caption")}
-    known = {field.name: values[field.name] for field in fields(kind) if field.name in values}
+    known = {key: values[key] for key in ("schema", *kind.__struct_fields__) if key in values}
     record = parse_line(canonical_json(known) + "\n", where)
     return _as_prepared(record, values, where) if isinstance(record, GeneratedPair) else record
 
@@ -177,7 +178,7 @@ def _as_prepared(record: GeneratedPair, values: dict[str, Any], where: str) -> P
         **{view: values[view] for view in VIEWS},
         **{"id": record.id, "eye": record.source_eye or record.id, "patient": None},
         **{"split": values.get("split"), "size": record.size, "caption": record.prompt},
-        "source_sha256": json_sha256(drop_unrecorded(asdict(record))),
+        "source_sha256": json_sha256(drop_unrecorded(values_of(record))),
         **{"fa_to_cf": np.eye(3).tolist(), "points": [], "inliers": None, "residual_px": None},
         **{"consistency_before": record.consistency, "consistency": record.consistency},
         **{"mode": record.mode, "source_id": record.source_id},

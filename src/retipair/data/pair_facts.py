@@ -13,10 +13,11 @@ from retipair.data.manifest import (
     PreparedPair,
     Record,
     check_one_kind,
+    files_of,
     modalities_of,
 )
 from retipair.data.pair import load_image, synthetic_mark_of
-from retipair.data.pair_stream import StreamedPair, files_of
+from retipair.data.pair_stream import StreamedPair
 from retipair.runtime.atomic_io import read_json
 from retipair.runtime.errors import MissingError
 from retipair.runtime.text_files import check_safe_name

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from retipair.data.dataset import GENERATED_VAL_FRACTION, group_name, has_files, read_folder
-from retipair.data.manifest import SPLITS, PreparedPair, Record, Split, stream_manifest
+from retipair.data.manifest import SPLITS, PreparedPair, Record, Split, files_of, stream_manifest
 from retipair.data.rejected import RejectedList, read_rejected
 from retipair.data.splits import group_count, split_hash
 from retipair.runtime.errors import MissingError
@@ -60,11 +60,6 @@ class PairStream:
         return "val" if group <= self.last_val else "train"
 
 
-def files_of(record: Record) -> list[str]:
-    """Return the names of the views of a pair and, for a prepared pair, of its mask."""
-    return [record.cf, record.fa, *([record.mask] if isinstance(record, PreparedPair) else [])]
-
-
 def open_stream(folder: Path, reviewed: bool = False) -> PairStream:
     """Check the manifest and `rejected.txt` of a folder, assign the splits, and return its pairs.
 
@@ -74,7 +69,7 @@ def open_stream(folder: Path, reviewed: bool = False) -> PairStream:
     rejected, listed = read_rejected(folder, reviewed), set()
     ids, groups, kinds = array("Q"), array("Q"), bytearray()
     for record in stream_manifest(folder):
-        ids.append(_hash(f"{record.schema} {record.id}"))
+        ids.append(_hash(f"{type(record).__name__} {record.id}"))
         groups.append(_hash(group_name(record)))
         kinds.append(_kind_of(record))
         if record.id in rejected:

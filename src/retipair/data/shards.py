@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retipair.data.manifest import SPLITS, Split, to_line
-from retipair.data.pair_stream import StreamedPair, files_of
+from retipair.data.manifest import SPLITS, Split, files_of, to_line
+from retipair.data.pair_stream import StreamedPair
 
 
 @dataclass

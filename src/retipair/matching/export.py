@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from msgspec import structs
 
 from retipair.config import ExportMatchesConfig
 from retipair.data.dataset import PairRecord, read_dataset
@@ -111,7 +112,7 @@ def _with_splits_of_sources(config: ExportMatchesConfig, records: list[PairRecor
             "so pairs of your validation eyes may be in train; give the prepared folder of these eyes as --real"
         )
     known = {record.id for record in sourced} - set(unknown)
-    return [replace(record, split=splits[record.group]) if record.id in known else record for record in records]
+    return [structs.replace(record, split=splits[record.group]) if record.id in known else record for record in records]
 
 
 def _one_thread() -> None:

@@ -6,7 +6,7 @@ of the file and must not lead out of it. The file has no timestamps, so that two
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from retipair.data.manifest import Split
@@ -95,7 +95,7 @@ def to_line(sample: MatchSample) -> str:
 
     `field`, modalities and vessels are left out if they are None.
     """
-    return to_json_line(sample, _OPTIONAL)
+    return to_json_line(asdict(sample), _OPTIONAL)
 
 
 def write_samples(folder: Path, samples: Iterable[MatchSample]) -> None:

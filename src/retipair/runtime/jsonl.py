@@ -9,7 +9,6 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ def is_text(text: str) -> bool:
     return text.isascii() or text.encode(errors="replace").decode() == text
 
 
-def to_json_line(record: Any, optional: Sequence[str]) -> str:
-    """Return a dataclass as a line of JSON, with a newline; `schema` is the first key, then the fields in order.
+def to_json_line(values: dict[str, Any], optional: Sequence[str]) -> str:
+    """Return a line of JSON, with a newline; `schema` is the first key, then the other keys in order.
 
-    optional: the fields that are left out if they are None.
+    optional: the keys that are left out if their values are None.
     """
-    values = {key: value for key, value in asdict(record).items() if key not in optional or value is not None}
+    values = {key: value for key, value in values.items() if key not in optional or value is not None}
     return json.dumps({"schema": values.pop("schema"), **values}, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -12,12 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
 import numpy as np
 
 from retipair.runtime.errors import SettingError, UserError, printable
@@ -38,7 +39,7 @@ _MAX_FLOAT = sys.float_info.max
 def from_values(
     kind: type[Kind], values: Any, where: str, advice: str = "the file was edited or damaged; restore it"
 ) -> Kind:
-    """Return an instance of the dataclass `kind` with the values of a JSON object.
+    """Return an instance of the dataclass or msgspec Struct `kind` with the values of a JSON object.
 
     The type of a field may be str, int, float, bool, None, Path, Literal, a dataclass, or a list, tuple, dict or union
     of these. Integers must have at most 63 bits, floats must be finite, and text must not have lone surrogates.
@@ -137,9 +138,9 @@ class _Codec:
 
 @cache
 def _codec(kind: type) -> _Codec:
-    """Return the codec of a dataclass. It is cached, because inspecting the types takes longer than reading values."""
+    """Return the codec of a dataclass or Struct, cached: inspecting the types takes longer than reading values."""
     types = get_type_hints(kind)
-    known = {_key(field): field for field in fields(kind)}
+    known = {_key(field): field for field in _fields(kind)}
     hints = {key: types[field.name] for key, field in known.items()}
     converters = {key: _converter_for(hint) for key, hint in hints.items()}
     return _Codec(
@@ -154,6 +155,16 @@ def _codec(kind: type) -> _Codec:
             key: f" (use {', '.join(get_args(hint))})" for key, hint in hints.items() if get_origin(hint) is Literal
         },
     )
+
+
+def _fields(kind: type) -> tuple[Field[Any], ...]:
+    """Return the fields of a dataclass, or those of a msgspec Struct in the form that a dataclass gives them."""
+    if not issubclass(kind, msgspec.Struct):
+        return fields(kind)  # type: ignore[arg-type]
+    members: list[Any] = [
+        (field.name, field.type, *([] if field.required else [field.default])) for field in msgspec.structs.fields(kind)
+    ]
+    return fields(make_dataclass(kind.__name__, members, kw_only=True))
 
 
 def _key(field: Field[Any]) -> str:

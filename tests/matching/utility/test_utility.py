@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 import retipair
 from conftest import prepared_record
@@ -42,7 +43,7 @@ def write_pairs(folder: Path, first: int, splits: str, landmarks: bool, eyes: st
         points = np.hstack([at / 4, at / 4 + 0.25]).tolist() if landmarks else []
         record = prepared_record(name, {"t": "train", "v": "val"}[letter])
         eye = eyes[number - first] if eyes else name
-        records.append(replace(record, points=points, size=SIZE, eye=eye))
+        records.append(structs.replace(record, points=points, size=SIZE, eye=eye))
     write_manifest(folder, records)
     return folder
 
@@ -154,7 +155,9 @@ def test_pairs_of_an_adapter_are_tested_on_held_out_eyes(real: Path, generated: 
 def test_pairs_made_from_real_views_are_tested_on_held_out_eyes(
     real: Path, generated: Path, tmp_path: Path, mode: Any, eyes: str
 ) -> None:
-    made = edit(generated, tmp_path / "made", lambda one: replace(by_adapter(one), adapter_sha256=None, mode=mode))
+    made = edit(
+        generated, tmp_path / "made", lambda one: structs.replace(by_adapter(one), adapter_sha256=None, mode=mode)
+    )
     assert plan_utility(UtilityConfig(real=real, out=Path("o"), generated=made)).eyes == list(eyes)
 
 
@@ -162,7 +165,7 @@ def test_the_page_does_not_say_that_pairs_of_an_adapter_were_made_without_one(
     real: Path, generated: Path, tmp_path: Path
 ) -> None:
     made = edit(generated, tmp_path / "made", by_adapter)
-    held_out = edit(real, tmp_path / "real", lambda record: replace(record, split="val"))
+    held_out = edit(real, tmp_path / "real", lambda record: structs.replace(record, split="val"))
     retipair.utility(held_out, tmp_path / "o", made, **SMALL, arms=["generated", "untrained"], test="all")
     page = (tmp_path / "o/utility.md").read_text()
     assert "without an adapter" not in page
@@ -172,7 +175,7 @@ def test_the_page_does_not_say_that_pairs_of_an_adapter_were_made_without_one(
 def test_the_page_says_without_an_adapter_only_if_the_manifest_does(
     real: Path, generated: Path, tmp_path: Path
 ) -> None:
-    without = edit(generated, tmp_path / "without", lambda one: replace(by_adapter(one), adapter_sha256=None))
+    without = edit(generated, tmp_path / "without", lambda one: structs.replace(by_adapter(one), adapter_sha256=None))
     for folder, known in ((without, True), (generated, False)):
         out = tmp_path / f"o{known}"
         retipair.utility(real, out, folder, **SMALL, arms=["generated", "untrained"], test="all")
@@ -182,12 +185,14 @@ def test_the_page_says_without_an_adapter_only_if_the_manifest_does(
 
 
 def test_pairs_made_from_tested_eyes_are_left_out(real: Path, generated: Path, tmp_path: Path) -> None:
-    made = edit(generated, tmp_path / "made", lambda record: replace(record, eye="A" if record.id == "pair11" else "x"))
+    made = edit(
+        generated, tmp_path / "made", lambda record: structs.replace(record, eye="A" if record.id == "pair11" else "x")
+    )
     config = UtilityConfig(real=real, out=Path("o"), generated=made, arms=("generated",))
     plan = plan_utility(config)
     assert [record.id for record in plan.material.generated] == ["pair12"]
     assert any("made from tested eyes" in note for note in plan.notes)
-    all_of_them = edit(generated, tmp_path / "all", lambda record: replace(record, eye="A"))
+    all_of_them = edit(generated, tmp_path / "all", lambda record: structs.replace(record, eye="A"))
     with raises_file(all_of_them, MissingError):
         plan_utility(replace(config, generated=all_of_them))
 
@@ -237,17 +242,17 @@ def test_bad_input_is_refused_before_any_work(real: Path, generated: Path, tmp_p
         return str(caught.value)
 
     assert "point files" in refused(generated)
-    far = edit(real, tmp_path / "far", lambda record: replace(record, points=[[0, 0, 9, 9]] * 5))
+    far = edit(real, tmp_path / "far", lambda record: structs.replace(record, points=[[0, 0, 9, 9]] * 5))
     assert "agree within 8 px" in refused(far)
-    one = edit(real, tmp_path / "one", lambda record: replace(record, eye="A", split="val"))
+    one = edit(real, tmp_path / "one", lambda record: structs.replace(record, eye="A", split="val"))
     assert "only one eye or patient with landmarks, A" in refused(one)
-    train = edit(real, tmp_path / "train", lambda record: replace(record, split="train"))
+    train = edit(real, tmp_path / "train", lambda record: structs.replace(record, split="train"))
     assert "--test all" in refused(train, test="held_out")
-    larger = edit(generated, tmp_path / "larger", lambda record: replace(record, size=SIZE * 2))
+    larger = edit(generated, tmp_path / "larger", lambda record: structs.replace(record, size=SIZE * 2))
     assert "256 px wide, but" in refused(real, FileError, generated=larger)
-    val = edit(real, tmp_path / "val", lambda record: replace(record, split="val"))
+    val = edit(real, tmp_path / "val", lambda record: structs.replace(record, split="val"))
     assert "leave out real" in refused(val, UserError, test="held_out")
-    single = edit(generated, tmp_path / "single", lambda record: replace(record, eye="x"))
+    single = edit(generated, tmp_path / "single", lambda record: structs.replace(record, eye="x"))
     assert "leave out mispaired" in refused(real, UserError, generated=single)
     (tmp_path / "file").touch()
     with raises_file(tmp_path / "file", OccupiedError):
