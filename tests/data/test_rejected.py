@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from conftest import prepared_record, write_prepared
 from judging import write_generated
 from refusals import raises_file
-from retipair.data.dataset import content_sha256, pair_sha256, read_dataset, read_folder
+from retipair.data.dataset import content_sha256, has_files, pair_sha256, read_dataset, read_folder
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
 from retipair.runtime.errors import DamagedError, MissingError, UserError
@@ -129,6 +129,12 @@ def test_a_link_to_nowhere_is_not_a_deleted_file(tmp_path: Path) -> None:
         path.unlink()
         path.symlink_to(tmp_path / "nowhere.png")
     assert "eye1" in ids(folder)
+
+
+def test_a_path_that_cannot_be_looked_at_is_not_a_deleted_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert has_files(tmp_path, ["gone.png", "x" * 300])
+    assert not has_files(tmp_path, ["gone.png", None, "gone/gone.png", "file/gone.png"])
 
 
 @both_kinds

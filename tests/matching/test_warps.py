@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from conftest import prepared_record
 from eyes import apply
@@ -75,7 +76,7 @@ def write_raw_geometry(folder: Path, homographies: list[np.ndarray]) -> None:
     """Pairs whose raw CF (600 x 400) was cropped, and whose raw FA (300 x 200) has these transforms from it."""
     crop = np.array([[0.5, 0, -30.25], [0, 0.5, -10.25], [0, 0, 1]])
     records = [
-        dataclasses.replace(
+        structs.replace(
             prepared_record(f"{number}", "train"),
             fa_to_cf=(crop @ np.linalg.inv(homography)).tolist(),
             raw_sizes=[[600, 400], [300, 200]],

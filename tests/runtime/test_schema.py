@@ -1,10 +1,12 @@
 """One codec for every dataclass in a JSON file: equal values come back, anything else is refused by file and key."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 
 from retipair.runtime.errors import UserError
@@ -62,6 +64,25 @@ def test_values_come_back() -> None:
     assert value.points == (Point(1, Path("a")), Point(2, Path("b")))
     assert (value.centre, value.named) == (Point(3, Path("c")), {"d": Point(4, Path("d"))})
     assert json.loads(json.dumps(asdict(value), default=str)) == VALUES
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    side: Literal["left", "right"] = "left"
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    points: list[Annotated[list[float], msgspec.Meta(max_length=2)]] | None = None
+
+
+def test_structs_are_read_as_dataclasses_are() -> None:
+    assert from_values(Line, {"size": 3, "points": [[1, 2.5]]}, "here") == Line(size=3, points=[[1, 2.5]])
+    for values, said in [
+        ({}, "key 'size' is missing"),
+        ({"size": 3, "colour": 1}, "unknown key 'colour'"),
+        ({"size": "3"}, 'size cannot be "3"'),
+        ({"size": 3, "side": "top"}, 'side cannot be "top" (use left, right)'),
+        ({"size": 3, "points": [["1"]]}, "points cannot be"),
+    ]:
+        with pytest.raises(UserError, match=rf"here: {re.escape(said)}"):
+            from_values(Line, values, "here")
 
 
 def test_a_field_with_a_default_may_be_missing() -> None:

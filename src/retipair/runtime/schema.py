@@ -1,6 +1,7 @@
 """Convert dataclasses to JSON values and back; unknown keys, missing keys and values of a wrong type are errors.
 
-Keyword arguments from Python are checked by the same rules, see `from_settings`.
+`from_values` also makes msgspec Structs. Keyword arguments from Python are checked by the same rules, see
+`from_settings`.
 
 Two entries in the metadata of a dataclass field change its JSON. With `{"json": "likeness"}`, the key is "likeness"
 instead of the name of the field. With `{"prefix": "texture."}`, a dict field is not a nested object: each of its items
