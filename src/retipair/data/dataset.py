@@ -187,20 +187,21 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
     Raises UserError, naming the file, if the manifest is missing, empty or invalid, if one eye or patient is in two
     splits, or if `rejected.txt` or `review.jsonl` has an id that is not in the manifest.
     """
+    path = folder / MANIFEST_NAME
     entries: list[PairRecord] = []
-    prepared: dict[str, PreparedPair] = {}
+    prepared: dict[str, tuple[Split, str]] = {}
     varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
         entry = to_pair_record(folder, record)
         if isinstance(record, PreparedPair):
-            check_split(folder / MANIFEST_NAME, record, prepared)
+            check_split(path, record, prepared)
         else:
             (varied if record.source_eye else unsplit).append(len(entries))
         entries.append(entry)
     if not entries:
         raise MissingError(folder, "its manifest is empty; make the folder again")
-    source_splits = {record.patient or record.eye: record.split for record in prepared.values()}
+    source_splits = {group.partition(" ")[2]: split for group, (split, _) in prepared.items()}
     unsplit += [index for index in varied if entries[index].group not in source_splits]
     groups = list({entries[index].group for index in unsplit})
     # `split_groups` needs at least two groups; a single one stays in "train".

@@ -147,8 +147,8 @@ _SHAPES = {
 }
 """The size of each matrix, for error messages; its type checks the size."""
 _DECODER = msgspec.json.Decoder(Record)
-_BLOCK = 2**17
-"""How many characters of a manifest are decoded together."""
+_BLOCK = 2**13
+"""How many characters of a manifest are decoded together. With more, collecting garbage takes longer than is gained."""
 
 
 def values_of(record: Record) -> dict[str, Any]:
@@ -300,18 +300,19 @@ def check_one_kind(where: Path, expected: Modalities, found: Modalities, id: str
         raise FileError(where, f"{problem}; use a folder of its own for each kind of pair, with an adapter of its own")
 
 
-def check_split(where: Path, record: PreparedPair, first_records: dict[str, PreparedPair]) -> None:
+def check_split(where: Path, record: PreparedPair, first_pairs: dict[str, tuple[Split, str]]) -> None:
     """Raise FileError, naming the file `where`, if it puts pairs of one patient, or of one eye, into different splits.
 
     This can happen if a user edits the file. The eye is compared only if the record has no patient.
 
     record: the record to check against the earlier records of the file.
-    first_records: the first record of each patient or eye. `record` is added if it is the first.
+    first_pairs: the split and the id of the first pair of each patient or eye. Those of `record` are added if it is the
+    first.
     """
     group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
-    other = first_records.setdefault(group, record)
-    if record.split != other.split:
-        problem = f"{group} is both in {other.split} ({other.id}) and in {record.split} ({record.id})"
+    split, id = first_pairs.setdefault(group, (record.split, record.id))
+    if record.split != split:
+        problem = f"{group} is both in {split} ({id}) and in {record.split} ({record.id})"
         raise FileError(where, f"{problem}; put all its pairs in one split")
 
 

@@ -64,7 +64,7 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     the order of a hash of their name and the seed. Thus, if a group is added or removed, few other groups change their
     split. Raises UserError if there are too few groups.
     """
-    names = sorted(set(groups))
+    names = set(groups)
     n_val, n_test = (group_count(fraction, len(names)) for fraction in (val_fraction, test_fraction))
     if len(names) <= n_val + n_test:
         raise UserError(

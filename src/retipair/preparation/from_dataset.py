@@ -251,7 +251,7 @@ def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
     """
     indices: list[int] = []
     records: dict[str, PreparedPair] = {}
-    first_records: dict[str, PreparedPair] = {}
+    first_pairs: dict[str, tuple[Split, str]] = {}
     for path in parquet_files(data):
         names = [name for name in read_schema(path).names if name not in VIEWS]
         for where, values in read_rows(path, names):
@@ -260,7 +260,7 @@ def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
                 raise UserError(f"{where}: id {record.id!r} occurs more than once; export the pairs again")
             first = next(iter(records.values()))
             check_one_kind(data, modalities_of(first), modalities_of(record), record.id)
-            check_split(path, record, first_records)
+            check_split(path, record, first_pairs)
             indices.append(_index(values, where))
     if not records:
         raise MissingError(data, "its Parquet files have no rows; export the pairs again")
