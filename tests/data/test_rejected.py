@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from conftest import prepared_record, write_prepared
 from judging import write_generated
 from refusals import raises_file
-from retipair.data.dataset import content_sha256, has_files, pair_sha256, read_dataset, read_folder
+from retipair.data.dataset import content_sha256, pair_sha256, read_dataset, read_folder
+from retipair.data.folders import has_files
 from retipair.data.manifest import read_manifest, write_manifest
 from retipair.data.rejected import REJECTED_NAME, add_rejected, read_rejected
 from retipair.runtime.errors import DamagedError, MissingError, UserError

@@ -5,8 +5,7 @@ A user rejects a pair by listing its id in `rejected.txt`, or by deleting all it
 
 import errno
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from retipair.data.folders import has_files
 from retipair.data.manifest import (
     GIVEN_VIEWS,
     MANIFEST_NAME,
@@ -240,27 +240,6 @@ def _apply_rejections(folder: Path, entries: Sequence[PairRecord], listed: Rejec
     reviewed = [id for id in skipped if nfc(id) not in listed.lines]
     deleted = tuple(entry.id for entry in without_files if entry.id not in listed)
     return PairFolder(folder, present, (*rejected, *reviewed), deleted, len(reviewed))
-
-
-def has_files(folder: str | Path, names: Iterable[str | None]) -> bool:
-    """Return whether at least one of the named files of a pair exists; otherwise a user has deleted the pair."""
-    for name in names:  # noqa: SIM110 - `any` takes twice as long
-        if name and _exists(f"{folder}{os.sep}{name}"):
-            return True
-    return False
-
-
-def _exists(path: str) -> bool:
-    """Return whether a path exists. A dangling link and a path that cannot be accessed count as existing."""
-    if os.access(path, os.F_OK):  # faster than `os.lstat`, but does not tell why a path cannot be accessed
-        return True
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def to_pair_record(folder: Path, record: Record) -> PairRecord:

@@ -1,6 +1,8 @@
 """List the images and landmarks in a folder, without the files that operating systems and network drives create."""
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from retipair.runtime.errors import DamagedError, FileError
@@ -60,6 +62,27 @@ def is_existing_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # not a valid file name
         return False
+
+
+def has_files(folder: str | Path, names: Iterable[str | None]) -> bool:
+    """Return whether at least one of the named files of a pair exists; otherwise a user has deleted the pair."""
+    for name in names:  # noqa: SIM110 - `any` takes twice as long
+        if name and _exists(f"{folder}{os.sep}{name}"):
+            return True
+    return False
+
+
+def _exists(path: str) -> bool:
+    """Return whether a path exists. A dangling link and a path that cannot be accessed count as existing."""
+    if os.access(path, os.F_OK):  # faster than `os.lstat`, but does not tell why a path cannot be accessed
+        return True
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def points_beside(view: Path) -> Path | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retipair.data.dataset import GENERATED_VAL_FRACTION, group_name, has_files, read_folder
+from retipair.data.dataset import GENERATED_VAL_FRACTION, group_name, read_folder
+from retipair.data.folders import has_files
 from retipair.data.manifest import SPLITS, PreparedPair, Record, Split, files_of, stream_manifest
 from retipair.data.rejected import RejectedList, read_rejected
 from retipair.data.splits import group_count, split_hash

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retipair.data.dataset import PairRecord, has_files, load_views
+from retipair.data.dataset import PairRecord, load_views
+from retipair.data.folders import has_files
 from retipair.data.manifest import MANIFEST_NAME, GeneratedPair, parse_line
 from retipair.data.pair import chessboard, save_image, synthetic_mark_of
 from retipair.data.rejected import read_rejected

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from retipair.config import PrepareConfig
 from retipair.data.anonymize import read_key
-from retipair.data.dataset import has_files
 from retipair.data.duplicates import group_by_views
+from retipair.data.folders import has_files
 from retipair.data.manifest import MANIFEST_NAME, Split
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.raw_pair import RawPair
