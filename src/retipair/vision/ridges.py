@@ -41,15 +41,16 @@ def vesselness_by_scale(image: np.ndarray, mask: np.ndarray, dark: bool | None =
 
     The maximum over the scales is `vesselness`.
     """
-    return _ridges_by_scale(flattened(image, mask, dark))
+    return ridges_by_scale(flattened(image, mask, dark))
 
 
 def vesselness_of_flattened(flat: np.ndarray) -> np.ndarray:
     """Return the `vesselness` of a view whose `flattened` brightness (H, W) is known, (H, W) float32, >= 0."""
-    return np.asarray(_ridges_by_scale(flat).max(axis=0))
+    return np.asarray(ridges_by_scale(flat).max(axis=0))
 
 
-def _ridges_by_scale(flat: np.ndarray) -> np.ndarray:
+def ridges_by_scale(flat: np.ndarray) -> np.ndarray:
+    """Return the `vesselness_by_scale` of a view whose `flattened` brightness (H, W) is known."""
     cosines = dctn(flat)
     return np.stack([_ridges(cosines, sigma) for sigma in SIGMAS])
 
