@@ -69,7 +69,7 @@ def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
         ),
         ("fa.colour.grey", "FA brightness", pair.fa.pixels),
     ):
-        yield from _colour_features(name, plain, channel[inside] / 255.0)
+        yield from _colour_features(name, plain, channel[inside])
     for name, view in (("cf", pair.cf), ("fa", pair.fa)):
         for low, high, ring in zip(BANDS[:-1], BANDS[1:], np.log10(view.rings), strict=True):
             plain = f"{name.upper()} power from {low:.0f} to {high:.0f} cycles per {WINDOW} px"
@@ -77,16 +77,18 @@ def _named_features(pair: PairViews) -> Iterator[tuple[str, str, float]]:
         yield from _vessel_features(f"{name}.vessels", name.upper(), view, inside)
 
 
-def _colour_features(name: str, plain: str, values: np.ndarray) -> Iterator[tuple[str, str, float]]:
+def _colour_features(name: str, plain: str, pixels: np.ndarray) -> Iterator[tuple[str, str, float]]:
     """Yield the colour features of one channel.
 
     name: the start of the key of each feature.
     plain: the name of the channel in plain words.
-    values: the pixels of the channel inside the field of view, (N,) in [0, 1].
+    pixels: the pixels of the channel inside the field of view, (N,) uint8.
     """
+    # Bytes are sorted fast, and the quantiles of sorted values are found fast.
+    values, in_order = pixels / 255.0, np.sort(pixels, kind="stable") / 255.0
     yield f"{name}.mean", f"{plain}, mean", values.mean()
     yield f"{name}.deviation", f"{plain}, standard deviation", values.std()
-    for q, value in zip(_COLOUR_QUANTILES, np.quantile(values, _COLOUR_QUANTILES), strict=True):
+    for q, value in zip(_COLOUR_QUANTILES, np.quantile(in_order, _COLOUR_QUANTILES), strict=True):
         yield f"{name}.q{100 * q:02.0f}", f"{plain}, {_percentile(q)}", value
 
 

@@ -58,14 +58,12 @@ def widths_along(view: PreparedView) -> np.ndarray:
 
 def fractal_dimension(lines: np.ndarray) -> float:
     """Return the box-counting dimension of centre lines (H, W) bool, which must not be empty."""
-    counts = [_boxes_hit(lines, int(size)) for size in _BOXES]
+    boxes, counts = np.pad(lines, [(0, -side % _BOXES[-1]) for side in lines.shape]), []
+    for _ in _BOXES:  # each box has twice the side of the boxes before
+        boxes = boxes[::2] | boxes[1::2]
+        boxes = boxes[:, ::2] | boxes[:, 1::2]
+        counts.append(boxes.sum())
     return -float(np.polyfit(np.log(_BOXES), np.log(counts), 1)[0])
-
-
-def _boxes_hit(lines: np.ndarray, size: int) -> int:
-    for axis in range(2):
-        lines = np.logical_or.reduceat(lines, np.arange(0, lines.shape[axis], size), axis=axis)
-    return int(lines.sum())
 
 
 def tortuosity(lines: np.ndarray) -> float:
