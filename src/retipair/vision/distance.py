@@ -4,6 +4,8 @@ The distance along the columns is computed first. The distance in the plane is t
 columns, as many as the largest distance in the mask. In the mask of a vessel tree, this is its largest half width.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -46,6 +48,6 @@ def _distance_along_columns(mask: np.ndarray) -> np.ndarray:
     """
     distance = np.where(mask, np.int32(sum(mask.shape)), np.int32(0))
     for down in (distance, distance[::-1]):
-        for before, row in zip(down[:-1], down[1:], strict=True):
+        for before, row in pairwise(down):
             np.minimum(row, before + np.int32(1), out=row)
     return distance
