@@ -85,10 +85,10 @@ def _colour_features(name: str, plain: str, pixels: np.ndarray) -> Iterator[tupl
     pixels: the pixels of the channel inside the field of view, (N,) uint8.
     """
     # Bytes are sorted fast, and the quantiles of sorted values are found fast.
-    values, in_order = pixels / 255.0, np.sort(pixels, kind="stable") / 255.0
+    values, ordered = pixels / 255.0, np.sort(pixels, kind="stable") / 255.0
     yield f"{name}.mean", f"{plain}, mean", values.mean()
     yield f"{name}.deviation", f"{plain}, standard deviation", values.std()
-    for q, value in zip(_COLOUR_QUANTILES, np.quantile(in_order, _COLOUR_QUANTILES), strict=True):
+    for q, value in zip(_COLOUR_QUANTILES, np.quantile(ordered, _COLOUR_QUANTILES), strict=True):
         yield f"{name}.q{100 * q:02.0f}", f"{plain}, {_percentile(q)}", value
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+_NO_EDGE = np.int32(2**15)  # px: larger than any distance in an image; its square is still an int32
+
 
 def distance_to_edge(mask: np.ndarray) -> np.ndarray:
     """Return the distance in px of each pixel to the nearest pixel that is False, (H, W) float64.
@@ -16,7 +18,7 @@ def distance_to_edge(mask: np.ndarray) -> np.ndarray:
 
     mask: (H, W) bool; at least one pixel is False.
     """
-    along_columns = _distance_along_columns(mask).astype(np.int32) ** 2
+    along_columns = _distance_along_columns(mask) ** 2
     squares = along_columns.copy()
     shift = 1
     while shift < mask.shape[1] and shift**2 < squares.max():
@@ -44,9 +46,9 @@ def is_farther(mask: np.ndarray, radius: float) -> np.ndarray:
 def _distance_along_columns(mask: np.ndarray) -> np.ndarray:
     """Return the distance of each pixel to the nearest pixel of its column that is False, (H, W) int32.
 
-    It is larger than any distance within the mask if there is no such pixel.
+    It is _NO_EDGE if there is no such pixel.
     """
-    distance = np.where(mask, np.int32(sum(mask.shape)), np.int32(0))
+    distance = np.where(mask, _NO_EDGE, np.int32(0))
     for down in (distance, distance[::-1]):
         for before, row in pairwise(down):
             np.minimum(row, before + np.int32(1), out=row)
