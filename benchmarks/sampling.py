@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="prepared pairs that the adapter was not trained on")
     parser.add_argument("--amount", type=int, default=24)
     parser.add_argument("--samplers", nargs="+", default=["ddpm:25"], metavar="SAMPLER:STEPS")
-    parser.add_argument("--guidance", nargs="+", default=["1", "3:0.2", "5:0.35", "5:0.5"], help="SCALE or SCALE:FROM")
+    parser.add_argument("--guidance", nargs="+", default=["1", "8:0.35", "12:0.35", "12:0.5"], help="SCALE or SCALE:FROM")
     arguments = parser.parse_args()
 
     run = find_run(arguments.results, arguments.name, [arguments.system])

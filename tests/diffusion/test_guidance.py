@@ -155,25 +155,38 @@ def guided(base: Base, denoise: Denoiser, rows: Conditioning, guidance: Guidance
     return predict(latents_of(base), float(t), torch.tensor(t))
 
 
-def test_guidance_changes_the_cf_and_leaves_the_fa(base: Base, denoise: Denoiser, conditioning: Conditioning) -> None:
-    row = conditioning.rows([0])
-    plain = denoise(latents_of(base), torch.tensor(600), row)
-    changed = guided(base, denoise, row, Guidance(pair_scale=3.0), 600)
-    (cf, fa), (plain_cf, plain_fa) = split_halves(changed), split_halves(plain)
-    assert torch.allclose(fa, plain_fa, atol=1e-5)  # rows of a larger batch are rounded otherwise
-    assert (cf - plain_cf).abs().max() > 1e-3
+def predictions(base: Base, denoise: Denoiser, conditioning: Conditioning, t: int) -> tuple[torch.Tensor, ...]:
+    """Return the joint and the separate prediction."""
+    latents = torch.cat([latents_of(base)] * 2)
+    with torch.no_grad():
+        return denoise(latents, torch.tensor(t), conditioning.rows([0, 0]), 1).chunk(2)
+
+
+def test_guidance_changes_the_cf_and_moves_the_fa_half_way_to_its_separate_prediction(
+    base: Base, denoise: Denoiser, conditioning: Conditioning
+) -> None:
+    (joint_cf, joint_fa), (_, alone_fa) = map(split_halves, predictions(base, denoise, conditioning, 600))
+    cf, fa = split_halves(guided(base, denoise, conditioning.rows([0]), Guidance(pair_scale=3.0), 600))
+    assert torch.allclose(fa, (joint_fa + alone_fa) / 2, atol=1e-5)
+    assert (fa - joint_fa).abs().max() > 1e-3
+    assert (cf - joint_cf).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_the_other_view_is_as_predicted_separately_at_0_and_jointly_at_1(
+    scale: float, base: Base, denoise: Denoiser, conditioning: Conditioning
+) -> None:
+    joint, alone = predictions(base, denoise, conditioning, 600)
+    result = guided(base, denoise, conditioning.rows([0]), Guidance(pair_scale=3.0, other_scale=scale), 600)
+    assert torch.allclose(split_halves(result)[1], split_halves(joint if scale else alone)[1], atol=1e-5)
 
 
 def test_without_the_spectrum_the_difference_is_added_to_the_guided_view(
     base: Base, denoise: Denoiser, conditioning: Conditioning
 ) -> None:
-    rows, t = conditioning.rows([0]), torch.tensor(700)
-    latents = latents_of(base)
-    guidance = Guidance(pair_scale=3.0, guided_view="fa", keeps_spectrum=False)
-    guided = GuidedDenoiser(denoise, base.schedule, guidance, rows, 1)(latents, 700, t)
-    with torch.no_grad():
-        joint, alone = denoise(torch.cat([latents] * 2), t, conditioning.rows([0, 0]), 1).chunk(2)
-    (cf, fa), (joint_cf, joint_fa), (_, alone_fa) = map(split_halves, (guided, joint, alone))
+    guidance = Guidance(pair_scale=3.0, guided_view="fa", other_scale=1.0, keeps_spectrum=False)
+    (joint_cf, joint_fa), (_, alone_fa) = map(split_halves, predictions(base, denoise, conditioning, 700))
+    cf, fa = split_halves(guided(base, denoise, conditioning.rows([0]), guidance, 700))
     assert torch.allclose(cf, joint_cf, atol=1e-6)
     assert torch.allclose(fa, joint_fa + 2 * (joint_fa - alone_fa), atol=1e-5)
 
@@ -189,9 +202,9 @@ def test_guidance_is_off_at_a_scale_of_1_and_below_its_first_timestep(
 
 
 def test_both_kinds_of_guidance_work_together(base: Base, denoise: Denoiser, conditioning: Conditioning) -> None:
-    """The FA has only classifier-free guidance."""
+    """With other_scale 1, the FA has only classifier-free guidance."""
     rows = conditioning.rows([1, 0])
-    both = guided(base, denoise, rows, Guidance(prompt_scale=4.0, pair_scale=3.0), 600)
+    both = guided(base, denoise, rows, Guidance(prompt_scale=4.0, pair_scale=3.0, other_scale=1.0), 600)
     prompt_alone = guided(base, denoise, rows, Guidance(prompt_scale=4.0), 600)
     assert torch.allclose(split_halves(both)[1], split_halves(prompt_alone)[1], atol=1e-4)
     assert (both - prompt_alone).abs().max() > 1e-3

@@ -939,9 +939,9 @@ def test_pair_guidance_changes_the_pairs_and_is_recorded(
     assert (line.kind, line.path) == (OccupiedError, guided)
 
 
-def test_the_default_pair_guidance_is_5_and_1_turns_it_off(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
+def test_the_default_pair_guidance_is_12_and_1_turns_it_off(drawn: Drawn, trained: Folder, tmp_path: Path) -> None:
     default = drawn("sd15", "noise")
-    assert contents(draw(trained("sd15"), tmp_path / "five", "--pair_guidance", 5)) == contents(default)
+    assert contents(draw(trained("sd15"), tmp_path / "twelve", "--pair_guidance", 12)) == contents(default)
     plain = draw(trained("sd15"), tmp_path / "plain", "--pair_guidance", 1, "--amount", 1)
     [line] = read_manifest(plain)
     assert line.settings_sha256 != next(read_manifest(default)).settings_sha256

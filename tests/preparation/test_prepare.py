@@ -13,13 +13,13 @@ from eyes import draw_pair, draw_raw, write_eye, write_raw
 from retipair.config import PrepareConfig
 from retipair.data.contact_sheet import SHEET_NAME, load_titled
 from retipair.data.dataset import read_dataset
-from retipair.data.manifest import read_manifest
+from retipair.data.manifest import has_manifest, read_manifest
 from retipair.data.pair import load_image, save_image
 from retipair.data.rejected import REJECTED_NAME
 from retipair.data.sources import find_pairs
 from retipair.interfaces.cli import main
 from retipair.preparation.alignment import align_pair
-from retipair.preparation.prepare import fingerprint, is_prepared
+from retipair.preparation.prepare import fingerprint
 from retipair.preparation.reading import read_pairs
 from retipair.preparation.state import AlignmentResult, doubtful, load_previous_results
 from retipair.registration.warp import resample
@@ -786,10 +786,10 @@ def test_a_fingerprint_knows_content_and_settings_but_not_places(raw, tmp_path):
     assert fingerprint(replace(config, raw=copy)) != same
 
 
-def test_a_folder_is_prepared_once_its_manifest_is_there(prepared, raw):
-    assert is_prepared(prepared)
-    assert not is_prepared(raw)
-    assert not is_prepared(raw / "gone")
+def test_a_prepared_folder_has_a_manifest(prepared, raw):
+    assert has_manifest(prepared)
+    assert not has_manifest(raw)
+    assert not has_manifest(raw / "gone")
 
 
 def test_the_state_holds_no_times_and_no_places(prepared, raw):

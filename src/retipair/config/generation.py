@@ -72,7 +72,7 @@ class GenerateConfig:
     """Scale of classifier-free guidance; 1 disables it, which saves one prediction of the network per step."""
     pair_guidance: float | None = None
     """Scale of cross-view guidance, which makes the vessels of both views agree better; 1 disables it.
-    Default: 5; with --mode cf2fa and fa2cf: 2."""
+    Default: 12; with --mode cf2fa and fa2cf: 2."""
     pair_guidance_from: float | None = None
     """Lowest timestep with cross-view guidance, as a fraction of the noise schedule; default: 0.35.
     Higher values are faster."""

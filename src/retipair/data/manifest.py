@@ -210,13 +210,18 @@ def stream_manifest(folder: Path) -> Iterator[Record]:
             before += len(lines)
 
 
+def has_manifest(folder: Path) -> bool:
+    """Return whether `folder` has a manifest, and therefore prepared or generated pairs."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
 def check_finished(folder: Path) -> None:
     """Raise MissingError if `prepare` or `phantom` wrote into a folder that has no manifest.
 
     The views in such a folder are aligned, and may be incomplete, so they must not be read as raw pairs. After
     `phantom --unregistered`, the raw pairs are in its subfolder `raw`.
     """
-    if (folder / MANIFEST_NAME).is_file():
+    if has_manifest(folder):
         return
     for command, name in STATE_NAMES.items():
         if (folder / name).is_file():

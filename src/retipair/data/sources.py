@@ -28,7 +28,7 @@ from retipair.data.folders import (
     view_name,
     visible,
 )
-from retipair.data.manifest import MANIFEST_NAME, check_finished
+from retipair.data.manifest import MANIFEST_NAME, check_finished, has_manifest
 from retipair.data.raw_pair import RawPair, SkippedPair
 from retipair.data.tables import Eyes, read_eyes, split_of, table_rows
 from retipair.runtime.errors import FileError, MissingError, UserError
@@ -72,7 +72,7 @@ def scan_pairs(raw: Path) -> tuple[list[RawPair], list[SkippedPair]]:
     one view only, images that belong to no pair, and folders without images. Raises UserError for other problems, such
     as a duplicate id or an invalid table.
     """
-    if (raw / MANIFEST_NAME).is_file():  # to prepare it again would lose the eyes, splits and captions in the manifest
+    if has_manifest(raw):  # to prepare it again would lose the eyes, splits and captions in the manifest
         problem = f"contains {MANIFEST_NAME}, so its pairs are prepared or generated, not raw"
         raise FileError(raw, f"{problem}; give the raw folder, or copy the views into a new folder")
     check_finished(raw)

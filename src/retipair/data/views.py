@@ -15,7 +15,7 @@ from retipair.data.dataset import read_dataset
 from retipair.data.dicom import is_dicom
 from retipair.data.dicom_pairs import is_dicom_folder
 from retipair.data.folders import NUMBERED, images_in, is_existing_file, is_image_name, spelled_as_on_disk, visible
-from retipair.data.manifest import MANIFEST_NAME, check_finished
+from retipair.data.manifest import check_finished, has_manifest
 from retipair.data.sources import COLUMNS, DOUBLED, check_eyes_known, check_no_pair_table, eyes_table
 from retipair.data.tables import read_eyes, table_rows
 from retipair.diffusion.halves import ViewName
@@ -54,7 +54,7 @@ def find_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> li
     Raises UserError, naming the path, if there are no views, if a view is a DICOM file, or if a table names other
     modalities.
     """
-    if (data / MANIFEST_NAME).is_file():
+    if has_manifest(data):
         return list(_of_pairs(data, view))
     check_finished(data)
     if is_dicom(data) or (data.is_dir() and is_dicom_folder(data)):
@@ -86,7 +86,7 @@ def listed_groups(data: Path) -> dict[str, str]:
 
     The result is empty if there is no such table, or if `data` is an image, a table, or a prepared or generated folder.
     """
-    table = eyes_table(data) if data.is_dir() and not (data / MANIFEST_NAME).is_file() else None
+    table = eyes_table(data) if data.is_dir() and not has_manifest(data) else None
     return {id: eye["patient"] or eye["eye"] for id, eye in read_eyes(table).items()} if table else {}
 
 

@@ -4,10 +4,11 @@ Classifier-free guidance (Ho & Salimans 2022, eq. 6) strengthens what the prompt
 guidance* strengthens what one view adds to the other. For it, the network predicts twice: once jointly, and once with
 self-attention that keeps the halves of the joint image apart, as if each view were alone. A multiple of the difference
 between both predictions is added to the joint prediction of one view: of the CF, or of the view that is generated from
-the other. For new pairs and variations of training pairs, the power spectrum of the CF is then restored, because
-otherwise large structures become too strong and fine detail is lost. docs/guidance.md and docs/one_view.md have the
-measurements. Related methods are perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and
-guidance in a limited interval (arXiv 2404.07724).
+the other. For new pairs and variations of training pairs, two more changes keep the detail. The power spectrum of the
+CF is restored, because otherwise large structures become too strong. The prediction of the FA moves half-way to its
+separate prediction. docs/guidance.md and docs/one_view.md have the measurements. Related methods are
+perturbed-attention guidance (arXiv 2403.17377), autoguidance (arXiv 2406.02507), and guidance in a limited interval
+(arXiv 2404.07724).
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +42,9 @@ class Guidance:
     prompt_scale: the scale of classifier-free guidance; 1 turns it off.
     pair_scale: the scale of cross-view guidance; 1 turns it off.
     pair_from: the lowest timestep with cross-view guidance, as a fraction of the number of timesteps, in [0, 1].
-    guided_view: the view that cross-view guidance changes; the half of the other view stays as predicted.
+    guided_view: the view that cross-view guidance makes agree with the other view.
+    other_scale: the scale of the other view. At 1, its half stays as predicted jointly; at 0, it is that of the
+        separate prediction. It is used where cross-view guidance is used.
     keeps_spectrum: whether the power spectrum of the clean latents in the guided half is restored.
     """
 
@@ -49,6 +52,7 @@ class Guidance:
     pair_scale: float = 1.0
     pair_from: float = 0.35
     guided_view: ViewName = "cf"
+    other_scale: float = 0.5
     keeps_spectrum: bool = True
 
     @property
@@ -90,8 +94,7 @@ class GuidedDenoiser(Generic[ConditioningT]):
         if not self.guidance.is_pair_guided(t, self.schedule.num_timesteps):
             return self._prompt_guided(self._predict(latents, t_on_device))
         *together, alone = self._predict(latents, t_on_device, separate=self.batch_size)
-        change = (self.guidance.pair_scale - 1) * (together[-1] - alone)
-        return self._pair_guided(self._prompt_guided(together), change, latents, t_on_device)
+        return self._pair_guided(self._prompt_guided(together), together[-1] - alone, latents, t_on_device)
 
     def _predict(self, latents: torch.Tensor, t: torch.Tensor, separate: int = 0) -> list[torch.Tensor]:
         """Return the predictions to combine, (B, C, h, w) each, from one forward pass of the network.
@@ -121,18 +124,21 @@ class GuidedDenoiser(Generic[ConditioningT]):
         return unconditional[0] + self.guidance.prompt_scale * (conditional - unconditional[0])
 
     def _pair_guided(
-        self, prediction: torch.Tensor, change: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
+        self, prediction: torch.Tensor, difference: torch.Tensor, latents: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Add `change` to the half of the guided view. With `keeps_spectrum`, keep its clean latents' spectrum."""
-        view = self.guidance.guided_view
-        half, noisy = half_of(prediction, view), half_of(latents, view)
-        if not self.guidance.keeps_spectrum:
-            return replace_half(prediction, half + half_of(change, view), view)
-        timesteps = t.round().long().expand(len(latents))
-        clean = self.schedule.clean_latents(half, noisy, timesteps)
-        guided = self.schedule.clean_latents(half + half_of(change, view), noisy, timesteps)
-        restored = self.schedule.prediction(match_power(guided, clean), noisy, timesteps)
-        return replace_half(prediction, restored, view)
+        """Change both halves of a prediction by multiples of `difference`, the joint minus the separate prediction.
+
+        With `keeps_spectrum`, the clean latents of the guided view keep their power spectrum.
+        """
+        view, scale = self.guidance.guided_view, self.guidance.pair_scale
+        changed = prediction + (self.guidance.other_scale - 1) * difference
+        half, guided_half = half_of(prediction, view), half_of(prediction + (scale - 1) * difference, view)
+        if self.guidance.keeps_spectrum:
+            noisy, timesteps = half_of(latents, view), t.round().long().expand(len(latents))
+            clean = self.schedule.clean_latents(half, noisy, timesteps)
+            guided = self.schedule.clean_latents(guided_half, noisy, timesteps)
+            guided_half = self.schedule.prediction(match_power(guided, clean), noisy, timesteps)
+        return replace_half(changed, guided_half, view)
 
 
 def match_power(latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from retipair.config import CardConfig, TrainConfig
 from retipair.data.card import dataset_card, model_card, write_card
 from retipair.data.dataset import read_folder, read_with_content
-from retipair.data.manifest import MANIFEST_NAME, PreparedPair
+from retipair.data.manifest import MANIFEST_NAME, PreparedPair, has_manifest
 from retipair.data.pair_facts import count_pairs, generation_settings, view_names
 from retipair.data.pair_stream import open_stream
 from retipair.data.review import REVIEW_NAME, check_reviewed
@@ -14,7 +14,7 @@ from retipair.evaluation.comparison import pairs_sha256
 from retipair.evaluation.runs import is_about
 from retipair.evaluation.scores import SCORES_NAME, Scores
 from retipair.preparation.export_pairs import STATE_NAME, ExportState, export_card, read_export
-from retipair.preparation.prepare import PREPARED_NAME, is_prepared
+from retipair.preparation.prepare import PREPARED_NAME
 from retipair.runs.run_dir import Run
 from retipair.runtime.atomic_io import read_json, shareable_name
 from retipair.runtime.console import console
@@ -34,7 +34,7 @@ def card(config: CardConfig) -> Path:
     folder = config.directory
     if config.reviewed:
         check_reviewed([folder])
-    if (folder / MANIFEST_NAME).is_file():
+    if has_manifest(folder):
         counter = count_pairs(folder, open_stream(folder, config.reviewed))
         settings = {**counter.views, **generation_settings(folder)}
         has_masks = counter.kinds == {PreparedPair}
@@ -188,7 +188,7 @@ def _trained_on(run: Run, config: TrainConfig, sha256: str) -> str:
 
 def _training_folder(run: Run, data: Path | None, sha256: str) -> Path | None:
     """Return the folder of the training pairs; of raw pairs, the folder in RESULTS/prepared with the same content."""
-    if data and is_prepared(data):
+    if data and has_manifest(data):
         return data
     prepared = sorted((run.folder.resolve().parent.parent / PREPARED_NAME).glob("*"))
     return next((folder for folder in prepared if _has_content(folder, sha256)), None)

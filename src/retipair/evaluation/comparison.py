@@ -11,7 +11,7 @@ from typing import Any
 from retipair import __version__
 from retipair.config import EvaluateConfig
 from retipair.data.dataset import PairFolder, PairRecord, pair_sha256, read_folder
-from retipair.data.manifest import check_one_kind
+from retipair.data.manifest import check_one_kind, has_manifest
 from retipair.data.pair_facts import generation_settings
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.rejected import REJECTED_NAME
@@ -26,7 +26,7 @@ from retipair.evaluation.training_scores import check_made_by, read_training
 from retipair.metrics import memorisation
 from retipair.models.base import Base, open_base
 from retipair.models.feature_extractor import ImageModel, open_image_model
-from retipair.preparation.prepare import PREPARED_NAME, is_prepared, prepared_folder
+from retipair.preparation.prepare import PREPARED_NAME, prepared_folder
 from retipair.runtime.atomic_io import check_folder_place, read_json, shareable_name
 from retipair.runtime.console import console
 from retipair.runtime.distributed import distributed_state
@@ -185,7 +185,7 @@ def _check_withholding(config: EvaluateConfig, real: PairFolder) -> None:
 
 def _aligned(config: EvaluateConfig) -> Path:
     """Return --real, or the folder into which the pairs of a data set of Parquet files are prepared, once."""
-    if not is_parquet_dataset(config.real) or is_prepared(config.real):
+    if not is_parquet_dataset(config.real) or has_manifest(config.real):
         return config.real
     _check_out(config.out)
     with distributed_state("cpu").main_process_first():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from retipair.data.dataset import read_dataset
-from retipair.data.manifest import MANIFEST_NAME, check_one_kind
+from retipair.data.manifest import check_one_kind, has_manifest
 from retipair.data.pair import MAX_FA_CHROMA, chroma_of, load_first_view, load_image
 from retipair.data.views import SingleView, find_views, listed_groups, view_of_file
 from retipair.diffusion.halves import ViewName
@@ -57,7 +57,7 @@ def read_views(data: Path, view: ViewName, modalities: Modalities = CF_FA) -> li
     if two views have the same id or an id has unprintable characters, and if the pairs of a folder or table are not of
     these modalities.
     """
-    if (data / MANIFEST_NAME).is_file():
+    if has_manifest(data):
         pair = read_dataset(data)[0]
         check_one_kind(data, modalities, pair.modalities, pair.id)
     found, groups = find_views(data, view, modalities), listed_groups(data)

@@ -5,7 +5,7 @@ computes the initial latents of a batch for the sampler. CONTRIBUTING.md says ho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ class GenerationMode:
     name: ModeName
     varies_pairs: bool = False
     given: ViewName | None = None
-    pair_scale: float = 5.0
+    pair_scale: float = 12.0
 
     @property
     def guided_view(self) -> ViewName:
@@ -57,7 +57,9 @@ def guidance_of(config: GenerateConfig) -> Guidance:
     mode = MODES[config.mode]
     scale = mode.pair_scale if config.pair_guidance is None else config.pair_guidance
     start = Guidance.pair_from if config.pair_guidance_from is None else config.pair_guidance_from
-    return Guidance(config.guidance_scale, scale, start, mode.guided_view, keeps_spectrum=mode.given is None)
+    guidance = Guidance(config.guidance_scale, scale, start, mode.guided_view)
+    # The given view replaces its half in every step, so its prediction has no effect.
+    return replace(guidance, other_scale=1.0, keeps_spectrum=False) if mode.given else guidance
 
 
 @dataclass(frozen=True)

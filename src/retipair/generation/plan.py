@@ -281,6 +281,7 @@ def settings_of(plan: GenerationPlan) -> dict[str, Any]:
     """Return the values that the generated pairs depend on, apart from their indices and the tokenizer."""
     config, guidance = plan.config, plan.guidance
     pair = {"pair_guidance": guidance.pair_scale, "pair_guidance_from": guidance.pair_from}
+    pair |= {"pair_guidance_other": guidance.other_scale} if guidance.other_scale != 1 else {}
     return {
         "adapter_sha256": adapter_sha256(plan.adapter) if plan.adapter else None,
         "base_sha256": plan.base.fingerprint(),

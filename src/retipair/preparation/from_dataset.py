@@ -26,6 +26,7 @@ from retipair.data.manifest import (
     Split,
     check_one_kind,
     check_split,
+    has_manifest,
     modalities_of,
     write_manifest,
 )
@@ -320,6 +321,6 @@ def _check_out(out: Path, source: str) -> None:
     if not out.is_dir() or all(map(is_leftover, out.iterdir())):
         return
     state = read_json(out / STATE_NAME) if (out / STATE_NAME).is_file() else {}
-    finished = (out / MANIFEST_NAME).is_file() and state.get("source") != source
+    finished = has_manifest(out) and state.get("source") != source
     if state.get("schema") != _IMPORT_SCHEMA or finished:
         raise OccupiedError(out, "contains files of other pairs; choose a new or empty folder for OUT")

@@ -16,7 +16,7 @@ from retipair.config import PrepareConfig
 from retipair.data.anonymize import read_key
 from retipair.data.duplicates import group_by_views
 from retipair.data.folders import has_files
-from retipair.data.manifest import MANIFEST_NAME, Split
+from retipair.data.manifest import MANIFEST_NAME, Split, has_manifest
 from retipair.data.parquet import is_parquet_dataset
 from retipair.data.raw_pair import RawPair
 from retipair.data.rejected import add_rejected, read_rejected
@@ -150,11 +150,6 @@ def _align_and_write(checked: Sequence[CheckedPair], skipped: Sequence[str], con
     write_summary(config, pairs, results, splits)
     if skipped:
         print(f"skipped {len(skipped)} other pairs or images; {config.out / SKIPPED_NAME} lists the reasons")
-
-
-def is_prepared(folder: Path) -> bool:
-    """Return True if `folder` contains a manifest, and therefore prepared or generated pairs."""
-    return (folder / MANIFEST_NAME).is_file()
 
 
 def fingerprint(config: PrepareConfig) -> str:
@@ -298,7 +293,7 @@ def _reject_deleted(out: Path, previous: Sequence[AlignmentResult]) -> None:
 
     previous: the results of the last run.
     """
-    if not is_prepared(out):  # an earlier run was killed while it moved files: missing files mean nothing
+    if not has_manifest(out):  # an earlier run was killed while it moved files: missing files mean nothing
         return
     kept = [result.id for result in previous if not result.refused]
     deleted = [id for id in kept if not has_files(out, (view_file(view, id) for view in VIEWS))]
@@ -313,9 +308,9 @@ def prepared_folder(data: Path, results: Path, view_size: int) -> Path:
     results: the folder RESULTS; the prepared folder is a subfolder of RESULTS/prepared.
     view_size: the side of the views in training, px. The views are prepared at this size, or at 512 px if that is more.
     """
-    if is_prepared(data):
+    if has_manifest(data):
         return data
     config = PrepareConfig(raw=data, out=Path(), size=max(512, view_size))
     config = replace(config, out=results / PREPARED_NAME / fingerprint(config)[:16])
     console.print(f"{data} is not prepared: its pairs are prepared once, in {config.out}")
-    return config.out if is_prepared(config.out) else prepare_pairs(config)
+    return config.out if has_manifest(config.out) else prepare_pairs(config)

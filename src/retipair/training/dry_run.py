@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from retipair.config import TrainConfig
 from retipair.data.dataset import read_dataset
+from retipair.data.manifest import has_manifest
 from retipair.models.captions import caption_warnings
 from retipair.models.memory import count_step
 from retipair.preparation.from_dataset import raw_captions
-from retipair.preparation.prepare import is_prepared
 from retipair.runtime.console import console
 from retipair.runtime.errors import printable
 from retipair.runtime.profiling import GIB
@@ -18,7 +18,7 @@ from retipair.training.plan import Plan, read_pairs, samples_text, view_size_on_
 
 def print_plan(plan: Plan, warnings: Sequence[str] = ()) -> None:
     """Print what --dry_run shows: first the values that follow from the settings, then all settings."""
-    if plan.config.data and is_prepared(plan.config.data):
+    if plan.config.data and has_manifest(plan.config.data):
         plan = with_prompt(plan, read_dataset(plan.config.data)[0].modalities)
     memory = plan.memory(plan.strategy)
     phases = ", ".join(f"{phase} {needed / GIB:.2f}" for phase, needed in memory.items())
@@ -56,7 +56,7 @@ def _described_data(config: TrainConfig, view_size: int) -> tuple[str, list[tupl
     leaves out the test pairs of a prepared folder. For raw pairs, the side is `view_size`.
     """
     assert config.data is not None
-    if not is_prepared(config.data):
+    if not has_manifest(config.data):
         raw = raw_captions(config.data)
         count = f"{len(raw)} raw pairs in {config.data}, prepared when training starts"
         return count, [(id, caption or config.prompt) for id, caption in raw], view_size

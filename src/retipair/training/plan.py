@@ -13,6 +13,7 @@ import torch
 from retipair.config import DEFAULT_PROMPT, Precision, TrainConfig
 from retipair.data.dataset import PairRecord, content_sha256, read_dataset
 from retipair.data.layout import Layout
+from retipair.data.manifest import has_manifest
 from retipair.data.pair import image_size
 from retipair.data.review import check_reviewed
 from retipair.data.selection import filter_split
@@ -28,7 +29,7 @@ from retipair.models.memory_strategies import (
     select_strategy,
     supported_on,
 )
-from retipair.preparation.prepare import is_prepared, prepared_folder
+from retipair.preparation.prepare import prepared_folder
 from retipair.runs.run_dir import Run, results_folder
 from retipair.runtime.console import console
 from retipair.runtime.errors import SettingError, UserError
@@ -233,7 +234,7 @@ def _check(config: TrainConfig) -> None:
         )
     if not config.data.exists():
         raise SettingError("data", config.data, "no such file or folder")
-    if config.reviewed and not is_prepared(config.data):
+    if config.reviewed and not has_manifest(config.data):
         raise SettingError(
             "reviewed", None, f"{config.data} has no manifest; give a prepared or generated folder as --data"
         )
