@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from retipair.metrics.texture import BANDS, Texture, radial_power, texture
+from retipair.metrics.spectrum import BANDS, power_spectrum, radial_power
+from retipair.metrics.texture import Texture, texture
 from retipair.metrics.views import PairViews, PreparedView
 
 
@@ -53,6 +54,6 @@ def test_the_slope_of_a_power_law_is_its_exponent():
 
 def test_a_wave_has_all_its_power_in_the_ring_of_its_frequency():
     wave = 0.5 + 0.4 * np.sin(2 * np.pi * 30 * np.arange(512) / 256)
-    rings = radial_power(np.tile(wave, (512, 1)))
+    rings = radial_power(power_spectrum(np.tile(wave, (512, 1))))
     assert BANDS[rings.argmax()] <= 30 < BANDS[rings.argmax() + 1]
     assert rings.max() > 100 * np.sort(rings)[-2]

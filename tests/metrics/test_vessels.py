@@ -63,3 +63,11 @@ def test_an_eye_has_a_tree_of_which_the_wide_vessels_are_the_least_area_lost(mea
     assert 1 < found.tortuosity < 1.5
     emptied = replace(measured[0].fa, pixels=np.zeros_like(measured[0].fa.pixels))
     assert vessel_tree(emptied) == VesselTree(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_the_fractal_dimension_counts_the_boxes_that_lines_hit() -> None:
+    lines = np.random.default_rng(0).random((300, 500)) < 0.01
+    rows, columns = np.nonzero(lines)
+    sides = [2, 4, 8, 16, 32, 64, 128]
+    counts = [len(set(zip((rows // side).tolist(), (columns // side).tolist(), strict=True))) for side in sides]
+    assert fractal_dimension(lines) == -np.polyfit(np.log(sides), np.log(counts), 1)[0]

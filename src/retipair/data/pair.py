@@ -308,7 +308,9 @@ def chroma(pixels: np.ndarray) -> float:
 
     The chroma of a pixel is the difference between its largest and its smallest RGB value.
     """
-    return float(np.ptp(pixels.astype(np.int16), axis=-1).mean())
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return float((largest - smallest).mean())
 
 
 def chroma_of(image: np.ndarray) -> float:

@@ -29,7 +29,7 @@ from retipair.evaluation.scores import (
 from retipair.evaluation.sets import Sets
 from retipair.metrics.data_issues import DataIssue, find_issues
 from retipair.metrics.pair_metrics import VIEWS
-from retipair.metrics.texture import BANDS
+from retipair.metrics.spectrum import BANDS
 
 SHOWN = 3
 """Number of generated pairs shown in each of three groups: best, middle and worst."""

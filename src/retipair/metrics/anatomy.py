@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 from skimage.feature import structure_tensor
-from skimage.morphology import skeletonize
 
 from retipair.metrics.views import PreparedView
 
@@ -43,10 +42,9 @@ def anatomy(view: PreparedView) -> Anatomy:
 
 
 def _disc(view: PreparedView) -> tuple[float, float] | None:
-    lines = skeletonize(view.vessels)
-    if not lines.any():
+    if not view.lines.any():
         return None
-    votes = _votes(view, lines)
+    votes = _votes(view)
     inside = view.inside[::_COARSE, ::_COARSE][: votes.shape[0], : votes.shape[1]]
     votes = np.where(inside, votes, 0)
     y, x = np.unravel_index(votes.argmax(), votes.shape)
@@ -55,33 +53,32 @@ def _disc(view: PreparedView) -> tuple[float, float] | None:
     return float(x * _COARSE + 1.5), float(y * _COARSE + 1.5)
 
 
-def _votes(view: PreparedView, lines: np.ndarray) -> np.ndarray:
+def _votes(view: PreparedView) -> np.ndarray:
     """Return the vote map, (128, 128) for a view of 512 px.
 
     Each centre-line pixel votes along the direction of its vessel, with a weight that grows with the vessel width.
     Votes are counted separately for each bin of directions, and the square roots of the counts are added. Thus vessels
     of several directions count more than one long vessel.
-
-    lines: the centre lines of the vessels, (512, 512) bool.
     """
-    rows, columns = np.nonzero(lines)
-    weights = np.minimum(ndimage.distance_transform_edt(view.vessels)[lines], _MAX_WIDTH / 2) ** 2
-    down, right = _directions(view.vessels)
+    rows, columns = np.nonzero(view.lines)
+    weights = np.minimum(view.half_widths, _MAX_WIDTH / 2) ** 2
+    down, right = _directions(view)
     steps = np.arange(-_REACH, _REACH + 1)
-    y = np.rint(rows[:, None] / _COARSE + down[lines][:, None] * steps).astype(int)
-    x = np.rint(columns[:, None] / _COARSE + right[lines][:, None] * steps).astype(int)
-    shape = tuple(-(-side // _COARSE) for side in lines.shape)
+    y = np.rint(rows[:, None] / _COARSE + down[:, None] * steps).astype(int)
+    x = np.rint(columns[:, None] / _COARSE + right[:, None] * steps).astype(int)
+    shape = tuple(-(-side // _COARSE) for side in view.lines.shape)
     within = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
-    sector = (np.arctan2(down[lines], right[lines]) / np.pi * _SECTORS).astype(int)[:, None] % _SECTORS
+    sector = (np.arctan2(down, right) / np.pi * _SECTORS).astype(int)[:, None] % _SECTORS
     place = (sector * shape[0] + y) * shape[1] + x
     weights = np.broadcast_to(weights[:, None], y.shape)
     votes = np.bincount(place[within], weights[within], _SECTORS * shape[0] * shape[1]).reshape(_SECTORS, *shape)
     return np.sqrt(ndimage.gaussian_filter(votes, (0, _BLUR, _BLUR))).sum(axis=0)
 
 
-def _directions(vessels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two components (down, right) of the unit vector along the vessel at each pixel, (H, W) each."""
-    rr, rc, cc = structure_tensor(vessels.astype(np.float32), sigma=4, order="rc")
+def _directions(view: PreparedView) -> tuple[np.ndarray, np.ndarray]:
+    """Return the components (down, right) of the unit vector along the vessel at each pixel of its lines, (n,) each."""
+    tensor = structure_tensor(view.vessels.astype(np.float32), sigma=4, order="rc")
+    rr, rc, cc = (component[view.lines] for component in tensor)
     across = 0.5 * np.arctan2(2 * rc, rr - cc)  # direction of the gradient: 0 is down, pi/2 is right
     return -np.sin(across), np.cos(across)
 

@@ -96,13 +96,15 @@ def cl_dice(a: np.ndarray, b: np.ndarray) -> float:
     It is the harmonic mean of two fractions: the fraction of the skeleton of `a` that lies in `b`, and the fraction of
     the skeleton of `b` that lies in `a`. It hardly depends on vessel width (Shit et al. 2021, arXiv 2003.07311, eq. 2).
     """
-    fractions = [(skeleton & other).sum() / skeleton.sum() for skeleton, other in _skeletons(a, b)]
+    return _cl_dice(a, b, skeletonize(a), skeletonize(b))
+
+
+def _cl_dice(a: np.ndarray, b: np.ndarray, lines_a: np.ndarray, lines_b: np.ndarray) -> float:
+    """Return the `cl_dice` of two vessel masks whose skeletons are known."""
+    if not (a.any() and b.any()):
+        return 0.0
+    fractions = [(lines & other).sum() / lines.sum() for lines, other in ((lines_a, b), (lines_b, a))]
     return 2 * float(np.prod(fractions)) / float(sum(fractions)) if any(fractions) else 0.0
-
-
-def _skeletons(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the pairs (skeleton of `a`, mask `b`) and (skeleton of `b`, mask `a`); none if either mask is empty."""
-    return [(skeletonize(a), b), (skeletonize(b), a)] if a.any() and b.any() else []
 
 
 def shift_of(cf: np.ndarray, fa: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
@@ -128,7 +130,12 @@ def _agreement(cf: PreparedView, fa: PreparedView, inside: np.ndarray) -> Consis
     return Consistency(
         correlation=correlation(cf.vesselness[inside], fa.vesselness[inside]),
         dice=dice(a, b),
-        cl_dice=cl_dice(a, b),
+        cl_dice=_cl_dice(a, b, _lines_of(cf, a), _lines_of(fa, b)),
         shift_px=float(np.hypot(*shift_of(cf.vesselness, fa.vesselness, inside))),
         field=dice(cf.field, fa.field),
     )
+
+
+def _lines_of(view: PreparedView, vessels: np.ndarray) -> np.ndarray:
+    """Return the skeleton of those `vessels` of a view that lie in a region; often, these are all its vessels."""
+    return view.lines if np.array_equal(vessels, view.vessels) else np.asarray(skeletonize(vessels))

@@ -7,13 +7,13 @@ the joint image in between.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from retipair.data.pair import Pair
 from retipair.metrics.consistency import dice
 from retipair.metrics.texture import texture
 from retipair.metrics.vessels import THIN, widths_along
 from retipair.metrics.views import PairViews, PreparedView
+from retipair.vision.distance import is_farther
 
 NEAR = 2
 """px in a view 512 px wide: thin vessels are compared in the pixels up to this distance from their centre lines."""
@@ -56,7 +56,7 @@ def psnr(original: np.ndarray, returned: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _view_fidelity(decibels: float, before: PreparedView, after: PreparedView) -> Fidelity:
-    near = _near_thin(before.vessels)
+    near = _near_thin(before)
     fine, fine_after = (texture(view).fine_share for view in (before, after))
     return Fidelity(
         psnr=decibels,
@@ -66,9 +66,8 @@ def _view_fidelity(decibels: float, before: PreparedView, after: PreparedView) -
     )
 
 
-def _near_thin(vessels: np.ndarray) -> np.ndarray:
+def _near_thin(view: PreparedView) -> np.ndarray:
     """Return the pixels within NEAR px of the centre lines of thin vessels, (H, W) bool."""
-    lines, widths = widths_along(vessels)
-    thin = np.zeros_like(vessels)
-    thin[lines] = widths < THIN
-    return np.asarray(ndimage.distance_transform_edt(~thin) <= NEAR) if thin.any() else thin
+    thin = np.zeros_like(view.vessels)
+    thin[view.lines] = widths_along(view) < THIN
+    return ~is_farther(~thin, NEAR)

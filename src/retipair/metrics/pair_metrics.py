@@ -11,7 +11,7 @@ from retipair.metrics.consistency import Consistency, consistency, mispaired
 from retipair.metrics.distribution import features
 from retipair.metrics.memorisation import view_descriptors
 from retipair.metrics.similarity import ms_ssim
-from retipair.metrics.texture import radial_power, texture
+from retipair.metrics.texture import texture
 from retipair.metrics.vessels import vessel_tree
 from retipair.metrics.views import PairViews, PreparedView
 
@@ -24,7 +24,7 @@ class PairMetrics:
 
     values: metric name, such as "consistency.dice" or "fa.texture.slope" -> value.
     features: the hand-crafted features, (D,) float64, see `distribution.features`.
-    power: the power of CF and FA in each frequency ring, (2, 16) float64, see `texture.radial_power`.
+    power: the power of CF and FA in each frequency ring, (2, 16) float64, see `spectrum.radial_power`.
     descriptors: the vessel descriptors of CF and FA, (2, 64, 64) float32, see `memorisation.view_descriptors`.
     """
 
@@ -52,7 +52,7 @@ def compute_pair_metrics(pair: PairViews) -> PairMetrics:
     values = {f"consistency.{name}": value for name, value in asdict(consistency(pair)).items()}
     for name, view in views.items():
         values |= {f"{name}.{metric}": value for metric, value in _view_metrics(view)}
-    power = np.stack([radial_power(view.grey / 255.0) for view in views.values()])
+    power = np.stack([view.rings for view in views.values()])
     return PairMetrics(values, features(pair), power, view_descriptors(pair))
 
 

@@ -3,21 +3,35 @@
 Branches and their lengths are defined as in skan (Nunez-Iglesias et al. 2018, doi 10.7717/peerj.4312).
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
-_STEPS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
+_OFFSETS = {(0, 1): 1.0, (1, 0): 1.0, (1, 1): 2**0.5, (1, -1): 2**0.5}
 """Offset (down, right) to a neighbour -> its distance in px, for the four neighbours that follow in raster order."""
-
-Neighbours = Callable[[int], dict[int, float]]
-"""Function that returns, for the index of a pixel: index of a neighbour -> distance in px."""
 
 _SPUR_PX = 8.0
 _MERGED_PX = 6.0
+
+
+class _Steps(NamedTuple):
+    """Steps from the pixels of a skeleton to their neighbours, as lists, which a loop reads faster than arrays.
+
+    begins: the index of the first step from each pixel, and the number of steps at the end.
+    to: the pixel to which each step leads.
+    lengths: the length of each step, in px.
+    """
+
+    begins: list[int]
+    to: list[int]
+    lengths: list[float]
+
+    def of(self, pixel: int) -> range:
+        """Return the indices of the steps from a pixel."""
+        return range(self.begins[pixel], self.begins[pixel + 1])
 
 
 def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,13 +44,13 @@ def branch_lengths(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lines: the skeleton, (H, W) bool.
     """
     graph = _pixel_graph(lines)
-    neighbours, degrees = _neighbours(graph), np.diff(graph.indptr)
+    steps, degrees = _steps(graph), np.diff(graph.indptr)
     arcs, ends = [], []
     visited = set[tuple[int, int]]()
     for start in np.flatnonzero((degrees != 0) & (degrees != 2)).tolist():
-        for first in neighbours(start):
-            if (start, first) not in visited:
-                before_end, end, arc = _follow(neighbours, start, first)
+        for step in steps.of(start):
+            if (start, steps.to[step]) not in visited:
+                before_end, end, arc = _follow(steps, start, step)
                 visited.add((end, before_end))  # do not follow the same branch from its other end
                 arcs.append(arc)
                 ends.append((start, end))
@@ -66,52 +80,48 @@ def branch_points(lines: np.ndarray) -> np.ndarray:
 def _prune(lines: np.ndarray) -> np.ndarray:
     """Remove the side branches of up to _SPUR_PX px that end freely."""
     graph = _pixel_graph(lines)
-    neighbours, pixels = _neighbours(graph), np.argwhere(lines)
+    steps, pixels = _steps(graph), np.argwhere(lines)
     pruned = lines.copy()
     for end in np.flatnonzero(np.diff(graph.indptr) == 1).tolist():
-        if path := _path_to_junction(neighbours, end):
+        if path := _path_to_junction(steps, end):
             pruned[tuple(pixels[path].T)] = False
     return pruned
 
 
-def _path_to_junction(neighbours: Neighbours, start: int) -> list[int]:
+def _path_to_junction(steps: _Steps, start: int) -> list[int]:
     """Return the pixels from an end point to the next junction, without the junction.
 
     The list is empty if the branch has no junction or is longer than _SPUR_PX px.
     """
     path, length, before = [start], 0.0, -1
     while length <= _SPUR_PX:
-        lengths = neighbours(path[-1])
-        further = [pixel for pixel in lengths if pixel != before]
+        further = [step for step in steps.of(path[-1]) if steps.to[step] != before]
         if len(further) != 1:
             return path[:-1] if len(further) > 1 else []
         before = path[-1]
-        length += lengths[further[0]]
-        path.append(further[0])
+        length += steps.lengths[further[0]]
+        path.append(steps.to[further[0]])
     return []
 
 
-def _follow(neighbours: Neighbours, start: int, first: int) -> tuple[int, int, float]:
+def _follow(steps: _Steps, start: int, step: int) -> tuple[int, int, float]:
     """Follow a branch to its end, and return the second last pixel, the last pixel and the arc length.
 
-    start, first: the first and the second pixel of the branch.
+    start, step: the first pixel of the branch, and the step to the second.
     """
-    previous, pixel, length = start, first, neighbours(start)[first]
-    while len(lengths := neighbours(pixel)) == 2:
-        one, other = lengths
-        previous, pixel = pixel, other if one == previous else one
-        length += lengths[pixel]
+    begins, to, lengths = steps
+    previous, pixel, length = start, to[step], lengths[step]
+    while begins[pixel + 1] - begins[pixel] == 2:
+        step = begins[pixel]
+        if to[step] == previous:
+            step += 1
+        previous, pixel = pixel, to[step]
+        length += lengths[step]
     return previous, pixel, length
 
 
-def _neighbours(graph: sparse.csr_array) -> Neighbours:
-    indices, lengths, starts = graph.indices.tolist(), graph.data.tolist(), graph.indptr.tolist()
-
-    def neighbours(pixel: int) -> dict[int, float]:
-        row = slice(starts[pixel], starts[pixel + 1])
-        return dict(zip(indices[row], lengths[row], strict=True))
-
-    return neighbours
+def _steps(graph: sparse.csr_array) -> _Steps:
+    return _Steps(graph.indptr.tolist(), graph.indices.tolist(), graph.data.tolist())
 
 
 def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
@@ -125,7 +135,7 @@ def _pixel_graph(lines: np.ndarray) -> sparse.csr_array:
     number = np.full((lines.shape[0] + 2, lines.shape[1] + 2), -1)
     number[rows, columns] = np.arange(len(rows))
     edges = []
-    for (down, right), length in _STEPS.items():
+    for (down, right), length in _OFFSETS.items():
         other = number[rows + down, columns + right]
         pixels = np.flatnonzero(other >= 0)
         edges.append((pixels, other[pixels], np.full(len(pixels), length)))

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from skimage.morphology import skeletonize
 
 from retipair.data.pair import Pair
+from retipair.metrics.spectrum import power_spectrum, radial_power
+from retipair.vision.distance import distance_to_edge
 from retipair.vision.field_of_view import field_of_view
-from retipair.vision.ridges import inside_rim, resize_to_reference, vesselness_by_scale
-from retipair.vision.segmentation import vessels
+from retipair.vision.ridges import flattened, inside_rim, resize_to_reference, ridges_by_scale
+from retipair.vision.segmentation import vessels_of_flattened
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class PreparedView:
         return self.pixels[..., 1] if self.pixels.ndim == 3 else self.pixels
 
     @cached_property
+    def power(self) -> np.ndarray:
+        """(256, 256) float64: power spectrum of the centre of `grey`, see `spectrum.power_spectrum`."""
+        return power_spectrum(self.grey / 255.0)
+
+    @cached_property
+    def rings(self) -> np.ndarray:
+        """(16,) float64, > 0: mean of `power` in each frequency ring, see `spectrum.radial_power`."""
+        return radial_power(self.power)
+
+    @cached_property
     def field(self) -> np.ndarray:
         """(512, 512) bool: the field of view of this view, segmented in this view alone."""
         return field_of_view(self.pixels)
@@ -42,9 +55,14 @@ class PreparedView:
         return PreparedView(self.pixels, self.field, inside_rim(self.field), self.dark)
 
     @cached_property
+    def flat(self) -> np.ndarray:
+        """(512, 512) float32: locally normalised brightness, see `ridges.flattened`."""
+        return flattened(self.pixels, self.mask, self.dark)
+
+    @cached_property
     def ridges(self) -> np.ndarray:
         """(4, 512, 512) float32, >= 0: vesselness at each of the scales `ridges.SIGMAS`."""
-        return vesselness_by_scale(self.pixels, self.mask, self.dark)
+        return ridges_by_scale(self.flat)
 
     @cached_property
     def vesselness(self) -> np.ndarray:
@@ -54,7 +72,17 @@ class PreparedView:
     @cached_property
     def vessels(self) -> np.ndarray:
         """(512, 512) bool: segmented vessels, without the finest vessels, which only an FA shows."""
-        return vessels(self.pixels, self.mask, self.dark) & self.inside
+        return vessels_of_flattened(self.flat, self.mask) & self.inside
+
+    @cached_property
+    def lines(self) -> np.ndarray:
+        """(512, 512) bool: centre lines of `vessels`."""
+        return np.asarray(skeletonize(self.vessels))
+
+    @cached_property
+    def half_widths(self) -> np.ndarray:
+        """(n,) float64: distance in px of each pixel of `lines` to the edge of its vessel."""
+        return distance_to_edge(self.vessels)[self.lines]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from retipair.vision.distance import is_farther
+
 _WORK_SIDE = 512  # px: larger views are reduced to this side, which suffices for an aperture that is large and smooth
 _SIDES = np.array([(-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5)])
 _MAX_BLACK_BORDER = 32  # highest grey level of a border that counts as black
@@ -17,7 +19,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
     brightness, and notches and letters at the edge of the aperture. It is True everywhere if the view has no border,
     and False everywhere if the view is black.
     """
-    grey = image.max(axis=2) if image.ndim == 3 else image
+    grey = np.maximum.reduce([image[..., channel] for channel in range(3)]) if image.ndim == 3 else image
     small = _shrink(grey)
     border = _border(small)
     if not border.any():
@@ -28,7 +30,7 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
 def erode(mask: np.ndarray, radius: float) -> np.ndarray:
     """Return the pixels of a mask (H, W) bool that are more than `radius` px from its edge and the image edge."""
     inside = np.pad(mask, 1)
-    return np.asarray(ndimage.distance_transform_edt(inside)[1:-1, 1:-1] > radius)
+    return is_farther(inside, radius)[1:-1, 1:-1]
 
 
 def contains(mask: np.ndarray, points: np.ndarray, margin: int = 0) -> np.ndarray:
@@ -90,9 +92,8 @@ def _fill(field: np.ndarray) -> np.ndarray:
     """
     radius = max(1, round(0.05 * min(field.shape)))
     # Extend the field of view beyond the image. Otherwise the opening would round it where the image clips the circle.
-    padded = np.pad(ndimage.binary_fill_holes(field), radius, mode="edge")
-    opened = ndimage.distance_transform_edt(padded) > radius
-    opened = ndimage.distance_transform_edt(~opened) <= radius if opened.any() else opened
+    padded = np.pad(field, radius, mode="edge")
+    opened = ~is_farther(~is_farther(padded, radius), radius)
     labels, count = ndimage.label(opened[radius:-radius, radius:-radius])
     if not count:
         return np.zeros_like(field)
@@ -105,7 +106,9 @@ def _convex_hull(mask: np.ndarray) -> np.ndarray:
 
     It differs from skimage.morphology.convex_hull_image in single pixels at the edge, and is twenty times as fast.
     """
-    rim = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    rim = np.column_stack([np.tile(rows, 2), np.concatenate([first, last])])
     # The midpoints of the pixel sides are used, because ConvexHull fails for the centres of a single row of pixels.
     sides = (rim[:, None] + _SIDES).reshape(-1, 2)
     corners = rim[ConvexHull(sides).vertices // len(_SIDES)]

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 from PIL import Image
 from scipy.fft import dct, dctn, idct, idctn, idstn
-from skimage.feature import hessian_matrix_eigvals
 
 from retipair.vision.field_of_view import erode
 
@@ -41,15 +40,16 @@ def vesselness_by_scale(image: np.ndarray, mask: np.ndarray, dark: bool | None =
 
     The maximum over the scales is `vesselness`.
     """
-    return _ridges_by_scale(flattened(image, mask, dark))
+    return ridges_by_scale(flattened(image, mask, dark))
 
 
 def vesselness_of_flattened(flat: np.ndarray) -> np.ndarray:
     """Return the `vesselness` of a view whose `flattened` brightness (H, W) is known, (H, W) float32, >= 0."""
-    return np.asarray(_ridges_by_scale(flat).max(axis=0))
+    return np.asarray(ridges_by_scale(flat).max(axis=0))
 
 
-def _ridges_by_scale(flat: np.ndarray) -> np.ndarray:
+def ridges_by_scale(flat: np.ndarray) -> np.ndarray:
+    """Return the `vesselness_by_scale` of a view whose `flattened` brightness (H, W) is known."""
     cosines = dctn(flat)
     return np.stack([_ridges(cosines, sigma) for sigma in SIGMAS])
 
@@ -160,8 +160,9 @@ def _ridges(cosines: np.ndarray, sigma: float) -> np.ndarray:
     cc = idctn(cosines * np.outer(smooth_r**2, slope_c**2))
     # The derivative of a cosine is a sine, so a mixed derivative needs the sine transform.
     sines = cosines * np.outer(slope_r * smooth_r, slope_c * smooth_c)
-    rc = -idstn(np.pad(sines[1:, 1:], ((0, 1), (0, 1))))
-    return np.asarray(sigma**2 * np.maximum(hessian_matrix_eigvals([rr, rc, cc])[0], 0))
+    rc = idstn(np.pad(sines[1:, 1:], ((0, 1), (0, 1))))  # up to its sign
+    largest_eigenvalue = (rr + cc) / 2 + np.sqrt(rc**2 + ((rr - cc) / 2) ** 2)
+    return np.asarray(sigma**2 * np.maximum(largest_eigenvalue, 0))
 
 
 @cache

@@ -57,7 +57,12 @@ def vessels(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np
     mask: the valid pixels, (H, W) bool; the result is False elsewhere.
     dark: as in `flattened`.
     """
-    return np.asarray(mask & (vessel_probability(image, mask, dark) > 0.5))
+    return vessels_of_flattened(flattened(image, mask, dark), mask)
+
+
+def vessels_of_flattened(flat: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the `vessels` of a view whose `flattened` brightness (H, W) is known, (H, W) bool."""
+    return np.asarray(mask & (_probability(flat) > 0.5))
 
 
 def vessel_probability(image: np.ndarray, mask: np.ndarray, dark: bool | None = None) -> np.ndarray:
@@ -81,7 +86,7 @@ def segment_flattened(flat: np.ndarray) -> np.ndarray:
     return np.asarray(_probability(flat, _fastest_dtype()) > 0.5)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _probability(flat: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """Return the probability that each pixel belongs to a vessel, (H, W) float32 in [0, 1]; 0 where `flat` is 0."""
     height, width = flat.shape
@@ -115,5 +120,5 @@ def _double(before: int, after: int) -> nn.Sequential:
     """Return two 3 x 3 convolutions, each followed by group normalisation and SiLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU(inplace=True)]
     return nn.Sequential(*layers)
