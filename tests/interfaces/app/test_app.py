@@ -190,7 +190,7 @@ def test_views_are_named_by_their_modalities() -> None:
 @pytest.mark.parametrize("words", [EN, ZH])
 def test_what_files_and_messages_say_is_text_not_html(words: Words, prepared: Path) -> None:
     [record, *_] = read_dataset(prepared)
-    hostile = type(record)(HOSTILE, *(getattr(record, name) for name in record.__slots__[1:]))
+    hostile = replace(record, id=HOSTILE)
     pair = ComparedPair(*["data:image/png;base64,"] * 4)
     references = References(source=Path(HOSTILE), known=[hostile])
     made = [
