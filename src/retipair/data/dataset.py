@@ -20,6 +20,7 @@ from retipair.data.folders import has_files
 from retipair.data.manifest import (
     GIVEN_VIEWS,
     MANIFEST_NAME,
+    FirstPairs,
     PreparedPair,
     Record,
     Split,
@@ -189,7 +190,7 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
     """
     path = folder / MANIFEST_NAME
     entries: list[PairRecord] = []
-    prepared: dict[str, tuple[Split, str]] = {}
+    prepared: FirstPairs = {}
     varied: list[int] = []
     unsplit: list[int] = []
     for record in read_manifest(folder):
@@ -201,7 +202,7 @@ def read_folder(folder: Path, reviewed: bool = False) -> PairFolder:
         entries.append(entry)
     if not entries:
         raise MissingError(folder, "its manifest is empty; make the folder again")
-    source_splits = {group.partition(" ")[2]: split for group, (split, _) in prepared.items()}
+    source_splits = {name: split for (_, name), (split, _) in prepared.items()}
     unsplit += [index for index in varied if entries[index].group not in source_splits]
     groups = list({entries[index].group for index in unsplit})
     # `split_groups` needs at least two groups; a single one stays in "train".

@@ -136,6 +136,8 @@ class GeneratedPair(_Record, frozen=True, kw_only=True, tag=GENERATED_SCHEMA):
 
 
 Record = PreparedPair | GeneratedPair
+FirstPairs = dict[tuple[str, str], tuple[Split, str]]
+"""The split and the id of the first pair of each patient or eye, by ("patient", name) or ("eye", name)."""
 _KINDS: dict[str, type[Record]] = {PREPARED_SCHEMA: PreparedPair, GENERATED_SCHEMA: GeneratedPair}
 _OPTIONAL = {
     kind: [field.name for field in msgspec.structs.fields(kind) if field.default is None] for kind in _KINDS.values()
@@ -269,7 +271,7 @@ def parse_checked(line: str, where: str) -> Record:
     kind = _KINDS.get(str(values.pop("schema", None))) if isinstance(values, dict) else None
     if kind is None:
         raise UserError(f"{where}: unknown schema; this version reads {', '.join(_KINDS)}")
-    from_values(kind, values, where, "make the folder again")
+    from_values(kind, values, where, "make the folder again")  # its errors name the key and the value
     if key := next((key for key in _PRINTABLE if not str(values.get(key, "")).isprintable()), None):
         raise UserError(f"{where}: {key} has unprintable characters; make the folder again")
     try:
@@ -305,19 +307,18 @@ def check_one_kind(where: Path, expected: Modalities, found: Modalities, id: str
         raise FileError(where, f"{problem}; use a folder of its own for each kind of pair, with an adapter of its own")
 
 
-def check_split(where: Path, record: PreparedPair, first_pairs: dict[str, tuple[Split, str]]) -> None:
+def check_split(where: Path, record: PreparedPair, first_pairs: FirstPairs) -> None:
     """Raise FileError, naming the file `where`, if it puts pairs of one patient, or of one eye, into different splits.
 
     This can happen if a user edits the file. The eye is compared only if the record has no patient.
 
     record: the record to check against the earlier records of the file.
-    first_pairs: the split and the id of the first pair of each patient or eye. Those of `record` are added if it is the
-    first.
+    first_pairs: the first pair of each patient or eye. `record` is added if it is the first.
     """
-    group = f"patient {record.patient}" if record.patient else f"eye {record.eye}"
+    group = ("patient", record.patient) if record.patient else ("eye", record.eye)
     split, id = first_pairs.setdefault(group, (record.split, record.id))
     if record.split != split:
-        problem = f"{group} is both in {split} ({id}) and in {record.split} ({record.id})"
+        problem = f"{' '.join(group)} is both in {split} ({id}) and in {record.split} ({record.id})"
         raise FileError(where, f"{problem}; put all its pairs in one split")
 
 

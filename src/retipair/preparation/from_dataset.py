@@ -22,6 +22,7 @@ from retipair.data.contact_sheet import SHEET_NAME, contact_sheet, load_titled, 
 from retipair.data.dataset_row import VIEWS, to_prepared
 from retipair.data.manifest import (
     MANIFEST_NAME,
+    FirstPairs,
     PreparedPair,
     Split,
     check_one_kind,
@@ -252,7 +253,7 @@ def _read_records(data: Path) -> tuple[list[int], list[PreparedPair]]:
     """
     indices: list[int] = []
     records: dict[str, PreparedPair] = {}
-    first_pairs: dict[str, tuple[Split, str]] = {}
+    first_pairs: FirstPairs = {}
     for path in parquet_files(data):
         names = [name for name in read_schema(path).names if name not in VIEWS]
         for where, values in read_rows(path, names):
